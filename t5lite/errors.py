@@ -1,0 +1,35 @@
+"""The one error class for a user's mistake.
+
+Raise `UserError` for anything that the person at the keyboard can put right: a missing file, an unknown field, a batch
+that the mesh does not divide. A verb's `main` runs under `clean_exit`, which prints such an error as one line on stderr
+and exits with code 2. Every other exception is a bug of ours and keeps its traceback.
+"""
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The message says what, where and what to do, in one line."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown `name`: the nearest of the `known` ones where one is close, else a list of them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+@contextlib.contextmanager
+def clean_exit() -> Iterator[None]:
+    """Turn a `UserError` inside into one line on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"t5lite: {error}", file=sys.stderr)
+        sys.exit(2)
