@@ -1,0 +1,258 @@
+"""Configs: every field with its default, reading them from files and flags, and the checks of their values.
+
+A config file has `get_config(arg)` that starts from `base_config()` and sets fields; `--config file.py:key=value,…`
+passes it arguments, `--config.a.b=value` overrides any field. A field without a value is a typed placeholder (None).
+
+    config = base_config()
+    config.batch_size = 32
+    config.model.d_model = 512
+"""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+from t5lite.errors import UserError, nearest
+
+
+def _optional(kind: type) -> Any:
+    return config_dict.placeholder(kind)
+
+
+def base_config() -> ConfigDict:
+    """All fields of a run. Lengths are in tokens, rates per step, `budget` has exactly one field set."""
+    config = ConfigDict({
+        "name": "",
+        "seed": 0,
+        "tokenizer": {
+            "path": _optional(str),  # a .model file, a run's workdir, hf:DIR; None: train one, or that of `init_from`
+            "vocab_size": 8000,  # pieces, when one is trained
+            "sentinels": 100,
+            "specials": (),  # further special tokens above the sentinels
+            "sample_bytes": 10_000_000,  # text that the tokenizer is trained on
+        },
+        "data": {
+            "train": {
+                "source": _optional(str),
+                "split": _optional(str),
+                "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
+                "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
+                "mixture": {},  # NAME: {source, weight, split}, instead of `source`
+            },
+            "validation": {"source": _optional(str), "split": _optional(str)},
+            "labels": _optional(bool),  # targets are labels of a closed set; None: decided from the training targets
+        },
+        "objective": {
+            "name": "span_corruption",
+            "inputs_length": 512,
+            "targets_length": _optional(int),  # for pairs; elsewhere it follows
+            "noise_density": 0.15,
+            "mean_noise_span_length": 3.0,
+            "segments": True,  # causal LM: attention and loss stay inside a document
+            "pack": True,  # pairs: several to a row
+            "prefix_attention": False,  # pairs on a decoder: inputs see each other in both directions
+        },
+        "model": {
+            "architecture": "encoder_decoder",
+            "num_encoder_layers": 4,
+            "num_decoder_layers": 4,
+            "vocab_size": _optional(int),  # rows of the embedding; None: the vocabulary, to a multiple of 128
+            "d_model": 256,
+            "d_ff": 512,
+            "num_heads": 4,
+            "head_dim": 64,
+            "positions": _optional(str),  # None: relative_bias, or rotary on a decoder
+            "activation": "geglu",
+            "tie_embeddings": True,
+            "dropout": 0.0,
+            "dtype": "float32",
+            "attention": "auto",
+            "remat": "none",
+            "scan_layers": False,
+        },
+        "optimizer": {
+            "name": "adamw",
+            "b1": 0.9,
+            "b2": 0.999,
+            "epsilon": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+        },
+        "schedule": {
+            "name": "constant",
+            "rate": 1e-3,
+            "warmup_steps": 0,
+            "final_fraction": 0.0,
+            "decay_fraction": 0.2,
+        },
+        "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
+        "batch_size": 8,
+        "microbatches": 1,
+        "budget": {
+            "steps": _optional(int),
+            "tokens": _optional(float),
+            "flops": _optional(float),
+            "minutes": _optional(float),
+        },
+        "eval": {
+            "every_steps": _optional(int),  # None: at the end only
+            "rows": 256,  # windows of held-out text, or pairs
+            "batch_size": _optional(int),  # None: that of training
+            "generate_rows": 256,  # pairs whose targets are also generated, for exact match
+            "max_new_tokens": _optional(int),  # None: the targets' length
+        },
+        "checkpoint": {"every_steps": 1000, "keep": 2},
+        "log_every_steps": 10,
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "init_from": _optional(str),
+        "trainable": ((".*", True),),
+        "deterministic": False,
+    })
+    config.lock()
+    return config
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+    """The `key=value,…` after a config file's colon, typed like the defaults. Errors name the nearest known key."""
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        key, _, value = item.partition("=")
+        if key not in defaults:
+            raise UserError(f"unknown argument {key!r} of the config; {nearest(key, defaults)}")
+        kind = type(defaults[key])
+        try:
+            values[key] = value.lower() in ("", "true", "1") if kind is bool else kind(value)
+        except ValueError:
+            raise UserError(f"argument {key}={value!r} of the config is not of type {kind.__name__}") from None
+    return ConfigDict(values)
+
+
+def load_function(path: Path, name: str) -> Any:
+    """The function `name` of the Python file `path`. An error inside the file names the file and line."""
+    if not path.is_file():
+        raise UserError(f"no config file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; a config is one with a function {name}(arg)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from error
+    if not hasattr(module, name):
+        raise UserError(f"{path} has no function {name}(arg)")
+    return getattr(module, name)
+
+
+def read_config(spec: str) -> ConfigDict:
+    """The config of `FILE.py[:key=value,…]`."""
+    path, _, arg = spec.partition(":")
+    get_config = load_function(Path(path), "get_config")
+    try:
+        config = get_config(arg or None)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+    config.lock()
+    return config
+
+
+def _known_path(config: ConfigDict, path: str) -> None:
+    """Raise where the dotted `path` is not a field of `config`."""
+    at, walked = config, "config"
+    for part in path.split("."):
+        if not isinstance(at, ConfigDict) or part not in at:
+            known = list(at) if isinstance(at, ConfigDict) else []
+            raise UserError(f"unknown config field {walked}.{part}; {nearest(part, known)}")
+        at, walked = at[part], f"{walked}.{part}"
+    if isinstance(at, ConfigDict):
+        raise UserError(f"{walked} is a group of fields; set one of them: {', '.join(at)}")
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """Apply `--config.a.b=value` arguments. An unknown field or a value of another type is a UserError."""
+    for argument in arguments:
+        if argument.startswith("--config."):
+            _known_path(config, argument.removeprefix("--config.").partition("=")[0])
+    values = flags.FlagValues()
+    argv = ["t5lite", *arguments]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        left = values(argv)[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    if left:
+        raise UserError(f"unexpected argument {left[0]!r}")
+    return values["config"].value
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def load_json(path: Path) -> ConfigDict:
+    """The config that a run left as config.json. Fields added since it was written take their defaults."""
+    try:
+        written = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run's workdir: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    config = base_config()
+    _fill(config, written, str(path))
+    return config
+
+
+def _fill(config: ConfigDict, values: dict[str, Any], where: str) -> None:
+    for key, value in values.items():
+        if key == "mixture":  # its names are the user's own
+            with config.unlocked():
+                config.mixture = ConfigDict(value)
+        elif key not in config:
+            raise UserError(f"{where}: unknown field {key}; {nearest(key, config)}")
+        elif isinstance(config[key], ConfigDict):
+            _fill(config[key], value, f"{where}: {key}")
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def require(condition: bool, field: str, message: str) -> None:
+    """Raise a UserError about `config.field` unless `condition` holds."""
+    if not condition:
+        raise UserError(f"config.{field}: {message}")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse values that no run can have; what depends on tokenizer, model or mesh is checked where it is known."""
+    for field in ("batch_size", "microbatches", "log_every_steps"):
+        require(config[field] > 0, field, f"must be positive, is {config[field]}")
+    require(
+        config.batch_size % config.microbatches == 0,
+        "microbatches",
+        f"{config.microbatches} do not divide the batch of {config.batch_size}",
+    )
+    budgets = {name: value for name, value in config.budget.items() if value is not None}
+    require(len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}")
+    for name, value in budgets.items():
+        require(value > 0, f"budget.{name}", f"must be positive, is {value}")
+    for name in ("every_steps", "keep"):
+        require(config.checkpoint[name] > 0, f"checkpoint.{name}", f"must be positive, is {config.checkpoint[name]}")
+    require(0 <= config.loss.label_smoothing < 1, "loss.label_smoothing", "must be in [0, 1)")
+    require(0 <= config.model.dropout < 1, "model.dropout", "must be in [0, 1)")
+    train = config.data.train
+    require(
+        (train.source is None) != (len(train.mixture) == 0),
+        "data.train",
+        "set either source or mixture" if train.source is None else "set source or mixture, not both",
+    )

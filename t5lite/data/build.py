@@ -1,0 +1,116 @@
+"""Building token stores: documents stream in, are encoded some megabytes at a time, and go to the store's shards.
+
+Where a source brings no validation split, every 20th document (or pair) goes to a store of its own beside it:
+
+    stores/<fingerprint>/train/…      stores/<fingerprint>/heldout/…
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5lite.data.store import StoreWriter
+from t5lite.data.tokenizer import Tokenizer
+from t5lite.vocabulary import EOS
+
+HELDOUT_EVERY = 20
+MOST_LABELS = 1000
+ENCODE_CHARACTERS = 4 * 2**20  # of text that is encoded at a time
+
+Piece = tuple[str, bool]  # text, and whether the document ends with it
+Advance = Callable[[int], None]  # told the bytes of text that are done
+
+
+def build_text(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, hold_out: bool, advance: Advance) -> None:
+    """Write `folder`/train and `folder`/heldout, which is empty unless `hold_out`."""
+    _build(folder, encoded(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
+
+
+def build_pairs(
+    folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, hold_out: bool, advance: Advance
+) -> None:
+    """The same for supervised pairs. The cards' "labels" counts the distinct targets, None beyond 1,000 of them."""
+    labels: Counter[str] = Counter()
+
+    def pieces() -> Iterator[Piece]:
+        for inputs, targets in pairs:
+            if len(labels) <= MOST_LABELS:
+                labels[targets] += 1
+            yield inputs, True
+            yield targets, True
+
+    def card() -> dict[str, Any]:
+        return {"labels": dict(sorted(labels.items())) if len(labels) <= MOST_LABELS else None}
+
+    _build(folder, encoded(pieces(), tokenizer, advance, keep_empty=True), tokenizer, hold_out, 2, card)
+
+
+def _build(
+    folder: Path,
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+    tokenizer: Tokenizer,
+    hold_out: bool,
+    unit: int,
+    card: Callable[[], dict[str, Any]],
+) -> None:
+    """Write `blocks` to the two stores; `unit` documents (a pair has two) stay together."""
+    vocabulary = tokenizer.vocabulary
+    writers = {name: StoreWriter(folder / name, vocabulary.rows) for name in ("train", "heldout")}
+    num_bytes = dict.fromkeys(writers, 0)
+    documents = 0
+    for tokens, ends in blocks:
+        # The document of each token, counted over the whole source; the last one may go on in the next block.
+        document = documents + np.searchsorted(ends, np.arange(len(tokens)), side="right")
+        documents += len(ends)
+        held = hold_out & (document // unit % HELDOUT_EVERY == HELDOUT_EVERY - 1)
+        is_end = np.zeros(len(tokens), bool)
+        is_end[ends - 1] = True
+        for name, mine in (("train", ~held), ("heldout", held)):
+            chosen = tokens[mine]
+            writers[name].append(chosen, np.flatnonzero(is_end[mine]) + 1)
+            num_bytes[name] += int(vocabulary.table.num_bytes[chosen].sum())
+    for name, writer in writers.items():
+        writer.close({"bytes_of_text": num_bytes[name], "tokenizer_sha256": tokenizer.sha256, **card()})
+
+
+def encoded(
+    pieces: Iterable[Piece], tokenizer: Tokenizer, advance: Advance, keep_empty: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(tokens, ends) for some megabytes of `pieces` at a time: EOS closes each document, `ends` are exclusive.
+
+    Documents without a token leave no trace unless `keep_empty`.
+    """
+    open_document = continues = False  # across blocks: has the document tokens yet; does a piece continue one
+    eos = np.array([EOS], np.int32)
+    for block in _blocks(pieces):
+        texts, closes = zip(*block, strict=True)
+        continued = [continues, *(not ends for ends in closes[:-1])]
+        continues = not closes[-1]
+        parts, ends, at = [], [], 0
+        for ids, closed in zip(tokenizer.encode_many(texts, continued), closes, strict=True):
+            parts.append(ids)
+            at += len(ids)
+            open_document = open_document or len(ids) > 0 or keep_empty
+            if closed and open_document:
+                parts.append(eos)
+                at += 1
+                ends.append(at)
+            open_document = open_document and not closed
+        yield np.concatenate(parts), np.asarray(ends, np.int64)
+        advance(sum(len(text.encode()) for text in texts))
+
+
+def _blocks(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    block: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece[0]) + 64
+        if size >= ENCODE_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block

@@ -1,0 +1,63 @@
+"""Packing of (inputs, targets) pairs ahead of training: which pairs share a row, decided once from their lengths.
+
+    lengths (inputs, targets)   (3, 2) (2, 2) (6, 1)   into rows of 6 and 4
+    plan                        row 0: pairs 0, 1      row 1: pair 2
+
+A packer that works while training carries state, and then a batch is no function of its step.
+"""
+
+import dataclasses
+
+import numpy as np
+
+OPEN_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class PackingPlan:
+    """Row r holds the pairs order[starts[r] : starts[r + 1]]. Lengths are those of a row's two sides."""
+
+    order: np.ndarray
+    starts: np.ndarray
+    inputs_length: int
+    targets_length: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def pairs(self, row: int) -> np.ndarray:
+        """Indices of the pairs in `row`."""
+        return self.order[self.starts[row] : self.starts[row + 1]]
+
+
+def one_a_row(pairs: np.ndarray, inputs_length: int, targets_length: int) -> PackingPlan:
+    """A plan that does not pack."""
+    return PackingPlan(pairs, np.arange(len(pairs) + 1), inputs_length, targets_length)
+
+
+def pack(lengths: np.ndarray, pairs: np.ndarray, inputs_length: int, targets_length: int) -> PackingPlan:
+    """First fit of `pairs` (indices, taken in that order) into rows, among the last 256 rows that are open.
+
+    lengths [n, 2]: inputs and targets of every pair, EOS included; longer ones count as cut to the row.
+    """
+    limits = np.array([inputs_length, targets_length])
+    sizes = np.minimum(lengths, limits)
+    room = np.zeros((OPEN_ROWS, 2), np.int64)  # a row that is not open has room for nothing
+    contents: list[list[int]] = [[] for _ in range(OPEN_ROWS)]
+    rows: list[list[int]] = []
+    oldest = 0
+    for pair in pairs.tolist():
+        size = sizes[pair]
+        fits = np.flatnonzero((room >= size).all(axis=1))
+        if len(fits):
+            slot = fits[0]
+        else:
+            slot, oldest = oldest, (oldest + 1) % OPEN_ROWS
+            contents[slot] = []
+            rows.append(contents[slot])
+            room[slot] = limits
+        contents[slot].append(pair)
+        room[slot] -= size
+    order = np.array([pair for row in rows for pair in row], np.int64)
+    starts = np.cumsum([0, *map(len, rows)])
+    return PackingPlan(order, starts, inputs_length, targets_length)

@@ -1,0 +1,192 @@
+"""Rows: what the host hands to the device, any of them computed from its index alone.
+
+    Windows      {"tokens": [n, L]}, with "segment_ids" where the objective keeps documents apart
+    PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}
+
+A row source has a length and `fetch(indices)`. `TrainRows` gives the rows of step N: Grain's random-access datasets say
+which row stands at which place of the shuffled, repeated, mixed stream, and each host fetches only its share of the
+batch. All arrays are int32.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from t5lite.data.packing import PackingPlan
+from t5lite.data.store import Span, TokenStore
+from t5lite.errors import UserError
+from t5lite.vocabulary import EOS
+
+Rows = dict[str, np.ndarray]
+
+
+class RowSource(Protocol):
+    """What the order of rows is laid over."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: np.ndarray) -> Rows: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of `length` tokens, cut end to end from `span`; what is left at its end is dropped.
+
+    with_eos: whether the EOS tokens between documents belong to the stream. segments: give ids of the documents in
+    a window, from 1 (needs with_eos).
+    """
+
+    span: Span
+    length: int
+    with_eos: bool
+    segments: bool
+
+    def __post_init__(self):
+        ends = np.asarray(self.span.store.ends)
+        object.__setattr__(self, "_clean_ends", ends - np.arange(1, len(ends) + 1))
+
+    def _bounds(self) -> tuple[int, int]:
+        """The span in this source's own coordinate: with EOS tokens, or without them."""
+        start, stop = self.span.start, self.span.stop
+        if self.with_eos:
+            return start, stop
+        before = np.searchsorted(self.span.store.ends, [start, stop], side="right")
+        return int(start - before[0]), int(stop - before[1])
+
+    def __len__(self) -> int:
+        start, stop = self._bounds()
+        return (stop - start) // self.length
+
+    def fetch(self, indices: np.ndarray) -> Rows:
+        """The windows at `indices` [n], each within [0, len(self))."""
+        tokens = np.empty((len(indices), self.length), np.int32)
+        firsts = self._bounds()[0] + np.asarray(indices, np.int64) * self.length
+        if self.with_eos:
+            for row, first in enumerate(firsts.tolist()):
+                tokens[row] = self.span.store.read(first, first + self.length)
+        else:
+            self._fetch_clean(firsts, tokens)
+        if not self.segments:
+            return {"tokens": tokens}
+        closed = np.cumsum(tokens == EOS, axis=1, dtype=np.int32)
+        return {"tokens": tokens, "segment_ids": 1 + closed - (tokens == EOS)}
+
+    def _fetch_clean(self, firsts: np.ndarray, tokens: np.ndarray) -> None:
+        # The document that holds a clean position is also the number of EOS tokens before it.
+        ends = self.span.store.ends
+        documents = np.searchsorted(self._clean_ends, firsts, side="right").tolist()
+        lasts = np.searchsorted(self._clean_ends, firsts + self.length - 1, side="right").tolist()
+        for row, (first, here, last) in enumerate(zip(firsts.tolist(), documents, lasts, strict=True)):
+            start = first + here
+            window = self.span.store.read(start, first + self.length + last)
+            tokens[row] = window if here == last else np.delete(window, ends[here:last] - 1 - start)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedPairs:
+    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row."""
+
+    store: TokenStore
+    plan: PackingPlan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def fetch(self, indices: np.ndarray) -> Rows:
+        lengths = {"inputs": self.plan.inputs_length, "targets": self.plan.targets_length}
+        rows = {name: np.zeros((len(indices), length), np.int32) for name, length in lengths.items()}
+        rows |= {f"{name}_segment_ids": np.zeros((len(indices), n), np.int32) for name, n in lengths.items()}
+        for row, index in enumerate(indices):
+            at = dict.fromkeys(lengths, 0)
+            for segment, pair in enumerate(self.plan.pairs(int(index)), start=1):
+                for side, (name, length) in enumerate(lengths.items()):
+                    tokens = clipped(self.store.document(2 * int(pair) + side), length)
+                    stop = at[name] + len(tokens)
+                    rows[name][row, at[name] : stop] = tokens
+                    rows[f"{name}_segment_ids"][row, at[name] : stop] = segment
+                    at[name] = stop
+        return rows
+
+
+def clipped(tokens: np.ndarray, length: int) -> np.ndarray:
+    """At most `length` tokens of a document that ends in EOS; a cut one ends in EOS too."""
+    if len(tokens) <= length:
+        return tokens
+    return np.concatenate([tokens[: length - 1], [EOS]])
+
+
+class TrainRows:
+    """The rows of step N, a pure function of N: shuffled in every epoch anew, repeated without end, mixed by weight."""
+
+    def __init__(
+        self,
+        members: Sequence[tuple[RowSource, float]],
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        for source, _ in members:
+            if len(source) == 0:
+                raise UserError("data.train: the text is shorter than one row; give more text or shorter inputs")
+        if batch_size % process_count:
+            raise UserError(f"batch_size {batch_size} is not divisible by the {process_count} hosts")
+        self.members = [source for source, _ in members]
+        self.batch_size = batch_size
+        share = batch_size // process_count
+        self._mine = range(process_index * share, (process_index + 1) * share)
+        orders = [_order(len(source), member, seed) for member, (source, _) in enumerate(members)]
+        total = sum(weight for _, weight in members)
+        weights = [weight / total for _, weight in members]
+        self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights)
+
+    def locate(self, step: int) -> list[tuple[int, int]]:
+        """(member, row index) of each of this host's places in the batch of `step`."""
+        return [self._order[step * self.batch_size + place] for place in self._mine]
+
+    def __call__(self, step: int) -> Rows:
+        places = self.locate(step)
+        rows: Rows = {}
+        for member, source in enumerate(self.members):
+            mine = [i for i, (m, _) in enumerate(places) if m == member]
+            if not mine:
+                continue
+            fetched = source.fetch(np.array([places[i][1] for i in mine]))
+            for name, values in fetched.items():
+                rows.setdefault(name, np.zeros((len(places), *values.shape[1:]), values.dtype))[mine] = values
+        return rows
+
+
+def _order(length: int, member: int, seed: int) -> grain.MapDataset:
+    # Repeat after shuffle: Grain then shuffles every epoch with a seed of its own.
+    rows = grain.MapDataset.range(length).seed(seed + member).shuffle()
+    return rows.map(lambda index: (member, int(index))).repeat()
+
+
+def evaluation_rows(source: RowSource, rows: int, batch_size: int) -> Iterator[Rows]:
+    """Batches of `rows` rows evenly spaced over `source`, the same in every run, with "valid" [n] bool.
+
+    The last batch is filled up with rows that are not valid.
+    """
+    count = min(rows, len(source))
+    indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+    for start in range(0, count, batch_size):
+        chosen = indices[start : start + batch_size]
+        filled = np.resize(chosen, batch_size)
+        yield {**source.fetch(filled), "valid": np.arange(batch_size) < len(chosen)}
+
+
+def prefetch(function: Callable[[int], Rows], start: int, stop: int, depth: int = 2) -> Iterator[Rows]:
+    """function(start), …, function(stop − 1), each computed `depth` steps ahead by another thread."""
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="rows") as pool:
+        waiting = deque(pool.submit(function, step) for step in range(start, min(start + depth, stop)))
+        for step in range(start + depth, stop + depth):
+            rows = waiting.popleft().result()
+            if step < stop:
+                waiting.append(pool.submit(function, step))
+            yield rows

@@ -1,0 +1,124 @@
+"""The token store: documents' tokens end to end, each closed by EOS, in plain .npy files that are memory-mapped.
+
+    tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 where ids need it), up to 32M tokens a shard
+    ends.npy          3 7 …             int64, where each document ends, its EOS included
+    card.json         source, tokenizer, counts, bytes of text
+
+Two coordinates address it: the stream as stored, and the same stream without the EOS tokens. A `Span` is a stretch
+of it.
+
+Supervised pairs lie in the same format: document 2i is the inputs of pair i, document 2i + 1 its targets.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5lite.errors import UserError
+
+FORMAT = 1
+SHARD_TOKENS = 32 * 2**20
+
+
+class StoreWriter:
+    """Appends token arrays to shards in `folder`; memory holds one shard at most."""
+
+    def __init__(self, folder: Path, rows: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.dtype = np.uint16 if rows <= 2**16 else np.uint32
+        self.total = 0
+        self.shards: list[int] = []
+        self._pending: list[np.ndarray] = []
+        self._pending_tokens = 0
+        self._ends: list[np.ndarray] = []
+
+    def append(self, tokens: np.ndarray, ends: np.ndarray) -> None:
+        """Add `tokens`; `ends` are the positions within them where documents end (exclusive)."""
+        self._ends.append(ends.astype(np.int64) + self.total)
+        self.total += len(tokens)
+        while len(tokens):
+            room = SHARD_TOKENS - self._pending_tokens
+            self._pending.append(tokens[:room].astype(self.dtype))
+            self._pending_tokens += len(tokens[:room])
+            tokens = tokens[room:]
+            if self._pending_tokens == SHARD_TOKENS:
+                self._flush()
+
+    def _flush(self) -> None:
+        np.save(self.folder / f"tokens-{len(self.shards):05d}.npy", np.concatenate(self._pending))
+        self.shards.append(self._pending_tokens)
+        self._pending, self._pending_tokens = [], 0
+
+    def close(self, card: dict[str, Any]) -> None:
+        """Write what is pending, the ends and the card."""
+        if self._pending_tokens:
+            self._flush()
+        ends = np.concatenate(self._ends) if self._ends else np.zeros(0, np.int64)
+        np.save(self.folder / "ends.npy", ends)
+        card = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards, **card}
+        (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+class TokenStore:
+    """A store opened for reading; the tokens stay on disk until a window of them is asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self.card = json.loads((folder / "card.json").read_text())
+            self.ends = np.load(folder / "ends.npy", mmap_mode="r")
+            self._shards = [
+                np.load(folder / f"tokens-{i:05d}.npy", mmap_mode="r") for i in range(len(self.card["shards"]))
+            ]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"the token store {folder} is damaged ({error}); delete that folder") from error
+        self.starts_of_shards = np.cumsum([0, *self.card["shards"]])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, EOS included."""
+        return self.card["tokens"]
+
+    @property
+    def num_documents(self) -> int:
+        return self.card["documents"]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [start, stop) of the stream with EOS."""
+        first = int(np.searchsorted(self.starts_of_shards, start, side="right")) - 1
+        if stop <= self.starts_of_shards[first + 1]:
+            base = self.starts_of_shards[first]
+            return self._shards[first][start - base : stop - base]
+        parts = []
+        while start < stop:
+            base, end = self.starts_of_shards[first], min(stop, self.starts_of_shards[first + 1])
+            parts.append(self._shards[first][start - base : end - base])
+            start, first = end, first + 1
+        return np.concatenate(parts)
+
+    def document(self, index: int) -> np.ndarray:
+        """Tokens of document `index`, its EOS included."""
+        return self.read(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Tokens [start, stop) of a store's stream, EOS tokens counted."""
+
+    store: TokenStore
+    start: int
+    stop: int
+
+    @classmethod
+    def whole(cls, store: TokenStore) -> "Span":
+        """All of a store."""
+        return cls(store, 0, store.num_tokens)
+
+    def split(self, share: float) -> tuple["Span", "Span"]:
+        """The head and the tail of the span; the tail has `share` of the tokens."""
+        middle = self.stop - int((self.stop - self.start) * share)
+        return dataclasses.replace(self, stop=middle), dataclasses.replace(self, start=middle)

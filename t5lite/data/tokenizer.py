@@ -1,0 +1,207 @@
+"""SentencePiece tokenizers: training one, reading a given one, text to ids and back.
+
+The model file holds the pieces alone. Sentinels and specials are ids above them, kept in `vocabulary.json` beside it:
+
+    tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
+    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"]}
+
+A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
+"""
+
+import hashlib
+import heapq
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from t5lite.errors import UserError
+from t5lite.vocabulary import EOS, PAD, UNKNOWN, TokenTable, Vocabulary
+
+SPACE = "▁"
+MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
+# The model changes with the number of training threads, so that is part of the recipe, not of the machine.
+TRAINING_THREADS = 2
+TRAINING_CHUNK = 2000  # characters
+
+
+class Tokenizer:
+    """A SentencePiece model with the sentinels and specials above its pieces."""
+
+    def __init__(self, model: bytes, sentinels: int = 100, specials: Sequence[str] = ()):
+        self.model = model
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
+        if ids != (PAD, EOS, UNKNOWN):
+            raise UserError(
+                f"the tokenizer's pad, EOS and unknown ids are {ids}; t5lite needs ({PAD}, {EOS}, {UNKNOWN})"
+            )
+        self._adds_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
+        self.vocabulary = self._make_vocabulary(sentinels, tuple(specials))
+        self._special_names = {self.vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in range(sentinels)}
+        self._special_names |= {token: name for name, token in self.vocabulary.specials.items()}
+        self._special_ids = {name: token for token, name in self._special_names.items()}
+
+    def _make_vocabulary(self, sentinels: int, specials: tuple[str, ...]) -> Vocabulary:
+        model = self._pieces
+        pieces = model.get_piece_size()
+        rows = pieces + sentinels + len(specials)
+        num_bytes = np.zeros(rows, np.int32)
+        starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
+        for token in range(pieces):
+            if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
+                continue
+            piece = model.id_to_piece(token)
+            is_special[token] = False
+            num_bytes[token] = 1 if model.is_byte(token) else len(piece.replace(SPACE, " ").encode())
+            starts_word[token] = piece.startswith((SPACE, "\n"))
+            ends_sentence[token] = piece.endswith((".", "?", "!"))
+        ids = {name: pieces + sentinels + i for i, name in enumerate(specials)}
+        return Vocabulary(pieces, sentinels, ids, TokenTable(num_bytes, starts_word, ends_sentence, is_special))
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the tokenizer: the model's bytes, the sentinels and the specials."""
+        above = json.dumps([self.vocabulary.sentinels, list(self.vocabulary.specials)])
+        return hashlib.sha256(self.model + above.encode()).hexdigest()
+
+    def encode(self, text: str, specials: bool = False) -> np.ndarray:
+        """Ids of `text`, int32 [n], without EOS. With `specials`, `<extra_id_0>` and the like become their ids."""
+        if not specials:
+            return self.encode_many([text])[0]
+        names = sorted(self._special_ids, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]
+        ids: list[int] = []
+        for i, part in enumerate(parts):
+            ids += [self._special_ids[part]] if i % 2 else self._pieces.encode(part)
+        return np.asarray(ids, np.int32)
+
+    def encode_many(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[np.ndarray]:
+        """Ids of each text, int32, made by several threads.
+
+        Where `continues` is true the text goes on from the one before, cut at the space that it begins with: then
+        the ids are what they would be had the two been one.
+        """
+        if continues is not None and self._adds_space:
+            texts = [t[1:] if c and t.startswith(" ") else t for t, c in zip(texts, continues, strict=True)]
+        return [np.asarray(ids, np.int32) for ids in self._pieces.encode(list(texts), num_threads=os.cpu_count() or 1)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`. Sentinels and specials appear by name; padding and EOS not at all; unused rows as <id>."""
+        text, run = [], []
+        for token in map(int, ids):
+            if token in (PAD, EOS):
+                continue
+            if token < self.vocabulary.pieces:
+                run.append(token)
+            else:
+                text += [self._pieces.decode(run), self._special_names.get(token, f"<{token}>")]
+                run = []
+        return "".join([*text, self._pieces.decode(run)])
+
+    def save(self, folder: Path) -> None:
+        """Write the two files into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL_FILE).write_bytes(self.model)
+        above = {"sentinels": self.vocabulary.sentinels, "specials": list(self.vocabulary.specials)}
+        (folder / VOCABULARY_FILE).write_text(json.dumps(above) + "\n")
+
+
+def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokenizer:
+    """The tokenizer at `path`: a SentencePiece .model file, a run's workdir, or `hf:DIR` with its spiece.model.
+
+    A workdir's tokenizer brings its own sentinels and specials; a model file gets those of the arguments.
+    """
+    place = Path(path.removeprefix("hf:"))
+    if not place.exists():
+        raise UserError(f"tokenizer.path: {place} does not exist")
+    if place.is_dir():
+        folder = next((f for f in (place, place / "tokenizer") if (f / VOCABULARY_FILE).is_file()), None)
+        if folder is not None:
+            above = json.loads((folder / VOCABULARY_FILE).read_text())
+            return _open(folder / MODEL_FILE, above["sentinels"], above["specials"])
+        place = place / "spiece.model"
+        if not place.is_file():
+            raise UserError(f"tokenizer.path: {path} holds neither tokenizer/{VOCABULARY_FILE} nor spiece.model")
+    return _open(place, sentinels, specials)
+
+
+def _open(model: Path, sentinels: int, specials: Sequence[str]) -> Tokenizer:
+    try:
+        return Tokenizer(model.read_bytes(), sentinels, specials)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{model} is not a readable SentencePiece model: {error}") from error
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for start in range(0, len(text), TRAINING_CHUNK):
+            chunk = text[start : start + TRAINING_CHUNK].replace("\0", " ")
+            if chunk.strip():
+                yield chunk
+
+
+def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
+    """A uniform sample of `texts` in chunks of up to 2,000 characters, `num_bytes` of UTF-8 in all, in their order.
+
+    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay.
+    """
+    rng = np.random.default_rng(seed)
+    kept: list[tuple[float, int, str, int]] = []
+    total = 0
+    for index, chunk in enumerate(_chunks(texts)):
+        size = len(chunk.encode())
+        heapq.heappush(kept, (-rng.random(), index, chunk, size))
+        total += size
+        while total > num_bytes and len(kept) > 1:
+            total -= heapq.heappop(kept)[3]
+    return [chunk for _, _, chunk, _ in sorted(kept, key=lambda item: item[1])]
+
+
+def train_tokenizer(
+    chunks: Sequence[str], vocab_size: int, sentinels: int = 100, specials: Sequence[str] = ()
+) -> Tokenizer:
+    """A unigram model of `vocab_size` pieces: the same text gives the same model, byte for byte.
+
+    Source of the method: Kudo 2018, "Subword Regularization" (the unigram language model).
+    """
+    if not chunks:
+        raise UserError("cannot train a tokenizer: the training source has no text")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(chunks),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            pad_id=PAD,
+            eos_id=EOS,
+            unk_id=UNKNOWN,
+            bos_id=-1,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            user_defined_symbols=["\n"],
+            max_sentence_length=8 * TRAINING_CHUNK,
+            num_threads=TRAINING_THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_explain(str(error), vocab_size)) from error
+    return Tokenizer(model.getvalue(), sentinels, specials)
+
+
+def _explain(error: str, vocab_size: int) -> str:
+    if limit := re.search(r"value <= (\d+)", error):
+        return f"tokenizer.vocab_size: the text is too short for {vocab_size} pieces; at most {limit[1]} are possible"
+    if need := re.search(r"(?:vocab_size|required_chars)[^.]*?(\d+) vs (\d+)", error) or re.search(
+        r"(\d+) vs (\d+)", error
+    ):
+        return f"tokenizer.vocab_size: {vocab_size} pieces are too few for bytes and characters ({need[0]})"
+    return f"tokenizer.vocab_size={vocab_size}: SentencePiece cannot train on this text: {error.strip()}"

@@ -1,0 +1,39 @@
+"""Lengths that follow from each other: how long a window fills the inputs, and how long its targets then are."""
+
+from t5lite.objectives.noise import span_counts
+
+
+def _expected_lengths(window: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
+    """(inputs, targets) of a window: sentinels and EOS counted, counts rounded in float64, halves to even."""
+    noise = round(window * noise_density)
+    spans = round(noise / mean_noise_span_length)
+    return window - noise + spans + 1, noise + spans + 1
+
+
+def corrupted_lengths(window: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
+    """(inputs, targets) that a window really gives, by the counts of the mask."""
+    noise, spans = span_counts(window, noise_density, mean_noise_span_length)
+    if noise == 0:
+        return window + 1, 2
+    return window - noise + spans + 1, noise + spans + 1
+
+
+def span_corruption_lengths(
+    inputs_length: int, noise_density: float = 0.15, mean_noise_span_length: float = 3.0
+) -> tuple[int, int]:
+    """(window, targets length): the largest window whose corrupted inputs fit `inputs_length`.
+
+        span_corruption_lengths(512) == (568, 114)
+
+    Source: text-to-text-transfer-transformer, `random_spans_helper`, which counts in float64. The mask counts in
+    float32; where that makes a side longer, the window gives way (inputs) or the targets grow, so nothing is cut.
+    """
+    window = inputs_length - 1
+    while _expected_lengths(window + 1, noise_density, mean_noise_span_length)[0] <= inputs_length:
+        window += 1
+    targets = _expected_lengths(window, noise_density, mean_noise_span_length)[1]
+    if noise_density == 0.5 and targets > inputs_length:
+        window -= 1
+    while corrupted_lengths(window, noise_density, mean_noise_span_length)[0] > inputs_length:
+        window -= 1
+    return window, corrupted_lengths(window, noise_density, mean_noise_span_length)[1]
