@@ -77,11 +77,16 @@ def base_config() -> ConfigDict:
         },
         "optimizer": {
             "name": "adamw",
-            "b1": 0.9,
-            "b2": 0.999,
-            "epsilon": 1e-8,
+            "b1": _optional(float),  # None, here and below: the method's own
+            "b2": _optional(float),
+            "epsilon": _optional(float),
+            "momentum": _optional(float),
             "weight_decay": 0.0,
-            "clip_norm": 1.0,
+            "clip_norm": 1.0,  # of all gradients together; 0: off
+            "min_size_to_factor": 128,
+            "adam_rate": 1.0,  # muon: the rate of what Adam updates, as a multiple of the schedule's
+            "rate_multipliers": _optional(tuple),  # ((regex, multiplier), …)
+            "weight_decay_multipliers": _optional(tuple),
         },
         "schedule": {
             "name": "constant",
@@ -89,6 +94,7 @@ def base_config() -> ConfigDict:
             "warmup_steps": 0,
             "final_fraction": 0.0,
             "decay_fraction": 0.2,
+            "decay_shape": "1-sqrt",
         },
         "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
         "batch_size": 8,
@@ -110,7 +116,7 @@ def base_config() -> ConfigDict:
         "log_every_steps": 10,
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
         "init_from": _optional(str),
-        "trainable": ((".*", True),),
+        "trainable": _optional(tuple),  # ((regex, bool), …); None: everything
         "deterministic": False,
     })
     config.lock()

@@ -121,33 +121,32 @@ def clipped(tokens: np.ndarray, length: int) -> np.ndarray:
 
 
 class TrainRows:
-    """The rows of step N, a pure function of N: shuffled in every epoch anew, repeated without end, mixed by weight."""
+    """The rows of step N, a pure function of N: shuffled in every epoch anew, repeated without end, mixed by weight.
+
+    places: the rows of a batch that this host fetches; None: all of them.
+    """
 
     def __init__(
         self,
         members: Sequence[tuple[RowSource, float]],
         batch_size: int,
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        places: Sequence[int] | None = None,
     ):
         for source, _ in members:
             if len(source) == 0:
                 raise UserError("data.train: the text is shorter than one row; give more text or shorter inputs")
-        if batch_size % process_count:
-            raise UserError(f"batch_size {batch_size} is not divisible by the {process_count} hosts")
         self.members = [source for source, _ in members]
         self.batch_size = batch_size
-        share = batch_size // process_count
-        self._mine = range(process_index * share, (process_index + 1) * share)
+        self._places = range(batch_size) if places is None else [int(place) for place in places]
         orders = [_order(len(source), member, seed) for member, (source, _) in enumerate(members)]
         total = sum(weight for _, weight in members)
         weights = [weight / total for _, weight in members]
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights)
 
     def locate(self, step: int) -> list[tuple[int, int]]:
-        """(member, row index) of each of this host's places in the batch of `step`."""
-        return [self._order[step * self.batch_size + place] for place in self._mine]
+        """(member, row index) of each of this host's `places` in the batch of `step`."""
+        return [self._order[step * self.batch_size + place] for place in self._places]
 
     def __call__(self, step: int) -> Rows:
         places = self.locate(step)

@@ -1,0 +1,75 @@
+"""Metrics on disk: metrics.jsonl, one object a line, and TensorBoard; and what sums mean.
+
+    {"step": 10, "split": "train", "loss": 7.31, "tokens": 50080, …}
+    {"step": 60, "split": "validation", "loss": 6.02, "perplexity": 411.6, …}
+
+A line is on disk before the checkpoint of its step is. On resuming, lines later than the checkpoint are cut, so every
+line stands once.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+Metrics = dict[str, float]
+
+
+class MetricsLog:
+    """Appends to workdir/metrics.jsonl and workdir/tensorboard/."""
+
+    def __init__(self, workdir: Path, resume_step: int):
+        self.path = workdir / "metrics.jsonl"
+        truncate(self.path, resume_step)
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Append a line; it is in the operating system's hands when this returns."""
+        line = {"step": step, "split": split, **{name: _short(value) for name, value in metrics.items()}}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Force all lines to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _short(value: float) -> float | None:
+    """Seven digits, which is what a float32 has; None for what JSON cannot hold."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drop the lines of steps beyond `step`, and a last line that a kill left incomplete."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def from_sums(sums: Mapping[str, float], predicts_text: bool) -> Metrics:
+    """Loss in nats a target token, its perplexity, token accuracy; bits per byte where the targets are plain text."""
+    weight = max(sums["weight"], 1e-9)
+    loss = sums["nll"] / weight
+    metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "token_accuracy": sums["correct"] / weight}
+    if predicts_text and sums["bytes"]:
+        metrics["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
+    return metrics

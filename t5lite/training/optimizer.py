@@ -1,0 +1,248 @@
+"""Optimizers: a method (AdamW, Adafactor, Lion, Muon) and per-parameter tables, made into one optax transformation.
+
+Every method goes the same road; only the second line differs:
+
+    gradient ─ clip by global norm                            (trainable parameters only)
+             ─ the method's own direction                     (Adam's, Lion's …: where the state is)
+             ─ + weight_decay · decay multiplier · parameter
+             ─ × −schedule(step) · rate multiplier            ─► update, added to the parameter
+
+So weight decay is decoupled from the gradient and multiplied by the schedule, as in optax.adamw. Frozen parameters
+leave the road at its start: no share in the norm, no state, an update that keeps their bits. The step that the
+schedule and the bias corrections see is counted in the optimizer's state, from 0.
+
+Layers are stacked, [N, ...] under a key `layers`. What a method does to "a matrix" or "a parameter" it does to each
+of the N layers apart.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+from t5lite.errors import UserError, nearest
+from t5lite.training.schedules import settings_of
+from t5lite.training.tables import flatten_with_paths, is_stacked, match_table, path_of
+
+# The fields of the config's `optimizer`. None: the method's own default, below.
+FIELDS = {
+    "name": "adamw",
+    "b1": None,
+    "b2": None,
+    "epsilon": None,
+    "momentum": None,
+    "weight_decay": 0.0,
+    "clip_norm": 0.0,  # of the gradients of all trainable parameters together; 0: off
+    "min_size_to_factor": 128,  # adafactor: smaller matrices keep their whole second moment
+    "adam_rate": 1.0,  # muon: the rate of the parameters that Adam updates, as a multiple of the schedule's
+    "rate_multipliers": None,
+    "weight_decay_multipliers": None,
+    "trainable": None,
+}
+
+# What a method has no entry for it does not read; except adafactor's momentum, for which None says none at all.
+METHOD_DEFAULTS = {
+    "adamw": {"b1": 0.9, "b2": 0.999, "epsilon": 1e-8},
+    "adafactor": {"epsilon": 1e-30},
+    "lion": {"b1": 0.9, "b2": 0.99},
+    "muon": {"b1": 0.9, "b2": 0.999, "epsilon": 1e-8, "momentum": 0.95},
+}
+
+# Tables of (regex, multiplier or bool), for every architecture; the config's own replace them whole.
+RATE_MULTIPLIERS = ((r".*", 1.0),)
+WEIGHT_DECAY_MULTIPLIERS = (
+    (r".*/(scale|bias)", 0.0),
+    (r".*relative_bias/.*", 0.0),
+    (r".*", 1.0),
+)
+TRAINABLE = ((r".*", True),)
+# Whose matrices Muon orthogonalises. Embeddings and the head are lookups, not maps between hidden spaces.
+MUON = ((r".*layers/.*/kernel", True), (r".*", False))
+
+
+def _per_parameter(function: Callable, values: Any) -> optax.GradientTransformation:
+    """Stateless: update ← function(update, parameter, value), with each parameter's value from the tree `values`.
+
+    Values are found by path, because masking takes parameters out of the tree that arrives here.
+    """
+    by_path = dict(flatten_with_paths(values))
+
+    def apply(updates, params):
+        return jax.tree_util.tree_map_with_path(lambda k, u, p: function(u, p, by_path[path_of(k)]), updates, params)
+
+    return optax.stateless(apply)
+
+
+def _freeze() -> optax.GradientTransformation:
+    """Updates of −0.0, the one number that leaves every float it is added to as it was (0.0 turns −0.0 into 0.0)."""
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates))
+
+
+def _rms(x: jax.Array, stacked: bool) -> jax.Array:
+    """The root mean square of a parameter, of each layer apart where it is `stacked`; broadcasts against `x`."""
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(int(stacked), x.ndim)), keepdims=True))
+
+
+def _is_factored(shape: tuple[int, ...], stacked: bool, min_size: int) -> bool:
+    return len(shape) >= 2 + stacked and min(shape[-2:]) >= min_size
+
+
+def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> optax.GradientTransformation:
+    """Gradients over the root of their second moment, which a matrix keeps as row and column means.
+
+    optax.scale_by_factored_rms factors the two largest axes, which may be the axis of layers; this one always factors
+    the last two, and a stacked vector not at all. State, in optax's own container, for a parameter [..., R, C]:
+    v_row [..., R], v_col [..., C] and v [1] where factored, else [1], [1] and [..., R, C].
+    """
+
+    def init(params):
+        def moments(keys, p):
+            if _is_factored(p.shape, is_stacked(path_of(keys)), min_size):
+                shapes = p.shape[:-1], p.shape[:-2] + p.shape[-1:], (1,)
+            else:
+                shapes = (1,), (1,), p.shape
+            return tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
+
+        return state_of(jnp.zeros([], jnp.int32), jax.tree_util.tree_map_with_path(moments, params), params)
+
+    def state_of(count, moments, like):
+        return optax.FactoredState(count, *(jax.tree.map(lambda _, m, i=i: m[i], like, moments) for i in range(3)))
+
+    def update(grads, state, params=None):
+        count = optax.safe_increment(state.count)
+        decay = 1.0 - count.astype(jnp.float32) ** -decay_rate
+
+        def moments(keys, g, v_row, v_col, v):
+            square = jnp.square(g) + epsilon
+            if _is_factored(g.shape, is_stacked(path_of(keys)), min_size):
+                v_row = decay * v_row + (1.0 - decay) * jnp.mean(square, axis=-1)
+                v_col = decay * v_col + (1.0 - decay) * jnp.mean(square, axis=-2)
+            else:
+                v = decay * v + (1.0 - decay) * square
+            return v_row, v_col, v
+
+        def direction(keys, g, new):
+            v_row, v_col, v = new
+            if not _is_factored(g.shape, is_stacked(path_of(keys)), min_size):
+                return g * jax.lax.rsqrt(v)
+            row_factor = jax.lax.rsqrt(v_row / jnp.mean(v_row, axis=-1, keepdims=True))
+            return g * row_factor[..., :, None] * jax.lax.rsqrt(v_col)[..., None, :]
+
+        new = jax.tree_util.tree_map_with_path(moments, grads, state.v_row, state.v_col, state.v)
+        return jax.tree_util.tree_map_with_path(direction, grads, new), state_of(count, new, grads)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _adamw(s: dict, params: Any) -> list[optax.GradientTransformation]:
+    """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
+    return [optax.scale_by_adam(s["b1"], s["b2"], s["epsilon"])]
+
+
+def _lion(s: dict, params: Any) -> list[optax.GradientTransformation]:
+    """The sign of an interpolated momentum (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms)."""
+    return [optax.scale_by_lion(s["b1"], s["b2"])]
+
+
+def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
+    """Adafactor as T5 was trained with it (Shazeer and Stern 2018; Raffel et al. 2020).
+
+    Second moments decay by 1 − t^−0.8; a parameter's update is clipped to a root mean square of 1 and scaled by the
+    parameter's own, at least 1e-3: `rate` is relative to the size of the weights. As in T5X, both root mean squares
+    are of one layer's parameter, so stacking changes nothing. The optional momentum averages the update before the
+    rate is applied, where optax.adafactor averages it after.
+    """
+    stacked = jax.tree_util.tree_map_with_path(lambda keys, _: is_stacked(path_of(keys)), params)
+    steps = [
+        _scale_by_factored_rms(s["min_size_to_factor"], decay_rate=0.8, epsilon=s["epsilon"]),
+        _per_parameter(lambda u, p, stacked: u / jnp.maximum(1.0, _rms(u, stacked)), stacked),
+        _per_parameter(lambda u, p, stacked: u * jnp.maximum(1e-3, _rms(p, stacked)), stacked),
+    ]
+    return steps + ([optax.ema(s["momentum"], debias=False)] if s["momentum"] else [])
+
+
+def _muon(s: dict, params: Any) -> list[optax.GradientTransformation]:
+    """Orthogonalised momentum for the layers' matrices, Adam for all else (Jordan et al. 2024, Muon).
+
+    An orthogonalised [R, C] matrix is scaled by 0.2 sqrt(max(R, C)), so that its root mean square is about that of
+    Adam's update and one schedule suits both (Liu et al. 2025, Muon is Scalable for LLM Training).
+    """
+    by_muon = match_table(MUON, params, "Muon's matrices", allow_unused=True)
+
+    def dimension_numbers(updates):
+        # Axes before the last two, the layers', are then a batch of matrices. Adam's parameters are masked out here.
+        return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=-2, output_axis=-1), updates)
+
+    scale = optax.stateless(
+        lambda updates, _: jax.tree.map(lambda u: 0.2 * max(u.shape[-2:]) ** 0.5 * u, updates),
+    )
+    muon = optax.chain(scale_by_muon(beta=s["momentum"], weight_dimension_numbers=dimension_numbers), scale)
+    adam = optax.chain(optax.scale_by_adam(s["b1"], s["b2"], s["epsilon"]))
+    return [optax.partition({"muon": muon, "adam": adam}, jax.tree.map(lambda m: "muon" if m else "adam", by_muon))]
+
+
+_METHODS = {"adamw": _adamw, "adafactor": _adafactor, "lion": _lion, "muon": _muon}
+
+
+def _settings(fields: Mapping) -> dict:
+    """All fields with their defaults. UserError, naming the field, for what is unknown or out of range."""
+    s = settings_of(fields, FIELDS, "optimizer")
+    if s["name"] not in _METHODS:
+        raise UserError(f"optimizer.name: unknown optimizer {s['name']!r}; {nearest(s['name'], _METHODS)}")
+    s |= {field: value for field, value in METHOD_DEFAULTS[s["name"]].items() if s[field] is None}
+    for field in ("b1", "b2", "momentum"):
+        if s[field] is not None and not 0 <= s[field] < 1:
+            raise UserError(f"optimizer.{field}: must be at least 0 and less than 1, got {s[field]}")
+    for field in ("epsilon", "weight_decay", "clip_norm", "adam_rate"):
+        if s[field] is not None and s[field] < 0:
+            raise UserError(f"optimizer.{field}: must not be negative, got {s[field]}")
+    return s
+
+
+def _table(s: dict, field: str, default: tuple, kind: type | tuple, params: Any) -> Any:
+    """The tree of values that the table in `field`, or its default, gives to `params`; all of type `kind`."""
+    what = "trainable" if field == "trainable" else f"optimizer.{field}"
+    given = s[field] is not None
+    values = match_table(s[field] if given else default, params, what, allow_unused=not given)
+    for path, value in flatten_with_paths(values):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or value < 0:
+            wanted = "true or false" if kind is bool else "a number of at least 0"
+            raise UserError(f"{what}: the value for {path!r} must be {wanted}, got {value!r}")
+    return values
+
+
+def trainable_mask(table: Any, params: Any) -> Any:
+    """A tree of bools like `params`, from a table of (regex, bool) or, for None, all True. UserError as for tables."""
+    return _table({"trainable": table}, "trainable", TRAINABLE, bool, params)
+
+
+def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.GradientTransformation:
+    """The optimizer that `fields` (those of `FIELDS`; a ConfigDict or a dict) describe, for the tree `params`.
+
+    `schedule` takes the 0-based step of an update to its rate. `params` is a nested dict of float32 arrays or of
+    their jax.ShapeDtypeStruct: only paths and shapes are read. `update` needs the parameters as its third argument.
+    Raises UserError, naming the field, for an unknown name, a value out of range, a table that does not cover
+    `params` or claims what is not there, and for a `trainable` that leaves nothing to train.
+    """
+    s = _settings(fields)
+    trainable = trainable_mask(s["trainable"], params)
+    rates = _table(s, "rate_multipliers", RATE_MULTIPLIERS, (int, float), params)
+    decays = _table(s, "weight_decay_multipliers", WEIGHT_DECAY_MULTIPLIERS, (int, float), params)
+    if not any(jax.tree.leaves(trainable)):
+        raise UserError("trainable: every parameter is frozen; set at least one row to True")
+    if s["name"] == "muon" and s["adam_rate"] != 1.0:
+        by_muon = match_table(MUON, params, "Muon's matrices", allow_unused=True)
+        rates = jax.tree.map(lambda rate, m: rate if m else rate * s["adam_rate"], rates, by_muon)
+
+    steps = [optax.clip_by_global_norm(s["clip_norm"])] if s["clip_norm"] else []
+    steps += _METHODS[s["name"]](s, params)
+    if s["weight_decay"]:
+        decays = jax.tree.map(lambda multiplier: multiplier * s["weight_decay"], decays)
+        steps.append(_per_parameter(lambda u, p, decay: u + decay * p if decay else u, decays))
+    steps.append(optax.scale_by_learning_rate(schedule))
+    steps.append(_per_parameter(lambda u, p, rate: u if rate == 1.0 else u * rate, rates))
+    labels = jax.tree.map(lambda t: "trainable" if t else "frozen", trainable)
+    return optax.partition({"trainable": optax.chain(*steps), "frozen": _freeze()}, labels)

@@ -1,0 +1,127 @@
+"""Learning-rate schedules: functions from the 0-based step of an update to its rate, a float32 scalar.
+
+    rate       ____________________                constant
+              /
+             /  \\__                                inverse_square_root, cosine, linear
+            /      \\______
+           /  ________________
+          /                   \\                    warmup_stable_decay
+    step 0    warmup_steps     \\_ total_steps
+
+Warm-up is linear, (step + 1) / (warmup_steps + 1) of the peak, so the peak falls on step `warmup_steps` and no update
+is wasted on a rate of 0 (as in nanoGPT). What decays ends at `final_fraction` of the peak at `total_steps`, that is
+after the last update, for the same reason.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5lite.errors import UserError, nearest
+
+Schedule = Callable[[Any], jax.Array]
+
+# The fields of the config's `schedule`. None: it must be given.
+FIELDS = {
+    "name": "constant",
+    "rate": None,  # the peak
+    "warmup_steps": 0,
+    "final_fraction": 0.0,  # of the peak, at total_steps; constant and inverse_square_root do not read it
+    "decay_fraction": 0.2,  # of total_steps; warmup_stable_decay only
+    "decay_shape": "1-sqrt",  # or "linear"; warmup_stable_decay only
+}
+
+
+def _inverse_square_root(s: dict, total_steps: int) -> optax.Schedule:
+    """1/sqrt(max(step, warm-up)), scaled to `rate` at the end of warm-up (Raffel et al. 2020, T5)."""
+    start = max(s["warmup_steps"], 1)
+    return lambda step: s["rate"] * jnp.sqrt(start / jnp.maximum(step + s["warmup_steps"], start))
+
+
+def _cosine(s: dict, total_steps: int) -> optax.Schedule:
+    """Half a cosine from the peak to the final fraction (Loshchilov and Hutter 2017, SGDR)."""
+    return optax.cosine_decay_schedule(s["rate"], total_steps - s["warmup_steps"], s["final_fraction"])
+
+
+def _linear(s: dict, total_steps: int) -> optax.Schedule:
+    """A straight line from the peak to the final fraction (Devlin et al. 2019, BERT)."""
+    return optax.linear_schedule(s["rate"], s["rate"] * s["final_fraction"], total_steps - s["warmup_steps"])
+
+
+def _warmup_stable_decay(s: dict, total_steps: int) -> optax.Schedule:
+    """The peak, then a decay over the last `decay_fraction` of all steps (Hu et al. 2024, MiniCPM).
+
+    "1-sqrt" decays by 1 - sqrt(progress), which Hägele et al. 2024 found the better shape; "linear" by 1 - progress.
+    """
+    decay_steps = max(1, round(s["decay_fraction"] * total_steps))
+    stable_steps = total_steps - s["warmup_steps"] - decay_steps
+    if stable_steps < 0:
+        raise UserError(
+            f"schedule.decay_fraction: {s['warmup_steps']} steps of warm-up and {decay_steps} of decay do not fit"
+            f" in {total_steps} steps; lower schedule.decay_fraction or schedule.warmup_steps"
+        )
+    power = {"linear": 1.0, "1-sqrt": 0.5}[s["decay_shape"]]
+
+    def schedule(step):
+        progress = jnp.clip((step - stable_steps) / decay_steps, 0.0, 1.0)
+        return s["rate"] * (1.0 - (1.0 - s["final_fraction"]) * progress**power)
+
+    return schedule
+
+
+# After warm-up; each takes the steps since its end.
+_AFTER_WARMUP = {
+    "constant": lambda s, total_steps: optax.constant_schedule(s["rate"]),
+    "inverse_square_root": _inverse_square_root,
+    "cosine": _cosine,
+    "linear": _linear,
+    "warmup_stable_decay": _warmup_stable_decay,
+}
+
+
+def settings_of(fields: Mapping, defaults: Mapping, what: str) -> dict:
+    """`defaults` overlaid with the `fields` that are not None. UserError for a field that `defaults` lacks."""
+    for field in fields:
+        if field not in defaults:
+            raise UserError(f"{what}.{field}: unknown field; {nearest(field, defaults)}")
+    return {**defaults, **{field: value for field, value in fields.items() if value is not None}}
+
+
+def _check(s: dict, total_steps: int) -> None:
+    if s["name"] not in _AFTER_WARMUP:
+        raise UserError(f"schedule.name: unknown schedule {s['name']!r}; {nearest(s['name'], _AFTER_WARMUP)}")
+    if s["rate"] is None:
+        raise UserError("schedule.rate: give the peak learning rate")
+    if s["rate"] < 0:
+        raise UserError(f"schedule.rate: must not be negative, got {s['rate']}")
+    if total_steps < 1:
+        raise UserError(f"schedule: needs at least 1 step in all, got {total_steps}; raise the budget")
+    if not 0 <= s["warmup_steps"] < total_steps:
+        raise UserError(
+            f"schedule.warmup_steps: must be from 0 to {total_steps - 1}, less than the {total_steps} steps"
+            f" of the run, got {s['warmup_steps']}"
+        )
+    if not 0 <= s["final_fraction"] <= 1:
+        raise UserError(f"schedule.final_fraction: must be from 0 to 1, got {s['final_fraction']}")
+    if not 0 < s["decay_fraction"] <= 1:
+        raise UserError(f"schedule.decay_fraction: must be above 0 and at most 1, got {s['decay_fraction']}")
+    if s["decay_shape"] not in ("linear", "1-sqrt"):
+        raise UserError(f"schedule.decay_shape: must be 'linear' or '1-sqrt', got {s['decay_shape']!r}")
+
+
+def make_schedule(fields: Mapping, total_steps: int) -> Schedule:
+    """The schedule that `fields` (those of `FIELDS`; a ConfigDict or a dict) describe, for a run of `total_steps`.
+
+    The result takes the 0-based step of an update, a number or a traced scalar, and gives a float32 scalar.
+    Raises UserError, naming the field, for an unknown name and for values out of range.
+    """
+    s = settings_of(fields, FIELDS, "schedule")
+    _check(s, total_steps)
+    schedule, warmup = _AFTER_WARMUP[s["name"]](s, total_steps), s["warmup_steps"]
+    if warmup:
+        first = optax.linear_schedule(s["rate"] / (warmup + 1), s["rate"], warmup)
+        schedule = optax.join_schedules([first, schedule], [warmup])
+    return lambda step: jnp.asarray(schedule(step), jnp.float32)

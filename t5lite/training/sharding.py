@@ -1,0 +1,185 @@
+"""Where arrays live: the mesh, a table of PartitionSpecs for the parameters, and what follows from it for the rest.
+
+    axis     splits                                            traffic
+    data     the batch                                         gradients are summed over it
+    fsdp     the batch, and each parameter's model dimension   parameters are gathered, gradients scattered
+    tensor   heads, the feed-forward width, the vocabulary     activations are summed, twice a block
+
+(Zhao et al. 2023, PyTorch FSDP; Shoeybi et al. 2019, Megatron-LM.) Computation follows data: the jitted step is
+written for one device, and XLA's partitioner inserts the traffic. Axis types are Auto, because under jax.make_mesh's
+default, Explicit, with_sharding_constraint only asserts.
+
+A parameter stacked over N layers keeps N whole: scanning over a sharded axis would gather all of it.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from t5lite.errors import UserError, nearest
+from t5lite.training.tables import Table, flatten_with_paths, match_table, path_of
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with axes data, fsdp and tensor over `devices` (default: all of them), in the layout of their network.
+
+    One of the sizes may be -1: what remains of the devices. A single process may use fewer devices than there are,
+    the first ones; several processes must use all, since each must own a part of every array.
+    Raises UserError, naming mesh.data, mesh.fsdp and mesh.tensor, for sizes that do not fit.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    if any(size < 1 and size != -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
+        raise UserError(f"{given}: each must be at least 1, and at most one of them -1 (the rest of the devices)")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if -1 in sizes.values():
+        if len(devices) % known:
+            raise UserError(f"{given}: {known} does not divide the {len(devices)} devices, so nothing fits for -1")
+        sizes = {axis: len(devices) // known if size == -1 else size for axis, size in sizes.items()}
+    count = math.prod(sizes.values())
+    one_process = len({device.process_index for device in devices}) == 1
+    if count > len(devices) or (count < len(devices) and not one_process):
+        raise UserError(
+            f"{given}: they multiply to {count}, but there are {len(devices)} devices"
+            f"{'' if one_process else ' in several processes, which must all take part'}; set one of them to -1"
+        )
+    shape = tuple(sizes[axis] for axis in AXES)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:count])
+
+
+def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
+    """UserError where data·fsdp does not divide the rows of a microbatch; it names the nearest batch size that fits."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if microbatches < 1 or batch_size < 1:
+        raise UserError(f"batch_size={batch_size}, microbatches={microbatches}: both must be at least 1")
+    unit = microbatches * shards
+    if batch_size % unit:
+        fitting = max(1, round(batch_size / unit)) * unit
+        raise UserError(
+            f"batch_size={batch_size} does not split into microbatches={microbatches} over mesh.data="
+            f"{mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']}: it must be a multiple of {unit};"
+            f" the nearest is batch_size={fitting}"
+        )
+
+
+def param_rules() -> Table:
+    """The table of (regex, PartitionSpec), one row for each kind of parameter of the three architectures.
+
+    Of two multiplied matrices, the first splits its columns over `tensor` and the second its rows, so that a head or
+    a slice of the feed-forward stays on one device from the one to the other.
+    """
+    return (
+        (r".*norm/scale", P()),
+        (r".*relative_bias/embedding", P()),
+        (r"token_embedding/embedding", P("tensor", "fsdp")),  # V, D
+        (r"lm_head/kernel", P("fsdp", "tensor")),  # D, V
+        (r".*_attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),  # N, D, H·K
+        (r".*_attention/output/kernel", P(None, "tensor", "fsdp")),  # N, H·K, D
+        (r".*mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),  # N, D, F
+        (r".*mlp/down/kernel", P(None, "tensor", "fsdp")),  # N, F, D
+    )
+
+
+def _axes_of(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """`spec` with one entry a dimension, less the axes that do not divide theirs. UserError for what is no axis."""
+    axes = [axis for entry in spec for axis in _axes_of(entry)]
+    for axis in axes:
+        if axis not in mesh.axis_names:
+            raise UserError(
+                f"sharding rules: {path!r} names the mesh axis {axis!r}, which does not exist;"
+                f" {nearest(axis, mesh.axis_names)}"
+            )
+    if len(spec) > len(shape) or len(set(axes)) < len(axes):
+        raise UserError(f"sharding rules: {spec} for {path!r} is longer than its shape {shape} or names an axis twice")
+    fitted = []
+    for size, entry in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
+        kept = ()
+        for axis in _axes_of(entry):
+            if size % math.prod(mesh.shape[a] for a in (*kept, axis)) == 0:
+                kept += (axis,)
+        fitted.append(kept[0] if len(kept) == 1 else kept or None)
+    return P(*fitted)
+
+
+def params_shardings(params: Any, mesh: Mesh, rules: Table | None = None) -> Any:
+    """The tree of NamedShardings that `rules` (default: `param_rules`) give to `params`, arrays or their shapes.
+
+    A dimension that a mesh axis does not divide is not split over that axis: 6 heads on tensor=4 are replicated, and
+    the same rules serve small models. Raises UserError for a parameter that no row covers, for a given row that
+    covers none, and for a row that names no axis of the mesh.
+    """
+    table = match_table(param_rules() if rules is None else rules, params, "sharding rules", allow_unused=rules is None)
+    specs = dict(flatten_with_paths(table))
+
+    def sharding(keys, p):
+        return NamedSharding(mesh, _fit(specs[path_of(keys)], path_of(keys), p.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding, params)
+
+
+def _owner(path: str, params: Iterable[str]) -> str | None:
+    """The parameter whose path is the longest suffix of a state leaf's: …/mu/encoder/final_norm/scale → encoder/…"""
+    parts = path.split("/")
+    return next((tail for i in range(len(parts)) if (tail := "/".join(parts[i:])) in params), None)
+
+
+def state_shardings(state: Any, mesh: Mesh, params: Any, rules: Table | None = None) -> Any:
+    """The tree of NamedShardings for an optimizer's `state`, or for a whole train state around it.
+
+    `state` and `params` are arrays or their shapes. A leaf belongs to the parameter whose path ends its own. With the
+    parameter's shape it gets the parameter's sharding; Adafactor's v_row [..., R] and v_col [..., C] get it less the
+    dimension that they average over; everything else, such as counters, is replicated.
+    """
+    shapes = {path: p.shape for path, p in flatten_with_paths(params)}
+    specs = {path: sharding.spec for path, sharding in flatten_with_paths(params_shardings(params, mesh, rules))}
+
+    def sharding(keys, leaf):
+        path = path_of(keys)
+        owner = _owner(path, shapes)
+        if owner is None:
+            return NamedSharding(mesh, P())
+        shape, spec = shapes[owner], tuple(specs[owner])
+        moment = path.removesuffix(f"/{owner}").rsplit("/", 1)[-1]
+        if leaf.shape == shape:
+            return NamedSharding(mesh, P(*spec))
+        if moment == "v_row" and leaf.shape == shape[:-1]:
+            return NamedSharding(mesh, P(*spec[:-1]))
+        if moment == "v_col" and leaf.shape == shape[:-2] + shape[-1:]:
+            return NamedSharding(mesh, P(*spec[:-2], spec[-1]))
+        return NamedSharding(mesh, P())
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis over data and fsdp; replicated over tensor."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which of a batch's rows this process hands to `put_batch`, in that order: int64, sorted.
+
+    All of them in a single process. Processes that share rows, as those joined by `tensor` do, get the same ones.
+    """
+    rows = np.arange(batch_size)
+    shards = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([rows[index] for index in shards]))
+
+
+def put_batch(rows: Any, mesh: Mesh) -> Any:
+    """Global arrays [B, ...] of a tree of NumPy arrays [len(local_rows), ...], this process's rows of the batch."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)

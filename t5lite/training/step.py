@@ -1,0 +1,130 @@
+"""The train step and the evaluation step: pure functions, jitted once, that make their own noise.
+
+    state, metrics = train_step(state, rows)          rows: what the host read, [B, …]
+    sums = eval_step(params, rows, index)
+
+Noise and dropout are functions of (seed, state.step) alone.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
+from t5lite.training.loss import Sums, token_counts, token_sums
+from t5lite.vocabulary import TokenTable
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step: int32 scalar, the number of updates done. params: float32. opt_state: optax's."""
+
+    step: Array
+    params: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """What a step needs beside model, objective and optimizer."""
+
+    batch_size: int
+    microbatches: int = 1
+    seed: int = 0
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
+EvalStep = Callable[[Any, Row, Array], Sums]
+
+
+def init_state(model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: int) -> TrainState:
+    """The state before the first step; `batch` gives the shapes. Jit it with the shardings that it should have."""
+    params = model.init(jax.random.key(seed), batch)["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def make_train_step(
+    model: Transformer,
+    objective: Objective,
+    table: TokenTable,
+    optimizer: optax.GradientTransformation,
+    settings: StepSettings,
+) -> TrainStep:
+    """The function (state, rows) -> (state, metrics). Not jitted: the caller knows the shardings.
+
+    Sums of loss and gradient accumulate over microbatches and are divided once, by the weight of the whole batch.
+    """
+    noise_key, dropout_key = jax.random.split(jax.random.key(settings.seed))
+
+    def loss_of(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
+        logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key})
+        sums = token_sums(logits, batch, settings.label_smoothing, settings.z_loss)
+        return sums["objective"], sums | token_counts(batch)
+
+    gradient_of = jax.grad(loss_of, has_aux=True)
+
+    def train_step(state: TrainState, rows: Row) -> tuple[TrainState, Sums]:
+        keys = example_keys(noise_key, state.step, settings.batch_size)
+        batch = make_batch(objective, keys, rows, table)
+        key = jax.random.fold_in(dropout_key, state.step)
+        if settings.microbatches == 1:
+            gradient, sums = gradient_of(state.params, batch, key)
+        else:
+            gradient, sums = _accumulate(gradient_of, state.params, batch, key, settings.microbatches)
+        weight = jnp.where(sums["weight"] > 0, sums["weight"], 1.0)
+        gradient = jax.tree.map(lambda g: g / weight, gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        metrics = sums | {"loss": sums["nll"] / weight, "grad_norm": optax.global_norm(gradient)}
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+    return train_step
+
+
+def _accumulate(gradient_of: Callable, params: Any, batch: Batch, key: Array, microbatches: int) -> tuple[Any, Sums]:
+    """Sums of gradient and metrics over microbatches, taken across the batch so that each device keeps its rows."""
+
+    def split(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0)
+
+    def add(total: Any, index_and_part: tuple[Array, Batch]) -> tuple[Any, None]:
+        index, part = index_and_part
+        return jax.tree.map(jnp.add, total, gradient_of(params, part, jax.random.fold_in(key, index))), None
+
+    parts = (jnp.arange(microbatches), jax.tree.map(split, batch))
+    shapes = jax.eval_shape(gradient_of, params, jax.tree.map(lambda x: x[0], parts[1]), key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def make_eval_step(
+    model: Transformer, objective: Objective, table: TokenTable, batch_size: int, seed: int = 0
+) -> EvalStep:
+    """The function (params, rows, index) -> sums. Its noise depends on `index`, the number of the batch, alone.
+
+    Rows that are not "valid" count nothing. Beside the loss's sums: "correct", targets that the most likely token
+    meets, and "bytes" of text that the targets stand for.
+    """
+    eval_key = jax.random.fold_in(jax.random.key(seed), 1)
+
+    def eval_step(params: Any, rows: Row, index: Array) -> Sums:
+        rows = dict(rows)
+        valid = rows.pop("valid")
+        batch = make_batch(objective, example_keys(eval_key, index, batch_size), rows, table)
+        batch = batch.replace(weights=batch.weights * valid[:, None])
+        logits = model.apply({"params": params}, batch, deterministic=True)
+        correct = (jnp.argmax(logits, axis=-1) == batch.targets) * batch.weights
+        num_bytes = jnp.asarray(table.num_bytes)[batch.targets] * batch.weights
+        return token_sums(logits, batch) | {"correct": jnp.sum(correct), "bytes": jnp.sum(num_bytes)}
+
+    return eval_step
