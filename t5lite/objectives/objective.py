@@ -46,6 +46,15 @@ class Objective:
     segments: bool = False
     predicts_text: bool = False
 
+    def row_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the int32 arrays that a batch of rows consists of."""
+        if self.rows == "pairs":
+            lengths = {"inputs": self.inputs_length, "targets": self.targets_length}
+            lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
+        else:
+            lengths = {"tokens": self.window} | ({"segment_ids": self.window} if self.segments else {})
+        return {name: (batch_size, length) for name, length in lengths.items()}
+
 
 def example_keys(seed_key: Array, step: Array, batch_size: int) -> Array:
     """Keys [B] of the examples of `step`, folded from the place of each in the whole run."""

@@ -1,0 +1,57 @@
+"""How long a run is: its budget, in whatever unit, as a number of steps.
+
+Steps, tokens and FLOPs are arithmetic. Minutes are measured once, on a copy of the training that is thrown away, and the
+number of steps is written to workdir/budget.json: from then on schedules depend on steps alone.
+"""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+FILE = "budget.json"
+PROBE_SECONDS, PROBE_STEPS = 10.0, 5
+
+
+def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) -> int | None:
+    """Steps of a budget in steps, tokens (all places of a batch, padding counted) or FLOPs; None for minutes."""
+    if budget.steps is not None:
+        return budget.steps
+    if budget.tokens is not None:
+        return max(1, math.ceil(budget.tokens / tokens_per_step))
+    if budget.flops is not None:
+        return max(1, math.ceil(budget.flops / flops_per_step))
+    return None
+
+
+def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int:
+    """Steps in `minutes`, as recorded in `workdir` or else from `measure()`, the seconds of a step."""
+    path = workdir / FILE
+    if path.exists():
+        recorded = json.loads(path.read_text())
+        if recorded["minutes"] == minutes:
+            return recorded["steps"]
+    seconds = measure()
+    steps = max(1, round(60 * minutes / seconds))
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"minutes": minutes, "seconds_per_step": seconds, "steps": steps}) + "\n")
+    temporary.replace(path)
+    return steps
+
+
+def seconds_per_step(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, rows: Any) -> float:
+    """The median time of a compiled step, after one that warms up. The state is donated, step by step."""
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < PROBE_STEPS + 1 or time.perf_counter() - start < PROBE_SECONDS:
+        before = time.perf_counter()
+        state, metrics = step(state, rows)
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - before)
+    return statistics.median(times[1:])

@@ -1,0 +1,174 @@
+"""The one loop, for every stage: step after step until the budget is spent, with logs, evaluations and checkpoints.
+
+It knows nothing of files of text: `rows(step)` gives the rows of a step, wherever they come from. The metrics of a step
+are read while the next one runs, so the device never waits for the host.
+"""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from t5lite.progress import progress
+from t5lite.training.checkpoint import Checkpoints
+from t5lite.training.metrics import MetricsLog
+from t5lite.training.step import TrainState
+from t5lite.training.trainer import Trainer
+
+RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its last step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """When to do what, in steps. flops_per_step: of the model, for the log; peak_flops: of all devices, 0: unknown."""
+
+    total_steps: int
+    log_every: int
+    save_every: int
+    evaluate_every: int | None
+    flops_per_step: float
+    peak_flops: float
+
+
+@dataclasses.dataclass
+class Progress:
+    """What adds up over restarts, saved with each checkpoint. tokens: without padding. seconds: of the loop's clock."""
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append themselves to. A second SIGINT interrupts at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_loop(
+    trainer: Trainer,
+    state: TrainState,
+    batches: Iterator[Any],
+    settings: LoopSettings,
+    done: Progress,
+    log: MetricsLog,
+    checkpoints: Checkpoints,
+    evaluate: Callable[[TrainState, int], None],
+    title: str,
+) -> TrainState:
+    """Train from `state` to the last step; `batches` yields the rows of each remaining step, placed on the mesh.
+
+    `evaluate(state, step)` writes its own metrics. Raises Interrupted, with the last step saved, after a signal.
+    """
+    first = int(state.step)
+    meter = _Meter(settings, done, log, trainer)
+    pending: tuple[int, Any] | None = None
+    with progress(title, settings.total_steps, done=first) as advance, stop_signals() as signals:
+        for step in range(first + 1, settings.total_steps + 1):
+            rows = meter.wait_for(batches)
+            state, metrics = trainer.step(state, rows)
+            if pending is not None:
+                advance(1, note=meter.read(*pending))
+            pending = (step, metrics)
+            last = step == settings.total_steps
+            evaluates = last or (settings.evaluate_every is not None and step % settings.evaluate_every == 0)
+            saves = last or step % settings.save_every == 0 or bool(signals)
+            if evaluates or saves:
+                advance(1, note=meter.read(*pending))
+                pending = None
+            if evaluates:
+                meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
+            if saves:
+                log.sync()
+                meter.apart(lambda: checkpoints.save(state, dataclasses.asdict(done)))  # noqa: B023
+            if signals and not last:
+                checkpoints.wait()
+                raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
+    checkpoints.wait()
+    return state
+
+
+class _Meter:
+    """Reads a step's metrics, adds them up in `done`, and writes the log's lines with rates."""
+
+    def __init__(self, settings: LoopSettings, done: Progress, log: MetricsLog, trainer: Trainer):
+        self.settings, self.done, self.log, self.trainer = settings, done, log, trainer
+        self.last_read = time.perf_counter()
+        self.since = self._zero()
+        self.waited = 0.0
+
+    @staticmethod
+    def _zero() -> dict[str, float]:
+        return {"steps": 0, "tokens": 0.0, "seconds": 0.0, "input_wait": 0.0}
+
+    def wait_for(self, batches: Iterator[Any]) -> Any:
+        """The next batch, and the time it was waited for."""
+        start = time.perf_counter()
+        rows = next(batches)
+        self.waited += time.perf_counter() - start
+        return rows
+
+    def apart(self, work: Callable[[], Any]) -> None:
+        """Do what is not training; it counts as the run's time, not as a step's."""
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start
+        self.done.seconds += seconds
+        self.last_read += seconds
+
+    def read(self, step: int, metrics: Any) -> str:
+        """Wait for the metrics of `step`, log them if it is time, and return a note for the progress bar."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.perf_counter()
+        seconds, self.last_read = now - self.last_read, now
+        self.done.tokens += values["tokens"]
+        self.done.seconds += seconds
+        self.since["steps"] += 1
+        self.since["tokens"] += values["tokens"]
+        self.since["seconds"] += seconds
+        self.since["input_wait"] += self.waited
+        self.waited = 0.0
+        settings = self.settings
+        if step % settings.log_every == 0 or step in (1, settings.total_steps):
+            self._write(step, values)
+        return f"loss {values['loss']:.3f}"
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        since, self.since = self.since, self._zero()
+        seconds = max(since["seconds"], 1e-9)
+        line = {
+            "loss": values["loss"],
+            "learning_rate": float(self.trainer.schedule(step - 1)),
+            "grad_norm": values["grad_norm"],
+            "tokens": int(self.done.tokens),
+            "tokens_per_second": since["tokens"] / seconds,
+            "step_ms": 1000 * seconds / since["steps"],
+            "input_wait": since["input_wait"] / seconds,
+            "padding": 1 - values["tokens"] / values["places"],
+        }
+        if self.settings.peak_flops:
+            line["mfu"] = self.settings.flops_per_step * since["steps"] / seconds / self.settings.peak_flops
+        self.log.write(step, "train", line)

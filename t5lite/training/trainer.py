@@ -1,0 +1,124 @@
+"""A compiled train step with everything it needs: mesh, optimizer, schedule, shardings.
+
+    trainer = make_trainer(config, model, objective, table, total_steps)
+    state = trainer.init()
+    state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
+
+The step is compiled ahead of time: rows of another shape are an error, never a second compilation.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import Objective, example_keys, make_batch
+from t5lite.training.optimizer import make_optimizer
+from t5lite.training.schedules import Schedule, make_schedule
+from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
+from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
+from t5lite.vocabulary import TokenTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """shapes, shardings: of the TrainState. step: compiled, donates the state. init: makes the state in place."""
+
+    mesh: Mesh
+    schedule: Schedule
+    shapes: TrainState
+    shardings: TrainState
+    init: Callable[[], TrainState]
+    step: TrainStep
+    memory_bytes: int
+
+
+def batch_shapes(objective: Objective, batch_size: int, table: TokenTable) -> Batch:
+    """The Batch of `objective` as jax.ShapeDtypeStruct."""
+
+    def make(rows: Any) -> Batch:
+        return make_batch(objective, example_keys(jax.random.key(0), jnp.int32(0), batch_size), rows, table)
+
+    return jax.eval_shape(make, _row_structs(objective, batch_size))
+
+
+def _row_structs(objective: Objective, batch_size: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
+    shapes = objective.row_shapes(batch_size)
+    return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name, shape in shapes.items()}
+
+
+def make_trainer(
+    config: ConfigDict, model: Transformer, objective: Objective, table: TokenTable, total_steps: int
+) -> Trainer:
+    """Lay `config`'s training out over its mesh and compile the step. Raises UserError where something cannot fit."""
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check_batch(config.batch_size, config.microbatches, mesh)
+    schedule = make_schedule(config.schedule, total_steps)
+    batch = batch_shapes(objective, config.batch_size, table)
+    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    optimizer = make_optimizer({**config.optimizer, "trainable": config.trainable}, schedule, params)
+    settings = StepSettings(
+        config.batch_size, config.microbatches, config.seed, config.loss.label_smoothing, config.loss.z_loss
+    )
+
+    def init() -> TrainState:
+        # Two rows are enough to make parameters, and keep the arrays of the tracing small.
+        zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
+        return init_state(model, optimizer, zeros, config.seed)
+
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(shapes, mesh, params)
+    step = jax.jit(
+        make_train_step(model, objective, table, optimizer, settings),
+        donate_argnums=0,
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+    )
+    placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    with jax.set_mesh(mesh):
+        compiled = step.lower(placed, _row_structs(objective, config.batch_size, batch_sharding(mesh))).compile()
+    return Trainer(
+        mesh=mesh,
+        schedule=schedule,
+        shapes=shapes,
+        shardings=shardings,
+        init=_under(mesh, jax.jit(init, out_shardings=shardings)),
+        step=compiled,
+        memory_bytes=_memory_bytes(compiled),
+    )
+
+
+def _under(mesh: Mesh, function: Callable) -> Callable:
+    @functools.wraps(function)
+    def wrapped(*args: Any) -> Any:
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    return wrapped
+
+
+def compile_eval_step(model: Transformer, objective: Objective, table: TokenTable, batch_size: int, mesh: Mesh) -> Callable:
+    """The jitted evaluation step, (params, rows, index) -> sums; rows are placed on `mesh` by the caller."""
+    step = make_eval_step(model, objective, table, batch_size)
+    return _under(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
+
+
+def _memory_bytes(compiled: Any) -> int:
+    """What the compiled step holds on a device: its arguments, outputs that are new, and temporaries."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return held + analysis.temp_size_in_bytes
+
+
+def peak_bytes(trainer: Trainer) -> int:
+    """Peak memory of one device in bytes: what it counted, or what the compiler planned where it counts nothing."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return int(stats.get("peak_bytes_in_use", trainer.memory_bytes))
