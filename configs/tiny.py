@@ -1,7 +1,7 @@
 """The small network of the examples and benchmarks: any objective on any architecture, on one machine.
 
-    python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
-    python -m t5lite.train --config configs/tiny.py:architecture=decoder,objective=causal_lm --workdir runs/tiny_lm
+python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
+python -m t5lite.train --config configs/tiny.py:architecture=decoder,objective=causal_lm --workdir runs/tiny_lm
 """
 
 from t5lite.config import base_config, parse_arg

@@ -1,10 +1,10 @@
 """What the verbs share: parsing a command line, the state of JAX, and how a user's mistake ends.
 
-    @verb
-    def main(argv): ...
+@verb
+def main(argv): ...
 
-    if __name__ == "__main__":
-        main()
+if __name__ == "__main__":
+    main()
 """
 
 import argparse

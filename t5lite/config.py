@@ -26,101 +26,127 @@ def _optional(kind: type) -> Any:
 
 def base_config() -> ConfigDict:
     """All fields of a run. Lengths are in tokens, rates per step, `budget` has exactly one field set."""
-    config = ConfigDict({
-        "name": "",
-        "seed": 0,
-        "tokenizer": {
-            "path": _optional(str),  # a .model file, a run's workdir, hf:DIR; None: train one, or that of `init_from`
-            "vocab_size": 8000,  # pieces, when one is trained
-            "sentinels": 100,
-            "specials": (),  # further special tokens above the sentinels
-            "sample_bytes": 10_000_000,  # text that the tokenizer is trained on
-        },
-        "data": {
-            "train": {
-                "source": _optional(str),
-                "split": _optional(str),
-                "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
-                "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
-                "mixture": {},  # NAME: {source, weight, split}, instead of `source`
+    config = ConfigDict(
+        {
+            "name": "",
+            "seed": 0,
+            "tokenizer": _tokenizer(),
+            "data": _data(),
+            "objective": _objective(),
+            "model": _model(),
+            "optimizer": _optimizer(),
+            "schedule": _schedule(),
+            "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
+            "batch_size": 8,
+            "microbatches": 1,
+            "budget": {
+                "steps": _optional(int),
+                "tokens": _optional(float),
+                "flops": _optional(float),
+                "minutes": _optional(float),
             },
-            "validation": {"source": _optional(str), "split": _optional(str)},
-            "labels": _optional(bool),  # targets are labels of a closed set; None: decided from the training targets
-        },
-        "objective": {
-            "name": "span_corruption",
-            "inputs_length": 512,
-            "targets_length": _optional(int),  # for pairs; elsewhere it follows
-            "noise_density": 0.15,
-            "mean_noise_span_length": 3.0,
-            "segments": True,  # causal LM: attention and loss stay inside a document
-            "pack": True,  # pairs: several to a row
-            "prefix_attention": False,  # pairs on a decoder: inputs see each other in both directions
-        },
-        "model": {
-            "architecture": "encoder_decoder",
-            "num_encoder_layers": 4,
-            "num_decoder_layers": 4,
-            "vocab_size": _optional(int),  # rows of the embedding; None: the vocabulary, to a multiple of 128
-            "d_model": 256,
-            "d_ff": 512,
-            "num_heads": 4,
-            "head_dim": 64,
-            "positions": _optional(str),  # None: relative_bias, or rotary on a decoder
-            "activation": "geglu",
-            "tie_embeddings": True,
-            "dropout": 0.0,
-            "dtype": "float32",
-            "attention": "auto",
-            "remat": "none",
-            "scan_layers": False,
-        },
-        "optimizer": {
-            "name": "adamw",
-            "b1": _optional(float),  # None, here and below: the method's own
-            "b2": _optional(float),
-            "epsilon": _optional(float),
-            "momentum": _optional(float),
-            "weight_decay": 0.0,
-            "clip_norm": 1.0,  # of all gradients together; 0: off
-            "min_size_to_factor": 128,
-            "adam_rate": 1.0,  # muon: the rate of what Adam updates, as a multiple of the schedule's
-            "rate_multipliers": _optional(tuple),  # ((regex, multiplier), …)
-            "weight_decay_multipliers": _optional(tuple),
-        },
-        "schedule": {
-            "name": "constant",
-            "rate": 1e-3,
-            "warmup_steps": 0,
-            "final_fraction": 0.0,
-            "decay_fraction": 0.2,
-            "decay_shape": "1-sqrt",
-        },
-        "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
-        "batch_size": 8,
-        "microbatches": 1,
-        "budget": {
-            "steps": _optional(int),
-            "tokens": _optional(float),
-            "flops": _optional(float),
-            "minutes": _optional(float),
-        },
-        "eval": {
-            "every_steps": _optional(int),  # None: at the end only
-            "rows": 256,  # windows of held-out text, or pairs
-            "batch_size": _optional(int),  # None: that of training
-            "generate_rows": 256,  # pairs whose targets are also generated, for exact match
-            "max_new_tokens": _optional(int),  # None: the targets' length
-        },
-        "checkpoint": {"every_steps": 1000, "keep": 2},
-        "log_every_steps": 10,
-        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-        "init_from": _optional(str),
-        "trainable": _optional(tuple),  # ((regex, bool), …); None: everything
-        "deterministic": False,
-    })
+            "eval": {
+                "every_steps": _optional(int),  # None: at the end only
+                "rows": 256,  # windows of held-out text, or pairs
+                "batch_size": _optional(int),  # None: that of training
+                "generate_rows": 256,  # pairs whose targets are also generated, for exact match
+                "max_new_tokens": _optional(int),  # None: the targets' length
+            },
+            "checkpoint": {"every_steps": 1000, "keep": 2},
+            "log_every_steps": 10,
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "init_from": _optional(str),
+            "trainable": _optional(tuple),  # ((regex, bool), …); None: everything
+            "deterministic": False,
+        }
+    )
     config.lock()
     return config
+
+
+def _tokenizer() -> dict[str, Any]:
+    return {
+        "path": _optional(str),  # a .model file, a run's workdir, hf:DIR; None: train one, or that of `init_from`
+        "vocab_size": 8000,  # pieces, when one is trained
+        "sentinels": 100,
+        "specials": (),  # further special tokens above the sentinels
+        "sample_bytes": 10_000_000,  # text that the tokenizer is trained on
+    }
+
+
+def _data() -> dict[str, Any]:
+    return {
+        "train": {
+            "source": _optional(str),
+            "split": _optional(str),
+            "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
+            "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
+            "mixture": {},  # NAME: {source, weight, split}, instead of `source`
+        },
+        "validation": {"source": _optional(str), "split": _optional(str)},
+        "labels": _optional(bool),  # targets are labels of a closed set; None: decided from the training targets
+    }
+
+
+def _objective() -> dict[str, Any]:
+    return {
+        "name": "span_corruption",
+        "inputs_length": 512,
+        "targets_length": _optional(int),  # for pairs; elsewhere it follows
+        "noise_density": 0.15,
+        "mean_noise_span_length": 3.0,
+        "segments": True,  # causal LM: attention and loss stay inside a document
+        "pack": True,  # pairs: several to a row
+        "prefix_attention": False,  # pairs on a decoder: inputs see each other in both directions
+    }
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "architecture": "encoder_decoder",
+        "num_encoder_layers": 4,
+        "num_decoder_layers": 4,
+        "vocab_size": _optional(int),  # rows of the embedding; None: the vocabulary, to a multiple of 128
+        "d_model": 256,
+        "d_ff": 512,
+        "num_heads": 4,
+        "head_dim": 64,
+        "positions": _optional(str),  # None: relative_bias, or rotary on a decoder
+        "activation": "geglu",
+        "tie_embeddings": True,
+        "dropout": 0.0,
+        "dtype": "float32",
+        "attention": "auto",
+        "remat": "none",
+        "scan_layers": False,
+    }
+
+
+def _optimizer() -> dict[str, Any]:
+    return {
+        "name": "adamw",
+        "b1": _optional(float),  # None, here and below: the method's own
+        "b2": _optional(float),
+        "epsilon": _optional(float),
+        "momentum": _optional(float),
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,  # of all gradients together; 0: off
+        "min_size_to_factor": 128,
+        "adam_rate": 1.0,  # muon: the rate of what Adam updates, as a multiple of the schedule's
+        "rate_multipliers": _optional(tuple),  # ((regex, multiplier), …)
+        "weight_decay_multipliers": _optional(tuple),
+    }
+
+
+def _schedule() -> dict[str, Any]:
+    return {
+        "name": "constant",
+        "rate": 1e-3,
+        "warmup_steps": 0,
+        "final_fraction": 0.0,
+        "decay_fraction": 0.2,
+        "decay_shape": "1-sqrt",
+    }
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -249,7 +275,9 @@ def check(config: ConfigDict) -> None:
         f"{config.microbatches} do not divide the batch of {config.batch_size}",
     )
     budgets = {name: value for name, value in config.budget.items() if value is not None}
-    require(len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}")
+    require(
+        len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}"
+    )
     for name, value in budgets.items():
         require(value > 0, f"budget.{name}", f"must be positive, is {value}")
     for name in ("every_steps", "keep"):

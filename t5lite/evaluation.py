@@ -7,16 +7,11 @@ of the encoder an example:
     exact_match          the greedily generated target is the given one, on `eval.generate_rows` pairs
 """
 
-import functools
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from t5lite.data.rows import PackedPairs, Rows
 from t5lite.experiment import Experiment
 from t5lite.training.metrics import Metrics, from_sums
 from t5lite.training.sharding import put_batch

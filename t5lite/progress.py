@@ -28,7 +28,13 @@ def progress(title: str, total: float, done: float = 0, show_count: bool = True)
     """Show work of `total` units, `done` of them already. The block calls `advance(units, note="")` as it goes."""
     if sys.stderr.isatty():
         count = [MofNCompleteColumn()] if show_count else [TaskProgressColumn()]
-        columns = [TextColumn("{task.description}"), BarColumn(), *count, TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *count,
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(title, total=total, completed=done, note="")
 
@@ -48,6 +54,8 @@ def progress(title: str, total: float, done: float = 0, show_count: bool = True)
         if now - last >= SECONDS_BETWEEN_LINES and done > first:
             last = now
             left = (total - done) * (now - start) / (done - first)
-            print(f"{title}: {100 * done / total:.0f} %, {duration(max(left, 0))} left  {note}".rstrip(), file=sys.stderr)
+            print(
+                f"{title}: {100 * done / total:.0f} %, {duration(max(left, 0))} left  {note}".rstrip(), file=sys.stderr
+            )
 
     yield advance

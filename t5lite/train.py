@@ -1,6 +1,6 @@
 """Train: from a config to a workdir with checkpoints, metrics and a result. The same command goes on where it stopped.
 
-    python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
+python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
 """
 
 import contextlib
@@ -198,7 +198,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Train the config at --config in --workdir, and print where the result lies."""
     parser = cli.parser("train", __doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run; its own checkpoint is gone on with")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="folder of the run; its own checkpoint is gone on with"
+    )
     arguments, config = cli.parse_with_config(parser, argv)
     cli.start_jax(config.deterministic)
     try:

@@ -70,7 +70,9 @@ def open_dataset(config: ConfigDict, supervised: bool, given_tokenizer: Path | N
     train, heldout, identity = {}, {}, {"tokenizer": tokenizer.sha256}
     for name, member in members.items():
         own = _own_validation(member) if validation.source is None else None
-        folder = build(_open(member.source, columns, member.split or "train"), validation.source is None and own is None)
+        folder = build(
+            _open(member.source, columns, member.split or "train"), validation.source is None and own is None
+        )
         train[name], identity[name] = Span.whole(TokenStore(folder / "train")), folder.name
         if train[name].store.num_documents == 0:
             raise UserError(f"data.train: {member.source} has no text")
@@ -151,7 +153,9 @@ def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = No
     }
     folder = cache_dir() / "tokenizers" / fingerprint(facts)
     if not folder.is_dir():
-        with progress("reading text for the tokenizer", sum(s.num_bytes() or 0 for s in sources), show_count=False) as advance:
+        with progress(
+            "reading text for the tokenizer", sum(s.num_bytes() or 0 for s in sources), show_count=False
+        ) as advance:
             chunks = sample_chunks(_texts(sources, supervised, advance), fields.sample_bytes)
         with progress(f"training a tokenizer of {fields.vocab_size} pieces", 1, show_count=False) as advance:
             tokenizer = train_tokenizer(chunks, fields.vocab_size, fields.sentinels, fields.specials)
@@ -163,7 +167,9 @@ def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = No
 
 def _texts(sources: Iterable[Source], supervised: bool, advance: Callable[[int], None]) -> Iterator[str]:
     for source in sources:
-        parts = (text for pair in source.pairs() for text in pair) if supervised else (f.text for f in source.fragments())
+        parts = (
+            (text for pair in source.pairs() for text in pair) if supervised else (f.text for f in source.fragments())
+        )
         for text in parts:
             advance(len(text))
             yield text

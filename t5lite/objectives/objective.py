@@ -1,8 +1,8 @@
 """Objectives: pure functions (key, row, token table) -> Example, and the sizes that follow from their settings.
 
-Most denoisers are a line in `DENOISERS`: a mask, a rule for the inputs, a rule for the targets. An objective says what
-rows it wants of the data (`rows`, `window`, `with_eos`, `segments`) and how long its sides are; all of it is known before
-the first step, so a setting that cannot work is refused when the objective is made.
+Most denoisers are a line in `DENOISERS`: a mask, a rule for the inputs, a rule for the targets. An objective says
+what rows it wants of the data (`rows`, `window`, `with_eos`, `segments`) and how long its sides are; all of it is known
+before the first step, so a setting that cannot work is refused when the objective is made.
 
     objective = make_objective(config.objective, "encoder_decoder", vocabulary)
     batch = make_batch(objective, keys, rows, table)          # inside the jitted step

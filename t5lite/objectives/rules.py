@@ -10,8 +10,8 @@ For tokens 10 … 15, mask T T F F T F and V = 1000:
     nonnoise_span_to_same_sentinel       10 11 999 14 999
     drop_nonnoise                        10 11 14
 
-A rule maps (tokens int32 [L], mask bool [L], V) to (new tokens [L], which of them to keep [L]); `compact` moves the kept
-ones to the front. Source: text-to-text-transfer-transformer, t5/data/preprocessors.py.
+A rule maps (tokens int32 [L], mask bool [L], V) to (new tokens [L], which of them to keep [L]); `compact` moves the
+kept ones to the front. Source: text-to-text-transfer-transformer, t5/data/preprocessors.py.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """How long a run is: its budget, in whatever unit, as a number of steps.
 
-Steps, tokens and FLOPs are arithmetic. Minutes are measured once, on a copy of the training that is thrown away, and the
-number of steps is written to workdir/budget.json: from then on schedules depend on steps alone.
+Steps, tokens and FLOPs are arithmetic. Minutes are measured once, on a copy of the training that is thrown away, and
+the number of steps is written to workdir/budget.json: from then on schedules depend on steps alone.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Cross entropy as sums: what accumulates over microbatches, hosts and validation batches, divided once at the end.
 
-    sums = token_sums(logits, batch, ...)      {"objective", "nll", "weight"}, float32 scalars
-    loss = sums["nll"] / sums["weight"]        nats a target token
+sums = token_sums(logits, batch, ...)      {"objective", "nll", "weight"}, float32 scalars
+loss = sums["nll"] / sums["weight"]        nats a target token
 """
 
 import jax

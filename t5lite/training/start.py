@@ -1,8 +1,8 @@
 """How a run finds its weights: its own checkpoint, else another run's parameters, else none.
 
-    1. workdir/checkpoints   everything: parameters, optimizer, step, what was spent
-    2. init_from             parameters only; optimizer and schedule start at step 0
-    3. scratch
+1. workdir/checkpoints   everything: parameters, optimizer, step, what was spent
+2. init_from             parameters only; optimizer and schedule start at step 0
+3. scratch
 """
 
 import dataclasses

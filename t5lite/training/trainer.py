@@ -103,7 +103,9 @@ def _under(mesh: Mesh, function: Callable) -> Callable:
     return wrapped
 
 
-def compile_eval_step(model: Transformer, objective: Objective, table: TokenTable, batch_size: int, mesh: Mesh) -> Callable:
+def compile_eval_step(
+    model: Transformer, objective: Objective, table: TokenTable, batch_size: int, mesh: Mesh
+) -> Callable:
     """The jitted evaluation step, (params, rows, index) -> sums; rows are placed on `mesh` by the caller."""
     step = make_eval_step(model, objective, table, batch_size)
     return _under(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))

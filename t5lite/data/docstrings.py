@@ -1,0 +1,88 @@
+"""Docstrings out of Python source, by parsing alone: nothing is imported and nothing is run.
+
+This file is also the program of the scan's child processes (see `pydocs_corpus.scan`), so it imports the standard
+library only and starts in a few milliseconds. A child reads a JSON list of files on stdin, `[[path, module], …]`, and
+prints a JSON list of docstrings, `[[module, qualified name, text], …]`:
+
+    [["/usr/lib/python3.12/bisect.py", "bisect"]]
+    [["bisect", "", "Bisection algorithms."], ["bisect", "insort_right", "Insert item x in list a, …"]]
+"""
+
+import ast
+import inspect
+import json
+import re
+import sys
+import tokenize
+import warnings
+from collections.abc import Iterator
+
+Docstring = tuple[str, str, str]  # module, qualified name ("" for the module itself), text
+
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def extract_docstrings(path: str, module: str) -> list[Docstring]:
+    """The docstrings of one source file, in the order they stand there, cleaned as `inspect.getdoc` would.
+
+    Docstrings of modules, classes and functions are taken, and those that numpy and scipy attach to compiled objects
+    through calls such as `add_newdoc("numpy._core.multiarray", "ndarray", ("sort", "…"))`; such a one belongs to the
+    module that the call names. A file that cannot be read, decoded or parsed has none.
+    """
+    try:
+        with tokenize.open(path) as file:  # decodes as the interpreter would: by BOM or coding line
+            source = file.read()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's code
+            tree = ast.parse(source)
+        found = list(_walk(tree, module, ""))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return [(where, name, _clean(text)) for where, name, text in found]
+
+
+def _clean(text: str) -> str:
+    return _LONE_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", inspect.cleandoc(text)).strip()
+
+
+def _walk(node: ast.AST, module: str, qualname: str) -> Iterator[Docstring]:
+    """Docstrings of `node` and of the definitions inside it, however deep in if and try blocks they stand."""
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    if documented and (text := ast.get_docstring(node, clean=False)):
+        yield module, qualname, text
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _walk(child, module, f"{qualname}.{child.name}" if qualname else child.name)
+        elif isinstance(child, ast.Expr):
+            yield from _added_docstrings(child.value, module)
+        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _walk(child, module, qualname)
+
+
+def _added_docstrings(call: ast.expr, module: str) -> Iterator[Docstring]:
+    """Docstrings in `add_newdoc(place, name, doc)`, where doc is text, (member, text) or a list of such pairs."""
+    if not isinstance(call, ast.Call) or len(call.args) < 2:
+        return
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if not function.startswith("add_newdoc"):
+        return
+    *heads, docs = call.args
+    names = [head.value for head in heads if isinstance(head, ast.Constant) and isinstance(head.value, str)]
+    if len(names) > 1:
+        module, *names = names
+    pairs = docs.elts if isinstance(docs, ast.List) else [docs]
+    for pair in pairs:
+        parts = pair.elts if isinstance(pair, ast.Tuple) else [pair]
+        texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        if texts and len(texts) == len(parts):
+            yield module, ".".join(names + texts[:-1]), texts[-1]
+
+
+def main() -> None:
+    sys.setrecursionlimit(5000)
+    files = json.load(sys.stdin)
+    json.dump([docstring for path, module in files for docstring in extract_docstrings(path, module)], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Duplicates that would leak from a training split into a held-out one, found exactly and removed.
+
+Two texts are near duplicates when at least half of the runs of three words that either has are in both (a Jaccard
+similarity of 0.5 of their shingles). The comparison is exact, one sparse matrix product a pair of splits, so no near
+duplicate slips through as it may with MinHash; 30,000 docstrings take a few seconds.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+SIMILARITY = 0.5
+WORDS_PER_SHINGLE = 3
+_ROWS_PER_PRODUCT = 256  # bounds the memory of one block of the product
+
+_WORD = re.compile(r"\w+")
+
+
+def normalised(text: str) -> str:
+    """`text` in lower case with single spaces: what two exact duplicates share."""
+    return " ".join(text.lower().split())
+
+
+def without_leaks(texts: Sequence[str], splits: Sequence[str], order: Sequence[str]) -> np.ndarray:
+    """Which of `texts` to keep, as a bool array, so that no duplicate stands in two splits.
+
+    Of exact duplicates the first is kept, in the `order` of splits and then of texts. A text with a near duplicate
+    in an earlier split of `order` goes. Near duplicates inside one split stay.
+
+        without_leaks(["a b c d", "A b  c d", "a b c d"], ["train", "train", "test"], ["train", "test"])
+        -> [True, False, False]
+    """
+    rank = np.array([order.index(split) for split in splits], dtype=int)
+    keep = np.zeros(len(texts), dtype=bool)
+    seen: set[str] = set()
+    for index in np.argsort(rank, kind="stable"):
+        key = normalised(texts[index])
+        keep[index] = key not in seen
+        seen.add(key)
+
+    shingles_NxS = _shingle_matrix(texts)
+    for place in range(1, len(order)):
+        held_out = np.flatnonzero(keep & (rank == place))
+        earlier = np.flatnonzero(keep & (rank < place))
+        keep[held_out[_resembles_any(shingles_NxS[held_out], shingles_NxS[earlier])]] = False
+    return keep
+
+
+def _shingle_matrix(texts: Sequence[str]) -> sparse.csr_array:
+    """A 0/1 matrix, one row a text, one column a distinct run of three words; a shorter text is one run."""
+    vocabulary: dict[str, int] = {}
+    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+    runs = []
+    for text in texts:
+        words = _WORD.findall(text.lower()) or [text]
+        words += [""] * (WORDS_PER_SHINGLE - len(words))
+        ids = np.array([vocabulary.setdefault(word, len(vocabulary) + 1) for word in words], dtype=np.uint64)
+        # A hash of each run: ids times odd factors, modulo 2**64. A collision would need luck of 1 in 2**40.
+        products = ids * factors[:, None]
+        count = len(ids) - WORDS_PER_SHINGLE + 1
+        runs.append(np.unique(sum(products[place, place : place + count] for place in range(WORDS_PER_SHINGLE))))
+    lengths = np.array([len(run) for run in runs], dtype=np.int64)
+    _, columns = np.unique(np.concatenate([*runs, np.empty(0, np.uint64)]), return_inverse=True)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ones = np.ones(len(columns), dtype=np.int32)
+    return sparse.csr_array((ones, columns, offsets), shape=(len(texts), int(columns.max(initial=0)) + 1))
+
+
+def _resembles_any(left_LxS: sparse.csr_array, right_RxS: sparse.csr_array) -> np.ndarray:
+    """For each row of `left`, whether a row of `right` is its near duplicate."""
+    found = np.zeros(left_LxS.shape[0], dtype=bool)
+    left_sizes, right_sizes = left_LxS.sum(axis=1), right_RxS.sum(axis=1)
+    right_SxR = right_RxS.T.tocsr()
+    for start in range(0, left_LxS.shape[0], _ROWS_PER_PRODUCT):
+        shared = (left_LxS[start : start + _ROWS_PER_PRODUCT] @ right_SxR).tocoo()
+        rows, columns = shared.row + start, shared.col
+        union = left_sizes[rows] + right_sizes[columns] - shared.data
+        found[rows[shared.data >= SIMILARITY * union]] = True
+    return found

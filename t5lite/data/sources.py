@@ -1,0 +1,61 @@
+"""Where documents come from: one line of a config, opened.
+
+    files:data/*.txt,more/**/*.jsonl.gz     files (see files.py for the formats)
+    tfds:wikipedia/20230601.en:1.0.0        a TFDS dataset, its config and version optional (see tfds_source.py)
+    pydocs/science                          docstrings installed with t5lite (see pydocs.py); pydocs is pydocs/general
+
+A source gives documents as fragments, `Fragment(text, ends_document)`, or supervised pairs, `(inputs, targets)`, a
+fingerprint of its contents for the cache, and about how many bytes of text are to come, for a progress bar. Nothing
+is downloaded or prepared before the first read.
+"""
+
+from t5lite.data.files import Columns, FileSource, Fragment, find_files
+from t5lite.data.tfds_source import RecordSource, pydocs_source, tfds_source, tfds_splits
+from t5lite.errors import UserError
+
+__all__ = ["Columns", "Fragment", "Source", "available_splits", "open_source"]
+
+Source = FileSource | RecordSource
+
+
+def open_source(spec: str, columns: Columns | None = None, split: str = "train") -> Source:
+    """The source that `spec` names. A files: source ignores `split`.
+
+    Raises UserError for a spec that is not understood, a pattern without files, an unknown dataset, config or split.
+    """
+    kind, rest = _parse(spec)
+    columns = columns or Columns()
+    if kind == "files":
+        return FileSource(find_files(rest), columns)
+    if kind == "tfds":
+        return tfds_source(rest, columns, split)
+    return pydocs_source(rest, columns, split)
+
+
+def available_splits(spec: str) -> tuple[str, ...]:
+    """The names of a source's splits; ("train",) for files:. A tfds: dataset is prepared if it was not."""
+    kind, rest = _parse(spec)
+    if kind == "tfds":
+        return tfds_splits(rest)
+    if kind == "pydocs":
+        from t5lite.data import pydocs, pydocs_corpus
+
+        pydocs.check_config(rest)
+        return pydocs_corpus.SPLITS
+    return ("train",)
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    """("files", GLOB), ("tfds", NAME) or ("pydocs", CONFIG)."""
+    spec = spec.strip()
+    if spec == "pydocs":
+        return "pydocs", "general"
+    if spec.startswith("pydocs"):
+        separator, config = spec[6], spec[7:]
+        if separator in "/:":
+            return "pydocs", config
+    for kind in ("files", "tfds"):
+        if spec.startswith(f"{kind}:") and spec[len(kind) + 1 :].strip():
+            return kind, spec[len(kind) + 1 :].strip()
+    hint = f"; did you mean files:{spec}?" if "*" in spec or "." in spec.rpartition("/")[2] else ""
+    raise UserError(f"source {spec!r} is not files:GLOB, tfds:NAME[/CONFIG][:VERSION] or pydocs/CONFIG{hint}")

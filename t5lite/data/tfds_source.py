@@ -1,0 +1,192 @@
+"""Documents and pairs out of TFDS datasets, and out of `pydocs`, read by index from array_record files.
+
+TensorFlow is never imported by t5lite: datasets are prepared with file_format='array_record' and read as data
+sources. A dataset whose own preparing code needs TensorFlow must be prepared where it is installed.
+"""
+
+import contextlib
+import difflib
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from t5lite.data.files import Columns, Fragment, as_text
+from t5lite.errors import UserError, nearest
+
+ROWS_A_READ = 1024  # a read by index costs about 100 µs a record alone, a tenth of it in company
+
+_NAME = re.compile(r"[\w-]+(?:/[\w.+-]+)?(?::[\w.*]+)?")
+
+
+class Records(NamedTuple):
+    """A split's records by index, its bytes where known, and the class names of its labelled columns."""
+
+    rows: Sequence[dict[str, Any]]
+    num_bytes: int | None
+    class_names: dict[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """One split of a prepared dataset. `load` prepares it where needed, not before the first read."""
+
+    name: str
+    facts: dict[str, Any]
+    load: Callable[[], Records]
+    columns: Columns
+
+    def fragments(self) -> Iterator[Fragment]:
+        """The documents' text, one fragment each; empty ones are left out. Raises UserError for a missing column."""
+        for (text,) in self._values([self.columns.text]):
+            if text:
+                yield Fragment(text, True)
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(inputs, targets) of each record, class labels by name. Raises UserError for a missing column."""
+        yield from map(tuple, self._values([self.columns.inputs, self.columns.targets]))
+
+    def _values(self, names: list[str]) -> Iterator[list[str]]:
+        rows, _, class_names = self.load()
+        for start in range(0, len(rows), ROWS_A_READ):
+            indices = range(start, min(start + ROWS_A_READ, len(rows)))
+            for index, record in zip(indices, rows.__getitems__(list(indices)), strict=True):
+                place = f"{self.name}, record {index}"
+                row = {name: _plain(value, class_names.get(name)) for name, value in record.items()}
+                yield [as_text(row, name, place) for name in names]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, version and split; for pydocs the versions of what was read; and the columns."""
+        return {**self.facts, "columns": asdict(self.columns)}
+
+    def num_bytes(self) -> int | None:
+        """About how many bytes of UTF-8 the fragments add up to. Prepares the dataset where needed."""
+        return self.load().num_bytes
+
+
+def _plain(value: Any, names: Sequence[str] | None) -> Any:
+    """A NumPy scalar as a Python one, a class label (-1 where unknown) as its name."""
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def tfds_source(name: str, columns: Columns, split: str) -> RecordSource:
+    """A split of NAME[/CONFIG][:VERSION]; `split` may be a part, such as train[:10%].
+
+    Raises UserError for an unknown dataset here, and on the first read where it cannot be prepared or lacks the split.
+    """
+    builder = _builder(name)
+    full_name = builder.info.full_name
+    load = functools.cache(functools.partial(_load, name, full_name, split))
+    return RecordSource(f"tfds:{full_name}", {"tfds": full_name, "split": split}, load, columns)
+
+
+def tfds_splits(name: str) -> tuple[str, ...]:
+    """The names of the splits of NAME[/CONFIG][:VERSION], which is prepared now if it was not."""
+    return tuple(_prepared(name).info.splits)
+
+
+def pydocs_source(config: str, columns: Columns, split: str) -> RecordSource:
+    """A split of a config of pydocs. Raises UserError for an unknown config or split."""
+    from t5lite.data import pydocs, pydocs_corpus
+
+    pydocs.check_config(config)
+    if split not in pydocs_corpus.SPLITS:
+        raise UserError(f"pydocs/{config} has no split {split!r}; {nearest(split, pydocs_corpus.SPLITS)}")
+
+    def load() -> Records:
+        rows = pydocs.prepare_pydocs(config)[split]
+        return Records(rows, rows.dataset_info.splits[split].num_bytes, {})
+
+    facts = {**pydocs_corpus.corpus_facts(), "config": config, "split": split}
+    return RecordSource(f"pydocs/{config}", facts, functools.cache(load), columns)
+
+
+def _builder(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    if not _NAME.fullmatch(name):
+        raise UserError(f"tfds:{name} is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION")
+    try:
+        with _prints_on_stderr():
+            return tfds.builder(name, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)  # theirs ask the network, through TensorFlow
+        dataset = re.split("[/:]", name)[0]
+        if dataset in known:
+            reason = "no such config or version of it is known or prepared"
+        else:
+            near = difflib.get_close_matches(dataset, known, n=1)  # a list of the thousand known ones helps nobody
+            hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
+            reason = f"TFDS knows no such dataset; {hint}"
+        raise UserError(f"tfds:{name}: {reason}") from error
+    except Exception as error:  # a builder is other people's code, and raises what it likes
+        raise UserError(f"tfds:{name} cannot be opened: {_short(error)}; check its config and version") from error
+
+
+def _prepared(name: str) -> Any:
+    """The builder of a dataset that is downloaded and prepared as array_record now, unless it was.
+
+    Raises UserError where that fails.
+    """
+    import tensorflow_datasets as tfds
+
+    from t5lite.data.pydocs import overtaken
+
+    builder = _builder(name)
+    full_name = builder.info.full_name
+    # Copies prepared in Google's storage are tfrecord files, which only TensorFlow reads.
+    download = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        with _prints_on_stderr():
+            builder.download_and_prepare(file_format="array_record", download_config=download)
+            return builder
+    except ImportError as error:
+        raise UserError(
+            f"tfds:{full_name} cannot be prepared here: {_short(error)}; prepare it with file_format='array_record' "
+            "where that is installed, and point TFDS_DATA_DIR at the folder"
+        ) from error
+    except Exception as error:  # the network, the disk, a builder's own code
+        if overtaken(error):
+            return _builder(name)
+        raise UserError(
+            f"tfds:{full_name} cannot be prepared under {builder.data_dir}: {_short(error)}; check the network and the "
+            "disk, or point TFDS_DATA_DIR at a folder where it is prepared"
+        ) from error
+
+
+def _load(name: str, full_name: str, split: str) -> Records:
+    import tensorflow_datasets as tfds
+
+    builder = _prepared(name)
+    splits = builder.info.splits
+    if split.partition("[")[0] not in splits:
+        raise UserError(f"tfds:{full_name} has no split {split!r}; {nearest(split, splits)}")
+    try:
+        rows = builder.as_data_source(split)
+    except Exception as error:
+        raise UserError(
+            f"tfds:{full_name}, split {split!r} cannot be read as array_record: {_short(error)}; check the split, or "
+            "prepare the dataset with file_format='array_record' in another TFDS_DATA_DIR"
+        ) from error
+    features = builder.info.features
+    labels = {
+        name: feature.names
+        for name, feature in (features.items() if hasattr(features, "items") else ())
+        if isinstance(feature, tfds.features.ClassLabel) and feature.names
+    }
+    return Records(rows, splits[split].num_bytes, labels)
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error, or its type where it says nothing."""
+    lines = str(error).strip().splitlines() or [""]
+    return re.sub(r"^Failed to construct dataset .*?}\": ", "", lines[0])[:200] or type(error).__name__
+
+
+def _prints_on_stderr() -> contextlib.AbstractContextManager:
+    """TFDS prints its progress; stdout is for results."""
+    return contextlib.redirect_stdout(sys.stderr)
