@@ -1,21 +1,28 @@
 """Metrics of parameters on held-out text.
 
-Of every objective: loss, perplexity and token accuracy; bits per byte of language models. Of pairs also, from one pass
-of the encoder an example:
+Of every objective: loss, perplexity and token accuracy; bits per byte of language models. Of pairs also
 
-    accuracy, macro_f1   the most likely of the known labels, where targets are a closed set
+    accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
     exact_match          the greedily generated target is the given one, on `eval.generate_rows` pairs
 """
 
+import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
+from t5lite.data.rows import Rows, clipped, evaluation_rows
+from t5lite.decoding.generate import generate
+from t5lite.decoding.score import score_candidates
 from t5lite.experiment import Experiment
 from t5lite.training.metrics import Metrics, from_sums
 from t5lite.training.sharding import put_batch
 from t5lite.training.trainer import compile_eval_step
+from t5lite.vocabulary import EOS
 
 
 class Evaluator:
@@ -23,23 +30,108 @@ class Evaluator:
 
     def __init__(self, experiment: Experiment, mesh: Mesh):
         self.experiment, self.mesh = experiment, mesh
-        self._batches = experiment.evaluation_rows()
+        self._sources = experiment.validation_sources()
+        self._batch_size = experiment.config.eval.batch_size or experiment.config.batch_size
         self._step = compile_eval_step(
-            experiment.model, experiment.objective, experiment.vocabulary.table, experiment.evaluation_batch_size, mesh
+            experiment.model, experiment.objective, experiment.vocabulary.table, self._batch_size, mesh
         )
 
     def losses(self, params: Any) -> dict[str, Metrics]:
-        """{split: metrics} from sums over each held-out set."""
-        return {name: self._losses(params, batches()) for name, batches in self._batches.items()}
+        """{split: metrics} of each held-out set, with the labels' accuracy where targets are labels."""
+        found = {}
+        for split in self._sources:
+            found[split] = self._losses(params, split)
+            if self.experiment.dataset.labels is not None:
+                found[split] |= self._accuracy(params, split)
+        return found
 
     def all(self, params: Any) -> dict[str, Metrics]:
-        return self.losses(params)
+        """The same, and what has to be generated."""
+        found = self.losses(params)
+        if self.experiment.objective.rows == "pairs":
+            for split in found:
+                found[split]["exact_match"] = self._exact_match(params, split)
+        return found
 
-    def _losses(self, params: Any, batches: Any) -> Metrics:
-        total: dict[str, float] = {}
-        for index, rows in enumerate(batches):
+    def _rows(self, split: str, count: int) -> Iterator[Rows]:
+        return evaluation_rows(self._sources[split], count, self._batch_size)
+
+    def _losses(self, params: Any, split: str) -> Metrics:
+        total: dict[str, Any] = {}
+        for index, rows in enumerate(self._rows(split, self.experiment.config.eval.rows)):
             sums = self._step(params, put_batch(rows, self.mesh), jnp.int32(index))
-            for name, value in sums.items():
-                total[name] = total.get(name, 0.0) + value
-        total = {name: float(value) for name, value in total.items()}
+            total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
+        total = {name: float(value) for name, value in jax.device_get(total).items()}
         return from_sums(total, self.experiment.objective.predicts_text)
+
+    def _accuracy(self, params: Any, split: str) -> Metrics:
+        """Of the label to which the model gives the highest probability among all labels."""
+        experiment = self.experiment
+        labels = label_tokens(experiment)
+        score = functools.partial(
+            score_candidates,
+            experiment.model,
+            params,
+            candidates=labels,
+            prefix_attention=experiment.config.objective.prefix_attention,
+        )
+        gold, chosen = [], []
+        for rows in self._rows(split, experiment.config.eval.rows):
+            placed = put_batch({"inputs": rows["inputs"], "lengths": _lengths(rows)}, self.mesh)
+            best = np.asarray(jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1))
+            same = (rows["targets"][:, None, : labels.shape[1]] == labels).all(axis=2)
+            gold.append(np.argmax(same, axis=1)[rows["valid"]])
+            chosen.append(best[rows["valid"]])
+        gold, chosen = np.concatenate(gold), np.concatenate(chosen)
+        return {"accuracy": float(np.mean(gold == chosen)), "macro_f1": macro_f1(gold, chosen)}
+
+    def _exact_match(self, params: Any, split: str) -> float:
+        decode = self.experiment.dataset.tokenizer.decode
+        hits = []
+        for rows in self._rows(split, self.experiment.config.eval.generate_rows):
+            placed = put_batch({"inputs": rows["inputs"], "lengths": _lengths(rows)}, self.mesh)
+            made = generate_targets(self.experiment, params, placed["inputs"], placed["lengths"])
+            for valid, target, tokens in zip(rows["valid"], rows["targets"], np.asarray(made), strict=True):
+                if valid:
+                    hits.append(decode(target).strip() == decode(tokens).strip())
+        return float(np.mean(hits))
+
+
+def _lengths(rows: Rows) -> np.ndarray:
+    return (rows["inputs_segment_ids"] > 0).sum(axis=1, dtype=np.int32)
+
+
+def generate_targets(experiment: Experiment, params: Any, inputs: Any, lengths: Any) -> jax.Array:
+    """Greedy targets int32 [B, max_new_tokens] of pairs' inputs; only pieces of text are generated."""
+    config, objective = experiment.config, experiment.objective
+    tokens, _ = generate(
+        experiment.model,
+        params,
+        inputs,
+        lengths,
+        max_new_tokens=config.eval.max_new_tokens or objective.targets_length,
+        num_valid_ids=experiment.vocabulary.pieces,
+        prefix_attention=config.objective.prefix_attention,
+    )
+    return tokens
+
+
+def label_tokens(experiment: Experiment) -> np.ndarray:
+    """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them."""
+    length = experiment.objective.targets_length
+    encode = experiment.dataset.tokenizer.encode
+    each = [clipped(np.append(encode(label), EOS), length) for label in experiment.dataset.labels or ()]
+    tokens = np.zeros((len(each), max(map(len, each))), np.int32)
+    for row, label in zip(tokens, each, strict=True):
+        row[: len(label)] = label
+    return tokens
+
+
+def macro_f1(gold: Iterable[int], chosen: Iterable[int]) -> float:
+    """The mean over labels that occur in `gold` or `chosen` of each label's F1."""
+    gold, chosen = np.asarray(gold), np.asarray(chosen)
+    scores = []
+    for label in np.union1d(gold, chosen):
+        hits = np.sum((gold == label) & (chosen == label))
+        scores.append(2 * hits / (np.sum(gold == label) + np.sum(chosen == label)))
+    return float(np.mean(scores))

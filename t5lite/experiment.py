@@ -1,24 +1,24 @@
 """What a config denotes: its tokenizer, objective, model and rows, put together from data, objectives and model.
 
     experiment = open_experiment(config)
-    experiment.objective, experiment.model, experiment.train_rows(), experiment.evaluation_rows()
+    experiment.objective, experiment.model, experiment.train_rows(), experiment.validation_sources()
 
 Verbs stand on this module; the nouns below do not know each other's neighbours.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from t5lite.config import load_json, require
-from t5lite.data.dataset import Dataset, open_dataset, pair_plan
-from t5lite.data.rows import PackedPairs, Rows, RowSource, TrainRows, Windows, evaluation_rows
+from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
+from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizer import load_tokenizer
-from t5lite.errors import UserError
+from t5lite.errors import UserError, nearest
 from t5lite.model.config import VOCAB_MULTIPLE, ModelConfig
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.objective import OBJECTIVES, Objective, make_objective
@@ -38,6 +38,11 @@ class Experiment:
     def vocabulary(self) -> Vocabulary:
         return self.dataset.tokenizer.vocabulary
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of an example on the encoder's side and on the decoder's."""
+        return self.objective.lengths(self.model.config.architecture)
+
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """The rows of each step; `places`: those of a batch that this host reads, None for all."""
         config, fields = self.config, self.config.objective
@@ -56,18 +61,6 @@ class Experiment:
                 raise UserError(f"data.{name}: the held-out text is shorter than one row; give more of it")
         return sources
 
-    def evaluation_rows(self) -> dict[str, Callable[[], Iterator[Rows]]]:
-        """For each held-out set, a function that gives its batches from the start."""
-        fields, batch_size = self.config.eval, self.evaluation_batch_size
-        return {
-            name: functools.partial(evaluation_rows, source, fields.rows, batch_size)
-            for name, source in self.validation_sources().items()
-        }
-
-    @property
-    def evaluation_batch_size(self) -> int:
-        return self.config.eval.batch_size or self.config.batch_size
-
     def _source(self, span: Span, packed: bool, limit: int | None = None) -> RowSource:
         objective = self.objective
         if objective.rows == "pairs":
@@ -79,13 +72,34 @@ class Experiment:
 
 def open_experiment(config: ConfigDict) -> Experiment:
     """Open what `config` denotes, building tokenizer and token stores where the cache lacks them."""
-    name = config.objective.name
-    supervised = name == "supervised"
-    require(name in OBJECTIVES, "objective.name", f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
     given = Path(config.init_from) if config.init_from else None
-    dataset = open_dataset(config, supervised, given)
+    dataset = open_dataset(config, _supervised(config), given)
     if given is not None:
         _check_tokenizer(dataset, given)
+    return _put_together(config, dataset)
+
+
+def open_run(config: ConfigDict, workdir: Path) -> Experiment:
+    """The experiment of the run in `workdir`, for reading: its own tokenizer, and training data only if need be."""
+    config = config.copy_and_resolve_references()
+    config.tokenizer.path, config.init_from = str(workdir), None
+    if config.data.validation.source is None:
+        return open_experiment(config)
+    tokenizer = load_tokenizer(str(workdir), 0, ())
+    labels = None
+    if config.data.labels is not False:
+        labels = json.loads((workdir / "provenance.json").read_text())["labels"]
+    return _put_together(config, open_validation(config, _supervised(config), tokenizer, labels))
+
+
+def _supervised(config: ConfigDict) -> bool:
+    """Whether the data are pairs; an unknown objective is refused before any data is read."""
+    name = config.objective.name
+    require(name in OBJECTIVES, "objective.name", f"unknown objective {name!r}; {nearest(name, OBJECTIVES)}")
+    return name == "supervised"
+
+
+def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
     vocabulary = dataset.tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary)
     return Experiment(config, dataset, objective, make_model(config, vocabulary))

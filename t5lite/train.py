@@ -22,7 +22,7 @@ from t5lite.data.rows import prefetch
 from t5lite.errors import UserError
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
-from t5lite.model.flops import peak_flops_per_second, train_step_flops
+from t5lite.model.flops import peak_flops, step_flops
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import RUN_ME_AGAIN, Interrupted, LoopSettings, Progress, run_loop
@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "params_sha256": params_sha256(state.params),
         "cost": {
             "tokens": int(done.tokens),
-            "flops": step_flops(experiment) * steps,
+            "flops": flops_of_a_step(experiment) * steps,
             "seconds": done.seconds,
             "device_seconds": done.seconds * trainer.mesh.size,
             "peak_bytes": peak_bytes(trainer),
@@ -77,25 +77,28 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return result
 
 
-def step_flops(experiment: Experiment) -> float:
+def flops_of_a_step(experiment: Experiment) -> float:
     """FLOPs of one training step."""
-    objective = experiment.objective
-    return train_step_flops(
-        experiment.model.config, experiment.config.batch_size, objective.inputs_length, objective.targets_length
+    encoder_length, decoder_length = experiment.lengths
+    return step_flops(
+        experiment.model.config,
+        batch=experiment.config.batch_size,
+        encoder_length=encoder_length,
+        decoder_length=decoder_length,
     )
 
 
 def total_steps(experiment: Experiment, workdir: Path) -> int:
     """The run's budget in steps."""
     config, objective = experiment.config, experiment.objective
-    tokens = config.batch_size * (objective.inputs_length + objective.targets_length)
-    steps = steps_of(config.budget, tokens, step_flops(experiment))
+    tokens = config.batch_size * sum(experiment.lengths)
+    steps = steps_of(config.budget, tokens, flops_of_a_step(experiment))
     if steps is not None:
         return steps
 
     def measure() -> float:
         # The schedule does not matter to the time of a step, only that one can be made.
-        probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, sys.maxsize)
+        probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, 10**9)
         rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
         return seconds_per_step(probe.step, probe.init(), put_batch(rows, probe.mesh))
 
@@ -130,8 +133,8 @@ def _run(
         log_every=config.log_every_steps,
         save_every=config.checkpoint.every_steps,
         evaluate_every=config.eval.every_steps,
-        flops_per_step=step_flops(experiment),
-        peak_flops=(peak_flops_per_second(jax.devices()[0].device_kind) or 0.0) * trainer.mesh.size,
+        flops_per_step=flops_of_a_step(experiment),
+        peak_flops=(peak_flops(jax.devices()[0].device_kind) or 0.0) * trainer.mesh.size,
     )
     rows = experiment.train_rows(local_rows(config.batch_size, trainer.mesh))
     batches = prefetch(lambda step: put_batch(rows(step), trainer.mesh), first, steps)

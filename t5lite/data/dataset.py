@@ -9,7 +9,7 @@ the training source; the last twentieth of its tokens, where it has too few docu
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,44 +59,66 @@ def open_dataset(config: ConfigDict, supervised: bool, given_tokenizer: Path | N
 
     given_tokenizer: a workdir whose tokenizer is used where the config names none (that of `init_from`).
     """
+    opener = _Opener(config, open_tokenizer(config, supervised, given_tokenizer), supervised)
+    given = config.data.validation.source is not None
+    train: dict[str, Span] = {}
+    heldout = {"validation": opener.validation()} if given else {}
     members = _members(config)
-    columns = Columns(**config.data.train.columns)
-    tokenizer = open_tokenizer(config, supervised, given_tokenizer)
-    validation = config.data.validation
-
-    def build(source: Source, hold_out: bool) -> Path:
-        return store_folder(source, columns, tokenizer, supervised, hold_out)
-
-    train, heldout, identity = {}, {}, {"tokenizer": tokenizer.sha256}
     for name, member in members.items():
-        own = _own_validation(member) if validation.source is None else None
-        folder = build(
-            _open(member.source, columns, member.split or "train"), validation.source is None and own is None
-        )
-        train[name], identity[name] = Span.whole(TokenStore(folder / "train")), folder.name
-        if train[name].store.num_documents == 0:
-            raise UserError(f"data.train: {member.source} has no text")
-        if own is not None:
-            other = build(_open(member.source, columns, own), hold_out=False)
-            heldout[name] = Span.whole(TokenStore(other / "train"))
-        elif validation.source is None:
-            heldout[name] = Span.whole(TokenStore(folder / "heldout"))
-            if heldout[name].store.num_documents == 0:
-                train[name], heldout[name] = _cut(train[name], member.source, supervised)
-    if validation.source is not None:
-        source = _open(validation.source, columns, validation.split or "validation")
-        folder = build(source, hold_out=False)
-        heldout = {"validation": Span.whole(TokenStore(folder / "train"))}
-        identity["validation"] = folder.name
-        if heldout["validation"].store.num_documents == 0:
-            raise UserError(f"data.validation: {validation.source} has no text")
-    elif len(members) == 1:
-        heldout = {"validation": heldout["train"]}
-    else:
-        heldout = {f"validation_{name}": span for name, span in heldout.items()}
+        if given:
+            train[name], _ = opener.train(name, member, hold_out=False)
+        else:
+            split = "validation" if len(members) == 1 else f"validation_{name}"
+            train[name], heldout[split] = opener.train(name, member, hold_out=True)
     labels = _labels(config.data.labels, train, heldout) if supervised else None
     weights = {name: member.weight for name, member in members.items()}
-    return Dataset(tokenizer, train, weights, heldout, labels, identity)
+    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity)
+
+
+def open_validation(
+    config: ConfigDict, supervised: bool, tokenizer: Tokenizer, labels: Sequence[str] | None
+) -> Dataset:
+    """Only what is held out, for a config whose `data.validation.source` is set; `labels` are those of training."""
+    opener = _Opener(config, tokenizer, supervised)
+    heldout = {"validation": opener.validation()}
+    if labels is not None:
+        _refuse_strange(heldout, labels)
+    return Dataset(tokenizer, {}, {}, heldout, None if labels is None else tuple(labels), opener.identity)
+
+
+class _Opener:
+    """Opens stores one by one and notes their identity."""
+
+    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, supervised: bool):
+        self.config, self.tokenizer, self.supervised = config, tokenizer, supervised
+        self.columns = Columns(**config.data.train.columns)
+        self.identity = {"tokenizer": tokenizer.sha256}
+
+    def _stores(self, name: str, spec: str, split: str, hold_out: bool) -> tuple[Span, Span]:
+        source = _open(spec, self.columns, split)
+        folder = store_folder(source, self.columns, self.tokenizer, self.supervised, hold_out)
+        self.identity[name] = folder.name
+        spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
+        if spans[0].store.num_documents == 0:
+            raise UserError(f"{name}: {spec} has no text")
+        return spans
+
+    def train(self, name: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:
+        """The stretches to train on and, with `hold_out`, to evaluate on."""
+        own = _own_validation(member) if hold_out else None
+        train, heldout = self._stores(f"data.{name}", member.source, member.split or "train", hold_out and own is None)
+        if own is not None:
+            return train, self._stores(f"data.{name}.{own}", member.source, own, hold_out=False)[0]
+        if not hold_out:
+            return train, None
+        if heldout.store.num_documents == 0:
+            return _cut(train, member.source, self.supervised)
+        return train, heldout
+
+    def validation(self) -> Span:
+        """What `data.validation` names."""
+        fields = self.config.data.validation
+        return self._stores("data.validation", fields.source, fields.split or "validation", hold_out=False)[0]
 
 
 def _members(config: ConfigDict) -> dict[str, Member]:
@@ -227,12 +249,16 @@ def _labels(wanted: bool | None, train: dict[str, Span], heldout: dict[str, Span
         if wanted:
             raise UserError("config.data.labels: the training targets are no closed set (over 1,000 of them)")
         return None
+    _refuse_strange(heldout, counts)
+    return tuple(sorted(counts))
+
+
+def _refuse_strange(heldout: dict[str, Span], labels: Iterable[str]) -> None:
     for name, span in heldout.items():
-        strange = sorted(set(span.store.card["labels"] or ()) - set(counts))
+        strange = sorted(set(span.store.card["labels"] or ()) - set(labels))
         if strange:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             raise UserError(
                 f"data.{name}: the label {strange[0]!r}{more} never occurs in the training targets; mend the file, or "
                 "set config.data.labels=False if targets are free text"
             )
-    return tuple(sorted(counts))

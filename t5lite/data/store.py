@@ -49,7 +49,7 @@ class StoreWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        np.save(self.folder / f"tokens-{len(self.shards):05d}.npy", np.concatenate(self._pending))
+        _save(self.folder / f"tokens-{len(self.shards):05d}.npy", np.concatenate(self._pending))
         self.shards.append(self._pending_tokens)
         self._pending, self._pending_tokens = [], 0
 
@@ -58,9 +58,16 @@ class StoreWriter:
         if self._pending_tokens:
             self._flush()
         ends = np.concatenate(self._ends) if self._ends else np.zeros(0, np.int64)
-        np.save(self.folder / "ends.npy", ends)
+        _save(self.folder / "ends.npy", ends)
         card = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards, **card}
         (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    # Not np.save: on a full disk that raises an OSError without a cause.
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 class TokenStore:
@@ -74,9 +81,20 @@ class TokenStore:
             self._shards = [
                 np.load(folder / f"tokens-{i:05d}.npy", mmap_mode="r") for i in range(len(self.card["shards"]))
             ]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the token store {folder} is damaged ({error}); delete that folder") from error
+            whole = self.card["format"] == FORMAT and self._agrees()
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the token store {folder} is damaged ({error!r}); delete that folder") from error
+        if not whole:
+            raise UserError(f"the token store {folder} is damaged (its files do not agree); delete that folder")
         self.starts_of_shards = np.cumsum([0, *self.card["shards"]])
+
+    def _agrees(self) -> bool:
+        last = int(self.ends[-1]) if len(self.ends) else 0
+        return (
+            [len(shard) for shard in self._shards] == self.card["shards"]
+            and sum(self.card["shards"]) == last == self.card["tokens"]
+            and len(self.ends) == self.card["documents"]
+        )
 
     @property
     def num_tokens(self) -> int:

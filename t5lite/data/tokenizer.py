@@ -42,6 +42,11 @@ class Tokenizer:
                 f"the tokenizer's pad, EOS and unknown ids are {ids}; t5lite needs ({PAD}, {EOS}, {UNKNOWN})"
             )
         self._adds_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
+        # Tokenizers trained here have the line break as a piece of its own, so that what follows one is encoded
+        # without the space that SentencePiece puts before a text. Others (T5's) have none.
+        self._line_break = self._pieces.encode("\n")
+        if self._pieces.decode(self._line_break) != "\n":
+            self._line_break = []
         self.vocabulary = self._make_vocabulary(sentinels, tuple(specials))
         self._special_names = {self.vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in range(sentinels)}
         self._special_names |= {token: name for name, token in self.vocabulary.specials.items()}
@@ -71,38 +76,64 @@ class Tokenizer:
         return hashlib.sha256(self.model + above.encode()).hexdigest()
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
-        """Ids of `text`, int32 [n], without EOS. With `specials`, `<extra_id_0>` and the like become their ids."""
+        """Ids of `text`, int32 [n], without EOS.
+
+        With `specials`, `<extra_id_0>` and the like become their ids. They stand for the space before them too, as in
+        training: "The <extra_id_0> walked" and "The<extra_id_0> walked" are the same.
+        """
         if not specials:
             return self.encode_many([text])[0]
-        names = sorted(self._special_ids, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]
-        ids: list[int] = []
-        for i, part in enumerate(parts):
-            ids += [self._special_ids[part]] if i % 2 else self._pieces.encode(part)
-        return np.asarray(ids, np.int32)
+        names = "|".join(map(re.escape, sorted(self._special_ids, key=len, reverse=True)))
+        parts = re.split(f" ?({names})", text) if names else [text]
+        ids = self.encode_many(parts[::2], [i > 0 for i in range(len(parts[::2]))])
+        for i, name in enumerate(parts[1::2]):
+            ids[i] = np.append(ids[i], np.int32(self._special_ids[name]))
+        return np.concatenate(ids)
 
     def encode_many(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[np.ndarray]:
         """Ids of each text, int32, made by several threads.
 
-        Where `continues` is true the text goes on from the one before, cut at the space that it begins with: then
-        the ids are what they would be had the two been one.
+        Where `continues` is true the text goes on from the one before: if that was cut before a lone space, the ids are
+        what they would be had the two been one.
         """
-        if continues is not None and self._adds_space:
-            texts = [t[1:] if c and t.startswith(" ") else t for t, c in zip(texts, continues, strict=True)]
-        return [np.asarray(ids, np.int32) for ids in self._pieces.encode(list(texts), num_threads=os.cpu_count() or 1)]
+        continues = [False] * len(texts) if continues is None else continues
+        given, skip = list(texts), [0] * len(texts)
+        for i in np.flatnonzero(continues):
+            if self._line_break:
+                given[i], skip[i] = "\n" + given[i], len(self._line_break)
+            elif self._adds_space:
+                given[i] = given[i].removeprefix(" ")
+        ids = self._pieces.encode(given, num_threads=os.cpu_count() or 1)
+        ids = [np.asarray(tokens[start:], np.int32) for tokens, start in zip(ids, skip, strict=True)]
+        for i, text in enumerate(texts):
+            if SPACE in text and self._line_break:
+                ids[i] = self._encode_space_signs(text, continues[i])
+        return ids
+
+    def _encode_space_signs(self, text: str, continues: bool) -> np.ndarray:
+        # SentencePiece cannot tell the character "▁" from a space; as bytes it can.
+        parts = text.split(SPACE)
+        sign = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        ids = self.encode_many(parts, [continues, *[True] * (len(parts) - 1)])
+        return np.concatenate([ids[0], *(np.append(np.array(sign, np.int32), part) for part in ids[1:])])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`. Sentinels and specials appear by name; padding and EOS not at all; unused rows as <id>."""
-        text, run = [], []
+        text, run = "", []
         for token in map(int, ids):
             if token in (PAD, EOS):
                 continue
             if token < self.vocabulary.pieces:
                 run.append(token)
             else:
-                text += [self._pieces.decode(run), self._special_names.get(token, f"<{token}>")]
+                text += self._decode(run, bool(text)) + self._special_names.get(token, f"<{token}>")
                 run = []
-        return "".join([*text, self._pieces.decode(run)])
+        return text + self._decode(run, bool(text))
+
+    def _decode(self, ids: list[int], continues: bool) -> str:
+        # The space that a text begins with is SentencePiece's own, unless something stands before it.
+        before = self._pieces.encode("a") if continues and ids else []
+        return self._pieces.decode(before + ids)[len(self._pieces.decode(before)) :]
 
     def save(self, folder: Path) -> None:
         """Write the two files into `folder`."""
@@ -123,17 +154,26 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokeni
     if place.is_dir():
         folder = next((f for f in (place, place / "tokenizer") if (f / VOCABULARY_FILE).is_file()), None)
         if folder is not None:
-            above = json.loads((folder / VOCABULARY_FILE).read_text())
-            return _open(folder / MODEL_FILE, above["sentinels"], above["specials"])
+            return _open(folder / MODEL_FILE, *_read_above(folder / VOCABULARY_FILE))
         place = place / "spiece.model"
         if not place.is_file():
             raise UserError(f"tokenizer.path: {path} holds neither tokenizer/{VOCABULARY_FILE} nor spiece.model")
     return _open(place, sentinels, specials)
 
 
+def _read_above(file: Path) -> tuple[int, list[str]]:
+    try:
+        above = json.loads(file.read_text())
+        return int(above["sentinels"]), list(map(str, above["specials"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error!r}); copy it anew from where it came") from error
+
+
 def _open(model: Path, sentinels: int, specials: Sequence[str]) -> Tokenizer:
     try:
         return Tokenizer(model.read_bytes(), sentinels, specials)
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from error
     except (OSError, RuntimeError) as error:
         raise UserError(f"{model} is not a readable SentencePiece model: {error}") from error
 
@@ -184,6 +224,7 @@ def train_tokenizer(
             unk_id=UNKNOWN,
             bos_id=-1,
             byte_fallback=True,
+            required_chars=SPACE,  # also where the text has none: it stands for spaces and before each text
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,

@@ -46,6 +46,12 @@ class Objective:
     segments: bool = False
     predicts_text: bool = False
 
+    def lengths(self, architecture: str) -> tuple[int, int]:
+        """(encoder, decoder) tokens of an example; a decoder takes both sides one after the other."""
+        if architecture == "decoder":
+            return 0, self.inputs_length + self.targets_length
+        return self.inputs_length, self.targets_length if architecture == "encoder_decoder" else 0
+
     def row_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the int32 arrays that a batch of rows consists of."""
         if self.rows == "pairs":

@@ -10,7 +10,7 @@
 
 Warm-up is linear, (step + 1) / (warmup_steps + 1) of the peak, so the peak falls on step `warmup_steps` and no update
 is wasted on a rate of 0 (as in nanoGPT). What decays ends at `final_fraction` of the peak at `total_steps`, that is
-after the last update, for the same reason.
+after the last update, for the same reason. A run that is shorter than its warm-up ends within it.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,12 +43,13 @@ def _inverse_square_root(s: dict, total_steps: int) -> optax.Schedule:
 
 def _cosine(s: dict, total_steps: int) -> optax.Schedule:
     """Half a cosine from the peak to the final fraction (Loshchilov and Hutter 2017, SGDR)."""
-    return optax.cosine_decay_schedule(s["rate"], total_steps - s["warmup_steps"], s["final_fraction"])
+    return optax.cosine_decay_schedule(s["rate"], max(total_steps - s["warmup_steps"], 1), s["final_fraction"])
 
 
 def _linear(s: dict, total_steps: int) -> optax.Schedule:
     """A straight line from the peak to the final fraction (Devlin et al. 2019, BERT)."""
-    return optax.linear_schedule(s["rate"], s["rate"] * s["final_fraction"], total_steps - s["warmup_steps"])
+    steps = max(total_steps - s["warmup_steps"], 1)
+    return optax.linear_schedule(s["rate"], s["rate"] * s["final_fraction"], steps)
 
 
 def _warmup_stable_decay(s: dict, total_steps: int) -> optax.Schedule:
@@ -99,11 +100,8 @@ def _check(s: dict, total_steps: int) -> None:
         raise UserError(f"schedule.rate: must not be negative, got {s['rate']}")
     if total_steps < 1:
         raise UserError(f"schedule: needs at least 1 step in all, got {total_steps}; raise the budget")
-    if not 0 <= s["warmup_steps"] < total_steps:
-        raise UserError(
-            f"schedule.warmup_steps: must be from 0 to {total_steps - 1}, less than the {total_steps} steps"
-            f" of the run, got {s['warmup_steps']}"
-        )
+    if s["warmup_steps"] < 0:
+        raise UserError(f"schedule.warmup_steps: must not be negative, got {s['warmup_steps']}")
     if not 0 <= s["final_fraction"] <= 1:
         raise UserError(f"schedule.final_fraction: must be from 0 to 1, got {s['final_fraction']}")
     if not 0 < s["decay_fraction"] <= 1:

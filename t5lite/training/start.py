@@ -7,13 +7,18 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
 from t5lite.errors import UserError
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.batch import Batch
 from t5lite.training.checkpoint import Checkpoints, newest, params_shapes, read_params
 from t5lite.training.loop import Progress
+from t5lite.training.sharding import params_shardings
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
 
@@ -78,3 +83,17 @@ def hand_over(state: TrainState, trainer: Trainer, source: Path) -> tuple[TrainS
         str(source), step, tuple(restored), tuple(sorted(ours.keys() - theirs)), tuple(sorted(theirs.keys() - ours))
     )
     return state.replace(params=params), hand_off
+
+
+def load_params(workdir: Path, model: Transformer, batch: Batch, mesh: Mesh) -> tuple[Any, int]:
+    """(parameters of `model`, step) from the newest checkpoint in `workdir`; `batch` gives the shapes of its inputs."""
+    checkpoint, step = newest(workdir)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+    shapes = shapes["params"]
+    found = params_shapes(checkpoint)
+    for path, leaf in flatten_dict(shapes, sep="/").items():
+        if found.get(path) != leaf.shape:
+            raise UserError(f"{checkpoint}: {path} should have shape {leaf.shape}, has {found.get(path, 'no value')}")
+    shardings = params_shardings(shapes, mesh)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    return read_params(checkpoint, like), step

@@ -54,6 +54,11 @@ def init_state(model: Transformer, optimizer: optax.GradientTransformation, batc
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+def noise_key(seed: int) -> Array:
+    """The key from which the objectives' noise of a run is folded."""
+    return jax.random.fold_in(jax.random.key(seed), 0)
+
+
 def make_train_step(
     model: Transformer,
     objective: Objective,
@@ -65,7 +70,7 @@ def make_train_step(
 
     Sums of loss and gradient accumulate over microbatches and are divided once, by the weight of the whole batch.
     """
-    noise_key, dropout_key = jax.random.split(jax.random.key(settings.seed))
+    noise, dropout = noise_key(settings.seed), jax.random.fold_in(jax.random.key(settings.seed), 1)
 
     def loss_of(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
         logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key})
@@ -75,9 +80,9 @@ def make_train_step(
     gradient_of = jax.grad(loss_of, has_aux=True)
 
     def train_step(state: TrainState, rows: Row) -> tuple[TrainState, Sums]:
-        keys = example_keys(noise_key, state.step, settings.batch_size)
+        keys = example_keys(noise, state.step, settings.batch_size)
         batch = make_batch(objective, keys, rows, table)
-        key = jax.random.fold_in(dropout_key, state.step)
+        key = jax.random.fold_in(dropout, state.step)
         if settings.microbatches == 1:
             gradient, sums = gradient_of(state.params, batch, key)
         else:
@@ -115,7 +120,7 @@ def make_eval_step(
     Rows that are not "valid" count nothing. Beside the loss's sums: "correct", targets that the most likely token
     meets, and "bytes" of text that the targets stand for.
     """
-    eval_key = jax.random.fold_in(jax.random.key(seed), 1)
+    eval_key = jax.random.fold_in(jax.random.key(seed), 2)
 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
         rows = dict(rows)

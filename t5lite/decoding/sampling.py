@@ -1,0 +1,43 @@
+"""From logits to the next token of each row: greedy, temperature, top-k, top-p."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# Finite, so that a row whose ids are all forbidden stays free of NaN; its probability is 0 in float32.
+FORBIDDEN = -1e9
+
+
+def keep_top_k(logits_BxV: Array, top_k: int) -> Array:
+    """Logits of the `top_k` likeliest ids (and of those that tie with the last), FORBIDDEN elsewhere."""
+    last_Bx1 = jax.lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))[0][:, -1:]
+    return jnp.where(logits_BxV < last_Bx1, FORBIDDEN, logits_BxV)
+
+
+def keep_top_p(logits_BxV: Array, top_p: Array | float) -> Array:
+    """Logits of the fewest likeliest ids whose probabilities reach `top_p` together, at least one; FORBIDDEN elsewhere.
+
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
+    """
+    sorted_BxV = jnp.sort(logits_BxV, axis=-1, descending=True)
+    probability_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
+    before_BxV = jnp.cumsum(probability_BxV, axis=-1) - probability_BxV
+    last_Bx1 = jnp.min(jnp.where(before_BxV < top_p, sorted_BxV, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits_BxV < last_Bx1, FORBIDDEN, logits_BxV)
+
+
+def next_tokens(logits_BxV: Array, keys_B: Array | None, *, temperature: Array | float = 1.0, top_k: int = 0,
+                top_p: Array | float | None = None) -> Array:  # fmt: skip
+    """Int32 [B]: the likeliest id where `keys_B` is None, else one drawn with each row's own key.
+
+    The order is Hugging Face's: temperature, top-k (0: all), top-p (None: all).
+    """
+    if keys_B is None:
+        return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+    logits_BxV = logits_BxV / temperature
+    if top_k:
+        logits_BxV = keep_top_k(logits_BxV, top_k)
+    if top_p is not None:
+        logits_BxV = keep_top_p(logits_BxV, top_p)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BxV).astype(jnp.int32)

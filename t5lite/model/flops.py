@@ -1,0 +1,88 @@
+"""Analytic counts: parameters, FLOPs of a training step, and what devices can do at most.
+
+A multiply-add is two FLOPs. Only matrix products count, attention's two among them; looking up embeddings, norms,
+softmax and activations do not. Attention counts all T · S scores, masked or not: that is what is computed. The backward
+pass is twice the forward pass; what rematerialisation computes again is not counted, so MFU is of useful work.
+"""
+
+from t5lite.model.config import ModelConfig
+
+# Peak FLOP/s of dense bfloat16 products (float16 where a device has no bfloat16), without sparsity. Before v4, a JAX
+# device is one core of a TPU, half a chip. Sources: cloud.google.com/tpu/docs (v2 180e12 a board of 4 chips; v3 123e12,
+# v4 275e12, v5e 197e12, v5p 459e12, v6e 918e12 a chip); NVIDIA's data sheets of V100 SXM2, T4, L4, L40S, A100, H100 SXM
+# and PCIe, H200, B200, halved where they quote sparsity.
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v4 lite": 138e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+    "Tesla T4": 65e12,
+    "Tesla V100": 125e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak FLOP/s of one JAX device by its `device_kind`, as "NVIDIA H100 80GB HBM3"; None for a CPU or the unknown.
+
+    The longest name in the table that the kind starts with is taken.
+    """
+    matches = [name for name in PEAK_FLOPS if device_kind == name or device_kind.startswith((name + " ", name + "-"))]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def _attention_kernels(config: ModelConfig) -> int:
+    """Weights of one of the four projections."""
+    return config.d_model * config.num_heads * config.head_dim
+
+
+def _mlp_kernels(config: ModelConfig) -> int:
+    return (3 if config.gated else 2) * config.d_model * config.d_ff
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Every number that training changes, embeddings included."""
+    d_model, layer = config.d_model, 4 * _attention_kernels(config) + config.d_model
+    mlp = _mlp_kernels(config) + d_model
+    cross = layer if config.architecture == "encoder_decoder" else 0
+    total = (1 if config.tie_embeddings else 2) * config.vocab_size * d_model
+    for layers, each in ((config.num_encoder_layers, layer + mlp), (config.num_decoder_layers, layer + cross + mlp)):
+        if layers:
+            bias = config.relative_buckets * config.num_heads if config.positions == "relative_bias" else 0
+            total += layers * each + bias + d_model
+    return total
+
+
+def forward_flops(config: ModelConfig, *, batch: int, encoder_length: int = 0, decoder_length: int = 0) -> float:
+    """FLOPs of the logits of `batch` examples. A length counts where the model has that side."""
+    projection, heads_width = _attention_kernels(config), config.num_heads * config.head_dim
+
+    def attention(queries: int, keys: int) -> int:
+        """Projections of queries and output, of keys and values; scores, and the weighted sum of values."""
+        return 4 * queries * projection + 4 * keys * projection + 4 * queries * keys * heads_width
+
+    length, width = encoder_length, decoder_length
+    encoder = attention(length, length) + 2 * length * _mlp_kernels(config)
+    decoder = attention(width, width) + 2 * width * _mlp_kernels(config)
+    if config.architecture == "encoder_decoder":
+        decoder += attention(width, length)
+    predicted = width if config.num_decoder_layers else length
+    logits = 2 * predicted * config.d_model * config.vocab_size
+    return float(batch) * (config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits)
+
+
+def step_flops(config: ModelConfig, *, batch: int, encoder_length: int = 0, decoder_length: int = 0) -> float:
+    """FLOPs of a training step on `batch` examples: forward and backward, without the optimizer."""
+    return 3 * forward_flops(config, batch=batch, encoder_length=encoder_length, decoder_length=decoder_length)

@@ -1,0 +1,202 @@
+"""The blocks of a layer: RMS norm, attention with its cache, feed-forward; and how activations lie on a mesh.
+
+Each block is pre-norm and residual, x + dropout(block(norm(x))), without biases. Kernels are 2-D and applied to 2-D
+activations: one matrix product, which XLA's CPU backend runs faster than the same product of more dimensions.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import AxisType, PartitionSpec
+
+from t5lite.model.attention import attend
+from t5lite.model.config import ModelConfig
+from t5lite.model.positions import rotate
+
+Array = jax.Array
+BATCH = ("data", "fsdp")  # The mesh axes that a batch is spread over.
+TENSOR = "tensor"  # The mesh axis of heads, of the feed-forward's hidden width, and of the vocabulary.
+
+
+def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    """Pin the layout of `x` on the ambient mesh (`jax.set_mesh`), a mesh axis or several for each dimension.
+
+    Does nothing without a mesh. An axis that the mesh lacks, or that does not divide its dimension, is left to XLA.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    usable = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
+    spec = []
+    for size, names in zip(x.shape, axes, strict=True):
+        names = (names,) if isinstance(names, str) else names or ()
+        names = tuple(name for name in names if name in usable)
+        divides = size % math.prod(mesh.shape[name] for name in names) == 0
+        spec.append((names or None) if divides else PartitionSpec.UNCONSTRAINED)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def embedding_stddev(config: ModelConfig) -> float:
+    """T5: 1, with logits scaled where tied. Others: GPT-2's 0.02, so that the first loss is close to ln V."""
+    return 1.0 if config.positions == "relative_bias" else 0.02
+
+
+def kernel_stddev(config: ModelConfig, name: str) -> float:
+    """The standard deviation of a fresh kernel, all normal.
+
+    T5: 1 / sqrt(fan-in), with the missing scale of the scores in the queries (mesh-tensorflow; Hugging Face's
+    T5PreTrainedModel at factor 1 is the same). An untied head follows T5X's fan-in; Hugging Face's 1.0 would start at
+    a loss far above ln V. Others: GPT-2's 0.02, divided by sqrt(2N) where a block writes to the residual stream.
+    """
+    writes = name in ("output", "down")
+    if config.positions != "relative_bias":
+        layers = max(config.num_encoder_layers, config.num_decoder_layers)
+        return 0.02 * (2 * layers) ** -0.5 if writes else 0.02
+    fan_in = {"output": config.num_heads * config.head_dim, "down": config.d_ff}.get(name, config.d_model)
+    return (fan_in * config.head_dim) ** -0.5 if name == "query" else fan_in**-0.5
+
+
+class Dense(nn.Module):
+    """A product with a kernel [in, features] in the compute dtype. `name` decides the initialisation."""
+
+    config: ModelConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.normal(kernel_stddev(self.config, self.name))
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        y = x.reshape(-1, x.shape[-1]) @ kernel.astype(self.config.dtype)
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + ε) · scale, in float32, returned in the compute dtype (Zhang and Sennrich 2019)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.config.norm_epsilon)
+        return (x * inverse * scale).astype(self.config.dtype)
+
+
+class Attention(nn.Module):
+    """Pre-norm attention of one layer with its residual: self-attention, or cross-attention to `memory`."""
+
+    config: ModelConfig
+
+    def setup(self):
+        config = self.config
+        width = config.num_heads * config.head_dim
+        self.norm = RMSNorm(config)
+        self.query, self.key, self.value = (Dense(config, width) for _ in range(3))
+        self.output = Dense(config, config.d_model)
+        self.drop = nn.Dropout(config.dropout)
+
+    def _heads(self, x_BxTxHK: Array) -> Array:
+        x_BxTxHxK = x_BxTxHK.reshape(*x_BxTxHK.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return constrain(x_BxTxHxK, BATCH, None, TENSOR, None)
+
+    def keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
+        """Keys and values [B, S, H, K] of what is attended to: of a decoder's memory, they serve all steps."""
+        return self._heads(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
+
+    def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, *,
+                 keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
+                 cache: tuple[Array, Array] | None = None,
+                 deterministic: bool = True) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
+        """Returns x and the keys and values that were attended to. Bias and mask are those of `attend`.
+
+        keys_values: of another sequence, for cross-attention; None is self-attention, for which
+        positions_BxT: turn queries and keys (rotary), from 0 where None, and
+        cache: the row's keys and values so far, into which its own are written at `positions_BxT`.
+        """
+        config = self.config
+        h_BxTxD = self.norm(x_BxTxD)
+        q_BxTxHxK = self._heads(self.query(h_BxTxD))
+        if keys_values is not None:
+            k, v = keys_values
+        else:
+            k, v = self.keys_values(h_BxTxD)
+            if config.positions == "rotary":
+                index_BxT = jnp.arange(x_BxTxD.shape[1])[None] if positions_BxT is None else positions_BxT
+                q_BxTxHxK, k = (rotate(x, index_BxT, config.rotary_base) for x in (q_BxTxHxK, k))
+            if cache is not None:
+                rows_Bx1 = jnp.arange(x_BxTxD.shape[0])[:, None]
+                k, v = (old.at[rows_Bx1, positions_BxT].set(new) for old, new in zip(cache, (k, v), strict=True))
+        rate = 0.0 if deterministic else config.dropout
+        y_BxTxHxK = attend(q_BxTxHxK, k, v, bias, mask, scale=config.score_scale, dropout=rate,
+                           key=self.make_rng("dropout") if rate else None, implementation=config.attention)  # fmt: skip
+        y_BxTxD = self.output(y_BxTxHxK.reshape(*y_BxTxHxK.shape[:2], -1))
+        y_BxTxD = constrain(self.drop(y_BxTxD, deterministic=deterministic), BATCH, None, None)
+        return x_BxTxD + y_BxTxD, (k, v)
+
+
+ACTIVATIONS = {
+    "geglu": nn.gelu,
+    "swiglu": nn.silu,
+    "gelu": nn.gelu,
+    "relu": nn.relu,
+}
+
+
+class MLP(nn.Module):
+    """Pre-norm feed-forward block of one layer with its residual: down(activation(gate x) · up x), or un-gated."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxTxD: Array, *, deterministic: bool = True) -> Array:
+        config, activation = self.config, ACTIVATIONS[self.config.activation]
+        h_BxTxD = RMSNorm(config, name="norm")(x_BxTxD)
+        h_BxTxF = Dense(config, config.d_ff, name="up")(h_BxTxD)
+        if config.gated:
+            h_BxTxF = activation(Dense(config, config.d_ff, name="gate")(h_BxTxD)) * h_BxTxF
+        else:
+            h_BxTxF = activation(h_BxTxF)
+        h_BxTxF = constrain(h_BxTxF, BATCH, None, TENSOR)
+        h_BxTxF = nn.Dropout(config.dropout)(h_BxTxF, deterministic=deterministic)
+        y_BxTxD = Dense(config, config.d_model, name="down")(h_BxTxF)
+        y_BxTxD = nn.Dropout(config.dropout)(y_BxTxD, deterministic=deterministic)
+        return x_BxTxD + constrain(y_BxTxD, BATCH, None, None)
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention where `cross`, feed-forward."""
+
+    config: ModelConfig
+    cross: bool
+
+    def setup(self):
+        self.self_attention = Attention(self.config)
+        if self.cross:
+            self.cross_attention = Attention(self.config)
+        self.mlp = MLP(self.config)
+
+    def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, cross_mask: Array | None = None, *,
+                 positions_BxT: Array | None = None, memory_BxSxD: Array | None = None,
+                 deterministic: bool = True) -> Array:  # fmt: skip
+        """Whole sequences: x [B, T, D] after the layer. The masks are those of self- and of cross-attention."""
+        x_BxTxD, _ = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, deterministic=deterministic)
+        if self.cross:
+            keys_values = self.cross_attention.keys_values(memory_BxSxD)
+            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, keys_values=keys_values,
+                                              deterministic=deterministic)  # fmt: skip
+        return self.mlp(x_BxTxD, deterministic=deterministic)
+
+    def extend(self, x_BxTxD: Array, bias: Array | None, mask: Array, cross_mask: Array | None, positions_BxT: Array,
+               cache: dict[str, Any]) -> tuple[Array, dict[str, Any]]:  # fmt: skip
+        """Tokens that join the cache {"self": (keys, values), "cross": (keys, values)}: x and the new cache."""
+        x_BxTxD, own = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, cache=cache["self"])
+        if self.cross:
+            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, keys_values=cache["cross"])
+        return self.mlp(x_BxTxD), {**cache, "self": own}
+
+    def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
+        return self.cross_attention.keys_values(memory_BxSxD)

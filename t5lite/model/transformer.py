@@ -1,0 +1,230 @@
+"""One `Transformer` for encoder-decoders, decoders and encoders: which it is follows from its numbers of layers.
+
+    model = Transformer(config)
+    params = model.init(key, batch)["params"]
+    logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key})
+
+Parameters, all float32; kernels of a stack carry the layers N in front, whether the program scans or unrolls them:
+
+    token_embedding/embedding [V, D]                                    lm_head/kernel [D, V]  (untied only)
+    encoder/relative_bias/embedding [buckets, H]                        (relative_bias only, shared by the layers)
+    encoder/layers/self_attention/{norm/scale, query/kernel, key/kernel, value/kernel, output/kernel}
+    encoder/layers/mlp/{norm/scale, gate/kernel, up/kernel, down/kernel}            (gate: gated activations only)
+    encoder/final_norm/scale [D]
+    decoder/…  the same, and decoder/layers/cross_attention/…  (encoder-decoder only)
+
+For generation: `encode` once, `start_cache`, then `extend` by a prompt or by a token at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from t5lite.model.attention import causal_mask, segment_mask
+from t5lite.model.config import ModelConfig
+from t5lite.model.layers import BATCH, TENSOR, Layer, RMSNorm, constrain, embedding_stddev, kernel_stddev
+from t5lite.model.positions import RelativeBias
+from t5lite.objectives.batch import Batch
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class Cache:
+    """What a decoder remembers between steps. Slot s of a row holds the keys and values of its position s.
+
+    layers: for each layer {"self": (keys, values) [B, S, H, K]}, with an encoder also {"cross": (keys, values)
+    [B, L, H, K]}. memory_segment_ids [B, L]: the encoder's padding (0), or None. Rows lie along the first axis of
+    every leaf.
+    """
+
+    layers: tuple[dict[str, Any], ...]
+    memory_segment_ids: Array | None = None
+
+
+class Stack(nn.Module):
+    """The layers of an encoder or a decoder, and the norm after them."""
+
+    config: ModelConfig
+    num_layers: int
+    causal: bool
+    cross: bool
+
+    def setup(self):
+        config = self.config
+        if config.positions == "relative_bias":
+            self.relative_bias = RelativeBias(config.num_heads, bidirectional=not self.causal,
+                                              buckets=config.relative_buckets,
+                                              max_distance=config.relative_max_distance,
+                                              stddev=config.d_model**-0.5)  # fmt: skip
+        self.final_norm = RMSNorm(config)
+        self.drop = nn.Dropout(config.dropout)
+        self.layer = Layer(config, cross=self.cross, parent=None)
+        self.layers = self.param("layers", self._init_layers)
+
+    def _init_layers(self, key: Array) -> Any:
+        x_1x1xD = jnp.zeros((1, 1, self.config.d_model), self.config.dtype)
+
+        def init_one(key):
+            return self.layer.init(key, x_1x1xD, None, None, memory_BxSxD=x_1x1xD if self.cross else None)["params"]
+
+        return jax.vmap(init_one)(jax.random.split(key, self.num_layers))
+
+    def __call__(self, x_BxTxD: Array, *, segment_ids: Array | None = None, positions: Array | None = None,
+                 prefix_mask: Array | None = None, memory_BxSxD: Array | None = None,
+                 memory_segment_ids: Array | None = None, deterministic: bool = True) -> Array:  # fmt: skip
+        """[B, T, D] of whole sequences. The arguments are those of a Batch; `memory_BxSxD` is the encoder's output."""
+        length = x_BxTxD.shape[1]
+        if self.causal:
+            mask = causal_mask(segment_ids, prefix_mask, length)
+        else:
+            mask = segment_mask(segment_ids, segment_ids)
+        bias = self.relative_bias(length, length) if self.config.positions == "relative_bias" else None
+        cross_mask = segment_mask(segment_ids, memory_segment_ids) if self.cross else None
+
+        def layer(params, key, x_BxTxD):
+            rngs = None if key is None else {"dropout": key}
+            return self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT=positions,
+                                    memory_BxSxD=memory_BxSxD, deterministic=deterministic, rngs=rngs)  # fmt: skip
+
+        if self.config.remat == "full":
+            layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers)
+        needs_key = self.config.dropout and not deterministic
+        keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if needs_key else None
+        x_BxTxD = self._over_layers(layer, keys, self.drop(x_BxTxD, deterministic=deterministic))
+        return self.drop(self.final_norm(x_BxTxD), deterministic=deterministic)
+
+    def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, prefix_lengths_B: Array | None):
+        """[B, T, D] of tokens at `positions_BxT`, which join the cache, and the cache; see `Transformer.extend`.
+
+        The layers are always unrolled here: a scan would copy every layer's cache at every step.
+        """
+        keys_S = jnp.arange(cache.layers[0]["self"][0].shape[1])
+        queries_Bx1xTx1 = positions_BxT[:, None, :, None]
+        mask = keys_S <= queries_Bx1xTx1
+        if prefix_lengths_B is not None:
+            ends_Bx1x1x1 = prefix_lengths_B[:, None, None, None]
+            mask = mask | ((queries_Bx1xTx1 < ends_Bx1x1x1) & (keys_S < ends_Bx1x1x1))
+        bias = self.relative_bias.at(positions_BxT, keys_S) if self.config.positions == "relative_bias" else None
+        cross_mask = segment_mask(None, cache.memory_segment_ids) if self.cross else None
+        layers = []
+        for params, old in zip(_unstack(self.layers, self.num_layers), cache.layers, strict=True):
+            x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT, old,
+                                            method=Layer.extend)  # fmt: skip
+            layers.append(new)
+        return self.final_norm(x_BxTxD), cache.replace(layers=tuple(layers))
+
+    def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
+        """For every layer, keys and values [B, S, H, K] of the encoder's output."""
+        return [self.layer.apply({"params": params}, memory_BxSxD, method=Layer.cross_keys_values)
+                for params in _unstack(self.layers, self.num_layers)]  # fmt: skip
+
+    def _over_layers(self, layer: Callable, keys: Array | None, x: Array) -> Array:
+        """x after layer(params, key, x) for each layer; parameters and PRNG keys are stacked over layers."""
+        if self.config.scan_layers:
+            return jax.lax.scan(lambda x, each: (layer(*each, x), None), x, (self.layers, keys))[0]
+        for params, key in _unstack((self.layers, keys), self.num_layers):
+            x = layer(params, key, x)
+        return x
+
+
+def _unstack(tree: Any, length: int) -> list[Any]:
+    """The `length` slices of every leaf. By split, whose gradient is one concatenation; indexing's is a sum of pads."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [[part.squeeze(0) for part in jax.lax.split(leaf, (1,) * length)] for leaf in leaves]
+    return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(length)]
+
+
+class Transformer(nn.Module):
+    """The whole model. Every method runs through `model.apply({"params": params}, …, method=…)`."""
+
+    config: ModelConfig
+
+    def setup(self):
+        config = self.config
+        embed_init = nn.initializers.normal(embedding_stddev(config))
+        self.token_embedding = nn.Embed(config.vocab_size, config.d_model, embedding_init=embed_init)
+        if config.num_encoder_layers:
+            self.encoder = Stack(config, config.num_encoder_layers, causal=False, cross=False)
+        if config.num_decoder_layers:
+            self.decoder = Stack(config, config.num_decoder_layers, causal=True, cross=bool(config.num_encoder_layers))
+        if not config.tie_embeddings:
+            head_init = nn.initializers.normal(kernel_stddev(config, "lm_head"))
+            self.lm_head = Head(config.d_model, config.vocab_size, head_init)
+
+    def _embed(self, tokens_BxT: Array) -> Array:
+        x_BxTxD = self.token_embedding.embedding[tokens_BxT].astype(self.config.dtype)
+        return constrain(x_BxTxD, BATCH, None, None)
+
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Array:
+        """Logits float32 [B, T, V] of the decoder, [B, L, V] of an encoder alone."""
+        return self.logits(self.hidden(batch, deterministic=deterministic))
+
+    def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:
+        """What the logits are made of, [B, T, D] in the compute dtype: for a loss that never holds all logits."""
+        memory = None
+        if self.config.num_encoder_layers:
+            memory = self.encode(
+                batch.inputs, batch.inputs_segment_ids, batch.inputs_positions, deterministic=deterministic
+            )
+            if not self.config.num_decoder_layers:
+                return memory
+        return self.decoder(self._embed(batch.decoder_inputs), segment_ids=batch.targets_segment_ids,
+                            positions=batch.targets_positions, prefix_mask=batch.prefix_mask, memory_BxSxD=memory,
+                            memory_segment_ids=batch.inputs_segment_ids, deterministic=deterministic)  # fmt: skip
+
+    def logits(self, hidden_BxTxD: Array) -> Array:
+        """Float32 [B, T, V] of hidden [B, T, D], or [B, V] of [B, D]; products accumulate in float32."""
+        dtype, (*lead, d_model) = self.config.dtype, hidden_BxTxD.shape
+        x_BTxD = hidden_BxTxD.reshape(-1, d_model)
+        if self.config.logit_scale != 1.0:
+            x_BTxD = x_BTxD * self.config.logit_scale
+        if self.config.tie_embeddings:
+            kernel, contract = self.token_embedding.embedding, ((1,), (1,))
+        else:
+            kernel, contract = self.lm_head.kernel, ((1,), (0,))
+        logits = jax.lax.dot_general(x_BTxD.astype(dtype), kernel.astype(dtype), (contract, ((), ())),
+                                     preferred_element_type=jnp.float32)  # fmt: skip
+        return constrain(logits.reshape(*lead, -1), BATCH, *(None,) * (len(lead) - 1), TENSOR)
+
+    def encode(self, inputs: Array, segment_ids: Array | None = None, positions: Array | None = None, *,
+               deterministic: bool = True) -> Array:  # fmt: skip
+        """The encoder's output [B, L, D] for inputs, segment_ids and positions [B, L] as in a Batch."""
+        return self.encoder(
+            self._embed(inputs), segment_ids=segment_ids, positions=positions, deterministic=deterministic
+        )
+
+    def start_cache(self, batch: int, slots: int, memory_BxSxD: Array | None = None,
+                    memory_segment_ids: Array | None = None) -> Cache:  # fmt: skip
+        """An empty cache for `slots` positions of each row; with an encoder, its output is turned into keys once."""
+        config = self.config
+        empty = jnp.zeros((batch, slots, config.num_heads, config.head_dim), config.dtype)
+        layers = [{"self": (empty, empty)} for _ in range(config.num_decoder_layers)]
+        if config.num_encoder_layers:
+            cross = self.decoder.cross_keys_values(memory_BxSxD)
+            layers = [{**layer, "cross": pair} for layer, pair in zip(layers, cross, strict=True)]
+        return Cache(tuple(layers), memory_segment_ids)
+
+    def extend(self, tokens_BxT: Array, cache: Cache, positions_BxT: Array,
+               prefix_lengths_B: Array | None = None) -> tuple[Array, Cache]:  # fmt: skip
+        """The decoder's hidden states [B, T, D] of tokens that join the cache, and the cache.
+
+        A row's `positions_BxT` are its own; a slot beyond them is never seen, so a row's padding may be written and
+        overwritten later. The first `prefix_lengths_B` positions see each other in both directions.
+        """
+        return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, prefix_lengths_B)
+
+
+class Head(nn.Module):
+    """The untied output projection: only its parameter, kernel [D, V]; `Transformer.logits` multiplies by it."""
+
+    d_model: int
+    vocab_size: int
+    init_fn: Callable
+
+    def setup(self):
+        self.kernel = self.param("kernel", self.init_fn, (self.d_model, self.vocab_size), jnp.float32)

@@ -1,0 +1,56 @@
+"""Prepare: build a config's tokenizer and token stores in the cache, and say what is in them.
+
+    python -m t5lite.prepare --config configs/tiny.py
+
+Every verb that needs them builds them too; this one does it ahead, on a machine without an accelerator for example.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from t5lite import cli
+from t5lite.data.cache import cache_dir
+from t5lite.data.store import Span
+from t5lite.experiment import open_experiment
+
+
+def _facts(span: Span) -> dict[str, Any]:
+    card = span.store.card
+    share = (span.stop - span.start) / max(card["tokens"], 1)
+    facts = {
+        "tokens": span.stop - span.start,
+        "documents": card["documents"],
+        "bytes_per_token": round(card["bytes_of_text"] / max(card["tokens"], 1), 3),
+        "folder": str(span.store.folder),
+    }
+    return facts | ({"share_of_store": round(share, 4)} if share < 1 else {})
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Build what the config's data needs, and print a line for each part."""
+    parser = cli.parser("prepare", __doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    arguments, config = cli.parse_with_config(parser, argv)
+    experiment = open_experiment(config)
+    dataset = experiment.dataset
+    parts = {name: _facts(span) for name, span in {**dataset.train, **dataset.validation}.items()}
+    vocabulary = dataset.tokenizer.vocabulary
+    if arguments.json:
+        print(json.dumps({"tokenizer": {"sha256": dataset.tokenizer.sha256, "size": vocabulary.size}, "parts": parts}))
+        return
+    above = f", specials {', '.join(vocabulary.specials)}" if vocabulary.specials else ""
+    print(f"tokenizer: {vocabulary.pieces} pieces, {vocabulary.sentinels} sentinels{above}")
+    for name, facts in parts.items():
+        print(
+            f"{name}: {facts['tokens']:,} tokens in {facts['documents']:,} documents, "
+            f"{facts['bytes_per_token']} bytes a token, {facts['folder']}"
+        )
+    if dataset.labels is not None:
+        print(f"labels: {', '.join(dataset.labels)}")
+    print(f"cache: {cache_dir()}")
+
+
+if __name__ == "__main__":
+    main()
