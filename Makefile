@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+FIRST := runs/first_run
 
 .PHONY: setup run test check clean
 
@@ -18,7 +19,10 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 	touch $@
 
 run: setup
-	$(RUN) -m t5lite.first_run --workdir runs/first_run
+	$(RUN) -m t5lite.train --config configs/first_run.py --workdir $(FIRST)/pretrain
+	$(RUN) -m t5lite.train --config configs/first_run.py:stage=finetune --config.init_from=$(FIRST)/pretrain --workdir $(FIRST)/finetune
+	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/pretrain --examples 3
+	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/finetune --examples 3
 
 test: setup
 	$(RUN) -m pytest $(if $(SLOW),-m slow)

@@ -8,9 +8,12 @@ passes it arguments, `--config.a.b=value` overrides any field. A field without a
     config.model.d_model = 512
 """
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
+import re
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,7 @@ def base_config() -> ConfigDict:
         }
     )
     config.lock()
+    config.data.train.mixture.unlock()  # its names are the user's own
     return config
 
 
@@ -149,6 +153,9 @@ def _schedule() -> dict[str, Any]:
     }
 
 
+BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
+
+
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     """The `key=value,…` after a config file's colon, typed like the defaults. Errors name the nearest known key."""
     values = dict(defaults)
@@ -158,8 +165,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
             raise UserError(f"unknown argument {key!r} of the config; {nearest(key, defaults)}")
         kind = type(defaults[key])
         try:
-            values[key] = value.lower() in ("", "true", "1") if kind is bool else kind(value)
-        except ValueError:
+            values[key] = BOOLEANS[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
             raise UserError(f"argument {key}={value!r} of the config is not of type {kind.__name__}") from None
     return ConfigDict(values)
 
@@ -172,27 +179,67 @@ def load_function(path: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a config is one with a function {name}(arg)")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with errors_of(path):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
-    if not hasattr(module, name):
+    if not callable(getattr(module, name, None)):
         raise UserError(f"{path} has no function {name}(arg)")
     return getattr(module, name)
+
+
+@contextlib.contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Turn whatever the code of a config file raises into a UserError with the file and line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except SyntaxError as error:
+        place = path if _is_file(error.filename, path) else error.filename or path
+        raise UserError(f"{place}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if _is_file(at.filename, path)]
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{place}: {_in_short(error)}") from error
+
+
+def _is_file(name: str | None, path: Path) -> bool:
+    return name is not None and Path(name).absolute() == path.absolute()
+
+
+def _in_short(error: Exception) -> str:
+    """The message of `error`; ml_collections prints the whole config where a field is unknown."""
+    text = str(error)
+    if isinstance(error, AttributeError | KeyError):
+        near = re.search(r'Did you mean "(\w+)"', text)
+        unknown = re.search(r'Key "(\w+)" does not exist', text) or re.fullmatch(r"""["']+(\w+)["']+(\n.*)?""", text)
+        if unknown:
+            return f"unknown field {unknown[1]}" + (f"; did you mean {near[1]!r}?" if near else "")
+    return text if isinstance(error, TypeError | ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def read_config(spec: str) -> ConfigDict:
     """The config of `FILE.py[:key=value,…]`."""
     path, _, arg = spec.partition(":")
     get_config = load_function(Path(path), "get_config")
-    try:
+    with errors_of(Path(path)):
         config = get_config(arg or None)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config returned {type(config).__name__}, not the config that it made")
+    _check_fields(config, base_config(), path)
     config.lock()
     return config
+
+
+def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
+    """Refuse a config that did not start from base_config, or that replaced a group of fields as a whole."""
+    for name in sorted(set(config) ^ set(base)):
+        change = "lacks" if name in base else "adds"
+        raise UserError(f"{where}: the config {change} the field {name}; start from base_config() and set its fields")
+    for name, group in base.items():
+        if isinstance(group, ConfigDict) and name != "mixture":
+            if not isinstance(config[name], ConfigDict):
+                raise UserError(f"{where}: {name} is a group of fields; set one of them: {', '.join(group)}")
+            _check_fields(config[name], group, f"{where}: {name}")
 
 
 def _known_path(config: ConfigDict, path: str) -> None:
@@ -208,12 +255,20 @@ def _known_path(config: ConfigDict, path: str) -> None:
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
-    """Apply `--config.a.b=value` arguments. An unknown field or a value of another type is a UserError."""
+    """Apply `--config.a.b=value` arguments; `=None` clears an optional field, once the others are set.
+
+    An unknown field or a value of another type is a UserError.
+    """
+    cleared, argv = [], ["t5lite"]
     for argument in arguments:
-        if argument.startswith("--config."):
-            _known_path(config, argument.removeprefix("--config.").partition("=")[0])
+        field, _, value = re.sub("^--?config[.]", "", argument).partition("=")
+        if field != argument.partition("=")[0]:
+            _known_path(config, field)
+            if value == "None" and _at(base_config(), field) is None:
+                cleared.append(field)
+                continue
+        argv.append(argument)
     values = flags.FlagValues()
-    argv = ["t5lite", *arguments]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         left = values(argv)[1:]
@@ -221,7 +276,17 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         raise UserError(str(error)) from error
     if left:
         raise UserError(f"unexpected argument {left[0]!r}")
-    return values["config"].value
+    for field in cleared:
+        group, _, name = field.rpartition(".")
+        _at(config, group)[name] = None
+    return config
+
+
+def _at(config: ConfigDict, path: str) -> Any:
+    """The field or group at a dotted path; "" where there is none."""
+    for part in filter(None, path.split(".")):
+        config = config.get(part, "") if isinstance(config, ConfigDict) else ""
+    return config
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -238,7 +303,10 @@ def load_json(path: Path) -> ConfigDict:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     config = base_config()
-    _fill(config, written, str(path))
+    try:
+        _fill(config, written, str(path))
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
     return config
 
 
@@ -280,10 +348,17 @@ def check(config: ConfigDict) -> None:
     )
     for name, value in budgets.items():
         require(value > 0, f"budget.{name}", f"must be positive, is {value}")
+    require(config.seed >= 0, "seed", f"must not be negative, is {config.seed}")
+    optional = {"data.train.limit": config.data.train.limit}
+    optional |= {f"eval.{name}": config.eval[name] for name in ("every_steps", "rows", "batch_size", "max_new_tokens")}
+    for field, value in optional.items():
+        require(value is None or value > 0, field, f"must be positive, is {value}")
     for name in ("every_steps", "keep"):
         require(config.checkpoint[name] > 0, f"checkpoint.{name}", f"must be positive, is {config.checkpoint[name]}")
     require(0 <= config.loss.label_smoothing < 1, "loss.label_smoothing", "must be in [0, 1)")
     require(0 <= config.model.dropout < 1, "model.dropout", "must be in [0, 1)")
+    validation = config.data.validation
+    require(validation.split is None or validation.source is not None, "data.validation.split", "needs a source")
     train = config.data.train
     require(
         (train.source is None) != (len(train.mixture) == 0),

@@ -5,10 +5,12 @@ python -m t5lite.evaluate --checkpoint runs/tiny --config.data.validation.source
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from t5lite import cli
 from t5lite.evaluation import Evaluator
@@ -18,18 +20,36 @@ from t5lite.training.start import load_params
 from t5lite.training.trainer import batch_shapes
 
 
+def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:
+    """Print held-out examples on stderr: inputs, target, what the model generates."""
+    console = Console(stderr=True, highlight=False)
+    for split in splits:
+        for shown in evaluator.examples(params, split, count):
+            console.rule(split, align="left")
+            for name, text in shown._asdict().items():
+                console.print(Text(f"{name}: ", style="bold") + Text(_shortened(text)))
+
+
+def _shortened(text: str, limit: int = 600) -> str:
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
 @cli.verb
 def main(argv: Sequence[str]) -> None:
     """Print the metrics as a table, or as one JSON object."""
     parser = cli.parser("evaluate", __doc__)
     parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
+    parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
     arguments, config = cli.parse_with_workdir(parser, argv)
     cli.start_jax(config.deterministic)
     experiment = open_run(config, arguments.workdir)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(**config.mesh)
     batch = batch_shapes(experiment.objective, config.batch_size, experiment.vocabulary.table)
     params, step = load_params(arguments.workdir, experiment.model, batch, mesh)
-    metrics = Evaluator(experiment, mesh).all(params)
+    evaluator = Evaluator(experiment, mesh)
+    metrics = evaluator.all(params)
+    if arguments.examples:
+        _show_examples(evaluator, params, metrics, arguments.examples)
     if arguments.json:
         print(json.dumps({"checkpoint": str(arguments.workdir), "step": step, "metrics": metrics}))
         return

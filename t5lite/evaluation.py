@@ -8,7 +8,7 @@ Of every objective: loss, perplexity and token accuracy; bits per byte of langua
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,20 @@ from t5lite.data.rows import Rows, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
 from t5lite.experiment import Experiment
+from t5lite.objectives.objective import example_keys, make_examples
 from t5lite.training.metrics import Metrics, from_sums
 from t5lite.training.sharding import put_batch
+from t5lite.training.step import validation_key
 from t5lite.training.trainer import compile_eval_step
 from t5lite.vocabulary import EOS
+
+
+class Shown(NamedTuple):
+    """The text of one held-out example, and of what was generated for it."""
+
+    inputs: str
+    target: str
+    output: str
 
 
 class Evaluator:
@@ -86,34 +96,41 @@ class Evaluator:
         return {"accuracy": float(np.mean(gold == chosen)), "macro_f1": macro_f1(gold, chosen)}
 
     def _exact_match(self, params: Any, split: str) -> float:
-        decode = self.experiment.dataset.tokenizer.decode
-        hits = []
-        for rows in self._rows(split, self.experiment.config.eval.generate_rows):
-            placed = put_batch({"inputs": rows["inputs"], "lengths": _lengths(rows)}, self.mesh)
-            made = generate_targets(self.experiment, params, placed["inputs"], placed["lengths"])
-            for valid, target, tokens in zip(rows["valid"], rows["targets"], np.asarray(made), strict=True):
-                if valid:
-                    hits.append(decode(target).strip() == decode(tokens).strip())
-        return float(np.mean(hits))
+        rows = self._rows(split, self.experiment.config.eval.generate_rows)
+        return float(np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows)]))
+
+    def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:
+        """`count` held-out examples, evenly spaced, with what the model generates for each."""
+        return self._generated(params, self._rows(split, count))
+
+    def _generated(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
+        """Greedy answers. Pairs are answered in text; a denoiser's answer names its blanks by their sentinels."""
+        experiment = self.experiment
+        objective, vocabulary = experiment.objective, experiment.vocabulary
+        decode = experiment.dataset.tokenizer.decode
+        for index, rows in enumerate(batches):
+            valid = rows.pop("valid")
+            keys = example_keys(validation_key(), jnp.int32(index), len(valid))
+            examples = make_examples(objective, keys, put_batch(rows, self.mesh), vocabulary.table)
+            ids = examples.inputs_segment_ids
+            lengths = jnp.sum(examples.inputs > 0 if ids is None else ids > 0, axis=1, dtype=jnp.int32)
+            tokens, _ = generate(
+                experiment.model,
+                params,
+                examples.inputs,
+                lengths,
+                max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length,
+                num_valid_ids=vocabulary.pieces if objective.rows == "pairs" else vocabulary.rows,
+                prefix_attention=experiment.config.objective.prefix_attention,
+            )
+            sides = jax.device_get((examples.inputs, examples.targets, tokens))
+            for is_valid, *example in zip(valid, *sides, strict=True):
+                if is_valid:
+                    yield Shown(*(decode(side) for side in example))
 
 
 def _lengths(rows: Rows) -> np.ndarray:
     return (rows["inputs_segment_ids"] > 0).sum(axis=1, dtype=np.int32)
-
-
-def generate_targets(experiment: Experiment, params: Any, inputs: Any, lengths: Any) -> jax.Array:
-    """Greedy targets int32 [B, max_new_tokens] of pairs' inputs; only pieces of text are generated."""
-    config, objective = experiment.config, experiment.objective
-    tokens, _ = generate(
-        experiment.model,
-        params,
-        inputs,
-        lengths,
-        max_new_tokens=config.eval.max_new_tokens or objective.targets_length,
-        num_valid_ids=experiment.vocabulary.pieces,
-        prefix_attention=config.objective.prefix_attention,
-    )
-    return tokens
 
 
 def label_tokens(experiment: Experiment) -> np.ndarray:

@@ -19,7 +19,7 @@ from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError, nearest
-from t5lite.model.config import VOCAB_MULTIPLE, ModelConfig
+from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.objective import OBJECTIVES, Objective, make_objective
 from t5lite.vocabulary import Vocabulary
@@ -102,7 +102,7 @@ def _supervised(config: ConfigDict) -> bool:
 def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
     vocabulary = dataset.tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary)
-    return Experiment(config, dataset, objective, make_model(config, vocabulary))
+    return Experiment(config, dataset, objective, make_model(config.model, vocabulary))
 
 
 def _check_tokenizer(dataset: Dataset, given: Path) -> None:
@@ -112,23 +112,3 @@ def _check_tokenizer(dataset: Dataset, given: Path) -> None:
             f"the tokenizer differs from that of init_from={given}, so its parameters would mean nothing; "
             "leave config.tokenizer.path unset to use its own"
         )
-
-
-def make_model(config: ConfigDict, vocabulary: Vocabulary) -> Transformer:
-    """The model of `config`. Its embedding has a row for every id of `vocabulary`, to a multiple of 128."""
-    fields = dict(config.model)
-    architecture = fields.pop("architecture")
-    known = ("encoder_decoder", "decoder", "encoder")
-    require(architecture in known, "model.architecture", f"{architecture!r} is none of {', '.join(known)}")
-    if architecture == "decoder":
-        fields["num_encoder_layers"] = 0
-    elif architecture == "encoder":
-        fields["num_decoder_layers"] = 0
-    fields["positions"] = fields["positions"] or ("rotary" if architecture == "decoder" else "relative_bias")
-    fields["vocab_size"] = fields["vocab_size"] or -(-vocabulary.rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-    require(
-        fields["vocab_size"] >= vocabulary.rows,
-        "model.vocab_size",
-        f"{fields['vocab_size']} rows are too few for the tokenizer's {vocabulary.rows} ids",
-    )
-    return Transformer(ModelConfig(**fields))

@@ -23,7 +23,7 @@ from t5lite.config import load_json
 from t5lite.data.tokenizer import Tokenizer, load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
-from t5lite.experiment import make_model
+from t5lite.model.build import make_model
 from t5lite.objectives.objective import make_objective
 from t5lite.training.sharding import make_mesh
 from t5lite.training.start import load_params
@@ -41,7 +41,7 @@ class Generator:
         self.tokenizer: Tokenizer = load_tokenizer(str(workdir), 0, ())
         vocabulary = self.tokenizer.vocabulary
         self.objective = make_objective(config.objective, config.model.architecture, vocabulary)
-        self.model = make_model(config, vocabulary)
+        self.model = make_model(config.model, vocabulary)
         self.prefix_attention = config.objective.prefix_attention
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
         batch = batch_shapes(self.objective, 2, vocabulary.table)

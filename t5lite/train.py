@@ -27,7 +27,7 @@ from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import RUN_ME_AGAIN, Interrupted, LoopSettings, Progress, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog
-from t5lite.training.sharding import local_rows, put_batch
+from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer, make_trainer, peak_bytes
@@ -42,6 +42,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises UserError for what the user can mend, Interrupted after a signal.
     """
     check(config)
+    check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     _make_workdir(workdir)
     _check_same_run(config, workdir)
     if (workdir / "result.json").exists():

@@ -1,10 +1,18 @@
-"""Eight fake CPU devices for every test, and caches that the tests share with each other but with nobody else."""
+"""Eight fake CPU devices for every test, and caches that the tests share with each other but with nobody else.
+
+Programs are compiled without optimisation: the tests are many small programs that run once.
+"""
 
 import os
 import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 _scratch = tempfile.TemporaryDirectory(prefix="t5lite-tests-")
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {QUICK_TO_COMPILE}".strip()
 os.environ["T5LITE_CACHE"] = _scratch.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch.name, "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

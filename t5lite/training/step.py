@@ -59,6 +59,11 @@ def noise_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), 0)
 
 
+def validation_key() -> Array:
+    """The key of all validation noise: the same in every run, so that losses compare."""
+    return jax.random.fold_in(jax.random.key(0), 2)
+
+
 def make_train_step(
     model: Transformer,
     objective: Objective,
@@ -90,7 +95,7 @@ def make_train_step(
         weight = jnp.where(sums["weight"] > 0, sums["weight"], 1.0)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        metrics = sums | {"loss": sums["nll"] / weight, "grad_norm": optax.global_norm(gradient)}
+        metrics = sums | {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
     return train_step
@@ -112,20 +117,17 @@ def _accumulate(gradient_of: Callable, params: Any, batch: Batch, key: Array, mi
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def make_eval_step(
-    model: Transformer, objective: Objective, table: TokenTable, batch_size: int, seed: int = 0
-) -> EvalStep:
+def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, batch_size: int) -> EvalStep:
     """The function (params, rows, index) -> sums. Its noise depends on `index`, the number of the batch, alone.
 
     Rows that are not "valid" count nothing. Beside the loss's sums: "correct", targets that the most likely token
     meets, and "bytes" of text that the targets stand for.
     """
-    eval_key = jax.random.fold_in(jax.random.key(seed), 2)
 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
         rows = dict(rows)
         valid = rows.pop("valid")
-        batch = make_batch(objective, example_keys(eval_key, index, batch_size), rows, table)
+        batch = make_batch(objective, example_keys(validation_key(), index, batch_size), rows, table)
         batch = batch.replace(weights=batch.weights * valid[:, None])
         logits = model.apply({"params": params}, batch, deterministic=True)
         correct = (jnp.argmax(logits, axis=-1) == batch.targets) * batch.weights

@@ -58,7 +58,7 @@ def make_trainer(
     config: ConfigDict, model: Transformer, objective: Objective, table: TokenTable, total_steps: int
 ) -> Trainer:
     """Lay `config`'s training out over its mesh and compile the step. Raises UserError where something cannot fit."""
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.microbatches, mesh)
     schedule = make_schedule(config.schedule, total_steps)
     batch = batch_shapes(objective, config.batch_size, table)

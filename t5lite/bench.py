@@ -1,0 +1,91 @@
+"""Bench: the training step of a config on this machine, with synthetic rows and no data, tokenizer or Grain.
+
+python -m t5lite.bench --config configs/tiny.py
+python -m t5lite.bench --config configs/tiny.py --config.model.dtype=bfloat16 --config.batch_size=64 --json
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from t5lite import cli
+from t5lite.model.build import make_model
+from t5lite.model.flops import num_parameters, peak_flops, step_flops
+from t5lite.objectives.objective import Objective, make_objective
+from t5lite.training.budget import seconds_per_step
+from t5lite.training.sharding import put_batch
+from t5lite.training.trainer import make_trainer, peak_bytes
+from t5lite.vocabulary import Vocabulary
+
+
+def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int) -> dict[str, np.ndarray]:
+    """Rows of random pieces without padding, in the shapes that `objective` wants; segment ids are 1."""
+    rng = np.random.default_rng(0)
+    shapes = objective.row_shapes(batch_size)
+    return {
+        name: np.ones(shape, np.int32)
+        if name.endswith("segment_ids")
+        else rng.integers(3, vocabulary.pieces, shape, dtype=np.int32)
+        for name, shape in shapes.items()
+    }
+
+
+def bench(config: ConfigDict) -> dict[str, Any]:
+    """Measure the config's training step: median seconds, tokens (encoder and decoder) a second, MFU, memory."""
+    vocabulary = Vocabulary.synthetic(
+        config.tokenizer.vocab_size, config.tokenizer.sentinels, config.tokenizer.specials
+    )
+    objective = make_objective(config.objective, config.model.architecture, vocabulary)
+    model = make_model(config.model, vocabulary)
+    start = time.perf_counter()
+    trainer = make_trainer(config, model, objective, vocabulary.table, total_steps=10**6)
+    compile_seconds = time.perf_counter() - start
+    rows = put_batch(synthetic_rows(objective, vocabulary, config.batch_size), trainer.mesh)
+    seconds = seconds_per_step(trainer.step, trainer.init(), rows)
+    encoder_length, decoder_length = objective.lengths(config.model.architecture)
+    flops = step_flops(
+        model.config, batch=config.batch_size, encoder_length=encoder_length, decoder_length=decoder_length
+    )
+    kind = jax.devices()[0].device_kind
+    peak = peak_flops(kind)
+    return {
+        "config": config.name,
+        "device": kind,
+        "devices": trainer.mesh.size,
+        "jax": jax.__version__,
+        "params": num_parameters(model.config),
+        "batch_size": config.batch_size,
+        "encoder_length": encoder_length,
+        "decoder_length": decoder_length,
+        "dtype": config.model.dtype,
+        "step_seconds": seconds,
+        "tokens_per_second": config.batch_size * (encoder_length + decoder_length) / seconds,
+        "flops_per_second": flops / seconds,
+        "mfu": flops / seconds / (peak * trainer.mesh.size) if peak else None,
+        "peak_bytes": peak_bytes(trainer),
+        "compile_seconds": compile_seconds,
+    }
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Print what was measured."""
+    parser = cli.parser("bench", __doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    arguments, config = cli.parse_with_config(parser, argv)
+    cli.start_jax(config.deterministic)
+    measured = bench(config)
+    if arguments.json:
+        print(json.dumps(measured))
+        return
+    for name, value in measured.items():
+        print(f"{name:18} {value:,.4g}" if isinstance(value, float) else f"{name:18} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""A run: what it leaves behind, how it goes on after a kill, what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from t5lite.config import load_json
+from t5lite.errors import UserError
+from t5lite.train import train
+from t5lite.training.checkpoint import newest, params_shapes
+from tests.small import small_config, write_pairs, write_texts
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(texts, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("pretrained")
+    train(small_config(texts), workdir)
+    return workdir
+
+
+def _lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _losses(workdir):
+    return [(line["step"], line["split"], line["loss"]) for line in _lines(workdir)]
+
+
+def test_a_run_leaves_what_the_design_says(pretrained):
+    for name in ("config.json", "provenance.json", "metrics.jsonl", "checkpoints", "tokenizer", "tensorboard"):
+        assert (pretrained / name).exists(), name
+    result = json.loads((pretrained / "result.json").read_text())
+    assert result["step"] == 6
+    assert set(result["cost"]) == {"tokens", "flops", "seconds", "device_seconds", "peak_bytes"}
+    assert all(value > 0 for value in result["cost"].values())
+    assert len(result["params_sha256"]) == 64
+    assert {"loss", "perplexity", "token_accuracy"} <= set(result["metrics"]["validation"])
+    assert load_json(pretrained / "config.json").batch_size == 8
+
+
+def test_metrics_have_a_line_for_each_log_step_and_evaluation(pretrained):
+    steps = [(line["step"], line["split"]) for line in _lines(pretrained)]
+    expected = [(0, "validation"), (1, "train"), (2, "train"), (4, "train"), (6, "train"), (6, "validation")]
+    assert steps == expected
+    line = _lines(pretrained)[2]
+    assert {"tokens", "tokens_per_second", "step_ms", "input_wait", "padding", "learning_rate"} <= set(line)
+    assert line["tokens"] == 2 * 8 * (32 + 8) and line["padding"] == 0
+
+
+def test_a_complete_run_is_not_run_again(pretrained, texts):
+    before = (pretrained / "result.json").stat().st_mtime_ns
+    result = train(small_config(texts), pretrained)
+    assert result["step"] == 6 and (pretrained / "result.json").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_workdir_is_refused(pretrained, texts):
+    config = small_config(texts)
+    config.batch_size, config.seed = 16, 5
+    with pytest.raises(UserError, match=r"batch_size \(was 8, now 16\), seed \(was 0, now 5\)"):
+        train(config, pretrained)
+
+
+def test_the_same_config_gives_the_same_parameters(pretrained, texts, tmp_path):
+    first = json.loads((pretrained / "result.json").read_text())
+    config = small_config(texts)
+    config.mesh.data = 1
+    assert train(config, tmp_path)["params_sha256"] == first["params_sha256"]
+    assert _losses(tmp_path) == _losses(pretrained)
+
+
+def test_fine_tuning_starts_from_the_parameters_of_another_run(pretrained, tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    config = small_config(pairs, "supervised")
+    config.init_from = str(pretrained)
+    config.budget.steps = 40
+    config.schedule.rate = 1e-2
+    result = train(config, tmp_path / "run")
+    assert f"from {pretrained} at step 6: 28 parameters restored" in capsys.readouterr().err
+    metrics = result["metrics"]["validation"]
+    assert {"accuracy", "macro_f1", "exact_match", "token_accuracy"} <= set(metrics)
+    assert metrics["loss"] < _lines(tmp_path / "run")[0]["loss"] / 2
+
+
+def test_the_hand_off_names_what_is_new_and_what_was_left(pretrained, tmp_path, capsys):
+    config = small_config(write_pairs(tmp_path / "pairs.jsonl"), "supervised")
+    config.init_from = str(pretrained)
+    config.model.activation = "gelu"
+    config.model.tie_embeddings = False
+    config.budget.steps = 1
+    train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "1 new (lm_head/kernel)" in said
+    assert "2 left (decoder/layers/mlp/gate/kernel, encoder/layers/mlp/gate/kernel)" in said
+
+
+def test_a_model_of_another_shape_is_refused(pretrained, tmp_path):
+    config = small_config(write_pairs(tmp_path / "pairs.jsonl"), "supervised")
+    config.init_from = str(pretrained)
+    config.model.d_ff = 128
+    with pytest.raises(UserError, match=r"mlp/.* has shape \(1, 64, 32\).*\(1, 128, 32\)"):
+        train(config, tmp_path / "run")
+
+
+def test_another_tokenizer_than_the_checkpoints_is_refused(pretrained, texts, tmp_path):
+    other = small_config(texts)
+    other.tokenizer.vocab_size = 280
+    other.budget.steps = 1
+    train(other, tmp_path / "other")
+    config = small_config(write_pairs(tmp_path / "pairs.jsonl"), "supervised")
+    config.init_from = str(pretrained)
+    config.tokenizer.path = str(tmp_path / "other")
+    with pytest.raises(UserError, match="tokenizer differs"):
+        train(config, tmp_path / "run")
+
+
+def test_a_language_model_reports_bits_per_byte(texts, tmp_path):
+    config = small_config(texts, "causal_lm", "decoder")
+    config.model.num_encoder_layers = 0
+    metrics = train(config, tmp_path)["metrics"]["validation"]
+    assert 0 < metrics["bits_per_byte"] < 8
+
+
+def test_a_checkpoint_holds_every_parameter(pretrained):
+    folder, step = newest(pretrained)
+    assert step == 6
+    shapes = params_shapes(folder)
+    assert shapes["token_embedding/embedding"] == (384, 32)
+    assert len(shapes) == 28
+
+
+CONFIG = """
+from tests.small import small_config
+
+def get_config(arg=None):
+    config = small_config({source!r})
+    config.budget.steps = 60
+    config.checkpoint.every_steps = 7
+    config.model.dropout = 0.1
+    config.eval.every_steps = 20
+    return config
+"""
+
+
+def _start(config, workdir):
+    command = [sys.executable, "-m", "t5lite.train", "--config", str(config), "--workdir", str(workdir)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_step(workdir, step, process):
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and any(f'"step": {s}, "split": "train"' in path.read_text() for s in range(step, step + 30)):
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 75), (signal.SIGKILL, -9)], ids=["SIGINT", "SIGKILL"])
+def test_an_interrupted_run_ends_as_if_never_interrupted(texts, tmp_path, number, code, uninterrupted):
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.format(source=texts))
+    process = _start(config, tmp_path / "run")
+    _wait_for_step(tmp_path / "run", 10, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert not (tmp_path / "run" / "result.json").exists(), (
+        "the run was over before the signal; the test needs a longer one"
+    )
+    again = _start(config, tmp_path / "run")
+    _, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    expected = json.loads((uninterrupted / "result.json").read_text())
+    assert result["params_sha256"] == expected["params_sha256"]
+    assert result["cost"]["tokens"] == expected["cost"]["tokens"]
+    assert _losses(tmp_path / "run") == _losses(uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(texts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "config.py").write_text(CONFIG.format(source=texts))
+    process = _start(folder / "config.py", folder / "run")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return folder / "run"
+
+
+def test_jax_is_on_cpu_with_eight_devices():
+    assert len(jax.devices()) == 8
