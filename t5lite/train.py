@@ -119,7 +119,8 @@ def _run(
     config = experiment.config
     first = int(state.step)
     evaluator = Evaluator(experiment, trainer.mesh)
-    log = MetricsLog(workdir, first)
+    # A run without a checkpoint of its own starts over, the evaluation before its first step included.
+    log = MetricsLog(workdir, keep_until=first if first else -1)
     at_end: dict[str, Metrics] = {}
 
     def evaluate(state: TrainState, step: int) -> None:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "t5lite"
 
 # From the top down. A module may import from its own layer and from those below it.
 LAYERS = (
-    ("train", "prepare", "preview", "evaluate", "generate", "bench", "first_run", "cli"),
+    ("train", "prepare", "preview", "evaluate", "generate", "bench", "cli"),
     ("evaluation",),
     ("experiment",),
     ("training",),

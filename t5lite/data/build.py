@@ -32,7 +32,9 @@ def build_text(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, hold
 def build_pairs(
     folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, hold_out: bool, advance: Advance
 ) -> None:
-    """The same for supervised pairs. The cards' "labels" counts the distinct targets, None beyond 1,000 of them."""
+    """The same for supervised pairs. Both cards' "labels" counts the distinct targets of the whole source; None
+    beyond 1,000 of them.
+    """
     labels: Counter[str] = Counter()
 
     def pieces() -> Iterator[Piece]:
@@ -83,12 +85,14 @@ def encoded(
 
     Documents without a token leave no trace unless `keep_empty`.
     """
-    open_document = continues = False  # across blocks: has the document tokens yet; does a piece continue one
+    open_document = begun = False  # across blocks: has the document tokens yet, and text
     eos = np.array([EOS], np.int32)
     for block in _blocks(pieces):
         texts, closes = zip(*block, strict=True)
-        continued = [continues, *(not ends for ends in closes[:-1])]
-        continues = not closes[-1]
+        continued = []
+        for text, closed in block:
+            continued.append(begun)
+            begun = (begun or text != "") and not closed
         parts, ends, at = [], [], 0
         for ids, closed in zip(tokenizer.encode_many(texts, continued), closes, strict=True):
             parts.append(ids)

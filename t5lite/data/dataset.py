@@ -94,8 +94,8 @@ class _Opener:
         self.columns = Columns(**config.data.train.columns)
         self.identity = {"tokenizer": tokenizer.sha256}
 
-    def _stores(self, name: str, spec: str, split: str, hold_out: bool) -> tuple[Span, Span]:
-        source = _open(spec, self.columns, split)
+    def _stores(self, name: str, spec: str, split: str | None, usual_split: str, hold_out: bool) -> tuple[Span, Span]:
+        source = _open(spec, self.columns, split, usual_split)
         folder = store_folder(source, self.columns, self.tokenizer, self.supervised, hold_out)
         self.identity[name] = folder.name
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
@@ -106,9 +106,10 @@ class _Opener:
     def train(self, name: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:
         """The stretches to train on and, with `hold_out`, to evaluate on."""
         own = _own_validation(member) if hold_out else None
-        train, heldout = self._stores(f"data.{name}", member.source, member.split or "train", hold_out and own is None)
+        cut = hold_out and own is None
+        train, heldout = self._stores(f"data.{name}", member.source, member.split, "train", cut)
         if own is not None:
-            return train, self._stores(f"data.{name}.{own}", member.source, own, hold_out=False)[0]
+            return train, self._stores(f"data.{name}.{own}", member.source, own, own, hold_out=False)[0]
         if not hold_out:
             return train, None
         if heldout.store.num_documents == 0:
@@ -118,7 +119,7 @@ class _Opener:
     def validation(self) -> Span:
         """What `data.validation` names."""
         fields = self.config.data.validation
-        return self._stores("data.validation", fields.source, fields.split or "validation", hold_out=False)[0]
+        return self._stores("data.validation", fields.source, fields.split, "validation", hold_out=False)[0]
 
 
 def _members(config: ConfigDict) -> dict[str, Member]:
@@ -127,20 +128,23 @@ def _members(config: ConfigDict) -> dict[str, Member]:
         return {"train": Member(train.source, train.split, 1.0)}
     members = {}
     for name, fields in train.mixture.items():
-        unknown = set(fields) - {"source", "split", "weight"}
-        if unknown or "source" not in fields:
+        unknown = set(fields) - {"source", "split", "weight"} if isinstance(fields, ConfigDict) else {repr(fields)}
+        if unknown or not fields.get("source"):
             problem = f"unknown field {min(unknown)}" if unknown else "no source"
             raise UserError(f"config.data.train.mixture.{name}: {problem}; it takes source, split and weight")
-        members[name] = Member(fields.source, fields.get("split"), float(fields.get("weight", 1.0)))
-        if members[name].weight <= 0:
-            raise UserError(f"config.data.train.mixture.{name}.weight: must be positive")
+        weight = fields.get("weight", 1.0)
+        if not (isinstance(weight, int | float) and 0 < weight < np.inf):
+            raise UserError(f"config.data.train.mixture.{name}.weight: must be a positive number, is {weight!r}")
+        members[name] = Member(fields.source, fields.get("split"), float(weight))
     return members
 
 
-def _open(spec: str, columns: Columns, split: str) -> Source:
-    available = available_splits(spec)
-    # A files: source has one split, whatever it is asked for.
-    return open_source(spec, columns, split if split in available or len(available) > 1 else available[0])
+def _open(spec: str, columns: Columns, split: str | None, usual: str) -> Source:
+    """The source's `split`; where that is None, the `usual` one, or the only one that it has."""
+    if split is None:
+        available = available_splits(spec)
+        split = available[0] if len(available) == 1 else usual
+    return open_source(spec, columns, split)
 
 
 def _own_validation(member: Member) -> str | None:
@@ -164,11 +168,12 @@ def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = No
     if fields.path is not None or given is not None:
         return load_tokenizer(fields.path or str(given), fields.sentinels, fields.specials)
     columns = Columns(**config.data.train.columns)
-    sources = [_open(m.source, columns, m.split or "train") for m in _members(config).values()]
+    sources = [_open(member.source, columns, member.split, "train") for member in _members(config).values()]
     facts = {
         "sources": [source.fingerprint() for source in sources],
         "columns": dataclasses.asdict(columns),
         "sentencepiece": version("sentencepiece"),
+        "supervised": supervised,
         "threads": TRAINING_THREADS,
         **{name: fields[name] for name in ("vocab_size", "sentinels", "sample_bytes")},
         "specials": list(fields.specials),
@@ -255,7 +260,13 @@ def _labels(wanted: bool | None, train: dict[str, Span], heldout: dict[str, Span
 
 def _refuse_strange(heldout: dict[str, Span], labels: Iterable[str]) -> None:
     for name, span in heldout.items():
-        strange = sorted(set(span.store.card["labels"] or ()) - set(labels))
+        found = span.store.card["labels"]
+        if found is None:
+            raise UserError(
+                f"data.{name}: over 1,000 different targets, where those of training are a closed set; mend the file, "
+                "or set config.data.labels=False if targets are free text"
+            )
+        strange = sorted(set(found) - set(labels))
         if strange:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             raise UserError(

@@ -19,13 +19,13 @@ Metrics = dict[str, float]
 
 
 class MetricsLog:
-    """Appends to workdir/metrics.jsonl and workdir/tensorboard/."""
+    """Appends to workdir/metrics.jsonl and workdir/tensorboard/, whose entries beyond step `keep_until` are dropped."""
 
-    def __init__(self, workdir: Path, resume_step: int):
+    def __init__(self, workdir: Path, keep_until: int):
         self.path = workdir / "metrics.jsonl"
-        truncate(self.path, resume_step)
+        truncate(self.path, keep_until)
         self._file = self.path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=keep_until + 1)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Append a line; it is in the operating system's hands when this returns."""
