@@ -11,6 +11,7 @@ A tokenizer trained here loses nothing: no normalisation, spaces and line breaks
 import hashlib
 import heapq
 import io
+import itertools
 import json
 import os
 import re
@@ -119,16 +120,18 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`. Sentinels and specials appear by name; padding and EOS not at all; unused rows as <id>."""
-        text, run = "", []
-        for token in map(int, ids):
-            if token in (PAD, EOS):
-                continue
-            if token < self.vocabulary.pieces:
-                run.append(token)
+        return "".join(text for text, _ in self.decode_parts(ids))
+
+    def decode_parts(self, ids: Iterable[int]) -> list[tuple[str, bool]]:
+        """The same in parts, each with whether it stands for a sentinel, a special or an unused row."""
+        parts: list[tuple[str, bool]] = []
+        tokens = [token for token in map(int, ids) if token not in (PAD, EOS)]
+        for is_piece, run in itertools.groupby(tokens, key=lambda token: token < self.vocabulary.pieces):
+            if is_piece:
+                parts.append((self._decode(list(run), bool(parts)), False))
             else:
-                text += self._decode(run, bool(text)) + self._special_names.get(token, f"<{token}>")
-                run = []
-        return text + self._decode(run, bool(text))
+                parts += [(self._special_names.get(token, f"<{token}>"), True) for token in run]
+        return parts
 
     def _decode(self, ids: list[int], continues: bool) -> str:
         # The space that a text begins with is SentencePiece's own, unless something stands before it.

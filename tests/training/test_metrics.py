@@ -1,0 +1,39 @@
+"""The log: every line once, whatever happened in between; metrics mean what they say."""
+
+import json
+import math
+
+from t5lite.training.metrics import MetricsLog, from_sums
+
+
+def _steps(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_beyond_the_checkpoint_and_half_lines_are_cut(tmp_path):
+    log = MetricsLog(tmp_path, keep_until=-1)
+    for step in (1, 5, 10, 12):
+        log.write(step, "train", {"loss": 1.0})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "spl')
+    log = MetricsLog(tmp_path, keep_until=10)
+    log.write(11, "train", {"loss": 1.0})
+    log.close()
+    assert _steps(tmp_path) == [1, 5, 10, 11]
+
+
+def test_what_json_cannot_hold_becomes_null(tmp_path):
+    log = MetricsLog(tmp_path, keep_until=-1)
+    log.write(1, "train", {"loss": math.nan})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
+
+
+def test_metrics_from_sums():
+    sums = {"nll": 20.0, "weight": 10.0, "correct": 4.0, "bytes": 40.0}
+    metrics = from_sums(sums, predicts_text=True)
+    assert metrics["loss"] == 2.0 and metrics["token_accuracy"] == 0.4
+    assert math.isclose(metrics["perplexity"], math.exp(2))
+    assert math.isclose(metrics["bits_per_byte"], 20 / math.log(2) / 40)
+    assert "bits_per_byte" not in from_sums(sums, predicts_text=False)
