@@ -20,6 +20,7 @@ from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
 from t5lite.experiment import Experiment
 from t5lite.objectives.objective import example_keys, make_examples
+from t5lite.progress import progress
 from t5lite.training.metrics import Metrics, from_sums
 from t5lite.training.sharding import put_batch
 from t5lite.training.step import validation_key
@@ -63,8 +64,12 @@ class Evaluator:
                 found[split]["exact_match"] = self._exact_match(params, split)
         return found
 
-    def _rows(self, split: str, count: int) -> Iterator[Rows]:
-        return evaluation_rows(self._sources[split], count, self._batch_size)
+    def _rows(self, split: str, count: int, title: str = "evaluating") -> Iterator[Rows]:
+        source = self._sources[split]
+        with progress(f"{title} on {split}", -(-min(count, len(source)) // self._batch_size)) as advance:
+            for rows in evaluation_rows(source, count, self._batch_size):
+                yield rows
+                advance()
 
     def _losses(self, params: Any, split: str) -> Metrics:
         total: dict[str, Any] = {}
@@ -96,7 +101,7 @@ class Evaluator:
         return {"accuracy": float(np.mean(gold == chosen)), "macro_f1": macro_f1(gold, chosen)}
 
     def _exact_match(self, params: Any, split: str) -> float:
-        rows = self._rows(split, self.experiment.config.eval.generate_rows)
+        rows = self._rows(split, self.experiment.config.eval.generate_rows, "generating")
         return float(np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows)]))
 
     def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:

@@ -23,27 +23,45 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+_display: Progress | None = None  # the one that is on the terminal; a terminal can hold but one
+
+
 @contextlib.contextmanager
 def progress(title: str, total: float, done: float = 0, show_count: bool = True) -> Iterator[Advance]:
-    """Show work of `total` units, `done` of them already. The block calls `advance(units, note="")` as it goes."""
-    if sys.stderr.isatty():
-        count = [MofNCompleteColumn()] if show_count else [TaskProgressColumn()]
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *count,
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        ]
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=total, completed=done, note="")
+    """Show work of `total` units, `done` of them already. The block calls `advance(units=1, note="")` as it goes.
 
-            def advance(units: float = 1, note: str = "") -> None:
-                bar.update(task, advance=units, **({"note": note} if note else {}))
+    Work within work gets a bar of its own below, which goes when it ends.
+    """
+    with _bar(title, total, done, show_count) if sys.stderr.isatty() else _lines(title, total, done) as advance:
+        yield advance
 
+
+@contextlib.contextmanager
+def _bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Advance]:
+    global _display
+    with contextlib.ExitStack() as stack:
+        outer = _display
+        if outer is None:
+            amount = MofNCompleteColumn() if show_count else TaskProgressColumn()
+            note = TextColumn("{task.fields[note]}")
+            columns = [TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), note]
+            _display = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+        bar = _display
+        task = bar.add_task(title, total=total, completed=done, note="")
+
+        def advance(units: float = 1, note: str | None = None) -> None:
+            bar.update(task, advance=units, **({} if note is None else {"note": note}))
+
+        try:
             yield advance
-        return
+        finally:
+            if outer is not None:
+                bar.remove_task(task)
+            _display = outer
 
+
+@contextlib.contextmanager
+def _lines(title: str, total: float, done: float) -> Iterator[Advance]:
     start = last = time.monotonic()
     first = done
 
@@ -53,9 +71,8 @@ def progress(title: str, total: float, done: float = 0, show_count: bool = True)
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES and done > first:
             last = now
-            left = (total - done) * (now - start) / (done - first)
-            print(
-                f"{title}: {100 * done / total:.0f} %, {duration(max(left, 0))} left  {note}".rstrip(), file=sys.stderr
-            )
+            left = max(total - done, 0) * (now - start) / (done - first)
+            share = 100 * min(done / total, 1) if total else 100
+            print(f"{title}: {share:.0f} %, {duration(left)} left  {note}".rstrip(), file=sys.stderr)
 
     yield advance

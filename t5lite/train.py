@@ -23,6 +23,7 @@ from t5lite.errors import UserError
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.model.flops import peak_flops, step_flops
+from t5lite.progress import progress
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import RUN_ME_AGAIN, Interrupted, LoopSettings, Progress, run_loop
@@ -51,7 +52,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     experiment = open_experiment(config)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
-    trainer = make_trainer(config, model, objective, table, steps)
+    with progress("compiling the training step", 1, show_count=False) as advance:
+        trainer = make_trainer(config, model, objective, table, steps)
+        advance()
     experiment.dataset.tokenizer.save(workdir / "tokenizer")
     _write_json(workdir / "config.json", to_dict(config))
     _write_json(workdir / "provenance.json", provenance(experiment))
