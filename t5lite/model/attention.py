@@ -74,19 +74,16 @@ def mapped_attention(q, k, v, bias, mask, *, scale, dropout, key):
 
     On CPU, attention is bound by memory: at [8, 4, 512, 512] this takes a third of the time of `einsum_attention`.
     """
-    batch, _, heads, _ = q.shape
-    q, k, v = (x.swapaxes(1, 2).reshape(batch * heads, x.shape[1], x.shape[3]) for x in (q, k, v))
-    y = _mapped(heads, scale, dropout, q, k, v, bias, mask, key)
-    return y.reshape(batch, heads, *y.shape[1:]).swapaxes(1, 2)
+    return _mapped(scale, dropout, q, k, v, bias, mask, key)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _mapped(heads, scale, dropout, q, k, v, bias, mask, key):
-    """Of q, k, v [B * H, T or S, K]: the gradient keeps two numbers a query, the largest score and the sum.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _mapped(scale, dropout, q, k, v, bias, mask, key):
+    """Of q, k, v [B, T or S, H, K]: the gradient keeps two numbers a query, the largest score and the sum.
 
     Not the usual one, their logsumexp: in a row that sees no key, float32 would lose the sum beside MASKED.
     """
-    return _mapped_forward(heads, scale, dropout, q, k, v, bias, mask, key)[0]
+    return _mapped_forward(scale, dropout, q, k, v, bias, mask, key)[0]
 
 
 def _mapped_scores(heads, scale, index, q, k, bias, mask):
@@ -108,47 +105,77 @@ def _mapped_keep(dropout, key, index, shape):
     return jax.random.bernoulli(jax.random.fold_in(key, index), 1 - dropout, shape) * (1 / (1 - dropout))
 
 
-def _mapped_forward(heads, scale, dropout, q, k, v, bias, mask, key):
-    def one(each):
-        index, q, k, v = each
-        scores_TxS = _mapped_scores(heads, scale, index, q, k, bias, mask)
+def _take(index, heads, *arrays):
+    """The head index % H of example index // H, [T or S, K], of each array; sliced where it lies, never transposed."""
+    b, h = index // heads, index % heads
+    return tuple(jax.lax.dynamic_slice(x, (b, 0, h, 0), (1, x.shape[1], 1, x.shape[3]))[0, :, 0] for x in arrays)
+
+
+def _put(index, heads, array, value):
+    return jax.lax.dynamic_update_slice(
+        array, value[None, :, None].astype(array.dtype), (index // heads, 0, index % heads, 0)
+    )
+
+
+def _dot_of_transpose(a_TxS, b_TxK):
+    """a.T @ b, float32 [S, K], for a much larger than b: as (b.T @ a).T in half the time of XLA's own on CPU.
+
+    Without the barrier XLA would simplify it back.
+    """
+    product_KxS = jax.lax.dot_general(b_TxK, a_TxS, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(product_KxS).T
+
+
+def _mapped_forward(scale, dropout, q, k, v, bias, mask, key):
+    batch, _, heads, _ = q.shape
+
+    def one(y, index):
+        q_TxK, k_SxK, v_SxK = _take(index, heads, q, k, v)
+        scores_TxS = _mapped_scores(heads, scale, index, q_TxK, k_SxK, bias, mask)
         top_Tx1 = scores_TxS.max(axis=-1, keepdims=True)
         exp_TxS = jnp.exp(scores_TxS - top_Tx1)
         sum_Tx1 = exp_TxS.sum(axis=-1, keepdims=True)
         if dropout:
             exp_TxS *= _mapped_keep(dropout, key, index, exp_TxS.shape)
-        y_TxK = jnp.matmul(exp_TxS.astype(v.dtype), v, preferred_element_type=jnp.float32) / sum_Tx1
-        return y_TxK.astype(v.dtype), (top_Tx1, sum_Tx1)
+        y_TxK = jnp.matmul(exp_TxS.astype(v.dtype), v_SxK, preferred_element_type=jnp.float32) / sum_Tx1
+        return _put(index, heads, y, y_TxK), (top_Tx1, sum_Tx1)
 
-    y, softmax = jax.lax.map(one, (jnp.arange(q.shape[0]), q, k, v))
+    y, softmax = jax.lax.scan(one, jnp.zeros(q.shape, v.dtype), jnp.arange(batch * heads))
     return y, (q, k, v, y, softmax, bias, mask, key)
 
 
-def _mapped_backward(heads, scale, dropout, saved, dy):
+def _mapped_backward(scale, dropout, saved, dy):
     q, k, v, y, softmax, bias, mask, key = saved
+    batch, _, heads, _ = q.shape
     dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
-    def one(dbias, each):
-        index, q, k, v, y, (top_Tx1, sum_Tx1), dy = each
-        weights_TxS = jnp.exp(_mapped_scores(heads, scale, index, q, k, bias, mask) - top_Tx1) * (1 / sum_Tx1)
-        dweights_TxS, dropped_TxS = dot(dy, v.T), weights_TxS
-        if dropout:
-            keep_TxS = _mapped_keep(dropout, key, index, weights_TxS.shape)
-            dweights_TxS, dropped_TxS = dweights_TxS * keep_TxS, weights_TxS * keep_TxS
-        dv_SxK = dot(dropped_TxS.astype(v.dtype).T, dy)
+    def one(gradients, each):
+        index, (top_Tx1, sum_Tx1) = each
+        dq, dk, dv, dbias = gradients
+        q_TxK, k_SxK, v_SxK, y_TxK, dy_TxK = _take(index, heads, q, k, v, y, dy)
+        # The weights are exp / sum, and everything below is linear in dy: dividing it saves a pass over [T, S].
+        dy_TxK = dy_TxK.astype(jnp.float32) / sum_Tx1
         # Softmax's own gradient needs the mean of dweights under the weights, which is y · dy.
-        mean_Tx1 = (y.astype(jnp.float32) * dy.astype(jnp.float32)).sum(axis=-1, keepdims=True)
-        dscores_TxS = weights_TxS * (dweights_TxS - mean_Tx1)
+        mean_Tx1 = (y_TxK.astype(jnp.float32) * dy_TxK).sum(axis=-1, keepdims=True)
+        dy_TxK = dy_TxK.astype(v.dtype)
+        exp_TxS = jnp.exp(_mapped_scores(heads, scale, index, q_TxK, k_SxK, bias, mask) - top_Tx1)
+        dweights_TxS, dropped_TxS = dot(dy_TxK, v_SxK.T), exp_TxS
+        if dropout:
+            keep_TxS = _mapped_keep(dropout, key, index, exp_TxS.shape)
+            dweights_TxS, dropped_TxS = dweights_TxS * keep_TxS, exp_TxS * keep_TxS
+        dv = _put(index, heads, dv, _dot_of_transpose(dropped_TxS.astype(v.dtype), dy_TxK))
+        dscores_TxS = exp_TxS * (dweights_TxS - mean_Tx1)
         if mask is not None:
             dscores_TxS = jnp.where(_mapped_mask(heads, index, mask), dscores_TxS, 0)
         if bias is not None:
             dbias = dbias.at[index // heads % bias.shape[0], index % heads].add(dscores_TxS)
         dscores_TxS = (dscores_TxS * scale if scale != 1.0 else dscores_TxS).astype(q.dtype)
-        dq_TxK, dk_SxK = dot(dscores_TxS, k), dot(dscores_TxS.T, q)
-        return dbias, (dq_TxK.astype(q.dtype), dk_SxK.astype(k.dtype), dv_SxK.astype(v.dtype))
+        dq = _put(index, heads, dq, dot(dscores_TxS, k_SxK))
+        dk = _put(index, heads, dk, _dot_of_transpose(dscores_TxS, q_TxK))
+        return (dq, dk, dv, dbias), None
 
-    dbias = None if bias is None else jnp.zeros_like(bias)
-    dbias, (dq, dk, dv) = jax.lax.scan(one, dbias, (jnp.arange(q.shape[0]), q, k, v, y, softmax, dy))
+    zeros = jax.tree.map(jnp.zeros_like, (q, k, v, bias))
+    (dq, dk, dv, dbias), _ = jax.lax.scan(one, zeros, (jnp.arange(batch * heads), softmax))
     return dq, dk, dv, dbias, None, None
 
 

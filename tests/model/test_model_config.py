@@ -1,0 +1,43 @@
+"""A config that cannot work is refused when it is made, by the name of its field."""
+
+import pytest
+
+from t5lite.errors import UserError
+from t5lite.model.config import ModelConfig
+
+SMALL = dict(
+    num_encoder_layers=2, num_decoder_layers=2, vocab_size=256, d_model=32, d_ff=64, num_heads=4, head_dim=8
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "architecture"), [(2, 2, "encoder_decoder"), (0, 2, "decoder"), (2, 0, "encoder")]
+)
+def test_architecture_follows_from_layers(encoder, decoder, architecture):
+    config = ModelConfig(**{**SMALL, "num_encoder_layers": encoder, "num_decoder_layers": decoder})
+    assert config.architecture == architecture
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 32100}, "vocab_size=32100 .* use 32128"),
+        ({"activation": "geglue"}, "activation='geglue' .*geglu"),
+        ({"positions": "learned"}, "positions='learned'"),
+        ({"num_heads": 0}, "num_heads=0"),
+        ({"d_model": 32.0}, "d_model=32.0"),
+        ({"positions": "rotary", "head_dim": 7}, "head_dim=7 must be even"),
+        ({"relative_buckets": 30}, "relative_buckets=30"),
+        ({"relative_max_distance": 16}, "relative_max_distance=16"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dtype": "float16"}, "dtype='float16'"),
+        ({"remat": True}, "remat=True"),
+        ({"attention": "flash"}, "attention='flash'"),
+        ({"norm_epsilon": 0.0}, "norm_epsilon=0.0"),
+        ({"num_encoder_layers": 0, "num_decoder_layers": 0}, "both 0"),
+        ({"num_encoder_layers": -1}, "num_encoder_layers=-1"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        ModelConfig(**{**SMALL, **change})
