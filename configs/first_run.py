@@ -24,22 +24,23 @@ def get_config(arg=None):
     config.model.num_encoder_layers = 2
     config.model.num_decoder_layers = 2
     config.objective.inputs_length = 128
+    config.optimizer.name = "muon"
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 50
     config.eval.batch_size = 32
     if stage == "pretrain":
         config.data.train.source = "pydocs/general"
         config.batch_size = 32
-        config.schedule.rate = 5e-3
-        config.budget.steps = 800
-        config.eval.every_steps = 400
+        config.schedule.rate = 1e-2
+        config.budget.steps = 1000
+        config.eval.every_steps = 500
         config.checkpoint.every_steps = 200
     else:
         config.data.train.source = "pydocs/summary_general"
         config.objective.name = "supervised"
         config.objective.targets_length = 32
         config.batch_size = 32
-        config.schedule.rate = 2e-3
-        config.budget.steps = 300
+        config.schedule.rate = 5e-3
+        config.budget.steps = 450
         config.checkpoint.every_steps = 100
     return config

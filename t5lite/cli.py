@@ -9,12 +9,12 @@ if __name__ == "__main__":
 
 import argparse
 import functools
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import absl.logging
 from ml_collections import ConfigDict
 
 from t5lite.config import load_json, override, read_config
@@ -37,7 +37,7 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        absl.logging.set_verbosity(absl.logging.ERROR)
         with clean_exit():
             function(sys.argv[1:] if argv is None else argv)
 
