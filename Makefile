@@ -20,9 +20,9 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 
 run: setup
 	$(RUN) -m t5lite.train --config configs/first_run.py --workdir $(FIRST)/pretrain
-	$(RUN) -m t5lite.train --config configs/first_run.py:stage=finetune --config.init_from=$(FIRST)/pretrain --workdir $(FIRST)/finetune
+	$(RUN) -m t5lite.train --config configs/first_run.py:stage=finetune --config.init_from=$(FIRST)/pretrain --workdir $(FIRST)/task
 	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/pretrain --examples 3
-	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/finetune --examples 3
+	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/task --examples 3
 
 test: setup
 	$(RUN) -m pytest $(if $(SLOW),-m slow)

@@ -1,8 +1,8 @@
 """The main job of `make run`: a small encoder-decoder from raw text to summaries, on any machine, without a download.
 
-    D=runs/first_run
-    python -m t5lite.train --config configs/first_run.py --workdir $D/pretrain
-    python -m t5lite.train --config configs/first_run.py:stage=finetune --config.init_from=$D/pretrain --workdir $D/finetune
+    W=runs/first_run
+    python -m t5lite.train --config configs/first_run.py --workdir $W/pretrain
+    python -m t5lite.train --config configs/first_run.py:stage=finetune --config.init_from=$W/pretrain --workdir $W/task
 
 `pretrain` learns to fill blanks in the docstrings of installed Python packages (span corruption), `finetune` to write
 the first sentence of a docstring from the rest of it.

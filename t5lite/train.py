@@ -50,6 +50,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         print(f"{workdir} is complete", file=sys.stderr)
         return json.loads((workdir / "result.json").read_text())
     experiment = open_experiment(config)
+    _check_same_data(experiment, workdir)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
     with progress("compiling the training step", 1, show_count=False) as advance:
@@ -193,6 +194,19 @@ def _check_same_run(config: ConfigDict, workdir: Path) -> None:
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, now {now.get(name)})" for name in changed)
         raise UserError(f"{workdir} belongs to a run of another config: {listed}; choose another --workdir")
+
+
+def _check_same_data(experiment: Experiment, workdir: Path) -> None:
+    """Refuse to go on when the text or the tokenizer behind an unchanged config is not what it was."""
+    path = workdir / "provenance.json"
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text())["data"], experiment.dataset.identity
+    changed = sorted(name for name in now.keys() | before if now.get(name) != before.get(name))
+    if changed:
+        raise UserError(
+            f"{workdir} was trained on other data: {', '.join(changed)} changed since; choose another --workdir"
+        )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

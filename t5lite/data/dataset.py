@@ -97,10 +97,11 @@ class _Opener:
     def _stores(self, name: str, spec: str, split: str | None, usual_split: str, hold_out: bool) -> tuple[Span, Span]:
         source = _open(spec, self.columns, split, usual_split)
         folder = store_folder(source, self.columns, self.tokenizer, self.supervised, hold_out)
-        self.identity[name] = folder.name
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
+        # Of the tokens, not of the files: the same text copied to another machine is the same data.
+        self.identity[name] = spans[0].store.card["sha256"]
         return spans
 
     def train(self, name: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:

@@ -2,7 +2,7 @@
 
     tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 where ids need it), up to 32M tokens a shard
     ends.npy          3 7 …             int64, where each document ends, its EOS included
-    card.json         source, tokenizer, counts, bytes of text
+    card.json         counts, bytes of text, tokenizer, and the SHA-256 of the tokens
 
 Two coordinates address it: the stream as stored, and the same stream without the EOS tokens. A `Span` is a stretch
 of it.
@@ -11,6 +11,7 @@ Supervised pairs lie in the same format: document 2i is the inputs of pair i, do
 """
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,17 @@ class StoreWriter:
         self._pending: list[np.ndarray] = []
         self._pending_tokens = 0
         self._ends: list[np.ndarray] = []
+        self._digest = hashlib.sha256()
 
     def append(self, tokens: np.ndarray, ends: np.ndarray) -> None:
         """Add `tokens`; `ends` are the positions within them where documents end (exclusive)."""
         self._ends.append(ends.astype(np.int64) + self.total)
         self.total += len(tokens)
+        tokens = tokens.astype(self.dtype)
+        self._digest.update(tokens.astype(tokens.dtype.newbyteorder("<")).tobytes())
         while len(tokens):
             room = SHARD_TOKENS - self._pending_tokens
-            self._pending.append(tokens[:room].astype(self.dtype))
+            self._pending.append(tokens[:room])
             self._pending_tokens += len(tokens[:room])
             tokens = tokens[room:]
             if self._pending_tokens == SHARD_TOKENS:
@@ -59,7 +63,8 @@ class StoreWriter:
             self._flush()
         ends = np.concatenate(self._ends) if self._ends else np.zeros(0, np.int64)
         _save(self.folder / "ends.npy", ends)
-        card = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards, **card}
+        facts = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards}
+        card = {**facts, "sha256": self._digest.hexdigest(), **card}
         (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
 
 

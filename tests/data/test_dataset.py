@@ -360,7 +360,7 @@ def test_identity_tells_apart_tokenizers_columns_held_out_shares_and_kinds(tmp_p
     config.data.train.source = jsonl(tmp_path / "train.jsonl", rows)
 
     def identity(supervised=False):
-        return open_dataset(config, supervised).identity["data.train"]
+        return frozenset(open_dataset(config, supervised).identity.items())
 
     found = [identity(), identity(supervised=True)]
     config.data.validation.source = config.data.train.source

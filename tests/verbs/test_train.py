@@ -73,6 +73,20 @@ def test_another_config_in_the_same_workdir_is_refused(pretrained, texts):
         train(config, pretrained)
 
 
+def test_other_text_behind_the_same_config_is_refused(tmp_path):
+    config = small_config(write_texts(tmp_path / "texts"))
+    config.budget.steps = 1
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    for text in (tmp_path / "texts").iterdir():
+        text.write_text(text.read_text())  # written anew, but the same: no reason to refuse
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    write_texts(tmp_path / "texts", seed=9)
+    with pytest.raises(UserError, match=r"other data: data\.train, tokenizer changed"):
+        train(config, tmp_path / "run")
+
+
 def test_the_same_config_gives_the_same_parameters(pretrained, texts, tmp_path):
     first = json.loads((pretrained / "result.json").read_text())
     config = small_config(texts)
