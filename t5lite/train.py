@@ -27,7 +27,7 @@ from t5lite.progress import progress
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import RUN_ME_AGAIN, Interrupted, LoopSettings, Progress, run_loop
-from t5lite.training.metrics import Metrics, MetricsLog
+from t5lite.training.metrics import Metrics, MetricsLog, first_losses
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
@@ -230,8 +230,10 @@ def main(argv: Sequence[str]) -> None:
     except Interrupted as stop:
         print(f"t5lite: {stop}", file=sys.stderr)
         sys.exit(RUN_ME_AGAIN)
+    before = first_losses(arguments.workdir / "metrics.jsonl")
     for split, metrics in result["metrics"].items():
-        print(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        others = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss")
+        print(f"{split}: loss {before[split]:.4g} before, {metrics['loss']:.4g} after; {others}")
     print(f"result: {arguments.workdir / 'result.json'}")
 
 

@@ -73,3 +73,12 @@ def from_sums(sums: Mapping[str, float], predicts_text: bool) -> Metrics:
     if predicts_text and sums["bytes"]:
         metrics["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
     return metrics
+
+
+def first_losses(path: Path) -> dict[str, float]:
+    """The first loss of each split in a metrics.jsonl: for held-out text, that of the weights a run began with."""
+    losses: dict[str, float] = {}
+    for line in path.read_text().splitlines():
+        values = json.loads(line)
+        losses.setdefault(values["split"], values["loss"])
+    return losses
