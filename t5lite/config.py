@@ -342,12 +342,7 @@ def check(config: ConfigDict) -> None:
         "microbatches",
         f"{config.microbatches} do not divide the batch of {config.batch_size}",
     )
-    budgets = {name: value for name, value in config.budget.items() if value is not None}
-    require(
-        len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}"
-    )
-    for name, value in budgets.items():
-        require(value > 0, f"budget.{name}", f"must be positive, is {value}")
+    require(config.eval.generate_rows >= 0, "eval.generate_rows", "must not be negative")
     require(config.seed >= 0, "seed", f"must not be negative, is {config.seed}")
     optional = {"data.train.limit": config.data.train.limit}
     optional |= {f"eval.{name}": config.eval[name] for name in ("every_steps", "rows", "batch_size", "max_new_tokens")}
@@ -365,3 +360,13 @@ def check(config: ConfigDict) -> None:
         "data.train",
         "set either source or mixture" if train.source is None else "set source or mixture, not both",
     )
+
+
+def check_budget(config: ConfigDict) -> None:
+    """Refuse a training without exactly one budget."""
+    budgets = {name: value for name, value in config.budget.items() if value is not None}
+    require(
+        len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}"
+    )
+    for name, value in budgets.items():
+        require(value > 0, f"budget.{name}", f"must be positive, is {value}")

@@ -7,6 +7,7 @@ and exits with code 2. Every other exception is a bug of ours and keeps its trac
 
 import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -27,9 +28,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
-    """Turn a `UserError` inside into one line on stderr and exit code 2."""
+    """Turn a `UserError` inside into one line on stderr and exit code 2; Ctrl-C into 130; a reader gone into 141."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("t5lite: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whatever is still buffered has nowhere to go; without this Python complains of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except UserError as error:
         print(f"t5lite: {error}", file=sys.stderr)
         sys.exit(2)

@@ -19,6 +19,7 @@ from t5lite.data.rows import Rows, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
 from t5lite.experiment import Experiment
+from t5lite.objectives.batch import Example
 from t5lite.objectives.objective import example_keys, make_examples
 from t5lite.progress import progress
 from t5lite.training.metrics import Metrics, from_sums
@@ -42,7 +43,9 @@ class Evaluator:
     def __init__(self, experiment: Experiment, mesh: Mesh):
         self.experiment, self.mesh = experiment, mesh
         self._sources = experiment.validation_sources()
-        self._batch_size = experiment.config.eval.batch_size or experiment.config.batch_size
+        # Up to what the mesh divides: the rows too many are not valid, and a row's noise depends on its place alone.
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._batch_size = -(-(experiment.config.eval.batch_size or experiment.config.batch_size) // shards) * shards
         self._step = compile_eval_step(
             experiment.model, experiment.objective, experiment.vocabulary.table, self._batch_size, mesh
         )
@@ -59,7 +62,7 @@ class Evaluator:
     def all(self, params: Any) -> dict[str, Metrics]:
         """The same, and what has to be generated."""
         found = self.losses(params)
-        if self.experiment.objective.rows == "pairs":
+        if self.experiment.objective.rows == "pairs" and self.experiment.config.eval.generate_rows:
             for split in found:
                 found[split]["exact_match"] = self._exact_match(params, split)
         return found
@@ -109,7 +112,7 @@ class Evaluator:
         return self._generated(params, self._rows(split, count))
 
     def _generated(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
-        """Greedy answers. Pairs are answered in text; a denoiser's answer names its blanks by their sentinels."""
+        """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window."""
         experiment = self.experiment
         objective, vocabulary = experiment.objective, experiment.vocabulary
         decode = experiment.dataset.tokenizer.decode
@@ -117,6 +120,9 @@ class Evaluator:
             valid = rows.pop("valid")
             keys = example_keys(validation_key(), jnp.int32(index), len(valid))
             examples = make_examples(objective, keys, put_batch(rows, self.mesh), vocabulary.table)
+            if objective.predicts_text:
+                half = objective.targets_length // 2
+                examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
             lengths = jnp.sum(examples.inputs > 0 if ids is None else ids > 0, axis=1, dtype=jnp.int32)
             tokens, _ = generate(
@@ -125,7 +131,7 @@ class Evaluator:
                 examples.inputs,
                 lengths,
                 max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length,
-                num_valid_ids=vocabulary.pieces if objective.rows == "pairs" else vocabulary.rows,
+                num_valid_ids=objective.num_valid_ids(vocabulary),
                 prefix_attention=experiment.config.objective.prefix_attention,
             )
             sides = jax.device_get((examples.inputs, examples.targets, tokens))

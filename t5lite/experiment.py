@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import load_json, require
+from t5lite.config import check, load_json, require
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
@@ -70,17 +70,22 @@ class Experiment:
         return Windows(span, objective.window, objective.with_eos, objective.segments)
 
 
-def open_experiment(config: ConfigDict) -> Experiment:
-    """Open what `config` denotes, building tokenizer and token stores where the cache lacks them."""
-    given = Path(config.init_from) if config.init_from else None
+def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
+    """Open what `config` denotes, building tokenizer and token stores where the cache lacks them.
+
+    own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`.
+    """
+    check(config)
+    given = own or (Path(config.init_from) if config.init_from else None)
     dataset = open_dataset(config, _supervised(config), given)
-    if given is not None:
+    if given is not None and own is None:
         _check_tokenizer(dataset, given)
     return _put_together(config, dataset)
 
 
 def open_run(config: ConfigDict, workdir: Path) -> Experiment:
     """The experiment of the run in `workdir`, for reading: its own tokenizer, and training data only if need be."""
+    check(config)
     config = config.copy_and_resolve_references()
     config.tokenizer.path, config.init_from = str(workdir), None
     if config.data.validation.source is None:

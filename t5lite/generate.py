@@ -4,8 +4,9 @@
     python -m t5lite.generate --checkpoint runs/tiny_lm --input 'Return the' --temperature 0.8 --seed 1
     python -m t5lite.generate --checkpoint runs/task --input_file questions.txt > answers.txt
 
-One text a line, from --input, --input_file or standard input; one answer a line, in the same order. A network that was
-fine-tuned on pairs answers; one pre-trained with span corruption fills in the blanks; a language model goes on.
+One text a line, from --input, --input_file or standard input; one answer a line, in the same order, with line breaks
+within it as \\n. A network that was fine-tuned on pairs answers; one pre-trained with span corruption fills in the
+blanks; a language model goes on.
 """
 
 import json
@@ -20,6 +21,7 @@ import numpy as np
 
 from t5lite import cli
 from t5lite.config import load_json
+from t5lite.data.rows import clipped
 from t5lite.data.tokenizer import Tokenizer, load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
@@ -46,13 +48,18 @@ class Generator:
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
         batch = batch_shapes(self.objective, 2, vocabulary.table)
         self.params, self.step = load_params(workdir, self.model, batch, mesh)
-        # Pairs teach text alone; the denoisers' answers name the blanks by their sentinels.
-        self.num_valid_ids = vocabulary.rows if self.objective.rows == "windows" else vocabulary.pieces
+        self.num_valid_ids = self.objective.num_valid_ids(vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens that the model reads: closed by EOS, but for a language model, which is to go on."""
+        """The tokens that the model reads: closed by EOS, but for a language model, which is to go on.
+
+        What was trained on pairs reads as many as a pair's inputs had, as in evaluation.
+        """
         ids = self.tokenizer.encode(text, specials=True)
-        return ids if self.objective.predicts_text else np.append(ids, EOS).astype(np.int32)
+        if self.objective.predicts_text:
+            return ids
+        ids = np.append(ids, EOS).astype(np.int32)
+        return clipped(ids, self.objective.inputs_length) if self.objective.rows == "pairs" else ids
 
     def __call__(self, texts: Sequence[str], max_new_tokens: int, seed: int = 0, **sampling: Any) -> Iterator[dict]:
         """{"input", "output", "tokens", "logprob"} of each text. A text's answer depends on its place and `seed`."""
@@ -115,7 +122,9 @@ def main(argv: Sequence[str]) -> None:
     generator = Generator(arguments.workdir)
     sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
     for answer in generator(_read(arguments), arguments.max_new_tokens, arguments.seed, **sampling):
-        print(json.dumps(answer) if arguments.json else answer["output"])
+        # Of several answers each keeps to its line; a single one may have as many as it wants.
+        text = answer["output"] if arguments.input is not None else answer["output"].replace("\n", "\\n")
+        print(json.dumps(answer) if arguments.json else text)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _highlighted(tokens: Sequence[int], tokenizer: Tokenizer) -> Text:
 def _show(console: Console, experiment: Experiment, values: dict[str, Any], padding: float) -> None:
     tokenizer, pieces = experiment.dataset.tokenizer, experiment.vocabulary.pieces
     size = experiment.vocabulary.size
-    used = sum(pieces <= token < size for token in values["inputs"])
+    used = len({token for token in values["inputs"] if pieces <= token < size})
     spans = values["spans"]
     console.rule(f"example {values['index']}: {values['objective']}", align="left")
     for side in ("inputs", "targets"):

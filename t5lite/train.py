@@ -17,11 +17,12 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite import cli
-from t5lite.config import check, load_json, to_dict
+from t5lite.config import check, check_budget, load_json, to_dict
 from t5lite.data.rows import prefetch
 from t5lite.errors import UserError
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
+from t5lite.files import write_json
 from t5lite.model.flops import peak_flops, step_flops
 from t5lite.progress import progress
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
@@ -42,6 +43,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises UserError for what the user can mend, Interrupted after a signal.
     """
+    check_budget(config)
     check(config)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     _make_workdir(workdir)
@@ -49,7 +51,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if (workdir / "result.json").exists():
         print(f"{workdir} is complete", file=sys.stderr)
         return json.loads((workdir / "result.json").read_text())
-    experiment = open_experiment(config)
+    # A run that has begun needs the run it started from no more.
+    own = workdir if (workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir() else None
+    experiment = open_experiment(config, own)
     _check_same_data(experiment, workdir)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
@@ -57,8 +61,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         trainer = make_trainer(config, model, objective, table, steps)
         advance()
     experiment.dataset.tokenizer.save(workdir / "tokenizer")
-    _write_json(workdir / "config.json", to_dict(config))
-    _write_json(workdir / "provenance.json", provenance(experiment))
+    write_json(workdir / "config.json", to_dict(config))
+    write_json(workdir / "provenance.json", provenance(experiment))
 
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     state, done, hand_off = find_weights(trainer, checkpoints, config.init_from)
@@ -78,7 +82,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "peak_bytes": peak_bytes(trainer),
         },
     }
-    _write_json(workdir / "result.json", result)
+    write_json(workdir / "result.json", result)
     return result
 
 
@@ -155,18 +159,24 @@ def _run(
 def provenance(experiment: Experiment) -> dict[str, Any]:
     """What a result depends on beside the config: versions, devices, code, data."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "devices": [device.device_kind for device in jax.devices()],
         "hosts": jax.process_count(),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": _git_commit(),
         "data": experiment.dataset.identity,
         "labels": experiment.dataset.labels,
     }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except OSError:  # no git here
+        return None
+    return said.stdout.strip() or None
 
 
 def _make_workdir(workdir: Path) -> None:
@@ -176,12 +186,6 @@ def _make_workdir(workdir: Path) -> None:
         (workdir / ".writable").unlink()
     except OSError as error:
         raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def _check_same_run(config: ConfigDict, workdir: Path) -> None:
@@ -233,7 +237,8 @@ def main(argv: Sequence[str]) -> None:
     before = first_losses(arguments.workdir / "metrics.jsonl")
     for split, metrics in result["metrics"].items():
         others = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss")
-        print(f"{split}: loss {before[split]:.4g} before, {metrics['loss']:.4g} after; {others}")
+        first = "not finite" if before[split] is None else f"{before[split]:.4g}"
+        print(f"{split}: loss {first} before, {metrics['loss']:.4g} after; {others}")
     print(f"result: {arguments.workdir / 'result.json'}")
 
 

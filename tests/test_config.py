@@ -4,7 +4,17 @@ import json
 
 import pytest
 
-from t5lite.config import base_config, check, load_function, load_json, override, parse_arg, read_config, to_dict
+from t5lite.config import (
+    base_config,
+    check,
+    check_budget,
+    load_function,
+    load_json,
+    override,
+    parse_arg,
+    read_config,
+    to_dict,
+)
 from t5lite.errors import UserError
 
 
@@ -275,4 +285,7 @@ def test_values_that_no_run_can_have_are_refused_by_name(field, value):
     group, _, name = field.rpartition(".")
     (config[group] if group else config)[name] = value
     fault = {"data.train.source": "data.train", "data.train.mixture": "data.train", "budget.tokens": "budget"}
-    complaint(lambda: check(config), f"config.{fault.get(field, 'budget' if value is None else field)}")
+    complaint(
+        lambda: (check(config), check_budget(config)),
+        f"config.{fault.get(field, 'budget' if value is None else field)}",
+    )

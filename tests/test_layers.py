@@ -20,7 +20,7 @@ LAYERS = (
     ("model",),
     ("objectives",),
     ("data",),
-    ("config", "progress", "vocabulary", "errors", "memory"),
+    ("config", "progress", "vocabulary", "errors", "files", "memory"),
 )
 WITHOUT_DATA = ("training", "decoding", "model", "objectives")
 FILES = sorted(PACKAGE.rglob("*.py"))

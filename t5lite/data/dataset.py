@@ -101,7 +101,7 @@ class _Opener:
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
         # Of the tokens, not of the files: the same text copied to another machine is the same data.
-        self.identity[name] = spans[0].store.card["sha256"]
+        self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
 
     def train(self, name: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:

@@ -88,9 +88,9 @@ class TokenStore:
             ]
             whole = self.card["format"] == FORMAT and self._agrees()
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the token store {folder} is damaged ({error!r}); delete that folder") from error
+            raise UserError(f"the token store {folder} is damaged ({error!r}); delete {folder.parent}") from error
         if not whole:
-            raise UserError(f"the token store {folder} is damaged (its files do not agree); delete that folder")
+            raise UserError(f"the token store {folder} is damaged (its files do not agree); delete {folder.parent}")
         self.starts_of_shards = np.cumsum([0, *self.card["shards"]])
 
     def _agrees(self) -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 import sentencepiece
 
 from t5lite.errors import UserError
+from t5lite.files import write_atomically
 from t5lite.vocabulary import EOS, PAD, UNKNOWN, TokenTable, Vocabulary
 
 SPACE = "▁"
@@ -141,9 +142,9 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write the two files into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL_FILE).write_bytes(self.model)
+        write_atomically(folder / MODEL_FILE, self.model)
         above = {"sentinels": self.vocabulary.sentinels, "specials": list(self.vocabulary.specials)}
-        (folder / VOCABULARY_FILE).write_text(json.dumps(above) + "\n")
+        write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
 
 def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokenizer:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from t5lite.errors import UserError, nearest
 from t5lite.objectives import noise, rules
 from t5lite.objectives.batch import Batch, Example, Layout, layout_for
-from t5lite.objectives.lengths import span_corruption_lengths
+from t5lite.objectives.lengths import corrupted_lengths, span_corruption_lengths
 from t5lite.vocabulary import TokenTable, Vocabulary
 
 Array = jax.Array
@@ -45,6 +45,10 @@ class Objective:
     with_eos: bool = False
     segments: bool = False
     predicts_text: bool = False
+
+    def num_valid_ids(self, vocabulary: Vocabulary) -> int:
+        """Ids from this one on are never generated: targets of denoisers alone hold sentinels and specials."""
+        return vocabulary.rows if self.rows == "windows" and not self.predicts_text else vocabulary.pieces
 
     def lengths(self, architecture: str) -> tuple[int, int]:
         """(encoder, decoder) tokens of an example; a decoder takes both sides one after the other."""
@@ -99,7 +103,7 @@ def _denoising(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
         raise UserError(f"config.objective.noise_density: must be in [0, 1), is {density}")
     if mean_length < 1:
         raise UserError(f"config.objective.mean_noise_span_length: must be at least 1, is {mean_length}")
-    window, targets_length = span_corruption_lengths(fields["inputs_length"], density, mean_length)
+    window, _ = span_corruption_lengths(fields["inputs_length"], density, mean_length)
     if window < 2:
         raise UserError(f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens")
     num_noise, num_spans = noise.span_counts(window, density, mean_length)
@@ -109,15 +113,16 @@ def _denoising(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
             f"the tokenizer has {vocabulary.sentinels}; give it more, or shorten inputs_length"
         )
     denoiser = DENOISERS[fields["name"]]
-    inputs_length = fields["inputs_length"]
+    # Both sides are full: their lengths follow from the counts of the mask. At some settings the inputs fall short of
+    # what was asked for by a token or more.
+    inputs_length, targets_length = corrupted_lengths(window, density, mean_length)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del table
         tokens = row["tokens"]
         mask = denoiser.mask(key, window, num_noise, num_spans)
-        inputs, inputs_count = rules.compact(*denoiser.inputs(tokens, mask, vocabulary.size), inputs_length, eos=True)
-        targets, count = rules.compact(*denoiser.targets(tokens, mask, vocabulary.size), targets_length, eos=True)
-        del inputs_count, count  # both sides are full: their lengths follow from the counts of the mask
+        inputs, _ = rules.compact(*denoiser.inputs(tokens, mask, vocabulary.size), inputs_length, eos=True)
+        targets, _ = rules.compact(*denoiser.targets(tokens, mask, vocabulary.size), targets_length, eos=True)
         return Example(inputs, targets, jnp.ones(targets_length, jnp.float32), noise_mask=mask)
 
     return dict(make=make, rows="windows", window=window, inputs_length=inputs_length, targets_length=targets_length)
@@ -126,6 +131,8 @@ def _denoising(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
 def _causal_lm(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     del vocabulary
     length = fields["inputs_length"]
+    if fields["prefix_attention"]:
+        raise UserError("config.objective.prefix_attention: causal_lm has no prefix; set it to False")
     if length < 2:
         raise UserError(f"config.objective.inputs_length: must be at least 2, is {length}")
 

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from t5lite.files import write_json
+
 FILE = "budget.json"
 PROBE_SECONDS, PROBE_STEPS = 10.0, 5
 
@@ -39,9 +41,7 @@ def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int
             return recorded["steps"]
     seconds = measure()
     steps = max(1, round(60 * minutes / seconds))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"minutes": minutes, "seconds_per_step": seconds, "steps": steps}) + "\n")
-    temporary.replace(path)
+    write_json(path, {"minutes": minutes, "seconds_per_step": seconds, "steps": steps})
     return steps
 
 

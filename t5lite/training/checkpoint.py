@@ -8,6 +8,7 @@ Parameters are an item of their own, so that the next stage reads them alone.
 import contextlib
 import errno
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=items)
         except (ValueError, OSError, KeyError) as error:
-            raise UserError(f"cannot restore checkpoint {self.folder / str(step)}: {error}") from error
+            raise UserError(
+                f"cannot restore {self.folder / str(step)}: {error}; delete that folder to go on from the one before"
+            ) from error
         state_step = jax.device_put(np.int32(step), shardings.step)
         return TrainState(state_step, restored.params, restored.opt_state), restored.progress
 
@@ -74,14 +77,22 @@ class Checkpoints:
         self._manager.close()
 
 
+FULL_OR_FORBIDDEN = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.ENOTDIR):
+    except (OSError, ValueError) as error:
+        # TensorStore reports a failed write as a ValueError, with the system's message within its own.
+        code = getattr(error, "errno", None)
+        causes = [cause for cause in FULL_OR_FORBIDDEN if cause == code or os.strerror(cause) in str(error)]
+        if not causes:
             raise
-        raise UserError(f"cannot write {folder}: {error.strerror}; earlier checkpoints are intact") from error
+        raise UserError(f"cannot write {folder}: {os.strerror(causes[0])}; earlier checkpoints are intact") from error
 
 
 def newest(workdir: Path) -> tuple[Path, int]:

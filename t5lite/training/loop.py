@@ -95,16 +95,20 @@ def run_loop(
             pending = (step, metrics)
             last = step == settings.total_steps
             evaluates = last or (settings.evaluate_every is not None and step % settings.evaluate_every == 0)
-            saves = last or step % settings.save_every == 0 or bool(signals)
-            if evaluates or saves:
+            due = last or step % settings.save_every == 0
+            if evaluates or due:
                 advance(1, note=meter.read(*pending))
                 pending = None
             if evaluates:
                 meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
-            if saves:
+            stopping = bool(signals) and not last  # read once: a signal may come at any moment
+            if due or stopping:
+                if pending is not None:
+                    advance(1, note=meter.read(*pending))
+                    pending = None
                 log.sync()
                 meter.apart(lambda: checkpoints.save(state, dataclasses.asdict(done)))  # noqa: B023
-            if signals and not last:
+            if stopping:
                 checkpoints.wait()
                 raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
     checkpoints.wait()

@@ -19,11 +19,6 @@ def _at_targets(values_BxTxV: Array, targets_BxT: Array) -> Array:
     return jnp.sum(jnp.where(is_target, values_BxTxV, 0.0), axis=-1)
 
 
-def log_probs_of(logits_BxTxV: Array, targets_BxT: Array) -> Array:
-    """Float32 [B, T]: the log-probability of each target."""
-    return _at_targets(logits_BxTxV, targets_BxT) - jax.nn.logsumexp(logits_BxTxV, axis=-1)
-
-
 def token_sums(logits_BxTxV: Array, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Sums:
     """Sums over the batch, each target times its weight.
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from t5lite.files import write_atomically
+
 Metrics = dict[str, float]
 
 
@@ -36,8 +38,9 @@ class MetricsLog:
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def sync(self) -> None:
-        """Force all lines to the disk."""
+        """Force all that was written to the disk."""
         os.fsync(self._file.fileno())
+        self._board.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -45,7 +48,9 @@ class MetricsLog:
 
 
 def _short(value: float) -> float | None:
-    """Seven digits, which is what a float32 has; None for what JSON cannot hold."""
+    """Seven digits of a float, which is what a float32 has; None for what JSON cannot hold."""
+    if isinstance(value, int):
+        return value
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
@@ -60,9 +65,7 @@ def truncate(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_atomically(path, "".join(kept))
 
 
 def from_sums(sums: Mapping[str, float], predicts_text: bool) -> Metrics:
@@ -75,9 +78,9 @@ def from_sums(sums: Mapping[str, float], predicts_text: bool) -> Metrics:
     return metrics
 
 
-def first_losses(path: Path) -> dict[str, float]:
+def first_losses(path: Path) -> dict[str, float | None]:
     """The first loss of each split in a metrics.jsonl: for held-out text, that of the weights a run began with."""
-    losses: dict[str, float] = {}
+    losses: dict[str, float | None] = {}
     for line in path.read_text().splitlines():
         values = json.loads(line)
         losses.setdefault(values["split"], values["loss"])

@@ -34,7 +34,7 @@ class HandOff:
     left: tuple[str, ...]
 
     def report(self) -> str:
-        """One line for people; the names follow where they are few enough to matter."""
+        """One line for people: how many were restored, and the names of what is new or left."""
         line = f"from {self.source} at step {self.step}: {len(self.restored)} parameters restored"
         for word, names in (("new", self.new), ("left", self.left)):
             if names:

@@ -113,7 +113,7 @@ def test_a_damaged_store_is_told_with_its_folder(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(store_module, "SHARD_TOKENS", 10)
     write(tmp_path, DOCUMENTS)
     DAMAGE[damage](tmp_path)
-    with pytest.raises(UserError, match=rf"{tmp_path} is damaged .*delete that folder"):
+    with pytest.raises(UserError, match=rf"{tmp_path} is damaged .*delete {tmp_path.parent}"):
         TokenStore(tmp_path)
 
 

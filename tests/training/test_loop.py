@@ -1,0 +1,65 @@
+"""The loop's promises about signals, with a step that only counts."""
+
+import itertools
+import os
+import signal
+import types
+
+import jax.numpy as jnp
+import pytest
+
+from t5lite.training.loop import Interrupted, LoopSettings, Progress, run_loop
+from t5lite.training.metrics import MetricsLog
+
+
+class Saved:
+    """Checkpoints that only note their steps."""
+
+    def __init__(self):
+        self.steps = []
+
+    def save(self, state, progress):
+        self.steps.append(int(state.step))
+
+    def wait(self):
+        pass
+
+
+def _run(tmp_path, evaluate, total=10, evaluate_every=4):
+    def step(state, rows):
+        metrics = {"loss": jnp.ones(()), "tokens": jnp.ones(()), "places": jnp.ones(()), "grad_norm": jnp.ones(())}
+        return types.SimpleNamespace(step=state.step + 1), metrics
+
+    trainer = types.SimpleNamespace(step=step, schedule=lambda step: 0.1)
+    settings = LoopSettings(total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0)
+    checkpoints, log = Saved(), MetricsLog(tmp_path, keep_until=-1)
+    state = types.SimpleNamespace(step=0)
+    try:
+        run_loop(trainer, state, itertools.repeat(None), settings, Progress(), log, checkpoints, evaluate, "test")
+    finally:
+        log.close()
+    return checkpoints
+
+
+def test_it_saves_and_evaluates_when_due_and_at_the_end(tmp_path):
+    evaluated = []
+    checkpoints = _run(tmp_path, lambda state, step: evaluated.append(step))
+    assert checkpoints.steps == [7, 10] and evaluated == [4, 8, 10]
+
+
+def test_a_signal_during_an_evaluation_saves_that_step(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Saved, "save", lambda self, state, progress: saved.append(int(state.step)))
+
+    def evaluate(state, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="after step 4, which is saved"):
+        _run(tmp_path, evaluate)
+    assert saved == [4]
+
+
+def test_a_signal_in_the_last_evaluation_lets_the_run_end(tmp_path):
+    checkpoints = _run(tmp_path, lambda state, step: step == 10 and os.kill(os.getpid(), signal.SIGTERM))
+    assert checkpoints.steps == [7, 10]
