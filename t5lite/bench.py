@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.model.build import make_model
-from t5lite.model.flops import num_parameters, peak_flops, step_flops
+from t5lite.model.flops import num_parameters, peak_flops
 from t5lite.objectives.objective import Objective, make_objective
 from t5lite.training.budget import seconds_per_step
 from t5lite.training.sharding import put_batch
-from t5lite.training.trainer import make_trainer, peak_bytes
+from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
 from t5lite.vocabulary import Vocabulary
 
 
@@ -48,9 +48,7 @@ def bench(config: ConfigDict) -> dict[str, Any]:
     rows = put_batch(synthetic_rows(objective, vocabulary, config.batch_size), trainer.mesh)
     seconds = seconds_per_step(trainer.step, trainer.init(), rows)
     encoder_length, decoder_length = objective.lengths(config.model.architecture)
-    flops = step_flops(
-        model.config, batch=config.batch_size, encoder_length=encoder_length, decoder_length=decoder_length
-    )
+    flops = flops_of_a_step(config, model, objective)
     kind = jax.devices()[0].device_kind
     peak = peak_flops(kind)
     return {

@@ -23,7 +23,7 @@ from t5lite.errors import UserError
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
-from t5lite.model.flops import peak_flops, step_flops
+from t5lite.model.flops import peak_flops
 from t5lite.progress import progress
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
@@ -32,7 +32,7 @@ from t5lite.training.metrics import Metrics, MetricsLog, first_losses
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
-from t5lite.training.trainer import Trainer, make_trainer, peak_bytes
+from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
 
 # What may differ when a workdir is gone on with: how a run is watched and where it runs, not what it computes.
 MAY_CHANGE = ("name", "eval", "log_every_steps", "checkpoint", "mesh")
@@ -76,7 +76,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "params_sha256": params_sha256(state.params),
         "cost": {
             "tokens": int(done.tokens),
-            "flops": flops_of_a_step(experiment) * steps,
+            "flops": flops_of_a_step(config, experiment.model, experiment.objective) * steps,
             "seconds": done.seconds,
             "device_seconds": done.seconds * trainer.mesh.size,
             "peak_bytes": peak_bytes(trainer),
@@ -86,22 +86,11 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return result
 
 
-def flops_of_a_step(experiment: Experiment) -> float:
-    """FLOPs of one training step."""
-    encoder_length, decoder_length = experiment.lengths
-    return step_flops(
-        experiment.model.config,
-        batch=experiment.config.batch_size,
-        encoder_length=encoder_length,
-        decoder_length=decoder_length,
-    )
-
-
 def total_steps(experiment: Experiment, workdir: Path) -> int:
     """The run's budget in steps."""
     config, objective = experiment.config, experiment.objective
     tokens = config.batch_size * sum(experiment.lengths)
-    steps = steps_of(config.budget, tokens, flops_of_a_step(experiment))
+    steps = steps_of(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
     if steps is not None:
         return steps
 
@@ -143,7 +132,7 @@ def _run(
         log_every=config.log_every_steps,
         save_every=config.checkpoint.every_steps,
         evaluate_every=config.eval.every_steps,
-        flops_per_step=flops_of_a_step(experiment),
+        flops_per_step=flops_of_a_step(config, experiment.model, experiment.objective),
         peak_flops=(peak_flops(jax.devices()[0].device_kind) or 0.0) * trainer.mesh.size,
     )
     rows = experiment.train_rows(local_rows(config.batch_size, trainer.mesh))

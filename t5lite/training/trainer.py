@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from t5lite.model.flops import step_flops
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, example_keys, make_batch
@@ -91,6 +92,14 @@ def make_trainer(
         init=_under(mesh, jax.jit(init, out_shardings=shardings)),
         step=compiled,
         memory_bytes=_memory_bytes(compiled),
+    )
+
+
+def flops_of_a_step(config: ConfigDict, model: Transformer, objective: Objective) -> float:
+    """FLOPs of one training step."""
+    encoder_length, decoder_length = objective.lengths(config.model.architecture)
+    return step_flops(
+        model.config, batch=config.batch_size, encoder_length=encoder_length, decoder_length=decoder_length
     )
 
 
