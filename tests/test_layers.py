@@ -12,7 +12,8 @@ PACKAGE = ROOT / "t5lite"
 
 # From the top down. A module may import from its own layer and from those below it.
 LAYERS = (
-    ("train", "prepare", "preview", "evaluate", "generate", "bench", "cli"),
+    ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "cli"),
+    ("reporting",),
     ("evaluation",),
     ("experiment",),
     ("training",),
@@ -20,7 +21,7 @@ LAYERS = (
     ("model",),
     ("objectives",),
     ("data",),
-    ("config", "progress", "vocabulary", "errors", "files", "memory"),
+    ("studies", "config", "progress", "vocabulary", "errors", "files", "memory"),
 )
 WITHOUT_DATA = ("training", "decoding", "model", "objectives")
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -84,7 +85,7 @@ def test_files_and_functions_stay_small(path):
 
 def test_requirements_name_all_that_is_imported():
     packages = {"sentencepiece": "sentencepiece", "absl": "absl-py", "ml_collections": "ml-collections",
-                "orbax": "orbax-checkpoint", "tensorflow_datasets": "tensorflow-datasets"}  # fmt: skip
+                "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}  # fmt: skip
     required = set(re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     required = {name.lower().replace("_", "-") for name in required}
     for path in FILES:
