@@ -218,16 +218,23 @@ def _in_short(error: Exception) -> str:
 
 
 def read_config(spec: str) -> ConfigDict:
-    """The config of `FILE.py[:key=value,…]`."""
+    """The config of `FILE.py[:key=value,…]`, or of the config.json that a run left."""
     path, _, arg = spec.partition(":")
+    if path.endswith(".json"):
+        return load_json(Path(path))
     get_config = load_function(Path(path), "get_config")
     with errors_of(Path(path)):
         config = get_config(arg or None)
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config returned {type(config).__name__}, not the config that it made")
-    _check_fields(config, base_config(), path)
-    config.lock()
+    check_made(config, path)
     return config
+
+
+def check_made(config: Any, where: str) -> None:
+    """Refuse what a config file made if it did not start from base_config; lock it otherwise."""
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{where}: there is {type(config).__name__} where a config should be")
+    _check_fields(config, base_config(), where)
+    config.lock()
 
 
 def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
@@ -292,6 +299,14 @@ def _at(config: ConfigDict, path: str) -> Any:
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """The config as plain JSON values (tuples become lists)."""
     return json.loads(json.dumps(config.to_dict()))
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a tree of dicts by their dotted paths."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
 
 
 def load_json(path: Path) -> ConfigDict:

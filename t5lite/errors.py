@@ -2,7 +2,8 @@
 
 Raise `UserError` for anything that the person at the keyboard can put right: a missing file, an unknown field, a batch
 that the mesh does not divide. A verb's `main` runs under `clean_exit`, which prints such an error as one line on stderr
-and exits with code 2. Every other exception is a bug of ours and keeps its traceback.
+and exits with code 2. `Interrupted` says that work was stopped by a signal and saved: exit code 75, "run me again".
+Every other exception is a bug of ours and keeps its traceback.
 """
 
 import contextlib
@@ -10,6 +11,12 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+
+RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Interrupted(Exception):
+    """The work was asked to stop, and has saved where it stood."""
 
 
 class UserError(Exception):
@@ -28,7 +35,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
-    """Turn a `UserError` inside into one line on stderr and exit code 2; Ctrl-C into 130; a reader gone into 141."""
+    """Turn a `UserError` inside into one line on stderr and exit code 2, `Interrupted` into a line and 75; Ctrl-C into
+    130; a reader gone into 141.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -38,6 +47,6 @@ def clean_exit() -> Iterator[None]:
         # Whatever is still buffered has nowhere to go; without this Python complains of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except UserError as error:
+    except (UserError, Interrupted) as error:
         print(f"t5lite: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else RUN_ME_AGAIN)

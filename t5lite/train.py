@@ -4,7 +4,6 @@ python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
 """
 
 import contextlib
-import json
 import platform
 import subprocess
 import sys
@@ -17,25 +16,26 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite import cli
-from t5lite.config import check, check_budget, load_json, to_dict
+from t5lite.config import check, check_budget, require, to_dict
+from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
-from t5lite.errors import UserError
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
 from t5lite.model.flops import peak_flops
 from t5lite.progress import progress
+from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
-from t5lite.training.loop import RUN_ME_AGAIN, Interrupted, LoopSettings, Progress, run_loop
+from t5lite.training.loop import LoopSettings, Progress, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog, first_losses
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
+from t5lite.training.workdir import check_same_data, check_same_run, make_workdir, read_result
 
-# What may differ when a workdir is gone on with: how a run is watched and where it runs, not what it computes.
-MAY_CHANGE = ("name", "eval", "log_every_steps", "checkpoint", "mesh")
+BAG_OF_WORDS = "bag_of_words"  # as model.architecture: no network, the yardstick of labelled tasks
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -46,31 +46,48 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check_budget(config)
     check(config)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
-    _make_workdir(workdir)
-    _check_same_run(config, workdir)
-    if (workdir / "result.json").exists():
+    make_workdir(workdir)
+    check_same_run(config, workdir)
+    result = read_result(workdir)
+    if result is not None:
         print(f"{workdir} is complete", file=sys.stderr)
-        return json.loads((workdir / "result.json").read_text())
+        return result
+    run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
+    result = run(config, workdir)
+    write_json(workdir / "result.json", result)
+    return result
+
+
+def _yardstick(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    from t5lite.baselines import train_bag_of_words  # scikit-learn takes a second to import, and few runs need it
+
+    require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
+    dataset = open_dataset(with_siblings(config, workdir), supervised=True)
+    check_same_data(dataset.identity, workdir)
+    _write_facts(config, dataset, workdir)
+    return train_bag_of_words(config, dataset)
+
+
+def _network(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    opened = with_siblings(config, workdir)
     # A run that has begun needs the run it started from no more.
     own = workdir if (workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir() else None
-    experiment = open_experiment(config, own)
-    _check_same_data(experiment, workdir)
+    experiment = open_experiment(opened, own)
+    check_same_data(experiment.dataset.identity, workdir)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
     with progress("compiling the training step", 1, show_count=False) as advance:
         trainer = make_trainer(config, model, objective, table, steps)
         advance()
-    experiment.dataset.tokenizer.save(workdir / "tokenizer")
-    write_json(workdir / "config.json", to_dict(config))
-    write_json(workdir / "provenance.json", provenance(experiment))
+    _write_facts(config, experiment.dataset, workdir)
 
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state, done, hand_off = find_weights(trainer, checkpoints, config.init_from)
+    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from)
     if hand_off is not None:
         print(hand_off.report(), file=sys.stderr)
     state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
     checkpoints.close()
-    result = {
+    return {
         "step": steps,
         "metrics": metrics,
         "params_sha256": params_sha256(state.params),
@@ -82,8 +99,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "peak_bytes": peak_bytes(trainer),
         },
     }
-    write_json(workdir / "result.json", result)
-    return result
+
+
+def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
+    """Tokenizer, config and provenance, which make the folder a workdir."""
+    dataset.tokenizer.save(workdir / "tokenizer")
+    write_json(workdir / "config.json", to_dict(config))
+    write_json(workdir / "provenance.json", provenance(dataset))
 
 
 def total_steps(experiment: Experiment, workdir: Path) -> int:
@@ -145,7 +167,7 @@ def _run(
     return state, at_end or evaluator.all(state.params)
 
 
-def provenance(experiment: Experiment) -> dict[str, Any]:
+def provenance(dataset: Dataset) -> dict[str, Any]:
     """What a result depends on beside the config: versions, devices, code, data."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
     return {
@@ -154,8 +176,9 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "devices": [device.device_kind for device in jax.devices()],
         "hosts": jax.process_count(),
         "git_commit": _git_commit(),
-        "data": experiment.dataset.identity,
-        "labels": experiment.dataset.labels,
+        "data": dataset.identity,
+        "heldout": dataset.heldout,
+        "labels": dataset.labels,
     }
 
 
@@ -168,45 +191,15 @@ def _git_commit() -> str | None:
     return said.stdout.strip() or None
 
 
-def _make_workdir(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / ".writable").touch()
-        (workdir / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from error
-
-
-def _check_same_run(config: ConfigDict, workdir: Path) -> None:
-    """Refuse to go on in a workdir with a config that computes something else."""
-    if not (workdir / "config.json").exists():
-        return
-    now, before = (_flat(to_dict(c)) for c in (config, load_json(workdir / "config.json")))
-    changed = sorted(name for name in now.keys() | before if now.get(name) != before.get(name))
-    changed = [name for name in changed if name.split(".")[0] not in MAY_CHANGE]
-    if changed:
-        listed = ", ".join(f"{name} (was {before.get(name)}, now {now.get(name)})" for name in changed)
-        raise UserError(f"{workdir} belongs to a run of another config: {listed}; choose another --workdir")
-
-
-def _check_same_data(experiment: Experiment, workdir: Path) -> None:
-    """Refuse to go on when the text or the tokenizer behind an unchanged config is not what it was."""
-    path = workdir / "provenance.json"
-    if not path.exists():
-        return
-    before, now = json.loads(path.read_text())["data"], experiment.dataset.identity
-    changed = sorted(name for name in now.keys() | before if now.get(name) != before.get(name))
-    if changed:
-        raise UserError(
-            f"{workdir} was trained on other data: {', '.join(changed)} changed since; choose another --workdir"
-        )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+def _show(result: dict[str, Any], workdir: Path) -> None:
+    """Print a line a held-out set: the loss before and after, and the other metrics."""
+    before = first_losses(workdir / "metrics.jsonl")
+    for split, metrics in result["metrics"].items():
+        parts = [f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss"]
+        if "loss" in metrics:
+            first = "not finite" if before[split] is None else f"{before[split]:.4g}"
+            parts.insert(0, f"loss {first} before, {metrics['loss']:.4g} after")
+        print(f"{split}: {', '.join(parts)}")
 
 
 @cli.verb
@@ -218,16 +211,8 @@ def main(argv: Sequence[str]) -> None:
     )
     arguments, config = cli.parse_with_config(parser, argv)
     cli.start_jax(config.deterministic)
-    try:
-        result = train(config, arguments.workdir)
-    except Interrupted as stop:
-        print(f"t5lite: {stop}", file=sys.stderr)
-        sys.exit(RUN_ME_AGAIN)
-    before = first_losses(arguments.workdir / "metrics.jsonl")
-    for split, metrics in result["metrics"].items():
-        others = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss")
-        first = "not finite" if before[split] is None else f"{before[split]:.4g}"
-        print(f"{split}: loss {first} before, {metrics['loss']:.4g} after; {others}")
+    result = train(config, arguments.workdir)
+    _show(result, arguments.workdir)
     print(f"result: {arguments.workdir / 'result.json'}")
 
 

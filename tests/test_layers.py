@@ -14,14 +14,14 @@ PACKAGE = ROOT / "t5lite"
 LAYERS = (
     ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "cli"),
     ("reporting",),
-    ("evaluation",),
+    ("evaluation", "baselines"),
     ("experiment",),
     ("training",),
     ("decoding",),
     ("model",),
     ("objectives",),
     ("data",),
-    ("studies", "config", "progress", "vocabulary", "errors", "files", "memory"),
+    ("runner", "studies", "config", "progress", "vocabulary", "errors", "files", "memory"),
 )
 WITHOUT_DATA = ("training", "decoding", "model", "objectives")
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -85,7 +85,8 @@ def test_files_and_functions_stay_small(path):
 
 def test_requirements_name_all_that_is_imported():
     packages = {"sentencepiece": "sentencepiece", "absl": "absl-py", "ml_collections": "ml-collections",
-                "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}  # fmt: skip
+                "orbax": "orbax-checkpoint", "sklearn": "scikit-learn",
+                "tensorflow_datasets": "tensorflow-datasets"}  # fmt: skip
     required = set(re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     required = {name.lower().replace("_", "-") for name in required}
     for path in FILES:

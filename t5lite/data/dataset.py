@@ -53,6 +53,11 @@ class Dataset:
     labels: tuple[str, ...] | None
     identity: dict[str, str]
 
+    @property
+    def heldout(self) -> dict[str, str]:
+        """Fingerprints of the tokens that are held out: metrics compare where these agree."""
+        return {name: span.fingerprint for name, span in self.validation.items()}
+
 
 def open_dataset(config: ConfigDict, supervised: bool, given_tokenizer: Path | None = None) -> Dataset:
     """Open the data of `config`, building the tokenizer and the stores that the cache lacks.
@@ -64,12 +69,14 @@ def open_dataset(config: ConfigDict, supervised: bool, given_tokenizer: Path | N
     train: dict[str, Span] = {}
     heldout = {"validation": opener.validation()} if given else {}
     members = _members(config)
+    single = len(members) == 1
     for name, member in members.items():
+        where = "data.train" if single else f"data.train.mixture.{name}"
         if given:
-            train[name], _ = opener.train(name, member, hold_out=False)
+            train[name], _ = opener.train(where, member, hold_out=False)
         else:
-            split = "validation" if len(members) == 1 else f"validation_{name}"
-            train[name], heldout[split] = opener.train(name, member, hold_out=True)
+            split = "validation" if single else f"validation_{name}"
+            train[name], heldout[split] = opener.train(where, member, hold_out=True)
     labels = _labels(config.data.labels, train, heldout) if supervised else None
     weights = {name: member.weight for name, member in members.items()}
     return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity)
@@ -104,13 +111,13 @@ class _Opener:
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
 
-    def train(self, name: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:
-        """The stretches to train on and, with `hold_out`, to evaluate on."""
+    def train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:
+        """The stretches to train on and, with `hold_out`, to evaluate on; `where` is the member's config field."""
         own = _own_validation(member) if hold_out else None
         cut = hold_out and own is None
-        train, heldout = self._stores(f"data.{name}", member.source, member.split, "train", cut)
+        train, heldout = self._stores(where, member.source, member.split, "train", cut)
         if own is not None:
-            return train, self._stores(f"data.{name}.{own}", member.source, own, own, hold_out=False)[0]
+            return train, self._stores(f"{where}.{own}", member.source, own, own, hold_out=False)[0]
         if not hold_out:
             return train, None
         if heldout.store.num_documents == 0:
@@ -151,7 +158,9 @@ def _open(spec: str, columns: Columns, split: str | None, usual: str) -> Source:
 def _own_validation(member: Member) -> str | None:
     """The source's validation split, where it has one and training does not use it."""
     splits = available_splits(member.source)
-    return "validation" if "validation" in splits and (member.split or "train") == "train" else None
+    trains_on = member.split or "train"
+    of_train = trains_on.partition("[")[0] == "train" and "+" not in trains_on  # "train[:10%]" is
+    return "validation" if "validation" in splits and of_train else None
 
 
 def _cut(span: Span, source: str, supervised: bool) -> tuple[Span, Span]:
@@ -227,13 +236,17 @@ def store_folder(source: Source, columns: Columns, tokenizer: Tokenizer, supervi
     return folder
 
 
+def limited_order(pairs: int, limit: int | None, seed: int) -> np.ndarray:
+    """Indices of the first `limit` of `pairs` in a random order that `seed` fixes; None: of all."""
+    return np.random.default_rng(seed).permutation(pairs)[:limit]
+
+
 def pair_plan(
     store: TokenStore, inputs_length: int, targets_length: int, packed: bool, limit: int | None = None, seed: int = 0
 ) -> PackingPlan:
     """Which pairs of `store` share a row. `limit` keeps the first so many of a fixed random order (`seed`)."""
     lengths = np.diff(np.asarray(store.ends), prepend=0).reshape(-1, 2)
-    order = np.random.default_rng(seed).permutation(len(lengths)) if packed or limit else np.arange(len(lengths))
-    chosen = order[:limit]
+    chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
     if not packed:
         return one_a_row(chosen, inputs_length, targets_length)
     return pack(lengths, chosen, inputs_length, targets_length)

@@ -195,14 +195,18 @@ def _order(length: int, member: int, seed: int) -> grain.MapDataset:
     return rows.map(lambda index: (member, int(index))).repeat()
 
 
+def evenly_spaced(length: int, count: int) -> np.ndarray:
+    """At most `count` indices below `length`, evenly spaced, the first and the last among them."""
+    return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
+
+
 def evaluation_rows(source: RowSource, rows: int, batch_size: int) -> Iterator[Rows]:
     """Batches of `rows` rows evenly spaced over `source`, the same in every run, with "valid" [n] bool.
 
     The last batch is filled up with rows that are not valid.
     """
-    count = min(rows, len(source))
-    indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
-    for start in range(0, count, batch_size):
+    indices = evenly_spaced(len(source), rows)
+    for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
         filled = np.resize(chosen, batch_size)
         yield {**source.fetch(filled), "valid": np.arange(batch_size) < len(chosen)}

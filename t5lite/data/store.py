@@ -141,6 +141,11 @@ class Span:
         """All of a store."""
         return cls(store, 0, store.num_tokens)
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal where the tokens are equal, in whatever folder they lie."""
+        return f"{self.store.card['sha256'][:16]}:{self.start}-{self.stop}"
+
     def split(self, share: float) -> tuple["Span", "Span"]:
         """The head and the tail of the span; the tail has `share` of the tokens."""
         middle = self.stop - int((self.stop - self.start) * share)

@@ -13,17 +13,12 @@ from typing import Any
 
 import jax
 
+from t5lite.errors import Interrupted
 from t5lite.progress import progress
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
-
-RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved its last step."""
 
 
 @dataclasses.dataclass(frozen=True)

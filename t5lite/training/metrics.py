@@ -81,7 +81,7 @@ def from_sums(sums: Mapping[str, float], predicts_text: bool) -> Metrics:
 def first_losses(path: Path) -> dict[str, float | None]:
     """The first loss of each split in a metrics.jsonl: for held-out text, that of the weights a run began with."""
     losses: dict[str, float | None] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else ():
         values = json.loads(line)
         losses.setdefault(values["split"], values["loss"])
     return losses

@@ -85,6 +85,13 @@ def test_a_sources_own_validation_split_comes_second(config, monkeypatch):
     assert texts(opened.train["train"]) == [f"train {i}" for i in range(40)]
     assert texts(opened.validation["validation"]) == [f"validation {i}" for i in range(40)]
 
+    config.data.train.split = "train[:10%]"
+    assert texts(open_dataset(config, supervised=False).validation["validation"])[0] == "validation 0"
+
+    for overlapping in ("train+validation", "train[:10%]+validation"):
+        config.data.train.split = overlapping
+        assert len(open_dataset(config, supervised=False).validation["validation"].store.ends) == 2
+
     config.data.train.split = "validation"  # then that split cannot be held out as well
     opened = open_dataset(config, supervised=False)
     assert texts(opened.train["train"]) == [f"validation {i}" for i in range(40) if i % 20 != 19]
@@ -273,7 +280,7 @@ def test_a_mistake_in_a_mixture_names_the_member(config, fields, problem):
 def test_an_empty_member_of_a_mixture_is_named(tmp_path, config):
     config.data.train.mixture.a = {"source": documents(tmp_path / "a.jsonl", 40)}
     config.data.train.mixture.b = {"source": documents(tmp_path / "empty.jsonl", 0)}
-    with pytest.raises(UserError, match=r"data\.b: .*empty\.jsonl has no text"):
+    with pytest.raises(UserError, match=r"data\.train\.mixture\.b: .*empty\.jsonl has no text"):
         open_dataset(config, supervised=False)
 
 

@@ -8,7 +8,8 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from t5lite.training.loop import Interrupted, LoopSettings, Progress, run_loop
+from t5lite.errors import Interrupted
+from t5lite.training.loop import LoopSettings, Progress, run_loop
 from t5lite.training.metrics import MetricsLog
 
 

@@ -1,0 +1,60 @@
+"""The yardstick of a labelled task: what a bag of words reaches with the same labels on the same held-out pairs.
+
+TF-IDF of words and pairs of words, and a linear support vector machine, by scikit-learn. It reads the whole inputs,
+where a network reads the first `objective.inputs_length` tokens. A config asks for it by
+`model.architecture = "bag_of_words"`; of its other fields only the data, the tokenizer (whose tokens tell that the
+held-out pairs are the same) and the seed matter.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.svm import LinearSVC
+
+from t5lite.config import require
+from t5lite.data.dataset import Dataset, limited_order
+from t5lite.data.rows import evenly_spaced
+from t5lite.data.store import TokenStore
+from t5lite.training.checkpoint import params_sha256
+
+
+def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """The result of training and evaluating: accuracy and macro F1 of each held-out set. Seconds, for tens of thousands
+    of pairs.
+    """
+    require(dataset.labels is not None, "model.architecture", "bag_of_words needs targets that are labels")
+    start = time.perf_counter()
+    inputs, targets = [], []
+    for span in dataset.train.values():
+        order = limited_order(span.store.num_documents // 2, config.data.train.limit, config.seed)
+        inputs += _texts(dataset, span.store, 2 * order)
+        targets += _texts(dataset, span.store, 2 * order + 1)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    classifier = LinearSVC(random_state=config.seed)
+    classifier.fit(vectorizer.fit_transform(inputs), targets)
+    metrics = {}
+    for split, span in dataset.validation.items():
+        pairs = evenly_spaced(span.store.num_documents // 2, config.eval.rows)
+        gold = _texts(dataset, span.store, 2 * pairs + 1)
+        chosen = classifier.predict(vectorizer.transform(_texts(dataset, span.store, 2 * pairs)))
+        metrics[split] = {
+            "accuracy": float(accuracy_score(gold, chosen)),
+            "macro_f1": float(f1_score(gold, chosen, average="macro")),
+        }
+    seconds = time.perf_counter() - start
+    weights = {"coefficients": np.asarray(classifier.coef_), "intercepts": np.asarray(classifier.intercept_)}
+    return {
+        "step": 0,
+        "metrics": metrics,
+        "params_sha256": params_sha256(weights),
+        "cost": {"tokens": 0, "flops": 0.0, "seconds": seconds, "device_seconds": seconds, "peak_bytes": 0},
+    }
+
+
+def _texts(dataset: Dataset, store: TokenStore, documents: Sequence[int] | np.ndarray) -> list[str]:
+    return [dataset.tokenizer.decode(store.document(int(index))) for index in documents]

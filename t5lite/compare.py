@@ -1,0 +1,42 @@
+"""Compare: a report over any runs, with intervals over their seeds.
+
+python -m t5lite.compare runs/scratch-0 runs/scratch-1 runs/pretrained-0 runs/pretrained-1 --out runs/report
+python -m t5lite.compare runs/summary --base scratch --out runs/summary
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5lite import cli
+from t5lite.reporting.report import to_json, write_report
+from t5lite.reporting.runs import find_workdirs
+from t5lite.reporting.terminal import show
+
+
+def _title(folders: Sequence[Path]) -> str:
+    names = list(dict.fromkeys(folder.resolve().name for folder in folders))
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"Comparison of {', '.join(names[:4])}{more}"
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Write the report over the runs given and print what came out."""
+    parser = cli.parser("compare", __doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="D", help="a run's workdir, or a folder with several")
+    parser.add_argument("--out", type=Path, required=True, help="folder for report.html, report.md and report.json")
+    parser.add_argument("--base", help="name of the group that the others are held against; else the first")
+    parser.add_argument("--title", help="the report's title")
+    parser.add_argument("--json", action="store_true", help="print the content of report.json as one line")
+    arguments = parser.parse_args(argv)
+    workdirs = find_workdirs(arguments.folders)
+    report = write_report(workdirs, arguments.out, arguments.title or _title(arguments.folders), arguments.base)
+    if arguments.json:
+        print(json.dumps(to_json(report)))
+        return
+    show(report, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

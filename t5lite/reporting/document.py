@@ -1,0 +1,314 @@
+"""What a report says and in which order, free of any markup: sections of texts, tables, verdicts and plots.
+
+markdown.py and html.py each turn these few kinds of block into their language; the verb prints two of them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from t5lite.config import flat
+from t5lite.reporting import words
+from t5lite.reporting.comparison import Comparison, Report, Summary, Task
+from t5lite.reporting.groups import WATCHING, Group
+from t5lite.reporting.runs import Run
+
+
+class Code(str):
+    """A cell that is text of a machine: a config's value, a fingerprint."""
+
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bullets:
+    items: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells are text. numeric: whether the columns after the first hold numbers, to be set right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+    """The sentences of one group held against another."""
+
+    b: str
+    a: str
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """What the report lacks: a sentence, and an item a run."""
+
+    text: str
+    items: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plots:
+    """The pictures of a task; a renderer that has none leaves them out."""
+
+    task: Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """level: 1 to 3, the title's in the outline. folded: closed until a reader opens it, where that can be."""
+
+    title: str
+    level: int
+    blocks: tuple["Block", ...]
+    folded: bool = False
+
+
+Block = Text | Bullets | Table | Verdicts | Missing | Plots | Section
+
+
+def document(report: Report) -> Section:
+    """The whole report as one section."""
+    top: list[Block] = []
+    if report.missing:
+        count = len(report.missing)
+        text = f"{count} of {len(report.entries)} runs {'has' if count == 1 else 'have'} no result:"
+        top.append(Missing(text, report.missing))
+    top += verdicts(report)
+    tasks = tuple(task_section(task) for task in report.tasks)
+    return Section(
+        report.title,
+        1,
+        (
+            *top,
+            *tasks,
+            Section("Cost", 2, (cost_table(report), Text(COST))),
+            Section("What the configs differ in", 2, tuple(_config_blocks(report))),
+            Section("Runs", 2, (runs_table(report),)),
+            Section("Provenance", 2, (provenance_table(report),)),
+            Section("Method and notes", 2, (Text(report.method), *_notes(report))),
+        ),
+    )
+
+
+COST = (
+    "Means over seeds. Tokens are those of training, without padding; compute is counted from the network's shape; "
+    "device time is time multiplied by the number of devices; peak memory is that of one device or process. A row with "
+    "+ adds the runs whose parameters the group started from; its peak is the greatest among them."
+)
+
+
+def _notes(report: Report) -> list[Block]:
+    return [Bullets(report.notes)] if report.notes else []
+
+
+def verdicts(report: Report) -> list[Block]:
+    """What came out against each task's base, by pair; a text where there is nothing."""
+    found: list[Block] = []
+    for task in report.tasks:
+        for summary in task.summaries:
+            of_pair = [each for each in task.against_base if each.b == summary.name]
+            telling = [each for each in of_pair if each.metric not in words.IN_TABLES_ONLY] or of_pair
+            if telling:
+                telling.sort(key=lambda each: words.told((each.split, each.metric)))
+                found.append(Verdicts(summary.name, task.base, tuple(telling)))
+    return found or [Text("There is nothing to hold against each other here: see the notes at the end.")]
+
+
+def task_section(task: Task) -> Section:
+    """Pictures, each group's metrics, and the differences."""
+    blocks: list[Block] = [Plots(task), Section("Each group", 3, (groups_table(task),))]
+    if task.against_base:
+        title = f"Differences to {task.base}"
+        blocks.append(Section(title, 3, (differences_table(task.against_base, task.base),)))
+    if task.among_others:
+        table = differences_table(task.among_others, task.base)
+        blocks.append(Section("Differences among the others", 3, (table,), folded=True))
+    return Section(task.title, 2, tuple(blocks))
+
+
+def _ordered(task: Task) -> list[tuple[str, str]]:
+    splits = list(dict.fromkeys(split for split, _ in task.metrics))
+    return sorted(task.metrics, key=lambda pair: (splits.index(pair[0]), words.told(pair)))
+
+
+def groups_table(task: Task, short: bool = False) -> Table:
+    """A row a group: seeds, and the mean of each metric with its interval; `short`: the means of those told."""
+    columns = _ordered(task)
+    if short:
+        columns = [pair for pair in columns if pair[1] not in words.IN_TABLES_ONLY] or columns
+    text = words.mean_text if short else words.estimate_text
+    decimals = {
+        (split, metric): max(
+            words.decimals_of(of)
+            for summary in task.summaries
+            if (of := summary.estimates.get(split, {}).get(metric)) is not None
+        )
+        for split, metric in columns
+    }
+    several = len({split for split, _ in columns}) > 1
+    labels = [words.metric_of(metric).label + (f", {split}" if several else "") for split, metric in columns]
+    rows = []
+    for summary in task.summaries:
+        cells = []
+        for split, metric in columns:
+            estimate = summary.estimates.get(split, {}).get(metric)
+            cells.append(words.NOTHING if estimate is None else text(estimate, decimals[split, metric]))
+        rows.append((_marked(summary, task), _listed(summary.group.seeds), *cells))
+    return Table(("group", "seeds", *labels), tuple(rows), numeric=True)
+
+
+def _marked(summary: Summary, task: Task) -> str:
+    return f"{summary.name} (base)" if summary.name == task.base and len(task.summaries) > 1 else summary.name
+
+
+def _listed(items: Sequence[Any]) -> str:
+    return ", ".join(map(str, items))
+
+
+def differences_table(comparisons: Sequence[Comparison], base: str) -> Table:
+    """A row a difference, with its interval and verdict."""
+    order = list(dict.fromkeys((each.a, each.b) for each in comparisons))
+    splits = list(dict.fromkeys(each.split for each in comparisons))
+
+    def key(each: Comparison) -> tuple[int, int, int]:
+        return order.index((each.a, each.b)), splits.index(each.split), words.told((each.split, each.metric))
+
+    rows = [
+        (
+            each.b if each.a == base else f"{each.b} − {each.a}",
+            words.metric_of(each.metric).label,
+            each.split,
+            words.delta_text(each),
+            words.range_text(each.delta, sign=True) or words.NOTHING,
+            str(each.delta.n),
+            words.verdict(each),
+        )
+        for each in sorted(comparisons, key=key)
+    ]
+    return Table(("group", "metric", "held-out set", "mean", "95 % interval", "seeds", "verdict"), tuple(rows))
+
+
+def cost_table(report: Report) -> Table:
+    """A row a group, and one with what it started from, where it did not start from nothing."""
+    rows = []
+    for summary in report.summaries:
+        devices = _devices(summary.group)
+        rows.append((summary.name, *words.cost_texts(summary.cost), devices))
+        if summary.with_origins is not None:
+            name = f"{summary.name} + {_shortened(summary.origins)}"
+            rows.append((name, *words.cost_texts(summary.with_origins), devices))
+    return Table(("group", "tokens", "compute", "time", "device time", "peak memory", "devices"), tuple(rows), True)
+
+
+def _shortened(names: Sequence[str], limit: int = 3) -> str:
+    return _listed(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _devices(group: Group) -> str:
+    kinds = [_count_devices(run.provenance.get("devices") or []) for run in group.runs]
+    return "; ".join(dict.fromkeys(kinds)) or words.NOTHING
+
+
+def _count_devices(devices: Sequence[str]) -> str:
+    counts = {kind: list(devices).count(kind) for kind in devices}
+    return _listed([f"{count} × {kind}" for kind, count in counts.items()]) or words.NOTHING
+
+
+def _config_blocks(report: Report) -> list[Block]:
+    """For each task of several groups, the fields in which they differ."""
+    blocks: list[Block] = []
+    compared = [task for task in report.tasks if len(task.summaries) > 1]
+    for task in compared:
+        if len(compared) > 1:
+            blocks.append(Section(task.title, 3, (config_table(task),)))
+        else:
+            blocks.append(config_table(task))
+    return blocks or [Text("No two groups are of one task.")]
+
+
+def config_table(task: Task) -> Table:
+    """A row a field that is not the same in all groups."""
+    fields = dict.fromkeys(name for summary in task.summaries for name in flat(summary.group.config))
+    rows = []
+    for field in fields:
+        if any(field == name or field.startswith(f"{name}.") for name in WATCHING):
+            continue
+        values = [_config_value(summary.group, field) for summary in task.summaries]
+        if len(set(values)) > 1:
+            rows.append((Code(field), *map(Code, values)))
+    return Table(("field", *(_marked(summary, task) for summary in task.summaries)), tuple(rows))
+
+
+def _config_value(group: Group, field: str) -> str:
+    """The value of a field as JSON has it, without a text's quotes; all of them, where it changes with the seed."""
+    values = dict.fromkeys(_plain(flat(run.config).get(field)) for run in group.runs)
+    return _shortened(list(values))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def runs_table(report: Report) -> Table:
+    """A row a run, the failed and the unfinished too."""
+    rows = []
+    for entry in report.entries:
+        result = entry.read.result if entry.read is not None and entry.status == "complete" else None
+        hashed = str((result or {}).get("params_sha256") or "")[:12]
+        rows.append(
+            (
+                entry.run,
+                entry.name or words.NOTHING,
+                words.NOTHING if entry.seed is None else str(entry.seed),
+                entry.status,
+                str((result or {}).get("step") or words.NOTHING),
+                Code(hashed) if hashed else words.NOTHING,
+            )
+        )
+    return Table(("run", "group", "seed", "status", "steps", "parameters, SHA-256"), tuple(rows))
+
+
+def provenance_table(report: Report) -> Table:
+    """A row a fact: its value where all runs share it, else the runs of each value."""
+    runs = [run for summary in report.summaries for run in summary.group.runs]
+    facts: dict[str, Callable[[Run], Any]] = {
+        "python": lambda run: run.provenance.get("python"),
+        "devices": lambda run: _count_devices(run.provenance.get("devices") or []),
+        "hosts": lambda run: run.provenance.get("hosts"),
+        "t5lite, git commit": lambda run: run.provenance.get("git_commit"),
+    }
+    for group in ("packages", "data", "heldout"):
+        names = dict.fromkeys(name for run in runs for name in run.provenance.get(group) or {})
+        for name in names:
+            label = name if group == "packages" else f"{group}: {name.removeprefix('data.')}"
+            facts[label] = lambda run, group=group, name=name: (run.provenance.get(group) or {}).get(name)
+    rows = []
+    for label, fact in facts.items():
+        by_value: dict[str, list[str]] = {}
+        for run in runs:
+            value = fact(run)
+            if value is not None:
+                by_value.setdefault(_hash_shortened(str(value)), []).append(run.run)
+        for value, names in by_value.items():
+            shared = len(names) == len(runs)
+            rows.append((label, Code(value), "all" if shared else _shortened(names, 8)))
+    return Table(("what", "value", "runs"), tuple(rows))
+
+
+def _hash_shortened(text: str) -> str:
+    return f"{text[:16]}…" if len(text) == 64 else text

@@ -1,0 +1,196 @@
+"""Groups: the runs that repeat one experiment with other seeds, what they are called, what they cost.
+
+Two runs are of one group when their configs are equal but for the seed, the name and what only watches, and their data
+have the same fingerprints. A run that another one started from counts as what it is and not by its name:
+
+    finetune-0 from @pretrain-0, finetune-1 from @pretrain-1    one group, as the two pretrain are one
+    finetune-0 from @short, finetune-1 from @long               two groups
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5lite.config import flat
+from t5lite.reporting.runs import Run, at, origins, read_run
+
+# How a run is watched and where it runs; not what it computes, and not on which rows it is evaluated.
+WATCHING = (
+    "name",
+    "seed",
+    "log_every_steps",
+    "checkpoint",
+    "mesh",
+    "deterministic",
+    "eval.every_steps",
+    "eval.batch_size",
+)
+REFERRING = ("init_from", "tokenizer.path")
+# How the network reads a pair; the pair that it is evaluated on stays the same.
+SAME_ROWS = ("pack", "prefix_attention")
+# Metrics of `eval.rows` rows. All others, such as exact_match, are of `eval.generate_rows` rows.
+OF_ALL_ROWS = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "accuracy", "macro_f1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What training took. peak_bytes: the most at any one time; the others add up. None: not known."""
+
+    tokens: float | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    device_seconds: float | None = None
+    peak_bytes: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Complete runs of one experiment, in order of their seeds."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.runs[0].config
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({run.seed for run in self.runs}))
+
+    def metrics(self) -> dict[str, tuple[str, ...]]:
+        """{split: names of its metrics}, of what any of the runs has."""
+        found: dict[str, dict[str, None]] = {}
+        for run in self.runs:
+            for split, metrics in run.metrics.items():
+                found.setdefault(split, {}).update(dict.fromkeys(metrics))
+        return {split: tuple(names) for split, names in found.items()}
+
+    def values(self, split: str, metric: str) -> dict[int, float | None]:
+        """{seed: value}, averaged over runs of the same seed; None where one is not finite."""
+        by_seed = collections.defaultdict(list)
+        for run in self.runs:
+            if metric in run.metrics.get(split, {}):
+                by_seed[run.seed].append(run.metrics[split][metric])
+        return {seed: _mean(values) for seed, values in sorted(by_seed.items())}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def make_groups(runs: Sequence[Run]) -> list[Group]:
+    """Sort runs into groups, in the order of each group's first run, and name them."""
+    by_identity: dict[str, list[Run]] = {}
+    for run in runs:
+        by_identity.setdefault(identity(run), []).append(run)
+    members = list(by_identity.values())
+    return [
+        Group(name, tuple(sorted(of_group, key=lambda run: (run.seed, run.run))))
+        for name, of_group in zip(_names(members), members, strict=True)
+    ]
+
+
+def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
+    """What a run computes, as a fingerprint: the same for runs that differ by the seed alone."""
+    fields = flat(run.config)
+    fields = {name: value for name, value in fields.items() if not _watches(name)}
+    seen = seen | {run.workdir.resolve()}
+    for field in REFERRING:
+        path = run.referred(field)
+        if path is not None and path.resolve() not in seen:
+            fields[field] = identity(read_run(path), seen)
+    facts = json.dumps([fields, run.provenance.get("data")], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _watches(field: str) -> bool:
+    return any(field == name or field.startswith(f"{name}.") for name in WATCHING)
+
+
+def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """A name a group, none twice: the configs' name, else that of the folders without the seed, else a folder's."""
+    candidates = [list(dict.fromkeys(_candidates(runs))) for runs in groups]
+    used = collections.Counter(name for names in candidates for name in names)
+    return [next((name for name in names if used[name] == 1), names[-1]) for names in candidates]
+
+
+def _candidates(runs: Sequence[Run]) -> list[str]:
+    first = runs[0]
+    names = {run.name for run in runs}
+    stems = {re.sub(rf"[-_.]?{run.seed}$", "", run.run) for run in runs}
+    found = [names.pop()] if len(names) == 1 and "" not in names else []
+    found += [stems.pop()] if len(stems) == 1 and "" not in stems else []
+    return [*found, first.run, f"{first.workdir.resolve().parent.name}/{first.run}", str(first.workdir.resolve())]
+
+
+def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
+    """Why the two are not comparable by `metric` on `split`: what differs in what they were evaluated on. None: alike.
+
+    The held-out rows are known again by the fingerprint of their tokens; where a run has none, by all of its data.
+    """
+    ours, theirs = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
+    if split in ours and split in theirs:
+        if ours[split] != theirs[split]:
+            return "the held-out data"
+    elif _data(a) != _data(b):
+        return "the data"
+    ours, theirs = (
+        {name: value for name, value in group.config["objective"].items() if name not in SAME_ROWS} for group in (a, b)
+    )
+    if ours != theirs:
+        changed = sorted(name for name in ours.keys() | theirs if ours.get(name) != theirs.get(name))
+        return f"objective.{changed[0]}" if "name" not in changed else "the objective"
+    counts = ("rows",) if metric in OF_ALL_ROWS else ("rows", "generate_rows", "max_new_tokens")
+    for name in counts:
+        if at(a.config, f"eval.{name}") != at(b.config, f"eval.{name}"):
+            return f"eval.{name}"
+    return None
+
+
+def _data(group: Group) -> Any:
+    """Fingerprints of all data; of a run without provenance, the sources' names."""
+    return group.runs[0].provenance.get("data") or group.config["data"]
+
+
+def cost(run: Run) -> Cost:
+    """What the run itself took."""
+    found = (run.result or {}).get("cost", {})
+    return Cost(**{field.name: _number(found.get(field.name)) for field in dataclasses.fields(Cost)})
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
+
+
+def cost_with_origins(run: Run) -> Cost:
+    """What the run took and all that it started from, as far as their workdirs can be read."""
+    return _combine([cost(each) for each in (run, *origins(run))], np.sum)
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    return _combine(costs, np.mean)
+
+
+def _combine(costs: Sequence[Cost], how: Any) -> Cost:
+    combined = {}
+    for field in dataclasses.fields(Cost):
+        known = [value for each in costs if (value := getattr(each, field.name)) is not None]
+        use = np.max if field.name == "peak_bytes" else how
+        combined[field.name] = float(use(known)) if known else None
+    return Cost(**combined)
+
+
+def unread_origin(run: Run) -> str | None:
+    """What the run, or one that it started from, started from and cannot be read; None where all can, or none is."""
+    last = (run, *origins(run))[-1]
+    text = last.config.get("init_from")
+    return str(text) if text and last.referred("init_from") is None else None

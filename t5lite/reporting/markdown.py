@@ -1,0 +1,70 @@
+"""The report as GitHub-flavoured Markdown: the same sections as the page, without its plots."""
+
+import re
+
+from t5lite.reporting import words
+from t5lite.reporting.document import Block, Bullets, Code, Missing, Plots, Section, Table, Text, Verdicts
+
+
+def render(section: Section) -> str:
+    """The document as one text."""
+    return "\n\n".join(_section(section)) + "\n"
+
+
+def _section(section: Section) -> list[str]:
+    body = [part for block in section.blocks for part in _block(block)]
+    if section.folded:
+        return [f"<details><summary>{_escaped(section.title)}</summary>", *body, "</details>"]
+    return [f"{'#' * section.level} {_escaped(section.title)}", *body]
+
+
+def _block(block: Block) -> list[str]:
+    match block:
+        case Section():
+            return _section(block)
+        case Text():
+            return [_escaped(block.text)]
+        case Bullets():
+            return ["\n".join(f"- {_escaped(item)}" for item in block.items)]
+        case Table():
+            return [_table(block)]
+        case Verdicts():
+            return ["\n".join(_verdict_lines(block))]
+        case Missing():
+            return [_escaped(block.text), *_block(Bullets(block.items))]
+        case Plots():
+            return []
+
+
+def _verdict_lines(block: Verdicts) -> list[str]:
+    lines = [f"{_escaped(f'{block.b} against {block.a}')}:", ""]
+    for each in block.comparisons:
+        said = f"{words.subject(each)}: {words.delta_text(each)} ({words.around(each)})"
+        lines.append(f"- {_escaped(said)}: **{words.verdict(each)}**{_why(words.reason(each))}")
+    return lines
+
+
+def _why(reason: str) -> str:
+    return f": {_escaped(reason)}." if reason else "."
+
+
+def _table(table: Table) -> str:
+    marks = ["---"] + ["---:" if table.numeric else "---"] * (len(table.header) - 1)
+    if not table.rows:
+        return "None."
+    lines = [[_escaped(cell) for cell in table.header], marks, *([_cell(cell) for cell in row] for row in table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    if not isinstance(text, Code):
+        return _escaped(text)
+    plain = " ".join(text.replace("`", "'").split())
+    return f"`{plain}`".replace("|", r"\|")
+
+
+def _escaped(text: str) -> str:
+    """`text` such that Markdown shows it as it stands; an underscore inside a word is no markup."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = re.sub(r"([\\`*\[\]|~#$])", r"\\\1", plain)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", plain)

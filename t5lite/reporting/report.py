@@ -1,0 +1,91 @@
+"""Writing a report over runs: report.md, report.html and report.json in one folder."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t5lite.errors import UserError
+from t5lite.files import finite, write_atomically, write_json
+from t5lite.reporting import html, markdown
+from t5lite.reporting.comparison import Comparison, Entry, Report, Summary, compare
+from t5lite.reporting.document import document
+from t5lite.reporting.runs import read_run
+from t5lite.reporting.statistics import Estimate
+
+NONE_ABSENT: Mapping[str, str] = {}
+
+
+def write_report(
+    workdirs: Sequence[Path],
+    out: Path,
+    title: str,
+    base: str | None = None,
+    absent: Mapping[str, str] = NONE_ABSENT,
+) -> Report:
+    """Compare the runs in `workdirs` and write the report into the folder `out`, which is made where it is missing.
+
+    base: the group that the others of its task are held against; None: the first of each task. absent: of runs that
+    have no result, why. Raises UserError where a folder is no workdir, nothing is complete, or `out` cannot be written.
+    """
+    report = compare([read_run(workdir) for workdir in workdirs], title, base, absent)
+    sections = document(report)
+    files = {"report.md": markdown.render(sections), "report.html": html.render(sections)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the report's folder {out}: {error.strerror}") from error
+    for name, text in files.items():
+        write_atomically(out / name, text)
+    write_json(out / "report.json", to_json(report))
+    return report
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain JSON values, without any that is not finite."""
+    return finite(
+        {
+            "title": report.title,
+            "runs": [_entry(entry) for entry in report.entries],
+            "groups": [_group(summary, task.title) for task in report.tasks for summary in task.summaries],
+            "comparisons": [_comparison(comparison) for comparison in report.comparisons],
+            "notes": [*report.missing, *report.notes],
+            "method": report.method,
+        }
+    )
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "run": entry.run,
+        "name": entry.name,
+        "seed": entry.seed,
+        "status": entry.status,
+        "workdir": None if entry.read is None else str(entry.read.workdir),
+        "result": None if entry.read is None else entry.read.result,
+    }
+
+
+def _group(summary: Summary, task: str) -> dict[str, Any]:
+    return {
+        "name": summary.name,
+        "task": task,
+        "seeds": list(summary.group.seeds),
+        "runs": [run.run for run in summary.group.runs],
+        "metrics": {
+            split: {metric: {"mean": of.mean, **_interval(of)} for metric, of in metrics.items()}
+            for split, metrics in summary.estimates.items()
+        },
+        "cost": dataclasses.asdict(summary.cost),
+        "cost_with_origins": None if summary.with_origins is None else dataclasses.asdict(summary.with_origins),
+    }
+
+
+def _interval(of: Estimate) -> dict[str, Any]:
+    return {"ci_low": of.low, "ci_high": of.high, "n": of.n}
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    names = {name: getattr(comparison, name) for name in ("a", "b", "metric", "split", "task")}
+    delta = comparison.delta
+    return {**names, "delta": delta.mean, **_interval(delta), "resolved": delta.resolved}

@@ -1,0 +1,215 @@
+"""Runs as their workdirs tell of them: config, provenance, result and curves.
+
+runs/summary/scratch-0/config.json       what it was asked to do       required: it makes the folder a workdir
+                       provenance.json   with which code and data      may lack
+                       metrics.jsonl     how it went                   may lack, its last line may be broken
+                       result.json       how it ended                  lacks until the run is complete
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5lite.config import base_config, to_dict
+from t5lite.errors import UserError
+
+Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A metric over training, one entry a logged step; values that are not finite are left out.
+
+    tokens: the training tokens seen at each step; None where the run did not log any.
+    """
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    tokens: tuple[float, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A workdir that was read. run: the folder's name; result: None while the run is not complete."""
+
+    run: str
+    workdir: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    result: dict[str, Any] | None
+
+    @functools.cached_property
+    def curves(self) -> dict[str, dict[str, Curve]]:
+        """{split: {metric: curve}}"""
+        return read_curves(self.workdir / "metrics.jsonl")
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that was logged."""
+        steps = [curve.steps[-1] for metrics in self.curves.values() for curve in metrics.values()]
+        return max(steps, default=None)
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or "")
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.result["metrics"] if self.result else {}
+
+    def referred(self, field: str) -> Path | None:
+        """The workdir that the field `init_from` or `tokenizer.path` names, where there is one."""
+        text = at(self.config, field)
+        if not isinstance(text, str):
+            return None
+        path = self.workdir.parent / text[1:] if text.startswith("@") else Path(text)
+        return path if (path / "config.json").is_file() else None
+
+
+def at(tree: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    value: Any = tree
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def read_run(workdir: Path) -> Run:
+    """Read a workdir. Raises UserError, with the file's name, where it is none or where a file of it is damaged."""
+    config = _read_json(workdir / "config.json")
+    if config is None:
+        raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
+    config = _with_defaults(config)
+    if not isinstance(config["seed"], int):
+        raise UserError(f"{workdir / 'config.json'} is damaged: its seed is {config['seed']!r}")
+    result = _read_json(workdir / "result.json")
+    if result is not None:
+        _check_result(result, workdir / "result.json")
+    provenance = _read_json(workdir / "provenance.json") or {}
+    return Run(workdir.resolve().name, workdir, config, provenance, result)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def _with_defaults(written: dict[str, Any]) -> dict[str, Any]:
+    """The config as written; fields that it lacks, because they are younger than it, have their defaults."""
+
+    def fill(default: Any, value: Any) -> Any:
+        if not (isinstance(default, dict) and isinstance(value, dict)):
+            return value
+        return {name: fill(default.get(name), value.get(name, default.get(name))) for name in {**default, **value}}
+
+    return fill(to_dict(base_config()), written)
+
+
+def _check_result(result: dict[str, Any], path: Path) -> None:
+    splits = result.get("metrics")
+    well_formed = isinstance(splits, dict) and all(
+        isinstance(metrics, dict) and all(value is None or isinstance(value, int | float) for value in metrics.values())
+        for metrics in splits.values()
+    )
+    if not well_formed or not isinstance(result.get("cost", {}), dict):
+        raise UserError(f"{path} is damaged: it should hold metrics, {{split: {{name: value}}}}, and cost")
+
+
+def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
+    """The curves of a metrics.jsonl, {split: {metric: curve}}. Broken lines are skipped."""
+    points: dict[str, dict[str, dict[int, float]]] = {}
+    for line in _lines(path):
+        step, split = line["step"], line["split"]
+        for metric, value in line.items():
+            if metric not in ("step", "split") and isinstance(value, int | float) and np.isfinite(value):
+                points.setdefault(split, {}).setdefault(metric, {})[step] = float(value)
+    tokens = points.get("train", {}).get("tokens")
+    return {
+        split: {metric: _curve(values, tokens) for metric, values in metrics.items()}
+        for split, metrics in points.items()
+    }
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    try:
+        written = path.read_text(errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    for text in written:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("split"), str):
+            lines.append(line)
+    return lines
+
+
+def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
+    """Held-out lines have no tokens of their own: they are those of the training line of their step, or between two."""
+    steps = sorted(values)
+    seen = None
+    if tokens:
+        known = sorted({0: 0.0, **tokens}.items())
+        seen = tuple(float(count) for count in np.interp(steps, *zip(*known, strict=True)))
+    return Curve(tuple(steps), tuple(values[step] for step in steps), seen)
+
+
+def find_workdirs(folders: Sequence[Path]) -> list[Path]:
+    """The workdirs among `folders` and, where one is no workdir itself, those right in it; each once.
+
+    The runs of a folder come in the order in which a reader asks: those that start from nothing before those that
+    start from another run, those with a loss before those without. Raises UserError for a folder without any.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        for workdir in [folder] if (folder / "config.json").is_file() else _inside(folder):
+            found.setdefault(workdir.resolve(), workdir)
+    return list(found.values())
+
+
+def _inside(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    runs = [read_run(path.parent) for path in folder.glob("*/config.json")]
+    if not runs:
+        raise UserError(f"{folder} is not a run's workdir, nor a folder with some in it: there is no config.json")
+
+    def order(run: Run) -> tuple[int, bool, list[tuple[int, str]]]:
+        without_loss = all("loss" not in metrics for metrics in run.metrics.values())
+        parts = re.findall(r"\d+|\D+", run.run)
+        by_number = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+        return len(origins(run)), without_loss, by_number
+
+    return [run.workdir for run in sorted(runs, key=order)]
+
+
+def origins(run: Run) -> list[Run]:
+    """The runs whose parameters `run` started from: that of its `init_from`, that one's own and so on, as readable."""
+    found: list[Run] = []
+    seen = {run.workdir.resolve()}
+    while (path := run.referred("init_from")) is not None and path.resolve() not in seen:
+        seen.add(path.resolve())
+        run = read_run(path)
+        found.append(run)
+    return found

@@ -1,0 +1,105 @@
+"""What a few seeds say about a mean: a bootstrap interval, stretched to what few values need.
+
+The percentile bootstrap of a mean over n values is too narrow when n is small, for two reasons (Hesterberg 2015, "What
+Teachers Should Know about the Bootstrap"): resampling has a spread of sqrt((n - 1) / n) of what it should be, and its
+quantiles are those of a normal distribution where few values call for Student's t. With three values it is the range
+from the least to the greatest, which holds the true mean about three times in four. So both of its arms are stretched
+about the mean by
+
+    t(0.975, n - 1) / z(0.975) * sqrt(n / (n - 1))        9.17 for n = 2, 2.69 for 3, 1.58 for 5, 1.22 for 10
+
+which keeps the asymmetry that the bootstrap found. Up to 6 values all n**n resamples are counted out; beyond, 10,000
+are drawn from a generator of a fixed seed, so the same values have the same interval wherever they are computed.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+CONFIDENCE = 0.95
+EXACT_UP_TO = 6
+RESAMPLES = 10_000
+METHOD = (
+    "Intervals are 95 % bootstrap intervals of the mean over seeds (percentiles; all resamples up to 6 seeds, 10,000 "
+    "beyond), stretched about the mean by t(0.975, n − 1) / z(0.975) · √(n / (n − 1)), because the plain percentile "
+    "interval is too narrow for few seeds: with 3 seeds it is the range of the values and holds the true mean about "
+    "three times in four (Hesterberg 2015, What Teachers Should Know about the Bootstrap). Differences are paired by "
+    "seed. They cover what changes with the seed, not what other held-out data would change. A difference is resolved "
+    "when its interval excludes 0."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over n seeds with its interval; low and high are None where n is 1, all three where it is not finite."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether there is an interval that has a width: the seeds do not all have the same value."""
+        return self.low is not None and self.high is not None and self.low < self.high
+
+    @property
+    def resolved(self) -> bool | None:
+        """Whether the interval excludes 0; None where there is none, or where its width of 0 says nothing."""
+        if self.mean is None or self.low is None or self.high is None:
+            return None
+        if not self.has_spread:
+            return False if self.mean == 0 else None
+        return self.low > 0 or self.high < 0
+
+
+@functools.cache
+def resampling_weights(n: int) -> np.ndarray:
+    """float64 [R, n], rows that sum to 1: the share of each of n values in each resample."""
+    if n <= EXACT_UP_TO:
+        drawn = np.array(list(itertools.product(range(n), repeat=n)))
+        return np.stack([(drawn == value).mean(axis=1) for value in range(n)], axis=1)
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+
+
+def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The plain percentile bootstrap of the mean over the last axis of `values` [..., n]: (low, high), each [...]."""
+    means = values @ resampling_weights(values.shape[-1]).T
+    tail = (1 - CONFIDENCE) / 2
+    low = np.quantile(means, tail, axis=-1, method="inverted_cdf")
+    # By mirroring, so that b - a has exactly the interval of a - b, turned round.
+    return low, -np.quantile(-means, tail, axis=-1, method="inverted_cdf")
+
+
+def stretch(n: int) -> float:
+    """By how much both arms of the percentile interval of n values grow."""
+    quantile = (1 + CONFIDENCE) / 2
+    return float(stdtrit(n - 1, quantile) / ndtri(quantile)) * math.sqrt(n / (n - 1))
+
+
+def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The stretched interval of the mean over the last axis of `values` [..., n], n >= 2: (low, high), each [...]."""
+    low, high = percentile_interval(values)
+    mean = values.mean(axis=-1)
+    by = stretch(values.shape[-1])
+    return mean - by * (mean - low), mean + by * (high - mean)
+
+
+def estimate(values: Sequence[float | None]) -> Estimate:
+    """The mean of one value a seed, with its interval. Values that are not finite, or None, leave nothing to say."""
+    n = len(values)
+    numbers = np.array([math.nan if value is None else value for value in values], np.float64)
+    if n == 0 or not np.isfinite(numbers).all():
+        return Estimate(None, None, None, n)
+    mean = float(numbers.mean())
+    if n == 1:
+        return Estimate(mean, None, None, n)
+    if np.ptp(numbers) <= 1e-9 * np.abs(numbers).max():  # the same but for rounding
+        return Estimate(mean, mean, mean, n)
+    low, high = mean_interval(numbers)
+    return Estimate(mean, float(low), float(high), n)

@@ -1,0 +1,91 @@
+"""The page's style: one column, quiet colours, figures of equal width in tables, light and dark, screen and paper."""
+
+from t5lite.reporting.plots import GROUPS
+
+# The groups' colours on a dark page, in the order of plots.GROUPS: as far from each other, lighter.
+DARK_GROUPS = ("#b3bcc5", "#5ab4ee", "#ff9248", "#35c79b", "#e291c8", "#e8bb35", "#a5d8ff")
+
+
+def _variables(colors: tuple[str, ...]) -> str:
+    return " ".join(f"--g{i}: {color};" for i, color in enumerate(colors))
+
+
+LIGHT = "--page: #fcfbf9; --card: #ffffff; --ink: #1f2429; --soft: #5f676f; --line: #dcdad5; --good: #00695c; "
+LIGHT += f"--bad: #a8400a; {_variables(GROUPS)}"
+DARK = "--page: #15181b; --card: #1c2024; --ink: #e4e7ea; --soft: #9aa3ac; --line: #3a4148; --good: #4fd1b5; "
+DARK += f"--bad: #ff9d66; {_variables(DARK_GROUPS)}"
+
+STYLE = (
+    f"""
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+"""
+    + """
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--page); color: var(--ink); overflow-wrap: break-word;
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 70rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
+h1 { font-size: clamp(1.5rem, 1.1rem + 1.8vw, 2.2rem); line-height: 1.2; letter-spacing: -0.015em;
+  margin: 0 0 1.5rem; text-wrap: balance; }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 3.25rem 0 1rem; padding-top: 1.1rem;
+  border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 2rem 0 0.6rem; }
+p, ul { max-width: 46rem; margin: 0.6rem 0; }
+ul { padding-left: 1.2rem; }
+li { margin: 0.25rem 0; }
+code { font: 0.86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+.missing { border-left: 3px solid var(--bad); padding-left: 1rem; margin: 0 0 1.5rem; }
+.verdicts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem;
+  align-items: start; }
+.pair { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; }
+.pair h3 { margin: 0 0 0.5rem; }
+.pair h3 span, .around { color: var(--soft); font-weight: 400; }
+.pair ul { list-style: none; padding: 0; margin: 0; max-width: none; }
+.pair li { margin: 0; padding: 0.45rem 0; border-top: 1px solid var(--line); }
+.pair li:first-child { border-top: 0; }
+.delta { font-weight: 650; white-space: nowrap; }
+.verdict { font-weight: 650; }
+.good { color: var(--good); }
+.bad { color: var(--bad); }
+.open { color: var(--soft); }
+.delta, .around, td, svg { font-variant-numeric: tabular-nums; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19.5rem), 1fr)); gap: 1rem; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: 0.8rem 0.9rem 0.6rem; max-width: 27rem; }
+figcaption { font-size: 0.9rem; font-weight: 600; margin-bottom: 0.4rem; }
+figure svg { display: block; width: 100%; height: auto; overflow: visible; stroke-linejoin: round; }
+figure text { fill: var(--ink); }
+.over { margin: 0.5rem 0 0.2rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
+.over, .note { color: var(--soft); font-size: 0.9rem; }
+.note { margin: 0.6rem 0 1.6rem; }
+.table { overflow-x: auto; margin: 0.6rem 0 1rem; border: 1px solid var(--line); border-radius: 10px;
+  background: var(--card); }
+table { border-collapse: collapse; width: 100%; font-size: 0.87rem; }
+th, td { text-align: left; vertical-align: top; padding: 0.5rem 0.7rem; border-top: 1px solid var(--line); }
+thead th { border-top: 0; color: var(--soft); font-weight: 600; white-space: nowrap; }
+tbody th { font-weight: 600; min-width: 8rem; }
+td { white-space: nowrap; }
+table .long.long { white-space: normal; min-width: 12rem; }
+table.numeric td, table.numeric thead th + th { text-align: right; }
+details > summary { cursor: pointer; color: var(--soft); margin: 1rem 0; }
+@media (min-width: 48rem) { table:not(.numeric) tbody th { white-space: nowrap; } }
+@media (max-width: 30rem) { main { padding: 1.5rem 1rem 3rem; } .pair, figure { padding: 0.75rem 0.8rem; } }
+@media print {
+  @page { margin: 16mm; }
+  body { background: none; font-size: 10pt; }
+  main { max-width: none; padding: 0; }
+  .pair, figure, .table { background: none; }
+  .plots { grid-template-columns: 1fr 1fr; }
+  .table { overflow: visible; }
+  table { font-size: 8pt; }
+  td { white-space: normal; }
+  th, td { padding: 0.25rem 0.4rem; }
+  figure, .pair, tr { break-inside: avoid; }
+  h1, h2, h3 { break-after: avoid; }
+  details > summary { list-style: none; }
+  details::details-content { content-visibility: visible; display: block; height: auto; }
+}
+"""
+    + f"@media print {{ :root {{ color-scheme: light; {LIGHT} }} }}\n"
+)

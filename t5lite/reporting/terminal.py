@@ -1,0 +1,30 @@
+"""The report in short, for the terminal: each task's means, what has no result, what came out."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from t5lite.reporting.comparison import Report
+from t5lite.reporting.document import Verdicts, groups_table, verdicts
+from t5lite.reporting.words import sentence
+
+
+def show(report: Report, folder: Path) -> None:
+    """Print the report that was written into `folder` on stdout."""
+    console = Console(highlight=False)
+    for task in report.tasks:
+        content = groups_table(task, short=True)
+        console.print(Text(task.title, style="bold"), soft_wrap=True)
+        table = Table()
+        for index, name in enumerate(content.header):
+            table.add_column(Text(name), justify="right" if index else "left")
+        for row in content.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    lines = [f"no result: {line}" for line in report.missing]
+    blocks = [block for block in verdicts(report) if isinstance(block, Verdicts)]
+    lines += [sentence(each) for block in blocks for each in block.comparisons] or report.notes
+    for line in [*lines, f"report: {folder / 'report.html'}"]:
+        console.print(Text(line), soft_wrap=True)

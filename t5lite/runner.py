@@ -1,0 +1,216 @@
+"""Runs of a study, each a process of its own, so that one that fails, or is killed, leaves the others alone.
+
+Output of the runs goes to this process's stderr. On a terminal and one at a time they have a pseudo-terminal there,
+and so show their progress bars.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from t5lite.config import to_dict
+from t5lite.errors import RUN_ME_AGAIN, Interrupted, UserError
+from t5lite.files import write_json
+from t5lite.memory import computes_on_cpu
+from t5lite.studies import Study, references
+
+POLL_SECONDS = 0.1
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclasses.dataclass
+class _Process:
+    """A run under way. tail: its last lines. slot: its share of the machine."""
+
+    process: subprocess.Popen
+    slot: int
+    reader: threading.Thread
+    tail: collections.deque[str]
+
+    def reason(self) -> str:
+        """Why it failed, in a line."""
+        self.reader.join(timeout=5)
+        code = self.process.returncode
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        lines = [line for line in self.tail if line.strip()]
+        return lines[-1].strip().removeprefix("t5lite: ") if lines else f"exit code {code}"
+
+
+def train_command(config: Path, workdir: Path) -> list[str]:
+    """The command that trains the config in the file `config`."""
+    return [sys.executable, "-m", "t5lite.train", "--config", str(config), "--workdir", str(workdir)]
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    is_complete: Callable[[str], bool],
+    parallel: int = 1,
+    command: Callable[[Path, Path], list[str]] = train_command,
+) -> dict[str, str]:
+    """Run what is not complete, each run in `folder`/name once what it needs is complete, `parallel` at a time.
+
+    `study` is in an order in which its runs can run. `is_complete(name)` may raise UserError, which counts as that
+    run's failure. Returns {name: why the run has no result}. Raises Interrupted after SIGINT or SIGTERM, once the runs
+    under way have saved their last steps; or where one of them alone was stopped so.
+    """
+    work = _Work(study, folder, is_complete, parallel, command)
+    with _signals() as received:
+        try:
+            while work.waiting or work.running:
+                work.start_what_can()
+                work.collect(interrupted=bool(received))
+                if received:
+                    raise Interrupted("stopped; the same command goes on from there")
+        finally:
+            work.stop()
+    return work.absent
+
+
+class _Work:
+    """The runs of a study: waiting, running, complete, or absent for a reason."""
+
+    def __init__(self, study: Study, folder: Path, is_complete: Callable, parallel: int, command: Callable):
+        self.study, self.folder, self.parallel = study, folder, parallel
+        self.is_complete, self.command = is_complete, command
+        self.waiting = list(study)
+        self.running: dict[str, _Process] = {}
+        self.complete: set[str] = set()
+        self.absent: dict[str, str] = {}
+
+    def start_what_can(self) -> None:
+        """Start runs whose needs are complete, as far as there are slots; give up those that wait for nothing."""
+        for name in list(self.waiting):
+            needs = references(self.study[name])
+            lacking = [other for other in needs if other in self.absent]
+            if lacking:
+                self.absent[name] = f"not run: it needs {lacking[0]}, which has no result"
+            elif not self.complete.issuperset(needs) or len(self.running) == self.parallel:
+                continue
+            else:
+                self._start_or_skip(name)
+            self.waiting.remove(name)
+
+    def _start_or_skip(self, name: str) -> None:
+        try:
+            if self.is_complete(name):
+                self.complete.add(name)
+                return
+        except UserError as error:
+            self.absent[name] = f"failed: {error}"
+            return
+        number = 1 + list(self.study).index(name)
+        print(f"== {name} ({number} of {len(self.study)})", file=sys.stderr, flush=True)
+        path = self.folder / "configs" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_dict(self.study[name]))
+        slot = min(set(range(self.parallel)) - {run.slot for run in self.running.values()})
+        self.running[name] = _start(self.command(path, self.folder / name), slot, self.parallel)
+
+    def collect(self, interrupted: bool) -> None:
+        """Note which runs have ended, and how; wait a moment if none has."""
+        codes = {name: run.process.poll() for name, run in self.running.items()}
+        if self.running and all(code is None for code in codes.values()):
+            time.sleep(POLL_SECONDS)
+        for name, code in codes.items():
+            if code is None:
+                continue
+            ended = self.running.pop(name)
+            if code == 0:
+                self.complete.add(name)
+            elif code == RUN_ME_AGAIN and not interrupted:
+                raise Interrupted(f"{name} was stopped; the same command goes on from there")
+            elif not interrupted:
+                self.absent[name] = f"failed: {ended.reason()}"
+
+    def stop(self) -> None:
+        """Have what still runs save its last step, and wait until it has."""
+        for run in self.running.values():
+            run.process.terminate()
+        for run in self.running.values():
+            run.process.wait()
+            run.reader.join(timeout=5)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append themselves to, where this is the main thread."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _start(command: list[str], slot: int, parallel: int) -> _Process:
+    read_end, write_end = _channel(parallel)
+    environment = os.environ | _accelerators(slot, parallel)
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=write_end, env=environment
+        )
+    finally:
+        os.close(write_end)
+    if parallel > 1 and computes_on_cpu() and hasattr(os, "sched_setaffinity"):
+        # Before it counts the cores: each with all of them would be slower than each with its share.
+        cores = sorted(os.sched_getaffinity(0))
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores[slot % len(cores) :: parallel] or cores)
+    tail: collections.deque[str] = collections.deque(maxlen=20)
+    reader = threading.Thread(target=_copy, args=(read_end, tail), daemon=True)
+    reader.start()
+    return _Process(process, slot, reader, tail)
+
+
+def _channel(parallel: int) -> tuple[int, int]:
+    """The two ends of what a run writes to: a pseudo-terminal where it can have the terminal to itself."""
+    if parallel == 1 and sys.stderr.isatty():
+        import termios
+
+        read_end, write_end = os.openpty()
+        termios.tcsetwinsize(write_end, termios.tcgetwinsize(sys.stderr.fileno()))
+        return read_end, write_end
+    return os.pipe()
+
+
+def _copy(read_end: int, tail: collections.deque[str]) -> None:
+    """Pass on what a run writes, in whole lines where they end soon, and keep the last lines."""
+    pending = ""
+    with open(read_end, "rb", buffering=0) as file:
+        while True:
+            try:
+                written = file.read(65536)
+            except OSError:  # a pseudo-terminal's way of ending
+                written = b""
+            if not written:
+                break
+            text = written.decode(errors="replace")
+            sys.stderr.write(text)
+            sys.stderr.flush()
+            *lines, pending = (pending + _CONTROL.sub("", text)).replace("\r", "\n").split("\n")
+            tail.extend(lines)
+    tail.append(pending)
+
+
+def _accelerators(slot: int, parallel: int) -> dict[str, str]:
+    """Environment that gives a run its share of the machine's NVIDIA GPUs, where there is one for each."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    gpus = visible.split(",") if visible else [str(index) for index in range(count)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])} if 1 < parallel <= len(gpus) else {}

@@ -1,0 +1,125 @@
+"""Studies: named configs that depend on one another.
+
+A study file has `get_study(arg)`, which returns {run name: config}. "@name" as `init_from` or `tokenizer.path` means
+another run of the study; in a workdir, the run in the folder beside it, so that a study's folder can be moved.
+
+    def get_study(arg=None):
+        pretrain = read_config("configs/first_run.py")
+        scratch = read_config("configs/first_run.py:stage=finetune")
+        pretrained = scratch.copy_and_resolve_references()
+        scratch.tokenizer.path = pretrained.init_from = "@pretrain"
+        return {"pretrain": pretrain} | repeat({"scratch": scratch, "pretrained": pretrained}, seeds=range(3))
+"""
+
+import graphlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from t5lite.config import check_made, errors_of, load_function
+from t5lite.errors import UserError, nearest
+
+Study = dict[str, ConfigDict]
+REFERRING = (("init_from",), ("tokenizer", "path"))
+NAME = re.compile(r"\w[\w.=+-]*")
+RESERVED = ("configs",)
+
+
+def read_study(spec: str) -> Study:
+    """The study of `FILE.py[:key=value,…]`, in an order in which its runs can run.
+
+    Raises UserError for a name that is no folder's, a dependency that is not in the study, and a cycle.
+    """
+    path, _, arg = spec.partition(":")
+    get_study = load_function(Path(path), "get_study")
+    with errors_of(Path(path)):
+        study = get_study(arg or None)
+    if not isinstance(study, Mapping) or not study:
+        raise UserError(f"{path}: get_study returned {type(study).__name__} and not a dict of configs by name")
+    for name, config in study.items():
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED:
+            raise UserError(f"{path}: a run's name is its folder's, {name!r} cannot be; use letters, digits and _-.=+")
+        check_made(config, f"{path}: run {name}")
+        if name != f"{config.name}-{config.seed}":  # as `repeat` names them
+            config.name = name
+    return in_order(study)
+
+
+def references(config: ConfigDict) -> list[str]:
+    """Names of the runs of the same study that `config` needs."""
+    values = [_at(config, place)[place[-1]] for place in REFERRING]
+    return [value[1:] for value in values if value and value.startswith("@")]
+
+
+def _at(config: ConfigDict, place: tuple[str, ...]) -> ConfigDict:
+    """The group of fields that holds the field at `place`."""
+    for name in place[:-1]:
+        config = config[name]
+    return config
+
+
+def in_order(study: Mapping[str, ConfigDict]) -> Study:
+    """The study with every run after those it needs, otherwise as it was."""
+    for name, config in study.items():
+        for needed in references(config):
+            if needed not in study:
+                raise UserError(f"run {name} needs @{needed}, which is not in the study; {nearest(needed, study)}")
+    try:
+        graphlib.TopologicalSorter({name: references(config) for name, config in study.items()}).prepare()
+    except graphlib.CycleError as error:
+        raise UserError(f"the study's runs need each other in a circle: {' -> '.join(error.args[1])}") from None
+    ordered: Study = {}
+
+    def add(name: str) -> None:
+        for needed in references(study[name]):
+            add(needed)
+        ordered.setdefault(name, study[name])
+
+    for name in study:
+        add(name)
+    return ordered
+
+
+def chosen(study: Study, only: Iterable[str]) -> Study:
+    """The runs named in `only`, each a run's name or the name that its repetitions share, and all that these need."""
+    names: set[str] = set()
+    for wanted in only:
+        found = {name for name, config in study.items() if wanted in (name, config.name)}
+        if not found:
+            known = set(study) | {config.name for config in study.values()}
+            raise UserError(f"the study has no run {wanted!r}; {nearest(wanted, known)}")
+        names |= found
+    for name in reversed(study):  # in order: what a run needs stands before it
+        if name in names:
+            names.update(references(study[name]))
+    return {name: config for name, config in study.items() if name in names}
+
+
+def repeat(runs: Mapping[str, ConfigDict], seeds: Iterable[int]) -> Study:
+    """Every run once a seed, as "name-seed" with the name in `config.name`.
+
+    What a run needs among `runs` becomes that run of the same seed; what it needs of others stays.
+    """
+    repeated = {}
+    for seed in seeds:
+        for name, config in runs.items():
+            copy = config.copy_and_resolve_references()
+            copy.name, copy.seed = name, seed
+            for place in REFERRING:
+                group, field = _at(copy, place), place[-1]
+                if group[field] in {f"@{name}" for name in runs}:
+                    group[field] += f"-{seed}"
+            repeated[f"{name}-{seed}"] = copy
+    return repeated
+
+
+def with_siblings(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """`config` with every "@name" replaced by the folder of that name beside `workdir`."""
+    config = config.copy_and_resolve_references()
+    for place in REFERRING:
+        group, field = _at(config, place), place[-1]
+        if group[field] and group[field].startswith("@"):
+            group[field] = str(workdir.parent / group[field][1:])
+    return config

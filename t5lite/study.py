@@ -1,0 +1,84 @@
+"""Study: runs that depend on one another, in the order in which they can run, and the report on them.
+
+python -m t5lite.study --config configs/studies/first_run.py --workdir runs/first_run
+python -m t5lite.study --config configs/studies/first_run.py --workdir runs/first_run --only summary_scratch
+
+The same command goes on after an interruption, tries again what failed, and leaves alone what is complete.
+"""
+
+import argparse
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5lite import cli
+from t5lite.config import override
+from t5lite.errors import UserError, nearest
+from t5lite.reporting.report import write_report
+from t5lite.reporting.terminal import show
+from t5lite.runner import run_study
+from t5lite.studies import Study, chosen, read_study, repeat
+from t5lite.training.workdir import check_same_run, make_workdir, read_result
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study, Study]:
+    """The arguments, the whole study, and what of it is to be run."""
+    parser = cli.parser("study", __doc__)
+    parser.add_argument("--config", required=True, help="FILE.py[:key=value,…] with get_study(arg)")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the study; each run has one in it")
+    parser.add_argument("--only", action="append", help="run this one, and what it needs; may be given again")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, which share cores or GPUs")
+    parser.add_argument("--seeds", type=int, help="repeat every run with the seeds 0 … SEEDS - 1")
+    parser.add_argument("--base", help="what the report compares with; else the first runs of each task")
+    arguments, rest = parser.parse_known_args(argv)
+    for flag in ("parallel", "seeds"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise UserError(f"--{flag}: must be at least 1, is {value}")
+    study = read_study(arguments.config)
+    for config in {id(config): config for config in study.values()}.values():
+        override(config, rest)
+    names = {config.name for config in study.values()}
+    if arguments.base is not None and arguments.base not in names:
+        raise UserError(f"--base: no runs are called {arguments.base!r}; {nearest(arguments.base, names)}")
+    if arguments.seeds is not None:
+        repeated = [name for name, config in study.items() if name == f"{config.name}-{config.seed}"]
+        if repeated:
+            raise UserError(f"--seeds: {repeated[0]} says that the study repeats its runs itself")
+        study = repeat(study, range(arguments.seeds))
+    return arguments, study, chosen(study, arguments.only) if arguments.only else study
+
+
+def _is_complete(study: Study, folder: Path, name: str) -> bool:
+    """Whether the run has its result. Raises UserError where its folder holds another run."""
+    check_same_run(study[name], folder / name)
+    return read_result(folder / name) is not None
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Run the study at --config in --workdir, and print what the report found."""
+    arguments, study, wanted = _parse(argv)
+    folder = arguments.workdir
+    make_workdir(folder)
+    absent = run_study(wanted, folder, functools.partial(_is_complete, study, folder), arguments.parallel)
+    failed = sorted(absent)
+    done = []
+    for name in study:
+        if name not in absent and read_result(folder / name) is None:
+            absent[name] = "not run: not asked for"
+        elif name not in absent:
+            done.append(folder / name)
+    if done:
+        title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
+        base = arguments.base if arguments.base in {study[path.name].name for path in done} else None
+        show(write_report(done, folder, title, base, absent), folder)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(wanted)} runs have no result: {failed[0]} {absent[failed[0]]}; "
+            "the same command tries them again"
+        )
+
+
+if __name__ == "__main__":
+    main()

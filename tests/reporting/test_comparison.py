@@ -1,0 +1,176 @@
+"""What a report says of runs: pairing, tasks, notes; and what may not be compared."""
+
+import pytest
+
+from t5lite.errors import UserError
+from t5lite.reporting import words
+from t5lite.reporting.comparison import compare
+from t5lite.reporting.groups import differing_rows
+from t5lite.reporting.runs import read_run
+from tests.reporting.fakes import write_run, write_seeds
+
+
+def _report(workdirs, base=None, absent=None):
+    return compare([read_run(workdir) for workdir in workdirs], "t", base, absent or {})
+
+
+def _said(report, *parts):
+    return [note for note in report.notes if all(part in note for part in parts)]
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    # The seeds differ by far more than the groups do, and in the same way: only pairs tell the groups apart.
+    scratch = write_seeds(tmp_path, "scratch", [3.0, 5.0, 9.0])
+    wide = write_seeds(tmp_path, "wide", [2.9, 4.8, 8.9], fields={"model.d_model": 512})
+    (comparison,) = _report([*scratch, *reversed(wide)]).comparisons
+    assert (comparison.a, comparison.b, comparison.metric, comparison.delta.n) == ("scratch", "wide", "loss", 3)
+    assert list(comparison.deltas.values()) == pytest.approx([-0.1, -0.2, -0.1])
+    assert comparison.delta.mean == pytest.approx(-0.4 / 3) and comparison.delta.resolved
+    assert words.verdict(comparison) == "better"
+
+
+@pytest.mark.parametrize(
+    ("metric", "rises", "falls"),
+    [("loss", "worse", "better"), ("accuracy", "better", "worse"), ("rouge", "higher", "lower")],
+)
+def test_a_verdict_knows_each_metrics_direction(tmp_path, metric, rises, falls):
+    for name, width, value in (("low", 64, 1.0), ("high", 128, 2.0)):
+        for seed in range(3):
+            values = {metric: value + 0.001 * seed * width}
+            write_run(tmp_path, f"{name}-{seed}", values, seed=seed, fields={"model.d_model": width})
+    low, high = (sorted(tmp_path.glob(f"{name}-*")) for name in ("low", "high"))
+    assert words.verdict(_report([*low, *high]).comparisons[0]) == rises
+    assert words.verdict(_report([*high, *low]).comparisons[0]) == falls
+
+
+def test_one_common_seed_has_no_interval_and_is_not_judged(tmp_path):
+    a = write_seeds(tmp_path, "a", [3.0, 3.1])
+    b = write_seeds(tmp_path, "b", [2.0], first_seed=1, fields={"model.d_model": 512})
+    report = _report([*a, *b])
+    (comparison,) = report.comparisons
+    assert comparison.delta.mean == pytest.approx(-1.1) and comparison.delta.low is None
+    assert words.verdict(comparison) == "not judged"
+    assert _said(report, "one seed: no interval") and _said(report, "seeds of both, 1")
+
+
+def test_groups_without_a_common_seed_are_not_compared(tmp_path):
+    a = write_seeds(tmp_path, "a", [3.0])
+    b = write_seeds(tmp_path, "b", [2.0], first_seed=7, fields={"model.d_model": 512})
+    report = _report([*a, *b])
+    assert not report.comparisons and _said(report, "share no seed", "a has 0", "b has 7")
+
+
+def test_runs_of_one_group_and_seed_count_as_one(tmp_path):
+    a = [*write_seeds(tmp_path, "a", [3.0]), write_run(tmp_path, "again-0", {"loss": 4.0}, name="a")]
+    b = write_seeds(tmp_path, "b", [2.0], fields={"model.d_model": 512})
+    report = _report([*a, *b])
+    assert report.comparisons[0].delta.mean == pytest.approx(-1.5) and _said(report, "several runs with seed 0")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"provenance": {"heldout": {"validation": "other"}, "data": {"data.train": "x"}}}, "the held-out data"),
+        ({"provenance": {"heldout": None, "data": {"data.train": "other"}}}, "the data"),
+        ({"fields": {"objective.inputs_length": 64}}, "objective.inputs_length"),
+        ({"fields": {"eval.rows": 8}}, "eval.rows"),
+    ],
+)
+def test_runs_evaluated_on_other_rows_are_other_tasks(tmp_path, change, reason):
+    report = _report([*write_seeds(tmp_path, "a", [3.0, 3.1]), *write_seeds(tmp_path, "b", [2.0, 2.1], **change)])
+    assert not report.comparisons and len(report.tasks) == 2 and _said(report, "2 tasks", "never between")
+    assert differing_rows(*(summary.group for summary in report.summaries), "validation", "loss") == reason
+
+
+def test_the_same_rows_read_in_another_way_are_one_task(tmp_path):
+    changed = {"objective.pack": False, "objective.prefix_attention": True, "data.train.limit": 9}
+    other_data = {"data": {"data.train": "other"}}  # but the same held-out rows
+    b = write_seeds(tmp_path, "b", [2.0, 2.1], fields=changed, provenance=other_data)
+    report = _report([*write_seeds(tmp_path, "a", [3.0, 3.1]), *b])
+    assert len(report.comparisons) == 1 and len(report.tasks) == 1
+
+
+def test_generated_metrics_need_the_same_generated_rows(tmp_path):
+    both = {"loss": 1.0, "exact_match": 0.5}
+    a = write_run(tmp_path, "a-0", both)
+    b = write_run(tmp_path, "b-0", both, fields={"eval.generate_rows": 8})
+    report = _report([a, b])
+    assert [comparison.metric for comparison in report.comparisons] == ["loss"]
+    assert _said(report, "exact_match", "eval.generate_rows")
+
+
+def test_a_metric_that_one_side_lacks_is_left_out_with_a_note(tmp_path):
+    network = write_run(tmp_path, "network-0", {"loss": 1.0, "accuracy": 0.6})
+    bag = write_run(tmp_path, "bag-0", {"accuracy": 0.7}, fields={"model.architecture": "bag_of_words"})
+    report = _report([network, bag])
+    assert [comparison.metric for comparison in report.comparisons] == ["accuracy"]
+    assert _said(report, "bag has no loss on validation")
+
+
+def test_a_run_that_diverged_is_not_dropped_in_silence(tmp_path):
+    a = write_seeds(tmp_path, "a", [3.0, 3.1])
+    b = write_seeds(tmp_path, "b", [2.0, None], fields={"model.d_model": 512})
+    report = _report([*a, *b])
+    assert not report.comparisons and _said(report, "b has a value that is not finite, with seed 1")
+    assert report.tasks[0].summaries[1].estimates["validation"]["loss"].mean is None
+    assert _said(report, "b-1: loss on validation is not finite")
+
+
+def test_the_base_is_the_first_group_or_the_one_asked_for(tmp_path):
+    runs = [
+        *write_seeds(tmp_path, "a", [3.0]),
+        *write_seeds(tmp_path, "b", [2.0], fields={"model.d_model": 512}),
+        *write_seeds(tmp_path, "c", [1.0], fields={"model.d_model": 768}),
+    ]
+    assert [(each.a, each.b) for each in _report(runs).comparisons] == [("a", "b"), ("a", "c"), ("b", "c")]
+    (task,) = _report(runs, base="b").tasks
+    assert [(each.a, each.b) for each in task.against_base] == [("b", "a"), ("b", "c")]
+    assert [(each.a, each.b) for each in task.among_others] == [("a", "c")]
+    with pytest.raises(UserError, match="did you mean"):
+        _report([*write_seeds(tmp_path / "x", "scratch", [1.0])], base="scrath")
+
+
+def test_runs_without_a_result_are_listed_and_not_compared(tmp_path):
+    a = write_seeds(tmp_path, "a", [3.0, 3.1])
+    line = {"step": 40, "split": "train", "loss": 3.0, "tokens": 9}
+    unfinished = write_run(tmp_path, "a-2", None, seed=2, lines=[line])
+    report = _report([*a, unfinished], absent={"b-0": "not run: waits for pretrain, which failed"})
+    assert report.tasks[0].summaries[0].group.seeds == (0, 1)
+    assert report.missing == (
+        "a-2: incomplete: last logged step 40, no result.json",
+        "b-0: not run: waits for pretrain, which failed",
+    )
+    with pytest.raises(UserError, match="no run is complete"):
+        _report([unfinished])
+
+
+def test_other_devices_or_versions_are_said_to_spoil_costs(tmp_path):
+    a = write_seeds(tmp_path, "a", [3.0])
+    b = write_seeds(tmp_path, "b", [3.0], fields={"model.d_model": 512}, provenance={"devices": ["NVIDIA H200"]})
+    assert _said(_report([*a, *b]), "different devices", "costs do not compare")
+    assert not _said(_report(a), "costs do not compare")
+
+
+def test_the_cost_of_an_origin_that_cannot_be_read_is_said_to_lack(tmp_path):
+    run = write_seeds(tmp_path, "a", [3.0], fields={"init_from": "hf:t5-small"})
+    assert _said(_report(run), "hf:t5-small", "not counted")
+
+
+def test_the_number_of_intervals_is_told(tmp_path):
+    a = write_seeds(tmp_path, "a", [3.0, 3.1])
+    b = write_seeds(tmp_path, "b", [2.0, 2.2], fields={"model.d_model": 512})
+    assert _said(_report([*a, *b]), "Intervals of differences in this report: 1.", "not adjusted")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1_234_567, "1.23 M"), (0, "–"), (None, "–"), (18_400, "18.4 K"), (999.6, "1000"), (3e9, "3.00 B")],
+)
+def test_counts_for_people(value, text):
+    assert words.count_text(value) == text
+
+
+def test_costs_have_units():
+    assert words.count_text(3.4e15, "FLOPs") == "3.40 PFLOPs"
+    assert words.bytes_text(512 * 2**20) == "512 MiB" and words.seconds_text(125) == "2m05s"
+    assert words.tick_text(1_200_000) == "1.2 M" and words.tick_text(0) == "0"

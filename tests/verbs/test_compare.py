@@ -1,0 +1,60 @@
+"""The verb compare: what it prints and writes, and how mistakes end."""
+
+import json
+
+import pytest
+
+from t5lite import compare
+from tests.reporting.fakes import write_run, write_seeds
+
+
+@pytest.fixture
+def study(tmp_path):
+    folder = tmp_path / "study"
+    write_seeds(folder, "scratch", [3.0, 3.2, 3.1])
+    write_seeds(folder, "wide", [2.0, 2.1, 2.2], fields={"model.d_model": 512})
+    return folder
+
+
+def _mistake(capsys, *argv):
+    with pytest.raises(SystemExit) as exit:
+        compare.main(list(map(str, argv)))
+    said = capsys.readouterr()
+    assert exit.value.code == 2 and said.err.count("\n") == 1 and not said.out
+    return said.err
+
+
+def test_a_folder_of_runs_is_compared_and_told(study, tmp_path, capsys):
+    compare.main([str(study), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "wide against scratch, loss on validation: −1.00 nats (95 % interval −1.2" in said
+    assert "3 seeds): better." in said and str(tmp_path / "out" / "report.html") in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "report.md"]
+
+
+def test_json_is_the_written_report_on_one_line(study, tmp_path, capsys):
+    runs = [str(study / f"{name}-{seed}") for seed in range(2) for name in ("scratch", "wide")]
+    compare.main([*runs, "--out", str(tmp_path), "--base", "wide", "--title", "Widths", "--json"])
+    (line,) = capsys.readouterr().out.splitlines()
+    said = json.loads(line)
+    assert said == json.loads((tmp_path / "report.json").read_text()) and said["title"] == "Widths"
+    (found,) = said["comparisons"]
+    assert (found["a"], found["b"], found["n"]) == ("wide", "scratch", 2) and found["delta"] == pytest.approx(1.05)
+
+
+def test_a_run_without_a_result_is_told_and_left_out(study, tmp_path, capsys):
+    write_run(study, "wide-3", None, seed=3, lines=[{"step": 40, "split": "train", "loss": 2.0, "tokens": 9}])
+    compare.main([str(study), "--out", str(tmp_path / "out")])
+    assert "no result: wide-3: incomplete: last logged step 40" in capsys.readouterr().out
+
+
+def test_mistakes_end_in_one_line(study, tmp_path, capsys):
+    out = ("--out", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    assert "is not a run's workdir" in _mistake(capsys, tmp_path / "empty", *out)
+    assert "no folder" in _mistake(capsys, tmp_path / "missing", *out)
+    assert "did you mean 'scratch'" in _mistake(capsys, study, "--base", "scrach", *out)
+    assert "no run is complete" in _mistake(capsys, write_run(tmp_path, "unfinished"), *out)
+    (study / "wide-1" / "result.json").write_text("{")
+    assert "wide-1/result.json" in _mistake(capsys, study, *out)
+    assert not (tmp_path / "out").exists()

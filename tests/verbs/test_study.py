@@ -1,0 +1,118 @@
+"""The study verb: from a file of configs to runs and a report, resumed, narrowed, repeated, and with failures told."""
+
+import json
+
+import pytest
+
+from t5lite import study
+from tests.small import write_pairs, write_texts
+
+BODY = """
+from t5lite.studies import repeat
+from tests.small import small_config
+
+def get_study(arg=None):
+    pretrain = small_config({text!r})
+    scratch = small_config({pairs!r}, "supervised")
+    scratch.eval.generate_rows = 0
+    pretrained = scratch.copy_and_resolve_references()
+    scratch.tokenizer.path = pretrained.init_from = "@pretrain"
+    bag = scratch.copy_and_resolve_references()
+    bag.model.architecture = "bag_of_words"
+    tasks = dict(scratch=scratch, pretrained=pretrained, bag=bag)
+    {more}
+    return dict(pretrain=pretrain) | repeat(tasks, range(2))
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    sources = {"text": write_texts(tmp_path / "text"), "pairs": write_pairs(tmp_path / "pairs.jsonl")}
+
+    def write(more="pass"):
+        path = tmp_path / "my_study.py"
+        path.write_text(BODY.format(more=more, **sources))
+        return ["--config", str(path), "--workdir", str(tmp_path / "out")]
+
+    return write
+
+
+def failure(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        study.main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_study_ends_in_a_report_and_does_nothing_twice(write, tmp_path, capfd):
+    study.main([*write(), "--parallel", "2"])
+    out = tmp_path / "out"
+    report = json.loads((out / "report.json").read_text())
+    assert {(r["name"], r["seed"]) for r in report["runs"]} == {
+        ("pretrain", 0), *((name, seed) for name in ("scratch", "pretrained", "bag") for seed in (0, 1)),
+    }  # fmt: skip
+    assert all(r["result"]["metrics"]["validation"] for r in report["runs"])
+    delta = next(
+        c for c in report["comparisons"]
+        if {c["a"], c["b"]} == {"scratch", "pretrained"} and c["metric"] == "loss"
+    )  # fmt: skip
+    means = {g["name"]: g["metrics"]["validation"]["loss"]["mean"] for g in report["groups"] if g["name"] != "bag"}
+    assert delta["delta"] == pytest.approx(means[delta["b"]] - means[delta["a"]])
+    assert delta["n"] == 2 and delta["ci_low"] <= delta["delta"] <= delta["ci_high"]
+    assert any({c["a"], c["b"]} == {"scratch", "bag"} and c["metric"] == "accuracy" for c in report["comparisons"])
+    assert (out / "report.html").stat().st_size > 10_000 and "scratch" in (out / "report.md").read_text()
+    assert json.loads((out / "pretrained-1/config.json").read_text())["init_from"] == "@pretrain"
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
+    capfd.readouterr()
+    moved = tmp_path / "moved"  # the runs find each other wherever the folder lies
+    out.rename(moved)
+    arguments = write()
+    arguments[-1] = str(moved)
+    study.main(arguments)
+    assert {path.relative_to(out): time for path, time in before.items()} == {
+        path.relative_to(moved): path.stat().st_mtime_ns for path in moved.glob("*/result.json")
+    }
+    assert "training" not in capfd.readouterr().err
+
+
+def test_a_failed_run_is_told_and_the_rest_still_compared(write, tmp_path, capsys):
+    more = "pretrained.model.d_model = 48; pretrained.model.head_dim = 24; del tasks['bag']"
+    error = failure(write(more), capsys)
+    assert "2 of 5 runs have no result: pretrained-0 failed: " in error and "init_from" in error
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    status = {r["run"]: r["status"] for r in report["runs"]}
+    assert status["scratch-1"] == "complete" and "failed" in status["pretrained-0"]
+    assert "failed" in (tmp_path / "out/report.md").read_text()
+
+
+def test_one_run_by_name_and_what_it_needs(write, tmp_path):
+    study.main([*write(), "--only", "bag-1"])
+    assert sorted(path.parent.name for path in tmp_path.glob("out/*/result.json")) == ["bag-1", "pretrain"]
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert {r["run"]: r["status"] for r in report["runs"]}["scratch-0"].startswith("not run")
+
+
+@pytest.mark.parametrize(
+    ("more", "flags", "message"),
+    [
+        ("pass", ["--only", "pretraind"], "no run 'pretraind'; did you mean 'pretrained'?"),
+        ("scratch.init_from = '@missing'", [], "run scratch-0 needs @missing, which is not in the study"),
+        ("scratch.init_from = '@pretrained'; pretrained.init_from = '@scratch'", [], "in a circle"),
+        ("pass", ["--seeds", "3"], "repeats its runs itself"),
+        ("pass", ["--parallel", "0"], "--parallel: must be at least 1"),
+        ("pass", ["--config.batch_sise=4"], "did you mean 'batch_size'?"),
+    ],
+)
+def test_mistakes_end_in_one_line_before_any_run(write, tmp_path, capsys, more, flags, message):
+    error = failure([*write(more), *flags], capsys)
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_override_a_field_of_every_run_and_seeds_repeat_them(write, tmp_path):
+    more = "return dict(a=pretrain)"
+    study.main([*write(more), "--seeds", "2", "--config.budget.steps=2"])
+    results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("out/*/result.json")}
+    assert set(results) == {"a-0", "a-1"} and all(result["step"] == 2 for result in results.values())
+    assert results["a-0"]["params_sha256"] != results["a-1"]["params_sha256"]
