@@ -1,5 +1,5 @@
 # make setup   a virtual environment in .venv with everything installed
-# make run     the main job: from text to a pre-trained, fine-tuned, evaluated, generating model
+# make run     the main job: a study, from text to pre-trained and fine-tuned models compared in a report
 # make test    the tests; `make test SLOW=1` the slow ones
 # make check   formatting, lint, import order of the layers
 
@@ -19,10 +19,10 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 	touch $@
 
 run: setup
-	$(RUN) -m t5lite.train --config configs/first_run.py --workdir $(FIRST)/pretrain
-	$(RUN) -m t5lite.train --config configs/first_run.py:stage=finetune --config.init_from=$(FIRST)/pretrain --workdir $(FIRST)/task
+	$(RUN) -m t5lite.study --config configs/studies/first_run.py --workdir $(FIRST) --parallel 2
 	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/pretrain --examples 3
-	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/task --examples 3
+	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/summary_pretrained-0 --examples 3
+	@echo "report: $(FIRST)/report.html"
 
 test: setup
 	$(RUN) -m pytest $(if $(SLOW),-m slow)

@@ -13,11 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from t5lite import cli
-from t5lite.evaluation import Evaluator
-from t5lite.experiment import open_run
-from t5lite.training.sharding import make_mesh
-from t5lite.training.start import load_params
-from t5lite.training.trainer import batch_shapes
+from t5lite.evaluation import Evaluator, load_evaluator
 
 
 def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:
@@ -42,11 +38,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
     arguments, config = cli.parse_with_workdir(parser, argv)
     cli.start_jax(config.deterministic)
-    experiment = open_run(config, arguments.workdir)
-    mesh = make_mesh(**config.mesh)
-    batch = batch_shapes(experiment.objective, config.batch_size, experiment.vocabulary.table)
-    params, step = load_params(arguments.workdir, experiment.model, batch, mesh)
-    evaluator = Evaluator(experiment, mesh)
+    evaluator, params, step = load_evaluator(arguments.workdir, config)
     metrics = evaluator.all(params)
     if arguments.examples:
         _show_examples(evaluator, params, metrics, arguments.examples)

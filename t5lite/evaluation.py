@@ -8,24 +8,28 @@ Of every objective: loss, perplexity and token accuracy; bits per byte of langua
 
 import functools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from t5lite.config import load_json
 from t5lite.data.rows import Rows, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
-from t5lite.experiment import Experiment
+from t5lite.experiment import Experiment, open_run
 from t5lite.objectives.batch import Example
 from t5lite.objectives.objective import example_keys, make_examples
 from t5lite.progress import progress
 from t5lite.training.metrics import Metrics, from_sums
-from t5lite.training.sharding import put_batch
+from t5lite.training.sharding import make_mesh, put_batch
+from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
-from t5lite.training.trainer import compile_eval_step
+from t5lite.training.trainer import batch_shapes, compile_eval_step
 from t5lite.vocabulary import EOS
 
 
@@ -138,6 +142,19 @@ class Evaluator:
             for is_valid, *example in zip(valid, *sides, strict=True):
                 if is_valid:
                     yield Shown(*(decode(side) for side in example))
+
+
+def load_evaluator(workdir: Path, config: ConfigDict | None = None) -> tuple[Evaluator, Any, int]:
+    """The evaluator of the run in `workdir`, the parameters of its newest checkpoint, and their step.
+
+    config: the run's, with other held-out text or settings of evaluation; None: as it was.
+    """
+    config = load_json(workdir / "config.json") if config is None else config
+    experiment = open_run(config, workdir)
+    mesh = make_mesh(**config.mesh)
+    batch = batch_shapes(experiment.objective, config.batch_size, experiment.vocabulary.table)
+    params, step = load_params(workdir, experiment.model, batch, mesh)
+    return Evaluator(experiment, mesh), params, step
 
 
 def _lengths(rows: Rows) -> np.ndarray:

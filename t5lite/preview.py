@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.rule import Rule
 from rich.text import Text
 
 from t5lite import cli
@@ -89,20 +90,22 @@ def _highlighted(tokens: Sequence[int], tokenizer: Tokenizer) -> Text:
     )
 
 
-def _show(console: Console, experiment: Experiment, values: dict[str, Any], padding: float) -> None:
+def show(experiment: Experiment, seen: Seen, console: Console) -> None:
+    """Print one example, decoded, and what its noise came to."""
     tokenizer, pieces = experiment.dataset.tokenizer, experiment.vocabulary.pieces
     size = experiment.vocabulary.size
+    values = as_json(seen, experiment.objective.name)
     used = len({token for token in values["inputs"] if pieces <= token < size})
     spans = values["spans"]
-    console.rule(f"example {values['index']}: {values['objective']}", align="left")
+    parts: list[RenderableType] = [Rule(f"example {values['index']}: {values['objective']}", align="left")]
     for side in ("inputs", "targets"):
-        console.print(Text(f"{side} ({len(values[side])} tokens): ", style="bold"), end="")
-        console.print(_highlighted(values[side], tokenizer))
-    facts = [f"padding {padding:.1%}"]
+        count = (f"{side} ({len(values[side])} tokens): ", "bold")
+        parts.append(Text.assemble(count, _highlighted(values[side], tokenizer)))
+    facts = [f"padding {_padding(seen.batch):.1%}"]
     if values["mask_rate"] is not None:
         mean = f", mean length {np.mean(spans):.2f}" if spans else ""
         facts = [f"masked {values['mask_rate']:.1%}", f"{len(spans)} spans{mean}", f"{used} sentinels", *facts]
-    console.print(Text("; ".join(facts), style="dim"))
+    console.print(Group(*parts, Text("; ".join(facts), style="dim")))  # at once: a notebook frames each print
 
 
 def _padding(batch: Batch) -> float:
@@ -123,11 +126,10 @@ def main(argv: Sequence[str]) -> None:
     experiment = open_experiment(config)
     console = Console(highlight=False)
     for seen in examples_of(experiment, arguments.step, arguments.n):
-        values = as_json(seen, experiment.objective.name)
         if arguments.json:
-            print(json.dumps(values))
+            print(json.dumps(as_json(seen, experiment.objective.name)))
         else:
-            _show(console, experiment, values, _padding(seen.batch))
+            show(experiment, seen, console)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and so show their progress bars.
 import collections
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import re
 import signal
@@ -64,6 +65,8 @@ def run_study(
     run's failure. Returns {name: why the run has no result}. Raises Interrupted after SIGINT or SIGTERM, once the runs
     under way have saved their last steps; or where one of them alone was stopped so.
     """
+    if importlib.util.find_spec("libtpu") is not None and not computes_on_cpu():
+        parallel = 1  # a process holds the TPU whole
     work = _Work(study, folder, is_complete, parallel, command)
     with _signals() as received:
         try:
@@ -160,7 +163,7 @@ def _signals() -> Iterator[list[int]]:
 
 def _start(command: list[str], slot: int, parallel: int) -> _Process:
     read_end, write_end = _channel(parallel)
-    environment = os.environ | _accelerators(slot, parallel)
+    environment = os.environ | share_of_gpus(gpus(), slot, parallel)
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=write_end, env=environment
@@ -208,9 +211,21 @@ def _copy(read_end: int, tail: collections.deque[str]) -> None:
     tail.append(pending)
 
 
-def _accelerators(slot: int, parallel: int) -> dict[str, str]:
-    """Environment that gives a run its share of the machine's NVIDIA GPUs, where there is one for each."""
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    gpus = visible.split(",") if visible else [str(index) for index in range(count)]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])} if 1 < parallel <= len(gpus) else {}
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def share_of_gpus(gpus: list[str], slot: int, parallel: int) -> dict[str, str]:
+    """Environment for the run in `slot` of `parallel`: GPUs of its own where there are enough, else a part of one."""
+    if parallel == 1 or not gpus:
+        return {}
+    if parallel <= len(gpus):
+        return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])}
+    on_one = -(-parallel // len(gpus))
+    # JAX takes three quarters of a GPU's memory when it starts, and the second run would find too little.
+    fraction = f"{0.9 / on_one:.2f}"
+    return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}

@@ -4,8 +4,7 @@ A study file has `get_study(arg)`, which returns {run name: config}. "@name" as 
 another run of the study; in a workdir, the run in the folder beside it, so that a study's folder can be moved.
 
     def get_study(arg=None):
-        pretrain = read_config("configs/first_run.py")
-        scratch = read_config("configs/first_run.py:stage=finetune")
+        pretrain, scratch = read_config("configs/tiny.py"), read_config("configs/finetune_tiny.py")
         pretrained = scratch.copy_and_resolve_references()
         scratch.tokenizer.path = pretrained.init_from = "@pretrain"
         return {"pretrain": pretrain} | repeat({"scratch": scratch, "pretrained": pretrained}, seeds=range(3))

@@ -8,16 +8,19 @@ The same command goes on after an interruption, tries again what failed, and lea
 
 import argparse
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t5lite import cli
 from t5lite.config import override
 from t5lite.errors import UserError, nearest
+from t5lite.reporting.comparison import Report
 from t5lite.reporting.report import write_report
 from t5lite.reporting.terminal import show
 from t5lite.runner import run_study
-from t5lite.studies import Study, chosen, read_study, repeat
+from t5lite.studies import Study, chosen, in_order, read_study, references, repeat
+from t5lite.train import train
 from t5lite.training.workdir import check_same_run, make_workdir, read_result
 
 
@@ -55,29 +58,68 @@ def _is_complete(study: Study, folder: Path, name: str) -> bool:
     return read_result(folder / name) is not None
 
 
-@cli.verb
-def main(argv: Sequence[str]) -> None:
-    """Run the study at --config in --workdir, and print what the report found."""
-    arguments, study, wanted = _parse(argv)
-    folder = arguments.workdir
+def run_and_report(
+    study: Study, folder: Path, title: str, base: str | None = None, only: Sequence[str] = (), parallel: int | None = 1
+) -> Report:
+    """Run what of `study` is not complete, each run in `folder`/name, and write the report into `folder`.
+
+    base: what the report compares with, as in `write_report`; no matter where none of its runs is complete. only: run
+    these and what they need; none: all. parallel: runs at a time, each a process; None: one after the other in this
+    process, for a notebook, which may hold the only device. The report names the runs that failed. Raises UserError
+    where none is complete, Interrupted after a signal.
+    """
+    study = in_order(study)
+    wanted = chosen(study, only) if only else study
     make_workdir(folder)
-    absent = run_study(wanted, folder, functools.partial(_is_complete, study, folder), arguments.parallel)
-    failed = sorted(absent)
+    if parallel is None:
+        absent = _run_here(wanted, folder)
+    else:
+        absent = run_study(wanted, folder, functools.partial(_is_complete, study, folder), parallel)
+    failed = dict(absent)
     done = []
     for name in study:
         if name not in absent and read_result(folder / name) is None:
             absent[name] = "not run: not asked for"
         elif name not in absent:
             done.append(folder / name)
-    if done:
-        title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
-        base = arguments.base if arguments.base in {study[path.name].name for path in done} else None
-        show(write_report(done, folder, title, base, absent), folder)
+    if not done:
+        raise UserError(_lacking(failed, wanted))
+    return write_report(done, folder, title, base if base in {study[path.name].name for path in done} else None, absent)
+
+
+def _run_here(study: Study, folder: Path) -> dict[str, str]:
+    """As `run_study`, in this process."""
+    absent: dict[str, str] = {}
+    for number, (name, config) in enumerate(study.items(), 1):
+        lacking = [other for other in references(config) if other in absent]
+        if lacking:
+            absent[name] = f"not run: it needs {lacking[0]}, which has no result"
+            continue
+        print(f"== {name} ({number} of {len(study)})", file=sys.stderr)
+        try:
+            train(config, folder / name)
+        except UserError as error:
+            absent[name] = f"failed: {error}"
+    return absent
+
+
+def _lacking(failed: Mapping[str, str], wanted: Study) -> str:
+    """What to say of runs that have no result."""
+    first = min(failed)
+    count = f"{len(failed)} of {len(wanted)} runs have no result"
+    return f"{count}: {first} {failed[first]}; the same command tries them again"
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Run the study at --config in --workdir, and print what the report found."""
+    arguments, study, wanted = _parse(argv)
+    title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
+    report = run_and_report(study, arguments.workdir, title, arguments.base, arguments.only or (), arguments.parallel)
+    show(report, arguments.workdir)
+    failed = {each.run: each.status for each in report.entries if each.run in wanted and each.status != "complete"}
     if failed:
-        raise UserError(
-            f"{len(failed)} of {len(wanted)} runs have no result: {failed[0]} {absent[failed[0]]}; "
-            "the same command tries them again"
-        )
+        raise UserError(_lacking(failed, wanted))
 
 
 if __name__ == "__main__":

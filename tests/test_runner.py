@@ -16,7 +16,7 @@ import pytest
 
 from t5lite.config import base_config
 from t5lite.errors import Interrupted, UserError
-from t5lite.runner import run_study
+from t5lite.runner import run_study, share_of_gpus
 from t5lite.studies import in_order
 
 
@@ -137,6 +137,20 @@ def test_runs_at_a_time_share_the_cores(tmp_path):
     run(study(a=None, b=None), tmp_path, text, parallel=2)
     a, b = (set(json.loads((tmp_path / name / "cores").read_text())) for name in "ab")
     assert a and b and not a & b
+
+
+@pytest.mark.parametrize(
+    ("gpus", "parallel", "shares"),
+    [
+        ([], 2, [{}, {}]),
+        (["0"], 1, [{}]),
+        (["0", "1", "2", "3"], 2, [{"CUDA_VISIBLE_DEVICES": "0,2"}, {"CUDA_VISIBLE_DEVICES": "1,3"}]),
+        (["a", "b"], 2, [{"CUDA_VISIBLE_DEVICES": "a"}, {"CUDA_VISIBLE_DEVICES": "b"}]),
+        (["7"], 2, 2 * [{"CUDA_VISIBLE_DEVICES": "7", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}]),
+    ],
+)
+def test_runs_at_a_time_share_the_gpus(gpus, parallel, shares):
+    assert [share_of_gpus(gpus, slot, parallel) for slot in range(parallel)] == shares
 
 
 def test_a_run_that_was_asked_to_stop_stops_the_study(tmp_path):

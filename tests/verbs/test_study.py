@@ -1,11 +1,14 @@
 """The study verb: from a file of configs to runs and a report, resumed, narrowed, repeated, and with failures told."""
 
 import json
+import re
 
 import pytest
 
 from t5lite import study
-from tests.small import write_pairs, write_texts
+from t5lite.errors import UserError
+from t5lite.studies import repeat
+from tests.small import small_config, write_pairs, write_texts
 
 BODY = """
 from t5lite.studies import repeat
@@ -116,3 +119,27 @@ def test_flags_override_a_field_of_every_run_and_seeds_repeat_them(write, tmp_pa
     results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("out/*/result.json")}
     assert set(results) == {"a-0", "a-1"} and all(result["step"] == 2 for result in results.values())
     assert results["a-0"]["params_sha256"] != results["a-1"]["params_sha256"]
+
+
+def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path, capsys):
+    pretrain = small_config(write_texts(tmp_path / "text"))
+    pretrain.name = "pretrain"
+    broken = pretrain.copy_and_resolve_references()
+    broken.init_from, broken.model.d_model = "@pretrain", 48
+    after = pretrain.copy_and_resolve_references()
+    after.init_from = "@broken"
+    runs = repeat({"after": after, "broken": broken}, [0]) | {"pretrain": pretrain}  # none where it can run
+    out = tmp_path / "out"
+    for _ in range(2):
+        report = study.run_and_report(runs, out, "Mine", base="after", parallel=None)
+        status = {entry.run: entry.status for entry in report.entries}
+        assert status["pretrain"] == "complete" and re.match("failed: .*init_from", status["broken-0"])
+        assert status["after-0"] == "not run: it needs broken-0, which has no result"
+        assert json.loads((out / "report.json").read_text())["title"] == "Mine"
+    said = capsys.readouterr().err
+    assert said.count("pretrain is complete") == 1 and "== broken-0 (2 of 3)" in said
+
+
+def test_a_study_without_any_result_says_why(tmp_path):
+    with pytest.raises(UserError, match=r"1 of 1 runs have no result: a failed: .*; the same command tries them again"):
+        study.run_and_report({"a": small_config("files:nowhere/*.txt")}, tmp_path, "Mine", parallel=None)

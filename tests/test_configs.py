@@ -1,0 +1,61 @@
+"""The configs that come with t5lite make a model, an objective, an optimizer and a schedule, without their data."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from t5lite.config import check, check_budget, read_config
+from t5lite.errors import UserError
+from t5lite.model.build import make_model
+from t5lite.objectives.objective import make_objective
+from t5lite.studies import read_study
+from t5lite.training.optimizer import make_optimizer
+from t5lite.training.schedules import make_schedule
+from t5lite.training.trainer import batch_shapes
+from t5lite.vocabulary import Vocabulary
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ARGUMENTS = {
+    "tiny": ("", ":architecture=decoder,objective=causal_lm", ":architecture=decoder"),
+    "finetune_tiny": ("", ":architecture=decoder"),
+}
+SINGLE = {
+    f"{path.stem}{arg}": f"{path}{arg}"
+    for path in sorted(CONFIGS.glob("*.py"))
+    for arg in ARGUMENTS.get(path.stem, ("",))
+}
+STUDIES = sorted((CONFIGS / "studies").glob("*.py"))
+
+
+def put_together(config):
+    """What can be made of a config before its data is read; a mistake in it is a UserError."""
+    check(config)
+    check_budget(config)
+    if config.model.architecture == "bag_of_words":
+        return
+    vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels)
+    objective = make_objective(config.objective, config.model.architecture, vocabulary)
+    model = make_model(config.model, vocabulary)
+    batch = batch_shapes(objective, config.batch_size, vocabulary.table)
+    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    schedule = make_schedule(config.schedule, config.budget.steps)
+    make_optimizer({**config.optimizer, "trainable": config.trainable}, schedule, params)
+
+
+@pytest.mark.parametrize("spec", SINGLE.values(), ids=SINGLE.keys())
+def test_a_config_can_be_put_together(spec):
+    put_together(read_config(spec))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_run_of_a_study_can_be_put_together(path):
+    for config in read_study(str(path)).values():
+        put_together(config)
+
+
+def test_a_config_that_cannot_is_noticed():
+    config = read_config(SINGLE["tiny"])
+    config.optimizer.rate_multipliers = (("encodr.*", 0.3), (".*", 1.0))
+    with pytest.raises(UserError, match="matches no parameter"):
+        put_together(config)
