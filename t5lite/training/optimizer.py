@@ -167,6 +167,9 @@ def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
 def _muon(s: dict, params: Any) -> list[optax.GradientTransformation]:
     """Orthogonalised momentum for the layers' matrices, Adam for all else (Jordan et al. 2024, Muon).
 
+    Three Newton-Schulz steps after the "AOL" scaling (Boissin et al. 2025, Turbo-Muon) in place of five: on two cores
+    they take 0.13 s of a step of configs/tiny.py and not 0.29, and train as well.
+
     An orthogonalised [R, C] matrix is scaled by 0.2 sqrt(max(R, C)), so that its root mean square is about that of
     Adam's update and one schedule suits both (Liu et al. 2025, Muon is Scalable for LLM Training).
     """
@@ -179,7 +182,10 @@ def _muon(s: dict, params: Any) -> list[optax.GradientTransformation]:
     scale = optax.stateless(
         lambda updates, _: jax.tree.map(lambda u: 0.2 * max(u.shape[-2:]) ** 0.5 * u, updates),
     )
-    muon = optax.chain(scale_by_muon(beta=s["momentum"], weight_dimension_numbers=dimension_numbers), scale)
+    orthogonal = scale_by_muon(
+        ns_steps=3, preconditioning="aol", beta=s["momentum"], weight_dimension_numbers=dimension_numbers
+    )
+    muon = optax.chain(orthogonal, scale)
     adam = optax.chain(optax.scale_by_adam(s["b1"], s["b2"], s["epsilon"]))
     return [optax.partition({"muon": muon, "adam": adam}, jax.tree.map(lambda m: "muon" if m else "adam", by_muon))]
 

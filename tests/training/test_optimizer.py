@@ -147,10 +147,10 @@ def test_adafactor_factors_matrices_never_layers():
 
 
 def newton_schulz(g):
-    """Muon's quintic iteration, five times, on one matrix."""
+    """Muon's quintic iteration, three times, on one matrix whose rows were scaled by their Gram matrix's sums."""
     x = g.T if g.shape[0] > g.shape[1] else g
-    x = x / np.linalg.norm(x)
-    for _ in range(5):
+    x = x / np.sqrt(np.abs(x @ x.T).sum(axis=1, keepdims=True))
+    for _ in range(3):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return x.T if g.shape[0] > g.shape[1] else x
