@@ -220,7 +220,7 @@ def _in_short(error: Exception) -> str:
 def read_config(spec: str) -> ConfigDict:
     """The config of `FILE.py[:key=value,…]`, or of the config.json that a run left."""
     path, _, arg = spec.partition(":")
-    if path.endswith(".json"):
+    if path.endswith(".json") and Path(path).is_file():
         return load_json(Path(path))
     get_config = load_function(Path(path), "get_config")
     with errors_of(Path(path)):
@@ -232,7 +232,7 @@ def read_config(spec: str) -> ConfigDict:
 def check_made(config: Any, where: str) -> None:
     """Refuse what a config file made if it did not start from base_config; lock it otherwise."""
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{where}: there is {type(config).__name__} where a config should be")
+        raise UserError(f"{where}: returned {type(config).__name__} where a config should be")
     _check_fields(config, base_config(), where)
     config.lock()
 

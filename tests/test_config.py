@@ -189,9 +189,19 @@ def test_a_file_that_does_not_run_is_named_with_its_line(tmp_path, lines, parts)
 
 def test_a_config_file_that_is_missing_or_of_another_kind_is_named(tmp_path):
     complaint(lambda: read_config(str(tmp_path / "none.py")), "no config file", "none.py")
-    (tmp_path / "a.json").write_text("{}")
-    complaint(lambda: read_config(str(tmp_path / "a.json")), "a.json is not a Python file")
+    complaint(lambda: read_config(str(tmp_path / "none.json")), "no config file", "none.json")
+    (tmp_path / "a.yaml").write_text("{}")
+    complaint(lambda: read_config(str(tmp_path / "a.yaml")), "a.yaml is not a Python file")
     complaint(lambda: load_function(tmp_path, "get_study"), "no config file")
+
+
+def test_the_config_that_a_run_left_is_a_config_file(tmp_path):
+    config = base_config()
+    config.batch_size, config.init_from = 3, "@other"
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert to_dict(read_config(str(tmp_path / "config.json"))) == to_dict(config)
+    (tmp_path / "config.json").write_text('{"batch_sise": 3}')
+    complaint(lambda: read_config(str(tmp_path / "config.json")), "unknown field batch_sise", "batch_size")
 
 
 def test_a_config_file_may_be_given_by_a_relative_path(tmp_path, monkeypatch):
