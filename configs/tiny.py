@@ -5,7 +5,8 @@
 
 On 2 cores about 1 to 1.5 s a step. 12 minutes (506 steps, 2.5 million tokens) on 21 MB of novels end at a validation
 loss of 4.99 nats a target token, where a transformers T5 of the same network with AdamW ends at 5.95
-(benchmarks/quality_for_time.py, curves under benchmarks/results/; one run each).
+(benchmarks/quality_for_time.py, curves under benchmarks/results/; one run each, when Muon still took five
+Newton-Schulz steps).
 
 What was tried for span corruption, most of it on the smaller network of studies/first_run.py, whose docstring has the
 figures: AdamW at 3e-3 and 5e-3 (60 steps: 6.39 here, against 5.59 at step 60 of a run of 183 with what stands below),

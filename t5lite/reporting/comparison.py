@@ -227,7 +227,7 @@ def _compare_pair(task: str, a: Group, b: Group, notes: list[str]) -> list[Compa
     if len(shared) == 1:
         notes.append(f"{pair}: one seed: no interval; repeat with more seeds.")
     if set(a.seeds) != set(b.seeds):
-        notes.append(f"{pair}: compared on the seeds of both, {_listed(shared)} ({_seeds(b)}; {_seeds(a)}).")
+        notes.append(f"{pair}: compared on the seeds of both, {listed(shared)} ({_seeds(b)}; {_seeds(a)}).")
     ours, theirs = a.metrics(), b.metrics()
     found, reasons = [], {}
     for split in dict.fromkeys([*ours, *theirs]):
@@ -243,7 +243,7 @@ def _compare_pair(task: str, a: Group, b: Group, notes: list[str]) -> list[Compa
 
 def _left_out(pair: str, reason: str | Group, split: str, metrics: Sequence[str]) -> str:
     """A note; what a group lacks is the same for each pair that it is in, and so is its text."""
-    what = f"{_listed(metrics)} on {split}"
+    what = f"{listed(metrics)} on {split}"
     if isinstance(reason, Group):
         return f"{reason.name} has no {what}: left out of its comparisons."
     return f"{pair}: {what} left out: {reason}."
@@ -272,10 +272,10 @@ def _compare_metric(a: Group, b: Group, split: str, metric: str) -> tuple[Estima
 
 
 def _seeds(group: Group) -> str:
-    return f"{group.name} has {_listed(group.seeds)}"
+    return f"{group.name} has {listed(group.seeds)}"
 
 
-def _listed(items: Sequence[Any]) -> str:
+def listed(items: Sequence[Any]) -> str:
     return ", ".join(map(str, items))
 
 
@@ -283,13 +283,13 @@ def _group_notes(group: Group) -> list[str]:
     notes = []
     repeated = sorted({run.seed for run in group.runs if sum(run.seed == other.seed for other in group.runs) > 1})
     if repeated:
-        notes.append(f"{group.name} has several runs with seed {_listed(repeated)}: they count as one, by their mean.")
+        notes.append(f"{group.name} has several runs with seed {listed(repeated)}: they count as one, by their mean.")
     for run in group.runs:
         for split, metrics in run.metrics.items():
             broken = [metric for metric in metrics if _mean_of(group, split, metric, run.seed) is None]
             if broken:
                 notes.append(
-                    f"{run.run}: {_listed(broken)} on {split} is not finite, so {group.name} has no mean of it."
+                    f"{run.run}: {listed(broken)} on {split} is not finite, so {group.name} has no mean of it."
                 )
     return notes
 
@@ -314,7 +314,7 @@ def _cost_notes(groups: Sequence[Group]) -> list[str]:
             notes.append(f"The runs were made with different {what} (see Provenance): their costs do not compare.")
     unknown = [run.run for run in runs if not run.provenance]
     if unknown:
-        notes.append(f"No provenance.json: {_listed(unknown)}.")
+        notes.append(f"No provenance.json: {listed(unknown)}.")
     uncounted: dict[str, list[str]] = {}
     for run in runs:
         unread = unread_origin(run)
@@ -324,7 +324,7 @@ def _cost_notes(groups: Sequence[Group]) -> list[str]:
             if origin.result is None:
                 uncounted.setdefault(f"{origin.run}, which is not complete", []).append(run.run)
     for origin, names in uncounted.items():
-        notes.append(f"{_listed(names)} started from {origin}: its cost is not counted.")
+        notes.append(f"{listed(names)} started from {origin}: its cost is not counted.")
     return notes
 
 

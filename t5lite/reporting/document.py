@@ -10,7 +10,7 @@ from typing import Any
 
 from t5lite.config import flat
 from t5lite.reporting import words
-from t5lite.reporting.comparison import Comparison, Report, Summary, Task
+from t5lite.reporting.comparison import Comparison, Report, Summary, Task, listed
 from t5lite.reporting.groups import WATCHING, Group
 from t5lite.reporting.runs import Run
 
@@ -166,16 +166,12 @@ def groups_table(task: Task, short: bool = False) -> Table:
         for split, metric in columns:
             estimate = summary.estimates.get(split, {}).get(metric)
             cells.append(words.NOTHING if estimate is None else text(estimate, decimals[split, metric]))
-        rows.append((_marked(summary, task), _listed(summary.group.seeds), *cells))
+        rows.append((_marked(summary, task), listed(summary.group.seeds), *cells))
     return Table(("group", "seeds", *labels), tuple(rows), numeric=True)
 
 
 def _marked(summary: Summary, task: Task) -> str:
     return f"{summary.name} (base)" if summary.name == task.base and len(task.summaries) > 1 else summary.name
-
-
-def _listed(items: Sequence[Any]) -> str:
-    return ", ".join(map(str, items))
 
 
 def differences_table(comparisons: Sequence[Comparison], base: str) -> Table:
@@ -214,7 +210,7 @@ def cost_table(report: Report) -> Table:
 
 
 def _shortened(names: Sequence[str], limit: int = 3) -> str:
-    return _listed(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return listed(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _devices(group: Group) -> str:
@@ -224,7 +220,7 @@ def _devices(group: Group) -> str:
 
 def _count_devices(devices: Sequence[str]) -> str:
     counts = {kind: list(devices).count(kind) for kind in devices}
-    return _listed([f"{count} × {kind}" for kind, count in counts.items()]) or words.NOTHING
+    return listed([f"{count} × {kind}" for kind, count in counts.items()]) or words.NOTHING
 
 
 def _config_blocks(report: Report) -> list[Block]:
