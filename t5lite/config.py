@@ -13,7 +13,7 @@ import importlib.util
 import json
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +271,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         field, _, value = re.sub("^--?config[.]", "", argument).partition("=")
         if field != argument.partition("=")[0]:
             _known_path(config, field)
-            if value == "None" and _at(base_config(), field) is None:
+            if value == "None" and at(base_config(), field, missing="") is None:
                 cleared.append(field)
                 continue
         argv.append(argument)
@@ -284,16 +284,21 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     if left:
         raise UserError(f"unexpected argument {left[0]!r}")
     for field in cleared:
-        group, _, name = field.rpartition(".")
-        _at(config, group)[name] = None
+        put(config, field, None)
     return config
 
 
-def _at(config: ConfigDict, path: str) -> Any:
-    """The field or group at a dotted path; "" where there is none."""
-    for part in filter(None, path.split(".")):
-        config = config.get(part, "") if isinstance(config, ConfigDict) else ""
-    return config
+def at(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:
+    """The field or group at a dotted path; `missing` where there is none."""
+    for part in path.split("."):
+        tree = tree.get(part, missing) if isinstance(tree, Mapping | ConfigDict) else missing
+    return tree
+
+
+def put(config: ConfigDict, path: str, value: Any) -> None:
+    """Set the field at a dotted path."""
+    group, _, name = path.rpartition(".")
+    (at(config, group) if group else config)[name] = value
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from t5lite.config import to_dict
 from t5lite.errors import RUN_ME_AGAIN, Interrupted, UserError
 from t5lite.files import write_json
 from t5lite.memory import computes_on_cpu
-from t5lite.studies import Study, references
+from t5lite.studies import Study, references, unmet_need
 
 POLL_SECONDS = 0.1
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -94,11 +94,10 @@ class _Work:
     def start_what_can(self) -> None:
         """Start runs whose needs are complete, as far as there are slots; give up those that wait for nothing."""
         for name in list(self.waiting):
-            needs = references(self.study[name])
-            lacking = [other for other in needs if other in self.absent]
-            if lacking:
-                self.absent[name] = f"not run: it needs {lacking[0]}, which has no result"
-            elif not self.complete.issuperset(needs) or len(self.running) == self.parallel:
+            reason = unmet_need(self.study[name], self.absent)
+            if reason is not None:
+                self.absent[name] = reason
+            elif not self.complete.issuperset(references(self.study[name])) or len(self.running) == self.parallel:
                 continue
             else:
                 self._start_or_skip(name)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import check_made, errors_of, load_function
+from t5lite.config import at, check_made, errors_of, load_function, put
 from t5lite.errors import UserError, nearest
 
 Study = dict[str, ConfigDict]
-REFERRING = (("init_from",), ("tokenizer", "path"))
+REFERRING = ("init_from", "tokenizer.path")
 NAME = re.compile(r"\w[\w.=+-]*")
 RESERVED = ("configs",)
 
@@ -48,15 +48,14 @@ def read_study(spec: str) -> Study:
 
 def references(config: ConfigDict) -> list[str]:
     """Names of the runs of the same study that `config` needs."""
-    values = [_at(config, place)[place[-1]] for place in REFERRING]
+    values = [at(config, field) for field in REFERRING]
     return [value[1:] for value in values if value and value.startswith("@")]
 
 
-def _at(config: ConfigDict, place: tuple[str, ...]) -> ConfigDict:
-    """The group of fields that holds the field at `place`."""
-    for name in place[:-1]:
-        config = config[name]
-    return config
+def unmet_need(config: ConfigDict, absent: Iterable[str]) -> str | None:
+    """Why `config` cannot run where the runs `absent` have no result; None where it can."""
+    lacking = [name for name in references(config) if name in absent]
+    return f"not run: it needs {lacking[0]}, which has no result" if lacking else None
 
 
 def in_order(study: Mapping[str, ConfigDict]) -> Study:
@@ -106,10 +105,9 @@ def repeat(runs: Mapping[str, ConfigDict], seeds: Iterable[int]) -> Study:
         for name, config in runs.items():
             copy = config.copy_and_resolve_references()
             copy.name, copy.seed = name, seed
-            for place in REFERRING:
-                group, field = _at(copy, place), place[-1]
-                if group[field] in {f"@{name}" for name in runs}:
-                    group[field] += f"-{seed}"
+            for field in REFERRING:
+                if at(copy, field) in {f"@{name}" for name in runs}:
+                    put(copy, field, f"{at(copy, field)}-{seed}")
             repeated[f"{name}-{seed}"] = copy
     return repeated
 
@@ -117,8 +115,8 @@ def repeat(runs: Mapping[str, ConfigDict], seeds: Iterable[int]) -> Study:
 def with_siblings(config: ConfigDict, workdir: Path) -> ConfigDict:
     """`config` with every "@name" replaced by the folder of that name beside `workdir`."""
     config = config.copy_and_resolve_references()
-    for place in REFERRING:
-        group, field = _at(config, place), place[-1]
-        if group[field] and group[field].startswith("@"):
-            group[field] = str(workdir.parent / group[field][1:])
+    for field in REFERRING:
+        value = at(config, field)
+        if value and value.startswith("@"):
+            put(config, field, str(workdir.parent / value[1:]))
     return config

@@ -19,13 +19,15 @@ from t5lite.reporting.comparison import Report
 from t5lite.reporting.report import write_report
 from t5lite.reporting.terminal import show
 from t5lite.runner import run_study
-from t5lite.studies import Study, chosen, in_order, read_study, references, repeat
+from t5lite.studies import Study, chosen, in_order, read_study, repeat, unmet_need
 from t5lite.train import train
 from t5lite.training.workdir import check_same_run, make_workdir, read_result
 
+NOT_ASKED_FOR = "not run: not asked for"
 
-def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study, Study]:
-    """The arguments, the whole study, and what of it is to be run."""
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
+    """The arguments, and the study they ask for."""
     parser = cli.parser("study", __doc__)
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,…] with get_study(arg)")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the study; each run has one in it")
@@ -49,7 +51,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study, Study]:
         if repeated:
             raise UserError(f"--seeds: {repeated[0]} says that the study repeats its runs itself")
         study = repeat(study, range(arguments.seeds))
-    return arguments, study, chosen(study, arguments.only) if arguments.only else study
+    return arguments, study
 
 
 def _is_complete(study: Study, folder: Path, name: str) -> bool:
@@ -79,11 +81,11 @@ def run_and_report(
     done = []
     for name in study:
         if name not in absent and read_result(folder / name) is None:
-            absent[name] = "not run: not asked for"
+            absent[name] = NOT_ASKED_FOR
         elif name not in absent:
             done.append(folder / name)
     if not done:
-        raise UserError(_lacking(failed, wanted))
+        raise UserError(_lacking(failed))
     return write_report(done, folder, title, base if base in {study[path.name].name for path in done} else None, absent)
 
 
@@ -91,9 +93,9 @@ def _run_here(study: Study, folder: Path) -> dict[str, str]:
     """As `run_study`, in this process."""
     absent: dict[str, str] = {}
     for number, (name, config) in enumerate(study.items(), 1):
-        lacking = [other for other in references(config) if other in absent]
-        if lacking:
-            absent[name] = f"not run: it needs {lacking[0]}, which has no result"
+        reason = unmet_need(config, absent)
+        if reason is not None:
+            absent[name] = reason
             continue
         print(f"== {name} ({number} of {len(study)})", file=sys.stderr)
         try:
@@ -103,23 +105,23 @@ def _run_here(study: Study, folder: Path) -> dict[str, str]:
     return absent
 
 
-def _lacking(failed: Mapping[str, str], wanted: Study) -> str:
-    """What to say of runs that have no result."""
-    first = min(failed)
-    count = f"{len(failed)} of {len(wanted)} runs have no result"
-    return f"{count}: {first} {failed[first]}; the same command tries them again"
+def _lacking(failed: Mapping[str, str]) -> str:
+    """What to say of runs that should have a result and have none; the first is what the others may wait for."""
+    first = next(iter(failed))
+    count = "1 run has" if len(failed) == 1 else f"{len(failed)} runs have"
+    return f"{count} no result: {first} {failed[first]}; the same command tries them again"
 
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
     """Run the study at --config in --workdir, and print what the report found."""
-    arguments, study, wanted = _parse(argv)
+    arguments, study = _parse(argv)
     title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
     report = run_and_report(study, arguments.workdir, title, arguments.base, arguments.only or (), arguments.parallel)
     show(report, arguments.workdir)
-    failed = {each.run: each.status for each in report.entries if each.run in wanted and each.status != "complete"}
+    failed = {each.run: each.status for each in report.entries if each.status not in ("complete", NOT_ASKED_FOR)}
     if failed:
-        raise UserError(_lacking(failed, wanted))
+        raise UserError(_lacking(failed))
 
 
 if __name__ == "__main__":

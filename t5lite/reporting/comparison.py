@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t5lite.config import at
 from t5lite.errors import UserError, nearest
 from t5lite.reporting.groups import (
     Cost,
@@ -19,7 +20,7 @@ from t5lite.reporting.groups import (
     mean_cost,
     unread_origin,
 )
-from t5lite.reporting.runs import Run, at, origins
+from t5lite.reporting.runs import Run, origins
 from t5lite.reporting.statistics import METHOD, Estimate, estimate
 
 

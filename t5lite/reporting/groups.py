@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.config import flat
-from t5lite.reporting.runs import Run, at, origins, read_run
+from t5lite.config import at, flat
+from t5lite.reporting.runs import Run, origins, read_run
+from t5lite.studies import REFERRING
 
 # How a run is watched and where it runs; not what it computes, and not on which rows it is evaluated.
 WATCHING = (
@@ -32,7 +33,6 @@ WATCHING = (
     "eval.every_steps",
     "eval.batch_size",
 )
-REFERRING = ("init_from", "tokenizer.path")
 # How the network reads a pair; the pair that it is evaluated on stays the same.
 SAME_ROWS = ("pack", "prefix_attention")
 # Metrics of `eval.rows` rows. All others, such as exact_match, are of `eval.generate_rows` rows.

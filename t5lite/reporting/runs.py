@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t5lite.config import base_config, to_dict
+from t5lite.config import at, base_config, to_dict
 from t5lite.errors import UserError
 
 Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
@@ -74,14 +74,6 @@ class Run:
             return None
         path = self.workdir.parent / text[1:] if text.startswith("@") else Path(text)
         return path if (path / "config.json").is_file() else None
-
-
-def at(tree: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path; None where there is none."""
-    value: Any = tree
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def read_run(workdir: Path) -> Run:

@@ -82,7 +82,7 @@ def test_a_study_ends_in_a_report_and_does_nothing_twice(write, tmp_path, capfd)
 def test_a_failed_run_is_told_and_the_rest_still_compared(write, tmp_path, capsys):
     more = "pretrained.model.d_model = 48; pretrained.model.head_dim = 24; del tasks['bag']"
     error = failure(write(more), capsys)
-    assert "2 of 5 runs have no result: pretrained-0 failed: " in error and "init_from" in error
+    assert "2 runs have no result: pretrained-0 failed: " in error and "init_from" in error
     report = json.loads((tmp_path / "out/report.json").read_text())
     status = {r["run"]: r["status"] for r in report["runs"]}
     assert status["scratch-1"] == "complete" and "failed" in status["pretrained-0"]
@@ -141,5 +141,5 @@ def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path
 
 
 def test_a_study_without_any_result_says_why(tmp_path):
-    with pytest.raises(UserError, match=r"1 of 1 runs have no result: a failed: .*; the same command tries them again"):
+    with pytest.raises(UserError, match=r"1 run has no result: a failed: .*; the same command tries them again"):
         study.run_and_report({"a": small_config("files:nowhere/*.txt")}, tmp_path, "Mine", parallel=None)
