@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from t5lite import cli
 from t5lite.model.build import make_model
 from t5lite.model.flops import num_parameters, peak_flops
-from t5lite.objectives.objective import Objective, make_objective
+from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.objective import Objective
 from t5lite.training.budget import seconds_per_step
 from t5lite.training.sharding import put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
@@ -37,9 +38,8 @@ def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int
 
 def bench(config: ConfigDict) -> dict[str, Any]:
     """Measure the config's training step: median seconds, tokens (encoder and decoder) a second, MFU, memory."""
-    vocabulary = Vocabulary.synthetic(
-        config.tokenizer.vocab_size, config.tokenizer.sentinels, config.tokenizer.specials
-    )
+    specials = special_tokens(config.tokenizer, config.objective)
+    vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)
     objective = make_objective(config.objective, config.model.architecture, vocabulary)
     model = make_model(config.model, vocabulary)
     start = time.perf_counter()
@@ -47,7 +47,7 @@ def bench(config: ConfigDict) -> dict[str, Any]:
     compile_seconds = time.perf_counter() - start
     rows = put_batch(synthetic_rows(objective, vocabulary, config.batch_size), trainer.mesh)
     seconds = seconds_per_step(trainer.step, trainer.init(), rows)
-    encoder_length, decoder_length = objective.lengths(config.model.architecture)
+    encoder_length, decoder_length = objective.lengths
     flops = flops_of_a_step(config, model, objective)
     kind = jax.devices()[0].device_kind
     peak = peak_flops(kind)

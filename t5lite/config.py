@@ -64,7 +64,8 @@ def base_config() -> ConfigDict:
         }
     )
     config.lock()
-    config.data.train.mixture.unlock()  # its names are the user's own
+    for group in (config.data.train, config.objective):
+        group.mixture.unlock()  # its names are the user's own
     return config
 
 
@@ -73,7 +74,7 @@ def _tokenizer() -> dict[str, Any]:
         "path": _optional(str),  # a .model file, a run's workdir, hf:DIR; None: train one, or that of `init_from`
         "vocab_size": 8000,  # pieces, when one is trained
         "sentinels": 100,
-        "specials": (),  # further special tokens above the sentinels
+        "specials": _optional(tuple),  # above the sentinels; None: those that the objective needs
         "sample_bytes": 10_000_000,  # text that the tokenizer is trained on
     }
 
@@ -97,11 +98,15 @@ def _objective() -> dict[str, Any]:
         "name": "span_corruption",
         "inputs_length": 512,
         "targets_length": _optional(int),  # for pairs; elsewhere it follows
-        "noise_density": 0.15,
+        "noise_density": _optional(float),  # None: the objective's own, .15 or .3; prefix LM: a random split
         "mean_noise_span_length": 3.0,
+        "noises": ("sentence_permutation", "text_infilling"),  # bart
+        "fim_rate": 0.5,  # fill in the middle: the share of windows whose parts are moved
+        "mixture": {},  # mixture: NAME: {name, weight, mode, and any field that differs from those here}
         "segments": True,  # causal LM: attention and loss stay inside a document
         "pack": True,  # pairs: several to a row
-        "prefix_attention": False,  # pairs on a decoder: inputs see each other in both directions
+        # On a decoder, inputs see each other in both directions; None: in a prefix LM and in mixtures with one.
+        "prefix_attention": _optional(bool),
     }
 
 

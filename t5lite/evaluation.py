@@ -95,7 +95,7 @@ class Evaluator:
             experiment.model,
             params,
             candidates=labels,
-            prefix_attention=experiment.config.objective.prefix_attention,
+            prefix_attention=experiment.objective.prefix_attention,
         )
         gold, chosen = [], []
         for rows in self._rows(split, experiment.config.eval.rows):
@@ -124,7 +124,7 @@ class Evaluator:
             valid = rows.pop("valid")
             keys = example_keys(validation_key(), jnp.int32(index), len(valid))
             examples = make_examples(objective, keys, put_batch(rows, self.mesh), vocabulary.table)
-            if objective.predicts_text:
+            if objective.inputs_length == 0:
                 half = objective.targets_length // 2
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
@@ -136,7 +136,7 @@ class Evaluator:
                 lengths,
                 max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length,
                 num_valid_ids=objective.num_valid_ids(vocabulary),
-                prefix_attention=experiment.config.objective.prefix_attention,
+                prefix_attention=objective.prefix_attention,
             )
             sides = jax.device_get((examples.inputs, examples.targets, tokens))
             for is_valid, *example in zip(valid, *sides, strict=True):

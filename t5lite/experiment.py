@@ -13,15 +13,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import check, load_json, require
+from t5lite.config import check, load_json
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizer import load_tokenizer
-from t5lite.errors import UserError, nearest
+from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.objective import OBJECTIVES, Objective, make_objective
+from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.objective import Objective
 from t5lite.vocabulary import Vocabulary
 
 
@@ -41,7 +42,7 @@ class Experiment:
     @property
     def lengths(self) -> tuple[int, int]:
         """Tokens of an example on the encoder's side and on the decoder's."""
-        return self.objective.lengths(self.model.config.architecture)
+        return self.objective.lengths
 
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """The rows of each step; `places`: those of a batch that this host reads, None for all."""
@@ -75,7 +76,7 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
 
     own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`.
     """
-    check(config)
+    config = _resolved(config)
     given = own or (Path(config.init_from) if config.init_from else None)
     dataset = open_dataset(config, _supervised(config), given)
     if given is not None and own is None:
@@ -85,8 +86,7 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
 
 def open_run(config: ConfigDict, workdir: Path) -> Experiment:
     """The experiment of the run in `workdir`, for reading: its own tokenizer, and training data only if need be."""
-    check(config)
-    config = config.copy_and_resolve_references()
+    config = _resolved(config)
     config.tokenizer.path, config.init_from = str(workdir), None
     if config.data.validation.source is None:
         return open_experiment(config)
@@ -97,11 +97,17 @@ def open_run(config: ConfigDict, workdir: Path) -> Experiment:
     return _put_together(config, open_validation(config, _supervised(config), tokenizer, labels))
 
 
+def _resolved(config: ConfigDict) -> ConfigDict:
+    """A copy with the special tokens named. What no run can have is refused before any data is read."""
+    check(config)
+    config = config.copy_and_resolve_references()
+    config.tokenizer.specials = special_tokens(config.tokenizer, config.objective)
+    return config
+
+
 def _supervised(config: ConfigDict) -> bool:
-    """Whether the data are pairs; an unknown objective is refused before any data is read."""
-    name = config.objective.name
-    require(name in OBJECTIVES, "objective.name", f"unknown objective {name!r}; {nearest(name, OBJECTIVES)}")
-    return name == "supervised"
+    """Whether the data are pairs."""
+    return config.objective.name == "supervised"
 
 
 def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:

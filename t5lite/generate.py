@@ -26,7 +26,7 @@ from t5lite.data.tokenizer import Tokenizer, load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
-from t5lite.objectives.objective import make_objective
+from t5lite.objectives.catalogue import make_objective
 from t5lite.training.sharding import make_mesh
 from t5lite.training.start import load_params
 from t5lite.training.trainer import batch_shapes
@@ -44,7 +44,6 @@ class Generator:
         vocabulary = self.tokenizer.vocabulary
         self.objective = make_objective(config.objective, config.model.architecture, vocabulary)
         self.model = make_model(config.model, vocabulary)
-        self.prefix_attention = config.objective.prefix_attention
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
         batch = batch_shapes(self.objective, 2, vocabulary.table)
         self.params, self.step = load_params(workdir, self.model, batch, mesh)
@@ -56,7 +55,7 @@ class Generator:
         What was trained on pairs reads as many as a pair's inputs had, as in evaluation.
         """
         ids = self.tokenizer.encode(text, specials=True)
-        if self.objective.predicts_text:
+        if self.objective.inputs_length == 0:
             return ids
         ids = np.append(ids, EOS).astype(np.int32)
         return clipped(ids, self.objective.inputs_length) if self.objective.rows == "pairs" else ids
@@ -81,7 +80,7 @@ class Generator:
                 max_new_tokens=max_new_tokens,
                 num_valid_ids=self.num_valid_ids,
                 keys=keys,
-                prefix_attention=self.prefix_attention,
+                prefix_attention=self.objective.prefix_attention,
                 **sampling,
             )
             for text, ids, logprob in zip(chunk, np.asarray(tokens), np.asarray(logprobs), strict=True):

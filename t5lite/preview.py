@@ -22,6 +22,7 @@ from t5lite import cli
 from t5lite.data.tokenizer import Tokenizer
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.objectives.batch import Batch, Example
+from t5lite.objectives.noise import Noise
 from t5lite.objectives.objective import example_keys, make_batch, make_examples
 from t5lite.training.loss import token_counts
 from t5lite.training.step import noise_key
@@ -55,12 +56,12 @@ def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[Seen]
         yield Seen((step + at) * config.batch_size + place, row, example, batch)
 
 
-def span_lengths(mask: np.ndarray | None) -> list[int]:
-    """Lengths of the runs of True, in order."""
-    if mask is None:
+def span_lengths(noise: Noise | None) -> list[int]:
+    """Tokens of each span of noise, in order; then the spans of length 0."""
+    if noise is None:
         return []
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return (edges[1::2] - edges[::2]).tolist()
+    spans = np.cumsum(noise.starts)[np.asarray(noise.mask)]
+    return [*np.bincount(spans)[1:].tolist(), *[0] * int(noise.inserts)]
 
 
 def as_json(seen: Seen, name: str) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def as_json(seen: Seen, name: str) -> dict[str, Any]:
         "inputs": (inputs if inputs_ids is None else inputs[inputs_ids > 0]).tolist(),
         "targets": batch.targets[real].tolist(),
         "weights": batch.weights[real].tolist(),
-        "mask_rate": float(np.mean(example.noise_mask)) if example.noise_mask is not None else None,
-        "spans": span_lengths(example.noise_mask),
+        "mask_rate": float(np.mean(example.noise.mask)) if example.noise is not None else None,
+        "spans": span_lengths(example.noise),
     }
 
 

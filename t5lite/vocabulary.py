@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 PAD, EOS, UNKNOWN = 0, 1, 2
+MASK, CLS, SEP = "[MASK]", "[CLS]", "[SEP]"
+PREFIX, SUFFIX, MIDDLE = "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
 
 
 @dataclasses.dataclass(frozen=True)

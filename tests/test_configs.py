@@ -8,7 +8,7 @@ import pytest
 from t5lite.config import check, check_budget, read_config
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
-from t5lite.objectives.objective import make_objective
+from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.studies import read_study
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.schedules import make_schedule
@@ -34,7 +34,8 @@ def put_together(config):
     check_budget(config)
     if config.model.architecture == "bag_of_words":
         return
-    vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels)
+    specials = special_tokens(config.tokenizer, config.objective)
+    vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)
     objective = make_objective(config.objective, config.model.architecture, vocabulary)
     model = make_model(config.model, vocabulary)
     batch = batch_shapes(objective, config.batch_size, vocabulary.table)

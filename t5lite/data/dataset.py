@@ -175,8 +175,9 @@ def _cut(span: Span, source: str, supervised: bool) -> tuple[Span, Span]:
 def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = None) -> Tokenizer:
     """The tokenizer of `config`: the one at tokenizer.path, else that of the workdir `given`, else one trained."""
     fields = config.tokenizer
+    specials = tuple(fields.specials or ())
     if fields.path is not None or given is not None:
-        return load_tokenizer(fields.path or str(given), fields.sentinels, fields.specials)
+        return load_tokenizer(fields.path or str(given), fields.sentinels, specials)
     columns = Columns(**config.data.train.columns)
     sources = [_open(member.source, columns, member.split, "train") for member in _members(config).values()]
     facts = {
@@ -186,7 +187,7 @@ def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = No
         "supervised": supervised,
         "threads": TRAINING_THREADS,
         **{name: fields[name] for name in ("vocab_size", "sentinels", "sample_bytes")},
-        "specials": list(fields.specials),
+        "specials": list(specials),
     }
     folder = cache_dir() / "tokenizers" / fingerprint(facts)
     if not folder.is_dir():
@@ -195,11 +196,11 @@ def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = No
         ) as advance:
             chunks = sample_chunks(_texts(sources, supervised, advance), fields.sample_bytes)
         with progress(f"training a tokenizer of {fields.vocab_size} pieces", 1, show_count=False) as advance:
-            tokenizer = train_tokenizer(chunks, fields.vocab_size, fields.sentinels, fields.specials)
+            tokenizer = train_tokenizer(chunks, fields.vocab_size, fields.sentinels, specials)
             advance(1)
         with atomic_folder(folder) as temporary:
             tokenizer.save(temporary)
-    return load_tokenizer(str(folder), fields.sentinels, fields.specials)
+    return load_tokenizer(str(folder), fields.sentinels, specials)
 
 
 def _texts(sources: Iterable[Source], supervised: bool, advance: Callable[[int], None]) -> Iterator[str]:

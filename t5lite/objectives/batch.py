@@ -34,6 +34,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from t5lite.objectives.noise import Noise
 from t5lite.vocabulary import PAD
 
 Array = jax.Array
@@ -45,7 +46,7 @@ class Example:
 
     inputs [L], targets [T]: int32. weights [T]: float32, the loss weight of each target.
     *_segment_ids: int32, from 1, 0 for padding; None says that the side is one segment without padding.
-    noise_mask [window]: bool, the tokens of the row that were chosen as noise; None where that has no meaning.
+    noise: of the window; None where that has no meaning. member: int32, which of a mixture's objectives made it.
     """
 
     inputs: Array
@@ -53,7 +54,8 @@ class Example:
     weights: Array
     inputs_segment_ids: Array | None = None
     targets_segment_ids: Array | None = None
-    noise_mask: Array | None = None
+    noise: Noise | None = None
+    member: Array | None = None
 
 
 @flax.struct.dataclass

@@ -1,13 +1,69 @@
-"""Noise masks: which tokens of a window are noise. Pure functions of a key, in static shapes.
+"""Noise: which tokens of a window are noise, and in which spans. Pure functions in static shapes.
 
-A mask is bool [L], true on noise. Counts are fixed by the length, so that every example has the same shape.
+A `Process` is a way to choose noise in windows of one length: a sampler, and the bounds within which its counts stay,
+from which the shapes of both sides follow. Where the number of noise tokens is random the bounds are its mean and six
+standard deviations; noise beyond them is turned off, and where too little would be left to fit, more is turned on.
 """
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5lite.vocabulary import TokenTable
+
 Array = jax.Array
+DEVIATIONS = 6  # of a random count that shapes have room for
+LIKELY_DEVIATIONS = 3  # within which a count lies in all but one example of a thousand
+
+
+class Noise(NamedTuple):
+    """Which tokens of a window [L] are noise.
+
+    mask: bool [L]. starts: bool [L], the first token of each span; spans may touch. inserts: int32, the number of
+    spans of length 0, which lie anywhere.
+    """
+
+    mask: Array
+    starts: Array
+    inserts: Array
+
+
+class Process(NamedTuple):
+    """A way to choose noise in windows of one length.
+
+    sample: (key, tokens [L], token table) -> Noise. least, most: noise tokens. spans, clean_spans: the most spans of
+    noise and of clean tokens. likely_spans: more than that are rare.
+    """
+
+    sample: Callable[[Array, Array, TokenTable], Noise]
+    least: int
+    most: int
+    spans: int
+    clean_spans: int
+    likely_spans: int
+
+
+class Settings(NamedTuple):
+    """What a process may depend on. max_spans: noise beyond so many spans is turned off; None: no limit."""
+
+    window: int
+    noise_density: float | None
+    mean_noise_span_length: float
+    max_spans: int | None = None
+
+
+def span_starts(mask: Array) -> Array:
+    """Bool [L]: the first token of each run of `mask`."""
+    return mask & ~jnp.concatenate([jnp.zeros(1, bool), mask[:-1]])
+
+
+def of_mask(mask: Array) -> Noise:
+    """The noise whose spans are the runs of `mask`."""
+    return Noise(mask, span_starts(mask), jnp.int32(0))
 
 
 def span_counts(length: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
@@ -48,3 +104,134 @@ def random_spans(key: Array, length: int, noise: int, spans: int) -> Array:
     # Each boundary flips between clean and noise; the last one lies past the end and is dropped.
     flips = jnp.zeros(length, jnp.int32).at[starts_and_stops].add(1, mode="drop")
     return jnp.cumsum(flips) % 2 == 1
+
+
+def spans(settings: Settings) -> Process:
+    """Spans of T5: their number and that of the noise tokens follow from the length, see `random_spans`."""
+    window = settings.window
+    noise, count = span_counts(window, settings.noise_density, settings.mean_noise_span_length)
+
+    def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
+        del tokens, table
+        return of_mask(random_spans(key, window, noise, count))
+
+    return Process(sample, noise, noise, count, max(count, 1), count)
+
+
+def _room(count: int, mean: float, variance: float, deviations: int) -> int:
+    return min(count, math.ceil(mean + deviations * math.sqrt(variance)))
+
+
+def bounded(mask: Array, least: int, most: int, max_spans: int | None) -> Array:
+    """`mask` with noise turned off beyond `most` tokens and `max_spans` spans, and turned on where under `least`.
+
+    From the left in each case. With a limit on spans `least` must be 0.
+    """
+    mask = mask & (jnp.cumsum(mask) <= most)
+    if max_spans is not None:
+        mask = mask & (jnp.cumsum(span_starts(mask)) <= max_spans)
+    if least > 0:
+        mask = mask | (jnp.cumsum(~mask) <= least - jnp.sum(mask))
+    return mask
+
+
+def iid(settings: Settings) -> Process:
+    """Each token is noise with the probability `noise_density`, whatever the others are."""
+    window, density, limit = settings.window, settings.noise_density, settings.max_spans
+    mean, variance = window * density, window * density * (1 - density)
+    most = _room(window, mean, variance, DEVIATIONS)
+    least = max(math.floor(mean - DEVIATIONS * math.sqrt(variance)), 0) if limit is None else 0
+    # A span starts where noise follows a clean token; neighbouring places exclude one another.
+    start = density * (1 - density)
+    likely, many = (
+        _room((window + 1) // 2, window * start + density, window * (start - 3 * start**2), deviations)
+        for deviations in (LIKELY_DEVIATIONS, DEVIATIONS)
+    )
+    count = many if limit is None else min(many, limit)
+
+    def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
+        del tokens, table
+        mask = jax.random.uniform(key, (window,)) < density
+        return of_mask(bounded(mask, least, most, None if limit is None else count))
+
+    return Process(sample, least, most, count, count + 1, likely)
+
+
+def suffix(settings: Settings) -> Process:
+    """The last `noise_density` of the window; where that is None, all from a split point on, uniform in [1, L - 1]."""
+    window = settings.window
+    if settings.noise_density is not None:
+        return spans(settings._replace(mean_noise_span_length=window))
+
+    def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
+        del tokens, table
+        return of_mask(jnp.arange(window) >= jax.random.randint(key, (), 1, window))
+
+    return Process(sample, 1, window - 1, 1, 1, 1)
+
+
+def none(settings: Settings) -> Process:
+    """No noise."""
+
+    def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
+        del key, tokens, table
+        return of_mask(jnp.zeros(settings.window, bool))
+
+    return Process(sample, 0, 0, 0, 1, 0)
+
+
+def word_numbers(tokens: Array, table: TokenTable) -> Array:
+    """Int32 [L]: the word that each token belongs to, from 0; -1 before the first start of a word."""
+    return jnp.cumsum(jnp.asarray(table.starts_word)[tokens], dtype=jnp.int32) - 1
+
+
+def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[Array, Array]:
+    """(lengths int32 [K], which of them count [K]): drawn until they sum to `budget`, at most `most`; the last trimmed.
+
+    Lengths are Poisson with the given mean, so some are 0.
+    """
+    draws = math.ceil(most / mean + DEVIATIONS * math.sqrt(most) / mean) + 4
+    terms = [math.exp(-mean)]
+    while sum(terms) < 1 - 1e-7 and len(terms) < 1000:
+        terms.append(terms[-1] * mean / len(terms))
+    lengths = jnp.searchsorted(jnp.asarray(np.cumsum(terms), jnp.float32), jax.random.uniform(key, (draws,)))
+    before = jnp.cumsum(lengths) - lengths
+    return jnp.minimum(lengths, budget - before).astype(jnp.int32), before < budget
+
+
+def poisson_words(settings: Settings) -> Process:
+    """Spans of whole words, of Poisson lengths, from distinct random words on, until `noise_density` of the words.
+
+    Spans may touch, which leaves two, and overlap, which leaves one; so a little less becomes noise. A span of length
+    0 is an insertion. Source: Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training"; fairseq,
+    denoising_dataset.py, `add_whole_word_mask`.
+    """
+    window, density, mean = settings.window, settings.noise_density, settings.mean_noise_span_length
+    most_words = math.ceil(window * density)
+
+    def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
+        lengths_key, words_key = jax.random.split(key)
+        word = word_numbers(tokens, table)
+        is_start = jnp.asarray(table.starts_word)[tokens]
+        words = word[-1] + 1
+        lengths, counts = poisson_lengths(lengths_key, jnp.ceil(words * density - 1e-4), most_words, mean)
+        in_use = counts & (lengths > 0)
+        # The n-th span begins at the word with the n-th lowest draw.
+        draws = jnp.where(is_start, jax.random.uniform(words_key, (window,)), 2.0)
+        by_draw = word[jnp.argsort(draws)]
+        rank = jnp.cumsum(in_use) - 1
+        first = jnp.where(in_use & (rank < words), by_draw[rank], window)
+        ends = first + lengths
+
+        def covered(begins: Array) -> Array:
+            change = jnp.zeros(window + 1, jnp.int32).at[begins].add(1, mode="drop").at[ends].add(-1, mode="drop")
+            return (jnp.cumsum(change)[word] > 0) & (word >= 0)
+
+        mask = covered(first)
+        begins = jnp.zeros(window, bool).at[first].set(True, mode="drop")[word] & is_start & (word >= 0)
+        inserts = jnp.sum(counts & (lengths == 0), dtype=jnp.int32)
+        # A mask a span and one an insertion must fit into the places that the noise leaves.
+        starts = begins & ~covered(first + 1)
+        return Noise(mask, starts, jnp.minimum(inserts, jnp.sum(mask) - jnp.sum(starts)))
+
+    return Process(sample, 0, window, window, window, window)

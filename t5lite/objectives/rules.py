@@ -1,4 +1,4 @@
-"""Rules: how a window and its noise mask become one side of an example.
+"""Rules: how a window and its noise become one side of an example.
 
 For tokens 10 … 15, mask T T F F T F and V = 1000:
 
@@ -10,56 +10,175 @@ For tokens 10 … 15, mask T T F F T F and V = 1000:
     nonnoise_span_to_same_sentinel       10 11 999 14 999
     drop_nonnoise                        10 11 14
 
-A rule maps (tokens int32 [L], mask bool [L], V) to (new tokens [L], which of them to keep [L]); `compact` moves the
-kept ones to the front. Source: text-to-text-transfer-transformer, t5/data/preprocessors.py.
+`compact` moves the tokens that a rule keeps to the front. Source: text-to-text-transfer-transformer,
+t5/data/preprocessors.py; for `infill`, fairseq, denoising_dataset.py.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from t5lite.vocabulary import EOS
+from t5lite.objectives.noise import Noise, Process, span_starts
+from t5lite.vocabulary import EOS, MASK, Vocabulary
 
 Array = jax.Array
-Rule = Callable[[Array, Array, int], tuple[Array, Array]]
 
 
-def span_starts(mask: Array) -> Array:
-    """Bool [L]: the first token of each span of the mask."""
-    return mask & ~jnp.concatenate([jnp.zeros(1, bool), mask[:-1]])
+class Ids(NamedTuple):
+    """The ids that rules put in. size: V, of which the k-th sentinel is V - k. ordinary: int32, all that are text.
+    mask: [MASK], or -1 where the vocabulary has none. random_share: of the noise tokens that become a random one.
+    """
+
+    size: int
+    ordinary: np.ndarray
+    mask: int = -1
+    random_share: float = 0.0
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, random_share: float = 0.0) -> "Ids":
+        ordinary = np.flatnonzero(~vocabulary.table.is_special[: vocabulary.pieces]).astype(np.int32)
+        return cls(vocabulary.size, ordinary, vocabulary.specials.get(MASK, -1), random_share)
 
 
-def noise_span_to_unique_sentinel(tokens: Array, mask: Array, size: int) -> tuple[Array, Array]:
-    """The k-th noise span, k from 1, becomes the id V - k."""
-    starts = span_starts(mask)
+Apply = Callable[[Array, Array, Noise, Ids], tuple[Array, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """apply: (key, tokens int32 [L], noise, ids) -> (new tokens, which of them to keep), both [L].
+
+    How many it keeps at most is linear in the counts of the noise: per_token · L + per_noise · noise tokens +
+    per_span · noise spans + per_clean_span · clean spans. unique: each span has a sentinel of its own. masks: it puts
+    [MASK] in.
+    """
+
+    apply: Apply
+    per_token: int
+    per_noise: int = 0
+    per_span: int = 0
+    per_clean_span: int = 0
+    unique: bool = False
+    masks: bool = False
+
+    @property
+    def varies(self) -> bool:
+        """Whether the number of tokens that it keeps depends on the noise."""
+        return any((self.per_noise, self.per_span, self.per_clean_span))
+
+    def longest(self, window: int, process: Process) -> int:
+        """The most tokens that it keeps of a window."""
+        return longest((self,), window, process)
+
+    def sentinels(self, spans: int, clean_spans: int) -> int:
+        """How many sentinels it uses."""
+        return self.per_span * spans + self.per_clean_span * clean_spans if self.unique else 0
+
+
+def longest(rules: tuple[Rule, ...], window: int, process: Process) -> int:
+    """The most tokens that `rules` keep together of one window."""
+    per_token, per_noise, per_span, per_clean_span = (
+        sum(getattr(rule, name) for rule in rules) for name in ("per_token", "per_noise", "per_span", "per_clean_span")
+    )
+    return max(
+        per_token * window
+        + per_noise * noise
+        + per_span * min(process.spans, noise)  # a span has a token at least
+        + per_clean_span * process.clean_spans
+        for noise in (process.least, process.most)
+    )
+
+
+def _span_to_unique_sentinel(tokens: Array, mask: Array, starts: Array, size: int) -> tuple[Array, Array]:
     return jnp.where(starts, size - jnp.cumsum(starts), tokens), starts | ~mask
 
 
-def noise_span_to_same_sentinel(tokens: Array, mask: Array, size: int) -> tuple[Array, Array]:
-    """Each noise span becomes the id V - 1."""
-    starts = span_starts(mask)
-    return jnp.where(starts, size - 1, tokens), starts | ~mask
+def _span_to_same(tokens: Array, mask: Array, starts: Array, token: int) -> tuple[Array, Array]:
+    return jnp.where(starts, token, tokens), starts | ~mask
 
 
-def noise_token_to_same_sentinel(tokens: Array, mask: Array, size: int) -> tuple[Array, Array]:
-    """Each noise token becomes the id V - 1."""
-    return jnp.where(mask, size - 1, tokens), jnp.ones_like(mask)
+def _keep_all(tokens: Array) -> tuple[Array, Array]:
+    return tokens, jnp.ones(tokens.shape, bool)
 
 
-def drop_noise(tokens: Array, mask: Array, size: int) -> tuple[Array, Array]:
-    """Noise tokens vanish."""
-    return tokens, ~mask
+def _noise_token_to(token_of: Callable[[Ids], int]) -> Apply:
+    """Each noise token becomes one same id; `random_share` of them a random piece."""
+
+    def apply(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, Array]:
+        new = jnp.int32(token_of(ids))
+        if ids.random_share:
+            share_key, token_key = jax.random.split(key)
+            random = random_ordinary(token_key, tokens.shape, ids)
+            new = jnp.where(jax.random.uniform(share_key, tokens.shape) < ids.random_share, random, new)
+        return _keep_all(jnp.where(noise.mask, new, tokens))
+
+    return apply
 
 
-def inverted(rule: Rule) -> Rule:
-    """The rule with noise and clean tokens exchanged."""
-    return lambda tokens, mask, size: rule(tokens, ~mask, size)
+def random_ordinary(key: Array, shape: tuple[int, ...], ids: Ids) -> Array:
+    """Int32 `shape`: ids of text, each as likely."""
+    return jnp.asarray(ids.ordinary)[jax.random.randint(key, shape, 0, len(ids.ordinary))]
 
 
-nonnoise_span_to_unique_sentinel = inverted(noise_span_to_unique_sentinel)
-nonnoise_span_to_same_sentinel = inverted(noise_span_to_same_sentinel)
-drop_nonnoise = inverted(drop_noise)
+def _infill(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, Array]:
+    length = tokens.shape[0]
+    place = jnp.arange(length)
+    left, count = compact(*_span_to_same(tokens, noise.mask, noise.starts, ids.mask), length, eos=False)
+    total = count + noise.inserts
+    draws = jnp.where(place < total, jax.random.uniform(key, (length,)), 2.0)
+    inserted = jnp.zeros(length, bool).at[jnp.argsort(draws)].set(place < noise.inserts)
+    return jnp.where(inserted, ids.mask, left[jnp.cumsum(~inserted) - 1]), place < total
+
+
+def rotated(rule: Rule) -> Rule:
+    """The rule, after which one of the tokens that it keeps, each as likely, becomes the first."""
+
+    def apply(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, Array]:
+        rule_key, first_key = jax.random.split(key)
+        new, keep = rule.apply(rule_key, tokens, noise, ids)
+        nth = jax.random.randint(first_key, (), 0, jnp.maximum(jnp.sum(keep), 1))
+        first = jnp.argmax(jnp.cumsum(keep) > nth)
+        return jnp.roll(new, -first), jnp.roll(keep, -first)
+
+    return dataclasses.replace(rule, apply=apply)
+
+
+whole = Rule(lambda key, tokens, noise, ids: _keep_all(tokens), per_token=1)
+drop_noise = Rule(lambda key, tokens, noise, ids: (tokens, ~noise.mask), per_token=1, per_noise=-1)
+drop_nonnoise = Rule(lambda key, tokens, noise, ids: (tokens, noise.mask), per_token=0, per_noise=1)
+noise_span_to_unique_sentinel = Rule(
+    lambda key, tokens, noise, ids: _span_to_unique_sentinel(tokens, noise.mask, noise.starts, ids.size),
+    per_token=1,
+    per_noise=-1,
+    per_span=1,
+    unique=True,
+)
+noise_span_to_same_sentinel = Rule(
+    lambda key, tokens, noise, ids: _span_to_same(tokens, noise.mask, noise.starts, ids.size - 1),
+    per_token=1,
+    per_noise=-1,
+    per_span=1,
+)
+nonnoise_span_to_unique_sentinel = Rule(
+    lambda key, tokens, noise, ids: _span_to_unique_sentinel(tokens, ~noise.mask, span_starts(~noise.mask), ids.size),
+    per_token=0,
+    per_noise=1,
+    per_clean_span=1,
+    unique=True,
+)
+nonnoise_span_to_same_sentinel = Rule(
+    lambda key, tokens, noise, ids: _span_to_same(tokens, ~noise.mask, span_starts(~noise.mask), ids.size - 1),
+    per_token=0,
+    per_noise=1,
+    per_clean_span=1,
+)
+noise_token_to_same_sentinel = Rule(_noise_token_to(lambda ids: ids.size - 1), per_token=1)
+noise_token_to_mask = Rule(_noise_token_to(lambda ids: ids.mask), per_token=1, masks=True)
+# A [MASK] a span, one an insertion.
+infill = Rule(_infill, per_token=1, per_noise=-1, per_span=1, masks=True)
 
 
 def compact(tokens: Array, keep: Array, length: int, eos: bool) -> tuple[Array, Array]:

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5lite.config import base_config
 from t5lite.objectives import batch as batch_module
 from t5lite.objectives.batch import Example, layout_for
-from t5lite.objectives.objective import make_batch, make_objective
+from t5lite.objectives.catalogue import make_objective
+from t5lite.objectives.objective import make_batch
 from t5lite.vocabulary import Vocabulary
 
 PACKED = Example(
@@ -17,7 +19,7 @@ PACKED = Example(
     inputs_segment_ids=jnp.array([1, 1, 1, 2, 2, 0]),
     targets_segment_ids=jnp.array([1, 1, 2, 2, 0]),
 )
-FIELDS = dict(name="causal_lm", inputs_length=8, targets_length=4, segments=True, prefix_attention=False)
+FIELDS = base_config().objective.to_dict() | {"name": "causal_lm", "inputs_length": 8}
 
 
 def _lists(batch):

@@ -11,16 +11,15 @@ import pytest
 from hypothesis import given, settings
 from scipy import stats
 
+from t5lite.config import base_config
 from t5lite.errors import UserError
 from t5lite.objectives import noise, rules
+from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.lengths import corrupted_lengths, span_corruption_lengths
-from t5lite.objectives.objective import make_batch, make_examples, make_objective
+from t5lite.objectives.objective import make_batch, make_examples
 from t5lite.vocabulary import EOS, Vocabulary
 
-FIELDS = dict(
-    name="span_corruption", inputs_length=64, targets_length=None, noise_density=0.15, mean_noise_span_length=3.0,
-    segments=True, pack=True, prefix_attention=False,
-)  # fmt: skip
+FIELDS = base_config().objective.to_dict() | {"inputs_length": 64}
 
 
 @pytest.mark.parametrize(
@@ -59,16 +58,19 @@ def test_counts_are_rounded_in_float32_halves_to_even():
 def test_rules_give_the_golden_sides(rule, expected):
     tokens = jnp.arange(10, 16)
     mask = jnp.array([True, True, False, False, True, False])
-    side, count = rules.compact(*rule(tokens, mask, 1000), length=6, eos=False)
+    ids = rules.Ids(size=1000, ordinary=np.arange(3, 900))
+    side, count = rules.compact(*rule.apply(None, tokens, noise.of_mask(mask), ids), length=6, eos=False)
     assert side[:count].tolist() == expected
 
 
 def _sides(key, tokens, num_noise, num_spans, size):
-    mask = noise.random_spans(key, len(tokens), num_noise, num_spans)
-    room = 2 * len(tokens)
-    inputs = rules.compact(*rules.noise_span_to_unique_sentinel(tokens, mask, size), room, eos=False)
-    targets = rules.compact(*rules.nonnoise_span_to_unique_sentinel(tokens, mask, size), room, eos=False)
-    return mask, inputs, targets
+    chosen = noise.of_mask(noise.random_spans(key, len(tokens), num_noise, num_spans))
+    ids, room = rules.Ids(size, np.arange(3, 900)), 2 * len(tokens)
+    inputs, targets = (
+        rules.compact(*rule.apply(None, tokens, chosen, ids), room, eos=False)
+        for rule in (rules.noise_span_to_unique_sentinel, rules.nonnoise_span_to_unique_sentinel)
+    )
+    return chosen.mask, inputs, targets
 
 
 @settings(max_examples=20, deadline=None)

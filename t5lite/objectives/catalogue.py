@@ -1,0 +1,52 @@
+"""All objectives by name, and the one function that makes them.
+
+objective = make_objective(config.objective, "encoder_decoder", vocabulary)
+"""
+
+from t5lite.errors import UserError, nearest
+from t5lite.objectives import denoisers, language_models, pairs
+from t5lite.objectives.mixtures import mixture_kind
+from t5lite.objectives.objective import Fields, Kind, Objective
+from t5lite.vocabulary import Vocabulary
+
+ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
+OF_WINDOWS = {**denoisers.KINDS, **language_models.KINDS}
+MIXTURE = mixture_kind(OF_WINDOWS)
+OBJECTIVES: dict[str, Kind] = {**OF_WINDOWS, **dict.fromkeys(("ul2", "ul2r", "mixture"), MIXTURE), **pairs.KINDS}
+
+
+def kind_of(fields: Fields) -> Kind:
+    """The kind of the objective that `fields` names. Raises UserError for an unknown name."""
+    name = fields["name"]
+    if name not in OBJECTIVES:
+        raise UserError(f"config.objective.name: unknown objective {name!r}; {nearest(name, OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
+def special_tokens(tokenizer: Fields, fields: Fields) -> tuple[str, ...]:
+    """The special tokens that a config asks for: those that it names, else those that its objective needs."""
+    named = tokenizer["specials"]
+    return tuple(kind_of(fields).specials(fields) if named is None else named)
+
+
+def make_objective(fields: Fields, architecture: str, vocabulary: Vocabulary) -> Objective:
+    """The objective that `fields` (a config's `objective`) describes, laid out for `architecture`.
+
+    Raises UserError for an unknown name, an architecture on which it has no meaning, special tokens that the
+    vocabulary lacks, and settings that cannot work.
+    """
+    fields = dict(fields)
+    kind = kind_of(fields)
+    if architecture not in kind.architectures:
+        raise UserError(
+            f"config.objective.name: {fields['name']} has no meaning on model.architecture={architecture!r}; "
+            f"it works on {' and '.join(kind.architectures)}"
+        )
+    lacking = [name for name in kind.specials(fields) if name not in vocabulary.specials]
+    if lacking:
+        raise UserError(
+            f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, which the tokenizer lacks; "
+            "name them there where the tokenizer is made, or leave the field unset and have one made"
+        )
+    parts = kind.build(fields, vocabulary, architecture, kind.window(fields, vocabulary))
+    return Objective(name=fields["name"], architecture=architecture, **parts)

@@ -1,0 +1,170 @@
+"""Denoisers: a window with noise in it, and what is to be said of the noise. Most are a line in `DENOISERS`.
+
+T5's family (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+sections 3.1.4 and 3.3; text-to-text-transfer-transformer, t5/data/preprocessors.py) puts sentinels into both sides;
+BART's (Lewis et al. 2020; fairseq, denoising_dataset.py) puts [MASK] into the inputs and targets the whole window.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t5lite.errors import UserError, nearest
+from t5lite.objectives import noise, order, rules
+from t5lite.objectives.batch import Example
+from t5lite.objectives.lengths import span_corruption_lengths
+from t5lite.objectives.objective import Fields, Kind, Row
+from t5lite.vocabulary import MASK, TokenTable, Vocabulary
+
+Array = jax.Array
+
+
+class Denoiser(NamedTuple):
+    """What is noise, and what becomes of the window on either side.
+
+    order: of the tokens that the noise falls upon, the inputs'; targets are made of the window as it was. density: of
+    the noise where the config gives none. random_share: of the noise tokens that become random ones.
+    """
+
+    process: Callable[[noise.Settings], noise.Process]
+    inputs: rules.Rule
+    targets: rules.Rule
+    order: Callable[[Array, Array, TokenTable], Array] = order.kept
+    density: float | None = 0.15
+    random_share: float = 0.0
+
+
+DENOISERS = {
+    "span_corruption": Denoiser(
+        noise.spans, rules.noise_span_to_unique_sentinel, rules.nonnoise_span_to_unique_sentinel
+    ),
+    "iid_denoising": Denoiser(noise.iid, rules.noise_span_to_unique_sentinel, rules.nonnoise_span_to_unique_sentinel),
+    "drop_tokens": Denoiser(noise.iid, rules.drop_noise, rules.drop_nonnoise),
+    "bert_style": Denoiser(noise.iid, rules.noise_token_to_same_sentinel, rules.whole, random_share=0.1),
+    "mass_style": Denoiser(noise.iid, rules.noise_token_to_same_sentinel, rules.whole),
+    "deshuffling": Denoiser(noise.none, rules.whole, rules.whole, order.shuffled),
+    "prefix_lm": Denoiser(noise.suffix, rules.drop_noise, rules.drop_nonnoise, density=None),
+    "text_infilling": Denoiser(noise.poisson_words, rules.infill, rules.whole, density=0.3),
+    "token_masking": Denoiser(noise.iid, rules.noise_token_to_mask, rules.whole, density=0.3),
+    "token_deletion": Denoiser(noise.iid, rules.drop_noise, rules.whole, density=0.3),
+    "sentence_permutation": Denoiser(noise.none, rules.whole, rules.whole, order.sentences_shuffled),
+    "document_rotation": Denoiser(noise.none, rules.rotated(rules.whole), rules.whole),
+}
+TOKEN_NOISES = ("text_infilling", "token_masking", "token_deletion")
+BART_NOISES = ("sentence_permutation", *TOKEN_NOISES, "document_rotation")
+
+
+def bart(noises: tuple[str, ...]) -> Denoiser:
+    """The composition of BART's noises, in its order whatever that of `noises` is."""
+    for name in noises:
+        if name not in BART_NOISES:
+            raise UserError(f"config.objective.noises: {name!r} is none of BART's; {nearest(name, BART_NOISES)}")
+    of_tokens = [name for name in TOKEN_NOISES if name in noises]
+    if len(of_tokens) > 1:
+        raise UserError(f"config.objective.noises: {' and '.join(of_tokens)} exclude each other; keep one")
+    if not noises:
+        raise UserError(f"config.objective.noises: is empty; choose among {', '.join(BART_NOISES)}")
+    made = DENOISERS[of_tokens[0] if of_tokens else "sentence_permutation"]._replace(order=order.kept)
+    if "sentence_permutation" in noises:
+        made = made._replace(order=order.sentences_shuffled)
+    if "document_rotation" in noises:
+        made = made._replace(inputs=rules.rotated(made.inputs))
+    return made
+
+
+def _denoiser(fields: Fields) -> Denoiser:
+    return bart(tuple(fields["noises"])) if fields["name"] == "bart" else DENOISERS[fields["name"]]
+
+
+def _settings(fields: Fields, window: int, vocabulary: Vocabulary) -> noise.Settings:
+    """Raises UserError for settings outside their ranges."""
+    denoiser = _denoiser(fields)
+    density, mean_length = fields["noise_density"], fields["mean_noise_span_length"]
+    density = denoiser.density if density is None else density
+    if density is not None and not 0 <= density < 1:
+        raise UserError(f"config.objective.noise_density: must be in [0, 1), is {density}")
+    if mean_length < 1:
+        raise UserError(f"config.objective.mean_noise_span_length: must be at least 1, is {mean_length}")
+    unique = denoiser.inputs.unique or denoiser.targets.unique
+    # There may be a clean span more than there are spans of noise.
+    return noise.Settings(window, density, mean_length, max(vocabulary.sentinels - 1, 0) if unique else None)
+
+
+def _window(fields: Fields, vocabulary: Vocabulary) -> int:
+    """The largest window whose inputs and EOS always fit `inputs_length`."""
+    length, denoiser = fields["inputs_length"], _denoiser(fields)
+    settings = _settings(fields, length, vocabulary)
+    if denoiser.process is noise.spans:
+        window, _ = span_corruption_lengths(length, settings.noise_density, settings.mean_noise_span_length)
+    else:
+        window = max(length - 1, 2)
+        while _longest_inputs(denoiser, settings, window + 1) < length:
+            window += 1
+    if length < 2 or window < 2:
+        raise UserError(f"config.objective.inputs_length: {length} leaves no window of two tokens")
+    return window
+
+
+def _longest_inputs(denoiser: Denoiser, settings: noise.Settings, window: int) -> int:
+    return denoiser.inputs.longest(window, denoiser.process(settings._replace(window=window)))
+
+
+def _check_sentinels(name: str, denoiser: Denoiser, settings: noise.Settings, vocabulary: Vocabulary) -> None:
+    process = denoiser.process(settings._replace(max_spans=None))
+    more_clean = process.clean_spans - process.spans
+    likely, needed = (
+        max(rule.sentinels(spans, spans + more_clean) for rule in (denoiser.inputs, denoiser.targets))
+        for spans in (process.likely_spans, process.spans)
+    )
+    same = rules.noise_token_to_same_sentinel in (denoiser.inputs, denoiser.targets)
+    if max(likely, same) > vocabulary.sentinels:
+        raise UserError(
+            f"config.tokenizer.sentinels: {name} with these lengths needs {max(needed, same)} sentinels, "
+            f"the tokenizer has {vocabulary.sentinels}; give it more, or shorten inputs_length"
+        )
+
+
+def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+    denoiser, settings = _denoiser(fields), _settings(fields, window, vocabulary)
+    _check_sentinels(fields["name"], denoiser, settings, vocabulary)
+    process, ids = denoiser.process(settings), rules.Ids.of(vocabulary, denoiser.random_share)
+    is_text = denoiser.targets is rules.drop_nonnoise and denoiser.process is noise.suffix
+    # A prefix and its continuation are one text on a decoder, and no document ends between them.
+    eos = not (is_text and architecture == "decoder")
+    sides = {"inputs": denoiser.inputs, "targets": denoiser.targets}
+    lengths = {name: rule.longest(window, process) + eos for name, rule in sides.items()}
+    full = {name: process.least == process.most or not rule.varies for name, rule in sides.items()}
+
+    def make(key: Array, row: Row, table: TokenTable) -> Example:
+        order_key, noise_key, *keys = jax.random.split(key, 4)
+        tokens = row["tokens"]
+        ordered = denoiser.order(order_key, tokens, table)
+        chosen = process.sample(noise_key, ordered, table)
+        made, segments = {}, {}
+        for (name, rule), rule_key, of in zip(sides.items(), keys, (ordered, tokens), strict=True):
+            made[name], count = rules.compact(*rule.apply(rule_key, of, chosen, ids), lengths[name], eos)
+            segments[name] = None if full[name] else (jnp.arange(lengths[name]) < count).astype(jnp.int32)
+        weights = jnp.ones(lengths["targets"]) if full["targets"] else segments["targets"].astype(jnp.float32)
+        return Example(made["inputs"], made["targets"], weights, segments["inputs"], segments["targets"], chosen)
+
+    return dict(
+        make=make,
+        rows="windows",
+        window=window,
+        inputs_length=lengths["inputs"],
+        targets_length=lengths["targets"],
+        decoder_length=rules.longest(tuple(sides.values()), window, process) + 2 * eos,
+        predicts_text=is_text,
+        targets_hold_specials=denoiser.targets.unique,
+        prefix_attention=is_text if fields["prefix_attention"] is None else fields["prefix_attention"],
+    )
+
+
+def _specials(fields: Fields) -> tuple[str, ...]:
+    return (MASK,) if _denoiser(fields).inputs.masks else ()
+
+
+KIND = Kind(("encoder_decoder", "decoder"), _window, _build, _specials)
+KINDS = dict.fromkeys((*DENOISERS, "bart"), KIND)

@@ -1,0 +1,98 @@
+"""Language models, on a decoder: the next token of a text as it stands, or with a part of it moved to the end."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5lite.errors import UserError
+from t5lite.objectives.batch import Example
+from t5lite.objectives.noise import Noise, of_mask
+from t5lite.objectives.objective import Fields, Kind, Row
+from t5lite.vocabulary import MIDDLE, PREFIX, SUFFIX, TokenTable, Vocabulary
+
+Array = jax.Array
+FIM_TOKENS = (PREFIX, SUFFIX, MIDDLE)
+
+
+def _causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
+    del vocabulary
+    if fields["prefix_attention"]:
+        raise UserError(f"config.objective.prefix_attention: {fields['name']} has no prefix; set it to False")
+    if fields["inputs_length"] < 2:
+        raise UserError(f"config.objective.inputs_length: must be at least 2, is {fields['inputs_length']}")
+    return fields["inputs_length"]
+
+
+def _causal(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+    del vocabulary, architecture
+
+    def make(key: Array, row: Row, table: TokenTable) -> Example:
+        del key, table
+        empty = jnp.zeros(0, jnp.int32)
+        return Example(empty, row["tokens"], jnp.ones(window, jnp.float32), None, row.get("segment_ids"))
+
+    return dict(
+        make=make,
+        rows="windows",
+        window=window,
+        inputs_length=0,
+        targets_length=window,
+        with_eos=True,
+        segments=fields["segments"],
+        predicts_text=True,
+    )
+
+
+def _fim_window(fields: Fields, vocabulary: Vocabulary) -> int:
+    window = _causal_window(fields, vocabulary) - len(FIM_TOKENS)
+    if window < 2:
+        raise UserError(f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens")
+    return window
+
+
+def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+    """A window, or with probability `fim_rate` its parts in another order, half each:
+
+        prefix, suffix, middle    <fim_prefix> p <fim_suffix> s <fim_middle> m
+        suffix, prefix, middle    <fim_prefix> <fim_suffix> s <fim_middle> p m
+
+    Cut at two points uniform in [0, L]; parts may be empty. The loss is on all tokens, the three new ones too.
+    Source: Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle", section 3.
+    """
+    del architecture
+    rate = fields["fim_rate"]
+    if not 0 <= rate <= 1:
+        raise UserError(f"config.objective.fim_rate: must be in [0, 1], is {rate}")
+    length = window + len(FIM_TOKENS)
+    specials = jnp.array([vocabulary.specials[name] for name in FIM_TOKENS], jnp.int32)
+
+    def make(key: Array, row: Row, table: TokenTable) -> Example:
+        del table
+        cuts_key, rate_key, order_key = jax.random.split(key, 3)
+        low, high = jnp.sort(jax.random.randint(cuts_key, (2,), 0, window + 1))
+        place = jnp.arange(window)
+        part = (place >= low).astype(jnp.int32) + (place >= high)  # 0 the prefix, 1 the middle, 2 the suffix
+        suffix_first = jax.random.bernoulli(order_key)
+        # Ranks of <fim_prefix>, <fim_suffix>, <fim_middle> and of prefix, middle, suffix in either order.
+        marks = jnp.where(suffix_first, jnp.array([0, 1, 3]), jnp.array([0, 2, 4]))
+        parts = jnp.where(suffix_first, jnp.array([4, 5, 2]), jnp.array([1, 5, 3]))
+        rank = jnp.concatenate([marks, parts[part]])
+        moved = jnp.concatenate([specials, row["tokens"]])[jnp.argsort(rank, stable=True)]
+        is_moved = jax.random.uniform(rate_key) < rate
+        targets = jnp.where(is_moved, moved, jnp.pad(row["tokens"], (0, len(FIM_TOKENS))))
+        segment_ids = (is_moved | (jnp.arange(length) < window)).astype(jnp.int32)
+        noise: Noise = of_mask((part == 1) & is_moved)
+        empty = jnp.zeros(0, jnp.int32)
+        return Example(empty, targets, segment_ids.astype(jnp.float32), None, segment_ids, noise)
+
+    return dict(
+        make=make, rows="windows", window=window, inputs_length=0, targets_length=length, with_eos=True,
+        targets_hold_specials=True,
+    )  # fmt: skip
+
+
+KINDS = {
+    "causal_lm": Kind(("decoder",), _causal_window, _causal),
+    "fill_in_the_middle": Kind(("decoder",), _fim_window, _fill_in_the_middle, lambda fields: FIM_TOKENS),
+}

@@ -1,0 +1,169 @@
+"""Mixtures: for each example one of several objectives, by weight, from the example's key.
+
+All members read windows of one length, the smallest of theirs, and their sides are padded to the largest. A member's
+mode token, where it has one, comes first in the inputs.
+
+    config.objective.name = "mixture"
+    config.objective.mixture = {
+        "spans": {"name": "span_corruption", "weight": 2.0},
+        "continuation": {"name": "prefix_lm", "mode": "[S2S]"},
+    }
+
+A member takes what it does not set from `config.objective`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.errors import UserError, nearest
+from t5lite.objectives.batch import Example
+from t5lite.objectives.noise import of_mask
+from t5lite.objectives.objective import Fields, Kind, Objective, Row
+from t5lite.vocabulary import TokenTable, Vocabulary
+
+Array = jax.Array
+
+
+def _span_member(mode: str, mean_length: int, density: float, weight: float = 1.0) -> dict[str, Any]:
+    return {"name": "span_corruption", "mean_noise_span_length": float(mean_length), "noise_density": density,
+            "mode": mode, "weight": weight}  # fmt: skip
+
+
+def _last_quarter(weight: float = 1.0) -> dict[str, Any]:
+    return {"name": "prefix_lm", "noise_density": 0.25, "mode": "[S2S]", "weight": weight}
+
+
+# Tay et al. 2022, "UL2: Unifying Language Learning Paradigms", table 1; the mode tokens are the released checkpoints'.
+UL2 = {
+    "R (3, .15)": _span_member("[NLU]", 3, 0.15),
+    "R (8, .15)": _span_member("[NLU]", 8, 0.15),
+    "X (3, .5)": _span_member("[NLG]", 3, 0.5),
+    "X (8, .5)": _span_member("[NLG]", 8, 0.5),
+    "X (64, .15)": _span_member("[NLG]", 64, 0.15),
+    "X (64, .5)": _span_member("[NLG]", 64, 0.5),
+    "S": _last_quarter(),
+}
+# Tay et al. 2022, "Transcending Scaling Laws with 0.1% Extra Compute", section 3.
+UL2R = {
+    "S": _last_quarter(0.5),
+    "R (3, .15)": _span_member("[NLU]", 3, 0.15, 0.25),
+    "X (32, .15)": _span_member("[NLG]", 32, 0.15, 0.125),
+    "X (3, .5)": _span_member("[NLG]", 3, 0.5, 0.125),
+}
+OWN_FIELDS = ("weight", "mode")
+
+
+def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, Any]]:
+    """{name: the fields of a member, its weight and mode among them}."""
+    given = {"ul2": UL2, "ul2r": UL2R}.get(fields["name"], fields["mixture"])
+    if not given:
+        raise UserError("config.objective.mixture: is empty; name its members, each with the name of an objective")
+    members = {}
+    for member, values in given.items():
+        where = f"config.objective.mixture.{member}"
+        values = dict(values) if isinstance(values, Mapping) or hasattr(values, "items") else {}
+        for field in values:
+            if field not in (*OWN_FIELDS, *fields):
+                raise UserError(f"{where}: unknown field {field}; {nearest(field, (*OWN_FIELDS, *fields))}")
+        name = values.get("name")
+        if name not in kinds:
+            raise UserError(f"{where}.name: unknown objective {name!r}; {nearest(str(name), kinds)}")
+        weight = values.get("weight", 1.0)
+        if not (isinstance(weight, int | float) and 0 < weight < np.inf):
+            raise UserError(f"{where}.weight: must be a positive number, is {weight!r}")
+        members[member] = {**fields, "mode": None, **values, "weight": float(weight)}
+    return members
+
+
+def mixture_kind(kinds: Mapping[str, Kind]) -> Kind:
+    """The kind whose members are of `kinds`."""
+
+    def window(fields: Fields, vocabulary: Vocabulary) -> int:
+        members = _members(fields, kinds).values()
+        return min(kinds[member["name"]].window(member, vocabulary) for member in members)
+
+    def build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+        members = _members(fields, kinds)
+        for name, member in members.items():
+            if architecture not in kinds[member["name"]].architectures:
+                raise UserError(
+                    f"config.objective.mixture.{name}: {member['name']} has no meaning on "
+                    f"model.architecture={architecture!r}"
+                )
+        built = {
+            name: kinds[member["name"]].build(member, vocabulary, architecture, window)
+            for name, member in members.items()
+        }
+        modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
+        return _mixed(built, modes, np.array([member["weight"] for member in members.values()]), architecture)
+
+    def specials(fields: Fields) -> tuple[str, ...]:
+        needed: dict[str, None] = {}
+        for member in _members(fields, kinds).values():
+            needed |= dict.fromkeys((*kinds[member["name"]].specials(member), *filter(None, [member["mode"]])))
+        return tuple(needed)
+
+    return Kind(("encoder_decoder", "decoder"), window, build, specials)
+
+
+def _mixed(
+    built: Mapping[str, Mapping[str, Any]], modes: list[int | None], weights: np.ndarray, architecture: str
+) -> dict[str, Any]:
+    objectives = [Objective(name=name, architecture=architecture, **parts) for name, parts in built.items()]
+    front = [0 if mode is None else 1 for mode in modes]
+    inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
+    targets_length = max(each.targets_length for each in objectives)
+    cumulative = jnp.asarray(np.cumsum(weights)[:-1] / weights.sum(), jnp.float32)
+
+    def make(key: Array, row: Row, table: TokenTable) -> Example:
+        choice_key, member_key = jax.random.split(key)
+        choice = jnp.searchsorted(cumulative, jax.random.uniform(choice_key), side="right").astype(jnp.int32)
+        examples = [
+            _padded(each.make(member_key, row, table), mode, inputs_length, targets_length, each.window)
+            for each, mode in zip(objectives, modes, strict=True)
+        ]
+        chosen = jax.tree.map(lambda *leaves: jax.lax.select_n(choice, *leaves), *examples)
+        return chosen.replace(member=choice)
+
+    return dict(
+        make=make,
+        rows="windows",
+        window=objectives[0].window,
+        inputs_length=inputs_length,
+        targets_length=targets_length,
+        decoder_length=max(extra + each.lengths[1] for extra, each in zip(front, objectives, strict=True)),
+        # A window holds EOS tokens, and is cut into documents, only where every member takes it so.
+        with_eos=all(each.with_eos for each in objectives),
+        segments=all(each.segments for each in objectives),
+        predicts_text=all(each.predicts_text for each in objectives),
+        targets_hold_specials=any(each.targets_hold_specials for each in objectives),
+        prefix_attention=any(each.prefix_attention for each in objectives),
+        members=tuple(built),
+    )
+
+
+def _padded(example: Example, mode: int | None, inputs_length: int, targets_length: int, window: int) -> Example:
+    """The example with the mode token in front, both sides padded, segment ids and noise given in any case."""
+    inputs, targets = example.inputs, example.targets
+    inputs_ids, targets_ids = (
+        jnp.ones(side.shape, jnp.int32) if ids is None else ids
+        for side, ids in ((inputs, example.inputs_segment_ids), (targets, example.targets_segment_ids))
+    )
+    if mode is not None:
+        inputs, inputs_ids = jnp.append(jnp.int32(mode), inputs), jnp.append(jnp.int32(1), inputs_ids)
+
+    def pad(side: Array, length: int) -> Array:
+        return jnp.pad(side, (0, length - side.shape[0]))
+
+    return Example(
+        inputs=pad(inputs, inputs_length),
+        targets=pad(targets, targets_length),
+        weights=pad(example.weights, targets_length),
+        inputs_segment_ids=pad(inputs_ids, inputs_length),
+        targets_segment_ids=pad(targets_ids, targets_length),
+        noise=of_mask(jnp.zeros(window, bool)) if example.noise is None else example.noise,
+    )
