@@ -129,9 +129,11 @@ def decoder(example: Example, *, length: int, prefix_attention: bool) -> Batch:
 
     The loss is on the targets. With `prefix_attention` the inputs of a segment see each other in both directions.
     """
-    if example.inputs.shape[0] == 0:
-        tokens, segment_ids, weights = example.targets, example.targets_segment_ids, example.weights
-        in_inputs = jnp.zeros(tokens.shape, bool)
+    num_inputs, num_targets = example.inputs.shape[0], example.targets.shape[0]
+    if num_inputs == 0 or (example.inputs_segment_ids is None and example.targets_segment_ids is None):
+        tokens, segment_ids = jnp.concatenate([example.inputs, example.targets]), example.targets_segment_ids
+        weights = jnp.concatenate([jnp.zeros(num_inputs, jnp.float32), example.weights])
+        in_inputs = jnp.arange(num_inputs + num_targets) < num_inputs
     else:
         sides = (_segments(example.inputs, example.inputs_segment_ids),
                  _segments(example.targets, example.targets_segment_ids))  # fmt: skip
@@ -140,7 +142,7 @@ def decoder(example: Example, *, length: int, prefix_attention: bool) -> Batch:
         last = jnp.iinfo(jnp.int32).max
         order = jnp.argsort(jnp.where(segment_ids > 0, 2 * segment_ids + in_targets, last), stable=True)[:length]
         tokens = jnp.concatenate([example.inputs, example.targets])[order]
-        weights = jnp.concatenate([jnp.zeros(example.inputs.shape, jnp.float32), example.weights])[order]
+        weights = jnp.concatenate([jnp.zeros(num_inputs, jnp.float32), example.weights])[order]
         segment_ids, in_inputs = segment_ids[order], (in_targets[order] == 0) & (segment_ids[order] > 0)
     prefix_mask = None
     if prefix_attention:

@@ -196,7 +196,7 @@ def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[
         terms.append(terms[-1] * mean / len(terms))
     lengths = jnp.searchsorted(jnp.asarray(np.cumsum(terms), jnp.float32), jax.random.uniform(key, (draws,)))
     before = jnp.cumsum(lengths) - lengths
-    return jnp.minimum(lengths, budget - before).astype(jnp.int32), before < budget
+    return jnp.clip(budget - before, 0, lengths).astype(jnp.int32), before < budget
 
 
 def poisson_words(settings: Settings) -> Process:
