@@ -4,9 +4,13 @@
     python -m t5lite.preview --config configs/tiny.py --n 1000 --json
 
 The examples are those that training would see: the same rows, the same noise. With --json, a line an example:
-{"index", "objective", "window", "inputs", "targets", "weights", "mask_rate", "spans"}.
+{"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate", "spans"}.
+
+`window` is the row, `inputs` and `targets` are token ids without padding, `weights` those of the targets, `spans` the
+numbers of tokens of the spans of noise, 0 for an insertion; `member` says which of a mixture's objectives made it.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,9 +27,12 @@ from t5lite.data.tokenizer import Tokenizer
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.noise import Noise
-from t5lite.objectives.objective import example_keys, make_batch, make_examples
+from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.training.loss import token_counts
 from t5lite.training.step import noise_key
+from t5lite.vocabulary import Vocabulary
+
+NOISE, WITHOUT_LOSS = "bold yellow underline", "dim"
 
 
 class Seen(NamedTuple):
@@ -64,7 +71,7 @@ def span_lengths(noise: Noise | None) -> list[int]:
     return [*np.bincount(spans)[1:].tolist(), *[0] * int(noise.inserts)]
 
 
-def as_json(seen: Seen, name: str) -> dict[str, Any]:
+def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
     """One example as plain values, without padding. On a decoder `inputs` are shifted against `targets` by one."""
     example, batch = seen.example, seen.batch
     if batch.inputs is not None:
@@ -74,7 +81,8 @@ def as_json(seen: Seen, name: str) -> dict[str, Any]:
     real = slice(None) if batch.targets_segment_ids is None else batch.targets_segment_ids > 0
     return {
         "index": seen.index,
-        "objective": name,
+        "objective": objective.name,
+        "member": None if example.member is None else objective.members[int(example.member)],
         "window": seen.row["tokens"].tolist() if "tokens" in seen.row else None,
         "inputs": (inputs if inputs_ids is None else inputs[inputs_ids > 0]).tolist(),
         "targets": batch.targets[real].tolist(),
@@ -84,29 +92,60 @@ def as_json(seen: Seen, name: str) -> dict[str, Any]:
     }
 
 
-def _highlighted(tokens: Sequence[int], tokenizer: Tokenizer) -> Text:
-    """The decoded tokens, with sentinels and specials in colour."""
-    return Text.assemble(
-        *((text, "bold magenta" if special else "") for text, special in tokenizer.decode_parts(tokens))
-    )
+def _highlighted(tokens: Sequence[int], tokenizer: Tokenizer, marks: Sequence[bool], style: str) -> Text:
+    """The decoded tokens, those that `marks` names in `style`, sentinels and specials in a colour of their own."""
+    text = Text()
+    shown = 0
+    ends = [*np.flatnonzero(np.diff(np.asarray(marks, np.int8))) + 1, len(tokens)]
+    for start, end in itertools.pairwise([0, *ends]):
+        # Decoded from the beginning, because the same token reads otherwise at the start of a text.
+        parts = tokenizer.decode_parts(tokens[:end])
+        for part, is_special, at in zip(*_columns(parts), strict=True):
+            if at + len(part) > shown:
+                here = "bold magenta" if is_special else style if marks[start] else ""
+                text.append(part[max(shown - at, 0) :], here)
+        shown = sum(len(part) for part, _ in parts)
+    return text
+
+
+def _columns(parts: Sequence[tuple[str, bool]]) -> tuple[list[str], list[bool], list[int]]:
+    """Texts, whether each is special, and where each begins."""
+    texts, specials = [text for text, _ in parts], [special for _, special in parts]
+    return texts, specials, [0, *itertools.accumulate(map(len, texts))][:-1]
 
 
 def show(experiment: Experiment, seen: Seen, console: Console) -> None:
     """Print one example, decoded, and what its noise came to."""
-    tokenizer, pieces = experiment.dataset.tokenizer, experiment.vocabulary.pieces
-    size = experiment.vocabulary.size
-    values = as_json(seen, experiment.objective.name)
-    used = len({token for token in values["inputs"] if pieces <= token < size})
+    objective, tokenizer = experiment.objective, experiment.dataset.tokenizer
+    values = as_json(seen, objective)
+    title = f"example {values['index']}: {values['objective']}"
+    if values["member"] is not None:
+        title += f", {values['member']}"
+    lines = {}
+    if values["mask_rate"]:
+        ordered = seen.row["tokens"] if seen.example.ordered is None else seen.example.ordered
+        lines["window"] = (ordered.tolist(), seen.example.noise.mask, NOISE)
+    if seen.batch.inputs is not None:  # a decoder's are its targets, one place later
+        lines["inputs"] = (values["inputs"], np.zeros(len(values["inputs"]), bool), "")
+    lines["targets"] = (values["targets"], np.array(values["weights"]) == 0, WITHOUT_LOSS)
+    parts: list[RenderableType] = [Rule(title, align="left")]
+    for name, (tokens, marks, style) in lines.items():
+        count = (f"{name} ({len(tokens)} tokens): ", "bold")
+        parts.append(Text.assemble(count, _highlighted(tokens, tokenizer, marks, style)))
+    parts.append(Text("; ".join(_facts(values, seen.batch, experiment.vocabulary)), style="dim"))
+    console.print(Group(*parts))  # at once: a notebook frames each print
+
+
+def _facts(values: dict[str, Any], batch: Batch, vocabulary: Vocabulary) -> list[str]:
+    """What the noise came to, in a few words each."""
+    facts = [f"padding {_padding(batch):.1%}"]
+    if values["mask_rate"] is None:
+        return facts
     spans = values["spans"]
-    parts: list[RenderableType] = [Rule(f"example {values['index']}: {values['objective']}", align="left")]
-    for side in ("inputs", "targets"):
-        count = (f"{side} ({len(values[side])} tokens): ", "bold")
-        parts.append(Text.assemble(count, _highlighted(values[side], tokenizer)))
-    facts = [f"padding {_padding(seen.batch):.1%}"]
-    if values["mask_rate"] is not None:
-        mean = f", mean length {np.mean(spans):.2f}" if spans else ""
-        facts = [f"masked {values['mask_rate']:.1%}", f"{len(spans)} spans{mean}", f"{used} sentinels", *facts]
-    console.print(Group(*parts, Text("; ".join(facts), style="dim")))  # at once: a notebook frames each print
+    lengths = f", of {min(spans)} to {max(spans)} tokens, {np.mean(spans):.2f} on average" if spans else ""
+    used = {token for token in values["inputs"] if vocabulary.pieces <= token < vocabulary.size}
+    masked = f"masked {values['mask_rate']:.1%}"
+    return [masked, f"{len(spans)} spans{lengths}", f"{len(used)} sentinels in inputs", *facts]
 
 
 def _padding(batch: Batch) -> float:
@@ -128,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
     console = Console(highlight=False)
     for seen in examples_of(experiment, arguments.step, arguments.n):
         if arguments.json:
-            print(json.dumps(as_json(seen, experiment.objective.name)))
+            print(json.dumps(as_json(seen, experiment.objective)))
         else:
             show(experiment, seen, console)
 

@@ -46,7 +46,8 @@ class Example:
 
     inputs [L], targets [T]: int32. weights [T]: float32, the loss weight of each target.
     *_segment_ids: int32, from 1, 0 for padding; None says that the side is one segment without padding.
-    noise: of the window; None where that has no meaning. member: int32, which of a mixture's objectives made it.
+    noise: of the window; None where that has no meaning. ordered [window]: the tokens that it fell upon, where they
+    were put in another order before. member: int32, which of a mixture's objectives made it.
     """
 
     inputs: Array
@@ -55,6 +56,7 @@ class Example:
     inputs_segment_ids: Array | None = None
     targets_segment_ids: Array | None = None
     noise: Noise | None = None
+    ordered: Array | None = None
     member: Array | None = None
 
 

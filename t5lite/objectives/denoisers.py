@@ -147,7 +147,8 @@ def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: in
             made[name], count = rules.compact(*rule.apply(rule_key, of, chosen, ids), lengths[name], eos)
             segments[name] = None if full[name] else (jnp.arange(lengths[name]) < count).astype(jnp.int32)
         weights = jnp.ones(lengths["targets"]) if full["targets"] else segments["targets"].astype(jnp.float32)
-        return Example(made["inputs"], made["targets"], weights, segments["inputs"], segments["targets"], chosen)
+        seen = None if denoiser.order is order.kept else ordered
+        return Example(made["inputs"], made["targets"], weights, segments["inputs"], segments["targets"], chosen, seen)
 
     return dict(
         make=make,

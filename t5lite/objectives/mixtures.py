@@ -123,7 +123,7 @@ def _mixed(
         choice_key, member_key = jax.random.split(key)
         choice = jnp.searchsorted(cumulative, jax.random.uniform(choice_key), side="right").astype(jnp.int32)
         examples = [
-            _padded(each.make(member_key, row, table), mode, inputs_length, targets_length, each.window)
+            _padded(each.make(member_key, row, table), row["tokens"], mode, inputs_length, targets_length)
             for each, mode in zip(objectives, modes, strict=True)
         ]
         chosen = jax.tree.map(lambda *leaves: jax.lax.select_n(choice, *leaves), *examples)
@@ -146,8 +146,8 @@ def _mixed(
     )
 
 
-def _padded(example: Example, mode: int | None, inputs_length: int, targets_length: int, window: int) -> Example:
-    """The example with the mode token in front, both sides padded, segment ids and noise given in any case."""
+def _padded(example: Example, window: Array, mode: int | None, inputs_length: int, targets_length: int) -> Example:
+    """The example with the mode token in front, both sides padded, and every field given, as other members give it."""
     inputs, targets = example.inputs, example.targets
     inputs_ids, targets_ids = (
         jnp.ones(side.shape, jnp.int32) if ids is None else ids
@@ -165,5 +165,6 @@ def _padded(example: Example, mode: int | None, inputs_length: int, targets_leng
         weights=pad(example.weights, targets_length),
         inputs_segment_ids=pad(inputs_ids, inputs_length),
         targets_segment_ids=pad(targets_ids, targets_length),
-        noise=of_mask(jnp.zeros(window, bool)) if example.noise is None else example.noise,
+        noise=of_mask(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
+        ordered=window if example.ordered is None else example.ordered,
     )

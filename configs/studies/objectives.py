@@ -1,0 +1,45 @@
+"""Ten pre-training objectives on the same small network and the same number of windows of text, and none.
+
+    python -m t5lite.study --config configs/studies/objectives.py --workdir runs/objectives --parallel 2
+
+Each is fine-tuned on a task of understanding (topic) and one of generation (summary), three seeds each, pre-training
+included. Other text is given as arguments:
+
+    --config configs/studies/objectives.py:text=files:corpus/*.jsonl,topic=files:topics.jsonl,summary=files:pairs.jsonl
+"""
+
+from pathlib import Path
+
+from t5lite.config import parse_arg
+from t5lite.objectives.catalogue import OBJECTIVES
+from t5lite.studies import read_study, repeat
+
+PRETRAINED = ("span_corruption", "iid_denoising", "drop_tokens", "bert_style", "mass_style", "deshuffling", "prefix_lm",
+              "text_infilling", "document_rotation", "ul2")  # fmt: skip
+
+
+def get_study(arg=None):
+    arg = parse_arg(arg, text="", topic="", summary="", steps=800, seeds=3)
+    first_run = read_study(str(Path(__file__).with_name("first_run.py")))
+    tasks = {task: first_run[f"{task}_pretrained-0"] for task in ("topic", "summary")}
+    for task, config in tasks.items():
+        config.data.train.source = arg[task] or config.data.train.source
+    fields = first_run["pretrain"].objective.to_dict()
+    # One tokenizer for all, with the special tokens of each.
+    specials = {token for name in PRETRAINED for token in OBJECTIVES[name].specials({**fields, "name": name})}
+    runs = {}
+    for name in PRETRAINED:
+        pretrain = first_run["pretrain"].copy_and_resolve_references()
+        pretrain.data.train.source = arg.text or pretrain.data.train.source
+        pretrain.tokenizer.specials = tuple(sorted(specials))
+        pretrain.objective.name = name
+        pretrain.budget.steps = arg.steps
+        runs[name] = pretrain
+        for task, config in tasks.items():
+            runs[f"{task}_{name}"] = config.copy_and_resolve_references()
+            runs[f"{task}_{name}"].init_from = f"@{name}"
+    for task, config in tasks.items():
+        runs[f"{task}_scratch"] = config.copy_and_resolve_references()
+        runs[f"{task}_scratch"].init_from = None
+        runs[f"{task}_scratch"].tokenizer.path = "@span_corruption"
+    return repeat(runs, range(arg.seeds))
