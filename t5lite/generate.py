@@ -50,12 +50,12 @@ class Generator:
         self.num_valid_ids = self.objective.num_valid_ids(vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens that the model reads: closed by EOS, but for a language model, which is to go on.
+        """The tokens that the model reads: closed by EOS where the objective does so; a language model is to go on.
 
         What was trained on pairs reads as many as a pair's inputs had, as in evaluation.
         """
         ids = self.tokenizer.encode(text, specials=True)
-        if self.objective.inputs_length == 0:
+        if not self.objective.closes_inputs:
             return ids
         ids = np.append(ids, EOS).astype(np.int32)
         return clipped(ids, self.objective.inputs_length) if self.objective.rows == "pairs" else ids

@@ -158,6 +158,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: in
         targets_length=lengths["targets"],
         decoder_length=rules.longest(tuple(sides.values()), window, process) + 2 * eos,
         predicts_text=is_text,
+        closes_inputs=eos,
         targets_hold_specials=denoiser.targets.unique,
         prefix_attention=is_text if fields["prefix_attention"] is None else fields["prefix_attention"],
     )

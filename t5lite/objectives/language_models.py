@@ -41,6 +41,7 @@ def _causal(fields: Fields, vocabulary: Vocabulary, architecture: str, window: i
         with_eos=True,
         segments=fields["segments"],
         predicts_text=True,
+        closes_inputs=False,
     )
 
 
@@ -88,7 +89,7 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: st
 
     return dict(
         make=make, rows="windows", window=window, inputs_length=0, targets_length=length, with_eos=True,
-        targets_hold_specials=True,
+        closes_inputs=False, targets_hold_specials=True,
     )  # fmt: skip
 
 

@@ -140,6 +140,7 @@ def _mixed(
         with_eos=all(each.with_eos for each in objectives),
         segments=all(each.segments for each in objectives),
         predicts_text=all(each.predicts_text for each in objectives),
+        closes_inputs=any(each.closes_inputs for each in objectives),
         targets_hold_specials=any(each.targets_hold_specials for each in objectives),
         prefix_attention=any(each.prefix_attention for each in objectives),
         members=tuple(built),

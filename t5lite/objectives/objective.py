@@ -31,7 +31,7 @@ class Objective:
     rows: "windows" of `window` tokens or "pairs". with_eos: the EOS tokens between documents belong to a window.
     segments: a window brings the ids of its documents. inputs_length, targets_length: the sides of the example.
     decoder_length: of both sides together on a decoder; None: their sum. predicts_text: the loss is over plain text in
-    its order, so bits per byte mean something. targets_hold_specials: sentinels and specials are learnt too.
+    its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and specials are learnt too.
     prefix_attention: a decoder's inputs see each other in both directions. members: names of a mixture's, in the order
     of `Example.member`.
     """
@@ -47,6 +47,7 @@ class Objective:
     with_eos: bool = False
     segments: bool = False
     predicts_text: bool = False
+    closes_inputs: bool = True
     targets_hold_specials: bool = False
     prefix_attention: bool = False
     members: tuple[str, ...] = ()
