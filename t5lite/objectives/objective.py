@@ -31,9 +31,9 @@ class Objective:
     rows: "windows" of `window` tokens or "pairs". with_eos: the EOS tokens between documents belong to a window.
     segments: a window brings the ids of its documents. inputs_length, targets_length: the sides of the example.
     decoder_length: of both sides together on a decoder; None: their sum. predicts_text: the loss is over plain text in
-    its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and specials are learnt too.
-    prefix_attention: a decoder's inputs see each other in both directions. members: names of a mixture's, in the order
-    of `Example.member`.
+    its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and
+    specials are learnt too. prefix_attention: a decoder's inputs see each other in both directions. members: names of
+    a mixture's, in the order of `Example.member`.
     """
 
     name: str
