@@ -99,6 +99,10 @@ def _objective() -> dict[str, Any]:
         "inputs_length": 512,
         "targets_length": _optional(int),  # for pairs; elsewhere it follows
         "noise_density": _optional(float),  # None: the objective's own, .15 or .3; prefix LM: a random split
+        "masking": "count",  # mlm: so many of each window's tokens; or "bernoulli": each with probability noise_density
+        "replacement": "independent",  # mlm: 80 % [MASK], 10 % random, 10 % kept, by chance; "exact": in these counts
+        "whole_words": False,  # mlm: a word's pieces are masked together
+        "max_predictions": _optional(int),  # mlm: a window's at most; None: its share of noise, rounded up
         "mean_noise_span_length": 3.0,
         "noises": ("sentence_permutation", "text_infilling"),  # bart
         "fim_rate": 0.5,  # fill in the middle: the share of windows whose parts are moved
@@ -123,6 +127,8 @@ def _model() -> dict[str, Any]:
         "positions": _optional(str),  # None: relative_bias, or rotary on a decoder
         "activation": "geglu",
         "tie_embeddings": True,
+        "token_types": _optional(int),  # an encoder's, A's tokens and B's; None: 2 whatever the objective needs
+        "mlm_transform": True,  # BERT's dense layer, GELU and norm between an encoder and its vocabulary
         "dropout": 0.0,
         "dtype": "float32",
         "attention": "auto",

@@ -17,7 +17,7 @@ from t5lite.evaluation import Evaluator, load_evaluator
 
 
 def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:
-    """Print held-out examples on stderr: inputs, target, what the model generates."""
+    """Print held-out examples on stderr: inputs, target, what the model makes of it."""
     console = Console(stderr=True, highlight=False)
     for split in splits:
         for shown in evaluator.examples(params, split, count):

@@ -1,6 +1,7 @@
 """Metrics of parameters on held-out text.
 
-Of every objective: loss, perplexity and token accuracy; bits per byte of language models. Of pairs also
+Of every objective: loss, perplexity and token accuracy; bits per byte of language models; what else an encoder's heads
+answer stands in training/metrics.py. Of pairs also
 
     accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
     exact_match          the greedily generated target is the given one, on `eval.generate_rows` pairs
@@ -22,10 +23,11 @@ from t5lite.data.rows import Rows, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
 from t5lite.experiment import Experiment, open_run
-from t5lite.objectives.batch import Example
-from t5lite.objectives.objective import example_keys, make_examples
+from t5lite.objectives.batch import Batch, Example
+from t5lite.objectives.objective import example_keys, make_batch, make_examples
 from t5lite.progress import progress
 from t5lite.training.metrics import Metrics, from_sums
+from t5lite.training.metrics import macro_f1 as macro_f1_of
 from t5lite.training.sharding import make_mesh, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
@@ -34,7 +36,7 @@ from t5lite.vocabulary import EOS
 
 
 class Shown(NamedTuple):
-    """The text of one held-out example, and of what was generated for it."""
+    """The text of one held-out example, and of what was generated for it or chosen in its places."""
 
     inputs: str
     target: str
@@ -45,13 +47,13 @@ class Evaluator:
     """Evaluates parameters on the held-out sets of an experiment; its steps compile once."""
 
     def __init__(self, experiment: Experiment, mesh: Mesh):
-        self.experiment, self.mesh = experiment, mesh
+        self.experiment, self.mesh, self.objective = experiment, mesh, experiment.evaluated
         self._sources = experiment.validation_sources()
         # Up to what the mesh divides: the rows too many are not valid, and a row's noise depends on its place alone.
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = -(-(experiment.config.eval.batch_size or experiment.config.batch_size) // shards) * shards
         self._step = compile_eval_step(
-            experiment.model, experiment.objective, experiment.vocabulary.table, self._batch_size, mesh
+            experiment.model, self.objective, experiment.vocabulary.table, self._batch_size, mesh
         )
 
     def losses(self, params: Any) -> dict[str, Metrics]:
@@ -59,14 +61,14 @@ class Evaluator:
         found = {}
         for split in self._sources:
             found[split] = self._losses(params, split)
-            if self.experiment.dataset.labels is not None:
+            if self.objective.rows == "pairs" and self.experiment.dataset.labels is not None:
                 found[split] |= self._accuracy(params, split)
         return found
 
     def all(self, params: Any) -> dict[str, Metrics]:
         """The same, and what has to be generated."""
         found = self.losses(params)
-        if self.experiment.objective.rows == "pairs" and self.experiment.config.eval.generate_rows:
+        if self.objective.rows == "pairs" and self.experiment.config.eval.generate_rows:
             for split in found:
                 found[split]["exact_match"] = self._exact_match(params, split)
         return found
@@ -83,8 +85,9 @@ class Evaluator:
         for index, rows in enumerate(self._rows(split, self.experiment.config.eval.rows)):
             sums = self._step(params, put_batch(rows, self.mesh), jnp.int32(index))
             total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
-        total = {name: float(value) for name, value in jax.device_get(total).items()}
-        return from_sums(total, self.experiment.objective.predicts_text)
+        total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
+        metrics = from_sums(total, self.objective.predicts_text)
+        return {name: float(value) for name, value in metrics.items()}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
         """Of the label to which the model gives the highest probability among all labels."""
@@ -95,7 +98,7 @@ class Evaluator:
             experiment.model,
             params,
             candidates=labels,
-            prefix_attention=experiment.objective.prefix_attention,
+            prefix_attention=self.objective.prefix_attention,
         )
         gold, chosen = [], []
         for rows in self._rows(split, experiment.config.eval.rows):
@@ -112,13 +115,42 @@ class Evaluator:
         return float(np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows)]))
 
     def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:
-        """`count` held-out examples, evenly spaced, with what the model generates for each."""
-        return self._generated(params, self._rows(split, count))
+        """`count` held-out examples, evenly spaced, with what the model makes of each."""
+        answers = self._chosen if self.objective.architecture == "encoder" else self._generated
+        return answers(params, self._rows(split, count))
+
+    def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
+        """Of an encoder: the likeliest token or tag in each place that is asked for, and the likeliest label."""
+        experiment, objective = self.experiment, self.objective
+        decode = experiment.dataset.tokenizer.decode
+        labels = objective.labels or ("true", "false")  # of a next sentence: does it belong there
+
+        @jax.jit
+        def choose(params: Any, rows: Any, index: jax.Array) -> tuple[Batch, Any]:
+            keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
+            batch = make_batch(objective, keys, rows, experiment.vocabulary.table)
+            outputs = experiment.model.apply({"params": params}, batch, method="outputs")
+            return batch, jax.tree.map(lambda logits: jnp.argmax(logits, axis=-1), outputs)
+
+        def text(tokens: Any, label: Any) -> str:
+            parts = [decode([t]) if objective.heads.vocabulary else labels[t] for t in tokens]
+            return " | ".join(parts if label is None else [*parts, labels[label]])
+
+        for index, rows in enumerate(batches):
+            valid = rows.pop("valid")
+            batch, chosen = jax.device_get(choose(params, put_batch(rows, self.mesh), jnp.int32(index)))
+            for row in np.flatnonzero(valid):
+                asked = batch.weights[row] > 0
+                target, output = (
+                    text(() if tokens is None else tokens[row][asked], None if label is None else label[row])
+                    for tokens, label in ((batch.targets, batch.labels), chosen)
+                )
+                yield Shown(decode(batch.inputs[row]), target, output)
 
     def _generated(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
         """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window."""
         experiment = self.experiment
-        objective, vocabulary = experiment.objective, experiment.vocabulary
+        objective, vocabulary = self.objective, experiment.vocabulary
         decode = experiment.dataset.tokenizer.decode
         for index, rows in enumerate(batches):
             valid = rows.pop("valid")
@@ -163,7 +195,7 @@ def _lengths(rows: Rows) -> np.ndarray:
 
 def label_tokens(experiment: Experiment) -> np.ndarray:
     """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them."""
-    length = experiment.objective.targets_length
+    length = experiment.evaluated.targets_length
     encode = experiment.dataset.tokenizer.encode
     each = [clipped(np.append(encode(label), EOS), length) for label in experiment.dataset.labels or ()]
     tokens = np.zeros((len(each), max(map(len, each))), np.int32)
@@ -175,8 +207,6 @@ def label_tokens(experiment: Experiment) -> np.ndarray:
 def macro_f1(gold: Iterable[int], chosen: Iterable[int]) -> float:
     """The mean over labels that occur in `gold` or `chosen` of each label's F1."""
     gold, chosen = np.asarray(gold), np.asarray(chosen)
-    scores = []
-    for label in np.union1d(gold, chosen):
-        hits = np.sum((gold == label) & (chosen == label))
-        scores.append(2 * hits / (np.sum(gold == label) + np.sum(chosen == label)))
-    return float(np.mean(scores))
+    confusion = np.zeros((1 + max(gold.max(), chosen.max()),) * 2)
+    np.add.at(confusion, (gold, chosen), 1)
+    return macro_f1_of(confusion)

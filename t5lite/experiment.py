@@ -15,24 +15,26 @@ from ml_collections import ConfigDict
 
 from t5lite.config import check, load_json
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
+from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config with its data opened."""
+    """A config with its data opened. evaluated: the objective by which it is evaluated, on rows of its own."""
 
     config: ConfigDict
     dataset: Dataset
     objective: Objective
+    evaluated: Objective
     model: Transformer
 
     @property
@@ -49,26 +51,32 @@ class Experiment:
         config, fields = self.config, self.config.objective
         limit = config.data.train.limit
         members = [
-            (self._source(span, packed=fields.pack, limit=limit), self.dataset.weights[name])
+            (self._source(span, self.objective, packed=fields.pack, limit=limit), self.dataset.weights[name])
             for name, span in self.dataset.train.items()
         ]
         return TrainRows(members, config.batch_size, config.seed, places)
 
     def validation_sources(self) -> dict[str, RowSource]:
         """The row source of each held-out set; pairs stand one to a row, so that metrics are by pair."""
-        sources = {name: self._source(span, packed=False) for name, span in self.dataset.validation.items()}
+        heldout = self.dataset.validation
+        sources = {name: self._source(span, self.evaluated, packed=False) for name, span in heldout.items()}
         for name, source in sources.items():
             if len(source) == 0:
                 raise UserError(f"data.{name}: the held-out text is shorter than one row; give more of it")
         return sources
 
-    def _source(self, span: Span, packed: bool, limit: int | None = None) -> RowSource:
-        objective = self.objective
+    def _source(self, span: Span, objective: Objective, packed: bool, limit: int | None = None) -> RowSource:
+        if objective.rows == "windows":
+            return Windows(span, objective.window, objective.with_eos, objective.segments, objective.second_window)
+        packed = packed and objective.rows == "pairs"
+        lengths = (objective.inputs_length, objective.targets_length)
+        plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed)
         if objective.rows == "pairs":
-            lengths = (objective.inputs_length, objective.targets_length)
-            plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed)
             return PackedPairs(span.store, plan)
-        return Windows(span, objective.window, objective.with_eos, objective.segments)
+        texts = (span.store, plan.order, objective.window)
+        if objective.rows == "tags":
+            return TaggedSentences(*texts, objective.labels)
+        return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
 
 
 def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
@@ -78,7 +86,7 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
     """
     config = _resolved(config)
     given = own or (Path(config.init_from) if config.init_from else None)
-    dataset = open_dataset(config, _supervised(config), given)
+    dataset = open_dataset(config, given_tokenizer=given, **_data_of(config))
     if given is not None and own is None:
         _check_tokenizer(dataset, given)
     return _put_together(config, dataset)
@@ -92,28 +100,33 @@ def open_run(config: ConfigDict, workdir: Path) -> Experiment:
         return open_experiment(config)
     tokenizer = load_tokenizer(str(workdir), 0, ())
     labels = None
-    if config.data.labels is not False:
+    if config.data.labels is not False or kind_of(config.objective).data == "tags":
         labels = json.loads((workdir / "provenance.json").read_text())["labels"]
-    return _put_together(config, open_validation(config, _supervised(config), tokenizer, labels))
+    return _put_together(config, open_validation(config, tokenizer=tokenizer, labels=labels, **_data_of(config)))
 
 
 def _resolved(config: ConfigDict) -> ConfigDict:
     """A copy with the special tokens named. What no run can have is refused before any data is read."""
     check(config)
     config = config.copy_and_resolve_references()
-    config.tokenizer.specials = special_tokens(config.tokenizer, config.objective)
+    config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
     return config
 
 
-def _supervised(config: ConfigDict) -> bool:
-    """Whether the data are pairs."""
-    return config.objective.name == "supervised"
+def _data_of(config: ConfigDict) -> dict[str, bool]:
+    """Whether the data are pairs, and whether of words and their tags."""
+    kind = kind_of(config.objective)
+    return {"supervised": kind.data != "text", "tagged": kind.data == "tags"}
 
 
 def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
     vocabulary = dataset.tokenizer.vocabulary
-    objective = make_objective(config.objective, config.model.architecture, vocabulary)
-    return Experiment(config, dataset, objective, make_model(config.model, vocabulary))
+    objective, evaluated = (
+        make(config.objective, config.model.architecture, vocabulary, dataset.labels)
+        for make in (make_objective, make_evaluated)
+    )
+    model = make_model(config.model, vocabulary, objective.heads)
+    return Experiment(config, dataset, objective, evaluated, model)
 
 
 def _check_tokenizer(dataset: Dataset, given: Path) -> None:

@@ -4,10 +4,13 @@
     python -m t5lite.preview --config configs/tiny.py --n 1000 --json
 
 The examples are those that training would see: the same rows, the same noise. With --json, a line an example:
-{"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate", "spans"}.
+{"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate", "spans", "label",
+"token_types"}.
 
 `window` is the row, `inputs` and `targets` are token ids without padding, `weights` those of the targets, `spans` the
-numbers of tokens of the spans of noise, 0 for an insertion; `member` says which of a mixture's objectives made it.
+numbers of tokens of the spans of noise, 0 for an insertion; `member` says which of a mixture's objectives made it. On
+an encoder `targets` are aligned with `inputs`, `weights` mark what is to be predicted, and `label` is the class of the
+whole example: of a next sentence 1 where it is none.
 """
 
 import itertools
@@ -78,7 +81,8 @@ def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
         inputs, inputs_ids = batch.inputs, batch.inputs_segment_ids
     else:
         inputs, inputs_ids = batch.decoder_inputs, batch.targets_segment_ids
-    real = slice(None) if batch.targets_segment_ids is None else batch.targets_segment_ids > 0
+    targets_ids = batch.targets_segment_ids if batch.decoder_inputs is not None else batch.inputs_segment_ids
+    real = slice(None) if targets_ids is None else targets_ids > 0
     return {
         "index": seen.index,
         "objective": objective.name,
@@ -89,6 +93,8 @@ def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
         "weights": batch.weights[real].tolist(),
         "mask_rate": float(np.mean(example.noise.mask)) if example.noise is not None else None,
         "spans": span_lengths(example.noise),
+        "label": None if batch.labels is None else int(batch.labels),
+        "token_types": None if batch.token_types is None else batch.token_types.tolist(),
     }
 
 
@@ -127,11 +133,20 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
         lines["window"] = (ordered.tolist(), seen.example.noise.mask, NOISE)
     if seen.batch.inputs is not None:  # a decoder's are its targets, one place later
         lines["inputs"] = (values["inputs"], np.zeros(len(values["inputs"]), bool), "")
-    lines["targets"] = (values["targets"], np.array(values["weights"]) == 0, WITHOUT_LOSS)
+    if objective.heads.vocabulary:
+        lines["targets"] = (values["targets"], np.array(values["weights"]) == 0, WITHOUT_LOSS)
     parts: list[RenderableType] = [Rule(title, align="left")]
     for name, (tokens, marks, style) in lines.items():
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
         parts.append(Text.assemble(count, _highlighted(tokens, tokenizer, marks, style)))
+    if objective.heads.tagger:
+        asked = zip(values["targets"], values["weights"], strict=True)
+        parts.append(Text(f"tags: {' '.join(objective.labels[tag] for tag, weight in asked if weight)}"))
+    if values["label"] is not None:
+        label = objective.labels[values["label"]] if objective.labels else values["label"]
+        parts.append(Text.assemble(("label: ", "bold"), str(label)))
+    if values["token_types"] is not None:
+        parts.append(Text.assemble(("token types: ", "bold"), f"1 from token {values['token_types'].index(1)} on"))
     parts.append(Text("; ".join(_facts(values, seen.batch, experiment.vocabulary)), style="dim"))
     console.print(Group(*parts))  # at once: a notebook frames each print
 

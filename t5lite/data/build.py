@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from t5lite.data.files import Tagged
 from t5lite.data.store import StoreWriter
 from t5lite.data.tokenizer import Tokenizer
-from t5lite.vocabulary import EOS
+from t5lite.errors import UserError
+from t5lite.vocabulary import EOS, UNKNOWN
 
 HELDOUT_EVERY = 20
 MOST_LABELS = 1000
 ENCODE_CHARACTERS = 4 * 2**20  # of text that is encoded at a time
+FIRST_TAG = EOS + 1  # the id of a store's first tag in its documents of tags
 
 Piece = tuple[str, bool]  # text, and whether the document ends with it
 Advance = Callable[[int], None]  # told the bytes of text that are done
@@ -50,6 +53,63 @@ def build_pairs(
     _build(folder, encoded(pieces(), tokenizer, advance, keep_empty=True), tokenizer, hold_out, 2, card)
 
 
+def build_tagged(
+    folder: Path, sentences: Iterable[Tagged], tokenizer: Tokenizer, hold_out: bool, advance: Advance
+) -> None:
+    """The same for words with tags: document 2i holds the pieces of sentence i, document 2i + 1 as many ids, at the
+    first piece of a word FIRST_TAG + the place of its tag in the card's "tags", elsewhere 0; EOS closes both.
+
+    The cards' "labels" counts the tags of the whole source, "places" says where each stands first.
+    Raises UserError for more than 1,000 of them.
+    """
+    labels: Counter[str] = Counter()
+    places: dict[str, str] = {}  # in the order of their ids
+
+    def numbered(sentence: Tagged) -> list[int]:
+        for tag in sentence.tags:
+            places.setdefault(tag, sentence.place)
+        if len(places) > MOST_LABELS:
+            raise UserError(f"{sentence.place}: this is tag number {len(places):,}; tags are a closed set")
+        labels.update(sentence.tags)
+        index = {tag: number for number, tag in enumerate(places)}
+        return [FIRST_TAG + index[tag] for tag in sentence.tags]
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for block in _tagged_blocks(sentences):
+            words = [word if i == 0 else f" {word}" for each in block for i, word in enumerate(each.words)]
+            ids = iter(tokenizer.encode_many(words, [i > 0 for each in block for i in range(len(each.words))]))
+            documents = []
+            for sentence in block:
+                pieces, tags = [], []
+                for tag in numbered(sentence):
+                    of_word = next(ids)
+                    # A word of which the tokenizer leaves nothing has a tag all the same.
+                    of_word = of_word if len(of_word) else np.array([UNKNOWN], np.int32)
+                    pieces.append(of_word)
+                    tags.append(np.where(np.arange(len(of_word)) == 0, tag, 0))
+                documents += [np.concatenate([*side, [EOS]]) for side in (pieces, tags)]
+            yield np.concatenate(documents), np.cumsum([len(document) for document in documents])
+            advance(sum(len(word.encode()) for word in words))
+
+    def card() -> dict[str, Any]:
+        return {"labels": dict(sorted(labels.items())), "tags": list(places), "places": places}
+
+    _build(folder, blocks(), tokenizer, hold_out, 2, card, texts=1)
+
+
+def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:
+    block: list[Tagged] = []
+    words = 0
+    for sentence in sentences:
+        block.append(sentence)
+        words += len(sentence.words)
+        if words >= ENCODE_CHARACTERS // 64:
+            yield block
+            block, words = [], 0
+    if block:
+        yield block
+
+
 def _build(
     folder: Path,
     blocks: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -57,8 +117,9 @@ def _build(
     hold_out: bool,
     unit: int,
     card: Callable[[], dict[str, Any]],
+    texts: int | None = None,
 ) -> None:
-    """Write `blocks` to the two stores; `unit` documents (a pair has two) stay together."""
+    """Write `blocks` to the two stores; `unit` documents (a pair has two) stay together, the first `texts` are text."""
     vocabulary = tokenizer.vocabulary
     writers = {name: StoreWriter(folder / name, vocabulary.rows) for name in ("train", "heldout")}
     num_bytes = dict.fromkeys(writers, 0)
@@ -73,7 +134,8 @@ def _build(
         for name, mine in (("train", ~held), ("heldout", held)):
             chosen = tokens[mine]
             writers[name].append(chosen, np.flatnonzero(is_end[mine]) + 1)
-            num_bytes[name] += int(vocabulary.table.num_bytes[chosen].sum())
+            is_text = document[mine] % unit < (unit if texts is None else texts)
+            num_bytes[name] += int(vocabulary.table.num_bytes[chosen[is_text]].sum())
     for name, writer in writers.items():
         writer.close({"bytes_of_text": num_bytes[name], "tokenizer_sha256": tokenizer.sha256, **card()})
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_text
+from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
 from t5lite.data.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.data.packing import PackingPlan, one_a_row, pack
 from t5lite.data.sources import Columns, Source, available_splits, open_source
@@ -43,7 +43,7 @@ class Dataset:
     """Opened data. `train` and `validation` map names to stretches of token stores.
 
     weights: of the training members. labels: the targets of a closed set, in a fixed order; None where targets are
-    free text. identity: fingerprints by which a run knows its data again.
+    free text; of tagged words, their tags. identity: fingerprints by which a run knows its data again.
     """
 
     tokenizer: Tokenizer
@@ -59,12 +59,15 @@ class Dataset:
         return {name: span.fingerprint for name, span in self.validation.items()}
 
 
-def open_dataset(config: ConfigDict, supervised: bool, given_tokenizer: Path | None = None) -> Dataset:
+def open_dataset(
+    config: ConfigDict, supervised: bool, given_tokenizer: Path | None = None, *, tagged: bool = False
+) -> Dataset:
     """Open the data of `config`, building the tokenizer and the stores that the cache lacks.
 
-    given_tokenizer: a workdir whose tokenizer is used where the config names none (that of `init_from`).
+    supervised: they are pairs; tagged: of words and their tags. given_tokenizer: a workdir whose tokenizer is used
+    where the config names none (that of `init_from`).
     """
-    opener = _Opener(config, open_tokenizer(config, supervised, given_tokenizer), supervised)
+    opener = _Opener(config, open_tokenizer(config, supervised, given_tokenizer, tagged=tagged), supervised, tagged)
     given = config.data.validation.source is not None
     train: dict[str, Span] = {}
     heldout = {"validation": opener.validation()} if given else {}
@@ -77,16 +80,16 @@ def open_dataset(config: ConfigDict, supervised: bool, given_tokenizer: Path | N
         else:
             split = "validation" if single else f"validation_{name}"
             train[name], heldout[split] = opener.train(where, member, hold_out=True)
-    labels = _labels(config.data.labels, train, heldout) if supervised else None
+    labels = _labels(config.data.labels, train, heldout, tagged) if supervised else None
     weights = {name: member.weight for name, member in members.items()}
     return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity)
 
 
 def open_validation(
-    config: ConfigDict, supervised: bool, tokenizer: Tokenizer, labels: Sequence[str] | None
+    config: ConfigDict, supervised: bool, tokenizer: Tokenizer, labels: Sequence[str] | None, *, tagged: bool = False
 ) -> Dataset:
     """Only what is held out, for a config whose `data.validation.source` is set; `labels` are those of training."""
-    opener = _Opener(config, tokenizer, supervised)
+    opener = _Opener(config, tokenizer, supervised, tagged)
     heldout = {"validation": opener.validation()}
     if labels is not None:
         _refuse_strange(heldout, labels)
@@ -96,14 +99,14 @@ def open_validation(
 class _Opener:
     """Opens stores one by one and notes their identity."""
 
-    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, supervised: bool):
-        self.config, self.tokenizer, self.supervised = config, tokenizer, supervised
+    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, supervised: bool, tagged: bool):
+        self.config, self.tokenizer, self.supervised, self.tagged = config, tokenizer, supervised, tagged
         self.columns = Columns(**config.data.train.columns)
         self.identity = {"tokenizer": tokenizer.sha256}
 
     def _stores(self, name: str, spec: str, split: str | None, usual_split: str, hold_out: bool) -> tuple[Span, Span]:
         source = _open(spec, self.columns, split, usual_split)
-        folder = store_folder(source, self.columns, self.tokenizer, self.supervised, hold_out)
+        folder = store_folder(source, self.columns, self.tokenizer, self.supervised, hold_out, self.tagged)
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
@@ -172,7 +175,9 @@ def _cut(span: Span, source: str, supervised: bool) -> tuple[Span, Span]:
     return span.split(1 / HELDOUT_EVERY)
 
 
-def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = None) -> Tokenizer:
+def open_tokenizer(
+    config: ConfigDict, supervised: bool, given: Path | None = None, *, tagged: bool = False
+) -> Tokenizer:
     """The tokenizer of `config`: the one at tokenizer.path, else that of the workdir `given`, else one trained."""
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
@@ -189,12 +194,13 @@ def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = No
         **{name: fields[name] for name in ("vocab_size", "sentinels", "sample_bytes")},
         "specials": list(specials),
     }
+    facts |= {"tagged": True} if tagged else {}
     folder = cache_dir() / "tokenizers" / fingerprint(facts)
     if not folder.is_dir():
         with progress(
             "reading text for the tokenizer", sum(s.num_bytes() or 0 for s in sources), show_count=False
         ) as advance:
-            chunks = sample_chunks(_texts(sources, supervised, advance), fields.sample_bytes)
+            chunks = sample_chunks(_texts(sources, supervised, tagged, advance), fields.sample_bytes)
         with progress(f"training a tokenizer of {fields.vocab_size} pieces", 1, show_count=False) as advance:
             tokenizer = train_tokenizer(chunks, fields.vocab_size, fields.sentinels, specials)
             advance(1)
@@ -203,17 +209,22 @@ def open_tokenizer(config: ConfigDict, supervised: bool, given: Path | None = No
     return load_tokenizer(str(folder), fields.sentinels, specials)
 
 
-def _texts(sources: Iterable[Source], supervised: bool, advance: Callable[[int], None]) -> Iterator[str]:
+def _texts(sources: Iterable[Source], supervised: bool, tagged: bool, advance: Callable[[int], None]) -> Iterator[str]:
     for source in sources:
-        parts = (
-            (text for pair in source.pairs() for text in pair) if supervised else (f.text for f in source.fragments())
-        )
+        if tagged:
+            parts = (" ".join(sentence.words) for sentence in source.tagged())
+        elif supervised:
+            parts = (text for pair in source.pairs() for text in pair)
+        else:
+            parts = (fragment.text for fragment in source.fragments())
         for text in parts:
             advance(len(text))
             yield text
 
 
-def store_folder(source: Source, columns: Columns, tokenizer: Tokenizer, supervised: bool, hold_out: bool) -> Path:
+def store_folder(
+    source: Source, columns: Columns, tokenizer: Tokenizer, supervised: bool, hold_out: bool, tagged: bool = False
+) -> Path:
     """The folder of the source's stores, train/ and heldout/, built where the cache lacks it."""
     facts = {
         "format": FORMAT,
@@ -223,13 +234,16 @@ def store_folder(source: Source, columns: Columns, tokenizer: Tokenizer, supervi
         "supervised": supervised,
         "heldout": HELDOUT_EVERY if hold_out else 0,
     }
+    facts |= {"tagged": True} if tagged else {}
     folder = cache_dir() / "stores" / fingerprint(facts)
     if not folder.is_dir():
         with (
             atomic_folder(folder) as temporary,
             progress("encoding text", source.num_bytes() or 0, show_count=False) as advance,
         ):
-            if supervised:
+            if tagged:
+                build_tagged(temporary, source.tagged(), tokenizer, hold_out, advance)
+            elif supervised:
                 build_pairs(temporary, source.pairs(), tokenizer, hold_out, advance)
             else:
                 build_text(temporary, source.fragments(), tokenizer, hold_out, advance)
@@ -253,9 +267,11 @@ def pair_plan(
     return pack(lengths, chosen, inputs_length, targets_length)
 
 
-def _labels(wanted: bool | None, train: dict[str, Span], heldout: dict[str, Span]) -> tuple[str, ...] | None:
-    """The closed set of training targets, if they are one; held-out targets outside it are refused."""
-    if wanted is False:
+def _labels(
+    wanted: bool | None, train: dict[str, Span], heldout: dict[str, Span], tagged: bool
+) -> tuple[str, ...] | None:
+    """The closed set of training targets, if they are one, as tags are; held-out targets outside it are refused."""
+    if wanted is False and not tagged:
         return None
     counts: dict[str, Any] = {}
     for span in train.values():
@@ -265,7 +281,7 @@ def _labels(wanted: bool | None, train: dict[str, Span], heldout: dict[str, Span
         for label, count in span.store.card["labels"].items():
             counts[label] = counts.get(label, 0) + count
     closed = 0 < len(counts) <= FEW_LABELS and sum(counts.values()) >= PAIRS_PER_LABEL * len(counts)
-    if not counts or not (wanted or closed):
+    if not counts or not (wanted or closed or tagged):
         if wanted:
             raise UserError("config.data.labels: the training targets are no closed set (over 1,000 of them)")
         return None
@@ -284,6 +300,8 @@ def _refuse_strange(heldout: dict[str, Span], labels: Iterable[str]) -> None:
         strange = sorted(set(found) - set(labels))
         if strange:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+            if place := span.store.card.get("places", {}).get(strange[0]):
+                raise UserError(f"{place}: the tag {strange[0]!r}{more} never occurs in training; mend the file")
             raise UserError(
                 f"data.{name}: the label {strange[0]!r}{more} never occurs in the training targets; mend the file, or "
                 "set config.data.labels=False if targets are free text"

@@ -52,6 +52,14 @@ class Columns:
 Row = tuple[int, dict[str, Any]]  # its line or row number, and its columns
 
 
+class Tagged(NamedTuple):
+    """A sentence as words with a tag each, and its file and line, for errors."""
+
+    words: list[str]
+    tags: list[str]
+    place: str
+
+
 @dataclass(frozen=True)
 class FileSource:
     """Files that were found by a glob, read in the order of their paths."""
@@ -75,6 +83,19 @@ class FileSource:
             if _format(path) == ".txt":
                 raise UserError(f"{path} has no columns: pairs need .jsonl, .csv, .tsv or .parquet files")
             yield from map(tuple, self._values(path, [self.columns.inputs, self.columns.targets]))
+
+    def tagged(self) -> Iterator[Tagged]:
+        """The words of each row and as many tags. Raises UserError as a file calls for it."""
+        names = [self.columns.inputs, self.columns.targets]
+        for path in self.paths:
+            if _format(path) not in (".jsonl", ".parquet"):
+                raise UserError(f"{path} has no lists: words and their tags need .jsonl or .parquet files")
+            for number, row in _READERS[_format(path)](path, names):
+                place = _place(path, number)
+                words, tags = (_as_list(row, name, place) for name in names)
+                if len(words) != len(tags):
+                    raise UserError(f"{place}: {len(words)} words but {len(tags)} tags; give each word one tag")
+                yield Tagged(words, tags, place)
 
     def _values(self, path: Path, names: list[str]) -> Iterator[list[str]]:
         for number, row in _READERS[_format(path)](path, names):
@@ -260,6 +281,8 @@ def _jsonl_rows(path: Path, names: list[str]) -> Iterator[Row]:
 
 def _without_lone_surrogates(value: Any) -> Any:
     """JSON may escape half a surrogate pair, which no UTF-8 can hold."""
+    if isinstance(value, list):
+        return [_without_lone_surrogates(item) for item in value]
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
@@ -318,6 +341,16 @@ def _check_column(name: str, present: Iterable[str], place: str) -> None:
         raise UserError(
             f"{place} has no column {name!r}, only {', '.join(map(repr, present)) or 'none'}; name it in data's columns"
         )
+
+
+def _as_list(row: dict[str, Any], name: str, place: str) -> list[str]:
+    """Column `name` of a row as a list of texts. Raises UserError for anything else, an empty list included."""
+    _check_column(name, row, place)
+    value = row[name]
+    if not isinstance(value, list) or not value:
+        kind = "an empty list" if value == [] else "null" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{place}: column {name!r} is {kind}; give it a list of words, or of as many tags")
+    return [as_text({name: item}, name, place) for item in value]
 
 
 def as_text(row: dict[str, Any], name: str, place: str) -> str:

@@ -1,6 +1,7 @@
 """Rows: what the host hands to the device, any of them computed from its index alone.
 
-    Windows      {"tokens": [n, L]}, with "segment_ids" where the objective keeps documents apart
+    Windows      {"tokens": [n, L]}, with "segment_ids" where the objective keeps documents apart, with "others"
+                 [n, L], windows of other documents, where it compares
     PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}
 
 A row source has a length and `fetch(indices)`. `TrainRows` gives the rows of step N: Grain's random-access datasets say
@@ -40,13 +41,15 @@ class Windows:
     """Windows of `length` tokens, cut end to end from `span`; what is left at its end is dropped.
 
     with_eos: whether the EOS tokens between documents belong to the stream. segments: give ids of the documents in
-    a window, from 1 (needs with_eos).
+    a window, from 1 (needs with_eos). others: give each window another, that shares no document with it if any does
+    so; which one follows from its index.
     """
 
     span: Span
     length: int
     with_eos: bool
     segments: bool
+    others: bool = False
 
     def __post_init__(self):
         ends = np.asarray(self.span.store.ends)
@@ -66,6 +69,10 @@ class Windows:
 
     def fetch(self, indices: np.ndarray) -> Rows:
         """The windows at `indices` [n], each within [0, len(self))."""
+        rows = self._fetch(indices)
+        return rows | {"others": self._fetch(self._others(indices))["tokens"]} if self.others else rows
+
+    def _fetch(self, indices: np.ndarray) -> Rows:
         tokens = np.empty((len(indices), self.length), np.int32)
         firsts = self._bounds()[0] + np.asarray(indices, np.int64) * self.length
         if self.with_eos:
@@ -87,6 +94,35 @@ class Windows:
             start = first + here
             window = self.span.store.read(start, first + self.length + last)
             tokens[row] = window if here == last else np.delete(window, ends[here:last] - 1 - start)
+
+    def _others(self, indices: np.ndarray) -> np.ndarray:
+        """Indices [n] of windows without a document of those at `indices`."""
+        indices = np.asarray(indices, np.int64)
+        tries = np.arange(OTHERS_TRIED, dtype=np.uint64)
+        drawn = _scattered(indices[:, None].astype(np.uint64) * np.uint64(OTHERS_TRIED) + tries) % np.uint64(len(self))
+        ends_of_all = np.broadcast_to([0, len(self) - 1], (len(indices), 2))  # one of them will do if any does
+        tried = np.concatenate([drawn.astype(np.int64), ends_of_all], axis=1)
+        (first, last), (tried_first, tried_last) = self._documents(indices), self._documents(tried)
+        apart = (tried_last < first[:, None]) | (tried_first > last[:, None])
+        return tried[np.arange(len(indices)), np.argmax(apart, axis=1)]
+
+    def _documents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The documents of the first and of the last token of each window."""
+        ends = self.span.store.ends if self.with_eos else self._clean_ends
+        firsts = self._bounds()[0] + indices * self.length
+        return tuple(np.searchsorted(ends, at, side="right") for at in (firsts, firsts + self.length - 1))
+
+
+OTHERS_TRIED = 8
+
+
+def _scattered(numbers: np.ndarray) -> np.ndarray:
+    """Uint64, as good as random: the finalizer of splitmix64 (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@
     tfds:wikipedia/20230601.en:1.0.0        a TFDS dataset, its config and version optional (see tfds_source.py)
     pydocs/science                          docstrings installed with t5lite (see pydocs.py); pydocs is pydocs/general
 
-A source gives documents as fragments, `Fragment(text, ends_document)`, or supervised pairs, `(inputs, targets)`, a
-fingerprint of its contents for the cache, and about how many bytes of text are to come, for a progress bar. Nothing
-is downloaded or prepared before the first read.
+A source gives documents as fragments, `Fragment(text, ends_document)`, supervised pairs, `(inputs, targets)`, or words
+with their tags, `Tagged(words, tags, place)`; a fingerprint of its contents for the cache; and about how many bytes of
+text are to come, for a progress bar. Nothing is downloaded or prepared before the first read.
 """
 
 from t5lite.data.files import Columns, FileSource, Fragment, find_files

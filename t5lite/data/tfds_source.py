@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from t5lite.data.files import Columns, Fragment, as_text
+from t5lite.data.files import Columns, Fragment, Tagged, as_text
 from t5lite.errors import UserError, nearest
 
 ROWS_A_READ = 1024  # a read by index costs about 100 µs a record alone, a tenth of it in company
@@ -47,6 +47,10 @@ class RecordSource:
     def pairs(self) -> Iterator[tuple[str, str]]:
         """(inputs, targets) of each record, class labels by name. Raises UserError for a missing column."""
         yield from map(tuple, self._values([self.columns.inputs, self.columns.targets]))
+
+    def tagged(self) -> Iterator[Tagged]:
+        """Raises UserError: words and their tags are read from files only."""
+        raise UserError(f"{self.name}: words and their tags are read from files: sources; export it as .jsonl")
 
     def _values(self, names: list[str]) -> Iterator[list[str]]:
         rows, _, class_names = self.load()

@@ -19,6 +19,7 @@ logits alone, and starts from GPT-2's initialisation.
 import dataclasses
 
 from t5lite.errors import UserError, nearest
+from t5lite.objectives.objective import OF_TOKENS, Heads
 
 POSITIONS = ("relative_bias", "rotary")
 GATED = ("geglu", "swiglu")
@@ -41,6 +42,9 @@ class ModelConfig:
     parameters are stacked in either case.
     attention: "einsum" holds all scores [B, H, T, S]; "mapped" goes through the batch one example at a time, keeping
     scores in cache; "auto" chooses by device and length.
+
+    Of an encoder alone: heads: what it answers, beside or in place of the vocabulary. token_types: how many are told
+    apart; 0: none. mlm_transform: BERT's dense layer, GELU and norm before the vocabulary.
     """
 
     num_encoder_layers: int
@@ -62,6 +66,9 @@ class ModelConfig:
     remat: str = "none"
     scan_layers: bool = False
     attention: str = "auto"
+    heads: Heads = OF_TOKENS
+    token_types: int = 0
+    mlm_transform: bool = False
 
     def __post_init__(self):
         for field in ("num_encoder_layers", "num_decoder_layers"):
@@ -88,6 +95,11 @@ class ModelConfig:
                 raise UserError(f"model.relative_buckets={self.relative_buckets} must be a multiple of 4")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1")
+        _require_int("token_types", self.token_types, minimum=0)
+        if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types or self.mlm_transform):
+            raise UserError(
+                "model.token_types, model.mlm_transform and heads are an encoder's: set them to 0 and False"
+            )
         for field in ("norm_epsilon", "rotary_base"):
             if not getattr(self, field) > 0:
                 raise UserError(f"model.{field}={getattr(self, field)} must be above 0")

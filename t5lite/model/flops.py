@@ -57,7 +57,11 @@ def num_parameters(config: ModelConfig) -> int:
     d_model, layer = config.d_model, 4 * _attention_kernels(config) + config.d_model
     mlp = _mlp_kernels(config) + d_model
     cross = layer if config.architecture == "encoder_decoder" else 0
-    total = (1 if config.tie_embeddings else 2) * config.vocab_size * d_model
+    heads, lookups = config.heads, config.vocab_size + config.token_types
+    untied = config.vocab_size if heads.vocabulary and not config.tie_embeddings else 0
+    total = (lookups + untied + heads.tagger + heads.classes) * d_model
+    total += (d_model + 1) * d_model if config.mlm_transform else 0
+    total += d_model * d_model if heads.classes else 0  # the pooler
     for layers, each in ((config.num_encoder_layers, layer + mlp), (config.num_decoder_layers, layer + cross + mlp)):
         if layers:
             bias = config.relative_buckets * config.num_heads if config.positions == "relative_bias" else 0
@@ -79,7 +83,12 @@ def forward_flops(config: ModelConfig, *, batch: int, encoder_length: int = 0, d
     if config.architecture == "encoder_decoder":
         decoder += attention(width, length)
     predicted = width if config.num_decoder_layers else length
-    logits = 2 * predicted * config.d_model * config.vocab_size
+    heads, d_model = config.heads, config.d_model
+    of_a_token = (
+        (config.vocab_size if heads.vocabulary else 0) + heads.tagger + (d_model if config.mlm_transform else 0)
+    )
+    of_an_example = d_model + heads.classes if heads.classes else 0
+    logits = 2 * d_model * (predicted * of_a_token + of_an_example)
     return float(batch) * (config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits)
 
 

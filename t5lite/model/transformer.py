@@ -7,17 +7,20 @@
 Parameters, all float32; kernels of a stack carry the layers N in front, whether the program scans or unrolls them:
 
     token_embedding/embedding [V, D]                                    lm_head/kernel [D, V]  (untied only)
+    token_type_embedding/embedding [types, D]                           (token_types only)
     encoder/relative_bias/embedding [buckets, H]                        (relative_bias only, shared by the layers)
     encoder/layers/self_attention/{norm/scale, query/kernel, key/kernel, value/kernel, output/kernel}
     encoder/layers/mlp/{norm/scale, gate/kernel, up/kernel, down/kernel}            (gate: gated activations only)
     encoder/final_norm/scale [D]
     decoder/…  the same, and decoder/layers/cross_attention/…  (encoder-decoder only)
+    mlm_transform/{dense/kernel [D, D], norm/scale}                     (an encoder's, before the vocabulary)
+    pooler/kernel [D, D], next_sentence/kernel [D, 2] or classifier/kernel [D, classes], tagger/kernel [D, tags]
 
 For generation: `encode` once, `start_cache`, then `extend` by a prompt or by a token at a time.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -26,7 +29,7 @@ from flax import linen as nn
 
 from t5lite.model.attention import causal_mask, segment_mask
 from t5lite.model.config import ModelConfig
-from t5lite.model.layers import BATCH, TENSOR, Layer, RMSNorm, constrain, embedding_stddev, kernel_stddev
+from t5lite.model.layers import BATCH, TENSOR, Dense, Layer, RMSNorm, constrain, embedding_stddev, kernel_stddev
 from t5lite.model.positions import RelativeBias
 from t5lite.objectives.batch import Batch
 
@@ -44,6 +47,15 @@ class Cache:
 
     layers: tuple[dict[str, Any], ...]
     memory_segment_ids: Array | None = None
+
+
+class Outputs(NamedTuple):
+    """Logits, float32. tokens: [B, T, V], of a tagger [B, L, tags], None on a classifier. labels: [B, classes], of the
+    whole example; None where nothing is asked of it.
+    """
+
+    tokens: Array | None
+    labels: Array | None
 
 
 class Stack(nn.Module):
@@ -148,29 +160,65 @@ class Transformer(nn.Module):
         config = self.config
         embed_init = nn.initializers.normal(embedding_stddev(config))
         self.token_embedding = nn.Embed(config.vocab_size, config.d_model, embedding_init=embed_init)
+        if config.token_types:
+            self.token_type_embedding = nn.Embed(config.token_types, config.d_model, embedding_init=embed_init)
         if config.num_encoder_layers:
             self.encoder = Stack(config, config.num_encoder_layers, causal=False, cross=False)
         if config.num_decoder_layers:
             self.decoder = Stack(config, config.num_decoder_layers, causal=True, cross=bool(config.num_encoder_layers))
-        if not config.tie_embeddings:
-            head_init = nn.initializers.normal(kernel_stddev(config, "lm_head"))
-            self.lm_head = Head(config.d_model, config.vocab_size, head_init)
+        heads, init = config.heads, nn.initializers.normal(kernel_stddev(config, "lm_head"))
+        if heads.vocabulary and not config.tie_embeddings:
+            self.lm_head = Head(config.d_model, config.vocab_size, init)
+        if config.mlm_transform:
+            self.mlm_transform = HeadTransform(config)
+        if heads.tagger:
+            self.tagger = Head(config.d_model, heads.tagger, init)
+        if heads.classes:
+            self.pooler = Dense(config, config.d_model)
+            self.drop = nn.Dropout(config.dropout)
+        if heads.next_sentence:
+            self.next_sentence = Head(config.d_model, 2, init)
+        if heads.classifier:
+            self.classifier = Head(config.d_model, heads.classifier, init)
 
-    def _embed(self, tokens_BxT: Array) -> Array:
+    def _embed(self, tokens_BxT: Array, token_types_BxT: Array | None = None) -> Array:
         x_BxTxD = self.token_embedding.embedding[tokens_BxT].astype(self.config.dtype)
+        if self.config.token_types:
+            embedding = self.token_type_embedding.embedding.astype(self.config.dtype)
+            if token_types_BxT is None:
+                x_BxTxD = x_BxTxD + embedding[0]
+            else:  # A product, because the gradient of looking up in so few rows would add to one of them in turns.
+                x_BxTxD = (
+                    x_BxTxD + jax.nn.one_hot(token_types_BxT, self.config.token_types, dtype=x_BxTxD.dtype) @ embedding
+                )
         return constrain(x_BxTxD, BATCH, None, None)
 
-    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Array:
-        """Logits float32 [B, T, V] of the decoder, [B, L, V] of an encoder alone."""
-        return self.logits(self.hidden(batch, deterministic=deterministic))
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Array | None:
+        """Logits float32 [B, T, V] of the decoder, [B, L, V] of an encoder alone: the tokens' of `outputs`."""
+        return self.outputs(batch, deterministic=deterministic).tokens
+
+    def outputs(self, batch: Batch, *, deterministic: bool = True) -> Outputs:
+        """All that the config's heads answer. That of the whole example is BERT's: tanh of a dense layer on the first
+        token, and then a head.
+        """
+        hidden_BxTxD, heads = self.hidden(batch, deterministic=deterministic), self.config.heads
+        tokens = labels = None
+        if heads.vocabulary:
+            tokens = self.logits(hidden_BxTxD)
+        elif heads.tagger:
+            tokens = self._project(hidden_BxTxD, self.tagger.kernel)
+        if heads.classes:
+            pooled_BxD = self.drop(jnp.tanh(self.pooler(hidden_BxTxD[:, 0])), deterministic=deterministic)
+            head = self.next_sentence if heads.next_sentence else self.classifier
+            labels = self._project(pooled_BxD, head.kernel)
+        return Outputs(tokens, labels)
 
     def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:
         """What the logits are made of, [B, T, D] in the compute dtype: for a loss that never holds all logits."""
         memory = None
         if self.config.num_encoder_layers:
-            memory = self.encode(
-                batch.inputs, batch.inputs_segment_ids, batch.inputs_positions, deterministic=deterministic
-            )
+            memory = self.encode(batch.inputs, batch.inputs_segment_ids, batch.inputs_positions,
+                                 token_types=batch.token_types, deterministic=deterministic)  # fmt: skip
             if not self.config.num_decoder_layers:
                 return memory
         return self.decoder(self._embed(batch.decoder_inputs), segment_ids=batch.targets_segment_ids,
@@ -179,24 +227,29 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_BxTxD: Array) -> Array:
         """Float32 [B, T, V] of hidden [B, T, D], or [B, V] of [B, D]; products accumulate in float32."""
-        dtype, (*lead, d_model) = self.config.dtype, hidden_BxTxD.shape
-        x_BTxD = hidden_BxTxD.reshape(-1, d_model)
+        if self.config.mlm_transform:
+            hidden_BxTxD = self.mlm_transform(hidden_BxTxD)
         if self.config.logit_scale != 1.0:
-            x_BTxD = x_BTxD * self.config.logit_scale
+            hidden_BxTxD = hidden_BxTxD * self.config.logit_scale
         if self.config.tie_embeddings:
-            kernel, contract = self.token_embedding.embedding, ((1,), (1,))
+            logits = self._project(hidden_BxTxD, self.token_embedding.embedding, transposed=True)
         else:
-            kernel, contract = self.lm_head.kernel, ((1,), (0,))
-        logits = jax.lax.dot_general(x_BTxD.astype(dtype), kernel.astype(dtype), (contract, ((), ())),
-                                     preferred_element_type=jnp.float32)  # fmt: skip
-        return constrain(logits.reshape(*lead, -1), BATCH, *(None,) * (len(lead) - 1), TENSOR)
+            logits = self._project(hidden_BxTxD, self.lm_head.kernel)
+        return constrain(logits, BATCH, *(None,) * (logits.ndim - 2), TENSOR)
+
+    def _project(self, x: Array, kernel: Array, transposed: bool = False) -> Array:
+        """x [..., D] times a kernel [D, C], or [C, D] transposed: float32 [..., C], as one 2-D product."""
+        dtype, (*lead, d_model) = self.config.dtype, x.shape
+        contract = ((1,), (1 if transposed else 0,))
+        y = jax.lax.dot_general(x.reshape(-1, d_model).astype(dtype), kernel.astype(dtype), (contract, ((), ())),
+                                preferred_element_type=jnp.float32)  # fmt: skip
+        return y.reshape(*lead, -1)
 
     def encode(self, inputs: Array, segment_ids: Array | None = None, positions: Array | None = None, *,
-               deterministic: bool = True) -> Array:  # fmt: skip
-        """The encoder's output [B, L, D] for inputs, segment_ids and positions [B, L] as in a Batch."""
-        return self.encoder(
-            self._embed(inputs), segment_ids=segment_ids, positions=positions, deterministic=deterministic
-        )
+               token_types: Array | None = None, deterministic: bool = True) -> Array:  # fmt: skip
+        """The encoder's output [B, L, D] for inputs, segment_ids, positions and token_types [B, L] as in a Batch."""
+        return self.encoder(self._embed(inputs, token_types), segment_ids=segment_ids, positions=positions,
+                            deterministic=deterministic)  # fmt: skip
 
     def start_cache(self, batch: int, slots: int, memory_BxSxD: Array | None = None,
                     memory_segment_ids: Array | None = None) -> Cache:  # fmt: skip
@@ -219,12 +272,23 @@ class Transformer(nn.Module):
         return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, prefix_lengths_B)
 
 
+class HeadTransform(nn.Module):
+    """What stands between an encoder and its vocabulary: dense, GELU, norm (Devlin et al. 2019)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxLxD: Array) -> Array:
+        x_BxLxD = nn.gelu(Dense(self.config, self.config.d_model, name="dense")(x_BxLxD))
+        return RMSNorm(self.config, name="norm")(x_BxLxD)
+
+
 class Head(nn.Module):
-    """The untied output projection: only its parameter, kernel [D, V]; `Transformer.logits` multiplies by it."""
+    """An output projection: only its parameter, kernel [D, C]; the methods of Transformer multiply by it."""
 
     d_model: int
-    vocab_size: int
+    features: int
     init_fn: Callable
 
     def setup(self):
-        self.kernel = self.param("kernel", self.init_fn, (self.d_model, self.vocab_size), jnp.float32)
+        self.kernel = self.param("kernel", self.init_fn, (self.d_model, self.features), jnp.float32)

@@ -24,7 +24,14 @@ The decoder's shift restarts at each segment: it starts from id 0 and never sees
 prefix of a decoder is the start token and all inputs; the loss is past it, from the position of the last input on,
 whose output predicts the first target.
 
-An encoder's example is made in place: `targets` and `weights` are aligned with `inputs`.
+An encoder's example is made in place: `targets` and `weights` are aligned with `inputs`. Two sentences, 5 6 7 and 8 9,
+in which 6 and 9 are to be predicted, with [CLS] 20, [SEP] 21, [MASK] 22:
+
+    encoder  inputs       20  5 22  7 21  8  9 21
+             targets      20  5  6  7 21  8  9 21
+             weights       0  0  1  0  0  0  1  0     (9 is one of the tenth that keep their place)
+             token_types   0  0  0  0  0  1  1  1     (where there are two sentences)
+             labels        1                          (1: 8 9 is not how 5 6 7 went on)
 """
 
 import functools
@@ -48,6 +55,8 @@ class Example:
     *_segment_ids: int32, from 1, 0 for padding; None says that the side is one segment without padding.
     noise: of the window; None where that has no meaning. ordered [window]: the tokens that it fell upon, where they
     were put in another order before. member: int32, which of a mixture's objectives made it.
+    token_types [L]: int32, which of two parts a token belongs to. labels: int32, the class of the whole example, -1
+    where it has none. Both an encoder's alone.
     """
 
     inputs: Array
@@ -58,6 +67,8 @@ class Example:
     noise: Noise | None = None
     ordered: Array | None = None
     member: Array | None = None
+    token_types: Array | None = None
+    labels: Array | None = None
 
 
 @flax.struct.dataclass
@@ -68,6 +79,7 @@ class Batch:
     decoder_inputs [B, T]: None on an encoder. targets, weights [B, T].
     targets_segment_ids, targets_positions [B, T]: of the decoder's side; None on an encoder.
     prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions; None: causal.
+    token_types [B, L], labels [B]: as in an Example, of an encoder; None where all are 0, or nothing is asked.
     Segment ids of None say one segment without padding, positions of None count from 0: the attention mask of a
     batch that needs none is then never built.
     """
@@ -81,6 +93,8 @@ class Batch:
     targets_segment_ids: Array | None = None
     targets_positions: Array | None = None
     prefix_mask: Array | None = None
+    token_types: Array | None = None
+    labels: Array | None = None
 
 
 Layout = Callable[[Example], Batch]
@@ -168,6 +182,8 @@ def encoder(example: Example) -> Batch:
         inputs_positions=positions_in_segments(example.inputs_segment_ids),
         targets=example.targets,
         weights=example.weights,
+        token_types=example.token_types,
+        labels=example.labels,
     )
 
 

@@ -1,10 +1,12 @@
-"""All objectives by name, and the one function that makes them.
+"""All objectives by name, and the functions that make them.
 
 objective = make_objective(config.objective, "encoder_decoder", vocabulary)
 """
 
+from collections.abc import Sequence
+
 from t5lite.errors import UserError, nearest
-from t5lite.objectives import denoisers, language_models, pairs
+from t5lite.objectives import denoisers, language_models, masked_lm, pairs
 from t5lite.objectives.mixtures import mixture_kind
 from t5lite.objectives.objective import Fields, Kind, Objective
 from t5lite.vocabulary import Vocabulary
@@ -12,7 +14,12 @@ from t5lite.vocabulary import Vocabulary
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 OF_WINDOWS = {**denoisers.KINDS, **language_models.KINDS}
 MIXTURE = mixture_kind(OF_WINDOWS)
-OBJECTIVES: dict[str, Kind] = {**OF_WINDOWS, **dict.fromkeys(("ul2", "ul2r", "mixture"), MIXTURE), **pairs.KINDS}
+OBJECTIVES: dict[str, Kind] = {
+    **OF_WINDOWS,
+    **dict.fromkeys(("ul2", "ul2r", "mixture"), MIXTURE),
+    **masked_lm.KINDS,
+    **pairs.KINDS,
+}
 
 
 def kind_of(fields: Fields) -> Kind:
@@ -23,20 +30,23 @@ def kind_of(fields: Fields) -> Kind:
     return OBJECTIVES[name]
 
 
-def special_tokens(tokenizer: Fields, fields: Fields) -> tuple[str, ...]:
+def special_tokens(tokenizer: Fields, fields: Fields, architecture: str | None = None) -> tuple[str, ...]:
     """The special tokens that a config asks for: those that it names, else those that its objective needs."""
     named = tokenizer["specials"]
-    return tuple(kind_of(fields).specials(fields) if named is None else named)
+    return tuple(kind_of(fields).specials({**fields, "architecture": architecture}) if named is None else named)
 
 
-def make_objective(fields: Fields, architecture: str, vocabulary: Vocabulary) -> Objective:
+def make_objective(
+    fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
+) -> Objective:
     """The objective that `fields` (a config's `objective`) describes, laid out for `architecture`.
 
+    labels: those of the data, where its targets are a closed set.
     Raises UserError for an unknown name, an architecture on which it has no meaning, special tokens that the
     vocabulary lacks, and settings that cannot work.
     """
-    fields = dict(fields)
     kind = kind_of(fields)
+    fields = {**fields, "architecture": architecture, "labels": None if labels is None else tuple(labels)}
     if architecture not in kind.architectures:
         raise UserError(
             f"config.objective.name: {fields['name']} has no meaning on model.architecture={architecture!r}; "
@@ -50,3 +60,10 @@ def make_objective(fields: Fields, architecture: str, vocabulary: Vocabulary) ->
         )
     parts = kind.build(fields, vocabulary, architecture, kind.window(fields, vocabulary))
     return Objective(name=fields["name"], architecture=architecture, **parts)
+
+
+def make_evaluated(
+    fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
+) -> Objective:
+    """The objective by which `make_objective`'s is evaluated: its kind's own settings, whatever those of training."""
+    return make_objective(kind_of(fields).evaluated_as(dict(fields)), architecture, vocabulary, labels)

@@ -24,12 +24,33 @@ Make = Callable[[Array, Row, TokenTable], Example]
 Fields = Mapping[str, Any]
 
 
+class Heads(NamedTuple):
+    """What a model answers. Of each token: the `vocabulary`, or one of so many tags (`tagger`). Of the whole example:
+    whether its two parts belong together (`next_sentence`), or one of so many classes (`classifier`).
+    """
+
+    vocabulary: bool = True
+    tagger: int = 0
+    next_sentence: bool = False
+    classifier: int = 0
+
+    @property
+    def classes(self) -> int:
+        """Of the whole example; 0: nothing is asked of it."""
+        return 2 if self.next_sentence else self.classifier
+
+
+OF_TOKENS = Heads()
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """An objective with its sizes resolved, laid out for one architecture.
 
-    rows: "windows" of `window` tokens or "pairs". with_eos: the EOS tokens between documents belong to a window.
-    segments: a window brings the ids of its documents. inputs_length, targets_length: the sides of the example.
+    rows: "windows" of `window` tokens, "pairs", or inputs of at most `window` tokens each with one of the `labels`
+    ("labels") or with one for each word ("tags"). with_eos: the EOS tokens between documents belong to a window.
+    segments: a window brings the ids of its documents. second_window: and another document's window.
+    inputs_length, targets_length: the sides of the example. heads: what the model has to answer.
     decoder_length: of both sides together on a decoder; None: their sum. predicts_text: the loss is over plain text in
     its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and
     specials are learnt too. prefix_attention: a decoder's inputs see each other in both directions. members: names of
@@ -51,6 +72,9 @@ class Objective:
     targets_hold_specials: bool = False
     prefix_attention: bool = False
     members: tuple[str, ...] = ()
+    second_window: bool = False
+    labels: tuple[str, ...] = ()
+    heads: Heads = OF_TOKENS
 
     def num_valid_ids(self, vocabulary: Vocabulary) -> int:
         """Ids from this one on are never generated."""
@@ -70,12 +94,16 @@ class Objective:
 
     def row_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the int32 arrays that a batch of rows consists of."""
+        if self.rows == "windows":
+            asked = {"tokens": True, "segment_ids": self.segments, "others": self.second_window}
+            return {name: (batch_size, self.window) for name, is_asked in asked.items() if is_asked}
         if self.rows == "pairs":
             lengths = {"inputs": self.inputs_length, "targets": self.targets_length}
             lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
-        else:
-            lengths = {"tokens": self.window} | ({"segment_ids": self.window} if self.segments else {})
-        return {name: (batch_size, length) for name, length in lengths.items()}
+            return {name: (batch_size, length) for name, length in lengths.items()}
+        sentences = (batch_size, self.window)
+        answers = sentences if self.rows == "tags" else (batch_size,)
+        return {"inputs": sentences, "inputs_segment_ids": sentences, self.rows: answers}
 
 
 class Kind(NamedTuple):
@@ -83,12 +111,18 @@ class Kind(NamedTuple):
 
     window: (fields, vocabulary) -> tokens of the window that fills `inputs_length`. build: (fields, vocabulary,
     architecture, window) -> fields of an Objective. specials: (fields) -> the special tokens that it needs.
+    evaluated_as: (fields) -> those by which every run with this objective is evaluated, so that losses compare.
+    data: "text", "pairs" of texts, or "tags": words with a tag each.
+
+    Beside those of the config, `fields` has "architecture" and "labels", the known ones of the data.
     """
 
     architectures: tuple[str, ...]
     window: Callable[[Fields, Vocabulary], int]
     build: Callable[[Fields, Vocabulary, str, int], dict[str, Any]]
     specials: Callable[[Fields], tuple[str, ...]] = lambda fields: ()
+    evaluated_as: Callable[[Fields], Fields] = lambda fields: fields
+    data: str = "text"
 
 
 def example_keys(seed_key: Array, step: Array, batch_size: int) -> Array:

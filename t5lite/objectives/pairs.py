@@ -1,4 +1,8 @@
-"""Supervised pairs: the targets for the inputs, as they are."""
+"""Known answers to given inputs: pairs of texts; on an encoder, a label of the text or a tag of each word.
+
+On an encoder inputs are [CLS] tokens [SEP], and what is asked stands in the example in place of tokens: `labels`, or
+`targets` and `weights` that count at the first piece of each word.
+"""
 
 from typing import Any
 
@@ -7,24 +11,29 @@ import jax.numpy as jnp
 
 from t5lite.errors import UserError
 from t5lite.objectives.batch import Example
-from t5lite.objectives.objective import Fields, Kind, Row
-from t5lite.vocabulary import TokenTable, Vocabulary
+from t5lite.objectives.objective import Fields, Heads, Kind, Row
+from t5lite.vocabulary import CLS, EOS, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
 
 
+def _on_encoder(fields: Fields) -> bool:
+    return fields["architecture"] == "encoder"
+
+
 def _no_window(fields: Fields, vocabulary: Vocabulary) -> int:
     del vocabulary
-    if fields["targets_length"] is None:
+    if fields["targets_length"] is None and not _on_encoder(fields):
         raise UserError("config.objective.targets_length: supervised pairs need it; set it to a number of tokens")
     for name in ("inputs_length", "targets_length"):
-        if fields[name] < 2:
+        if fields[name] is not None and fields[name] < 2:
             raise UserError(f"config.objective.{name}: must be at least 2, is {fields[name]}")
     return 0
 
 
 def _supervised(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
-    del vocabulary, architecture
+    if architecture == "encoder":
+        return _classification(fields, vocabulary)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
@@ -42,4 +51,56 @@ def _supervised(fields: Fields, vocabulary: Vocabulary, architecture: str, windo
     )
 
 
-KINDS = {"supervised": Kind(("encoder_decoder", "decoder"), _no_window, _supervised)}
+def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabulary) -> tuple[Array, Array]:
+    """(inputs, segment ids) [L + 1] of tokens [L] that end in EOS, for which [SEP] stands."""
+    cls = jnp.full(1, vocabulary.specials[CLS], jnp.int32)
+    inputs = jnp.concatenate([cls, jnp.where(tokens == EOS, vocabulary.specials[SEP], tokens)])
+    return inputs, jnp.concatenate([jnp.ones(1, jnp.int32), segment_ids])
+
+
+def _encoded(fields: Fields, vocabulary: Vocabulary) -> dict[str, Any]:
+    length = fields["inputs_length"]
+    if length < 3:
+        raise UserError(f"config.objective.inputs_length: must be at least 3, is {length}")
+    return dict(window=length - 1, inputs_length=length, targets_length=length, labels=fields["labels"])
+
+
+def _classification(fields: Fields, vocabulary: Vocabulary) -> dict[str, Any]:
+    if not fields["labels"]:
+        raise UserError(
+            "config.model.architecture: free-text targets need a decoder; if these are labels of a closed set, set "
+            "config.data.labels=True"
+        )
+
+    def make(key: Array, row: Row, table: TokenTable) -> Example:
+        del key, table
+        inputs, segment_ids = between_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
+        return Example(inputs, inputs, jnp.zeros(inputs.shape), segment_ids, labels=row["labels"])
+
+    heads = Heads(vocabulary=False, classifier=len(fields["labels"]))
+    return dict(make=make, rows="labels", heads=heads, **_encoded(fields, vocabulary))
+
+
+def _tagging(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+    del architecture, window
+
+    def make(key: Array, row: Row, table: TokenTable) -> Example:
+        del key, table
+        inputs, segment_ids = between_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
+        tags = jnp.concatenate([jnp.full(1, -1, jnp.int32), row["tags"]])
+        return Example(inputs, jnp.maximum(tags, 0), (tags >= 0).astype(jnp.float32), segment_ids)
+
+    heads = Heads(vocabulary=False, tagger=len(fields["labels"]))
+    return dict(make=make, rows="tags", heads=heads, **_encoded(fields, vocabulary))
+
+
+KINDS = {
+    "supervised": Kind(
+        ("encoder_decoder", "decoder", "encoder"),
+        _no_window,
+        _supervised,
+        lambda fields: (CLS, SEP) if _on_encoder(fields) else (),
+        data="pairs",
+    ),
+    "tagging": Kind(("encoder",), _no_window, _tagging, lambda fields: (CLS, SEP), data="tags"),
+}

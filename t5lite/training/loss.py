@@ -1,12 +1,19 @@
-"""Cross entropy as sums: what accumulates over microbatches, hosts and validation batches, divided once at the end.
+"""Cross entropy as sums: what accumulates over microbatches, hosts and validation batches, divided by global weights.
 
-sums = token_sums(logits, batch, ...)      {"objective", "nll", "weight"}, float32 scalars
-loss = sums["nll"] / sums["weight"]        nats a target token
+    sums = loss_sums(outputs, batch, ...)      {"objective", "nll", "weight"} of the targets, and the same with "label_"
+                                               in front of the whole examples' labels
+    loss, weight = joint(sums, "nll", weights_of(whole_batch))
+    loss / weight                              nats: of targets and labels together, each by its own weight
+
+The weights of a batch are known before any of its microbatches, so that `loss` and its gradient add up over them.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
 
 Array = jax.Array
@@ -19,8 +26,43 @@ def _at_targets(values_BxTxV: Array, targets_BxT: Array) -> Array:
     return jnp.sum(jnp.where(is_target, values_BxTxV, 0.0), axis=-1)
 
 
+def loss_sums(outputs: Outputs, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Sums:
+    """Sums over the batch for each of the model's outputs: of the targets, of the labels, or of both."""
+    sums = {}
+    if outputs.tokens is not None:
+        sums |= token_sums(outputs.tokens, batch, label_smoothing, z_loss)
+    if outputs.labels is not None:
+        of_labels = Batch(targets=batch.labels, weights=label_weights(batch))
+        of_labels = token_sums(outputs.labels, of_labels, label_smoothing, z_loss)
+        sums |= {f"label_{name}": value for name, value in of_labels.items()}
+    return sums
+
+
+def label_weights(batch: Batch) -> Array:
+    """Float32 [B]: 1 where the example has a label."""
+    return (batch.labels >= 0).astype(jnp.float32)
+
+
+def weights_of(batch: Batch) -> Sums:
+    """What the sums of a whole batch are divided by."""
+    weights = {"weight": jnp.sum(batch.weights)}
+    return weights if batch.labels is None else weights | {"label_weight": jnp.sum(label_weights(batch))}
+
+
+def joint(sums: Mapping[str, Array], name: str, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+    """(loss, weight) of `name`, "nll" or "objective": the sum of targets or labels, what there is; where there are
+    both, they are brought to one weight, so that loss / weight is the sum of the two means.
+    """
+    first, *others = (of for of in ("", "label_") if of + name in sums)
+    weight, *their_weights = (
+        jnp.where(weights[f"{of}weight"] > 0, weights[f"{of}weight"], 1.0) for of in (first, *others)
+    )
+    scaled = (sums[of + name] * (weight / theirs) for of, theirs in zip(others, their_weights, strict=True))
+    return sum(scaled, sums[first + name]), weight
+
+
 def token_sums(logits_BxTxV: Array, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Sums:
-    """Sums over the batch, each target times its weight.
+    """Sums over the batch, each target times its weight: {"objective", "nll", "weight"}, float32 scalars.
 
     nll: negative log-likelihood. objective: what is minimised: the same, with `label_smoothing` of the target's
     probability spread evenly over all V ids, plus z_loss · log²Z (Z the softmax's normaliser; Chowdhery et al. 2022,

@@ -12,7 +12,9 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from t5lite.files import write_atomically
@@ -68,14 +70,41 @@ def truncate(path: Path, step: int) -> None:
     write_atomically(path, "".join(kept))
 
 
-def from_sums(sums: Mapping[str, float], predicts_text: bool) -> Metrics:
-    """Loss in nats a target token, its perplexity, token accuracy; bits per byte where the targets are plain text."""
-    weight = max(sums["weight"], 1e-9)
-    loss = sums["nll"] / weight
-    metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "token_accuracy": sums["correct"] / weight}
-    if predicts_text and sums["bytes"]:
-        metrics["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
+def from_sums(sums: Mapping[str, Any], predicts_text: bool) -> Metrics:
+    """What the sums of all batches of a held-out set come to.
+
+    Of the vocabulary: loss in nats a target token, its perplexity, token accuracy; bits per byte where the targets are
+    plain text. Of classes and tags: loss, accuracy, macro F1, and the F1 of entities. Of a next sentence beside tokens:
+    `loss` is the sum of `mlm_loss` and `next_sentence_loss`, and next_sentence_negatives the share of pairs that do not
+    belong together.
+    """
+    losses = {of: sums[f"{of}nll"] / max(sums[f"{of}weight"], 1e-9) for of in ("", "label_") if f"{of}nll" in sums}
+    metrics = {"loss": sum(losses.values())}
+    if "correct" in sums:
+        loss, weight = losses[""], max(sums["weight"], 1e-9)
+        metrics |= {"perplexity": math.exp(min(loss, 700.0)), "token_accuracy": sums["correct"] / weight}
+        if predicts_text and sums["bytes"]:
+            metrics["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
+    if "confusion" in sums:
+        confusion = sums["confusion"]
+        all_pairs = max(float(confusion.sum()), 1e-9)
+        accuracy = float(np.trace(confusion)) / all_pairs
+        if len(losses) == 2:
+            metrics |= {"mlm_loss": losses[""], "next_sentence_loss": losses["label_"]}
+            negatives = float(confusion[1].sum()) / all_pairs
+            metrics |= {"next_sentence_accuracy": accuracy, "next_sentence_negatives": negatives}
+        else:
+            metrics |= {"accuracy": accuracy, "macro_f1": macro_f1(confusion)}
+    if "entities" in sums:
+        gold, chosen, both = map(float, sums["entities"])
+        metrics["entity_f1"] = 2 * both / max(gold + chosen, 1e-9)
     return metrics
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """The mean over labels that are true (rows) or chosen (columns) somewhere of each label's F1."""
+    hits, either = np.diagonal(confusion), confusion.sum(axis=0) + confusion.sum(axis=1)
+    return float(np.mean(2 * hits[either > 0] / either[either > 0])) if np.any(either > 0) else 0.0
 
 
 def first_losses(path: Path) -> dict[str, float | None]:

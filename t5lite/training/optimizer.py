@@ -60,7 +60,7 @@ WEIGHT_DECAY_MULTIPLIERS = (
 )
 TRAINABLE = ((r".*", True),)
 # Whose matrices Muon orthogonalises. Embeddings and the head are lookups, not maps between hidden spaces.
-MUON = ((r".*layers/.*/kernel", True), (r".*", False))
+MUON = ((r".*layers/.*/kernel", True), (r"(mlm_transform/dense|pooler)/kernel", True), (r".*", False))
 
 
 def _per_parameter(function: Callable, values: Any) -> optax.GradientTransformation:

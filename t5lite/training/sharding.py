@@ -81,7 +81,10 @@ def param_rules() -> Table:
         (r".*norm/scale", P()),
         (r".*relative_bias/embedding", P()),
         (r"token_embedding/embedding", P("tensor", "fsdp")),  # V, D
+        (r"token_type_embedding/embedding", P(None, "fsdp")),  # types, D
         (r"lm_head/kernel", P("fsdp", "tensor")),  # D, V
+        (r"(mlm_transform/dense|pooler)/kernel", P("fsdp", None)),  # D, D
+        (r"(next_sentence|classifier|tagger)/kernel", P("fsdp", None)),  # D, classes or tags
         (r".*_attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),  # N, D, H·K
         (r".*_attention/output/kernel", P(None, "tensor", "fsdp")),  # N, H·K, D
         (r".*mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),  # N, D, F

@@ -7,6 +7,7 @@ Noise and dropout are functions of (seed, state.step) alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ import optax
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
-from t5lite.training.loss import Sums, token_counts, token_sums
+from t5lite.training.loss import Sums, joint, loss_sums, token_counts, weights_of
+from t5lite.training.predictions import prediction_sums
 from t5lite.vocabulary import TokenTable
 
 Array = jax.Array
@@ -77,25 +79,24 @@ def make_train_step(
     """
     noise, dropout = noise_key(settings.seed), jax.random.fold_in(jax.random.key(settings.seed), 1)
 
-    def loss_of(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
-        logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key})
-        sums = token_sums(logits, batch, settings.label_smoothing, settings.z_loss)
-        return sums["objective"], sums | token_counts(batch)
-
-    gradient_of = jax.grad(loss_of, has_aux=True)
+    def loss_of(params: Any, batch: Batch, key: Array, weights: Sums) -> tuple[Array, Sums]:
+        outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}, method="outputs")
+        sums = loss_sums(outputs, batch, settings.label_smoothing, settings.z_loss)
+        return joint(sums, "objective", weights)[0], sums | token_counts(batch)
 
     def train_step(state: TrainState, rows: Row) -> tuple[TrainState, Sums]:
         keys = example_keys(noise, state.step, settings.batch_size)
         batch = make_batch(objective, keys, rows, table)
-        key = jax.random.fold_in(dropout, state.step)
+        key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch)
+        gradient_of = functools.partial(jax.grad(loss_of, has_aux=True), weights=weights)
         if settings.microbatches == 1:
             gradient, sums = gradient_of(state.params, batch, key)
         else:
             gradient, sums = _accumulate(gradient_of, state.params, batch, key, settings.microbatches)
-        weight = jnp.where(sums["weight"] > 0, sums["weight"], 1.0)
+        loss, weight = joint(sums, "nll", weights)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        metrics = sums | {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(gradient)}
+        metrics = sums | {"loss": loss / weight, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
     return train_step
@@ -120,8 +121,7 @@ def _accumulate(gradient_of: Callable, params: Any, batch: Batch, key: Array, mi
 def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, batch_size: int) -> EvalStep:
     """The function (params, rows, index) -> sums. Its noise depends on `index`, the number of the batch, alone.
 
-    Rows that are not "valid" count nothing. Beside the loss's sums: "correct", targets that the most likely token
-    meets, and "bytes" of text that the targets stand for.
+    Rows that are not "valid" count nothing. Beside the loss's sums: those of the predictions.
     """
 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
@@ -129,9 +129,9 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, 
         valid = rows.pop("valid")
         batch = make_batch(objective, example_keys(validation_key(), index, batch_size), rows, table)
         batch = batch.replace(weights=batch.weights * valid[:, None])
-        logits = model.apply({"params": params}, batch, deterministic=True)
-        correct = (jnp.argmax(logits, axis=-1) == batch.targets) * batch.weights
-        num_bytes = jnp.asarray(table.num_bytes)[batch.targets] * batch.weights
-        return token_sums(logits, batch) | {"correct": jnp.sum(correct), "bytes": jnp.sum(num_bytes)}
+        if batch.labels is not None:
+            batch = batch.replace(labels=jnp.where(valid, batch.labels, -1))
+        outputs = model.apply({"params": params}, batch, deterministic=True, method="outputs")
+        return loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective, table)
 
     return eval_step

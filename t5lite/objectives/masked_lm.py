@@ -1,0 +1,184 @@
+"""Masked language models, on an encoder: which tokens stood where some of a text were hidden.
+
+    mlm        [CLS] tokens [SEP]
+    mlm_nsp    [CLS] A [SEP] B [SEP], and whether B is not how A goes on: it is in half of the examples
+    mlm_sop    [CLS] A [SEP] B [SEP], and whether A and B have changed places: they have not in half of the examples
+
+In place: targets are the inputs as they were, weights are 1 where a token is to be predicted. Of those tokens 80 % are
+[MASK], 10 % a random one, 10 % what they were. Sources: Devlin et al. 2019, "BERT" (create_pretraining_data.py); Lan et
+al. 2020, "ALBERT", for the order of sentences; Geiping and Goldstein 2022, "Cramming", for exact counts.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t5lite.errors import UserError, nearest
+from t5lite.objectives import rules
+from t5lite.objectives.batch import Example
+from t5lite.objectives.noise import of_mask, word_numbers
+from t5lite.objectives.objective import Fields, Heads, Kind, Row
+from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
+
+Array = jax.Array
+DENSITY = 0.15
+MASKED, MASKED_OR_RANDOM = 0.8, 0.9  # shares of the tokens to be predicted
+MASKINGS, REPLACEMENTS = ("count", "bernoulli"), ("independent", "exact")
+ADDED = {"mlm": 2, "mlm_nsp": 3, "mlm_sop": 3}  # [CLS] and [SEP]s
+
+
+class Masking(NamedTuple):
+    """Which tokens are to be predicted, and what becomes of them.
+
+    count: how many; None: each with the probability `density`. exact: of those, the shares of [MASK] and of random
+    tokens are met in each example, not on average. whole_words: all pieces of a word or none. sep: [SEP], which ends
+    words.
+    """
+
+    density: float
+    count: int | None
+    exact: bool
+    whole_words: bool
+    sep: int
+
+
+def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking) -> Array:
+    """Bool [L]: the tokens of `tokens` [L] to be predicted, of which specials are none; all others are as likely.
+
+    A word that would exceed the count is passed over, and the next is tried.
+    """
+    candidates = ~jnp.asarray(table.is_special)[tokens]
+    draws = jax.random.uniform(key, tokens.shape)
+    # What stands before the first start of a word belongs together too, and no word goes on beyond [SEP].
+    word = word_numbers(tokens, table) + 1 + jnp.cumsum(tokens == masking.sep)
+    if masking.count is None:
+        return candidates & ((draws[word] if masking.whole_words else draws) < masking.density)
+    if not masking.whole_words:
+        first = jnp.argsort(jnp.where(candidates, draws, 2.0))[: masking.count]
+        return candidates & jnp.zeros(tokens.shape, bool).at[first].set(True)
+    sizes = jnp.zeros(tokens.shape, jnp.int32).at[word].add(candidates)
+    order = jnp.argsort(draws)
+
+    def take(total: Array, size: Array) -> tuple[Array, Array]:
+        fits = total + size <= masking.count
+        return total + jnp.where(fits, size, 0), fits
+
+    _, fits = jax.lax.scan(take, jnp.int32(0), sizes[order])
+    return candidates & jnp.zeros(tokens.shape, bool).at[order].set(fits)[word]
+
+
+def replaced(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exact: bool) -> Array:
+    """Int32 [L]: `tokens` with [MASK] for 80 % of the `chosen` ones and a random token of text for 10 %."""
+    draws_key, token_key = jax.random.split(key)
+    draws = jax.random.uniform(draws_key, tokens.shape)
+    masked, masked_or_random = MASKED, MASKED_OR_RANDOM
+    if exact:
+        draws = jnp.argsort(jnp.argsort(jnp.where(chosen, draws, 2.0)))  # the rank among the chosen
+        masked, masked_or_random = (jnp.round(share * jnp.sum(chosen)) for share in (MASKED, MASKED_OR_RANDOM))
+    random = rules.random_ordinary(token_key, tokens.shape, ids)
+    new = jnp.where(draws < masked, ids.mask, jnp.where(draws < masked_or_random, random, tokens))
+    return jnp.where(chosen, new, tokens)
+
+
+def sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array, high: int | Array) -> Array:
+    """Int32 in [low, high]: how many of `tokens` [L] end with a sentence, each such place as likely; any place in the
+    range where there is none.
+    """
+    place = jnp.arange(1, tokens.shape[0] + 1)
+    within = (place >= low) & (place <= high)
+    ends = within & jnp.asarray(table.ends_sentence)[tokens]
+    places = jnp.where(jnp.any(ends), ends, within)
+    return place[jnp.argmax(jnp.where(places, jax.random.uniform(key, tokens.shape), -1.0))]
+
+
+def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[Array, Array, Array]:
+    """(tokens of A and of B [L], how many of them are A's, 1 where B is not how A went on)."""
+    tokens = row["tokens"]
+    length = tokens.shape[0]
+    cut_key, label_key, other_key = jax.random.split(key, 3)
+    cut = sentence_end(cut_key, tokens, table, 1, length - 1)
+    negative = jax.random.bernoulli(label_key)
+    if swapped:
+        other, other_cut = jnp.roll(tokens, -cut), length - cut
+    else:
+        # As many tokens of the other window, from a start of a sentence too: that must not give the answer away.
+        start = sentence_end(other_key, row["others"], table, 1, cut)
+        place = jnp.arange(length)
+        other = jnp.where(place < cut, tokens, row["others"][jnp.minimum(place - cut + start, length - 1)])
+        other_cut = cut
+    return jnp.where(negative, other, tokens), jnp.where(negative, other_cut, cut), negative.astype(jnp.int32)
+
+
+def _masking(fields: Fields, vocabulary: Vocabulary) -> Masking:
+    """Raises UserError for settings that cannot work."""
+    density, most, length = fields["noise_density"], fields["max_predictions"], fields["inputs_length"]
+    for name, known in (("masking", MASKINGS), ("replacement", REPLACEMENTS)):
+        if fields[name] not in known:
+            raise UserError(f"config.objective.{name}: unknown {fields[name]!r}; {nearest(str(fields[name]), known)}")
+    density = DENSITY if density is None else density
+    if not 0 < density < 1:
+        raise UserError(f"config.objective.noise_density: must be in (0, 1), is {density}")
+    if most is not None and (most < 1 or fields["masking"] == "bernoulli"):
+        why = "has no meaning with masking=bernoulli" if most >= 1 else f"must be at least 1, is {most}"
+        raise UserError(f"config.objective.max_predictions: {why}")
+    most = math.ceil(density * length) if most is None else most
+    count = min(most, max(1, round(density * length))) if fields["masking"] == "count" else None
+    exact, sep = fields["replacement"] == "exact", vocabulary.specials[SEP]
+    return Masking(density, count, exact, bool(fields["whole_words"]), sep)
+
+
+def _window(fields: Fields, vocabulary: Vocabulary) -> int:
+    del vocabulary
+    window = fields["inputs_length"] - ADDED[fields["name"]]
+    if window < 2:
+        raise UserError(f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens")
+    return window
+
+
+def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+    del architecture
+    masking, ids, name = _masking(fields, vocabulary), rules.Ids.of(vocabulary), fields["name"]
+    cls, sep = (jnp.full(1, vocabulary.specials[special], jnp.int32) for special in (CLS, SEP))
+
+    def hide(key: Array, tokens: Array, table: TokenTable) -> tuple[Array, Array]:
+        chosen_key, new_key = jax.random.split(key)
+        chosen = chosen_tokens(chosen_key, tokens, table, masking)
+        return replaced(new_key, tokens, chosen, ids, masking.exact), chosen
+
+    def one(key: Array, row: Row, table: TokenTable) -> Example:
+        tokens = jnp.concatenate([cls, row["tokens"], sep])
+        inputs, chosen = hide(key, tokens, table)
+        return Example(inputs, tokens, chosen.astype(jnp.float32), noise=of_mask(chosen[1:-1]))
+
+    def two(key: Array, row: Row, table: TokenTable) -> Example:
+        parts_key, hide_key = jax.random.split(key)
+        parts, cut, label = _two_parts(parts_key, row, table, swapped=name == "mlm_sop")
+        place = jnp.arange(window)
+        moved_to = place + 1 + (place >= cut)
+        tokens = jnp.full(window + 3, sep[0]).at[0].set(cls[0]).at[moved_to].set(parts)
+        inputs, chosen = hide(hide_key, tokens, table)
+        types = (jnp.arange(window + 3) > cut + 1).astype(jnp.int32)
+        noise = of_mask(chosen[moved_to])
+        weights = chosen.astype(jnp.float32)
+        return Example(inputs, tokens, weights, noise=noise, ordered=parts, token_types=types, labels=label)
+
+    return dict(
+        make=one if name == "mlm" else two,
+        rows="windows",
+        window=window,
+        inputs_length=fields["inputs_length"],
+        targets_length=fields["inputs_length"],
+        second_window=name == "mlm_nsp",
+        heads=Heads(next_sentence=name != "mlm"),
+    )
+
+
+def _evaluated_as(fields: Fields) -> Fields:
+    """15 %, by count, whatever training does."""
+    usual = {"noise_density": None, "max_predictions": None, "masking": "count", "replacement": "independent"}
+    return {**fields, **usual, "whole_words": False}
+
+
+KINDS = dict.fromkeys(ADDED, Kind(("encoder",), _window, _build, lambda fields: (MASK, CLS, SEP), _evaluated_as))

@@ -1,0 +1,82 @@
+"""What the likeliest answers of a batch come to, as sums that add up over batches.
+
+of the vocabulary     "correct", targets that the likeliest token meets; "bytes" of text that they stand for
+of labels and tags    "confusion" [C, C], how often each true one (row) was taken for each (column)
+of tags B-x, I-x, O   "entities" [3]: true ones, predicted ones, those that are both
+"""
+
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.model.transformer import Outputs
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import Objective
+from t5lite.training.loss import Sums, label_weights
+from t5lite.vocabulary import TokenTable
+
+Array = jax.Array
+OUTSIDE, BEGIN, INSIDE = range(3)
+
+
+def prediction_sums(outputs: Outputs, batch: Batch, objective: Objective, table: TokenTable) -> Sums:
+    """The module's sums of a batch, float32, as far as the objective's heads have a meaning for them."""
+    heads, sums = objective.heads, {}
+    if heads.vocabulary:
+        correct = (jnp.argmax(outputs.tokens, axis=-1) == batch.targets) * batch.weights
+        num_bytes = jnp.asarray(table.num_bytes)[batch.targets] * batch.weights
+        sums |= {"correct": jnp.sum(correct), "bytes": jnp.sum(num_bytes)}
+    if heads.tagger:
+        chosen = jnp.argmax(outputs.tokens, axis=-1)
+        sums["confusion"] = confusion(batch.targets, chosen, batch.weights, heads.tagger)
+        if kinds := entity_kinds(objective.labels):
+            count = jax.vmap(lambda *sides: entity_counts(*sides, *kinds))
+            sums["entities"] = jnp.sum(count(batch.targets, chosen, batch.weights > 0), axis=0)
+    if heads.classes:
+        chosen = jnp.argmax(outputs.labels, axis=-1)
+        sums["confusion"] = confusion(batch.labels, chosen, label_weights(batch), heads.classes)
+    return sums
+
+
+def confusion(gold: Array, chosen: Array, weights: Array, classes: int) -> Array:
+    """Float32 [C, C] of int32 classes of one shape: the weight of each pair (true, chosen)."""
+    pairs = jnp.where(weights > 0, gold * classes + chosen, classes * classes)
+    return jnp.zeros(classes * classes).at[pairs].add(weights, mode="drop").reshape(classes, classes)
+
+
+def entity_kinds(tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of each tag OUTSIDE, BEGIN or INSIDE, and the number of its type; None where one is not O, B-x or I-x."""
+    matches = [re.fullmatch(r"([BI])-(.+)|O", tag) for tag in tags]
+    if not all(matches) or not any(match[2] for match in matches):
+        return None
+    types = sorted({match[2] for match in matches if match[2]})
+    parts = [{"B": BEGIN, "I": INSIDE, None: OUTSIDE}[match[1]] for match in matches]
+    return np.array(parts, np.int32), np.array([types.index(m[2]) if m[2] else -1 for m in matches], np.int32)
+
+
+def entity_counts(gold: Array, chosen: Array, counted: Array, parts: np.ndarray, types: np.ndarray) -> Array:
+    """Float32 [3]: entities of the tags `gold`, of `chosen`, and of both, [L] each, where `counted`.
+
+    An entity is a type, where it begins and where it ends. I-x after O or after another type begins one, as in the
+    CoNLL shared tasks' script.
+    """
+    order = jnp.argsort(~counted, stable=True)  # words in front, the pieces between them out of the way
+    is_word = counted[order]
+
+    def entities(tags: Array) -> tuple[Array, Array, Array]:
+        part = jnp.where(is_word, jnp.asarray(parts)[tags[order]], OUTSIDE)
+        kind = jnp.where(part == OUTSIDE, -1, jnp.asarray(types)[tags[order]])
+        before = jnp.concatenate([jnp.full(1, -1), kind[:-1]])
+        begins = (part == BEGIN) | ((part == INSIDE) & (before != kind))
+        place = jnp.arange(tags.shape[0])
+        # The first place after this one at which no entity goes on.
+        stops = jnp.where((part == INSIDE) & ~begins, tags.shape[0], place)
+        ends = jnp.append(jax.lax.cummin(stops, reverse=True)[1:], tags.shape[0])
+        return begins, kind, ends
+
+    (begins, kind, ends), (their_begins, their_kind, their_ends) = entities(gold), entities(chosen)
+    both = begins & their_begins & (kind == their_kind) & (ends == their_ends)
+    return jnp.stack([jnp.sum(each, dtype=jnp.float32) for each in (begins, their_begins, both)])
