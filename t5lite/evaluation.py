@@ -1,12 +1,14 @@
 """Metrics of parameters on held-out text.
 
 Of every objective: loss, perplexity and token accuracy; bits per byte of language models; what else an encoder's heads
-answer stands in training/metrics.py. Of pairs also
+answer stands in training/metrics.py. At the end also by the standards of `objectives/catalogue.py`, on the same text.
+Of pairs also
 
     accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
     exact_match          the greedily generated target is the given one, on `eval.generate_rows` pairs
 """
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,12 +21,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t5lite.config import load_json
-from t5lite.data.rows import Rows, clipped, evaluation_rows
+from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
+from t5lite.errors import UserError
 from t5lite.experiment import Experiment, open_run
 from t5lite.objectives.batch import Batch, Example
-from t5lite.objectives.objective import example_keys, make_batch, make_examples
+from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.progress import progress
 from t5lite.training.metrics import Metrics, from_sums
 from t5lite.training.metrics import macro_f1 as macro_f1_of
@@ -48,45 +51,55 @@ class Evaluator:
 
     def __init__(self, experiment: Experiment, mesh: Mesh):
         self.experiment, self.mesh, self.objective = experiment, mesh, experiment.evaluated
-        self._sources = experiment.validation_sources()
+        self._sources = experiment.validation_sources(self.objective)
+        self._standards = {}
+        for name, objective in experiment.standards.items():
+            with contextlib.suppress(UserError):  # the held-out text may be shorter than one of its windows
+                self._standards[name] = objective, experiment.validation_sources(objective)
         # Up to what the mesh divides: the rows too many are not valid, and a row's noise depends on its place alone.
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = -(-(experiment.config.eval.batch_size or experiment.config.batch_size) // shards) * shards
-        self._step = compile_eval_step(
-            experiment.model, self.objective, experiment.vocabulary.table, self._batch_size, mesh
-        )
+        self._steps = {
+            objective: compile_eval_step(
+                experiment.model, objective, experiment.vocabulary.table, self._batch_size, mesh
+            )
+            for objective in (self.objective, *experiment.standards.values())
+        }
 
     def losses(self, params: Any) -> dict[str, Metrics]:
         """{split: metrics} of each held-out set, with the labels' accuracy where targets are labels."""
         found = {}
         for split in self._sources:
-            found[split] = self._losses(params, split)
+            found[split] = self._losses(params, split, self._sources[split], self.objective)
             if self.objective.rows == "pairs" and self.experiment.dataset.labels is not None:
                 found[split] |= self._accuracy(params, split)
         return found
 
     def all(self, params: Any) -> dict[str, Metrics]:
-        """The same, and what has to be generated."""
+        """The same, what has to be generated, and {split_standard: metrics} of the standards."""
         found = self.losses(params)
+        for name, (objective, sources) in self._standards.items():
+            for split, source in sources.items():
+                title = f"{split}_{name}"
+                found[title] = self._losses(params, title, source, objective)
         if self.objective.rows == "pairs" and self.experiment.config.eval.generate_rows:
-            for split in found:
+            for split in self._sources:
                 found[split]["exact_match"] = self._exact_match(params, split)
         return found
 
-    def _rows(self, split: str, count: int, title: str = "evaluating") -> Iterator[Rows]:
-        source = self._sources[split]
-        with progress(f"{title} on {split}", -(-min(count, len(source)) // self._batch_size)) as advance:
+    def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
+        with progress(title, -(-min(count, len(source)) // self._batch_size)) as advance:
             for rows in evaluation_rows(source, count, self._batch_size):
                 yield rows
                 advance()
 
-    def _losses(self, params: Any, split: str) -> Metrics:
+    def _losses(self, params: Any, split: str, source: RowSource, objective: Objective) -> Metrics:
         total: dict[str, Any] = {}
-        for index, rows in enumerate(self._rows(split, self.experiment.config.eval.rows)):
-            sums = self._step(params, put_batch(rows, self.mesh), jnp.int32(index))
+        for index, rows in enumerate(self._rows(f"evaluating on {split}", source, self.experiment.config.eval.rows)):
+            sums = self._steps[objective](params, put_batch(rows, self.mesh), jnp.int32(index))
             total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
         total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
-        metrics = from_sums(total, self.objective.predicts_text)
+        metrics = from_sums(total, objective.predicts_text)
         return {name: float(value) for name, value in metrics.items()}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
@@ -101,7 +114,7 @@ class Evaluator:
             prefix_attention=self.objective.prefix_attention,
         )
         gold, chosen = [], []
-        for rows in self._rows(split, experiment.config.eval.rows):
+        for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
             placed = put_batch({"inputs": rows["inputs"], "lengths": _lengths(rows)}, self.mesh)
             best = np.asarray(jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1))
             same = (rows["targets"][:, None, : labels.shape[1]] == labels).all(axis=2)
@@ -111,13 +124,13 @@ class Evaluator:
         return {"accuracy": float(np.mean(gold == chosen)), "macro_f1": macro_f1(gold, chosen)}
 
     def _exact_match(self, params: Any, split: str) -> float:
-        rows = self._rows(split, self.experiment.config.eval.generate_rows, "generating")
+        rows = self._rows(f"generating on {split}", self._sources[split], self.experiment.config.eval.generate_rows)
         return float(np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows)]))
 
     def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:
         """`count` held-out examples, evenly spaced, with what the model makes of each."""
         answers = self._chosen if self.objective.architecture == "encoder" else self._generated
-        return answers(params, self._rows(split, count))
+        return answers(params, self._rows(f"{split}: examples", self._sources[split], count))
 
     def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
         """Of an encoder: the likeliest token or tag in each place that is asked for, and the likeliest label."""

@@ -1,7 +1,7 @@
 """What a config denotes: its tokenizer, objective, model and rows, put together from data, objectives and model.
 
     experiment = open_experiment(config)
-    experiment.objective, experiment.model, experiment.train_rows(), experiment.validation_sources()
+    experiment.objective, experiment.model, experiment.train_rows(), experiment.dataset
 
 Verbs stand on this module; the nouns below do not know each other's neighbours.
 """
@@ -22,19 +22,24 @@ from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, special_tokens
+from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config with its data opened. evaluated: the objective by which it is evaluated, on rows of its own."""
+    """A config with its data opened.
+
+    evaluated: the objective by which it is evaluated, on rows of its own. standards: those by which it compares with
+    runs of other objectives.
+    """
 
     config: ConfigDict
     dataset: Dataset
     objective: Objective
     evaluated: Objective
+    standards: dict[str, Objective]
     model: Transformer
 
     @property
@@ -56,10 +61,10 @@ class Experiment:
         ]
         return TrainRows(members, config.batch_size, config.seed, places)
 
-    def validation_sources(self) -> dict[str, RowSource]:
-        """The row source of each held-out set; pairs stand one to a row, so that metrics are by pair."""
+    def validation_sources(self, objective: Objective) -> dict[str, RowSource]:
+        """The rows for `objective` of each held-out set; pairs stand one to a row, so that metrics are by pair."""
         heldout = self.dataset.validation
-        sources = {name: self._source(span, self.evaluated, packed=False) for name, span in heldout.items()}
+        sources = {name: self._source(span, objective, packed=False) for name, span in heldout.items()}
         for name, source in sources.items():
             if len(source) == 0:
                 raise UserError(f"data.{name}: the held-out text is shorter than one row; give more of it")
@@ -125,8 +130,9 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
         make(config.objective, config.model.architecture, vocabulary, dataset.labels)
         for make in (make_objective, make_evaluated)
     )
+    standards = make_standards(config.objective, config.model.architecture, vocabulary)
     model = make_model(config.model, vocabulary, objective.heads)
-    return Experiment(config, dataset, objective, evaluated, model)
+    return Experiment(config, dataset, objective, evaluated, standards, model)
 
 
 def _check_tokenizer(dataset: Dataset, given: Path) -> None:

@@ -197,8 +197,11 @@ def _show(result: dict[str, Any], workdir: Path) -> None:
     for split, metrics in result["metrics"].items():
         parts = [f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss"]
         if "loss" in metrics:
-            first = "not finite" if before[split] is None else f"{before[split]:.4g}"
-            parts.insert(0, f"loss {first} before, {metrics['loss']:.4g} after")
+            loss = f"loss {metrics['loss']:.4g}"
+            if split in before:
+                first = "not finite" if before[split] is None else f"{before[split]:.4g}"
+                loss = f"loss {first} before, {metrics['loss']:.4g} after"
+            parts.insert(0, loss)
         print(f"{split}: {', '.join(parts)}")
 
 

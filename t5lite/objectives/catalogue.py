@@ -3,6 +3,7 @@
 objective = make_objective(config.objective, "encoder_decoder", vocabulary)
 """
 
+import contextlib
 from collections.abc import Sequence
 
 from t5lite.errors import UserError, nearest
@@ -67,3 +68,31 @@ def make_evaluated(
 ) -> Objective:
     """The objective by which `make_objective`'s is evaluated: its kind's own settings, whatever those of training."""
     return make_objective(kind_of(fields).evaluated_as(dict(fields)), architecture, vocabulary, labels)
+
+
+# What runs with different objectives are compared by: denoisers by T5's own, language models by the plain one.
+STANDARDS = {
+    "span_corruption": {"noise_density": 0.15, "mean_noise_span_length": 3.0},
+    "causal_lm": {"segments": True, "prefix_attention": None},
+}
+
+
+def standard_names(fields: Fields, architecture: str) -> tuple[str, ...]:
+    """Names of the standards by which runs with the objective `fields` are evaluated too, where it is none itself."""
+    wanted = kind_of(fields).standards
+    if architecture == "decoder" and wanted:
+        wanted = dict.fromkeys((*wanted, "causal_lm"))
+    return tuple(
+        name
+        for name in wanted
+        if fields["name"] != name or any(fields[key] not in (None, value) for key, value in STANDARDS[name].items())
+    )
+
+
+def make_standards(fields: Fields, architecture: str, vocabulary: Vocabulary) -> dict[str, Objective]:
+    """The standards as objectives, of the same inputs' length; those left out that cannot be made with these sizes."""
+    made = {}
+    for name in standard_names(fields, architecture):
+        with contextlib.suppress(UserError):
+            made[name] = make_objective({**fields, **STANDARDS[name], "name": name}, architecture, vocabulary)
+    return made

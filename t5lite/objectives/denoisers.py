@@ -168,5 +168,5 @@ def _specials(fields: Fields) -> tuple[str, ...]:
     return (MASK,) if _denoiser(fields).inputs.masks else ()
 
 
-KIND = Kind(("encoder_decoder", "decoder"), _window, _build, _specials)
+KIND = Kind(("encoder_decoder", "decoder"), _window, _build, _specials, standards=("span_corruption",))
 KINDS = dict.fromkeys((*DENOISERS, "bart"), KIND)

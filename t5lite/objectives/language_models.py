@@ -13,6 +13,7 @@ from t5lite.vocabulary import MIDDLE, PREFIX, SUFFIX, TokenTable, Vocabulary
 
 Array = jax.Array
 FIM_TOKENS = (PREFIX, SUFFIX, MIDDLE)
+STANDARD = ("causal_lm",)
 
 
 def _causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
@@ -94,6 +95,8 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: st
 
 
 KINDS = {
-    "causal_lm": Kind(("decoder",), _causal_window, _causal),
-    "fill_in_the_middle": Kind(("decoder",), _fim_window, _fill_in_the_middle, lambda fields: FIM_TOKENS),
+    "causal_lm": Kind(("decoder",), _causal_window, _causal, standards=STANDARD),
+    "fill_in_the_middle": Kind(
+        ("decoder",), _fim_window, _fill_in_the_middle, lambda fields: FIM_TOKENS, standards=STANDARD
+    ),
 }

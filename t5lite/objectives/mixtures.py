@@ -107,7 +107,7 @@ def mixture_kind(kinds: Mapping[str, Kind]) -> Kind:
             needed |= dict.fromkeys((*kinds[member["name"]].specials(member), *filter(None, [member["mode"]])))
         return tuple(needed)
 
-    return Kind(("encoder_decoder", "decoder"), window, build, specials)
+    return Kind(("encoder_decoder", "decoder"), window, build, specials, standards=("span_corruption",))
 
 
 def _mixed(

@@ -112,6 +112,7 @@ class Kind(NamedTuple):
     window: (fields, vocabulary) -> tokens of the window that fills `inputs_length`. build: (fields, vocabulary,
     architecture, window) -> fields of an Objective. specials: (fields) -> the special tokens that it needs.
     evaluated_as: (fields) -> those by which every run with this objective is evaluated, so that losses compare.
+    standards: names of the objectives by which its runs compare with those of other objectives.
     data: "text", "pairs" of texts, or "tags": words with a tag each.
 
     Beside those of the config, `fields` has "architecture" and "labels", the known ones of the data.
@@ -122,6 +123,7 @@ class Kind(NamedTuple):
     build: Callable[[Fields, Vocabulary, str, int], dict[str, Any]]
     specials: Callable[[Fields], tuple[str, ...]] = lambda fields: ()
     evaluated_as: Callable[[Fields], Fields] = lambda fields: fields
+    standards: tuple[str, ...] = ()
     data: str = "text"
 
 

@@ -108,9 +108,6 @@ def macro_f1(confusion: np.ndarray) -> float:
 
 
 def first_losses(path: Path) -> dict[str, float | None]:
-    """The first loss of each split in a metrics.jsonl: for held-out text, that of the weights a run began with."""
-    losses: dict[str, float | None] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        values = json.loads(line)
-        losses.setdefault(values["split"], values["loss"])
-    return losses
+    """The loss of each split at step 0 in a metrics.jsonl: on held-out text, of the weights that a run began with."""
+    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+    return {values["split"]: values["loss"] for values in lines if values["step"] == 0}
