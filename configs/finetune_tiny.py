@@ -1,7 +1,10 @@
 """Fine-tune the network of configs/tiny.py on pairs: classification, summaries, translation, anything with two columns.
 
     python -m t5lite.train --config configs/finetune_tiny.py --config.init_from=runs/tiny --workdir runs/tiny_summary
+    python -m t5lite.train --config configs/finetune_tiny.py:architecture=encoder --config.init_from=runs/tiny_mlm \
+        --workdir runs/tiny_topic
 
+An encoder has no words of its own: it chooses among labels, of texts or (objective.name=tagging) of words.
 The tokenizer is that of `init_from`. Without `init_from` the same network is trained from scratch.
 """
 
@@ -12,16 +15,18 @@ def get_config(arg=None):
     arg = parse_arg(arg, architecture="encoder_decoder")
     config = base_config()
     config.name = "finetune_tiny"
-    config.data.train.source = "pydocs/summary_general"
+    on_encoder = arg.architecture == "encoder"
+    config.data.train.source = "pydocs/science_topic" if on_encoder else "pydocs/summary_general"
     config.objective.name = "supervised"
     config.objective.inputs_length = 512
-    config.objective.targets_length = 64
+    if not on_encoder:
+        config.objective.targets_length = 64
     config.model.architecture = arg.architecture
     config.model.d_model = 256
     config.model.d_ff = 512
     config.model.num_heads = 4
     config.model.head_dim = 64
-    config.model.num_encoder_layers = 4
+    config.model.num_encoder_layers = 8 if on_encoder else 4
     config.model.num_decoder_layers = 8 if arg.architecture == "decoder" else 4
     config.batch_size = 8
     config.optimizer.name = "adamw"

@@ -7,7 +7,6 @@ Verbs stand on this module; the nouns below do not know each other's neighbours.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
+from t5lite.training.workdir import read_labels
 from t5lite.vocabulary import Vocabulary
 
 
@@ -106,7 +106,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Experiment:
     tokenizer = load_tokenizer(str(workdir), 0, ())
     labels = None
     if config.data.labels is not False or kind_of(config.objective).data == "tags":
-        labels = json.loads((workdir / "provenance.json").read_text())["labels"]
+        labels = read_labels(workdir)
     return _put_together(config, open_validation(config, tokenizer=tokenizer, labels=labels, **_data_of(config)))
 
 

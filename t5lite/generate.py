@@ -6,9 +6,11 @@
 
 One text a line, from --input, --input_file or standard input; one answer a line, in the same order, with line breaks
 within it as \\n. A network that was fine-tuned on pairs answers; one pre-trained with span corruption fills in the
-blanks; a language model goes on.
+blanks; a language model goes on. An encoder puts the likeliest piece in place of each [MASK] of a text, or says the
+label of a text, or the tag of each word.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,29 +23,33 @@ import numpy as np
 
 from t5lite import cli
 from t5lite.config import load_json
+from t5lite.data.build import pieces_of_words
 from t5lite.data.rows import clipped
 from t5lite.data.tokenizer import Tokenizer, load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
+from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import make_objective
 from t5lite.training.sharding import make_mesh
 from t5lite.training.start import load_params
 from t5lite.training.trainer import batch_shapes
-from t5lite.vocabulary import EOS
+from t5lite.training.workdir import read_labels
+from t5lite.vocabulary import CLS, EOS, MASK, SEP
 
 BATCH_SIZE = 16
 
 
 class Generator:
-    """A run's newest checkpoint, ready to generate. `texts` to answers, in order."""
+    """A run's newest checkpoint, ready to generate. `texts` to answers, in order; an encoder's need no sampling."""
 
     def __init__(self, workdir: Path):
         config = load_json(workdir / "config.json")
         self.tokenizer: Tokenizer = load_tokenizer(str(workdir), 0, ())
         vocabulary = self.tokenizer.vocabulary
-        self.objective = make_objective(config.objective, config.model.architecture, vocabulary)
-        self.model = make_model(config.model, vocabulary)
+        labels = read_labels(workdir)
+        self.objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
+        self.model = make_model(config.model, vocabulary, self.objective.heads)
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
         batch = batch_shapes(self.objective, 2, vocabulary.table)
         self.params, self.step = load_params(workdir, self.model, batch, mesh)
@@ -62,6 +68,9 @@ class Generator:
 
     def __call__(self, texts: Sequence[str], max_new_tokens: int, seed: int = 0, **sampling: Any) -> Iterator[dict]:
         """{"input", "output", "tokens", "logprob"} of each text. A text's answer depends on its place and `seed`."""
+        if self.objective.architecture == "encoder":
+            yield from map(self._understood, texts)
+            return
         for start in range(0, len(texts), BATCH_SIZE):
             chunk = texts[start : start + BATCH_SIZE]
             encoded = [self.encode(text) for text in chunk]
@@ -87,6 +96,55 @@ class Generator:
                 ids = ids[ids > 0].tolist()
                 output = self.tokenizer.decode(ids)
                 yield {"input": text, "output": output, "tokens": ids, "logprob": float(logprob)}
+
+    def _understood(self, text: str) -> dict:
+        """What an encoder makes of a text. Raises UserError for one that it cannot take."""
+        vocabulary, heads, length = self.tokenizer.vocabulary, self.objective.heads, self.objective.inputs_length
+        words = text.split()
+        by_word = pieces_of_words(self.tokenizer, [words])[0] if heads.tagger else [self.tokenizer.encode(text, True)]
+        pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
+        pieces = pieces[: length - 2] if heads.classifier else pieces  # as in evaluation
+        ids = np.concatenate([[vocabulary.specials[CLS]], pieces, [vocabulary.specials[SEP]]]).astype(np.int32)
+        if len(ids) > length:
+            raise UserError(f"the text has {len(ids)} tokens, the network reads {length}: {_shortened(text)}")
+        outputs = self._outputs(np.pad(ids, (0, length - len(ids))), np.arange(length) < len(ids))
+        if heads.vocabulary:
+            places = np.flatnonzero(ids == vocabulary.specials[MASK])
+            if len(places) == 0:
+                raise UserError(f"a masked language model fills in {MASK}, and the text has none: {_shortened(text)}")
+            allowed = ~vocabulary.table.is_special[: vocabulary.pieces]
+            scores = np.where(allowed, outputs.tokens[places, : vocabulary.pieces], -np.inf)
+            ids[places] = scores.argmax(axis=-1)
+            return self._answer(text, self.tokenizer.decode(ids[1:-1]), ids[1:-1], outputs.tokens[places], ids[places])
+        names = self.objective.labels
+        if heads.classifier:
+            best = outputs.labels.argmax()
+            return self._answer(text, names[best], [best], outputs.labels[None], [best])
+        places = np.cumsum([1, *map(len, by_word)])[:-1]
+        tags = outputs.tokens[places].argmax(axis=-1)
+        said = " ".join(f"{word}/{names[tag]}" for word, tag in zip(words, tags, strict=True))
+        return self._answer(text, said, tags, outputs.tokens[places], tags)
+
+    @functools.cached_property
+    def _outputs(self) -> Any:
+        """(inputs [L], which of them are no padding) -> Outputs of one example, as NumPy arrays."""
+
+        @jax.jit
+        def apply(params: Any, inputs: jax.Array, real: jax.Array) -> Any:
+            batch = Batch(inputs[None], real[None], inputs=inputs[None], inputs_segment_ids=real[None].astype(np.int32))
+            return jax.tree.map(lambda x: x[0], self.model.apply({"params": params}, batch, method="outputs"))
+
+        return lambda *arrays: jax.device_get(apply(self.params, *arrays))
+
+    @staticmethod
+    def _answer(text: str, output: str, tokens: Any, logits: np.ndarray, chosen: Any) -> dict:
+        """The answer and its log-probability: of `chosen` [n] under `logits` [n, C]."""
+        log_probs = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), chosen]
+        return {"input": text, "output": output, "tokens": list(map(int, tokens)), "logprob": float(log_probs.sum())}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _read(arguments: Any) -> list[str]:

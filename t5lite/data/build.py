@@ -6,7 +6,7 @@ Where a source brings no validation split, every 20th document (or pair) goes to
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,25 +76,27 @@ def build_tagged(
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block in _tagged_blocks(sentences):
-            words = [word if i == 0 else f" {word}" for each in block for i, word in enumerate(each.words)]
-            ids = iter(tokenizer.encode_many(words, [i > 0 for each in block for i in range(len(each.words))]))
             documents = []
-            for sentence in block:
-                pieces, tags = [], []
-                for tag in numbered(sentence):
-                    of_word = next(ids)
-                    # A word of which the tokenizer leaves nothing has a tag all the same.
-                    of_word = of_word if len(of_word) else np.array([UNKNOWN], np.int32)
-                    pieces.append(of_word)
-                    tags.append(np.where(np.arange(len(of_word)) == 0, tag, 0))
+            for sentence, pieces in zip(block, pieces_of_words(tokenizer, [each.words for each in block]), strict=True):
+                each = zip(numbered(sentence), pieces, strict=True)
+                tags = [np.where(np.arange(len(of_word)) == 0, tag, 0) for tag, of_word in each]
                 documents += [np.concatenate([*side, [EOS]]) for side in (pieces, tags)]
             yield np.concatenate(documents), np.cumsum([len(document) for document in documents])
-            advance(sum(len(word.encode()) for word in words))
+            advance(sum(len(word.encode()) for sentence in block for word in sentence.words))
 
     def card() -> dict[str, Any]:
         return {"labels": dict(sorted(labels.items())), "tags": list(places), "places": places}
 
     _build(folder, blocks(), tokenizer, hold_out, 2, card, texts=1)
+
+
+def pieces_of_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
+    """The ids of each word of each sentence, a space before all but the first; at least one, if only the unknown."""
+    words = [word if i == 0 else f" {word}" for sentence in sentences for i, word in enumerate(sentence)]
+    continues = [i > 0 for sentence in sentences for i in range(len(sentence))]
+    ids = iter(tokenizer.encode_many(words, continues))
+    unknown = np.array([UNKNOWN], np.int32)
+    return [[of_word if len(of_word := next(ids)) else unknown for _ in sentence] for sentence in sentences]
 
 
 def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:

@@ -25,7 +25,11 @@ ABOUT = {
     "ul2": ("seven denoisers with mode tokens", "Tay et al. 2022a"),
     "ul2r": ("the four of the continued training", "Tay et al. 2022b"),
     "mixture": ("any of these by weight (`objective.mixture`)", ""),
-    "supervised": ("(inputs, targets) pairs, packed (`objective.pack`)", ""),
+    "mlm": ("some tokens → [MASK], random or kept; targets: those, in their places", BERT),
+    "mlm_nsp": ("the same in two parts; and: is the second how the first goes on?", BERT),
+    "mlm_sop": ("the same; and: have the parts changed places?", "Lan et al. 2020"),
+    "supervised": ("(inputs, targets) pairs, packed (`objective.pack`); on an encoder targets are labels", ""),
+    "tagging": ("words; targets: a tag for each", ""),
 }
 SHORT = {"encoder_decoder": "encoder-decoder"}
 

@@ -49,6 +49,14 @@ def check_same_data(identity: Mapping[str, str], workdir: Path) -> None:
         )
 
 
+def read_labels(workdir: Path) -> list[str] | None:
+    """The closed set of targets that a run was trained on; None where they were no such set."""
+    try:
+        return json.loads((workdir / "provenance.json").read_text())["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read the labels in {workdir / 'provenance.json'}: {error!r}") from error
+
+
 def read_result(workdir: Path) -> dict[str, Any] | None:
     """The result of a complete run; None where the run is not complete."""
     try:
