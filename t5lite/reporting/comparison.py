@@ -239,7 +239,9 @@ def _compare_pair(task: str, a: Group, b: Group) -> list[Comparison | LeftOut]:
     """What came of each metric of the two; nothing where they share no seed."""
     if not set(a.seeds) & set(b.seeds):
         return []
-    pairs = in_order((split, metric) for group in (a, b) for split, of in group.metrics().items() for metric in of)
+    pairs = in_order(
+        (split, metric) for group in (a, b) for split, metrics in group.metrics().items() for metric in metrics
+    )
     return [_compare_metric(task, a, b, split, metric) for split, metric in pairs]
 
 

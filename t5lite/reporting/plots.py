@@ -96,7 +96,7 @@ class Row:
 
 
 LOOKS = tuple(Look(COLORS[f"g{i}"], marker) for i, marker in enumerate("os^DvPX"))  # the first is the base's
-REST = Look(COLORS["rest"], ".", one_of_many=True)
+REST = Look(COLORS["rest"], "d", one_of_many=True)
 
 CAPTION = (
     "Large marks are means, small dots seeds, bars the 95 % interval of the mean. A difference whose bar crosses the "
@@ -239,8 +239,8 @@ def _curves(series: Sequence[Series], looks: dict[str, Look]) -> Figure:
     axes = figure.add_axes((0.115, FOOT / height, 0.845, 2.3 / height))
     for i, (name, look) in enumerate(legend):
         y = 1 - (0.16 + 0.26 * i) / height
-        line = Line2D([0.02, 0.05, 0.08], [y] * 3, color=look.color, marker=look.marker, markevery=[1], linewidth=2)
-        figure.add_artist(line)
+        mark = {"linewidth": 1} if look.one_of_many else {"linewidth": 2, "marker": look.marker, "markevery": [1]}
+        figure.add_artist(Line2D([0.02, 0.05, 0.08], [y] * 3, color=look.color, **mark))
         figure.text(0.1, y, name, va="center")
     # What has a look of its own lies above the rest.
     for i, each in enumerate(sorted(series, key=lambda each: not looks[each.name].one_of_many)):

@@ -75,7 +75,7 @@ def _group(summary: Summary, task: str) -> dict[str, Any]:
         "seeds": list(summary.group.seeds),
         "runs": [run.run for run in summary.group.runs],
         "metrics": {
-            split: {metric: {"mean": of.mean, **_interval(of)} for metric, of in metrics.items()}
+            split: {metric: {"mean": estimate.mean, **_interval(estimate)} for metric, estimate in metrics.items()}
             for split, metrics in summary.estimates.items()
         },
         "cost": dataclasses.asdict(summary.cost),
@@ -83,8 +83,8 @@ def _group(summary: Summary, task: str) -> dict[str, Any]:
     }
 
 
-def _interval(of: Estimate) -> dict[str, Any]:
-    return {"ci_low": of.low, "ci_high": of.high, "n": of.n}
+def _interval(estimate: Estimate) -> dict[str, Any]:
+    return {"ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
