@@ -25,7 +25,7 @@ from t5lite.training.checkpoint import params_sha256
 
 def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     """The result of training and evaluating: accuracy and macro F1 of each held-out set. Seconds, for tens of thousands
-    of pairs.
+    of pairs. Of the cost, what only networks count is None.
     """
     require(dataset.labels is not None, "model.architecture", "bag_of_words needs targets that are labels")
     start = time.perf_counter()
@@ -52,7 +52,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "step": 0,
         "metrics": metrics,
         "params_sha256": params_sha256(weights),
-        "cost": {"tokens": 0, "flops": 0.0, "seconds": seconds, "device_seconds": seconds, "peak_bytes": 0},
+        "cost": {"tokens": None, "flops": None, "seconds": seconds, "device_seconds": seconds, "peak_bytes": None},
     }
 
 

@@ -4,6 +4,7 @@ Output of the runs goes to this process's stderr. On a terminal and one at a tim
 and so show their progress bars.
 """
 
+import codecs
 import collections
 import contextlib
 import dataclasses
@@ -25,6 +26,8 @@ from t5lite.memory import computes_on_cpu
 from t5lite.studies import Study, references, unmet_need
 
 POLL_SECONDS = 0.1
+TAIL = 400  # lines, more than a traceback has
+OURS = "t5lite: "  # how a user's mistake ends
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -43,8 +46,18 @@ class _Process:
         code = self.process.returncode
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        lines = [line for line in self.tail if line.strip()]
-        return lines[-1].strip().removeprefix("t5lite: ") if lines else f"exit code {code}"
+        return _reason(list(self.tail)) or f"exit code {code}"
+
+
+def _reason(tail: list[str]) -> str:
+    """What a failed run said last: its own message, or the line of the exception that ended it."""
+    lines = [line for line in tail if line.strip()]
+    said = lines[-1].strip() if lines else ""
+    headers = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    if headers and not said.startswith(OURS):
+        # After the frames, which are indented; an exception may have further lines, and JAX adds a note of its own.
+        said = next((line for line in lines[headers[-1] + 1 :] if not line[0].isspace()), said)
+    return said.removeprefix(OURS).strip()
 
 
 def train_command(config: Path, workdir: Path) -> list[str]:
@@ -174,7 +187,7 @@ def _start(command: list[str], slot: int, parallel: int) -> _Process:
         cores = sorted(os.sched_getaffinity(0))
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, cores[slot % len(cores) :: parallel] or cores)
-    tail: collections.deque[str] = collections.deque(maxlen=20)
+    tail: collections.deque[str] = collections.deque(maxlen=TAIL)
     reader = threading.Thread(target=_copy, args=(read_end, tail), daemon=True)
     reader.start()
     return _Process(process, slot, reader, tail)
@@ -194,6 +207,7 @@ def _channel(parallel: int) -> tuple[int, int]:
 def _copy(read_end: int, tail: collections.deque[str]) -> None:
     """Pass on what a run writes, in whole lines where they end soon, and keep the last lines."""
     pending = ""
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a character may come in two parts
     with open(read_end, "rb", buffering=0) as file:
         while True:
             try:
@@ -202,7 +216,7 @@ def _copy(read_end: int, tail: collections.deque[str]) -> None:
                 written = b""
             if not written:
                 break
-            text = written.decode(errors="replace")
+            text = decode(written)
             sys.stderr.write(text)
             sys.stderr.flush()
             *lines, pending = (pending + _CONTROL.sub("", text)).replace("\r", "\n").split("\n")

@@ -23,7 +23,9 @@ from t5lite.errors import UserError, nearest
 Study = dict[str, ConfigDict]
 REFERRING = ("init_from", "tokenizer.path")
 NAME = re.compile(r"\w[\w.=+-]*")
-RESERVED = ("configs",)
+# What a study's folder holds beside its runs, or what would make it look like a run; in any case, as not every disk
+# tells cases apart.
+RESERVED = ("configs", "config", "config.json", "result.json", "report", "report.html", "report.md", "report.json")
 
 
 def read_study(spec: str) -> Study:
@@ -35,15 +37,24 @@ def read_study(spec: str) -> Study:
     get_study = load_function(Path(path), "get_study")
     with errors_of(Path(path)):
         study = get_study(arg or None)
-    if not isinstance(study, Mapping) or not study:
+    if not isinstance(study, Mapping):
         raise UserError(f"{path}: get_study returned {type(study).__name__} and not a dict of configs by name")
+    if not study:
+        raise UserError(f"{path}: get_study returned a dict without any run")
     for name, config in study.items():
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(f"{path}: a run's name is its folder's, {name!r} cannot be; use letters, digits and _-.=+")
+        if name.lower() in RESERVED:
+            raise UserError(f"{path}: a run cannot be called {name!r}, which the study's folder has a use for")
         check_made(config, f"{path}: run {name}")
-        if name != f"{config.name}-{config.seed}":  # as `repeat` names them
+        if not is_repeated(name, config):
             config.name = name
     return in_order(study)
+
+
+def is_repeated(name: str, config: ConfigDict) -> bool:
+    """Whether the run is one of several seeds, named as `repeat` names them."""
+    return name == f"{config.name}-{config.seed}"
 
 
 def references(config: ConfigDict) -> list[str]:

@@ -8,18 +8,22 @@ The same command goes on after an interruption, tries again what failed, and lea
 
 import argparse
 import functools
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from t5lite import cli
-from t5lite.config import override
-from t5lite.errors import UserError, nearest
+from t5lite.config import override, to_dict
+from t5lite.errors import Interrupted, UserError, nearest
 from t5lite.reporting.comparison import Report
+from t5lite.reporting.notes import evaluation_notes
 from t5lite.reporting.report import write_report
+from t5lite.reporting.runs import read_run
 from t5lite.reporting.terminal import show
 from t5lite.runner import run_study
-from t5lite.studies import Study, chosen, in_order, read_study, repeat, unmet_need
+from t5lite.studies import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
 from t5lite.train import train
 from t5lite.training.workdir import check_same_run, make_workdir, read_result
 
@@ -41,17 +45,26 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
         if value is not None and value < 1:
             raise UserError(f"--{flag}: must be at least 1, is {value}")
     study = read_study(arguments.config)
+    _check_repeated(study, arguments.seeds is not None, rest)
     for config in {id(config): config for config in study.values()}.values():
         override(config, rest)
     names = {config.name for config in study.values()}
     if arguments.base is not None and arguments.base not in names:
         raise UserError(f"--base: no runs are called {arguments.base!r}; {nearest(arguments.base, names)}")
     if arguments.seeds is not None:
-        repeated = [name for name, config in study.items() if name == f"{config.name}-{config.seed}"]
-        if repeated:
-            raise UserError(f"--seeds: {repeated[0]} says that the study repeats its runs itself")
         study = repeat(study, range(arguments.seeds))
     return arguments, study
+
+
+def _check_repeated(study: Study, seeds: bool, overrides: Sequence[str]) -> None:
+    """Refuse to repeat again, or to give one seed or name, what the study repeats. seeds: --seeds is given."""
+    repeated = [name for name, config in study.items() if is_repeated(name, config)]
+    fields = [match[1] for each in overrides if (match := re.match("--?config[.](seed|name)(=|$)", each))]
+    if seeds and "seed" in fields:
+        raise UserError("--seeds and --config.seed: give one of them")
+    for flag in ["--seeds"] * seeds + [f"--config.{field}" for field in fields]:
+        if repeated:
+            raise UserError(f"{flag}: {repeated[0]} says that the study repeats its runs itself")
 
 
 def _is_complete(study: Study, folder: Path, name: str) -> bool:
@@ -73,20 +86,27 @@ def run_and_report(
     study = in_order(study)
     wanted = chosen(study, only) if only else study
     make_workdir(folder)
-    if parallel is None:
-        absent = _run_here(wanted, folder)
-    else:
-        absent = run_study(wanted, folder, functools.partial(_is_complete, study, folder), parallel)
-    failed = dict(absent)
-    done = []
+    is_complete = functools.partial(_is_complete, study, folder)
+    failed = _run_here(wanted, folder) if parallel is None else run_study(wanted, folder, is_complete, parallel)
+    absent: dict[str, str] = {}
     for name in study:
-        if name not in absent and read_result(folder / name) is None:
-            absent[name] = NOT_ASKED_FOR
-        elif name not in absent:
-            done.append(folder / name)
+        reason = failed.get(name) or _unfit(is_complete, name)
+        if reason is not None:
+            absent[name] = reason
+    done = [name for name in study if name not in absent]
     if not done:
-        raise UserError(_lacking(failed))
-    return write_report(done, folder, title, base if base in {study[path.name].name for path in done} else None, absent)
+        raise UserError(_lacking(absent))
+    base = base if base in {study[name].name for name in done} else None
+    stale = evaluation_notes([read_run(folder / name) for name in done], {name: to_dict(study[name]) for name in done})
+    return write_report([folder / name for name in done], folder, title, base, absent, stale)
+
+
+def _unfit(is_complete: Callable[[str], bool], name: str) -> str | None:
+    """Why a run that did not fail has no part in the report; None where it has."""
+    try:
+        return None if is_complete(name) else NOT_ASKED_FOR
+    except UserError as error:
+        return f"{NOT_ASKED_FOR}; {error}"
 
 
 def _run_here(study: Study, folder: Path) -> dict[str, str]:
@@ -102,12 +122,19 @@ def _run_here(study: Study, folder: Path) -> dict[str, str]:
             train(config, folder / name)
         except UserError as error:
             absent[name] = f"failed: {error}"
+        except Interrupted:
+            raise
+        except Exception as error:  # a bug in one run is none in the others
+            traceback.print_exc()
+            absent[name] = f"failed: {type(error).__name__}: {error}"
     return absent
 
 
-def _lacking(failed: Mapping[str, str]) -> str:
-    """What to say of runs that should have a result and have none; the first is what the others may wait for."""
-    first = next(iter(failed))
+def _lacking(absent: Mapping[str, str]) -> str:
+    """What to say of runs without a result, given in the study's order, of which some were asked for."""
+    failed = {name: why for name, why in absent.items() if not why.startswith(NOT_ASKED_FOR)} or absent
+    # What failed comes before what waited for it.
+    first = next((name for name, why in failed.items() if why.startswith("failed")), next(iter(failed)))
     count = "1 run has" if len(failed) == 1 else f"{len(failed)} runs have"
     return f"{count} no result: {first} {failed[first]}; the same command tries them again"
 
@@ -119,9 +146,10 @@ def main(argv: Sequence[str]) -> None:
     title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
     report = run_and_report(study, arguments.workdir, title, arguments.base, arguments.only or (), arguments.parallel)
     show(report, arguments.workdir)
-    failed = {each.run: each.status for each in report.entries if each.status not in ("complete", NOT_ASKED_FOR)}
-    if failed:
-        raise UserError(_lacking(failed))
+    statuses = {each.run: each.status for each in report.entries}
+    absent = {name: statuses[name] for name in study if statuses[name] != "complete"}
+    if any(not why.startswith(NOT_ASKED_FOR) for why in absent.values()):
+        raise UserError(_lacking(absent))
 
 
 if __name__ == "__main__":

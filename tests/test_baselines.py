@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from t5lite.data.dataset import open_dataset
+from t5lite import baselines
+from t5lite.data.dataset import open_dataset, pair_plan
 from t5lite.errors import UserError
+from t5lite.reporting.document import cost_table
+from t5lite.reporting.report import write_report
 from t5lite.train import train
 from tests.small import small_config, write_pairs, write_texts
 
@@ -34,6 +37,33 @@ def test_it_reads_the_labels_that_a_network_of_the_same_seed_reads(config, tmp_p
     assert train(config, tmp_path / "b")["params_sha256"] == before
     config.seed = 1
     assert train(config, tmp_path / "c")["params_sha256"] != before
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_it_reads_the_pairs_of_a_networks_plan(config, tmp_path, monkeypatch, packed):
+    config.data.train.limit, config.seed = 12, 3
+    read = []
+    texts = baselines._texts
+
+    def noted(dataset, store, documents):
+        read.append((store, np.asarray(documents)))
+        return texts(dataset, store, documents)
+
+    monkeypatch.setattr(baselines, "_texts", noted)
+    train(config, tmp_path / "run")
+    (store, inputs), (_, targets), *_ = read
+    plan = pair_plan(store, 64, 16, packed, limit=12, seed=3)
+    pairs = np.concatenate([plan.pairs(row) for row in range(len(plan))])
+    assert len(pairs) == 12 and sorted(pairs) == sorted(inputs // 2)
+    assert (inputs % 2 == 0).all() and (targets == inputs + 1).all()
+
+
+def test_what_it_does_not_count_is_not_known(config, tmp_path):
+    cost = train(config, tmp_path / "run")["cost"]
+    assert cost["seconds"] > 0 and cost["peak_bytes"] is None and cost["tokens"] is None and cost["flops"] is None
+    report = write_report([tmp_path / "run"], tmp_path / "report", "t")
+    ((_, tokens, compute, _, _, memory, _),) = cost_table(report).rows
+    assert (tokens, compute, memory) == ("–", "–", "–")
 
 
 def test_its_held_out_pairs_are_a_networks(config, tmp_path):

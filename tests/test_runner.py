@@ -110,6 +110,30 @@ def test_a_failure_stops_only_what_waits_for_it_and_says_why(tmp_path, capfd):
     assert "no file here" in capfd.readouterr().err  # passed on
 
 
+def test_an_error_inside_jax_is_told_by_its_own_line(tmp_path, capfd):
+    """JAX ends such a traceback with a remark of its own, and an exception may have several lines."""
+    text = """
+    import jax, jax.numpy as jnp
+    if name == "a":
+        jax.jit(lambda x: x @ jnp.ones(3))(jnp.ones(2))
+    raise ValueError("first\\nsecond")
+    """
+    absent = run(study(a=None, b=None), tmp_path, text)
+    assert absent["a"].startswith("failed: TypeError: dot_general requires")
+    assert absent["b"] == "failed: ValueError: first"
+    assert "JAX has removed its internal frames" in capfd.readouterr().err.rstrip().partition("ValueError")[0]
+
+
+def test_a_character_that_comes_in_two_parts_is_whole(tmp_path, capfd):
+    text = """
+    for half in (b"t5lite: caf\\xc3", b"\\xa9\\n"):
+        sys.stderr.buffer.write(half); sys.stderr.flush(); time.sleep(0.3)
+    sys.exit(2)
+    """
+    assert run(study(a=None), tmp_path, text) == {"a": "failed: café"}
+    assert "café" in capfd.readouterr().err
+
+
 def test_a_folder_that_holds_another_run_counts_as_a_failure(tmp_path):
     def is_complete(name):
         if name == "a":

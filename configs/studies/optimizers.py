@@ -1,6 +1,15 @@
 """An ablation: the pre-training of first_run.py with three optimizers, 400 steps, three seeds each.
 
 python -m t5lite.study --config configs/studies/optimizers.py --workdir runs/optimizers --parallel 2
+
+A variant changes several things together, so their differences are those of whole settings and not of one method:
+
+adamw        AdamW at the rate 5e-3, weight decay 0.01, one rate for all parameters
+muon         Muon at the rate 1e-2, Adam at twice that for embeddings, no weight decay, else one rate
+muon_tuned   as in first_run.py: Muon at 5e-3, Adam at twice that, weight decay 0.5, less for queries and the encoder
+
+The rates of muon_tuned were chosen by trials on this task (see first_run.py). That of adamw is the same 5e-3 and was
+not tuned: with one of its own it may do better.
 """
 
 from pathlib import Path

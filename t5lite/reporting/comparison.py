@@ -6,22 +6,16 @@ The Report is what all renderers read: document.py lays it out for markdown.py a
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from t5lite.config import at
 from t5lite.errors import UserError, nearest
-from t5lite.reporting.groups import (
-    Cost,
-    Group,
-    cost,
-    cost_with_origins,
-    differing_rows,
-    make_groups,
-    mean_cost,
-    unread_origin,
-)
+from t5lite.reporting import notes
+from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
+from t5lite.reporting.groups import Group, differing_rows, make_groups
+from t5lite.reporting.metrics import in_order, metric_of
+from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run, origins
-from t5lite.reporting.statistics import METHOD, Estimate, estimate
+from t5lite.reporting.statistics import METHOD, Estimate, differences, estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +33,18 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A group with its means over seeds. with_origins: its cost and that of what it started from; None from scratch."""
+    """A group with its means over seeds.
+
+    with_origins: its cost and that of the runs it started from, `origins`; None from scratch. caveats: what its
+    intervals do not cover.
+    """
 
     group: Group
     estimates: dict[str, dict[str, Estimate]]
     cost: Cost
     with_origins: Cost | None
-    origins: tuple[str, ...]
+    origins: tuple[Run, ...]
+    caveats: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -71,12 +70,13 @@ class Task:
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
-        """(split, metric), each that any of the groups has."""
-        found: dict[tuple[str, str], None] = {}
-        for summary in self.summaries:
-            for split, metrics in summary.estimates.items():
-                found.update(dict.fromkeys((split, metric) for metric in metrics))
-        return sorted(found, key=lambda pair: list(dict.fromkeys(split for split, _ in found)).index(pair[0]))
+        """(split, metric), each that any of the groups has, in the order of columns."""
+        return in_order(
+            (split, metric)
+            for summary in self.summaries
+            for split, metrics in summary.estimates.items()
+            for metric in metrics
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +110,13 @@ class Report:
         return [comparison for task in self.tasks for comparison in task.comparisons]
 
 
-def compare(runs: Sequence[Run], title: str, base: str | None, absent: Mapping[str, str]) -> Report:
-    """Compare what is complete among `runs`. Raises UserError where nothing is, or where no group is called `base`."""
+def compare(
+    runs: Sequence[Run], title: str, base: str | None, absent: Mapping[str, str], remarks: Sequence[str] = ()
+) -> Report:
+    """Compare what is complete among `runs`. `remarks` become notes.
+
+    Raises UserError where nothing is complete, or where no group is called `base`.
+    """
     complete = [run for run in runs if run.result is not None and run.run not in absent]
     if not complete:
         raise UserError(_nothing(runs, absent))
@@ -119,8 +124,13 @@ def compare(runs: Sequence[Run], title: str, base: str | None, absent: Mapping[s
     if base is not None and base not in {group.name for group in groups}:
         names = [group.name for group in groups]
         raise UserError(f"there is no group of runs {base!r} to compare with; {nearest(base, names)}")
-    notes: list[str] = []
-    tasks = _tasks(groups, base, notes)
+    members = _members(groups)
+    subjects = [_subject(task[0]) for task in members]
+    titles = _titles(members, subjects)
+    said = [*remarks, *notes.task_notes(members, titles, subjects)]
+    tasks = [_task(title, of_task, base, said) for title, of_task in zip(titles, members, strict=True)]
+    intervals = sum(comparison.delta.low is not None for task in tasks for comparison in task.comparisons)
+    said += [*notes.provenance_notes(groups), *notes.cost_notes(members), *notes.multiplicity_notes(intervals)]
     entries = _entries(runs, groups, absent)
     missing = [f"{entry.run}: {entry.status}" for entry in entries if entry.status != "complete"]
     return Report(
@@ -129,7 +139,7 @@ def compare(runs: Sequence[Run], title: str, base: str | None, absent: Mapping[s
         tasks=tuple(sorted(tasks, key=lambda task: len(task.summaries) == 1)),
         entries=tuple(entries),
         missing=tuple(missing),
-        notes=tuple(dict.fromkeys([*notes, *_cost_notes(groups), *_multiplicity(tasks)])),
+        notes=tuple(dict.fromkeys(said)),
     )
 
 
@@ -154,8 +164,8 @@ def _entries(runs: Sequence[Run], groups: Sequence[Group], absent: Mapping[str, 
     return entries + [Entry(name, None, None, why, None) for name, why in absent.items() if name not in known]
 
 
-def _tasks(groups: Sequence[Group], base: str | None, notes: list[str]) -> list[Task]:
-    """Sort groups into tasks and compare within each. What has to be said is appended to `notes`."""
+def _members(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups of each task: those that share a metric measured on the same rows, at once or through another."""
     members: list[list[Group]] = []
     for group in groups:
         touching = [task for task in members if any(_comparable(group, other) for other in task)]
@@ -164,14 +174,7 @@ def _tasks(groups: Sequence[Group], base: str | None, notes: list[str]) -> list[
         members.append([*merged, group])
     order = list(groups)
     members = [sorted(task, key=order.index) for task in members]
-    members.sort(key=lambda task: order.index(task[0]))
-    titles = _titles(members)
-    if len(members) > 1:
-        notes.append(
-            f"The runs are of {len(members)} tasks ({'; '.join(titles)}), which differ in what is predicted or held "
-            "out. Differences are taken within a task and never between two."
-        )
-    return [_task(title, of_task, base, notes) for title, of_task in zip(titles, members, strict=True)]
+    return sorted(members, key=lambda task: order.index(task[0]))
 
 
 def _comparable(a: Group, b: Group) -> bool:
@@ -184,156 +187,86 @@ def _comparable(a: Group, b: Group) -> bool:
     )
 
 
-def _titles(members: Sequence[Sequence[Group]]) -> list[str]:
-    titles = []
-    for task in members:
-        config = task[0].config
-        mixture = at(config, "data.train.mixture") or {}
-        source = at(config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
-        titles.append(f"{at(config, 'objective.name')} · {source}")
-    named = [
-        f"{title} ({', '.join(group.name for group in task)})" for title, task in zip(titles, members, strict=True)
+def _subject(group: Group) -> str:
+    """The objective and the source of the training text."""
+    mixture = at(group.config, "data.train.mixture") or {}
+    source = at(group.config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
+    return f"{at(group.config, 'objective.name')} · {source}"
+
+
+def _titles(members: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list[str]:
+    return [
+        f"{subject} ({notes.shortened([group.name for group in task])})" if subjects.count(subject) > 1 else subject
+        for subject, task in zip(subjects, members, strict=True)
     ]
-    return [name if titles.count(title) > 1 else title for title, name in zip(titles, named, strict=True)]
 
 
-def _task(title: str, groups: Sequence[Group], base: str | None, notes: list[str]) -> Task:
+def _task(title: str, groups: Sequence[Group], base: str | None, said: list[str]) -> Task:
+    """Compare the groups of a task, each with each. What has to be said is appended to `said`."""
     chosen = next((group for group in groups if group.name == base), groups[0])
     groups = [chosen, *(group for group in groups if group is not chosen)]
-    comparisons: list[Comparison] = []
-    for a, b in itertools.combinations(groups, 2):
-        comparisons += _compare_pair(title, a, b, notes)
-    for group in groups:
-        notes += _group_notes(group)
-    return Task(title, chosen.name, tuple(_summary(group) for group in groups), tuple(comparisons))
+    outcomes = [each for a, b in itertools.combinations(groups, 2) for each in _compare_pair(title, a, b)]
+    said += notes.seed_notes(groups)
+    said += notes.left_out_notes([each for each in outcomes if isinstance(each, LeftOut)])
+    said += [note for group in groups for note in notes.group_notes(group)]
+    comparisons = tuple(each for each in outcomes if isinstance(each, Comparison))
+    return Task(title, chosen.name, tuple(_summary(group) for group in groups), comparisons)
 
 
 def _summary(group: Group) -> Summary:
     estimates = {
-        split: {metric: estimate(list(group.values(split, metric).values())) for metric in metrics}
+        split: {metric: _estimate(group, split, metric) for metric in metrics}
         for split, metrics in group.metrics().items()
     }
-    names = dict.fromkeys(origin.run for run in group.runs for origin in origins(run))
-    total = mean_cost([cost_with_origins(run) for run in group.runs]) if names else None
-    return Summary(group, estimates, mean_cost([cost(run) for run in group.runs]), total, tuple(names))
+    started_from = {origin.workdir.resolve(): origin for run in group.runs for origin in origins(run)}
+    total = mean_cost([cost_with_origins(run) for run in group.runs]) if started_from else None
+    return Summary(
+        group=group,
+        estimates=estimates,
+        cost=mean_cost([cost(run) for run in group.runs]),
+        with_origins=total,
+        origins=tuple(started_from.values()),
+        caveats=tuple(notes.shared_origins(group)),
+    )
 
 
-def _compare_pair(task: str, a: Group, b: Group, notes: list[str]) -> list[Comparison]:
-    """All differences b - a; why one is left out, or has no interval, is appended to `notes`."""
-    pair = f"{b.name} against {a.name}"
-    shared = sorted(set(a.seeds) & set(b.seeds))
-    if not shared:
-        notes.append(f"{pair}: not compared, the two share no seed ({_seeds(b)}; {_seeds(a)}).")
+def _estimate(group: Group, split: str, metric: str) -> Estimate:
+    about = metric_of(metric)
+    return estimate(list(group.values(split, metric).values())).within(about.low, about.high)
+
+
+def _compare_pair(task: str, a: Group, b: Group) -> list[Comparison | LeftOut]:
+    """What came of each metric of the two; nothing where they share no seed."""
+    if not set(a.seeds) & set(b.seeds):
         return []
-    if len(shared) == 1:
-        notes.append(f"{pair}: one seed: no interval; repeat with more seeds.")
-    if set(a.seeds) != set(b.seeds):
-        notes.append(f"{pair}: compared on the seeds of both, {listed(shared)} ({_seeds(b)}; {_seeds(a)}).")
-    ours, theirs = a.metrics(), b.metrics()
-    found, reasons = [], {}
-    for split in dict.fromkeys([*ours, *theirs]):
-        for metric in dict.fromkeys([*ours.get(split, ()), *theirs.get(split, ())]):
-            compared = _compare_metric(a, b, split, metric)
-            if isinstance(compared, str | Group):
-                reasons.setdefault((compared, split), []).append(metric)
-            else:
-                found.append(Comparison(task, a.name, b.name, metric, split, *compared))
-    notes += [_left_out(pair, reason, split, metrics) for (reason, split), metrics in reasons.items()]
-    return found
+    pairs = in_order(
+        (split, metric) for group in (a, b) for split, metrics in group.metrics().items() for metric in metrics
+    )
+    return [_compare_metric(task, a, b, split, metric) for split, metric in pairs]
 
 
-def _left_out(pair: str, reason: str | Group, split: str, metrics: Sequence[str]) -> str:
-    """A note; what a group lacks is the same for each pair that it is in, and so is its text."""
-    what = f"{listed(metrics)} on {split}"
-    if isinstance(reason, Group):
-        return f"{reason.name} has no {what}: left out of its comparisons."
-    return f"{pair}: {what} left out: {reason}."
+def _compare_metric(task: str, a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:
+    """The difference b - a, paired by seed, or why there is none."""
 
+    def left_out(reason: str, lacking: Group | None = None) -> LeftOut:
+        return LeftOut(a.name, b.name, split, metric, reason, None if lacking is None else lacking.name)
 
-def _compare_metric(a: Group, b: Group, split: str, metric: str) -> tuple[Estimate, dict[int, float]] | str | Group:
-    """The difference b - a and that of each seed; else the group that lacks the metric, or another reason."""
     ours, theirs = a.values(split, metric), b.values(split, metric)
     for group, values in ((a, ours), (b, theirs)):
         if not values:
-            return group
+            return left_out("no", group)
     differs = differing_rows(a, b, split, metric)
     if differs is not None:
-        return f"not measured on the same rows, {differs} is not the same"
+        return left_out(f"{differs} is not the same")
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
-        return "no seed has it on both sides"
-    deltas = {}
-    for seed in seeds:
-        for group, value in ((a, ours[seed]), (b, theirs[seed])):
-            # Dropping the seed would flatter the group whose training went wrong.
-            if value is None:
-                return f"{group.name} has a value that is not finite, with seed {seed}"
-        deltas[seed] = theirs[seed] - ours[seed]
-    return estimate(list(deltas.values())), deltas
-
-
-def _seeds(group: Group) -> str:
-    return f"{group.name} has {listed(group.seeds)}"
-
-
-def listed(items: Sequence[Any]) -> str:
-    return ", ".join(map(str, items))
-
-
-def _group_notes(group: Group) -> list[str]:
-    notes = []
-    repeated = sorted({run.seed for run in group.runs if sum(run.seed == other.seed for other in group.runs) > 1})
-    if repeated:
-        notes.append(f"{group.name} has several runs with seed {listed(repeated)}: they count as one, by their mean.")
-    for run in group.runs:
-        for split, metrics in run.metrics.items():
-            broken = [metric for metric in metrics if _mean_of(group, split, metric, run.seed) is None]
-            if broken:
-                notes.append(
-                    f"{run.run}: {listed(broken)} on {split} is not finite, so {group.name} has no mean of it."
-                )
-    return notes
-
-
-def _mean_of(group: Group, split: str, metric: str, seed: int) -> float | None:
-    return group.values(split, metric).get(seed)
-
-
-def _cost_notes(groups: Sequence[Group]) -> list[str]:
-    """Where costs do not compare, or are not all of it."""
-    runs = [run for group in groups for run in group.runs]
-    notes = []
-    for field, what in (
-        ("devices", "devices"),
-        ("hosts", "numbers of hosts"),
-        ("python", "versions of Python"),
-        ("packages", "versions of packages"),
-        ("git_commit", "versions of t5lite"),
-    ):
-        found = {str(run.provenance[field]) for run in runs if field in run.provenance}
-        if len(found) > 1:
-            notes.append(f"The runs were made with different {what} (see Provenance): their costs do not compare.")
-    unknown = [run.run for run in runs if not run.provenance]
-    if unknown:
-        notes.append(f"No provenance.json: {listed(unknown)}.")
-    uncounted: dict[str, list[str]] = {}
-    for run in runs:
-        unread = unread_origin(run)
-        if unread is not None:
-            uncounted.setdefault(f"{unread}, which cannot be read", []).append(run.run)
-        for origin in origins(run):
-            if origin.result is None:
-                uncounted.setdefault(f"{origin.run}, which is not complete", []).append(run.run)
-    for origin, names in uncounted.items():
-        notes.append(f"{listed(names)} started from {origin}: its cost is not counted.")
-    return notes
-
-
-def _multiplicity(tasks: Sequence[Task]) -> list[str]:
-    count = sum(comparison.delta.low is not None for task in tasks for comparison in task.comparisons)
-    if not count:
-        return []
-    return [
-        f"Intervals of differences in this report: {count}. They are not adjusted for their number: of 20 "
-        "differences that are none, about one is resolved by chance."
-    ]
+        return left_out("no seed has it on both sides")
+    for group, values in ((a, ours), (b, theirs)):
+        # Dropping the seed would flatter the group whose training went wrong.
+        broken = [seed for seed in seeds if values[seed] is None]
+        if broken:
+            return left_out(f"a value that is not finite, with seed {notes.listed(broken)}, of", group)
+    deltas, delta = differences([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    most = metric_of(metric).width
+    by_seed = dict(zip(seeds, deltas, strict=True))
+    return Comparison(task, a.name, b.name, metric, split, delta.within(-most, most), by_seed)

@@ -16,7 +16,15 @@ from t5lite.reporting.runs import Curve
 SEVERAL = 3  # points from which on a curve is one
 MOST_POINTS = 60  # of a training loss; beyond, neighbours are averaged, as single batches scatter
 
-Line = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, mean, least and greatest over seeds
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Points [n] of a curve: x, and the mean, the least and the greatest over seeds."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +73,8 @@ def _steps(group: Group, split: str) -> set[int]:
 def _panel(groups: Sequence[Group], split: str, title: str) -> Panel:
     by_tokens = all(curve.tokens is not None for group in groups for curve in _curves(group, split))
     series = tuple(Series(group.name, by_tokens, tuple(_lines(group, split, by_tokens))) for group in groups)
-    told = [f"{each.name} from {each.lines[0][1][0]:.3g} to {each.lines[0][1][-1]:.3g}" for each in series]
-    return Panel(title, f"{title}, by {'tokens' if by_tokens else 'steps'}: {'; '.join(told)}", series)
+    ends = [f"{each.name} from {each.lines[0].mean[0]:.3g} to {each.lines[0].mean[-1]:.3g}" for each in series]
+    return Panel(title, f"{title}, by {'tokens' if by_tokens else 'steps'}: {'; '.join(ends)}", series)
 
 
 def _lines(group: Group, split: str, by_tokens: bool) -> list[Line]:
@@ -74,19 +82,23 @@ def _lines(group: Group, split: str, by_tokens: bool) -> list[Line]:
     curves = _curves(group, split)
     common = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
     if len(common) < SEVERAL:
-        return [line for curve in curves for line in [_over_seeds([curve], curve.steps, by_tokens)]]
+        return [_over_seeds([curve], curve.steps, by_tokens) for curve in curves]
     line = _over_seeds(curves, common, by_tokens)
     return [_thinned(line) if split == "train" else line]
 
 
 def _over_seeds(curves: Sequence[Curve], steps: Sequence[int], by_tokens: bool) -> Line:
-    places = [[curve.steps.index(step) for step in steps] for curve in curves]
-    x = [np.array(curve.tokens if by_tokens else curve.steps)[at] for curve, at in zip(curves, places, strict=True)]
-    values = np.stack([np.array(curve.values)[at] for curve, at in zip(curves, places, strict=True)])
-    return np.mean(x, axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+    x, values = [], []
+    for curve in curves:
+        place = {step: i for i, step in enumerate(curve.steps)}
+        chosen = [place[step] for step in steps]
+        x.append(np.array(curve.tokens if by_tokens else curve.steps, np.float64)[chosen])
+        values.append(np.array(curve.values)[chosen])
+    return Line(np.mean(x, axis=0), np.mean(values, axis=0), np.min(values, axis=0), np.max(values, axis=0))
 
 
 def _thinned(line: Line) -> Line:
-    parts = [np.array_split(values, min(MOST_POINTS, len(values))) for values in line]
-    x, mean, low, high = (np.array([part.mean() for part in of]) for of in parts)
-    return x, mean, low, high
+    def means(values: np.ndarray) -> np.ndarray:
+        return np.array([part.mean() for part in np.array_split(values, min(MOST_POINTS, len(values)))])
+
+    return Line(means(line.x), means(line.mean), means(line.low), means(line.high))

@@ -10,8 +10,10 @@ from typing import Any
 
 from t5lite.config import flat
 from t5lite.reporting import words
-from t5lite.reporting.comparison import Comparison, Report, Summary, Task, listed
-from t5lite.reporting.groups import WATCHING, Group
+from t5lite.reporting.comparison import Comparison, Report, Summary, Task
+from t5lite.reporting.groups import Group, watches
+from t5lite.reporting.metrics import in_order, main_metrics, metric_of
+from t5lite.reporting.notes import listed, shortened
 from t5lite.reporting.runs import Run
 
 
@@ -44,11 +46,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:
-    """The sentences of one group held against another."""
+    """The sentences of one group held against another. caveats: what the intervals do not cover."""
 
     b: str
     a: str
     comparisons: tuple[Comparison, ...]
+    caveats: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +107,14 @@ def document(report: Report) -> Section:
 
 
 COST = (
-    "Means over seeds. Tokens are those of training, without padding; compute is counted from the network's shape; "
-    "device time is time multiplied by the number of devices; peak memory is that of one device or process. A row with "
-    "+ adds the runs whose parameters the group started from; its peak is the greatest among them."
+    "Means over seeds; of peak memory the most. Tokens are those of training, without padding; compute is counted "
+    "from the network's shape. Time is that of the training loop: its steps and their wait for data, the evaluations "
+    "between them and at the end, and the saving of checkpoints; not preparing data, compiling the training step, or "
+    "the evaluation before the first step. Of a bag of words it is fitting and evaluating. Device time is time "
+    "multiplied by the number of devices. Peak memory is that of one device: on a GPU or TPU the most that it counted "
+    "since the process began, on a CPU what the compiler planned for the training step. A row with + adds the runs "
+    "whose parameters the group started from; its peak is the greatest among them. – is what is not known or not "
+    "counted."
 )
 
 
@@ -118,12 +126,13 @@ def verdicts(report: Report) -> list[Block]:
     """What came out against each task's base, by pair; a text where there is nothing."""
     found: list[Block] = []
     for task in report.tasks:
+        caveats = {summary.name: [f"{summary.name}: {text}" for text in summary.caveats] for summary in task.summaries}
         for summary in task.summaries:
-            of_pair = [each for each in task.against_base if each.b == summary.name]
-            telling = [each for each in of_pair if each.metric not in words.IN_TABLES_ONLY] or of_pair
-            if telling:
-                telling.sort(key=lambda each: words.told((each.split, each.metric)))
-                found.append(Verdicts(summary.name, task.base, tuple(telling)))
+            of_pair = {(each.split, each.metric): each for each in task.against_base if each.b == summary.name}
+            shown = tuple(of_pair[key] for key in main_metrics(of_pair))
+            if shown:
+                caveat = tuple(caveats[summary.name] + caveats[task.base])
+                found.append(Verdicts(summary.name, task.base, shown, caveat))
     return found or [Text("There is nothing to hold against each other here: see the notes at the end.")]
 
 
@@ -139,27 +148,20 @@ def task_section(task: Task) -> Section:
     return Section(task.title, 2, tuple(blocks))
 
 
-def _ordered(task: Task) -> list[tuple[str, str]]:
-    splits = list(dict.fromkeys(split for split, _ in task.metrics))
-    return sorted(task.metrics, key=lambda pair: (splits.index(pair[0]), words.told(pair)))
-
-
 def groups_table(task: Task, short: bool = False) -> Table:
-    """A row a group: seeds, and the mean of each metric with its interval; `short`: the means of those told."""
-    columns = _ordered(task)
-    if short:
-        columns = [pair for pair in columns if pair[1] not in words.IN_TABLES_ONLY] or columns
+    """A row a group: seeds, and the mean of each metric with its interval; `short`: the means of the main ones."""
+    columns = main_metrics(task.metrics) if short else task.metrics
     text = words.mean_text if short else words.estimate_text
     decimals = {
         (split, metric): max(
-            words.decimals_of(of)
+            words.decimals_of(estimate)
             for summary in task.summaries
-            if (of := summary.estimates.get(split, {}).get(metric)) is not None
+            if (estimate := summary.estimates.get(split, {}).get(metric)) is not None
         )
         for split, metric in columns
     }
     several = len({split for split, _ in columns}) > 1
-    labels = [words.metric_of(metric).label + (f", {split}" if several else "") for split, metric in columns]
+    labels = [metric_of(metric).label + (f", {split}" if several else "") for split, metric in columns]
     rows = []
     for summary in task.summaries:
         cells = []
@@ -176,23 +178,22 @@ def _marked(summary: Summary, task: Task) -> str:
 
 def differences_table(comparisons: Sequence[Comparison], base: str) -> Table:
     """A row a difference, with its interval and verdict."""
-    order = list(dict.fromkeys((each.a, each.b) for each in comparisons))
-    splits = list(dict.fromkeys(each.split for each in comparisons))
-
-    def key(each: Comparison) -> tuple[int, int, int]:
-        return order.index((each.a, each.b)), splits.index(each.split), words.told((each.split, each.metric))
-
+    pairs = dict.fromkeys((each.a, each.b) for each in comparisons)
+    found = {(each.a, each.b, each.split, each.metric): each for each in comparisons}
+    keys = in_order((each.split, each.metric) for each in comparisons)
     rows = [
         (
-            each.b if each.a == base else f"{each.b} − {each.a}",
-            words.metric_of(each.metric).label,
-            each.split,
+            b if a == base else f"{b} − {a}",
+            metric_of(metric).label,
+            split,
             words.delta_text(each),
-            words.range_text(each.delta, sign=True) or words.NOTHING,
+            words.delta_range(each) or words.NOTHING,
             str(each.delta.n),
             words.verdict(each),
         )
-        for each in sorted(comparisons, key=key)
+        for a, b in pairs
+        for split, metric in keys
+        if (each := found.get((a, b, split, metric))) is not None
     ]
     return Table(("group", "metric", "held-out set", "mean", "95 % interval", "seeds", "verdict"), tuple(rows))
 
@@ -201,20 +202,16 @@ def cost_table(report: Report) -> Table:
     """A row a group, and one with what it started from, where it did not start from nothing."""
     rows = []
     for summary in report.summaries:
-        devices = _devices(summary.group)
-        rows.append((summary.name, *words.cost_texts(summary.cost), devices))
+        rows.append((summary.name, *words.cost_texts(summary.cost), _devices(summary.group.runs)))
         if summary.with_origins is not None:
-            name = f"{summary.name} + {_shortened(summary.origins)}"
+            name = f"{summary.name} + {shortened([origin.run for origin in summary.origins])}"
+            devices = _devices([*summary.group.runs, *summary.origins])
             rows.append((name, *words.cost_texts(summary.with_origins), devices))
     return Table(("group", "tokens", "compute", "time", "device time", "peak memory", "devices"), tuple(rows), True)
 
 
-def _shortened(names: Sequence[str], limit: int = 3) -> str:
-    return listed(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _devices(group: Group) -> str:
-    kinds = [_count_devices(run.provenance.get("devices") or []) for run in group.runs]
+def _devices(runs: Sequence[Run]) -> str:
+    kinds = [_count_devices(run.provenance.get("devices") or []) for run in runs]
     return "; ".join(dict.fromkeys(kinds)) or words.NOTHING
 
 
@@ -240,7 +237,7 @@ def config_table(task: Task) -> Table:
     fields = dict.fromkeys(name for summary in task.summaries for name in flat(summary.group.config))
     rows = []
     for field in fields:
-        if any(field == name or field.startswith(f"{name}.") for name in WATCHING):
+        if watches(field):
             continue
         values = [_config_value(summary.group, field) for summary in task.summaries]
         if len(set(values)) > 1:
@@ -251,7 +248,7 @@ def config_table(task: Task) -> Table:
 def _config_value(group: Group, field: str) -> str:
     """The value of a field as JSON has it, without a text's quotes; all of them, where it changes with the seed."""
     values = dict.fromkeys(_plain(flat(run.config).get(field)) for run in group.runs)
-    return _shortened(list(values))
+    return shortened(list(values))
 
 
 def _plain(value: Any) -> str:
@@ -302,7 +299,7 @@ def provenance_table(report: Report) -> Table:
                 by_value.setdefault(_hash_shortened(str(value)), []).append(run.run)
         for value, names in by_value.items():
             shared = len(names) == len(runs)
-            rows.append((label, Code(value), "all" if shared else _shortened(names, 8)))
+            rows.append((label, Code(value), "all" if shared else shortened(names, 8)))
     return Table(("what", "value", "runs"), tuple(rows))
 
 

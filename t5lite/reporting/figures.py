@@ -5,13 +5,14 @@ inherit from a page.
 import html
 import re
 
-from t5lite.reporting import plots, style
+from t5lite.reporting import plots
 from t5lite.reporting.comparison import Task
+from t5lite.reporting.style import LIGHT
+from t5lite.reporting.words import printable
 
 MARGIN, LINE = 12.0, 22.0  # of the picture's units, as are x and y below
 SCALE = 1.3  # CSS pixels of one unit
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-COLORS = dict(re.findall(r"(--\w+): (#\w+);", style.LIGHT))
 
 
 def figures(task: Task, name: str) -> list[str]:
@@ -20,22 +21,22 @@ def figures(task: Task, name: str) -> list[str]:
 
 
 def _document(picture: plots.Picture) -> str:
-    """The title, and below it each part under what stands over it."""
+    """The title, and below it each part under its own."""
     parts = [_text(picture.title, MARGIN, "bold")]
     y, width = MARGIN + LINE, 0.0
-    for over, svg in picture.parts:
-        if over:
-            parts.append(_text(over, y, "normal"))
+    for part in picture.parts:
+        if part.title:
+            parts.append(_text(part.title, y, "normal"))
             y += LINE
-        of_part, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
-        place = f'<svg x="{MARGIN}" y="{y:g}" width="{of_part:g}" height="{height:g}"'
-        parts.append(re.sub(r"var\((--\w+)\)", lambda color: COLORS[color[1]], svg.replace("<svg", place, 1)))
-        y, width = y + height, max(width, of_part)
+        part_width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', part.svg).groups())
+        place = f'<svg x="{MARGIN}" y="{y:g}" width="{part_width:g}" height="{height:g}"'
+        parts.append(re.sub(r"var\(--(\w+)\)", lambda color: LIGHT[color[1]], part.svg.replace("<svg", place, 1)))
+        y, width = y + height, max(width, part_width)
     width, height = width + 2 * MARGIN, y + MARGIN
     size = f'width="{SCALE * width:.0f}" height="{SCALE * height:.0f}" viewBox="0 0 {width:g} {height:g}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{FONT}" stroke-linejoin="round" role="img" '
-        f'aria-label="{html.escape(picture.label)}">\n<rect width="100%" height="100%" fill="white"/>\n'
+        f'aria-label="{html.escape(printable(picture.label))}">\n<rect width="100%" height="100%" fill="white"/>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
@@ -43,4 +44,4 @@ def _document(picture: plots.Picture) -> str:
 
 def _text(text: str, y: float, weight: str) -> str:
     place = f'x="{MARGIN}" y="{y + 0.6 * LINE:g}" font-size="{plots.TEXT}" font-weight="{weight}"'
-    return f'<text {place} fill="{COLORS["--ink"]}">{html.escape(text)}</text>'
+    return f'<text {place} fill="{LIGHT["ink"]}">{html.escape(printable(text))}</text>'

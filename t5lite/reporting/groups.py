@@ -1,4 +1,4 @@
-"""Groups: the runs that repeat one experiment with other seeds, what they are called, what they cost.
+"""Groups: the runs that repeat one experiment with other seeds, and what they are called.
 
 Two runs are of one group when their configs are equal but for the seed, the name and what only watches, and their data
 have the same fingerprints. A run that another one started from counts as what it is and not by its name:
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from t5lite.config import at, flat
-from t5lite.reporting.runs import Run, origins, read_run
+from t5lite.reporting.metrics import metric_of
+from t5lite.reporting.runs import Run, read_run
 from t5lite.studies import REFERRING
 
 # How a run is watched and where it runs; not what it computes, and not on which rows it is evaluated.
@@ -35,19 +36,6 @@ WATCHING = (
 )
 # How the network reads a pair; the pair that it is evaluated on stays the same.
 SAME_ROWS = ("pack", "prefix_attention")
-# Metrics of `eval.rows` rows. All others, such as exact_match, are of `eval.generate_rows` rows.
-OF_ALL_ROWS = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "accuracy", "macro_f1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What training took. peak_bytes: the most at any one time; the others add up. None: not known."""
-
-    tokens: float | None = None
-    flops: float | None = None
-    seconds: float | None = None
-    device_seconds: float | None = None
-    peak_bytes: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +90,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
 def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
     """What a run computes, as a fingerprint: the same for runs that differ by the seed alone."""
     fields = flat(run.config)
-    fields = {name: value for name, value in fields.items() if not _watches(name)}
+    fields = {name: value for name, value in fields.items() if not watches(name)}
     seen = seen | {run.workdir.resolve()}
     for field in REFERRING:
         path = run.referred(field)
@@ -112,7 +100,8 @@ def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _watches(field: str) -> bool:
+def watches(field: str) -> bool:
+    """Whether a config's field is one of WATCHING, or inside one."""
     return any(field == name or field.startswith(f"{name}.") for name in WATCHING)
 
 
@@ -149,7 +138,7 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
     if ours != theirs:
         changed = sorted(name for name in ours.keys() | theirs if ours.get(name) != theirs.get(name))
         return f"objective.{changed[0]}" if "name" not in changed else "the objective"
-    counts = ("rows",) if metric in OF_ALL_ROWS else ("rows", "generate_rows", "max_new_tokens")
+    counts = ("rows",) if metric_of(metric).of_all_rows else ("rows", "generate_rows", "max_new_tokens")
     for name in counts:
         if at(a.config, f"eval.{name}") != at(b.config, f"eval.{name}"):
             return f"eval.{name}"
@@ -159,38 +148,3 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
 def _data(group: Group) -> Any:
     """Fingerprints of all data; of a run without provenance, the sources' names."""
     return group.runs[0].provenance.get("data") or group.config["data"]
-
-
-def cost(run: Run) -> Cost:
-    """What the run itself took."""
-    found = (run.result or {}).get("cost", {})
-    return Cost(**{field.name: _number(found.get(field.name)) for field in dataclasses.fields(Cost)})
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
-
-
-def cost_with_origins(run: Run) -> Cost:
-    """What the run took and all that it started from, as far as their workdirs can be read."""
-    return _combine([cost(each) for each in (run, *origins(run))], np.sum)
-
-
-def mean_cost(costs: Sequence[Cost]) -> Cost:
-    return _combine(costs, np.mean)
-
-
-def _combine(costs: Sequence[Cost], how: Any) -> Cost:
-    combined = {}
-    for field in dataclasses.fields(Cost):
-        known = [value for each in costs if (value := getattr(each, field.name)) is not None]
-        use = np.max if field.name == "peak_bytes" else how
-        combined[field.name] = float(use(known)) if known else None
-    return Cost(**combined)
-
-
-def unread_origin(run: Run) -> str | None:
-    """What the run, or one that it started from, started from and cannot be read; None where all can, or none is."""
-    last = (run, *origins(run))[-1]
-    text = last.config.get("init_from")
-    return str(text) if text and last.referred("init_from") is None else None

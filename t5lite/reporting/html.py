@@ -14,7 +14,9 @@ from t5lite.reporting.style import STYLE
 CLASSES = {"better": "good", "worse": "bad"}  # of a verdict; any other is neither
 LONG = 40  # characters from which on a cell breaks its lines
 
-_escaped = html.escape
+
+def _escaped(text: str) -> str:
+    return html.escape(words.printable(text))
 
 
 def render(section: Section) -> str:
@@ -74,15 +76,18 @@ def _lines(parts: Iterable[str]) -> str:
 def _verdicts(block: Verdicts) -> str:
     lines = []
     for each in block.comparisons:
-        verdict, why = words.verdict(each), words.reason(each)
-        lines.append(
-            f'<li>{_escaped(words.subject(each))}: <span class="delta">{_escaped(words.delta_text(each))}</span> '
-            f'<span class="around">({_escaped(words.around(each))})</span>: '
-            f'<span class="verdict {CLASSES.get(verdict, "open")}">{_escaped(verdict)}</span>'
-            f"{f': {_escaped(why)}' if why else ''}.</li>"
-        )
+        parts = [_part(part) for part in words.sentence_parts(each)]
+        lines.append(f"<li>{''.join(parts)}</li>")
     title = f"{_escaped(block.b)} <span>against</span> {_escaped(block.a)}"
-    return f'<div class="pair">\n<h3>{title}</h3>\n<ul>\n{_lines(lines)}\n</ul>\n</div>'
+    caveats = _lines(f'<p class="caveat">{_escaped(caveat)}.</p>' for caveat in block.caveats)
+    return f'<div class="pair">\n<h3>{title}</h3>\n<ul>\n{_lines(lines)}\n</ul>\n{caveats}</div>'
+
+
+def _part(part: words.Part) -> str:
+    if not part.role:
+        return _escaped(part.text)
+    classes = f"verdict {CLASSES.get(part.text, 'open')}" if part.role == "verdict" else part.role
+    return f'<span class="{classes}">{_escaped(part.text)}</span>'
 
 
 def _pictures(pictures: Sequence[plots.Picture], caption: str) -> str:
@@ -90,12 +95,15 @@ def _pictures(pictures: Sequence[plots.Picture], caption: str) -> str:
         return ""
     figures = []
     for picture in pictures:
-        parts = [f'<p class="over">{_escaped(over)}</p>\n{svg}' if over else svg for over, svg in picture.parts]
         figures.append(
             f'<figure role="img" aria-label="{_escaped(picture.label)}">\n'
-            f"<figcaption>{_escaped(picture.title)}</figcaption>\n{_lines(parts)}\n</figure>"
+            f"<figcaption>{_escaped(picture.title)}</figcaption>\n{_lines(map(_drawing, picture.parts))}\n</figure>"
         )
     return f'<div class="plots">\n{_lines(figures)}\n</div>\n<p class="note">{_escaped(caption)}</p>'
+
+
+def _drawing(part: plots.Drawing) -> str:
+    return f'<p class="part">{_escaped(part.title)}</p>\n{part.svg}' if part.title else part.svg
 
 
 def _table(table: Table) -> str:

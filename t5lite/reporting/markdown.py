@@ -39,13 +39,11 @@ def _block(block: Block) -> list[str]:
 def _verdict_lines(block: Verdicts) -> list[str]:
     lines = [f"{_escaped(f'{block.b} against {block.a}')}:", ""]
     for each in block.comparisons:
-        said = f"{words.subject(each)}: {words.delta_text(each)} ({words.around(each)})"
-        lines.append(f"- {_escaped(said)}: **{words.verdict(each)}**{_why(words.reason(each))}")
+        parts = [(_escaped(part.text), part.role) for part in words.sentence_parts(each)]
+        lines.append("- " + "".join(f"**{text}**" if role == "verdict" else text for text, role in parts))
+    for caveat in block.caveats:
+        lines += ["", f"{_escaped(caveat)}."]
     return lines
-
-
-def _why(reason: str) -> str:
-    return f": {_escaped(reason)}." if reason else "."
 
 
 def _table(table: Table) -> str:
@@ -59,12 +57,12 @@ def _table(table: Table) -> str:
 def _cell(text: str) -> str:
     if not isinstance(text, Code):
         return _escaped(text)
-    plain = " ".join(text.replace("`", "'").split())
+    plain = " ".join(words.printable(text).replace("`", "'").split())
     return f"`{plain}`".replace("|", r"\|")
 
 
 def _escaped(text: str) -> str:
     """`text` such that Markdown shows it as it stands; an underscore inside a word is no markup."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = re.sub(" +", " ", words.printable(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     plain = re.sub(r"([\\`*\[\]|~#$])", r"\\\1", plain)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", plain)

@@ -4,6 +4,9 @@ a picture a metric   a row a group: each seed a small dot, the mean with its int
                      difference to the base with the interval, and the line of no difference
 curves               loss by training tokens: the mean over seeds in a band from the least to the greatest
 
+A group has a colour and a mark of its own, by which it is known again without seeing colours. Where groups are too many
+for that, the base and the best have, and the rest are alike.
+
 They are drawn by matplotlib, without a screen or a state of its own, and then made to fit the page: text stays text in
 the page's font, colours become the page's variables, so that they follow its light or dark, and ids carry the picture's
 name, so that two on one page do not take each other's. The same report gives the same bytes.
@@ -12,24 +15,31 @@ name, so that two on one page do not take each other's. The same report gives th
 import dataclasses
 import io
 import re
+import unicodedata
+import warnings
 from collections.abc import Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from t5lite.reporting import words
-from t5lite.reporting.comparison import Comparison, Task
+from t5lite.reporting.comparison import Task
 from t5lite.reporting.curves import Series, loss_panels
+from t5lite.reporting.metrics import main_metrics, metric_of
 from t5lite.reporting.statistics import Estimate
+from t5lite.reporting.style import LIGHT
 
-# What stands for the page's variables while matplotlib draws; html.py gives each its value, by light and by dark.
-INK, FAINT = "#010203", "#d0d1d2"
-GROUPS = ("#5c6670", "#0072b2", "#d55e00", "#00855f", "#a3498b", "#b07d00", "#2f95c9")
-VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)"} | {color: f"var(--g{i})" for i, color in enumerate(GROUPS)}
+# What stands for the page's colours while matplotlib draws.
+COLORS = {name: f"#0102{i:02x}" for i, name in enumerate(LIGHT)}
+NAMES = {color: name for name, color in COLORS.items()}
+INK, FAINT = COLORS["ink"], COLORS["line"]
 WIDTH, ROW, FOOT = 4.6, 0.56, 0.56  # inches; 72 of the picture's units each, and on a phone a unit is a CSS pixel
 TEXT = 12.5  # of the picture's units
+MARKED = 5  # marks along a curve
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -49,19 +59,47 @@ STYLE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """title: what stands over it; label: what it shows, for those who do not see it.
+class Drawing:
+    """An SVG element, and what stands over it, which may be nothing."""
 
-    parts: drawings one below the other, each with what stands over it.
-    """
+    title: str
+    svg: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """title: what stands over it; label: what it shows, for those who do not see it; parts: one below the other."""
 
     title: str
     label: str
-    parts: tuple[tuple[str, str], ...]
+    parts: tuple[Drawing, ...]
 
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a group is drawn in all pictures of its task. one_of_many: as others are too."""
+
+    color: str
+    marker: str
+    one_of_many: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A name with a number on the right, and below them a mean with its interval and its seeds."""
+
+    name: str
+    number: str
+    look: Look
+    estimate: Estimate
+    seeds: list[float]
+
+
+LOOKS = tuple(Look(COLORS[f"g{i}"], marker) for i, marker in enumerate("os^DvPX"))  # the first is the base's
+REST = Look(COLORS["rest"], "d", one_of_many=True)
 
 CAPTION = (
-    "Large dots are means, small dots seeds, bars the 95 % interval of the mean. A difference whose bar crosses the "
+    "Large marks are means, small dots seeds, bars the 95 % interval of the mean. A difference whose bar crosses the "
     "dashed line is not resolved."
 )
 CURVES_CAPTION = "Lines are means over seeds; bands reach from the least to the greatest seed."
@@ -69,58 +107,72 @@ CURVES_CAPTION = "Lines are means over seeds; bands reach from the least to the 
 
 def draw(task: Task, name: str) -> tuple[list[Picture], str]:
     """The pictures of `task` and what has to be known to read them; `name` makes their ids differ from other tasks'."""
-    colors = {summary.name: GROUPS[1 + i % (len(GROUPS) - 1)] for i, summary in enumerate(task.summaries[1:])}
-    colors[task.base] = GROUPS[0]
+    looks, highlighted = _looks(task)
     pictures, captions = [], []
-    with matplotlib.rc_context(STYLE):  # of the process, so for the drawing alone
-        if colors.keys() != {task.base}:
-            pictures += [_metric(task, *pair, colors, f"{name}-{i}") for i, pair in enumerate(_of_interest(task))]
+    # Both are the process's, so for the drawing alone. The page's font has the signs that matplotlib's own lacks.
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        if len(looks) > 1:
+            pictures += [
+                _metric(task, *pair, looks, f"{name}-{i}") for i, pair in enumerate(main_metrics(task.metrics))
+            ]
             captions.append(CAPTION)
         panels = loss_panels(task)
         for i, panel in enumerate(panels):
-            drawn = _svg(_curves(panel.series, colors), f"{name}-c{i}")
-            pictures.append(Picture(panel.title, panel.label, (("", drawn),)))
+            drawn = _svg(_curves(panel.series, looks), f"{name}-c{i}")
+            pictures.append(Picture(panel.title, panel.label, (Drawing("", drawn),)))
         if panels:
             captions.append(CURVES_CAPTION)
-    return pictures, " ".join(captions)
+    return pictures, " ".join([*captions, highlighted] if highlighted else captions)
 
 
-def _of_interest(task: Task) -> list[tuple[str, str]]:
-    telling = [pair for pair in task.metrics if pair[1] not in words.IN_TABLES_ONLY]
-    splits = list(dict.fromkeys(split for split, _ in task.metrics))
-    return sorted(telling or task.metrics, key=lambda pair: (splits.index(pair[0]), words.told(pair)))
+def _looks(task: Task) -> tuple[dict[str, Look], str]:
+    """{group: look}, and a sentence on which groups have one of their own, where not all have."""
+    others = [summary.name for summary in task.summaries if summary.name != task.base]
+    if len(others) < len(LOOKS):
+        return {task.base: LOOKS[0], **dict(zip(others, LOOKS[1:], strict=False))}, ""
+    looks = {task.base: LOOKS[0], **dict.fromkeys(others, REST)}
+    for split, metric in main_metrics(task.metrics):
+        better = metric_of(metric).better
+        means = {
+            summary.name: better * estimate.mean
+            for summary in task.summaries
+            if summary.name != task.base
+            and (estimate := summary.estimates.get(split, {}).get(metric)) is not None
+            and estimate.mean is not None
+        }
+        if better and means:
+            best = max(means, key=means.__getitem__)
+            looks[best] = LOOKS[1]
+            about = f"{best}, the best of the others by {metric_of(metric).label} on {split}"
+            return looks, f"Of {len(looks)} groups {task.base} and {about}, have a colour of their own."
+    return looks, f"Of {len(looks)} groups {task.base} has a colour of its own."
 
 
-def _metric(task: Task, split: str, metric: str, colors: dict[str, str], name: str) -> Picture:
+def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: str) -> Picture:
     """The values of each group that has the metric, and below them the differences to the base."""
-    rows, told = [], []
+    rows, said = [], []
     for summary in task.summaries:
-        of = summary.estimates.get(split, {}).get(metric)
-        if of is None:
+        estimate = summary.estimates.get(split, {}).get(metric)
+        if estimate is None:
             continue
         seeds = [value for value in summary.group.values(split, metric).values() if value is not None]
-        rows.append((summary.name, words.mean_text(of), colors[summary.name], of, seeds))
-        told.append(f"{summary.name} {words.estimate_text(of)}, {words.seeds_text(of.n)}")
-    about = words.metric_of(metric)
+        rows.append(Row(summary.name, words.mean_text(estimate), looks[summary.name], estimate, seeds))
+        said.append(f"{summary.name} {words.estimate_text(estimate)}, {words.seeds_text(estimate.n)}")
+    about = metric_of(metric)
     title = f"{about.label} on {split}"
-    parts = [("", _svg(_rows(rows, about.unit), f"{name}-v"))]
+    parts = [Drawing("", _svg(_rows(rows, about.unit), f"{name}-v"))]
     differences = [each for each in task.against_base if (each.split, each.metric) == (split, metric)]
     if differences:
-        told += [words.sentence(each) for each in differences]
+        said += [words.sentence(each) for each in differences]
         unit = f" ({about.unit})" if about.unit else ""
         hint = {-1: f"← better{unit}", 1: f"better →{unit}", 0: about.unit}[about.better]
-        below = _rows([_difference(each, colors) for each in differences], hint, zero=True)
-        parts.append((f"difference to {task.base}", _svg(below, f"{name}-d")))
-    return Picture(title, f"{title}: {'; '.join(told)}", tuple(parts))
-
-
-def _difference(comparison: Comparison, colors: dict[str, str]) -> "Row":
-    delta = comparison.delta
-    text = words.number(delta.mean or 0.0, words.decimals_of(delta), sign=True)
-    return comparison.b, text, colors[comparison.b], delta, list(comparison.deltas.values())
-
-
-Row = tuple[str, str, str, Estimate, list[float]]  # name, text on the right, colour, mean and interval, seeds
+        rows = [
+            Row(each.b, words.delta_number(each), looks[each.b], each.delta, list(each.deltas.values()))
+            for each in differences
+        ]
+        parts.append(Drawing(f"difference to {task.base}", _svg(_rows(rows, hint, zero=True), f"{name}-d")))
+    return Picture(title, f"{title}: {'; '.join(said)}", tuple(parts))
 
 
 def _rows(rows: Sequence[Row], axis_label: str, zero: bool = False) -> Figure:
@@ -129,17 +181,8 @@ def _rows(rows: Sequence[Row], axis_label: str, zero: bool = False) -> Figure:
     height = ROW * len(rows) + foot
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.04, foot / height, 0.92, 1 - foot / height))
-    for i, (name, text, color, of, seeds) in enumerate(rows):
-        across = axes.get_yaxis_transform()
-        axes.text(-0.03, -i + 0.24, _shortened(name), transform=across, color=color, va="center", fontweight="bold")
-        axes.text(1.03, -i + 0.24, text, transform=across, ha="right", va="center")
-        if of.low is not None and of.high is not None:
-            axes.plot([of.low, of.high], [-i - 0.1] * 2, color=color, linewidth=3, solid_capstyle="round", alpha=0.55)
-        if of.mean is not None:
-            axes.plot([of.mean], [-i - 0.1], "o", color=color, markersize=8)
-        axes.plot(seeds, [-i - 0.33] * len(seeds), "o", color=color, markersize=4.5, alpha=0.7, markeredgewidth=0)
-        if zero:  # beside the dots alone, not through the text
-            axes.plot([0, 0], [-i + 0.02, -i - 0.48], color=INK, linewidth=1.2, linestyle=(0, (3, 2)), zorder=1)
+    for i, row in enumerate(rows):
+        _row(axes, -i, row, zero)
     axes.set_ylim(-len(rows) + 0.4, 0.55)
     axes.margins(x=0.04)
     axes.yaxis.set_visible(False)
@@ -150,24 +193,58 @@ def _rows(rows: Sequence[Row], axis_label: str, zero: bool = False) -> Figure:
     return figure
 
 
-def _shortened(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 12]}…{name[-11:]}"
+def _row(axes: Axes, y: float, row: Row, zero: bool) -> None:
+    color, estimate = row.look.color, row.estimate
+    across = axes.get_yaxis_transform()
+    axes.plot([-0.015], [y + 0.24], row.look.marker, color=color, markersize=7, transform=across, clip_on=False)
+    axes.text(0.015, y + 0.24, _shortened(row.name), transform=across, va="center", fontweight="bold")
+    axes.text(1.03, y + 0.24, row.number, transform=across, ha="right", va="center")
+    if estimate.low is not None and estimate.high is not None:
+        ends = [estimate.low, estimate.high]
+        axes.plot(ends, [y - 0.1] * 2, color=color, linewidth=3, solid_capstyle="round", alpha=0.55)
+    if estimate.mean is not None:
+        axes.plot([estimate.mean], [y - 0.1], row.look.marker, color=color, markersize=8)
+    axes.plot(row.seeds, [y - 0.33] * len(row.seeds), "o", color=color, markersize=4.5, alpha=0.7, markeredgewidth=0)
+    if zero:  # beside the dots alone, not through the text
+        axes.plot([0, 0], [y + 0.02, y - 0.48], color=INK, linewidth=1.2, linestyle=(0, (3, 2)), zorder=1)
 
 
-def _curves(series: Sequence[Series], colors: dict[str, str]) -> Figure:
-    """Lines of loss, their names above."""
-    legend = 0.26 * len(series) + 0.08
-    height = legend + 2.3 + FOOT
+def _shortened(name: str, limit: int = 32) -> str:
+    """`name` on one line and no wider than `limit` letters: signs of East Asia, and emoji, are two wide."""
+    name = words.printable(name)
+    if _width(name) <= limit:
+        return name
+    start, end = name, name
+    while _width(start) > limit - 12:
+        start = start[:-1]
+    while _width(end) > 11:
+        end = end[1:]
+    return f"{start}…{end}"
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _curves(series: Sequence[Series], looks: dict[str, Look]) -> Figure:
+    """Lines of loss, their names above; those that are drawn alike share one."""
+    named = [each.name for each in series if not looks[each.name].one_of_many]
+    alike = [each.name for each in series if looks[each.name].one_of_many]
+    legend = [(_shortened(name), looks[name]) for name in named]
+    if alike:
+        legend.append((_shortened(alike[0]) if len(alike) == 1 else f"{len(alike)} others", REST))
+    top = 0.26 * len(legend) + 0.08
+    height = top + 2.3 + FOOT
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.115, FOOT / height, 0.845, 2.3 / height))
-    for i, each in enumerate(series):
-        color = colors[each.name]
-        top = 1 - (0.16 + 0.26 * i) / height
-        figure.text(0.02, top, "●", color=color, va="center")
-        figure.text(0.07, top, _shortened(each.name), va="center")
-        for x, mean, low, high in each.lines:
-            axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-            axes.plot(x, mean, color=color, linewidth=2)
+    for i, (name, look) in enumerate(legend):
+        y = 1 - (0.16 + 0.26 * i) / height
+        mark = {"linewidth": 1} if look.one_of_many else {"linewidth": 2, "marker": look.marker, "markevery": [1]}
+        figure.add_artist(Line2D([0.02, 0.05, 0.08], [y] * 3, color=look.color, **mark))
+        figure.text(0.1, y, name, va="center")
+    # What has a look of its own lies above the rest.
+    for i, each in enumerate(sorted(series, key=lambda each: not looks[each.name].one_of_many)):
+        _curve(axes, each, looks[each.name], i)
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -178,6 +255,18 @@ def _curves(series: Sequence[Series], colors: dict[str, str]) -> Figure:
     for side in ("right", "top"):
         axes.spines[side].set_visible(False)
     return figure
+
+
+def _curve(axes: Axes, series: Series, look: Look, place: int) -> None:
+    """The lines of a group; `place` moves its marks along, so that those of close curves do not cover each other."""
+    for line in series.lines:
+        if look.one_of_many:
+            axes.plot(line.x, line.mean, color=look.color, linewidth=1)
+            continue
+        axes.fill_between(line.x, line.low, line.high, color=look.color, alpha=0.2, linewidth=0)
+        step = max(len(line.x) // MARKED, 1)
+        every = (place * step // len(LOOKS), step)
+        axes.plot(line.x, line.mean, color=look.color, linewidth=2, marker=look.marker, markevery=every, markersize=6)
 
 
 def _svg(figure: Figure, name: str) -> str:
@@ -198,4 +287,8 @@ def _fitted(tag: str, name: str) -> str:
         return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0] if box else ""} aria-hidden="true">'
     tag = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
     tag = re.sub(r"font-family: [^;\"]*(; )?", "", tag)
-    return re.sub(r": (#[0-9a-f]{6})", lambda color: f": {VARIABLES.get(color[1], color[1])}", tag)
+    return re.sub(r": (#[0-9a-f]{6})", lambda color: f": {_variable(color[1])}", tag)
+
+
+def _variable(color: str) -> str:
+    return f"var(--{NAMES[color]})" if color in NAMES else color

@@ -22,13 +22,15 @@ def write_report(
     title: str,
     base: str | None = None,
     absent: Mapping[str, str] = NONE_ABSENT,
+    remarks: Sequence[str] = (),
 ) -> Report:
     """Compare the runs in `workdirs` and write the report into the folder `out`, which is made where it is missing.
 
     base: the group that the others of its task are held against; None: the first of each task. absent: of runs that
-    have no result, why. Raises UserError where a folder is no workdir, nothing is complete, or `out` cannot be written.
+    have no result, why. remarks: further notes. Raises UserError where a folder is no workdir, nothing is complete, or
+    `out` cannot be written.
     """
-    report = compare([read_run(workdir) for workdir in workdirs], title, base, absent)
+    report = compare([read_run(workdir) for workdir in workdirs], title, base, absent, remarks)
     sections = document(report)
     files = {"report.md": markdown.render(sections), "report.html": html.render(sections)}
     try:
@@ -73,7 +75,7 @@ def _group(summary: Summary, task: str) -> dict[str, Any]:
         "seeds": list(summary.group.seeds),
         "runs": [run.run for run in summary.group.runs],
         "metrics": {
-            split: {metric: {"mean": of.mean, **_interval(of)} for metric, of in metrics.items()}
+            split: {metric: {"mean": estimate.mean, **_interval(estimate)} for metric, estimate in metrics.items()}
             for split, metrics in summary.estimates.items()
         },
         "cost": dataclasses.asdict(summary.cost),
@@ -81,8 +83,8 @@ def _group(summary: Summary, task: str) -> dict[str, Any]:
     }
 
 
-def _interval(of: Estimate) -> dict[str, Any]:
-    return {"ci_low": of.low, "ci_high": of.high, "n": of.n}
+def _interval(estimate: Estimate) -> dict[str, Any]:
+    return {"ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:

@@ -29,9 +29,11 @@ METHOD = (
     "beyond), stretched about the mean by t(0.975, n − 1) / z(0.975) · √(n / (n − 1)), because the plain percentile "
     "interval is too narrow for few seeds: with 3 seeds it is the range of the values and holds the true mean about "
     "three times in four (Hesterberg 2015, What Teachers Should Know about the Bootstrap). Differences are paired by "
-    "seed. They cover what changes with the seed, not what other held-out data would change. A difference is resolved "
-    "when its interval excludes 0."
+    "seed. They cover what changes with the seed, not what other held-out data would change. Where a metric has a "
+    "range, its intervals end there: no accuracy is above 1. A difference is resolved when its interval excludes 0; "
+    "one below a millionth of the values is rounding and counts as 0."
 )
+ROUNDING = 1e-6  # of a value; metrics are sums of float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Estimate:
         if not self.has_spread:
             return False if self.mean == 0 else None
         return self.low > 0 or self.high < 0
+
+    def within(self, low: float, high: float) -> "Estimate":
+        """The same with an interval that ends at `low` and `high`, which no value can pass."""
+        if self.low is None or self.high is None:
+            return self
+        return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
 @functools.cache
@@ -90,8 +98,11 @@ def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean - by * (mean - low), mean + by * (high - mean)
 
 
-def estimate(values: Sequence[float | None]) -> Estimate:
-    """The mean of one value a seed, with its interval. Values that are not finite, or None, leave nothing to say."""
+def estimate(values: Sequence[float | None], rounding: float = 0.0) -> Estimate:
+    """The mean of one value a seed, with its interval. Values that are not finite, or None, leave nothing to say.
+
+    rounding: values no further apart are the same.
+    """
     n = len(values)
     numbers = np.array([math.nan if value is None else value for value in values], np.float64)
     if n == 0 or not np.isfinite(numbers).all():
@@ -99,7 +110,16 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     mean = float(numbers.mean())
     if n == 1:
         return Estimate(mean, None, None, n)
-    if np.ptp(numbers) <= 1e-9 * np.abs(numbers).max():  # the same but for rounding
+    if np.ptp(numbers) <= max(1e-9 * np.abs(numbers).max(), rounding):
         return Estimate(mean, mean, mean, n)
     low, high = mean_interval(numbers)
     return Estimate(mean, float(low), float(high), n)
+
+
+def differences(a: Sequence[float], b: Sequence[float]) -> tuple[list[float], Estimate]:
+    """b - a of each seed, 0 where it is no more than rounding, and their mean with its interval."""
+    values = np.array([a, b], np.float64)
+    rounding = ROUNDING * np.abs(values).max(axis=0)
+    deltas = values[1] - values[0]
+    deltas = np.where(np.abs(deltas) <= rounding, 0.0, deltas).tolist()
+    return deltas, estimate(deltas, rounding=float(rounding.min()))

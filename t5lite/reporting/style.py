@@ -1,24 +1,51 @@
 """The page's style: one column, quiet colours, figures of equal width in tables, light and dark, screen and paper."""
 
-from t5lite.reporting.plots import GROUPS
+# Colours by name, which the page's style sheet calls var(--name). g0 is that of a task's base, g1 … are those of other
+# groups, rest that of groups too many to tell apart. Dark ones are as far from each other, lighter.
+LIGHT = {
+    "page": "#fcfbf9",
+    "card": "#ffffff",
+    "ink": "#1f2429",
+    "soft": "#5f676f",
+    "line": "#dcdad5",
+    "good": "#00695c",
+    "bad": "#a8400a",
+    "g0": "#5c6670",
+    "g1": "#0072b2",
+    "g2": "#d55e00",
+    "g3": "#00855f",
+    "g4": "#a3498b",
+    "g5": "#b07d00",
+    "g6": "#2f95c9",
+    "rest": "#878d93",
+}
+DARK = {
+    "page": "#15181b",
+    "card": "#1c2024",
+    "ink": "#e4e7ea",
+    "soft": "#9aa3ac",
+    "line": "#3a4148",
+    "good": "#4fd1b5",
+    "bad": "#ff9d66",
+    "g0": "#b3bcc5",
+    "g1": "#5ab4ee",
+    "g2": "#ff9248",
+    "g3": "#35c79b",
+    "g4": "#e291c8",
+    "g5": "#e8bb35",
+    "g6": "#a5d8ff",
+    "rest": "#7c858d",
+}
 
-# The groups' colours on a dark page, in the order of plots.GROUPS: as far from each other, lighter.
-DARK_GROUPS = ("#b3bcc5", "#5ab4ee", "#ff9248", "#35c79b", "#e291c8", "#e8bb35", "#a5d8ff")
 
+def _variables(colors: dict[str, str]) -> str:
+    return " ".join(f"--{name}: {color};" for name, color in colors.items())
 
-def _variables(colors: tuple[str, ...]) -> str:
-    return " ".join(f"--g{i}: {color};" for i, color in enumerate(colors))
-
-
-LIGHT = "--page: #fcfbf9; --card: #ffffff; --ink: #1f2429; --soft: #5f676f; --line: #dcdad5; --good: #00695c; "
-LIGHT += f"--bad: #a8400a; {_variables(GROUPS)}"
-DARK = "--page: #15181b; --card: #1c2024; --ink: #e4e7ea; --soft: #9aa3ac; --line: #3a4148; --good: #4fd1b5; "
-DARK += f"--bad: #ff9d66; {_variables(DARK_GROUPS)}"
 
 STYLE = (
     f"""
-:root {{ color-scheme: light dark; {LIGHT} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+:root {{ color-scheme: light dark; {_variables(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
 """
     + """
 * { box-sizing: border-box; }
@@ -40,24 +67,25 @@ code { font: 0.86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
   align-items: start; }
 .pair { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; }
 .pair h3 { margin: 0 0 0.5rem; }
-.pair h3 span, .around { color: var(--soft); font-weight: 400; }
+.pair h3 span, .interval, .caveat { color: var(--soft); font-weight: 400; }
 .pair ul { list-style: none; padding: 0; margin: 0; max-width: none; }
 .pair li { margin: 0; padding: 0.45rem 0; border-top: 1px solid var(--line); }
 .pair li:first-child { border-top: 0; }
+.pair .caveat { margin: 0.5rem 0 0; font-size: 0.9rem; }
 .delta { font-weight: 650; white-space: nowrap; }
 .verdict { font-weight: 650; }
 .good { color: var(--good); }
 .bad { color: var(--bad); }
 .open { color: var(--soft); }
-.delta, .around, td, svg { font-variant-numeric: tabular-nums; }
+.delta, .interval, td, svg { font-variant-numeric: tabular-nums; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19.5rem), 1fr)); gap: 1rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 0.8rem 0.9rem 0.6rem; max-width: 27rem; }
 figcaption { font-size: 0.9rem; font-weight: 600; margin-bottom: 0.4rem; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; stroke-linejoin: round; }
 figure text { fill: var(--ink); }
-.over { margin: 0.5rem 0 0.2rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
-.over, .note { color: var(--soft); font-size: 0.9rem; }
+.part { margin: 0.5rem 0 0.2rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
+.part, .note { color: var(--soft); font-size: 0.9rem; }
 .note { margin: 0.6rem 0 1.6rem; }
 .table { overflow-x: auto; margin: 0.6rem 0 1rem; border: 1px solid var(--line); border-radius: 10px;
   background: var(--card); }
@@ -87,5 +115,5 @@ details > summary { cursor: pointer; color: var(--soft); margin: 1rem 0; }
   details::details-content { content-visibility: visible; display: block; height: auto; }
 }
 """
-    + f"@media print {{ :root {{ color-scheme: light; {LIGHT} }} }}\n"
+    + f"@media print {{ :root {{ color-scheme: light; {_variables(LIGHT)} }} }}\n"
 )

@@ -1,4 +1,4 @@
-"""The report in short, for the terminal: each task's means, what has no result, what came out."""
+"""The report in short, for the terminal: each task's means, what has no result, what came out, what to know of it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.document import Verdicts, groups_table, verdicts
-from t5lite.reporting.words import sentence
+from t5lite.reporting.words import printable, sentence
 
 
 def show(report: Report, folder: Path) -> None:
@@ -16,15 +16,20 @@ def show(report: Report, folder: Path) -> None:
     console = Console(highlight=False)
     for task in report.tasks:
         content = groups_table(task, short=True)
-        console.print(Text(task.title, style="bold"), soft_wrap=True)
+        console.print(_text(task.title, "bold"), soft_wrap=True)
         table = Table()
         for index, name in enumerate(content.header):
-            table.add_column(Text(name), justify="right" if index else "left")
+            table.add_column(_text(name), justify="right" if index else "left")
         for row in content.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(_text, row))
         console.print(table)
-    lines = [f"no result: {line}" for line in report.missing]
     blocks = [block for block in verdicts(report) if isinstance(block, Verdicts)]
-    lines += [sentence(each) for block in blocks for each in block.comparisons] or report.notes
+    lines = [f"no result: {line}" for line in report.missing]
+    lines += [sentence(each) for block in blocks for each in block.comparisons]
+    lines += [f"note: {note}" for note in report.notes]
     for line in [*lines, f"report: {folder / 'report.html'}"]:
-        console.print(Text(line), soft_wrap=True)
+        console.print(_text(line), soft_wrap=True)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text), style=style)

@@ -2,50 +2,44 @@
 
 import dataclasses
 import math
+import unicodedata
 
 from t5lite.progress import duration
 from t5lite.reporting.comparison import Comparison
-from t5lite.reporting.groups import Cost
+from t5lite.reporting.costs import Cost
+from t5lite.reporting.metrics import metric_of
 from t5lite.reporting.statistics import Estimate
 
 NOTHING = "–"
+MOST_DECIMALS = 6
+LARGE = 1e6  # from here on in powers of ten
+# Marks that turn the direction of the text after them.
+BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclasses.dataclass(frozen=True)
-class Metric:
-    """label: what people call it; better: the direction of improvement, -1 lower, 1 higher, 0 not known."""
+class Part:
+    """A stretch of a sentence. role: "delta", "interval", "verdict", which a renderer sets apart, or nothing."""
 
-    label: str
-    unit: str
-    better: int
-
-
-# In the order in which they are told; those unknown here come last.
-METRICS = {
-    "accuracy": Metric("accuracy", "", 1),
-    "macro_f1": Metric("macro F1", "", 1),
-    "exact_match": Metric("exact match", "", 1),
-    "loss": Metric("loss", "nats", -1),
-    "bits_per_byte": Metric("bits per byte", "bits", -1),
-    "token_accuracy": Metric("token accuracy", "", 1),
-    "perplexity": Metric("perplexity", "", -1),
-}
-# Told in tables alone: they say what the loss says.
-IN_TABLES_ONLY = ("perplexity", "token_accuracy")
+    text: str
+    role: str = ""
 
 
-def metric_of(name: str) -> Metric:
-    return METRICS.get(name) or Metric(name.replace("_", " "), "", 0)
-
-
-def told(pair: tuple[str, str]) -> int:
-    """The sort key of (split, metric) within a split."""
-    return list(METRICS).index(pair[1]) if pair[1] in METRICS else len(METRICS)
+def printable(text: str) -> str:
+    """`text` on one line, without characters that no page can hold or that would change what stands around them."""
+    text = "".join(" " if character.isspace() else character for character in text)
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDIRECTIONAL)
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
-    text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
-    if float(text) == 0:
+    """`value` with so many decimals; in powers of ten where it has too many digits before or after the point."""
+    sign_flag = "+" if sign else ""
+    text = f"{value:{sign_flag}.{decimals}f}"
+    vanishes = value != 0 and float(text) == 0
+    if abs(value) >= LARGE or (vanishes and decimals >= MOST_DECIMALS):
+        mantissa, _, exponent = f"{value:{sign_flag}.2e}".partition("e")
+        text = f"{mantissa}e{int(exponent)}"
+    elif float(text) == 0:
         text = text.lstrip("+-")
     return text.replace("-", "−")
 
@@ -57,8 +51,15 @@ def decimals_of(estimate: Estimate) -> int:
     return _decimals(abs(estimate.mean or 0.0), 3)
 
 
+def delta_decimals(delta: Estimate) -> int:
+    """The same for a difference, of which no end may read 0 where the interval excludes it."""
+    if not (delta.has_spread and delta.resolved):
+        return decimals_of(delta)
+    return max(decimals_of(delta), *(_decimals(abs(end), 1) for end in (delta.low, delta.high)))
+
+
 def _decimals(value: float, significant: int) -> int:
-    return min(max(significant - 1 - math.floor(math.log10(value)), 0), 6) if value > 0 else 3
+    return min(max(significant - 1 - math.floor(math.log10(value)), 0), MOST_DECIMALS) if value > 0 else 3
 
 
 def mean_text(estimate: Estimate, decimals: int | None = None) -> str:
@@ -88,11 +89,19 @@ def seeds_text(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
+def delta_number(comparison: Comparison) -> str:
+    """The difference with its sign, "−0.31"."""
+    return number(comparison.delta.mean or 0.0, delta_decimals(comparison.delta), sign=True)
+
+
 def delta_text(comparison: Comparison) -> str:
     """The difference with its sign and unit, "−0.31 nats"."""
-    unit = metric_of(comparison.metric).unit
-    delta = comparison.delta
-    return f"{number(delta.mean or 0.0, decimals_of(delta), sign=True)} {unit}".strip()
+    return f"{delta_number(comparison)} {metric_of(comparison.metric).unit}".strip()
+
+
+def delta_range(comparison: Comparison) -> str:
+    """The interval of the difference, "−0.40 to −0.22"; empty where there is none."""
+    return range_text(comparison.delta, delta_decimals(comparison.delta), sign=True)
 
 
 def verdict(comparison: Comparison) -> str:
@@ -121,15 +130,10 @@ def reason(comparison: Comparison) -> str:
     return "repeat with more seeds" if comparison.delta.n == 1 else "the seeds show no spread to judge by"
 
 
-def subject(comparison: Comparison) -> str:
-    """What was measured: "loss on validation"."""
-    return f"{metric_of(comparison.metric).label} on {comparison.split}"
-
-
-def around(comparison: Comparison) -> str:
+def interval_text(comparison: Comparison) -> str:
     """How sure the difference is: "95 % interval −0.40 to −0.22, 3 seeds"."""
     delta = comparison.delta
-    interval = range_text(delta, sign=True)
+    interval = delta_range(comparison)
     if not interval:
         return f"{seeds_text(delta.n)}, no interval"
     if not delta.has_spread:
@@ -137,22 +141,29 @@ def around(comparison: Comparison) -> str:
     return f"95 % interval {interval}, {seeds_text(delta.n)}"
 
 
-def judged(comparison: Comparison) -> str:
-    """The verdict with its reason: "better", "not resolved: the interval includes 0"."""
+def sentence_parts(comparison: Comparison) -> list[Part]:
+    """ "loss on validation: −0.31 nats (95 % interval −0.40 to −0.22, 3 seeds): better." """
     why = reason(comparison)
-    return f"{verdict(comparison)}: {why}" if why else verdict(comparison)
+    return [
+        Part(f"{metric_of(comparison.metric).label} on {comparison.split}: "),
+        Part(delta_text(comparison), "delta"),
+        Part(" "),
+        Part(f"({interval_text(comparison)})", "interval"),
+        Part(": "),
+        Part(verdict(comparison), "verdict"),
+        Part(f": {why}." if why else "."),
+    ]
 
 
 def sentence(comparison: Comparison) -> str:
-    """All of it: "pretrained against scratch, loss on validation: −0.31 nats (95 % interval …, 3 seeds): better." """
-    pair = f"{comparison.b} against {comparison.a}"
-    measured = f"{subject(comparison)}: {delta_text(comparison)} ({around(comparison)})"
-    return f"{pair}, {measured}: {judged(comparison)}."
+    """The same after the names of the two: "pretrained against scratch, loss on validation: …"."""
+    said = "".join(part.text for part in sentence_parts(comparison))
+    return f"{comparison.b} against {comparison.a}, {said}"
 
 
 def count_text(value: float | None, unit: str = "") -> str:
     """1,234,567 as "1.23 M"; with a unit, "1.23 MFLOPs"."""
-    if not value:
+    if value is None:
         return NOTHING
     for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
@@ -164,8 +175,7 @@ def count_text(value: float | None, unit: str = "") -> str:
 
 def tick_text(value: float) -> str:
     """A count as short as it can be: "1.5 M"."""
-    text = count_text(value) if value else "0"
-    number_of, _, unit = text.partition(" ")
+    number_of, _, unit = count_text(value).partition(" ")
     return f"{float(number_of):g} {unit}".strip()
 
 
@@ -175,7 +185,7 @@ def _three(value: float) -> str:
 
 
 def bytes_text(value: float | None) -> str:
-    if not value:
+    if value is None:
         return NOTHING
     for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if value >= size:
@@ -184,9 +194,9 @@ def bytes_text(value: float | None) -> str:
 
 
 def seconds_text(value: float | None) -> str:
-    if not value:
+    if value is None:
         return NOTHING
-    return duration(value) if value >= 10 else f"{value:.1f}s"
+    return duration(value) if value >= 10 or value == 0 else f"{value:.1f}s"
 
 
 def cost_texts(cost: Cost) -> list[str]:

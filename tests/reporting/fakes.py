@@ -31,10 +31,12 @@ def write_run(
     provenance: Mapping[str, Any] = {},
     cost: Mapping[str, Any] = {},
     lines: Sequence[Mapping[str, Any]] = (),
+    splits: Mapping[str, Mapping[str, Any]] = {},
 ) -> Path:
     """Write the workdir folder/run. metrics: of the validation split; None leaves the run incomplete.
 
-    name: that of the config, else the folder's without "-seed". lines: of metrics.jsonl.
+    name: that of the config, else the folder's without "-seed". lines: of metrics.jsonl. splits: metrics of
+    further held-out sets.
     """
     workdir = folder / run
     workdir.mkdir(parents=True)
@@ -48,7 +50,7 @@ def write_run(
     (workdir / "provenance.json").write_text(json.dumps({**PROVENANCE, **provenance}))
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if metrics is not None:
-        result = {"step": 100, "metrics": {"validation": dict(metrics)}, "params_sha256": "0" * 64}
+        result = {"step": 100, "metrics": {"validation": dict(metrics), **splits}, "params_sha256": "0" * 64}
         (workdir / "result.json").write_text(json.dumps({**result, "cost": {**COST, **cost}}))
     return workdir
 

@@ -1,13 +1,19 @@
-"""What a report says of runs: pairing, tasks, notes; and what may not be compared."""
+"""What a report says of runs: pairing, tasks, differences; and what may not be compared."""
+
+import re
 
 import pytest
 
 from t5lite.errors import UserError
 from t5lite.reporting import words
-from t5lite.reporting.comparison import compare
+from t5lite.reporting.comparison import Comparison, compare
+from t5lite.reporting.document import groups_table, verdicts
 from t5lite.reporting.groups import differing_rows
 from t5lite.reporting.runs import read_run
+from t5lite.reporting.statistics import Estimate
 from tests.reporting.fakes import write_run, write_seeds
+
+WIDE = {"model.d_model": 512}
 
 
 def _report(workdirs, base=None, absent=None):
@@ -21,7 +27,7 @@ def _said(report, *parts):
 def test_differences_are_paired_by_seed(tmp_path):
     # The seeds differ by far more than the groups do, and in the same way: only pairs tell the groups apart.
     scratch = write_seeds(tmp_path, "scratch", [3.0, 5.0, 9.0])
-    wide = write_seeds(tmp_path, "wide", [2.9, 4.8, 8.9], fields={"model.d_model": 512})
+    wide = write_seeds(tmp_path, "wide", [2.9, 4.8, 8.9], fields=WIDE)
     (comparison,) = _report([*scratch, *reversed(wide)]).comparisons
     assert (comparison.a, comparison.b, comparison.metric, comparison.delta.n) == ("scratch", "wide", "loss", 3)
     assert list(comparison.deltas.values()) == pytest.approx([-0.1, -0.2, -0.1])
@@ -45,24 +51,24 @@ def test_a_verdict_knows_each_metrics_direction(tmp_path, metric, rises, falls):
 
 def test_one_common_seed_has_no_interval_and_is_not_judged(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0, 3.1])
-    b = write_seeds(tmp_path, "b", [2.0], first_seed=1, fields={"model.d_model": 512})
+    b = write_seeds(tmp_path, "b", [2.0], first_seed=1, fields=WIDE)
     report = _report([*a, *b])
     (comparison,) = report.comparisons
     assert comparison.delta.mean == pytest.approx(-1.1) and comparison.delta.low is None
     assert words.verdict(comparison) == "not judged"
-    assert _said(report, "one seed: no interval") and _said(report, "seeds of both, 1")
+    assert _said(report, "one seed: no interval", "b against a") and _said(report, "seeds of both", "0, 1 of a; 1 of b")
 
 
 def test_groups_without_a_common_seed_are_not_compared(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0])
-    b = write_seeds(tmp_path, "b", [2.0], first_seed=7, fields={"model.d_model": 512})
+    b = write_seeds(tmp_path, "b", [2.0], first_seed=7, fields=WIDE)
     report = _report([*a, *b])
-    assert not report.comparisons and _said(report, "share no seed", "a has 0", "b has 7")
+    assert not report.comparisons and _said(report, "share no seed", "b against a") and _said(report, "0 of a; 7 of b")
 
 
 def test_runs_of_one_group_and_seed_count_as_one(tmp_path):
     a = [*write_seeds(tmp_path, "a", [3.0]), write_run(tmp_path, "again-0", {"loss": 4.0}, name="a")]
-    b = write_seeds(tmp_path, "b", [2.0], fields={"model.d_model": 512})
+    b = write_seeds(tmp_path, "b", [2.0], fields=WIDE)
     report = _report([*a, *b])
     assert report.comparisons[0].delta.mean == pytest.approx(-1.5) and _said(report, "several runs with seed 0")
 
@@ -79,6 +85,7 @@ def test_runs_of_one_group_and_seed_count_as_one(tmp_path):
 def test_runs_evaluated_on_other_rows_are_other_tasks(tmp_path, change, reason):
     report = _report([*write_seeds(tmp_path, "a", [3.0, 3.1]), *write_seeds(tmp_path, "b", [2.0, 2.1], **change)])
     assert not report.comparisons and len(report.tasks) == 2 and _said(report, "2 tasks", "never between")
+    assert _said(report, f"b: not compared with a, because {reason} is not the same")
     assert differing_rows(*(summary.group for summary in report.summaries), "validation", "loss") == reason
 
 
@@ -109,7 +116,7 @@ def test_a_metric_that_one_side_lacks_is_left_out_with_a_note(tmp_path):
 
 def test_a_run_that_diverged_is_not_dropped_in_silence(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0, 3.1])
-    b = write_seeds(tmp_path, "b", [2.0, None], fields={"model.d_model": 512})
+    b = write_seeds(tmp_path, "b", [2.0, None], fields=WIDE)
     report = _report([*a, *b])
     assert not report.comparisons and _said(report, "b has a value that is not finite, with seed 1")
     assert report.tasks[0].summaries[1].estimates["validation"]["loss"].mean is None
@@ -119,7 +126,7 @@ def test_a_run_that_diverged_is_not_dropped_in_silence(tmp_path):
 def test_the_base_is_the_first_group_or_the_one_asked_for(tmp_path):
     runs = [
         *write_seeds(tmp_path, "a", [3.0]),
-        *write_seeds(tmp_path, "b", [2.0], fields={"model.d_model": 512}),
+        *write_seeds(tmp_path, "b", [2.0], fields=WIDE),
         *write_seeds(tmp_path, "c", [1.0], fields={"model.d_model": 768}),
     ]
     assert [(each.a, each.b) for each in _report(runs).comparisons] == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -144,27 +151,83 @@ def test_runs_without_a_result_are_listed_and_not_compared(tmp_path):
         _report([unfinished])
 
 
-def test_other_devices_or_versions_are_said_to_spoil_costs(tmp_path):
-    a = write_seeds(tmp_path, "a", [3.0])
-    b = write_seeds(tmp_path, "b", [3.0], fields={"model.d_model": 512}, provenance={"devices": ["NVIDIA H200"]})
-    assert _said(_report([*a, *b]), "different devices", "costs do not compare")
-    assert not _said(_report(a), "costs do not compare")
+def test_one_metric_under_two_objectives_is_not_compared(tmp_path):
+    denoising = write_seeds(tmp_path, "denoising", [3.0, 3.1], fields={"objective.name": "span_corruption"})
+    prefix = write_seeds(tmp_path, "prefix", [2.0, 2.1], fields={"objective.name": "prefix_lm"})
+    report = _report([*denoising, *prefix])
+    assert not report.comparisons and [len(task.summaries) for task in report.tasks] == [1, 1]
 
 
-def test_the_cost_of_an_origin_that_cannot_be_read_is_said_to_lack(tmp_path):
-    run = write_seeds(tmp_path, "a", [3.0], fields={"init_from": "hf:t5-small"})
-    assert _said(_report(run), "hf:t5-small", "not counted")
+@pytest.mark.parametrize("size", [1e-3, 1.0, 2e5, 1e300])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_difference_of_rounding_is_none(tmp_path, size, seeds):
+    values = [size * (1 + 0.1 * seed) for seed in range(seeds)]
+    a = write_seeds(tmp_path, "a", values)
+    b = write_seeds(tmp_path, "b", [value * (1 + 3e-7) for value in values], fields=WIDE)
+    (comparison,) = _report([*a, *b]).comparisons
+    assert comparison.delta.mean == 0
+    assert words.verdict(comparison) == ("not resolved" if seeds > 1 else "not judged")
 
 
-def test_the_number_of_intervals_is_told(tmp_path):
-    a = write_seeds(tmp_path, "a", [3.0, 3.1])
-    b = write_seeds(tmp_path, "b", [2.0, 2.2], fields={"model.d_model": 512})
-    assert _said(_report([*a, *b]), "Intervals of differences in this report: 1.", "not adjusted")
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 1e9])
+def test_a_verdict_never_reads_0(tmp_path, size):
+    values = [size * (1 + 0.1 * seed) for seed in range(3)]
+    a = write_seeds(tmp_path, "a", values)
+    b = write_seeds(tmp_path, "b", [v * (1 - 1e-5 * (1 + i / 9)) for i, v in enumerate(values)], fields=WIDE)
+    (comparison,) = _report([*a, *b]).comparisons
+    shown = words.delta_text(comparison)
+    assert words.verdict(comparison) == "better" and re.search("[1-9]", shown.partition("e")[0]), shown
+
+
+def test_an_interval_ends_where_its_metrics_range_does(tmp_path):
+    values = {"low": [0.90, 0.99, 0.98], "high": [0.95, 1.0, 1.0]}
+    runs = [
+        write_run(tmp_path, f"{name}-{seed}", {"accuracy": value}, seed=seed, fields={"model.d_model": len(name)})
+        for name, of_name in values.items()
+        for seed, value in enumerate(of_name)
+    ]
+    report = _report(runs)
+    for summary in report.summaries:
+        found = summary.estimates["validation"]["accuracy"]
+        assert found.low < found.mean < found.high == 1
+    assert "no accuracy is above 1" in report.method
+
+
+def test_large_numbers_are_in_powers_of_ten():
+    assert words.number(1234567.0, 2) == "1.23e6" and words.number(-1.5e300, 0, sign=True) == "−1.50e300"
+    assert words.number(999999.0, 0) == "999999" and words.number(2.5e-9, 6, sign=True) == "+2.50e−9"
+
+
+def test_the_end_of_an_interval_that_excludes_0_does_not_read_0():
+    comparison = Comparison("t", "a", "b", "loss", "validation", Estimate(0.3, 0.004, 1.0, 7), {})
+    assert words.delta_range(comparison) == "+0.004 to +1.000"
+
+
+def test_several_held_out_sets_are_compared_apart(tmp_path):
+    runs = []
+    for name, width, change in (("a", 256, 0.0), ("b", 512, -1.0)):
+        for seed in range(2):
+            other = {"validation_news": {"loss": 5.0 + seed - change, "accuracy": 0.5}}
+            heldout = {"heldout": {"validation": "x", "validation_news": "y"}}
+            values = {"perplexity": 9.0, "loss": 3.0 + seed + change}
+            fields = {"model.d_model": width}
+            run = {"seed": seed, "fields": fields, "provenance": heldout, "splits": other}
+            runs.append(write_run(tmp_path, f"{name}-{seed}", values, **run))
+    report = _report(runs)
+    (task,) = report.tasks
+    columns = [("validation", "loss"), ("validation", "perplexity"), ("validation_news", "accuracy")]
+    assert task.metrics == [*columns, ("validation_news", "loss")]
+    losses = {each.split: each.delta.mean for each in report.comparisons if each.metric == "loss"}
+    assert losses == pytest.approx({"validation": -1.0, "validation_news": 1.0})
+    header = groups_table(task).header
+    assert header[2:4] == ("loss, validation", "perplexity, validation") and "loss, validation_news" in header
+    (block,) = verdicts(report)
+    assert [(each.split, each.metric) for each in block.comparisons] == [columns[0], *task.metrics[2:]]
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1_234_567, "1.23 M"), (0, "–"), (None, "–"), (18_400, "18.4 K"), (999.6, "1000"), (3e9, "3.00 B")],
+    [(1_234_567, "1.23 M"), (0, "0"), (None, "–"), (18_400, "18.4 K"), (999.6, "1000"), (3e9, "3.00 B")],
 )
 def test_counts_for_people(value, text):
     assert words.count_text(value) == text

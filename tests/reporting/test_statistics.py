@@ -44,7 +44,7 @@ def test_turning_the_difference_round_turns_the_interval_round(values):
     assert (back.mean, back.low, back.high) == (-there.mean, -there.high, -there.low)
 
 
-@pytest.mark.parametrize(("n", "trials"), [(3, 4000), (5, 3000), (10, 1000)])
+@pytest.mark.parametrize(("n", "trials"), [(2, 8000), (3, 4000), (5, 3000), (10, 1000)])
 def test_intervals_hold_the_mean_as_often_as_they_say(n, trials):
     rng = np.random.default_rng(n)
     assert 0.92 <= _coverage(mean_interval, rng.normal(size=(trials, n)), 0.0) <= 0.98

@@ -32,6 +32,18 @@ def test_a_folder_of_runs_is_compared_and_told(study, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "report.md"]
 
 
+def test_what_has_to_be_known_is_printed_beside_verdicts(study, tmp_path, capsys):
+    write_run(
+        study, "wide-3", {"loss": None}, seed=3, fields={"model.d_model": 512}, provenance={"devices": ["TPU v5e"]}
+    )
+    write_run(study, "once-0", {"loss": 1.0}, fields={"model.d_model": 64})
+    compare.main([str(study), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "not judged" in said
+    for note in ("wide-3: loss on validation is not finite", "one seed: no interval", "costs do not compare"):
+        assert any(line.startswith("note: ") and note in line for line in said.splitlines()), note
+
+
 def test_json_is_the_written_report_on_one_line(study, tmp_path, capsys):
     runs = [str(study / f"{name}-{seed}") for seed in range(2) for name in ("scratch", "wide")]
     compare.main([*runs, "--out", str(tmp_path), "--base", "wide", "--title", "Widths", "--json"])

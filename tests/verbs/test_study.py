@@ -6,8 +6,11 @@ import re
 import pytest
 
 from t5lite import study
-from t5lite.errors import UserError
+from t5lite.config import base_config, override
+from t5lite.errors import Interrupted, UserError
 from t5lite.studies import repeat
+from t5lite.training.workdir import check_same_run, read_result
+from tests.reporting.fakes import write_run
 from tests.small import small_config, write_pairs, write_texts
 
 BODY = """
@@ -102,7 +105,10 @@ def test_one_run_by_name_and_what_it_needs(write, tmp_path):
         ("pass", ["--only", "pretraind"], "no run 'pretraind'; did you mean 'pretrained'?"),
         ("scratch.init_from = '@missing'", [], "run scratch-0 needs @missing, which is not in the study"),
         ("scratch.init_from = '@pretrained'; pretrained.init_from = '@scratch'", [], "in a circle"),
-        ("pass", ["--seeds", "3"], "repeats its runs itself"),
+        ("pass", ["--seeds", "3"], "--seeds: scratch-0 says that the study repeats its runs itself"),
+        ("pass", ["--config.seed=7"], "--config.seed: scratch-0 says that the study repeats its runs itself"),
+        ("pass", ["--config.name=x"], "--config.name: scratch-0 says that the study repeats its runs itself"),
+        ("return dict(a=pretrain)", ["--seeds", "2", "--config.seed", "7"], "--seeds and --config.seed: give one"),
         ("pass", ["--parallel", "0"], "--parallel: must be at least 1"),
         ("pass", ["--config.batch_sise=4"], "did you mean 'batch_size'?"),
     ],
@@ -138,6 +144,96 @@ def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path
         assert json.loads((out / "report.json").read_text())["title"] == "Mine"
     said = capsys.readouterr().err
     assert said.count("pretrain is complete") == 1 and "== broken-0 (2 of 3)" in said
+
+
+@pytest.fixture
+def write_fake(monkeypatch):
+    """Trainings that only leave a workdir; those of runs in the set that this returns raise what it holds for them."""
+    failing = {}
+
+    def train(config, workdir):
+        check_same_run(config, workdir)
+        if read_result(workdir) is not None:
+            return
+        if workdir.name in failing:
+            raise failing[workdir.name]
+        fields = {"model.d_model": config.model.d_model, "eval.rows": config.eval.rows}
+        write_run(workdir.parent, workdir.name, {"loss": 1.0 + config.seed}, seed=config.seed, fields=fields)
+
+    monkeypatch.setattr(study, "train", train)
+    return failing
+
+
+def fake_study(**changes):
+    """Two seeds of a, and one of b, as the trainings above leave them."""
+    made = base_config()
+    made.data.train.source, made.objective.name = "pydocs/summary_general", "supervised"
+    override(made, [f"--config.{field}={value}" for field, value in changes.items()])
+    return repeat({"a": made}, range(2)) | repeat({"b": made}, [2])
+
+
+def test_a_bug_in_one_run_leaves_the_others(write_fake, tmp_path, capsys):
+    write_fake["a-0"] = ValueError("a bug")
+    report = study.run_and_report(fake_study(), tmp_path, "Mine", parallel=None)
+    assert {each.run: each.status for each in report.entries} == {
+        "a-0": "failed: ValueError: a bug",
+        "a-1": "complete",
+        "b-2": "complete",
+    }
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    for stop in (KeyboardInterrupt(), Interrupted("stopped")):
+        write_fake["a-0"] = stop
+        with pytest.raises(type(stop)):
+            study.run_and_report(fake_study(), tmp_path, "Mine", parallel=None)
+
+
+def test_a_run_of_another_config_is_not_in_the_report(write_fake, tmp_path):
+    study.run_and_report(fake_study(), tmp_path, "Mine", parallel=None)
+    changed = {**fake_study(**{"model.d_model": 512}), "b-2": fake_study()["b-2"]}
+    report = study.run_and_report(changed, tmp_path, "Mine", only=["b"], parallel=None)
+    status = {each.run: each.status for each in report.entries}
+    assert status["b-2"] == "complete"
+    for name in ("a-0", "a-1"):
+        assert re.match("not run: not asked for; .* another config: model.d_model", status[name])
+    failed = study.run_and_report(changed, tmp_path, "Mine", parallel=None)
+    assert re.match("failed: .* another config: model.d_model", {e.run: e.status for e in failed.entries}["a-0"])
+
+
+def test_runs_that_were_evaluated_in_another_way_are_named(write_fake, tmp_path):
+    study.run_and_report(fake_study(), tmp_path, "Mine", parallel=None)
+    report = study.run_and_report(
+        fake_study(**{"eval.rows": 8, "eval.every_steps": 3}), tmp_path, "Mine", parallel=None
+    )
+    said = "a-0, a-1, b-2 were evaluated with eval.rows=256 and not 8; delete their result.json to evaluate anew."
+    assert said in report.notes
+
+
+def test_without_its_result_a_run_is_evaluated_anew(tmp_path):
+    config = small_config(write_texts(tmp_path / "text"))
+    out = tmp_path / "out"
+
+    def loss(rows):
+        config.eval.rows = rows
+        report = study.run_and_report({"a": config}, out, "Mine", parallel=None)
+        stale = [note for note in report.notes if "delete its result.json" in note]
+        return report.entries[0].read.metrics["validation"]["loss"], stale
+
+    before, stale = loss(16)
+    assert not stale
+    assert loss(3) == (
+        before,
+        ["a was evaluated with eval.rows=16 and not 3; delete its result.json to evaluate anew."],
+    )
+    (out / "a" / "result.json").unlink()
+    after, stale = loss(3)
+    assert after != before and not stale
+    lines = [json.loads(line) for line in (out / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line["split"] == "train" and line["step"] == 6 for line in lines) == 1  # not trained again
+
+
+def test_what_failed_is_named_before_what_waits_for_it():
+    absent = {"a": "not run: not asked for", "b": "not run: it needs c, which has no result", "c": "failed: no file"}
+    assert study._lacking(absent) == "2 runs have no result: c failed: no file; the same command tries them again"
 
 
 def test_a_study_without_any_result_says_why(tmp_path):

@@ -1,0 +1,240 @@
+"""What a reader must know of runs and groups before believing their numbers: a sentence a reason, not one a pair."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from t5lite.config import at, flat
+from t5lite.reporting.costs import unread_origin
+from t5lite.reporting.groups import Group, differing_rows, watches
+from t5lite.reporting.runs import Run, origins
+
+# What results depend on beside the config, and what only costs do.
+VERSIONS = {"python": "versions of Python", "packages": "versions of packages", "git_commit": "versions of t5lite"}
+MACHINES = {"devices": "devices", "hosts": "numbers of hosts"}
+# They take part of the time of a run, and change nothing else.
+TAKING_TIME = ("eval.every_steps", "checkpoint.every_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A metric on a split that is not compared between `a` and `b`, and why.
+
+    lacking: the group that it is due to, whichever it is held against; `reason` then is what that group has: "no", or
+    what is wrong with its values.
+    """
+
+    a: str
+    b: str
+    split: str
+    metric: str
+    reason: str
+    lacking: str | None = None
+
+
+def listed(items: Iterable[Any]) -> str:
+    return ", ".join(map(str, items))
+
+
+def shortened(items: Sequence[Any], limit: int = 3) -> str:
+    """The first of `items`, and how many more there are."""
+    return listed(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+def _named(groups: Sequence[Group]) -> str:
+    return shortened([group.name for group in groups])
+
+
+def _by(key: Callable[[Any], Any], items: Iterable[Any]) -> dict[Any, list[Any]]:
+    found: dict[Any, list[Any]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
+def left_out_notes(left_out: Sequence[LeftOut]) -> list[str]:
+    """A note for each reason, with the metrics and the pairs or the group that it is about."""
+    of_groups = _by(lambda each: (each.lacking, each.reason, each.split), [each for each in left_out if each.lacking])
+    notes = [
+        f"{group} has {reason} {listed(dict.fromkeys(each.metric for each in of_group))} on {split}: left out of its "
+        "comparisons."
+        for (group, reason, split), of_group in of_groups.items()
+    ]
+    others = [each for each in left_out if not each.lacking]
+    of_pairs = _by(lambda each: (each.reason, each.split, each.a, each.b), others)
+    metrics = {key: listed(each.metric for each in of_pair) for key, of_pair in of_pairs.items()}
+    for (reason, split, names), keys in _by(lambda key: (*key[:2], metrics[key]), of_pairs).items():
+        pairs = [f"{b} against {a}" for *_, a, b in keys]
+        notes.append(f"{names} on {split}: not compared, because {reason}: {shortened(pairs)}.")
+    return notes
+
+
+def seed_notes(groups: Sequence[Group]) -> list[str]:
+    """Of the groups of a task: where they do not have the same seeds, or too few in common."""
+    notes = []
+    by_seeds = _by(lambda group: group.seeds, groups)
+    if len(by_seeds) > 1:
+        have = "; ".join(f"{listed(seeds)} of {_named(of_seeds)}" for seeds, of_seeds in by_seeds.items())
+        notes.append(f"Not all groups have the same seeds, so each pair is compared on the seeds of both: {have}.")
+    pairs = list(itertools.combinations(groups, 2))
+    shared = _by(lambda pair: len(set(pair[0].seeds) & set(pair[1].seeds)), pairs)
+    without, single = ([f"{b.name} against {a.name}" for a, b in shared.get(count, ())] for count in (0, 1))
+    if without:
+        notes.append(f"Not compared, as they share no seed: {shortened(without)}.")
+    if single:
+        who = f"all comparisons of {_named(groups)}" if len(single) == len(pairs) > 1 else shortened(single)
+        notes.append(f"Compared on one seed: no interval; repeat with more seeds: {who}.")
+    return notes
+
+
+def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjects: Sequence[str]) -> list[str]:
+    """Why the runs are of several tasks. subjects: a task's objective and source, which several tasks can share."""
+    if len(members) < 2:
+        return []
+    notes = [
+        f"The runs are of {len(members)} tasks ({'; '.join(titles[:6])}{'; …' if len(titles) > 6 else ''}), which were "
+        "not evaluated alike. Differences are taken within a task and never between two."
+    ]
+    for alike in _by(lambda i: subjects[i], range(len(members))).values():
+        first, *others = (members[i] for i in alike)
+        for reason, tasks in _by(lambda task, first=first: _apart(first, task), others).items():
+            names = _named([group for task in tasks for group in task])
+            notes.append(f"{names}: not compared with {_named(first)}, because {reason}.")
+    return notes
+
+
+def _apart(a: Sequence[Group], b: Sequence[Group]) -> str:
+    """Why no group of one task is compared with one of the other."""
+    ours, theirs = a[0].metrics(), b[0].metrics()
+    shared = [(split, metric) for split in ours for metric in ours[split] if metric in theirs.get(split, ())]
+    reasons = dict.fromkeys(differing_rows(a[0], b[0], *pair) for pair in shared)
+    if not shared:
+        return "they share no metric"
+    return f"{listed(reasons)} {'is' if len(reasons) == 1 else 'are'} not the same"
+
+
+def group_notes(group: Group) -> list[str]:
+    """Seeds that stand twice, lack a metric, or went wrong; what all seeds depend on."""
+    notes = []
+    repeated = [seed for seed, runs in _by(lambda run: run.seed, group.runs).items() if len(runs) > 1]
+    if repeated:
+        notes.append(f"{group.name} has several runs with seed {listed(repeated)}: they count as one, by their mean.")
+    lacking: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for split, metrics in group.metrics().items():
+        for metric in metrics:
+            seeds = tuple(seed for seed in group.seeds if seed not in group.values(split, metric))
+            if seeds:
+                lacking.setdefault((split, seeds), []).append(metric)
+    for (split, seeds), metrics in lacking.items():
+        what = f"{listed(metrics)} on {split} with seed {listed(seeds)}"
+        notes.append(f"{group.name} lacks {what}: its mean is that of the other seeds.")
+    for run in group.runs:
+        for split, metrics in run.metrics.items():
+            broken = [metric for metric in metrics if group.values(split, metric)[run.seed] is None]
+            if broken:
+                what = f"{listed(broken)} on {split}"
+                notes.append(f"{run.run}: {what} is not finite, so {group.name} has no mean of it.")
+    return notes + [f"{group.name}: {caveat}." for caveat in shared_origins(group)]
+
+
+def shared_origins(group: Group) -> list[str]:
+    """Where several seeds started from the same parameters, which their spread therefore says nothing about."""
+    seeds_of: dict[str, set[int]] = {}
+    names: dict[str, str] = {}
+    for run in group.runs:
+        for origin in origins(run):
+            key = str(origin.workdir.resolve())
+            seeds_of.setdefault(key, set()).add(run.seed)
+            names[key] = f"{origin.run} (seed {origin.seed})"
+        unread = unread_origin(run)
+        if unread is not None:
+            seeds_of.setdefault(unread, set()).add(run.seed)
+            names[unread] = unread
+    found: dict[frozenset[int], str] = {}  # of a chain of origins the nearest says it all
+    for key, seeds in seeds_of.items():
+        if len(seeds) > 1:
+            found.setdefault(frozenset(seeds), names[key])
+    return [
+        f"{_seeds(sorted(seeds), len(group.seeds))} start from {name}: the interval does not cover another pre-training"
+        for seeds, name in found.items()
+    ]
+
+
+def _seeds(seeds: Sequence[int], count: int) -> str:
+    if len(seeds) < count:
+        return f"seeds {listed(seeds)}"
+    return "both seeds" if count == 2 else f"all {count} seeds"
+
+
+def provenance_notes(groups: Sequence[Group]) -> list[str]:
+    """Where versions or machines differ, so that results or costs may not compare."""
+    runs = [run for group in groups for run in group.runs]
+    with_origins = [*runs, *(origin for run in runs for origin in origins(run))]
+    notes = []
+    for field, what in (VERSIONS | MACHINES).items():
+        if _differ(runs, field) and field in VERSIONS:
+            pooled = [group.name for group in groups if _differ(group.runs, field)]
+            within = f" Among runs of one group: {shortened(pooled, 8)}." if pooled else ""
+            notes.append(
+                f"The runs were made with different {what} (see Provenance): their results and costs may not compare."
+                f"{within}"
+            )
+        elif _differ(with_origins, field):
+            whose = "The runs" if _differ(runs, field) else "The runs and what they started from"
+            notes.append(f"{whose} were made with different {what} (see Provenance): their costs do not compare.")
+    unknown = [run.run for run in runs if not run.provenance]
+    if unknown:
+        notes.append(f"No provenance.json: {shortened(unknown, 8)}.")
+    return notes
+
+
+def _differ(runs: Sequence[Run], field: str) -> bool:
+    return len({str(run.provenance[field]) for run in runs if field in run.provenance}) > 1
+
+
+def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
+    """Where times within a task do not compare, or a cost is not all of it."""
+    notes = []
+    for field in TAKING_TIME:
+        for groups in members:
+            runs = [run for group in groups for run in group.runs]
+            by_value = _by(lambda run, field=field: at(run.config, field), runs)
+            if len(by_value) > 1:
+                values = "; ".join(f"{value} of {shortened([run.run for run in of])}" for value, of in by_value.items())
+                notes.append(f"{field} is not the same ({values}): their times do not compare.")
+    uncounted: dict[str, list[str]] = {}
+    for run in (run for groups in members for group in groups for run in group.runs):
+        unread = unread_origin(run)
+        if unread is not None:
+            uncounted.setdefault(f"{unread}, which cannot be read: its cost is not counted", []).append(run.run)
+        for origin in origins(run):
+            if origin.result is None:
+                uncounted.setdefault(f"{origin.run}, which is not complete: its cost is not known", []).append(run.run)
+    return notes + [f"{shortened(names, 8)} started from {origin}." for origin, names in uncounted.items()]
+
+
+def multiplicity_notes(intervals: int) -> list[str]:
+    """intervals: how many differences of the report have one."""
+    if not intervals:
+        return []
+    return [
+        f"Intervals of differences in this report: {intervals}. They are not adjusted for their number: of 20 "
+        "differences that are none, about one is resolved by chance."
+    ]
+
+
+def evaluation_notes(runs: Sequence[Run], wanted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Where complete runs were evaluated in another way than the configs `wanted`, {run: config}, now say."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        before, now = (flat({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))
+        fields = [name for name in now if not watches(name) and before.get(name) != now[name]]
+        if fields and run.result is not None:
+            changed = listed(f"{name}={before.get(name)} and not {now[name]}" for name in fields)
+            found.setdefault(changed, []).append(run.run)
+    return [
+        f"{listed(names)} {'was' if len(names) == 1 else 'were'} evaluated with {changed}; delete "
+        f"{'its' if len(names) == 1 else 'their'} result.json to evaluate anew."
+        for changed, names in found.items()
+    ]
