@@ -15,6 +15,7 @@ from t5lite.reporting.groups import Group, differing_rows, make_groups
 from t5lite.reporting.metrics import in_order, metric_of
 from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run, origins
+from t5lite.reporting.standards import with_standards
 from t5lite.reporting.statistics import METHOD, Estimate, differences, estimate
 
 
@@ -120,7 +121,7 @@ def compare(
     complete = [run for run in runs if run.result is not None and run.run not in absent]
     if not complete:
         raise UserError(_nothing(runs, absent))
-    groups = make_groups(complete)
+    groups = make_groups(with_standards(complete))
     if base is not None and base not in {group.name for group in groups}:
         names = [group.name for group in groups]
         raise UserError(f"there is no group of runs {base!r} to compare with; {nearest(base, names)}")

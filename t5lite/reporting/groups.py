@@ -21,6 +21,7 @@ import numpy as np
 from t5lite.config import at, flat
 from t5lite.reporting.metrics import metric_of
 from t5lite.reporting.runs import Run, read_run
+from t5lite.reporting.standards import evaluated_fields, standard_split
 from t5lite.studies import REFERRING
 
 # How a run is watched and where it runs; not what it computes, and not on which rows it is evaluated.
@@ -126,14 +127,16 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
 
     The held-out rows are known again by the fingerprint of their tokens; where a run has none, by all of its data.
     """
+    text, standard = standard_split(split)
     ours, theirs = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
-    if split in ours and split in theirs:
-        if ours[split] != theirs[split]:
+    if text in ours and text in theirs:
+        if ours[text] != theirs[text]:
             return "the held-out data"
     elif _data(a) != _data(b):
         return "the data"
     ours, theirs = (
-        {name: value for name, value in group.config["objective"].items() if name not in SAME_ROWS} for group in (a, b)
+        {n: v for n, v in evaluated_fields(group.config["objective"], standard).items() if n not in SAME_ROWS}
+        for group in (a, b)
     )
     if ours != theirs:
         changed = sorted(name for name in ours.keys() | theirs if ours.get(name) != theirs.get(name))

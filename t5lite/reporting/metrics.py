@@ -33,9 +33,14 @@ class Metric:
 METRICS = {
     "accuracy": Metric("accuracy", better=1, low=0, high=1, of_all_rows=True),
     "macro_f1": Metric("macro F1", better=1, low=0, high=1, of_all_rows=True),
+    "entity_f1": Metric("F1 of entities", better=1, low=0, high=1, of_all_rows=True),
     "exact_match": Metric("exact match", better=1, low=0, high=1),
     "loss": Metric("loss", "nats", better=-1, low=0, of_all_rows=True),
+    "mlm_loss": Metric("loss of masked tokens", "nats", better=-1, low=0, of_all_rows=True),
+    "next_sentence_loss": Metric("loss of next sentences", "nats", better=-1, low=0, of_all_rows=True),
+    "next_sentence_accuracy": Metric("accuracy of next sentences", better=1, low=0, high=1, of_all_rows=True),
     "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, of_all_rows=True),
+    "next_sentence_negatives": Metric("share of negatives", low=0, high=1, of_all_rows=True, tables_only=True),
     "token_accuracy": Metric("token accuracy", better=1, low=0, high=1, of_all_rows=True, tables_only=True),
     "perplexity": Metric("perplexity", better=-1, low=1, of_all_rows=True, tables_only=True),
 }

@@ -1,0 +1,41 @@
+"""Standards: how runs with different objectives compare, by the metrics of one that all were evaluated with.
+
+A run's metrics by a standard have the split's name with the standard's behind it, "validation_span_corruption".
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from t5lite.config import at
+from t5lite.objectives.catalogue import OBJECTIVES, STANDARDS, standard_names
+from t5lite.reporting.runs import Run
+
+
+def standard_split(split: str) -> tuple[str, str | None]:
+    """(the held-out text, the standard by which it was evaluated, None: the run's own objective) of a split's name."""
+    for standard in STANDARDS:
+        if split.endswith(f"_{standard}"):
+            return split.removesuffix(f"_{standard}"), standard
+    return split, None
+
+
+def evaluated_fields(fields: dict[str, Any], standard: str | None) -> dict[str, Any]:
+    """Of an objective's fields, those that decide how it was evaluated."""
+    if standard is not None:
+        return {"inputs_length": fields["inputs_length"]}
+    return OBJECTIVES[fields["name"]].evaluated_as(fields) if fields["name"] in OBJECTIVES else fields
+
+
+def with_standards(runs: Sequence[Run]) -> list[Run]:
+    """The runs; where one was evaluated by a standard, those whose own objective it is get the standard's name too."""
+    used = {standard for run in runs for split in run.metrics if (standard := standard_split(split)[1])}
+    return [_with_own_standard(run) if run.config["objective"]["name"] in used else run for run in runs]
+
+
+def _with_own_standard(run: Run) -> Run:
+    name = run.config["objective"]["name"]
+    if name in standard_names(run.config["objective"], at(run.config, "model.architecture")):
+        return run  # it has this name, and other settings
+    same = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if standard_split(split)[1] is None}
+    return dataclasses.replace(run, result={**run.result, "metrics": {**run.metrics, **same}})
