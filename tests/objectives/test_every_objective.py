@@ -105,6 +105,14 @@ def without_eos(side):
     return side[:-1]
 
 
+def test_each_example_of_a_run_has_a_key_of_its_own_whatever_the_batch_size():
+    key = jax.random.key(0)
+    small = [jax.random.key_data(example_keys(key, jnp.int32(step), 4)) for step in range(4)]
+    large = [jax.random.key_data(example_keys(key, jnp.int32(step), 8)) for step in range(2)]
+    np.testing.assert_array_equal(np.concatenate(small), np.concatenate(large))
+    assert len(np.unique(np.concatenate(small), axis=0)) == 16
+
+
 @pytest.mark.parametrize(
     ("name", "inputs_length"), [*((name, 64) for name in (*PARTS, *WHOLE)), *((name, 4) for name in (*PARTS, "bart"))]
 )
@@ -204,11 +212,3 @@ def test_a_batch_is_the_same_in_one_piece_row_by_row_and_over_eight_devices(name
     in_two_steps = lay_out(objective, make_with(objective, keys, rows["tokens"]))
     for other in (sharded, alone, in_two_steps):
         jax.tree.map(np.testing.assert_array_equal, together, other)
-
-
-def test_each_example_of_a_run_has_a_key_of_its_own_whatever_the_batch_size():
-    key = jax.random.key(0)
-    small = [jax.random.key_data(example_keys(key, jnp.int32(step), 4)) for step in range(4)]
-    large = [jax.random.key_data(example_keys(key, jnp.int32(step), 8)) for step in range(2)]
-    np.testing.assert_array_equal(np.concatenate(small), np.concatenate(large))
-    assert len(np.unique(np.concatenate(small), axis=0)) == 16

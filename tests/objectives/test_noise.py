@@ -101,6 +101,19 @@ def test_two_sentinels_suffice_where_a_second_span_is_rare():
     assert example.targets.max() < vocab.size
 
 
+def test_a_tenth_of_the_noise_of_bert_style_becomes_a_random_piece():
+    """Any piece of text is as likely, nothing else is possible. False alarm 2e-4."""
+    vocab = vocabulary(pieces=23)
+    objective = build("bert_style", vocab=vocab, inputs_length=64)
+    tokens = np.full((1000, objective.window), 5, np.int32)
+    example = make(objective, tokens, vocab=vocab)
+    assert (example.inputs[:, :-1][~example.noise.mask] == 5).all() and (example.targets[:, :-1] == 5).all()
+    noise_tokens = example.inputs[:, :-1][example.noise.mask]
+    random = noise_tokens[noise_tokens != vocab.size - 1]
+    check_share(len(random), len(noise_tokens), 0.1)
+    check_uniform(random, 3, 23)
+
+
 def test_density_zero_is_no_noise():
     for name in ("iid_denoising", "drop_tokens", "bert_style", "text_infilling", "token_deletion"):
         objective = build(name, inputs_length=16, noise_density=0.0)
