@@ -85,6 +85,8 @@ def _settings(fields: Fields, window: int, vocabulary: Vocabulary) -> noise.Sett
     density = denoiser.density if density is None else density
     if density is not None and not 0 <= density < 1:
         raise UserError(f"config.objective.noise_density: must be in [0, 1), is {density}")
+    if density == 0 and denoiser.process is noise.suffix:
+        raise UserError("config.objective.noise_density: 0 leaves a prefix LM nothing to continue with")
     if mean_length < 1:
         raise UserError(f"config.objective.mean_noise_span_length: must be at least 1, is {mean_length}")
     unique = denoiser.inputs.unique or denoiser.targets.unique
@@ -96,13 +98,13 @@ def _window(fields: Fields, vocabulary: Vocabulary) -> int:
     """The largest window whose inputs and EOS always fit `inputs_length`."""
     length, denoiser = fields["inputs_length"], _denoiser(fields)
     settings = _settings(fields, length, vocabulary)
+    window = length - 1
     if denoiser.process is noise.spans:
         window, _ = span_corruption_lengths(length, settings.noise_density, settings.mean_noise_span_length)
     else:
-        window = max(length - 1, 2)
-        while _longest_inputs(denoiser, settings, window + 1) < length:
+        while length >= 2 and _longest_inputs(denoiser, settings, window + 1) < length:
             window += 1
-    if length < 2 or window < 2:
+    if window < 2:
         raise UserError(f"config.objective.inputs_length: {length} leaves no window of two tokens")
     return window
 
@@ -118,7 +120,7 @@ def _check_sentinels(name: str, denoiser: Denoiser, settings: noise.Settings, vo
         max(rule.sentinels(spans, spans + more_clean) for rule in (denoiser.inputs, denoiser.targets))
         for spans in (process.likely_spans, process.spans)
     )
-    same = rules.noise_token_to_same_sentinel in (denoiser.inputs, denoiser.targets)
+    same = int(rules.noise_token_to_same_sentinel in (denoiser.inputs, denoiser.targets))
     if max(likely, same) > vocabulary.sentinels:
         raise UserError(
             f"config.tokenizer.sentinels: {name} with these lengths needs {max(needed, same)} sentinels, "

@@ -53,6 +53,21 @@ def _fim_window(fields: Fields, vocabulary: Vocabulary) -> int:
     return window
 
 
+def parts_of(window: int, low: Array | int, high: Array | int) -> Array:
+    """Int32 [L]: the part of each token of a window cut at `low` and `high`; 0 prefix, 1 middle, 2 suffix."""
+    place = jnp.arange(window)
+    return (place >= low).astype(jnp.int32) + (place >= high)
+
+
+def in_the_middle(tokens: Array, part: Array, specials: Array, suffix_first: Array | bool) -> Array:
+    """Int32 [L + 3]: the parts of `tokens`, the middle last, with the ids `specials` of `FIM_TOKENS` between them."""
+    # Ranks of the three specials, and of prefix, middle and suffix, in either order.
+    marks = jnp.where(suffix_first, jnp.array([0, 1, 3]), jnp.array([0, 2, 4]))
+    parts = jnp.where(suffix_first, jnp.array([4, 5, 2]), jnp.array([1, 5, 3]))
+    rank = jnp.concatenate([marks, parts[part]])
+    return jnp.concatenate([specials, tokens])[jnp.argsort(rank, stable=True)]
+
+
 def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
     """A window, or with probability `fim_rate` its parts in another order, half each:
 
@@ -73,14 +88,8 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: st
         del table
         cuts_key, rate_key, order_key = jax.random.split(key, 3)
         low, high = jnp.sort(jax.random.randint(cuts_key, (2,), 0, window + 1))
-        place = jnp.arange(window)
-        part = (place >= low).astype(jnp.int32) + (place >= high)  # 0 the prefix, 1 the middle, 2 the suffix
-        suffix_first = jax.random.bernoulli(order_key)
-        # Ranks of <fim_prefix>, <fim_suffix>, <fim_middle> and of prefix, middle, suffix in either order.
-        marks = jnp.where(suffix_first, jnp.array([0, 1, 3]), jnp.array([0, 2, 4]))
-        parts = jnp.where(suffix_first, jnp.array([4, 5, 2]), jnp.array([1, 5, 3]))
-        rank = jnp.concatenate([marks, parts[part]])
-        moved = jnp.concatenate([specials, row["tokens"]])[jnp.argsort(rank, stable=True)]
+        part = parts_of(window, low, high)
+        moved = in_the_middle(row["tokens"], part, specials, jax.random.bernoulli(order_key))
         is_moved = jax.random.uniform(rate_key) < rate
         targets = jnp.where(is_moved, moved, jnp.pad(row["tokens"], (0, len(FIM_TOKENS))))
         segment_ids = (is_moved | (jnp.arange(length) < window)).astype(jnp.int32)

@@ -185,6 +185,14 @@ def word_numbers(tokens: Array, table: TokenTable) -> Array:
     return jnp.cumsum(jnp.asarray(table.starts_word)[tokens], dtype=jnp.int32) - 1
 
 
+def word_budgets(most: int, noise_density: float) -> np.ndarray:
+    """Int32 [most + 1]: how many of 0, 1, … words are to be noise, rounded up.
+
+    In float64: a product in float32 may lie above the whole number that it should be.
+    """
+    return np.ceil(np.arange(most + 1) * noise_density - 1e-9).astype(np.int32)
+
+
 def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[Array, Array]:
     """(lengths int32 [K], which of them count [K]): drawn until they sum to `budget`, at most `most`; the last trimmed.
 
@@ -199,6 +207,23 @@ def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[
     return jnp.clip(budget - before, 0, lengths).astype(jnp.int32), before < budget
 
 
+def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -> tuple[Array, Array]:
+    """(mask, starts), bool [L], of the spans of `lengths` words from the words `first` on, int32 [K]; L is no word.
+
+    word: int32 [L], see `word_numbers`; is_start: bool [L], the first token of each word. Spans that touch remain two;
+    one that begins inside another is a part of it.
+    """
+    window = word.shape[0]
+    ends = first + lengths
+
+    def covered(begins: Array) -> Array:
+        change = jnp.zeros(window + 1, jnp.int32).at[begins].add(1, mode="drop").at[ends].add(-1, mode="drop")
+        return (jnp.cumsum(change)[word] > 0) & (word >= 0)
+
+    begins = jnp.zeros(window, bool).at[first].set(True, mode="drop")[word] & is_start
+    return covered(first), begins & ~covered(first + 1)
+
+
 def poisson_words(settings: Settings) -> Process:
     """Spans of whole words, of Poisson lengths, from distinct random words on, until `noise_density` of the words.
 
@@ -207,31 +232,23 @@ def poisson_words(settings: Settings) -> Process:
     denoising_dataset.py, `add_whole_word_mask`.
     """
     window, density, mean = settings.window, settings.noise_density, settings.mean_noise_span_length
-    most_words = math.ceil(window * density)
+    budgets = word_budgets(window, density)
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         lengths_key, words_key = jax.random.split(key)
         word = word_numbers(tokens, table)
         is_start = jnp.asarray(table.starts_word)[tokens]
         words = word[-1] + 1
-        lengths, counts = poisson_lengths(lengths_key, jnp.ceil(words * density - 1e-4), most_words, mean)
+        lengths, counts = poisson_lengths(lengths_key, jnp.asarray(budgets)[words], int(budgets[-1]), mean)
         in_use = counts & (lengths > 0)
         # The n-th span begins at the word with the n-th lowest draw.
         draws = jnp.where(is_start, jax.random.uniform(words_key, (window,)), 2.0)
         by_draw = word[jnp.argsort(draws)]
         rank = jnp.cumsum(in_use) - 1
         first = jnp.where(in_use & (rank < words), by_draw[rank], window)
-        ends = first + lengths
-
-        def covered(begins: Array) -> Array:
-            change = jnp.zeros(window + 1, jnp.int32).at[begins].add(1, mode="drop").at[ends].add(-1, mode="drop")
-            return (jnp.cumsum(change)[word] > 0) & (word >= 0)
-
-        mask = covered(first)
-        begins = jnp.zeros(window, bool).at[first].set(True, mode="drop")[word] & is_start & (word >= 0)
+        mask, starts = spans_of_words(first, lengths, word, is_start)
         inserts = jnp.sum(counts & (lengths == 0), dtype=jnp.int32)
         # A mask a span and one an insertion must fit into the places that the noise leaves.
-        starts = begins & ~covered(first + 1)
         return Noise(mask, starts, jnp.minimum(inserts, jnp.sum(mask) - jnp.sum(starts)))
 
     return Process(sample, 0, window, window, window, window)

@@ -1,0 +1,239 @@
+"""Known mistakes, made one at a time on purpose: does a test of the objectives catch each?
+
+    python -m tests.objectives.mutations                  all of them; minutes
+    python -m tests.objectives.mutations fused upwards    those whose names hold one of these words
+
+Prints a line a mistake, with the first test that fails, and exits with 1 if a mistake survives. The mistakes are made
+in a copy. The tests of `Mutation.where` run first; if they pass, all others of this folder do.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+
+class Mutation(NamedTuple):
+    """The mistake of writing `new` for `old`, which stands once in t5lite/objectives/`file`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    where: str
+
+
+MUTATIONS = [
+    Mutation(
+        "adjacent spans fused into one mask",
+        "noise.py", "return covered(first), begins & ~covered(first + 1)",
+        "return covered(first), span_starts(covered(first))", "infilling",
+    ),
+    Mutation(
+        "a mask for a span that begins inside another",
+        "noise.py", "begins & ~covered(first + 1)", "begins & covered(first)", "infilling",
+    ),
+    Mutation(
+        "no infill of length zero",
+        "noise.py", "before = jnp.cumsum(lengths)",
+        "lengths = jnp.maximum(lengths, 1)\n    before = jnp.cumsum(lengths)", "infilling",
+    ),
+    Mutation(
+        "the last infill not trimmed",
+        "noise.py", "jnp.clip(budget - before, 0, lengths)", "jnp.where(before < budget, lengths, 0)", "infilling",
+    ),
+    Mutation(
+        "the budget of infills rounded down",
+        "noise.py", "np.ceil(np.arange(most + 1)", "np.floor(np.arange(most + 1)", "infilling",
+    ),
+    Mutation(
+        "the budget of infills in tokens instead of words",
+        "noise.py", "jnp.asarray(budgets)[words]", "jnp.asarray(budgets)[window]", "infilling",
+    ),
+    Mutation(
+        "masks on pieces before the first word",
+        "noise.py", 'dtype=jnp.int32) - 1\n\n\ndef word_budgets',
+        'dtype=jnp.int32).clip(1) - 1\n\n\ndef word_budgets', "infilling",
+    ),
+    Mutation(
+        "insertions in front instead of anywhere",
+        "rules.py", "jnp.where(place < total, jax.random.uniform(key, (length,)), 2.0)", "place", "infilling",
+    ),
+    Mutation(
+        "the targets of a denoising autoencoder permuted too",
+        "denoisers.py", "keys, (ordered, tokens), strict", "keys, (ordered, ordered), strict", "orders",
+    ),
+    Mutation(
+        "noise first, so that targets end in a sentinel",
+        "noise.py", "return jnp.cumsum(flips) % 2 == 1", "return jnp.cumsum(flips) % 2 == 0", "span_corruption",
+    ),
+    Mutation(
+        "counts rounded in float64",
+        "noise.py", "np.round(np.float32(length) * np.float32(noise_density))", "np.round(length * noise_density)",
+        "span_corruption",
+    ),
+    Mutation(
+        "sentinels counted upwards",
+        "rules.py", "size - jnp.cumsum(starts)", "size - 1 - jnp.sum(starts) + jnp.cumsum(starts)", "span_corruption",
+    ),
+    Mutation(
+        "spans of equal lengths",
+        "noise.py", "is_cut = jax.random.permutation(key, jnp.arange(items - 1) < parts - 1)",
+        "is_cut = jnp.diff(jnp.arange(items) * parts // items) > 0", "span_corruption",
+    ),
+    Mutation(
+        "the last split point missing",
+        "noise.py", "jax.random.randint(key, (), 1, window)", "jax.random.randint(key, (), 1, window - 1)", "noise",
+    ),
+    Mutation(
+        "an empty prefix",
+        "noise.py", "jax.random.randint(key, (), 1, window)", "jax.random.randint(key, (), 0, window)", "noise",
+    ),
+    Mutation(
+        "noise beyond the sentinels not turned off",
+        "noise.py", "& (jnp.cumsum(span_starts(mask)) <= max_spans)", "", "noise",
+    ),
+    Mutation(
+        "noise beyond the room cut off instead of turned off",
+        "noise.py", "mask = mask & (jnp.cumsum(mask) <= most)", "mask = mask & True", "noise",
+    ),
+    Mutation(
+        "a clean span that has no sentinel left",
+        "denoisers.py", "max(vocabulary.sentinels - 1, 0) if unique", "vocabulary.sentinels if unique", "noise",
+    ),
+    Mutation(
+        "EOS missing",
+        "rules.py", "compacted = compacted.at[count].set(EOS", "compacted = compacted.at[count].set(0",
+        "span_corruption",
+    ),
+    Mutation(
+        "EOS doubled",
+        "rules.py", "compacted.at[count].set(EOS", "compacted.at[count - 1].set(EOS).at[count].set(EOS",
+        "span_corruption",
+    ),
+    Mutation(
+        "random ids among the sentinels",
+        "rules.py", "np.flatnonzero(~vocabulary.table.is_special[: vocabulary.pieces])", "np.arange(vocabulary.size)",
+        "noise",
+    ),
+    Mutation(
+        "twice as many random ids",
+        "denoisers.py", "rules.whole, random_share=0.1", "rules.whole, random_share=0.2", "noise",
+    ),
+    Mutation(
+        "the same noise for all rows of a batch",
+        "objective.py", "jax.random.fold_in(seed_key, place))(places)", "jax.random.fold_in(seed_key, step))(places)",
+        "every_objective",
+    ),
+    Mutation(
+        "the same noise at every step",
+        "objective.py", "step.astype(jnp.uint32) * jnp.uint32(batch_size) + ", "", "every_objective",
+    ),
+    Mutation(
+        "sentences sorted by draws of two bits",
+        "order.py", "jax.random.uniform(key, tokens.shape)", "jax.random.randint(key, tokens.shape, 0, 4)", "orders",
+    ),
+    Mutation(
+        "every stop ends a sentence",
+        "order.py", "ends = stops & ~jnp.concatenate([jnp.zeros(1, bool), stops[:-1]])", "ends = stops", "orders",
+    ),
+    Mutation(
+        "rotation never as far as the last token",
+        "rules.py", "jnp.maximum(jnp.sum(keep), 1))", "jnp.maximum(jnp.sum(keep) - 1, 1))", "orders",
+    ),
+    Mutation(
+        "the prefix before the suffix where the suffix should come first",
+        "language_models.py", "jnp.array([4, 5, 2])", "jnp.array([2, 5, 4])", "language_models",
+    ),
+    Mutation(
+        "the suffix never empty",
+        "language_models.py", "jax.random.randint(cuts_key, (2,), 0, window + 1)",
+        "jax.random.randint(cuts_key, (2,), 0, window)", "language_models",
+    ),
+    Mutation(
+        "a prefix mask that is one short",
+        "batch.py", "shift_right(in_inputs, None) | (segment_starts(_segments(tokens, segment_ids)) & in_inputs)",
+        "in_inputs", "batch",
+    ),
+    Mutation(
+        "the decoder sees the token that it is to predict",
+        "batch.py", "shifted = jnp.concatenate([jnp.full(1, PAD, tokens.dtype), tokens[:-1]])", "shifted = tokens",
+        "batch",
+    ),
+    Mutation(
+        "loss on padding",
+        "denoisers.py", 'segments["targets"].astype(jnp.float32)', 'jnp.ones(lengths["targets"])', "every_objective",
+    ),
+    Mutation(
+        "weights of a mixture ignored",
+        "mixtures.py", "np.cumsum(weights)[:-1] / weights.sum()", "np.arange(1, len(weights)) / len(weights)",
+        "mixtures",
+    ),
+    Mutation(
+        "the mode token last",
+        "mixtures.py", "inputs, inputs_ids = jnp.append(jnp.int32(mode), inputs)",
+        "inputs, inputs_ids = jnp.append(inputs, jnp.int32(mode))", "mixtures",
+    ),
+    Mutation(
+        "the largest window of a mixture's members",
+        "mixtures.py", "return min(kinds", "return max(kinds", "mixtures",
+    ),
+]  # fmt: skip
+
+
+def failing_test(folder: Path, tests: Sequence[str]) -> str | None:
+    """The first of `tests` that fails in the copy, None if none does."""
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    named = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if not named:
+        sys.exit(f"pytest did not run: {done.stdout}{done.stderr}")
+    return named[0].removeprefix("tests/objectives/")
+
+
+def copy_of_the_code(folder: Path) -> None:
+    for name in ("t5lite", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def caught_by(mutation: Mutation) -> str | None:
+    """The test that catches it."""
+    with tempfile.TemporaryDirectory(prefix="t5lite-mutation-") as name:
+        folder = Path(name)
+        copy_of_the_code(folder)
+        path = folder / "t5lite" / "objectives" / mutation.file
+        text = path.read_text()
+        if text.count(mutation.old) != 1:
+            sys.exit(f"{mutation.name}: the text to change stands {text.count(mutation.old)} times in {mutation.file}")
+        path.write_text(text.replace(mutation.old, mutation.new))
+        likely = f"tests/objectives/test_{mutation.where}.py"
+        return failing_test(folder, [likely]) or failing_test(folder, ["tests/objectives", f"--ignore={likely}"])
+
+
+def main(words: Sequence[str]) -> int:
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.name for word in words)]
+    with tempfile.TemporaryDirectory(prefix="t5lite-mutation-") as folder:
+        copy_of_the_code(Path(folder))
+        if not words and (failing := failing_test(Path(folder), ["tests/objectives"])):
+            sys.exit(f"{failing} fails without any mistake")
+    survivors = 0
+    for mutation in chosen:
+        test = caught_by(mutation)
+        survivors += test is None
+        print(f"{mutation.name}: {test or 'SURVIVES'}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mistakes caught")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""The catalogue: which objective works on which architecture, what it needs, and what is refused with which words."""
+
+import pytest
+
+from t5lite.config import base_config
+from t5lite.errors import UserError
+from t5lite.objectives.catalogue import ARCHITECTURES, OBJECTIVES, special_tokens
+from t5lite.vocabulary import MASK
+from tests.objectives.made import build, vocabulary
+
+MODES, FIM = ("[NLU]", "[NLG]", "[S2S]"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+BOTH, DECODER = ("encoder_decoder", "decoder"), ("decoder",)
+# What works where, and the special tokens that it needs.
+TABLE = {
+    "span_corruption": (BOTH, ()),
+    "iid_denoising": (BOTH, ()),
+    "drop_tokens": (BOTH, ()),
+    "bert_style": (BOTH, ()),
+    "mass_style": (BOTH, ()),
+    "deshuffling": (BOTH, ()),
+    "prefix_lm": (BOTH, ()),
+    "causal_lm": (DECODER, ()),
+    "text_infilling": (BOTH, (MASK,)),
+    "token_masking": (BOTH, (MASK,)),
+    "token_deletion": (BOTH, ()),
+    "sentence_permutation": (BOTH, ()),
+    "document_rotation": (BOTH, ()),
+    "bart": (BOTH, (MASK,)),
+    "fill_in_the_middle": (DECODER, FIM),
+    "ul2": (BOTH, MODES),
+    "ul2r": (BOTH, ("[S2S]", "[NLU]", "[NLG]")),
+    "mixture": (BOTH, (MASK, "[NLU]")),
+    "supervised": (BOTH, ()),
+}
+SETTINGS = {
+    "mixture": {"mixture": {"a": {"name": "text_infilling"}, "b": {"name": "prefix_lm", "mode": "[NLU]"}}},
+    "supervised": {"targets_length": 32},
+}
+
+
+def test_the_table_here_has_every_objective_that_leaves_tokens_in_a_row():
+    assert {name for name, kind in OBJECTIVES.items() if kind.architectures != ("encoder",)} == set(TABLE)
+
+
+@pytest.mark.parametrize("inputs_length", [64, 512])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", TABLE)
+def test_every_combination_is_built_or_refused(name, architecture, inputs_length):
+    """With a hundred sentinels and just the special tokens that the objective asks for."""
+    architectures, specials = TABLE[name]
+    vocab, settings = vocabulary(specials=specials), SETTINGS.get(name, {})
+    if architecture in architectures:
+        objective = build(name, architecture, vocab, inputs_length=inputs_length, **settings)
+        encoder_length, decoder_length = objective.lengths
+        assert (encoder_length > 0) == (architecture == "encoder_decoder") and decoder_length > 0
+    else:
+        with pytest.raises(UserError, match=f"{name} has no meaning on model.architecture='{architecture}'"):
+            build(name, architecture, vocab, inputs_length=inputs_length, **settings)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, specials) in TABLE.items() if specials])
+def test_the_special_tokens_that_lack_are_named(name):
+    architectures, specials = TABLE[name]
+    with pytest.raises(UserError, match=r"config\.tokenizer\.specials") as refused:
+        build(name, architectures[-1], vocabulary(specials=()), **SETTINGS.get(name, {}))
+    assert f"{name} needs {', '.join(specials)}, which" in str(refused.value)
+    fewer = vocabulary(specials=specials[1:])
+    with pytest.raises(UserError) as refused:
+        build(name, architectures[-1], fewer, **SETTINGS.get(name, {}))
+    assert f"{name} needs {specials[0]}, which" in str(refused.value)
+
+
+def test_a_config_asks_for_what_its_objective_needs_unless_it_names_them():
+    config = base_config()
+    for name, (_, specials) in TABLE.items():
+        config.objective.name = name
+        config.objective.mixture = SETTINGS.get(name, {}).get("mixture", {})
+        assert special_tokens(config.tokenizer, config.objective) == specials, name
+    config.tokenizer.specials = ("[CLS]",)
+    assert special_tokens(config.tokenizer, config.objective) == ("[CLS]",)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("iid_denoising", {"inputs_length": 1024}, r"needs 1\d\d sentinels, the tokenizer has 100"),
+        ("iid_denoising", {"inputs_length": 512, "noise_density": 0.5}, r"needs 1\d\d sentinels"),
+        ("span_corruption", {"inputs_length": 2048}, "needs 114 sentinels"),
+        ("span_corruption", {"noise_density": -0.1}, r"noise_density: must be in \[0, 1\), is -0.1"),
+        ("drop_tokens", {"noise_density": 1.0}, r"noise_density: must be in \[0, 1\), is 1.0"),
+        ("prefix_lm", {"noise_density": 1.5}, "noise_density"),
+        ("prefix_lm", {"noise_density": 0.0}, "0 leaves a prefix LM nothing to continue with"),
+        ("text_infilling", {"mean_noise_span_length": 0.0}, "mean_noise_span_length: must be at least 1, is 0.0"),
+        ("token_deletion", {"inputs_length": 1}, "inputs_length: 1 leaves no window of two tokens"),
+        ("deshuffling", {"inputs_length": -3}, "inputs_length: -3 leaves no window"),
+        ("span_corruption", {"inputs_length": 0}, "inputs_length: 0 leaves no window"),
+        ("deshuffling", {"inputs_length": 2}, "inputs_length: 2 leaves no window of two tokens"),
+        ("deshufling", {}, "unknown objective 'deshufling'; did you mean 'deshuffling'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        build(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentinels", "message"),
+    [
+        ("span_corruption", 2, "needs 3 sentinels, the tokenizer has 2"),
+        ("iid_denoising", 2, r"needs \d\d sentinels, the tokenizer has 2"),
+        ("iid_denoising", 15, r"needs \d\d sentinels, the tokenizer has 15"),
+        ("bert_style", 0, "needs 1 sentinels, the tokenizer has 0"),
+        ("mass_style", 0, "needs 1 sentinels, the tokenizer has 0"),
+    ],
+)
+def test_too_few_sentinels_are_refused_with_the_number_that_is_needed(name, sentinels, message):
+    with pytest.raises(UserError, match=message):
+        build(name, vocab=vocabulary(sentinels=sentinels))
+
+
+def test_the_number_of_sentinels_that_was_named_is_enough():
+    for name, fewer in (("span_corruption", 2), ("iid_denoising", 10), ("mass_style", 0)):
+        with pytest.raises(UserError) as refused:
+            build(name, vocab=vocabulary(sentinels=fewer))
+        needed = int(str(refused.value).split(" needs ")[1].split()[0])
+        assert build(name, vocab=vocabulary(sentinels=needed)).window > 0
+
+
+def test_objectives_without_sentinels_need_none():
+    for name in ("drop_tokens", "prefix_lm", "deshuffling", "text_infilling", "bart", "document_rotation"):
+        assert build(name, vocab=vocabulary(sentinels=0)).window > 0
