@@ -42,9 +42,16 @@ def test_the_table_here_has_every_objective_that_leaves_tokens_in_a_row():
     assert {name for name, kind in OBJECTIVES.items() if kind.architectures != ("encoder",)} == set(TABLE)
 
 
+COMBINATIONS = [
+    (name, architecture)
+    for name in TABLE
+    for architecture in ARCHITECTURES
+    if (name, architecture) != ("supervised", "encoder")  # is made of labels, not of tokens in a row
+]
+
+
 @pytest.mark.parametrize("inputs_length", [64, 512])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize(("name", "architecture"), COMBINATIONS)
 def test_every_combination_is_built_or_refused(name, architecture, inputs_length):
     """With a hundred sentinels and just the special tokens that the objective asks for."""
     architectures, specials = TABLE[name]

@@ -158,8 +158,11 @@ def test_a_whole_train_state_gets_its_parameters_shardings(trees):
     assert {path.removeprefix("params/"): spec for path, spec in found.items() if path != "step"} == expected
 
 
-def test_every_default_row_is_used_by_an_encoder_decoder(trees):
-    params_shardings(trees[0], make_mesh(1, 4, 2), param_rules())
+def test_every_default_row_is_used_by_an_encoder_decoder_or_an_encoders_heads(trees):
+    heads = {name: {"kernel": np.zeros((D, D))} for name in ("pooler", "next_sentence", "classifier", "tagger")}
+    heads |= {"mlm_transform": {"dense": {"kernel": np.zeros((D, D))}, "norm": {"scale": np.zeros(D)}}}
+    heads |= {"token_type_embedding": {"embedding": np.zeros((2, D))}}
+    params_shardings({**trees[0], **heads}, make_mesh(1, 4, 2), param_rules())
 
 
 def test_an_axis_that_does_not_divide_a_dimension_is_dropped_there_alone():
