@@ -17,8 +17,8 @@ from t5lite.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ARGUMENTS = {
-    "tiny": ("", ":architecture=decoder,objective=causal_lm", ":architecture=decoder"),
-    "finetune_tiny": ("", ":architecture=decoder"),
+    "tiny": ("", ":objective=causal_lm", ":architecture=decoder", ":objective=mlm", ":objective=mlm_nsp"),
+    "finetune_tiny": ("", ":architecture=decoder", ":architecture=encoder"),
 }
 SINGLE = {
     f"{path.stem}{arg}": f"{path}{arg}"
@@ -34,10 +34,11 @@ def put_together(config):
     check_budget(config)
     if config.model.architecture == "bag_of_words":
         return
-    specials = special_tokens(config.tokenizer, config.objective)
+    architecture = config.model.architecture
+    specials = special_tokens(config.tokenizer, config.objective, architecture)
     vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)
-    objective = make_objective(config.objective, config.model.architecture, vocabulary)
-    model = make_model(config.model, vocabulary)
+    objective = make_objective(config.objective, architecture, vocabulary, labels=("a", "b"))
+    model = make_model(config.model, vocabulary, objective.heads)
     batch = batch_shapes(objective, config.batch_size, vocabulary.table)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     schedule = make_schedule(config.schedule, config.budget.steps)

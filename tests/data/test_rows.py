@@ -68,6 +68,38 @@ def test_a_window_that_begins_inside_a_document_counts_its_segments_from_one(tmp
     assert rows["segment_ids"].tolist() == [[1, 2, 2, 3], [1, 1, 1, 1]]
 
 
+@pytest.mark.parametrize("with_eos", [False, True])
+def test_another_window_shares_no_document_where_that_can_be(tmp_path, with_eos):
+    store, documents = make_store(tmp_path, [40, 3, 900, 2, 2, 2, 30, 7, 500, 9])  # few are apart from the long ones
+    windows = Windows(Span.whole(store), 12, with_eos, segments=False, others=True)
+    rows = windows.fetch(np.arange(len(windows)))
+    assert (
+        rows["tokens"] == Windows(Span.whole(store), 12, with_eos, False).fetch(np.arange(len(windows)))["tokens"]
+    ).all()
+    of_token = {token: number for number, document in enumerate(documents) for token in document[:-1]}
+    for tokens, others in zip(rows["tokens"], rows["others"], strict=True):
+        shared, theirs = ({of_token[t] for t in window if t != EOS} for window in (tokens, others))
+        assert not shared & theirs
+
+
+def test_another_window_follows_from_the_index_alone_and_is_spread_over_the_text(tmp_path):
+    store, _ = make_store(tmp_path, [10] * 800)
+    windows = Windows(Span.whole(store), 10, with_eos=False, segments=False, others=True)
+    rows = windows.fetch(np.arange(800))
+    for index in (0, 17, 799):
+        alone = windows.fetch(np.array([index]))
+        assert (alone["others"] == rows["others"][index]).all()
+    first = rows["others"][:, 0] // 10
+    counts = np.bincount(first * 8 // 800, minlength=8)
+    assert stats.chisquare(counts).pvalue > 1e-6 and abs(np.corrcoef(first, np.arange(800))[0, 1]) < 0.18
+
+
+def test_a_text_of_one_document_has_no_other(tmp_path):
+    store, _ = make_store(tmp_path, [40])
+    rows = Windows(Span.whole(store), 10, with_eos=False, segments=False, others=True).fetch(np.arange(4))
+    assert rows["others"].shape == (4, 10)
+
+
 def test_windows_without_eos_never_show_one(tmp_path):
     store, documents = make_store(tmp_path, [3, 0, 0, 5, 1, 0, 7])
     tokens = Windows(Span.whole(store), 3, with_eos=False, segments=False).fetch(np.arange(5))["tokens"]

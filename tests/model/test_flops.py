@@ -10,6 +10,7 @@ from t5lite.model.config import ModelConfig
 from t5lite.model.flops import forward_flops, num_parameters, peak_flops, step_flops
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import Heads
 
 TINY = ModelConfig(2, 3, 256, d_model=64, d_ff=128, num_heads=4, head_dim=16, attention="einsum")
 MODELS = {
@@ -17,6 +18,13 @@ MODELS = {
     "tied": dataclasses.replace(TINY, tie_embeddings=True, activation="relu"),
     "decoder": dataclasses.replace(TINY, num_encoder_layers=0, positions="rotary", activation="swiglu"),
     "encoder": dataclasses.replace(TINY, num_decoder_layers=0),
+}
+MODELS |= {
+    "next_sentence": dataclasses.replace(
+        MODELS["encoder"], heads=Heads(next_sentence=True), token_types=2, mlm_transform=True
+    ),
+    "classifier": dataclasses.replace(MODELS["encoder"], heads=Heads(vocabulary=False, classifier=7)),
+    "tagger": dataclasses.replace(MODELS["encoder"], heads=Heads(vocabulary=False, tagger=9), tie_embeddings=True),
 }
 
 
@@ -56,8 +64,12 @@ def test_counts_equal_the_model(name):
         return jax.jit(function).lower(params, batch).compile().cost_analysis()["flops"]
 
     lengths = dict(batch=2, encoder_length=96, decoder_length=48)
-    forward = measured(lambda p, b: model.apply({"params": p}, b))
-    step = measured(jax.grad(lambda p, b: model.apply({"params": p}, b).sum()))
+
+    def outputs(p, b):
+        return [logits for logits in model.apply({"params": p}, b, method="outputs") if logits is not None]
+
+    forward = measured(outputs)
+    step = measured(jax.grad(lambda p, b: sum(logits.sum() for logits in outputs(p, b))))
     assert 1.0 <= forward / forward_flops(config, **lengths) < 1.2
     assert 0.95 <= step / step_flops(config, **lengths) < 1.2
 

@@ -1,0 +1,179 @@
+"""Texts with labels and words with tags: from a file to rows, and what is no such file."""
+
+import json
+import random
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from t5lite.config import base_config
+from t5lite.data.build import pieces_of_words
+from t5lite.data.dataset import open_dataset, pair_plan
+from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
+from t5lite.data.sources import Columns
+from t5lite.data.tfds_source import RecordSource
+from t5lite.data.tokenizer import Tokenizer, sample_chunks, train_tokenizer
+from t5lite.errors import UserError
+from t5lite.vocabulary import EOS, UNKNOWN
+
+WORDS = ["".join(random.Random(i).choices("etaoinshrdlu", k=1 + i % 7)) for i in range(300)]
+TOKENIZER = train_tokenizer(sample_chunks([" ".join(random.Random(0).choices(WORDS, k=4000))], 10**6), 400)
+SENTENCES = [
+    (["Zürich", "is", "dear"], ["B-LOC", "O", "O"]),
+    (["I", "know", "Ann", "Lee", "."], ["O", "O", "B-PER", "I-PER", "O"]),
+    (["x"], ["O"]),
+] * 10
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("T5LITE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    TOKENIZER.save(tmp_path / "run" / "tokenizer")
+    made = base_config()
+    made.tokenizer.path = str(tmp_path / "run")
+    return made
+
+
+def write(path, sentences):
+    path.write_text("".join(json.dumps({"inputs": w, "targets": t}) + "\n" for w, t in sentences))
+    return f"files:{path}"
+
+
+def open_tagged(config):
+    return open_dataset(config, supervised=True, tagged=True)
+
+
+def rows_of(dataset, split, length):
+    span = {**dataset.train, **dataset.validation}[split]
+    source = TaggedSentences(span.store, pair_plan(span.store, length, length, False).order, length, dataset.labels)
+    return source.fetch(np.arange(len(source)))
+
+
+def words_and_tags(row, labels):
+    """[(text of a word, its tag)] of one row, cut before each piece that has a tag."""
+    tokens, tags = row
+    starts = np.flatnonzero(tags >= 0)
+    ends = [*starts[1:], np.flatnonzero(tokens == EOS)[0]]
+    return [(TOKENIZER.decode(tokens[start:end]), labels[tags[start]]) for start, end in zip(starts, ends, strict=True)]
+
+
+def test_every_word_has_its_tag_at_its_first_piece(tmp_path, config):
+    config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
+    config.data.validation.source = write(tmp_path / "other.jsonl", SENTENCES[::-1])  # its tags come in another order
+    dataset = open_tagged(config)
+    assert dataset.labels == ("B-LOC", "B-PER", "I-PER", "O")
+    for split, sentences in (("train", SENTENCES), ("validation", SENTENCES[::-1])):
+        rows = rows_of(dataset, split, 40)
+        assert {name: (value.shape, value.dtype) for name, value in rows.items()} == {
+            name: ((30, 40), np.int32) for name in ("inputs", "inputs_segment_ids", "tags")
+        }
+        assert ((rows["inputs"] > 0) == (rows["inputs_segment_ids"] == 1)).all()
+        for row, (words, tags) in zip(zip(rows["inputs"], rows["tags"], strict=True), sentences, strict=True):
+            assert words_and_tags(row, dataset.labels) == list(zip(words, tags, strict=True))
+            assert TOKENIZER.decode(row[0]) == " ".join(words)
+
+
+def test_a_long_sentence_is_cut_with_its_tags(tmp_path, config):
+    config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
+    dataset = open_tagged(config)
+    whole, cut = (rows_of(dataset, "train", length) for length in (40, 6))
+    for name in ("inputs", "tags"):
+        assert (cut[name][:, :5] == whole[name][:, :5]).all()
+    full = (cut["inputs_segment_ids"] == 1).all(axis=1)
+    assert full.any() and (cut["inputs"][full, 5] == EOS).all() and (cut["tags"][full, 5] == -1).all()
+
+
+def test_parquet_and_numbers_for_tags_are_read_too(tmp_path, config):
+    columns = {
+        "inputs": [words for words, _ in SENTENCES],
+        "targets": [[len(t) for t in tags] for _, tags in SENTENCES],
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    config.data.train.source = f"files:{tmp_path}/train.parquet"
+    dataset = open_tagged(config)
+    assert dataset.labels == ("1", "5")
+    first = words_and_tags([rows_of(dataset, "train", 40)[name][0] for name in ("inputs", "tags")], dataset.labels)
+    assert first == [("Zürich", "5"), ("is", "1"), ("dear", "1")]
+
+
+def test_a_word_of_which_the_tokenizer_leaves_nothing_is_unknown():
+    class Deaf(Tokenizer):
+        def encode_many(self, texts, continues=None):
+            return [np.zeros(0, np.int32) if text.strip() == "?" else np.array([7, 8]) for text in texts]
+
+    (pieces,) = pieces_of_words(Deaf(TOKENIZER.model), [["a", "?"]])
+    assert [piece.tolist() for piece in pieces] == [[7, 8], [UNKNOWN]]
+
+
+def test_bytes_of_text_are_the_words_alone(tmp_path, config):
+    config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
+    dataset = open_tagged(config)
+    spans = [*dataset.train.values(), *dataset.validation.values()]
+    words = sum(len(" ".join(words).encode()) + 1 for words, _ in SENTENCES)
+    assert sum(span.store.card["bytes_of_text"] for span in spans) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"inputs": ["a", "b"], "targets": ["O"]}, "line 2: 2 words but 1 tags"),
+        ({"inputs": "a b", "targets": ["O", "O"]}, "line 2: column 'inputs' is a str"),
+        ({"inputs": ["a"], "targets": None}, "line 2: column 'targets' is null"),
+        ({"inputs": [], "targets": []}, "line 2: column 'inputs' is an empty list"),
+        ({"inputs": ["a"], "targets": [["O"]]}, "line 2: column 'targets' is a list"),
+        ({"inputs": ["a"]}, "line 2 has no column 'targets'"),
+    ],
+    ids=str,
+)
+def test_what_is_no_sentence_is_refused_with_file_and_line(tmp_path, config, line, message):
+    write(tmp_path / "train.jsonl", SENTENCES[:1])
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    config.data.train.source = f"files:{tmp_path}/train.jsonl"
+    with pytest.raises(UserError, match=f"train.jsonl, {message}"):
+        open_tagged(config)
+
+
+def test_a_tag_never_seen_in_training_is_refused_with_file_and_line(tmp_path, config):
+    config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
+    config.data.validation.source = write(tmp_path / "other.jsonl", [*SENTENCES[:4], (["a"], ["B-ORG"])])
+    with pytest.raises(UserError, match=r"other.jsonl, line 5: the tag 'B-ORG' never occurs in training"):
+        open_tagged(config)
+
+
+def test_tags_by_the_thousand_are_refused(tmp_path, config):
+    config.data.train.source = write(tmp_path / "train.jsonl", [(["a"], [f"tag {i}"]) for i in range(1002)])
+    with pytest.raises(UserError, match=r"line 1001: this is tag number 1,001"):
+        open_tagged(config)
+
+
+def test_files_without_lists_are_refused(tmp_path, config):
+    (tmp_path / "train.csv").write_text("inputs,targets\na,O\n")
+    config.data.train.source = f"files:{tmp_path}/train.csv"
+    with pytest.raises(UserError, match=r"train.csv has no lists"):
+        open_tagged(config)
+    with pytest.raises(UserError, match="words and their tags are read from files"):
+        RecordSource("tfds:some", {}, dict, Columns()).tagged()
+
+
+def test_labels_are_numbered_in_the_order_of_the_dataset(tmp_path, config):
+    targets = ["sea", "the mountains", "sky"] * 20
+    lines = [json.dumps({"inputs": f"text {i}", "targets": target}) + "\n" for i, target in enumerate(targets)]
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+    config.data.train.source = f"files:{tmp_path}/train.jsonl"
+    dataset = open_dataset(config, supervised=True)
+    ids, store = label_ids(dataset.tokenizer, dataset.labels), dataset.train["train"].store
+    order = pair_plan(store, 9, 9, False, limit=25, seed=3).order
+    source = LabelledTexts(store, order, 9, ids)
+    rows = source.fetch(np.arange(len(source)))
+    assert len(source) == 25 and rows["inputs"].shape == (25, 9)
+    for row, pair in enumerate(order):
+        assert dataset.labels[rows["labels"][row]] == TOKENIZER.decode(store.document(2 * pair + 1))
+    unknown = LabelledTexts(store, order, 9, {}).fetch(np.arange(3))
+    assert (unknown["labels"] == -1).all()

@@ -1,0 +1,151 @@
+"""Two losses in one step, and what predictions of labels and tags come to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, f1_score
+
+from t5lite.model.build import make_model
+from t5lite.model.transformer import Outputs
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.training.loss import joint, loss_sums, weights_of
+from t5lite.training.metrics import from_sums, macro_f1
+from t5lite.training.predictions import confusion, entity_counts, entity_kinds
+from t5lite.training.sharding import put_batch
+from t5lite.training.trainer import make_trainer
+from t5lite.vocabulary import Vocabulary
+from tests.small import small_config
+
+TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
+
+
+def train(objective, steps=2, **fields):
+    """(losses, metrics of the last step, parameters) of a few steps of an encoder on random rows."""
+    config = small_config("", objective, "encoder")
+    config.optimizer.epsilon, config.schedule.rate = 1.0, 1.0  # plain gradient descent: parameters show gradients
+    with config.unlocked():
+        config.update_from_flattened_dict(fields)
+    specials = special_tokens(config.tokenizer, config.objective, "encoder")
+    vocabulary = Vocabulary.synthetic(290, 20, specials)
+    made = make_objective(config.objective, "encoder", vocabulary, TAGS)
+    trainer = make_trainer(config, make_model(config.model, vocabulary, made.heads), made, vocabulary.table, 10)
+    state, losses, rng = trainer.init(), [], np.random.default_rng(0)
+    for _ in range(steps):
+        rows = {name: rng.integers(3, 290, shape, dtype=np.int32) for name, shape in made.row_shapes(8).items()}
+        for name in rows.keys() & {"labels", "tags"}:
+            rows[name] = (rows[name] % (len(TAGS) + 3) - 3).clip(-1).astype(np.int32)  # many have none
+        if "inputs" in rows:
+            ends = rng.integers(2, rows["inputs"].shape[1], (8, 1))
+            rows["inputs_segment_ids"] = (np.arange(rows["inputs"].shape[1]) <= ends).astype(np.int32)
+        state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), jax.device_get(metrics), jax.device_get(state.params)
+
+
+def difference(a, b):
+    return max(float(np.max(np.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return {name: train(name) for name in ("mlm_nsp", "supervised", "tagging")}
+
+
+@pytest.mark.parametrize("objective", ["mlm_nsp", "supervised", "tagging"])
+def test_microbatches_equal_the_whole_batch(objective, whole):
+    losses, _, params = train(objective, microbatches=4)
+    np.testing.assert_allclose(losses, whole[objective][0], rtol=1e-5)
+    assert difference(params, whole[objective][2]) < 2e-5
+
+
+@pytest.mark.parametrize("mesh", [dict(data=8), dict(data=2, fsdp=2, tensor=2)], ids=str)
+def test_two_losses_on_eight_devices_are_those_on_one(mesh, whole):
+    losses, _, params = train("mlm_nsp", **{f"mesh.{axis}": size for axis, size in mesh.items()})
+    np.testing.assert_allclose(losses, whole["mlm_nsp"][0], rtol=1e-5)
+    assert difference(params, whole["mlm_nsp"][2]) < 2e-5
+
+
+def test_the_logged_loss_is_the_sum_of_both_means(whole):
+    losses, metrics, _ = whole["mlm_nsp"]
+    parts = metrics["nll"] / metrics["weight"], metrics["label_nll"] / metrics["label_weight"]
+    assert losses[-1] == pytest.approx(sum(parts), rel=1e-6) and metrics["label_weight"] == 8
+    _, metrics, _ = whole["supervised"]
+    assert metrics["loss"] == pytest.approx(metrics["label_nll"] / metrics["label_weight"]) and "nll" not in metrics
+    assert 0 < metrics["label_weight"] < 8
+
+
+def test_sums_against_numpy():
+    rng = np.random.default_rng(0)
+    tokens, labels = rng.normal(size=(4, 3, 7)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
+    targets, weights = rng.integers(0, 7, (4, 3)), rng.random((4, 3)).astype(np.float32)
+    batch = Batch(jnp.asarray(targets), jnp.asarray(weights), labels=jnp.array([2, -1, 0, 4]))
+    nll = lambda logits, at: np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, at[..., None], -1)[..., 0]
+    of_tokens = (nll(tokens, targets) * weights).sum() / weights.sum()
+    of_labels = nll(labels[[0, 2, 3]], np.array([2, 0, 4])).mean()
+    for outputs, expected in (
+        (Outputs(jnp.asarray(tokens), jnp.asarray(labels)), of_tokens + of_labels),
+        (Outputs(None, jnp.asarray(labels)), of_labels),
+    ):
+        loss, weight = joint(loss_sums(outputs, batch), "nll", weights_of(batch))
+        assert loss / weight == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_without_a_label_adds_nothing():
+    batch = Batch(jnp.zeros((2, 3), int), jnp.ones((2, 3)), labels=jnp.full(2, -1))
+    outputs = Outputs(jnp.zeros((2, 3, 4)), jnp.ones((2, 2)))
+    loss, weight = joint(loss_sums(outputs, batch), "objective", weights_of(batch))
+    assert loss / weight == pytest.approx(np.log(4), rel=1e-6)
+
+
+def test_confusion_and_macro_f1_are_scikit_learns():
+    rng = np.random.default_rng(1)
+    gold, chosen, counted = rng.integers(0, 4, (5, 9)), rng.integers(0, 6, (5, 9)), rng.random((5, 9)) < 0.7
+    found = np.asarray(confusion(jnp.asarray(gold), jnp.asarray(chosen), jnp.asarray(counted * 1.0), 6))
+    np.testing.assert_array_equal(found, confusion_matrix(gold[counted], chosen[counted], labels=range(6)))
+    assert macro_f1(found) == pytest.approx(f1_score(gold[counted], chosen[counted], average="macro"))
+
+
+def entities(gold, chosen):
+    """(true, predicted, both) of two sentences of tags, with a piece between words that does not count."""
+    sides = [np.array([tag for name in text.split() for tag in (TAGS.index(name), 3)]) for text in (gold, chosen)]
+    counted = np.arange(len(sides[0])) % 2 == 0
+    return tuple(int(n) for n in entity_counts(*map(jnp.asarray, sides), jnp.asarray(counted), *entity_kinds(TAGS)))
+
+
+@pytest.mark.parametrize(
+    ("gold", "chosen", "counts"),
+    [
+        ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", (2, 2, 2)),
+        ("B-PER I-PER O B-LOC", "B-PER O O B-LOC", (2, 2, 1)),  # ends too early
+        ("B-PER I-PER I-PER O", "O B-PER I-PER O", (1, 1, 0)),  # begins too late
+        ("B-PER I-PER O O", "B-LOC I-LOC O O", (1, 1, 0)),  # another type
+        ("B-PER B-PER O O", "B-PER I-PER O O", (2, 1, 0)),  # one for two
+        ("B-PER I-PER O O", "I-PER I-PER O O", (1, 1, 1)),  # an I that follows nothing begins one
+        ("B-PER I-LOC O O", "B-PER B-LOC O O", (2, 2, 2)),  # and so does one of another type
+        ("O O O B-PER", "O O O B-PER", (1, 1, 1)),  # up to the end
+        ("O O O O", "O O O O", (0, 0, 0)),
+    ],
+)
+def test_entities_by_hand(gold, chosen, counts):
+    assert entities(gold, chosen) == counts
+
+
+def test_only_begin_inside_outside_tags_have_entities():
+    assert entity_kinds(TAGS) is not None
+    for tags in (("NOUN", "VERB"), ("B-PER", "X"), ("O",)):
+        assert entity_kinds(tags) is None
+
+
+def test_metrics_by_hand():
+    tokens = {"nll": 12.0, "weight": 4.0, "correct": 1.0, "bytes": 9.0}
+    both = from_sums({**tokens, "label_nll": 6.0, "label_weight": 10.0,
+                      "confusion": np.array([[3.0, 1.0], [2.0, 4.0]])}, predicts_text=False)  # fmt: skip
+    assert (both["loss"], both["mlm_loss"], both["next_sentence_loss"]) == pytest.approx((3.6, 3.0, 0.6))
+    assert (both["next_sentence_accuracy"], both["next_sentence_negatives"]) == pytest.approx((0.7, 0.6))
+    assert both["perplexity"] == pytest.approx(np.exp(3)) and "accuracy" not in both
+    tagger = from_sums({"nll": 5.0, "weight": 10.0, "confusion": np.array([[6.0, 0.0], [2.0, 2.0]]),
+                        "entities": np.array([4.0, 6.0, 3.0])}, predicts_text=False)  # fmt: skip
+    assert tagger["loss"] == 0.5 and tagger["accuracy"] == pytest.approx(0.8)
+    assert tagger["entity_f1"] == pytest.approx(2 * 0.5 * 0.75 / 1.25)

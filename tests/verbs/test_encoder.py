@@ -1,0 +1,240 @@
+"""An encoder's life by the verbs: pre-trained, handed over to a classifier and a tagger, evaluated, asked."""
+
+import json
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from t5lite import bench, evaluate, generate, preview
+from t5lite import train as train_verb
+from t5lite.train import train
+from t5lite.training import loop
+from t5lite.training.checkpoint import newest, params_shapes
+from tests.small import sentence, small_config, write_pairs, write_texts
+
+TRANSFORM = ["mlm_transform/dense/kernel", "mlm_transform/norm/scale"]
+CONFIG = """
+from t5lite.config import parse_arg
+from tests.small import small_config
+
+def get_config(arg=None):
+    arg = parse_arg(arg, objective="mlm", source={texts!r}, init="")
+    config = small_config(arg.source, arg.objective, "encoder")
+    if arg.init:
+        config.init_from = arg.init
+        config.budget.steps, config.schedule.rate = 60, 1e-2
+    return config
+"""
+
+
+def write_tagged(path, sentences=400):
+    """Whales, and what is white, to its second word where that is "old"."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for _ in range(sentences):
+            words = sentence(rng, int(rng.integers(3, 12))).removesuffix(".").split()
+            tags = [{"white": "B-X", "whale": "B-Y"}.get(word, "O") for word in words]
+            for i in range(1, len(words)):
+                tags[i] = "I-X" if words[i - 1 : i + 1] == ["white", "old"] else tags[i]
+            file.write(json.dumps({"inputs": words, "targets": tags}) + "\n")
+    return f"files:{path}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("encoder")
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    (folder / "config.py").write_text(CONFIG.format(texts=write_texts(folder / "texts")))
+    return str(folder / "config.py")
+
+
+@pytest.fixture(scope="module")
+def sources(folder):
+    return {"supervised": write_pairs(folder / "pairs.jsonl", 400), "tagging": write_tagged(folder / "tags.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder, config):
+    train_verb.main(["--config", f"{config}:objective=mlm_nsp", "--workdir", str(folder / "nsp")])
+    return folder / "nsp"
+
+
+def result_of(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+def fine_tune(config, folder, pretrained, source, objective):
+    workdir = folder / objective
+    spec = f"{config}:objective={objective},source={source},init={pretrained}"
+    train_verb.main(["--config", spec, "--workdir", str(workdir)])
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def classifier(config, folder, pretrained, sources):
+    return fine_tune(config, folder, pretrained, sources["supervised"], "supervised")
+
+
+@pytest.fixture(scope="module")
+def tagger(config, folder, pretrained, sources):
+    return fine_tune(config, folder, pretrained, sources["tagging"], "tagging")
+
+
+def lines_of(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_pretraining_reports_both_losses(pretrained):
+    metrics = result_of(pretrained)["metrics"]["validation"]
+    assert metrics["loss"] == pytest.approx(metrics["mlm_loss"] + metrics["next_sentence_loss"])
+    assert {"perplexity", "token_accuracy", "next_sentence_accuracy", "next_sentence_negatives"} <= set(metrics)
+    first, *_, last = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
+    assert last["mlm_loss"] < first["mlm_loss"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "new", "left"),
+    [
+        ("supervised", ["classifier/kernel"], [*TRANSFORM, "next_sentence/kernel"]),
+        ("tagging", ["tagger/kernel"], [*TRANSFORM, "next_sentence/kernel", "pooler/kernel"]),
+    ],
+)
+def test_all_but_the_heads_is_handed_over(objective, new, left, config, pretrained, sources, tmp_path, capsys):
+    made = small_config(sources[objective], objective, "encoder")
+    made.init_from, made.schedule.rate, made.budget.steps = str(pretrained), 0.0, 1
+    train(made, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert f"1 new ({', '.join(new)}); {len(left)} left ({', '.join(left)})" in said
+    before, after = (checkpoint_of(workdir) for workdir in (pretrained, tmp_path / "run"))
+    shared = before.keys() & after.keys()
+    assert shared == before.keys() - set(left) == after.keys() - set(new)
+    assert all((before[path] == after[path]).all() for path in shared)
+
+
+def checkpoint_of(workdir):
+    from t5lite.evaluation import load_evaluator
+
+    _, params, _ = load_evaluator(workdir)
+    flat = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
+    assert flat.keys() == params_shapes(newest(workdir)[0]).keys()
+    return flat
+
+
+def test_a_classifier_learns(classifier):
+    metrics = result_of(classifier)["metrics"]["validation"]
+    assert set(metrics) == {"loss", "accuracy", "macro_f1"}
+    assert metrics["accuracy"] > 0.7 and metrics["loss"] < 0.6
+
+
+def test_a_tagger_learns(tagger):
+    metrics = result_of(tagger)["metrics"]["validation"]
+    assert set(metrics) == {"loss", "accuracy", "macro_f1", "entity_f1"}
+    assert metrics["accuracy"] > 0.95 and metrics["entity_f1"] > 0.9
+
+
+@pytest.mark.parametrize("run", ["pretrained", "classifier", "tagger"])
+def test_evaluate_gives_what_the_run_ended_with_and_shows_examples(run, request, capsys):
+    workdir = request.getfixturevalue(run)
+    capsys.readouterr()
+    evaluate.main(["--checkpoint", str(workdir), "--json", "--examples", "2"])
+    said = capsys.readouterr()
+    metrics = json.loads(said.out)["metrics"]["validation"]
+    assert metrics == pytest.approx(result_of(workdir)["metrics"]["validation"], rel=1e-4)
+    assert {"pretrained": "[MASK]", "classifier": "target: ", "tagger": "O | "}[run] in said.err
+    assert "[CLS]" in said.err and "output: " in said.err
+
+
+def test_evaluation_of_other_text_knows_the_labels_of_training(classifier, folder, capsys):
+    other = write_pairs(folder / "other.jsonl", 10, seed=5)
+    capsys.readouterr()
+    evaluate.main(["--checkpoint", str(classifier), f"--config.data.validation.source={other}", "--json"])
+    (said,) = lines_of(capsys)
+    assert set(said["metrics"]["validation"]) == {"loss", "accuracy", "macro_f1"}
+
+
+def test_losses_compare_whatever_was_masked_in_training(config, pretrained, tmp_path):
+    made = small_config(f"files:{pretrained.parent}/texts/*.txt", "mlm_nsp", "encoder")
+    made.init_from, made.schedule.rate, made.budget.steps = str(pretrained), 0.0, 1
+    made.objective.noise_density, made.objective.replacement = 0.3, "exact"
+    metrics = train(made, tmp_path / "run")["metrics"]["validation"]
+    assert metrics == pytest.approx(result_of(pretrained)["metrics"]["validation"], rel=1e-4)
+
+
+def test_an_interrupted_run_ends_as_if_never_interrupted(pretrained, config, tmp_path, monkeypatch):
+    save = loop.Checkpoints.save
+
+    def save_and_stop(self, state, progress):
+        save(self, state, progress)
+        self.wait()
+        raise RuntimeError("stopped")
+
+    command = ["--config", f"{config}:objective=mlm_nsp", "--workdir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Checkpoints, "save", save_and_stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train_verb.main(command)
+    assert newest(tmp_path / "run")[1] == 3
+    train_verb.main(command)
+    assert result_of(tmp_path / "run")["params_sha256"] == result_of(pretrained)["params_sha256"]
+
+
+def test_preview_shows_what_is_asked(config, sources, pretrained, capsys):
+    capsys.readouterr()
+    preview.main(["--config", f"{config}:objective=mlm_nsp", "--n", "40", "--json"])
+    examples = lines_of(capsys)
+    assert {example["label"] for example in examples} == {0, 1}
+    for example in examples:
+        assert len(example["inputs"]) == len(example["targets"]) == len(example["weights"]) == 32
+        assert sum(example["weights"]) == 5 == sum(example["spans"]) == round(29 * example["mask_rate"])
+        assert example["token_types"] == sorted(example["token_types"]) and len(example["window"]) == 29
+    for objective, expected in (("supervised", "label: "), ("tagging", "tags: "), ("mlm", "[MASK]")):
+        source = f",source={sources[objective]},init={pretrained}" if objective in sources else ""
+        preview.main(["--config", f"{config}:objective={objective}{source}", "--n", "1"])
+        assert expected in capsys.readouterr().out
+
+
+def test_generate_fills_blanks_names_labels_and_tags_words(pretrained, classifier, tagger, capsys):
+    def answer(workdir, text):
+        capsys.readouterr()
+        generate.main(["--checkpoint", str(workdir), "--input", text, "--json"])
+        (said,) = lines_of(capsys)
+        assert said["logprob"] < 0
+        return said["output"]
+
+    filled = answer(pretrained, "the [MASK] whale [MASK].")
+    assert "[MASK]" not in filled and filled.startswith("the") and "whale" in filled
+    assert answer(classifier, "the old whale " * 40) in ("about the sea", "other")
+    assert answer(tagger, "said white old said").split() == ["said/O", "white/B-X", "old/I-X", "said/O"]
+
+
+def test_generate_needs_a_blank(pretrained, capsys):
+    with pytest.raises(SystemExit) as stop:
+        generate.main(["--checkpoint", str(pretrained), "--input", "the whale"])
+    assert stop.value.code == 2 and "fills in [MASK], and the text has none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("objective", ["mlm_nsp", "tagging"])
+def test_bench_needs_no_data(objective, config, capsys, monkeypatch):
+    monkeypatch.setattr("t5lite.training.budget.PROBE_SECONDS", 0.0)
+    capsys.readouterr()
+    bench.main(["--config", f"{config}:objective={objective}", "--json"])
+    (said,) = lines_of(capsys)
+    assert said["encoder_length"] == 32 and said["decoder_length"] == 0 and said["step_seconds"] > 0
+
+
+def test_free_text_needs_a_decoder(folder, capsys):
+    path = folder / "free.jsonl"
+    texts = [sentence(np.random.default_rng(i), 20) for i in range(60)]
+    path.write_text("".join(json.dumps({"inputs": text, "targets": text[:40]}) + "\n" for text in texts))
+    (folder / "free.py").write_text(
+        "from tests.small import small_config\n"
+        f"def get_config(arg=None):\n    return small_config('files:{path}', 'supervised', 'encoder')\n"
+    )
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        train_verb.main(["--config", str(folder / "free.py"), "--workdir", str(folder / "free")])
+    assert stop.value.code == 2 and "free-text targets need a decoder" in capsys.readouterr().err
