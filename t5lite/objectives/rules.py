@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.objectives.noise import Noise, Process, span_starts
+from t5lite.objectives.noise import Noise, Process, random_subset, span_starts
 from t5lite.vocabulary import EOS, MASK, Vocabulary
 
 Array = jax.Array
@@ -128,8 +128,7 @@ def _infill(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, A
     place = jnp.arange(length)
     left, count = compact(*_span_to_same(tokens, noise.mask, noise.starts, ids.mask), length, eos=False)
     total = count + noise.inserts
-    draws = jnp.where(place < total, jax.random.uniform(key, (length,)), 2.0)
-    inserted = jnp.zeros(length, bool).at[jnp.argsort(draws)].set(place < noise.inserts)
+    inserted = random_subset(key, length, total, noise.inserts)
     return jnp.where(inserted, ids.mask, left[jnp.cumsum(~inserted) - 1]), place < total
 
 

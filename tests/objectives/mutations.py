@@ -63,7 +63,8 @@ MUTATIONS = [
     ),
     Mutation(
         "insertions in front instead of anywhere",
-        "rules.py", "jnp.where(place < total, jax.random.uniform(key, (length,)), 2.0)", "place", "infilling",
+        "rules.py", "inserted = random_subset(key, length, total, noise.inserts)", "inserted = place < noise.inserts",
+        "infilling",
     ),
     Mutation(
         "the targets of a denoising autoencoder permuted too",
@@ -84,8 +85,17 @@ MUTATIONS = [
     ),
     Mutation(
         "spans of equal lengths",
-        "noise.py", "is_cut = jax.random.permutation(key, jnp.arange(items - 1) < parts - 1)",
+        "noise.py", "is_cut = random_subset(key, items - 1, items - 1, parts - 1)",
         "is_cut = jnp.diff(jnp.arange(items) * parts // items) > 0", "span_corruption",
+    ),
+    Mutation(
+        "a choice by draws of two bits",
+        "noise.py", "jax.random.bits(key, (length,), jnp.uint32)", "jax.random.bits(key, (length,), jnp.uint32) >> 30",
+        "noise",
+    ),
+    Mutation(
+        "equal draws all chosen",
+        "noise.py", "(equal & (jnp.cumsum(equal) <= count - jnp.sum(below)))", "equal", "noise",
     ),
     Mutation(
         "the last split point missing",
