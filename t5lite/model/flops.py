@@ -69,8 +69,12 @@ def num_parameters(config: ModelConfig) -> int:
     return total
 
 
-def forward_flops(config: ModelConfig, *, batch: int, encoder_length: int = 0, decoder_length: int = 0) -> float:
-    """FLOPs of the logits of `batch` examples. A length counts where the model has that side."""
+def forward_flops(
+    config: ModelConfig, *, batch: int, encoder_length: int = 0, decoder_length: int = 0, predicted: int | None = None
+) -> float:
+    """FLOPs of the logits of `batch` examples. A length counts where the model has that side. predicted: the places of
+    an encoder that have logits; None: all.
+    """
     projection, heads_width = _attention_kernels(config), config.num_heads * config.head_dim
 
     def attention(queries: int, keys: int) -> int:
@@ -82,7 +86,7 @@ def forward_flops(config: ModelConfig, *, batch: int, encoder_length: int = 0, d
     decoder = attention(width, width) + 2 * width * _mlp_kernels(config)
     if config.architecture == "encoder_decoder":
         decoder += attention(width, length)
-    predicted = width if config.num_decoder_layers else length
+    predicted = predicted or (width if config.num_decoder_layers else length)
     heads, d_model = config.heads, config.d_model
     of_a_token = (
         (config.vocab_size if heads.vocabulary else 0) + heads.tagger + (d_model if config.mlm_transform else 0)
@@ -92,6 +96,6 @@ def forward_flops(config: ModelConfig, *, batch: int, encoder_length: int = 0, d
     return float(batch) * (config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits)
 
 
-def step_flops(config: ModelConfig, *, batch: int, encoder_length: int = 0, decoder_length: int = 0) -> float:
-    """FLOPs of a training step on `batch` examples: forward and backward, without the optimizer."""
-    return 3 * forward_flops(config, batch=batch, encoder_length=encoder_length, decoder_length=decoder_length)
+def step_flops(config: ModelConfig, **sizes: int | None) -> float:
+    """FLOPs of a training step: forward and backward, without the optimizer. sizes: as in `forward_flops`."""
+    return 3 * forward_flops(config, **sizes)

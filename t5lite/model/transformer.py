@@ -194,7 +194,9 @@ class Transformer(nn.Module):
         return constrain(x_BxTxD, BATCH, None, None)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Array | None:
-        """Logits float32 [B, T, V] of the decoder, [B, L, V] of an encoder alone: the tokens' of `outputs`."""
+        """Logits float32 [B, T, V] of the decoder, [B, L, V] of an encoder alone, or [B, P, V] of the places that the
+        batch names: the tokens' of `outputs`.
+        """
         return self.outputs(batch, deterministic=deterministic).tokens
 
     def outputs(self, batch: Batch, *, deterministic: bool = True) -> Outputs:
@@ -204,7 +206,10 @@ class Transformer(nn.Module):
         hidden_BxTxD, heads = self.hidden(batch, deterministic=deterministic), self.config.heads
         tokens = labels = None
         if heads.vocabulary:
-            tokens = self.logits(hidden_BxTxD)
+            wanted = hidden_BxTxD
+            if batch.predicted is not None:
+                wanted = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
+            tokens = self.logits(wanted)
         elif heads.tagger:
             tokens = self._project(hidden_BxTxD, self.tagger.kernel)
         if heads.classes:

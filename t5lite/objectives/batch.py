@@ -80,6 +80,7 @@ class Batch:
     targets_segment_ids, targets_positions [B, T]: of the decoder's side; None on an encoder.
     prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions; None: causal.
     token_types [B, L], labels [B]: as in an Example, of an encoder; None where all are 0, or nothing is asked.
+    predicted [B, P]: the places of an encoder's inputs that targets and weights, then [B, P], are for; None: for all.
     Segment ids of None say one segment without padding, positions of None count from 0: the attention mask of a
     batch that needs none is then never built.
     """
@@ -95,6 +96,7 @@ class Batch:
     prefix_mask: Array | None = None
     token_types: Array | None = None
     labels: Array | None = None
+    predicted: Array | None = None
 
 
 Layout = Callable[[Example], Batch]
@@ -185,6 +187,16 @@ def encoder(example: Example) -> Batch:
         token_types=example.token_types,
         labels=example.labels,
     )
+
+
+def only_predicted(batch: Batch, most: int) -> Batch:
+    """The batch of an encoder with the `most` places at most that have a weight, so that logits are made of no others.
+
+    They are a seventh of all in a masked language model, and the logits a good part of the work.
+    """
+    places = jnp.argsort(batch.weights <= 0, axis=1, stable=True)[:, :most].astype(jnp.int32)
+    targets, weights = (jnp.take_along_axis(side, places, axis=1) for side in (batch.targets, batch.weights))
+    return batch.replace(targets=targets, weights=weights, predicted=places)
 
 
 def layout_for(architecture: str, *, length: int = 0, prefix_attention: bool = False) -> Layout:

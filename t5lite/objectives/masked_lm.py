@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from t5lite.errors import UserError, nearest
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import of_mask, word_numbers
+from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, room, word_numbers
 from t5lite.objectives.objective import Fields, Heads, Kind, Row
 from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
@@ -32,13 +32,14 @@ ADDED = {"mlm": 2, "mlm_nsp": 3, "mlm_sop": 3}  # [CLS] and [SEP]s
 class Masking(NamedTuple):
     """Which tokens are to be predicted, and what becomes of them.
 
-    count: how many; None: each with the probability `density`. exact: of those, the shares of [MASK] and of random
-    tokens are met in each example, not on average. whole_words: all pieces of a word or none. sep: [SEP], which ends
-    words.
+    count: how many; None: each with the probability `density`. most: there never are more. exact: of those, the shares
+    of [MASK] and of random tokens are met in each example, not on average. whole_words: all pieces of a word or none.
+    sep: [SEP], which ends words.
     """
 
     density: float
     count: int | None
+    most: int
     exact: bool
     whole_words: bool
     sep: int
@@ -54,7 +55,8 @@ def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking
     # What stands before the first start of a word belongs together too, and no word goes on beyond [SEP].
     word = word_numbers(tokens, table) + 1 + jnp.cumsum(tokens == masking.sep)
     if masking.count is None:
-        return candidates & ((draws[word] if masking.whole_words else draws) < masking.density)
+        chosen = candidates & ((draws[word] if masking.whole_words else draws) < masking.density)
+        return bounded(chosen, 0, masking.most, None)
     if not masking.whole_words:
         first = jnp.argsort(jnp.where(candidates, draws, 2.0))[: masking.count]
         return candidates & jnp.zeros(tokens.shape, bool).at[first].set(True)
@@ -125,8 +127,10 @@ def _masking(fields: Fields, vocabulary: Vocabulary) -> Masking:
         raise UserError(f"config.objective.max_predictions: {why}")
     most = math.ceil(density * length) if most is None else most
     count = min(most, max(1, round(density * length))) if fields["masking"] == "count" else None
-    exact, sep = fields["replacement"] == "exact", vocabulary.specials[SEP]
-    return Masking(density, count, exact, bool(fields["whole_words"]), sep)
+    exact, sep, whole_words = fields["replacement"] == "exact", vocabulary.specials[SEP], bool(fields["whole_words"])
+    # Words come and go whole, so that the number of their tokens varies more than that of single ones.
+    most = length if whole_words else room(length, length * density, length * density * (1 - density), DEVIATIONS)
+    return Masking(density, count, most if count is None else count, exact, whole_words, sep)
 
 
 def _window(fields: Fields, vocabulary: Vocabulary) -> int:
@@ -171,6 +175,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: in
         inputs_length=fields["inputs_length"],
         targets_length=fields["inputs_length"],
         second_window=name == "mlm_nsp",
+        predicted=masking.most,
         heads=Heads(next_sentence=name != "mlm"),
     )
 

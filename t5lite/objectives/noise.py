@@ -136,7 +136,8 @@ def spans(settings: Settings) -> Process:
     return Process(sample, noise, noise, count, max(count, 1), count)
 
 
-def _room(count: int, mean: float, variance: float, deviations: int) -> int:
+def room(count: int, mean: float, variance: float, deviations: int) -> int:
+    """What a random number of `count` tokens does not exceed by more than so many standard deviations."""
     return min(count, math.ceil(mean + deviations * math.sqrt(variance)))
 
 
@@ -157,12 +158,12 @@ def iid(settings: Settings) -> Process:
     """Each token is noise with the probability `noise_density`, whatever the others are."""
     window, density, limit = settings.window, settings.noise_density, settings.max_spans
     mean, variance = window * density, window * density * (1 - density)
-    most = _room(window, mean, variance, DEVIATIONS)
+    most = room(window, mean, variance, DEVIATIONS)
     least = max(math.floor(mean - DEVIATIONS * math.sqrt(variance)), 0) if limit is None else 0
     # A span starts where noise follows a clean token; neighbouring places exclude one another.
     start = density * (1 - density)
     likely, many = (
-        _room((window + 1) // 2, window * start + density, window * (start - 3 * start**2), deviations)
+        room((window + 1) // 2, window * start + density, window * (start - 3 * start**2), deviations)
         for deviations in (LIKELY_DEVIATIONS, DEVIATIONS)
     )
     count = many if limit is None else min(many, limit)

@@ -50,7 +50,8 @@ class Objective:
     rows: "windows" of `window` tokens, "pairs", or inputs of at most `window` tokens each with one of the `labels`
     ("labels") or with one for each word ("tags"). with_eos: the EOS tokens between documents belong to a window.
     segments: a window brings the ids of its documents. second_window: and another document's window.
-    inputs_length, targets_length: the sides of the example. heads: what the model has to answer.
+    inputs_length, targets_length: the sides of the example. predicted: the most places of an encoder's inputs that are
+    to be predicted; None: all. heads: what the model has to answer.
     decoder_length: of both sides together on a decoder; None: their sum. predicts_text: the loss is over plain text in
     its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and
     specials are learnt too. prefix_attention: a decoder's inputs see each other in both directions. members: names of
@@ -73,6 +74,7 @@ class Objective:
     prefix_attention: bool = False
     members: tuple[str, ...] = ()
     second_window: bool = False
+    predicted: int | None = None
     labels: tuple[str, ...] = ()
     heads: Heads = OF_TOKENS
 

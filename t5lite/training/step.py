@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.batch import Batch
+from t5lite.objectives.batch import Batch, only_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.training.loss import Sums, joint, loss_sums, token_counts, weights_of
 from t5lite.training.predictions import prediction_sums
@@ -66,6 +66,11 @@ def validation_key() -> Array:
     return jax.random.fold_in(jax.random.key(0), 2)
 
 
+def _made(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Batch:
+    batch = make_batch(objective, keys, rows, table)
+    return batch if objective.predicted is None else only_predicted(batch, objective.predicted)
+
+
 def make_train_step(
     model: Transformer,
     objective: Objective,
@@ -86,7 +91,7 @@ def make_train_step(
 
     def train_step(state: TrainState, rows: Row) -> tuple[TrainState, Sums]:
         keys = example_keys(noise, state.step, settings.batch_size)
-        batch = make_batch(objective, keys, rows, table)
+        batch = _made(objective, keys, rows, table)
         key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch)
         gradient_of = functools.partial(jax.grad(loss_of, has_aux=True), weights=weights)
         if settings.microbatches == 1:
@@ -127,7 +132,7 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
         rows = dict(rows)
         valid = rows.pop("valid")
-        batch = make_batch(objective, example_keys(validation_key(), index, batch_size), rows, table)
+        batch = _made(objective, example_keys(validation_key(), index, batch_size), rows, table)
         batch = batch.replace(weights=batch.weights * valid[:, None])
         if batch.labels is not None:
             batch = batch.replace(labels=jnp.where(valid, batch.labels, -1))

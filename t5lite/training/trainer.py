@@ -98,9 +98,8 @@ def make_trainer(
 def flops_of_a_step(config: ConfigDict, model: Transformer, objective: Objective) -> float:
     """FLOPs of one training step."""
     encoder_length, decoder_length = objective.lengths
-    return step_flops(
-        model.config, batch=config.batch_size, encoder_length=encoder_length, decoder_length=decoder_length
-    )
+    lengths = {"encoder_length": encoder_length, "decoder_length": decoder_length}
+    return step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
 
 
 def _under(mesh: Mesh, function: Callable) -> Callable:
