@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import unflatten_dict
 from jax.sharding import PartitionSpec as P
 
 from t5lite.errors import UserError
@@ -159,10 +160,12 @@ def test_a_whole_train_state_gets_its_parameters_shardings(trees):
 
 
 def test_every_default_row_is_used_by_an_encoder_decoder_or_an_encoders_heads(trees):
-    heads = {name: {"kernel": np.zeros((D, D))} for name in ("pooler", "next_sentence", "classifier", "tagger")}
-    heads |= {"mlm_transform": {"dense": {"kernel": np.zeros((D, D))}, "norm": {"scale": np.zeros(D)}}}
-    heads |= {"token_type_embedding": {"embedding": np.zeros((2, D))}}
-    params_shardings({**trees[0], **heads}, make_mesh(1, 4, 2), param_rules())
+    kernels = {"mlm_transform/dense": (D, D), "pooler": (D, D), "next_sentence": (D, 2), "classifier": (D, 3)}
+    heads = {f"{name}/kernel": np.zeros(shape) for name, shape in {**kernels, "tagger": (D, 5)}.items()}
+    heads |= {"token_type_embedding/embedding": np.zeros((2, D)), "mlm_transform/norm/scale": np.zeros(D)}
+    found = specs(params_shardings({**trees[0], **unflatten_dict(heads, sep="/")}, make_mesh(1, 4, 2), param_rules()))
+    assert {found[f"{name}/kernel"] for name in (*kernels, "tagger")} == {P("fsdp", None)}
+    assert found["token_type_embedding/embedding"] == P(None, "fsdp")
 
 
 def test_an_axis_that_does_not_divide_a_dimension_is_dropped_there_alone():
