@@ -75,6 +75,8 @@ def check_reconstruction(name, inputs, targets, window, noise):
         assert targets == window
     if name in ("span_corruption", "iid_denoising"):
         assert interleaved(inputs, targets) == window
+        if name == "span_corruption":
+            assert inputs[0] not in SENTINELS and targets[-1] not in SENTINELS
     elif name in ("drop_tokens", "prefix_lm"):
         assert inputs == clean and targets == np.array(window)[mask].tolist()
     elif name in ("bert_style", "mass_style", "token_masking"):
