@@ -150,6 +150,11 @@ def test_whole_words_are_never_torn(name, masking):
     if masking == "count":
         counts = found.weights.sum(axis=1)
         assert counts.max() == 19 and counts.mean() > 18
+    if name == "mlm_nsp":
+        row, sep = np.nonzero(found.targets[:, :-1] == SEP_ID)
+        cut_words = ~table.starts_word[found.targets[row, sep + 1]]
+        assert cut_words.sum() > 50, "no word goes on beyond [SEP]"
+        assert (found.weights[row, sep + 1] != found.weights[row, sep - 1])[cut_words].mean() > 0.1
 
 
 def test_a_word_that_would_be_too_much_is_passed_over_for_the_next():

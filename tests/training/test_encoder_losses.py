@@ -50,19 +50,18 @@ def difference(a, b):
 
 @pytest.fixture(scope="module")
 def whole():
-    return {name: train(name) for name in ("mlm_nsp", "supervised", "tagging")}
+    return {name: train(name) for name in ("mlm_nsp", "supervised")}
 
 
-@pytest.mark.parametrize("objective", ["mlm_nsp", "supervised", "tagging"])
+@pytest.mark.parametrize("objective", ["mlm_nsp", "supervised"])
 def test_microbatches_equal_the_whole_batch(objective, whole):
     losses, _, params = train(objective, microbatches=4)
     np.testing.assert_allclose(losses, whole[objective][0], rtol=1e-5)
     assert difference(params, whole[objective][2]) < 2e-5
 
 
-@pytest.mark.parametrize("mesh", [dict(data=8), dict(data=2, fsdp=2, tensor=2)], ids=str)
-def test_two_losses_on_eight_devices_are_those_on_one(mesh, whole):
-    losses, _, params = train("mlm_nsp", **{f"mesh.{axis}": size for axis, size in mesh.items()})
+def test_two_losses_on_eight_devices_are_those_on_one(whole):
+    losses, _, params = train("mlm_nsp", **{f"mesh.{axis}": 2 for axis in ("data", "fsdp", "tensor")})
     np.testing.assert_allclose(losses, whole["mlm_nsp"][0], rtol=1e-5)
     assert difference(params, whole["mlm_nsp"][2]) < 2e-5
 
