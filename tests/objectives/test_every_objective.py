@@ -18,7 +18,7 @@ SENTINELS = range(PLAIN.pieces, PLAIN.size)
 SHUFFLING = ("deshuffling", "sentence_permutation", "document_rotation")
 PARTS = ("span_corruption", "iid_denoising", "drop_tokens", "prefix_lm")
 WHOLE = ("bert_style", "mass_style", "text_infilling", "token_masking", "token_deletion", "bart", *SHUFFLING)
-ON_BOTH = (*PARTS, *WHOLE, "ul2", "ul2r")
+ON_BOTH = (*PARTS, *WHOLE, "ul2")
 MIXED = {"a": {"name": "iid_denoising"}, "b": {"name": "bart", "weight": 3.0, "mode": "[NLU]"}}
 CASES = [
     *((name, architecture, {}) for name in ON_BOTH for architecture in ("encoder_decoder", "decoder")),
