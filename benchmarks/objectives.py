@@ -28,18 +28,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from t5lite.bench import bench, synthetic_rows
 from t5lite.config import load_function
-from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.catalogue import OBJECTIVES, make_objective, special_tokens
 from t5lite.objectives.lengths import span_corruption_lengths
 from t5lite.objectives.noise import span_counts
 from t5lite.objectives.objective import Objective, example_keys, make_batch
 from t5lite.vocabulary import EOS, Vocabulary
 
-ON_DECODERS = ("causal_lm", "fill_in_the_middle")
-NAMES = (
-    "span_corruption", "iid_denoising", "drop_tokens", "bert_style", "mass_style", "deshuffling", "prefix_lm",
-    "text_infilling", "token_masking", "token_deletion", "sentence_permutation", "document_rotation", "bart", "ul2",
-    "ul2r", *ON_DECODERS,
-)  # fmt: skip
+NAMES = [name for name, kind in OBJECTIVES.items() if kind.data == "text" and name != "mixture"]
 INPUTS_LENGTH = 512
 
 
@@ -113,7 +108,7 @@ def config_of(path: str, **choices: str) -> ConfigDict:
 
 def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in NAMES:
-        architecture = "decoder" if name in ON_DECODERS else "encoder_decoder"
+        architecture = OBJECTIVES[name].architectures[0]
         config = config_of(arguments.config, objective=name, architecture=architecture)
         config.objective.inputs_length = INPUTS_LENGTH
         objective, vocabulary = make_in(config)

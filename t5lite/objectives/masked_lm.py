@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from t5lite.errors import UserError, nearest
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, room, word_numbers
+from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, random_subset, room, word_numbers
 from t5lite.objectives.objective import Fields, Heads, Kind, Row
 from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
@@ -51,15 +51,14 @@ def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking
     A word that would exceed the count is passed over, and the next is tried.
     """
     candidates = ~jnp.asarray(table.is_special)[tokens]
+    if masking.count is not None and not masking.whole_words:
+        return random_subset(key, candidates, masking.count)
     draws = jax.random.uniform(key, tokens.shape)
     # What stands before the first start of a word belongs together too, and no word goes on beyond [SEP].
     word = word_numbers(tokens, table) + 1 + jnp.cumsum(tokens == masking.sep)
     if masking.count is None:
         chosen = candidates & ((draws[word] if masking.whole_words else draws) < masking.density)
         return bounded(chosen, 0, masking.most, None)
-    if not masking.whole_words:
-        first = jnp.argsort(jnp.where(candidates, draws, 2.0))[: masking.count]
-        return candidates & jnp.zeros(tokens.shape, bool).at[first].set(True)
     sizes = jnp.zeros(tokens.shape, jnp.int32).at[word].add(candidates)
     order = jnp.argsort(draws)
 

@@ -80,28 +80,27 @@ def span_counts(length: int, noise_density: float, mean_noise_span_length: float
     return noise, min(spans, noise, length - noise)
 
 
-def random_subset(key: Array, length: int, among: Array | int, count: Array | int) -> Array:
-    """Bool [length]: `count` of the first `among` places, each choice of them equally likely.
+def random_subset(key: Array, among: Array, count: Array | int) -> Array:
+    """Bool [L]: `count` of the places in `among`, bool [L], each choice of them equally likely; all if it has fewer.
 
     Those with the lowest of 32 random bits a place. The highest of these draws is found bit by bit, by counting: on a
     CPU many times faster than to sort them. Of equal draws, one pair in 2^32, the first comes first, as in a sort.
     """
-    draws = jax.random.bits(key, (length,), jnp.uint32)
-    in_play = jnp.arange(length) < among
+    draws = jax.random.bits(key, among.shape, jnp.uint32)
 
     def with_next_bit(step: Array, highest: Array) -> Array:
         higher = highest | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
-        return jnp.where(jnp.sum(in_play & (draws < higher)) < count, higher, highest)
+        return jnp.where(jnp.sum(among & (draws < higher)) < count, higher, highest)
 
     highest = jax.lax.fori_loop(0, 32, with_next_bit, jnp.uint32(0))
-    below, equal = in_play & (draws < highest), in_play & (draws == highest)
+    below, equal = among & (draws < highest), among & (draws == highest)
     return below | (equal & (jnp.cumsum(equal) <= count - jnp.sum(below)))
 
 
 def random_partition(key: Array, items: int, parts: int) -> Array:
     """Int32 [parts], positive, summing to `items`: each way to cut `items` into `parts` is equally likely."""
     # Choose parts - 1 of the items - 1 gaps between items, and measure the distances between the cuts.
-    is_cut = random_subset(key, items - 1, items - 1, parts - 1)
+    is_cut = random_subset(key, jnp.ones(items - 1, bool), parts - 1)
     cuts = jnp.flatnonzero(is_cut, size=parts - 1) + 1
     edges = jnp.concatenate([jnp.zeros(1, cuts.dtype), cuts, jnp.full(1, items, cuts.dtype)])
     return jnp.diff(edges).astype(jnp.int32)

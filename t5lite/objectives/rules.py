@@ -128,7 +128,7 @@ def _infill(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, A
     place = jnp.arange(length)
     left, count = compact(*_span_to_same(tokens, noise.mask, noise.starts, ids.mask), length, eos=False)
     total = count + noise.inserts
-    inserted = random_subset(key, length, total, noise.inserts)
+    inserted = random_subset(key, place < total, noise.inserts)
     return jnp.where(inserted, ids.mask, left[jnp.cumsum(~inserted) - 1]), place < total
 
 

@@ -67,7 +67,7 @@ MUTATIONS = [
     ),
     Mutation(
         "insertions in front instead of anywhere", "rules.py",
-        "inserted = random_subset(key, length, total, noise.inserts)", "inserted = place < noise.inserts",
+        "inserted = random_subset(key, place < total, noise.inserts)", "inserted = place < noise.inserts",
         "infilling.py::test_an_insertion_is_a_mask_more_anywhere_and_takes_nothing_away",
     ),
     Mutation(
@@ -92,13 +92,13 @@ MUTATIONS = [
     ),
     Mutation(
         "spans of equal lengths", "noise.py",
-        "is_cut = random_subset(key, items - 1, items - 1, parts - 1)",
+        "is_cut = random_subset(key, jnp.ones(items - 1, bool), parts - 1)",
         "is_cut = jnp.diff(jnp.arange(items) * parts // items) > 0",
         "span_corruption.py::test_every_partition_is_equally_likely",
     ),
     Mutation(
         "a choice by draws of two bits", "noise.py",
-        "jax.random.bits(key, (length,), jnp.uint32)", "jax.random.bits(key, (length,), jnp.uint32) >> 30",
+        "jax.random.bits(key, among.shape, jnp.uint32)", "jax.random.bits(key, among.shape, jnp.uint32) >> 30",
         "noise.py::test_every_choice_of_two_of_the_first_five_places_is_equally_likely",
     ),
     Mutation(
@@ -217,6 +217,41 @@ MUTATIONS = [
         "return min(kinds", "return max(kinds",
         "mixtures.py::test_the_window_is_the_smallest_of_the_members_and_the_sides_the_largest",
     ),
+    Mutation(
+        "a masked [CLS]", "masked_lm.py",
+        "candidates = ~jnp.asarray(table.is_special)[tokens]", "candidates = jnp.ones(tokens.shape, bool)",
+        "masked_lm.py::test_specials_are_never_asked_for_and_all_else_as_often",
+    ),
+    Mutation(
+        "the count of a length without [CLS] and [SEP]", "masked_lm.py",
+        "max(1, round(density * length))", "max(1, round(density * (length - 2)))",
+        "masked_lm.py::test_every_example_asks_for_its_count",
+    ),
+    Mutation(
+        "no random tokens among the masked", "masked_lm.py",
+        "MASKED, MASKED_OR_RANDOM = 0.8, 0.9", "MASKED, MASKED_OR_RANDOM = 0.8, 0.8",
+        "masked_lm.py::test_eighty_percent_mask_ten_random_ten_kept",
+    ),
+    Mutation(
+        "a word torn at the count", "masked_lm.py",
+        "fits = total + size <= masking.count", "fits = total < masking.count",
+        "masked_lm.py::test_a_word_that_would_be_too_much_is_passed_over_for_the_next",
+    ),
+    Mutation(
+        "two thirds of next sentences wrong", "masked_lm.py",
+        "jax.random.bernoulli(label_key)", "jax.random.bernoulli(label_key, 2 / 3)",
+        "masked_lm.py::test_half_of_the_second_parts_do_not_belong",
+    ),
+    Mutation(
+        "the first [SEP] of the second part's type", "masked_lm.py",
+        "> cut + 1).astype", "> cut).astype",
+        "masked_lm.py::test_the_second_part_is_how_the_first_goes_on_or_it_is_not",
+    ),
+    Mutation(
+        "evaluated as it trains", "masked_lm.py",
+        'return {**fields, **usual, "whole_words": False}', "return fields",
+        "masked_lm.py::test_evaluation_is_the_usual_one_whatever_training_does",
+    ),
 ]  # fmt: skip
 
 
@@ -236,7 +271,8 @@ def failing_test(folder: Path, tests: Sequence[str]) -> str | None:
 def copy_of_the_code(folder: Path) -> None:
     for name in ("t5lite", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
 
 
 def caught_by(mutation: Mutation) -> str | None:

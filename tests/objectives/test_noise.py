@@ -45,7 +45,7 @@ def test_noise_beyond_the_bounds_is_turned_off_and_what_is_missing_on(mask, leas
 def test_every_choice_of_two_of_the_first_five_places_is_equally_likely():
     """False alarm 1e-4."""
     keys = jax.random.split(jax.random.key(0), 4000)
-    chosen = np.asarray(jax.jit(jax.vmap(lambda key: noise.random_subset(key, 8, 5, 2)))(keys))
+    chosen = np.asarray(jax.jit(jax.vmap(lambda key: noise.random_subset(key, jnp.arange(8) < 5, 2)))(keys))
     assert (chosen.sum(axis=1) == 2).all() and not chosen[:, 5:].any()
     pairs = [(i, j) for j in range(5) for i in range(j)]
     check_chances([(chosen[:, i] & chosen[:, j]).sum() for i, j in pairs], np.full(10, 0.1))
@@ -56,8 +56,10 @@ def test_the_lowest_draws_are_chosen_and_of_equal_ones_the_first(draws, monkeypa
     monkeypatch.setattr(jax.random, "bits", lambda *given: jnp.array(draws, jnp.uint32))
     for count in range(7):
         expected = sorted(range(6), key=lambda place: draws[place])[:count]
-        assert np.flatnonzero(noise.random_subset(None, 6, 6, count)).tolist() == sorted(expected)
-    assert np.flatnonzero(noise.random_subset(None, 6, 4, 9)).tolist() == [0, 1, 2, 3], "no more than there are"
+        assert np.flatnonzero(noise.random_subset(None, jnp.ones(6, bool), count)).tolist() == sorted(expected)
+    assert np.flatnonzero(noise.random_subset(None, jnp.arange(6) < 4, 9)).tolist() == [0, 1, 2, 3], (
+        "no more than there are"
+    )
 
 
 @pytest.mark.parametrize(("length", "density"), [(511, 0.15), (511, 0.3), (64, 0.15), (9, 0.5), (2, 0.3)])
