@@ -91,7 +91,7 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
     """
     config = _resolved(config)
     given = own or (Path(config.init_from) if config.init_from else None)
-    dataset = open_dataset(config, given_tokenizer=given, **_data_of(config))
+    dataset = open_dataset(config, kind_of(config.objective).data, given)
     if given is not None and own is None:
         _check_tokenizer(dataset, given)
     return _put_together(config, dataset)
@@ -104,10 +104,10 @@ def open_run(config: ConfigDict, workdir: Path) -> Experiment:
     if config.data.validation.source is None:
         return open_experiment(config)
     tokenizer = load_tokenizer(str(workdir), 0, ())
-    labels = None
-    if config.data.labels is not False or kind_of(config.objective).data == "tags":
-        labels = read_labels(workdir)
-    return _put_together(config, open_validation(config, tokenizer=tokenizer, labels=labels, **_data_of(config)))
+    kind = kind_of(config.objective).data
+    are_free = config.data.labels is False and kind != "tags"
+    labels = None if are_free else read_labels(workdir)
+    return _put_together(config, open_validation(config, kind, tokenizer, labels))
 
 
 def _resolved(config: ConfigDict) -> ConfigDict:
@@ -116,12 +116,6 @@ def _resolved(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
     return config
-
-
-def _data_of(config: ConfigDict) -> dict[str, bool]:
-    """Whether the data are pairs, and whether of words and their tags."""
-    kind = kind_of(config.objective)
-    return {"supervised": kind.data != "text", "tagged": kind.data == "tags"}
 
 
 def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:

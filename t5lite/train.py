@@ -62,7 +62,7 @@ def _yardstick(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from t5lite.baselines import train_bag_of_words  # scikit-learn takes a second to import, and few runs need it
 
     require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
-    dataset = open_dataset(with_siblings(config, workdir), supervised=True)
+    dataset = open_dataset(with_siblings(config, workdir), "pairs")
     check_same_data(dataset.identity, workdir)
     _write_facts(config, dataset, workdir)
     return train_bag_of_words(config, dataset)

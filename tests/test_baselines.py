@@ -92,8 +92,8 @@ def test_free_text_and_running_text_are_refused(tmp_path):
 
 def test_held_out_text_is_known_by_its_tokens(tmp_path):
     config = small_config(write_texts(tmp_path / "a"))
-    first = open_dataset(config, supervised=False).heldout
+    first = open_dataset(config, "text").heldout
     config.data.train.source = write_texts(tmp_path / "copy")
-    assert open_dataset(config, supervised=False).heldout == first
+    assert open_dataset(config, "text").heldout == first
     config.data.train.source = write_texts(tmp_path / "other", seed=1)
-    assert open_dataset(config, supervised=False).heldout != first
+    assert open_dataset(config, "text").heldout != first

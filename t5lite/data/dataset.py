@@ -1,6 +1,6 @@
 """From a config to data that is ready to read: the tokenizer, the token stores, what is held out. Built where missing.
 
-    dataset = open_dataset(config, supervised=False)
+    dataset = open_dataset(config, "text")
     dataset.tokenizer, dataset.train["train"], dataset.validation["validation"]
 
 Held-out text is, in this order: `data.validation.source`; the source's own validation split; every 20th document of
@@ -59,15 +59,13 @@ class Dataset:
         return {name: span.fingerprint for name, span in self.validation.items()}
 
 
-def open_dataset(
-    config: ConfigDict, supervised: bool, given_tokenizer: Path | None = None, *, tagged: bool = False
-) -> Dataset:
+def open_dataset(config: ConfigDict, kind: str, given_tokenizer: Path | None = None) -> Dataset:
     """Open the data of `config`, building the tokenizer and the stores that the cache lacks.
 
-    supervised: they are pairs; tagged: of words and their tags. given_tokenizer: a workdir whose tokenizer is used
-    where the config names none (that of `init_from`).
+    kind: "text", "pairs" of texts, or "tags" of words. given_tokenizer: a workdir whose tokenizer is used where the
+    config names none (that of `init_from`).
     """
-    opener = _Opener(config, open_tokenizer(config, supervised, given_tokenizer, tagged=tagged), supervised, tagged)
+    opener = _Opener(config, open_tokenizer(config, kind, given_tokenizer), kind)
     given = config.data.validation.source is not None
     train: dict[str, Span] = {}
     heldout = {"validation": opener.validation()} if given else {}
@@ -80,16 +78,14 @@ def open_dataset(
         else:
             split = "validation" if single else f"validation_{name}"
             train[name], heldout[split] = opener.train(where, member, hold_out=True)
-    labels = _labels(config.data.labels, train, heldout, tagged) if supervised else None
+    labels = None if kind == "text" else _labels(config.data.labels, kind, train, heldout)
     weights = {name: member.weight for name, member in members.items()}
     return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity)
 
 
-def open_validation(
-    config: ConfigDict, supervised: bool, tokenizer: Tokenizer, labels: Sequence[str] | None, *, tagged: bool = False
-) -> Dataset:
+def open_validation(config: ConfigDict, kind: str, tokenizer: Tokenizer, labels: Sequence[str] | None) -> Dataset:
     """Only what is held out, for a config whose `data.validation.source` is set; `labels` are those of training."""
-    opener = _Opener(config, tokenizer, supervised, tagged)
+    opener = _Opener(config, tokenizer, kind)
     heldout = {"validation": opener.validation()}
     if labels is not None:
         _refuse_strange(heldout, labels)
@@ -99,14 +95,14 @@ def open_validation(
 class _Opener:
     """Opens stores one by one and notes their identity."""
 
-    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, supervised: bool, tagged: bool):
-        self.config, self.tokenizer, self.supervised, self.tagged = config, tokenizer, supervised, tagged
+    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, kind: str):
+        self.config, self.tokenizer, self.kind = config, tokenizer, kind
         self.columns = Columns(**config.data.train.columns)
         self.identity = {"tokenizer": tokenizer.sha256}
 
     def _stores(self, name: str, spec: str, split: str | None, usual_split: str, hold_out: bool) -> tuple[Span, Span]:
         source = _open(spec, self.columns, split, usual_split)
-        folder = store_folder(source, self.columns, self.tokenizer, self.supervised, hold_out, self.tagged)
+        folder = store_folder(source, self.columns, self.tokenizer, self.kind, hold_out)
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
@@ -124,7 +120,7 @@ class _Opener:
         if not hold_out:
             return train, None
         if heldout.store.num_documents == 0:
-            return _cut(train, member.source, self.supervised)
+            return _cut(train, member.source, self.kind)
         return train, heldout
 
     def validation(self) -> Span:
@@ -166,8 +162,8 @@ def _own_validation(member: Member) -> str | None:
     return "validation" if "validation" in splits and of_train else None
 
 
-def _cut(span: Span, source: str, supervised: bool) -> tuple[Span, Span]:
-    if supervised:
+def _cut(span: Span, source: str, kind: str) -> tuple[Span, Span]:
+    if kind != "text":
         raise UserError(
             f"data.train: {source} has fewer than {HELDOUT_EVERY} pairs, too few to hold some out; "
             "set data.validation.source"
@@ -175,9 +171,7 @@ def _cut(span: Span, source: str, supervised: bool) -> tuple[Span, Span]:
     return span.split(1 / HELDOUT_EVERY)
 
 
-def open_tokenizer(
-    config: ConfigDict, supervised: bool, given: Path | None = None, *, tagged: bool = False
-) -> Tokenizer:
+def open_tokenizer(config: ConfigDict, kind: str, given: Path | None = None) -> Tokenizer:
     """The tokenizer of `config`: the one at tokenizer.path, else that of the workdir `given`, else one trained."""
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
@@ -189,18 +183,17 @@ def open_tokenizer(
         "sources": [source.fingerprint() for source in sources],
         "columns": dataclasses.asdict(columns),
         "sentencepiece": version("sentencepiece"),
-        "supervised": supervised,
+        "kind": kind,
         "threads": TRAINING_THREADS,
         **{name: fields[name] for name in ("vocab_size", "sentinels", "sample_bytes")},
         "specials": list(specials),
     }
-    facts |= {"tagged": True} if tagged else {}
     folder = cache_dir() / "tokenizers" / fingerprint(facts)
     if not folder.is_dir():
         with progress(
             "reading text for the tokenizer", sum(s.num_bytes() or 0 for s in sources), show_count=False
         ) as advance:
-            chunks = sample_chunks(_texts(sources, supervised, tagged, advance), fields.sample_bytes)
+            chunks = sample_chunks(_texts(sources, kind, advance), fields.sample_bytes)
         with progress(f"training a tokenizer of {fields.vocab_size} pieces", 1, show_count=False) as advance:
             tokenizer = train_tokenizer(chunks, fields.vocab_size, fields.sentinels, specials)
             advance(1)
@@ -209,11 +202,11 @@ def open_tokenizer(
     return load_tokenizer(str(folder), fields.sentinels, specials)
 
 
-def _texts(sources: Iterable[Source], supervised: bool, tagged: bool, advance: Callable[[int], None]) -> Iterator[str]:
+def _texts(sources: Iterable[Source], kind: str, advance: Callable[[int], None]) -> Iterator[str]:
     for source in sources:
-        if tagged:
+        if kind == "tags":
             parts = (" ".join(sentence.words) for sentence in source.tagged())
-        elif supervised:
+        elif kind == "pairs":
             parts = (text for pair in source.pairs() for text in pair)
         else:
             parts = (fragment.text for fragment in source.fragments())
@@ -222,28 +215,25 @@ def _texts(sources: Iterable[Source], supervised: bool, tagged: bool, advance: C
             yield text
 
 
-def store_folder(
-    source: Source, columns: Columns, tokenizer: Tokenizer, supervised: bool, hold_out: bool, tagged: bool = False
-) -> Path:
+def store_folder(source: Source, columns: Columns, tokenizer: Tokenizer, kind: str, hold_out: bool) -> Path:
     """The folder of the source's stores, train/ and heldout/, built where the cache lacks it."""
     facts = {
         "format": FORMAT,
         "source": source.fingerprint(),
         "columns": dataclasses.asdict(columns),
         "tokenizer": tokenizer.sha256,
-        "supervised": supervised,
+        "kind": kind,
         "heldout": HELDOUT_EVERY if hold_out else 0,
     }
-    facts |= {"tagged": True} if tagged else {}
     folder = cache_dir() / "stores" / fingerprint(facts)
     if not folder.is_dir():
         with (
             atomic_folder(folder) as temporary,
             progress("encoding text", source.num_bytes() or 0, show_count=False) as advance,
         ):
-            if tagged:
+            if kind == "tags":
                 build_tagged(temporary, source.tagged(), tokenizer, hold_out, advance)
-            elif supervised:
+            elif kind == "pairs":
                 build_pairs(temporary, source.pairs(), tokenizer, hold_out, advance)
             else:
                 build_text(temporary, source.fragments(), tokenizer, hold_out, advance)
@@ -267,11 +257,9 @@ def pair_plan(
     return pack(lengths, chosen, inputs_length, targets_length)
 
 
-def _labels(
-    wanted: bool | None, train: dict[str, Span], heldout: dict[str, Span], tagged: bool
-) -> tuple[str, ...] | None:
+def _labels(wanted: bool | None, kind: str, train: dict[str, Span], heldout: dict[str, Span]) -> tuple[str, ...] | None:
     """The closed set of training targets, if they are one, as tags are; held-out targets outside it are refused."""
-    if wanted is False and not tagged:
+    if wanted is False and kind != "tags":
         return None
     counts: dict[str, Any] = {}
     for span in train.values():
@@ -281,7 +269,7 @@ def _labels(
         for label, count in span.store.card["labels"].items():
             counts[label] = counts.get(label, 0) + count
     closed = 0 < len(counts) <= FEW_LABELS and sum(counts.values()) >= PAIRS_PER_LABEL * len(counts)
-    if not counts or not (wanted or closed or tagged):
+    if not counts or not (wanted or closed or kind == "tags"):
         if wanted:
             raise UserError("config.data.labels: the training targets are no closed set (over 1,000 of them)")
         return None

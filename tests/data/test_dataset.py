@@ -58,7 +58,7 @@ def texts(span):
 def test_a_validation_source_comes_first_and_leaves_the_training_source_whole(tmp_path, config):
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
     config.data.validation.source = documents(tmp_path / "other.jsonl", 3, "other")
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"document {i}" for i in range(40)]
     assert list(opened.validation) == ["validation"]
     assert texts(opened.validation["validation"]) == [f"other {i}" for i in range(3)]
@@ -81,19 +81,19 @@ def test_a_sources_own_validation_split_comes_second(config, monkeypatch):
     monkeypatch.setattr(dataset_module, "available_splits", lambda spec: ("train", "validation", "test"))
     monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split: Split(split))
     config.data.train.source = "tfds:anything"
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"train {i}" for i in range(40)]
     assert texts(opened.validation["validation"]) == [f"validation {i}" for i in range(40)]
 
     config.data.train.split = "train[:10%]"
-    assert texts(open_dataset(config, supervised=False).validation["validation"])[0] == "validation 0"
+    assert texts(open_dataset(config, "text").validation["validation"])[0] == "validation 0"
 
     for overlapping in ("train+validation", "train[:10%]+validation"):
         config.data.train.split = overlapping
-        assert len(open_dataset(config, supervised=False).validation["validation"].store.ends) == 2
+        assert len(open_dataset(config, "text").validation["validation"].store.ends) == 2
 
     config.data.train.split = "validation"  # then that split cannot be held out as well
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"validation {i}" for i in range(40) if i % 20 != 19]
     assert texts(opened.validation["validation"]) == ["validation 19", "validation 39"]
 
@@ -101,7 +101,7 @@ def test_a_sources_own_validation_split_comes_second(config, monkeypatch):
     config.data.validation.source = "tfds:anything"
     for split in (None, "test"):
         config.data.validation.split = split
-        assert texts(open_dataset(config, False).validation["validation"])[0] == f"{split or 'validation'} 0"
+        assert texts(open_dataset(config, "text").validation["validation"])[0] == f"{split or 'validation'} 0"
 
 
 def test_a_split_that_is_asked_for_is_never_replaced_by_another(config, monkeypatch):
@@ -117,7 +117,7 @@ def test_a_split_that_is_asked_for_is_never_replaced_by_another(config, monkeypa
 @pytest.mark.parametrize("count", [20, 21, 45])
 def test_every_20th_document_comes_third(tmp_path, config, count):
     config.data.train.source = documents(tmp_path / "train.jsonl", count)
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     assert texts(opened.validation["validation"]) == [f"document {i}" for i in range(19, count, 20)]
     assert texts(opened.train["train"]) == [f"document {i}" for i in range(count) if i % 20 != 19]
 
@@ -127,7 +127,7 @@ def test_the_last_twentieth_of_the_tokens_comes_last(tmp_path, config, count):
     for i in range(count):
         (tmp_path / f"{i:02d}.txt").write_text(TEXT[i:])
     config.data.train.source = f"files:{tmp_path}/*.txt"
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     train, heldout = opened.train["train"], opened.validation["validation"]
     assert train.store.num_documents == count
     assert (train.start, train.stop, heldout.stop) == (0, heldout.start, train.store.num_tokens)
@@ -137,17 +137,17 @@ def test_the_last_twentieth_of_the_tokens_comes_last(tmp_path, config, count):
 def test_too_few_pairs_to_hold_some_out_ask_for_a_validation_source(tmp_path, config):
     config.data.train.source = pairs(tmp_path / "train.jsonl", ["a"] * 19)
     with pytest.raises(UserError, match=r"fewer than 20 pairs.*data\.validation\.source"):
-        open_dataset(config, supervised=True)
+        open_dataset(config, "pairs")
 
 
 def test_held_out_data_can_be_opened_alone(tmp_path, config):
     config.data.train.source = "files:nowhere/*.txt"
     config.data.validation.source = pairs(tmp_path / "other.jsonl", ["a", "b"])
-    opened = open_validation(config, True, TOKENIZER, ["b", "a"])
+    opened = open_validation(config, "pairs", TOKENIZER, ["b", "a"])
     assert texts(opened.validation["validation"])[::2] == ["input 0", "input 1"]
     assert (opened.train, opened.labels) == ({}, ("b", "a"))
     with pytest.raises(UserError, match="'b' never occurs"):
-        open_validation(config, True, TOKENIZER, ["a"])
+        open_validation(config, "pairs", TOKENIZER, ["a"])
 
 
 # Empty corpora
@@ -158,17 +158,17 @@ def test_a_source_without_text_is_refused(tmp_path, config, content):
     (tmp_path / "train.jsonl").write_text(content)
     config.data.train.source = f"files:{tmp_path}/train.jsonl"
     with pytest.raises(UserError, match=r"train\.jsonl has no text"):
-        open_dataset(config, supervised=False)
+        open_dataset(config, "text")
     config.tokenizer.path = None
     with pytest.raises(UserError, match="has no text"):
-        open_dataset(config, supervised=False)
+        open_dataset(config, "text")
 
 
 def test_a_validation_source_without_text_is_refused(tmp_path, config):
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
     config.data.validation.source = documents(tmp_path / "other.jsonl", 0)
     with pytest.raises(UserError, match=r"data\.validation: .*other\.jsonl has no text"):
-        open_dataset(config, supervised=False)
+        open_dataset(config, "text")
 
 
 # Labels
@@ -178,7 +178,7 @@ def labelled(tmp_path, config, train, validation=None):
     config.data.train.source = pairs(tmp_path / "train.jsonl", train)
     if validation is not None:
         config.data.validation.source = pairs(tmp_path / "other.jsonl", validation)
-    return open_dataset(config, supervised=True).labels
+    return open_dataset(config, "pairs").labels
 
 
 def test_few_targets_that_come_often_are_labels_in_order(tmp_path, config):
@@ -217,13 +217,13 @@ def test_labels_that_training_lacks_are_refused_by_name(tmp_path, config):
 
 def test_text_has_no_labels(tmp_path, config):
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
-    assert open_dataset(config, supervised=False).labels is None
+    assert open_dataset(config, "text").labels is None
 
 
 def test_labels_of_a_mixture_are_those_of_all_members(tmp_path, config):
     config.data.train.mixture.a = {"source": pairs(tmp_path / "a.jsonl", ["x", "y"] * 20)}
     config.data.train.mixture.b = {"source": pairs(tmp_path / "b.jsonl", ["z"] * 20)}
-    assert open_dataset(config, supervised=True).labels == ("x", "y", "z")
+    assert open_dataset(config, "pairs").labels == ("x", "y", "z")
 
 
 # Mixtures
@@ -232,7 +232,7 @@ def test_labels_of_a_mixture_are_those_of_all_members(tmp_path, config):
 def test_a_mixture_has_named_members_with_weights_and_validation_sets(tmp_path, config):
     config.data.train.mixture.a = {"source": documents(tmp_path / "a.jsonl", 40, "a"), "weight": 3}
     config.data.train.mixture.b = {"source": documents(tmp_path / "b.jsonl", 20, "b")}
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     assert opened.weights == {"a": 3.0, "b": 1.0}
     assert texts(opened.train["b"]) == [f"b {i}" for i in range(19)]
     assert {name: texts(span) for name, span in opened.validation.items()} == {
@@ -244,7 +244,7 @@ def test_a_mixture_has_named_members_with_weights_and_validation_sets(tmp_path, 
 @pytest.mark.parametrize("name", ["train", "books"])
 def test_a_mixture_of_one_is_that_source(tmp_path, config, name):
     config.data.train.mixture[name] = {"source": documents(tmp_path / "a.jsonl", 40, "a")}
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     assert (list(opened.train), list(opened.validation)) == ([name], ["validation"])
 
 
@@ -252,7 +252,7 @@ def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
     for name in "ab":
         config.data.train.mixture[name] = {"source": documents(tmp_path / f"{name}.jsonl", 40, name)}
     config.data.validation.source = documents(tmp_path / "other.jsonl", 3, "other")
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     assert list(opened.validation) == ["validation"]
     assert len(texts(opened.train["a"])) == 40
 
@@ -274,14 +274,14 @@ def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
 def test_a_mistake_in_a_mixture_names_the_member(config, fields, problem):
     config.data.train.mixture.books = fields
     with pytest.raises(UserError, match=rf"config\.data\.train\.mixture\.books.*{problem}"):
-        open_dataset(config, supervised=False)
+        open_dataset(config, "text")
 
 
 def test_an_empty_member_of_a_mixture_is_named(tmp_path, config):
     config.data.train.mixture.a = {"source": documents(tmp_path / "a.jsonl", 40)}
     config.data.train.mixture.b = {"source": documents(tmp_path / "empty.jsonl", 0)}
     with pytest.raises(UserError, match=r"data\.train\.mixture\.b: .*empty\.jsonl has no text"):
-        open_dataset(config, supervised=False)
+        open_dataset(config, "text")
 
 
 # The tokenizer
@@ -291,14 +291,14 @@ def trained(tmp_path, config, **fields):
     config.tokenizer.path = None
     config.data.train.source = jsonl(tmp_path / "train.jsonl", [{"text": TEXT[i : i + 500]} for i in range(100)])
     config.tokenizer.update({"vocab_size": 300, **fields})
-    return open_tokenizer(config, supervised=False)
+    return open_tokenizer(config, "text")
 
 
 def test_a_tokenizer_is_trained_once_and_found_again(tmp_path, config, monkeypatch):
     first = trained(tmp_path, config, specials=("[MASK]",))
     assert (first.vocabulary.pieces, first.vocabulary.specials) == (300, {"[MASK]": 400})
     _forbid(monkeypatch, "train_tokenizer")
-    assert open_tokenizer(config, supervised=False).sha256 == first.sha256
+    assert open_tokenizer(config, "text").sha256 == first.sha256
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_tokenizer_is_trained_once_and_found_again(tmp_path, config, monkeypat
 def test_another_recipe_trains_another_tokenizer(tmp_path, config, change):
     first = trained(tmp_path, config)
     config.tokenizer.update(change)
-    assert open_tokenizer(config, supervised=False).sha256 != first.sha256
+    assert open_tokenizer(config, "text").sha256 != first.sha256
 
 
 def test_pairs_and_text_of_one_file_have_tokenizers_of_their_own(tmp_path, config):
@@ -315,16 +315,16 @@ def test_pairs_and_text_of_one_file_have_tokenizers_of_their_own(tmp_path, confi
     rows = [{"text": TEXT[i : i + 400], "inputs": TEXT[9 * i : 9 * i + 400].upper(), "targets": "x"} for i in range(80)]
     config.data.train.source = jsonl(tmp_path / "train.jsonl", rows)
     config.tokenizer.vocab_size = 300
-    assert open_tokenizer(config, supervised=False).sha256 != open_tokenizer(config, supervised=True).sha256
+    assert open_tokenizer(config, "text").sha256 != open_tokenizer(config, "pairs").sha256
 
 
 def test_the_tokenizer_of_the_config_comes_before_that_of_the_workdir_given(tmp_path, config):
     other = train_tokenizer(sample_chunks([TEXT[::-1]], 10**6), 350)
     other.save(tmp_path / "parent" / "tokenizer")
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
-    assert open_dataset(config, False, tmp_path / "parent").tokenizer.sha256 == TOKENIZER.sha256
+    assert open_dataset(config, "text", tmp_path / "parent").tokenizer.sha256 == TOKENIZER.sha256
     config.tokenizer.path = None
-    opened = open_dataset(config, False, tmp_path / "parent")
+    opened = open_dataset(config, "text", tmp_path / "parent")
     assert opened.tokenizer.sha256 == opened.identity["tokenizer"] == other.sha256
 
 
@@ -339,23 +339,23 @@ def _forbid(monkeypatch, *names):
         monkeypatch.setattr(dataset_module, name, refuse)
 
 
-@pytest.mark.parametrize("supervised", [False, True])
-def test_what_is_in_the_cache_is_not_built_again(tmp_path, config, monkeypatch, supervised):
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+def test_what_is_in_the_cache_is_not_built_again(tmp_path, config, monkeypatch, kind):
     path = tmp_path / "train.jsonl"
-    config.data.train.source = pairs(path, ["a", "b"] * 20) if supervised else documents(path, 40)
-    first = open_dataset(config, supervised)
+    config.data.train.source = pairs(path, ["a", "b"] * 20) if kind == "pairs" else documents(path, 40)
+    first = open_dataset(config, kind)
     _forbid(monkeypatch, "build_text", "build_pairs")
-    again = open_dataset(config, supervised)
+    again = open_dataset(config, kind)
     assert again.identity == first.identity
     assert texts(again.train["train"]) == texts(first.train["train"])
 
 
 def test_a_changed_file_is_built_anew_under_another_identity(tmp_path, config):
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
-    first = open_dataset(config, supervised=False)
+    first = open_dataset(config, "text")
     documents(tmp_path / "train.jsonl", 40, "DOCUMENT")  # of the same size
     os.utime(tmp_path / "train.jsonl", ns=(0, 10**9))
-    second = open_dataset(config, supervised=False)
+    second = open_dataset(config, "text")
     assert texts(second.train["train"])[0] == "DOCUMENT 0"
     assert set(first.identity.items()) ^ set(second.identity.items()) == {
         (name, opened.identity[name]) for opened in (first, second) for name in first.identity if name != "tokenizer"
@@ -366,10 +366,10 @@ def test_identity_tells_apart_tokenizers_columns_held_out_shares_and_kinds(tmp_p
     rows = [{"text": f"a {i}", "inputs": "b", "targets": "c", "other": "d"} for i in range(40)]
     config.data.train.source = jsonl(tmp_path / "train.jsonl", rows)
 
-    def identity(supervised=False):
-        return frozenset(open_dataset(config, supervised).identity.items())
+    def identity(kind="text"):
+        return frozenset(open_dataset(config, kind).identity.items())
 
-    found = [identity(), identity(supervised=True)]
+    found = [identity(), identity("pairs")]
     config.data.validation.source = config.data.train.source
     found.append(identity())
     config.data.validation.source = None
@@ -384,24 +384,24 @@ def test_identity_tells_apart_tokenizers_columns_held_out_shares_and_kinds(tmp_p
 
 def test_a_damaged_store_in_the_cache_is_told(tmp_path, config, cache):
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
-    open_dataset(config, supervised=False)
+    open_dataset(config, "text")
     (shard,) = cache.glob("stores/*/train/tokens-00000.npy")
     shard.write_bytes(shard.read_bytes()[:-2])
     with pytest.raises(UserError, match=r"is damaged.*delete .*stores/\w+$"):
-        open_dataset(config, supervised=False)
+        open_dataset(config, "text")
 
 
 def test_a_mistake_in_the_data_leaves_nothing_in_the_cache(tmp_path, config, cache):
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
     config.data.train.source = f"files:{tmp_path}/train.jsonl"
     with pytest.raises(UserError, match="line 2"):
-        open_dataset(config, supervised=False)
+        open_dataset(config, "text")
     assert list(cache.rglob("*")) == [cache / "stores"]
 
 
 def _open_at_once(config, barrier, results):
     barrier.wait(timeout=30)
-    opened = open_dataset(config, supervised=False)
+    opened = open_dataset(config, "text")
     results.put((opened.identity, texts_of_any(opened)))
 
 
@@ -432,7 +432,7 @@ def test_two_processes_that_build_at_once_both_have_the_whole(tmp_path, config, 
 
 def plan_of(tmp_path, config, **options):
     config.data.train.source = pairs(tmp_path / "train.jsonl", ["yes", "no"] * 50)
-    store = open_dataset(config, supervised=True).train["train"].store
+    store = open_dataset(config, "pairs").train["train"].store
     return store, pair_plan(store, 64, 16, **options)
 
 

@@ -46,7 +46,7 @@ def write(path, sentences):
 
 
 def open_tagged(config):
-    return open_dataset(config, supervised=True, tagged=True)
+    return open_dataset(config, "tags")
 
 
 def rows_of(dataset, split, length):
@@ -167,7 +167,7 @@ def test_labels_are_numbered_in_the_order_of_the_dataset(tmp_path, config):
     lines = [json.dumps({"inputs": f"text {i}", "targets": target}) + "\n" for i, target in enumerate(targets)]
     (tmp_path / "train.jsonl").write_text("".join(lines))
     config.data.train.source = f"files:{tmp_path}/train.jsonl"
-    dataset = open_dataset(config, supervised=True)
+    dataset = open_dataset(config, "pairs")
     ids, store = label_ids(dataset.tokenizer, dataset.labels), dataset.train["train"].store
     order = pair_plan(store, 9, 9, False, limit=25, seed=3).order
     source = LabelledTexts(store, order, 9, ids)
