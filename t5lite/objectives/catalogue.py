@@ -13,12 +13,11 @@ from t5lite.objectives.objective import Fields, Kind, Objective
 from t5lite.vocabulary import Vocabulary
 
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
-OF_WINDOWS = {**denoisers.KINDS, **language_models.KINDS}
-MIXTURE = mixture_kind(OF_WINDOWS)
+OF_WINDOWS = {**denoisers.KINDS, **language_models.KINDS, **masked_lm.KINDS}
 OBJECTIVES: dict[str, Kind] = {
     **OF_WINDOWS,
-    **dict.fromkeys(("ul2", "ul2r", "mixture"), MIXTURE),
-    **masked_lm.KINDS,
+    **dict.fromkeys(("ul2", "ul2r"), mixture_kind(OF_WINDOWS, ("encoder_decoder", "decoder"))),
+    "mixture": mixture_kind(OF_WINDOWS, ARCHITECTURES),
     **pairs.KINDS,
 }
 

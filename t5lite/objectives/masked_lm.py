@@ -112,9 +112,9 @@ def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[
     return jnp.where(negative, other, tokens), jnp.where(negative, other_cut, cut), negative.astype(jnp.int32)
 
 
-def _masking(fields: Fields, vocabulary: Vocabulary) -> Masking:
-    """Raises UserError for settings that cannot work."""
-    density, most, length = fields["noise_density"], fields["max_predictions"], fields["inputs_length"]
+def _masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
+    """For inputs of `length` tokens. Raises UserError for settings that cannot work."""
+    density, most = fields["noise_density"], fields["max_predictions"]
     for name, known in (("masking", MASKINGS), ("replacement", REPLACEMENTS)):
         if fields[name] not in known:
             raise UserError(f"config.objective.{name}: unknown {fields[name]!r}; {nearest(str(fields[name]), known)}")
@@ -142,7 +142,8 @@ def _window(fields: Fields, vocabulary: Vocabulary) -> int:
 
 def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
     del architecture
-    masking, ids, name = _masking(fields, vocabulary), rules.Ids.of(vocabulary), fields["name"]
+    name, length = fields["name"], window + ADDED[fields["name"]]
+    masking, ids = _masking(fields, length, vocabulary), rules.Ids.of(vocabulary)
     cls, sep = (jnp.full(1, vocabulary.specials[special], jnp.int32) for special in (CLS, SEP))
 
     def hide(key: Array, tokens: Array, table: TokenTable) -> tuple[Array, Array]:
@@ -160,9 +161,9 @@ def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: in
         parts, cut, label = _two_parts(parts_key, row, table, swapped=name == "mlm_sop")
         place = jnp.arange(window)
         moved_to = place + 1 + (place >= cut)
-        tokens = jnp.full(window + 3, sep[0]).at[0].set(cls[0]).at[moved_to].set(parts)
+        tokens = jnp.full(length, sep[0]).at[0].set(cls[0]).at[moved_to].set(parts)
         inputs, chosen = hide(hide_key, tokens, table)
-        types = (jnp.arange(window + 3) > cut + 1).astype(jnp.int32)
+        types = (jnp.arange(length) > cut + 1).astype(jnp.int32)
         noise = of_mask(chosen[moved_to])
         weights = chosen.astype(jnp.float32)
         return Example(inputs, tokens, weights, noise=noise, ordered=parts, token_types=types, labels=label)
@@ -171,8 +172,8 @@ def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: in
         make=one if name == "mlm" else two,
         rows="windows",
         window=window,
-        inputs_length=fields["inputs_length"],
-        targets_length=fields["inputs_length"],
+        inputs_length=length,
+        targets_length=length,
         second_window=name == "mlm_nsp",
         predicted=masking.most,
         heads=Heads(next_sentence=name != "mlm"),

@@ -22,7 +22,7 @@ import numpy as np
 from t5lite.errors import UserError, nearest
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import of_mask
-from t5lite.objectives.objective import Fields, Kind, Objective, Row
+from t5lite.objectives.objective import Fields, Heads, Kind, Objective, Row
 from t5lite.vocabulary import TokenTable, Vocabulary
 
 Array = jax.Array
@@ -79,7 +79,7 @@ def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, A
     return members
 
 
-def mixture_kind(kinds: Mapping[str, Kind]) -> Kind:
+def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> Kind:
     """The kind whose members are of `kinds`."""
 
     def window(fields: Fields, vocabulary: Vocabulary) -> int:
@@ -98,6 +98,8 @@ def mixture_kind(kinds: Mapping[str, Kind]) -> Kind:
             name: kinds[member["name"]].build(member, vocabulary, architecture, window)
             for name, member in members.items()
         }
+        if architecture == "encoder" and any(member["mode"] for member in members.values()):
+            raise UserError("config.objective.mixture: mode tokens have no place on an encoder")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
         return _mixed(built, modes, np.array([member["weight"] for member in members.values()]), architecture)
 
@@ -107,7 +109,12 @@ def mixture_kind(kinds: Mapping[str, Kind]) -> Kind:
             needed |= dict.fromkeys((*kinds[member["name"]].specials(member), *filter(None, [member["mode"]])))
         return tuple(needed)
 
-    return Kind(("encoder_decoder", "decoder"), window, build, specials, standards=("span_corruption",))
+    def evaluated_as(fields: Fields) -> Fields:
+        members = _members(fields, kinds)
+        evaluated = {name: kinds[member["name"]].evaluated_as(member) for name, member in members.items()}
+        return fields if evaluated == members else {**fields, "mixture": evaluated}
+
+    return Kind(architectures, window, build, specials, evaluated_as, standards=("span_corruption",))
 
 
 def _mixed(
@@ -117,13 +124,14 @@ def _mixed(
     front = [0 if mode is None else 1 for mode in modes]
     inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
     targets_length = max(each.targets_length for each in objectives)
+    has_labels = any(each.heads.next_sentence for each in objectives)
     cumulative = jnp.asarray(np.cumsum(weights)[:-1] / weights.sum(), jnp.float32)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         choice_key, member_key = jax.random.split(key)
         choice = jnp.searchsorted(cumulative, jax.random.uniform(choice_key), side="right").astype(jnp.int32)
         examples = [
-            _padded(each.make(member_key, row, table), row["tokens"], mode, inputs_length, targets_length)
+            _padded(each.make(member_key, row, table), row["tokens"], mode, inputs_length, targets_length, has_labels)
             for each, mode in zip(objectives, modes, strict=True)
         ]
         chosen = jax.tree.map(lambda *leaves: jax.lax.select_n(choice, *leaves), *examples)
@@ -144,11 +152,16 @@ def _mixed(
         targets_hold_specials=any(each.targets_hold_specials for each in objectives),
         prefix_attention=any(each.prefix_attention for each in objectives),
         members=tuple(built),
+        second_window=any(each.second_window for each in objectives),
+        predicted=None if architecture != "encoder" else max(each.predicted for each in objectives),
+        heads=Heads(next_sentence=has_labels),
     )
 
 
-def _padded(example: Example, window: Array, mode: int | None, inputs_length: int, targets_length: int) -> Example:
-    """The example with the mode token in front, both sides padded, and every field given, as other members give it."""
+def _padded(
+    example: Example, window: Array, mode: int | None, inputs_length: int, targets_length: int, has_labels: bool
+) -> Example:
+    """The example with the mode token in front, both sides padded, and every field given that another member gives."""
     inputs, targets = example.inputs, example.targets
     inputs_ids, targets_ids = (
         jnp.ones(side.shape, jnp.int32) if ids is None else ids
@@ -168,4 +181,6 @@ def _padded(example: Example, window: Array, mode: int | None, inputs_length: in
         targets_segment_ids=pad(targets_ids, targets_length),
         noise=of_mask(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
         ordered=window if example.ordered is None else example.ordered,
+        token_types=pad(inputs * 0 if example.token_types is None else example.token_types, inputs_length),
+        labels=(jnp.int32(-1) if example.labels is None else example.labels) if has_labels else None,
     )

@@ -78,8 +78,9 @@ def _compiled(objective: Objective, vocab: Vocabulary):
 
 
 def rows_of(objective: Objective, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows whose windows are each one document."""
-    return {"tokens": tokens} | ({"segment_ids": np.ones_like(tokens)} if objective.segments else {})
+    """Rows whose windows are each one document, and the second windows their neighbours."""
+    given = {"tokens": tokens, "segment_ids": np.ones_like(tokens), "others": np.roll(tokens, 1, axis=0)}
+    return {name: given[name] for name in objective.row_shapes(len(tokens))}
 
 
 def make(objective: Objective, tokens: np.ndarray, seed: int = 0, vocab: Vocabulary = PLAIN) -> Example:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from t5lite.config import base_config
 from t5lite.errors import UserError
+from t5lite.objectives.catalogue import make_evaluated, make_objective
 from t5lite.vocabulary import EOS
 from tests.objectives.made import PLAIN, build, check_chances, check_share, examples, make, vocabulary, windows
 from tests.objectives.test_every_objective import interleaved
@@ -158,3 +160,38 @@ def test_ul2_at_512_needs_95_sentinels():
     assert build("ul2", vocab=vocabulary(sentinels=95), inputs_length=512).window == 568
     with pytest.raises(UserError, match="needs 95 sentinels, the tokenizer has 94"):
         build("ul2", vocab=vocabulary(sentinels=94), inputs_length=512)
+
+
+ON_ENCODER = {"dense": {"name": "mlm", "noise_density": 0.3, "weight": 2.0}, "pairs": {"name": "mlm_nsp"}}
+
+
+def test_masked_language_models_mix_on_an_encoder():
+    """Windows fit the longest of [CLS] A [SEP] B [SEP]; a member without a label has -1, one without types zeros."""
+    vocab = vocabulary(specials=("[MASK]", "[CLS]", "[SEP]"))
+    objective = build("mixture", "encoder", vocab, mixture=ON_ENCODER)
+    assert (objective.window, objective.inputs_length, objective.second_window) == (61, 64, True)
+    counts = {0: 19, 1: 10}  # .3 of 63, .15 of 64
+    for one in examples(objective, windows(objective, 40), vocab=vocab):
+        member = int(one.example.member)
+        assert int(one.example.labels) in ((-1,), (0, 1))[member]
+        assert one.example.token_types.any() == (member == 1)
+        real = one.example.inputs_segment_ids > 0
+        assert real.tolist() == [True] * (63 + member) + [False] * (1 - member)
+        assert one.example.weights.sum() == counts[member] and not one.example.weights[~real].any()
+        changed = one.example.inputs != one.example.targets
+        assert not (changed & (one.example.weights == 0)).any()
+
+
+def test_a_mixture_is_evaluated_as_its_members_are():
+    fields = {**base_config().objective.to_dict(), "name": "mixture", "inputs_length": 64, "mixture": ON_ENCODER}
+    vocab = vocabulary(specials=("[MASK]", "[CLS]", "[SEP]"))
+    assert make_objective(fields, "encoder", vocab).predicted == 19
+    assert make_evaluated(fields, "encoder", vocab).predicted == 10
+
+
+def test_an_encoder_has_no_place_for_mode_tokens_or_a_denoiser():
+    vocab = vocabulary(specials=("[MASK]", "[CLS]", "[SEP]", "[NLU]"))
+    with pytest.raises(UserError, match="mode tokens have no place"):
+        build("mixture", "encoder", vocab, mixture={"a": {"name": "mlm", "mode": "[NLU]"}})
+    with pytest.raises(UserError, match=r"mixture\.a: span_corruption has no meaning"):
+        build("mixture", "encoder", vocab, mixture={"a": {"name": "span_corruption"}})
