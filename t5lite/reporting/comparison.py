@@ -93,7 +93,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All that a report says. missing: sentences about runs without a result; notes: what a reader must know."""
+    """All that a report says. missing: for each reason, which runs have no result; notes: what a reader must know."""
 
     title: str
     tasks: tuple[Task, ...]
@@ -133,13 +133,16 @@ def compare(
     intervals = sum(comparison.delta.low is not None for task in tasks for comparison in task.comparisons)
     said += [*notes.provenance_notes(groups), *notes.cost_notes(members), *notes.multiplicity_notes(intervals)]
     entries = _entries(runs, groups, absent)
-    missing = [f"{entry.run}: {entry.status}" for entry in entries if entry.status != "complete"]
+    missing: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.status != "complete":
+            missing.setdefault(entry.status, []).append(entry.run)
     return Report(
         title=title,
         # What can be compared comes first; a task of one group has only its own values to show.
         tasks=tuple(sorted(tasks, key=lambda task: len(task.summaries) == 1)),
         entries=tuple(entries),
-        missing=tuple(missing),
+        missing=tuple(f"{notes.shortened(names)}: {status}" for status, names in missing.items()),
         notes=tuple(dict.fromkeys(said)),
     )
 

@@ -86,7 +86,7 @@ def document(report: Report) -> Section:
     """The whole report as one section."""
     top: list[Block] = []
     if report.missing:
-        count = len(report.missing)
+        count = sum(entry.status != "complete" for entry in report.entries)
         text = f"{count} of {len(report.entries)} runs {'has' if count == 1 else 'have'} no result:"
         top.append(Missing(text, report.missing))
     top += verdicts(report)

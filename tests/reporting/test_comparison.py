@@ -141,11 +141,12 @@ def test_runs_without_a_result_are_listed_and_not_compared(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0, 3.1])
     line = {"step": 40, "split": "train", "loss": 3.0, "tokens": 9}
     unfinished = write_run(tmp_path, "a-2", None, seed=2, lines=[line])
-    report = _report([*a, unfinished], absent={"b-0": "not run: waits for pretrain, which failed"})
+    why = "not run: waits for pretrain, which failed"
+    report = _report([*a, unfinished], absent={"b-0": why, "b-1": why})
     assert report.tasks[0].summaries[0].group.seeds == (0, 1)
     assert report.missing == (
         "a-2: incomplete: last logged step 40, no result.json",
-        "b-0: not run: waits for pretrain, which failed",
+        f"b-0, b-1: {why}",
     )
     with pytest.raises(UserError, match="no run is complete"):
         _report([unfinished])
