@@ -73,9 +73,9 @@ def pretraining():
     config.batch_size = 32
     # See above: queries start small, and the encoder's gradients are mostly noise at first.
     config.optimizer.rate_multipliers = ((".*query.*", 0.18), ("encoder.*", 0.3), (".*", 1.0))
-    config.budget.steps = 800
-    config.eval.every_steps = 200
-    config.checkpoint.every_steps = 200
+    config.budget.steps = 650
+    config.eval.every_steps = 325
+    config.checkpoint.every_steps = 325
     return config
 
 
@@ -91,7 +91,7 @@ def task(source, targets_length, steps, labels):
     config.optimizer.rate_multipliers = ((".*query.*", 0.18), (".*", 1.0))
     config.budget.steps = steps
     config.checkpoint.every_steps = 100
-    config.eval.every_steps = 50
+    config.eval.every_steps = 75
     config.eval.generate_rows = 0
     return config
 

@@ -19,7 +19,7 @@ PRETRAINED = ("span_corruption", "iid_denoising", "drop_tokens", "bert_style", "
 
 
 def get_study(arg=None):
-    arg = parse_arg(arg, text="", topic="", summary="", steps=800, seeds=3)
+    arg = parse_arg(arg, text="", topic="", summary="", steps=650, seeds=3)
     first_run = read_study(str(Path(__file__).with_name("first_run.py")))
     tasks = {task: first_run[f"{task}_pretrained-0"] for task in ("topic", "summary")}
     for task, config in tasks.items():
