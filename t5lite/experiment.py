@@ -124,7 +124,7 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
         make(config.objective, config.model.architecture, vocabulary, dataset.labels)
         for make in (make_objective, make_evaluated)
     )
-    standards = make_standards(config.objective, config.model.architecture, vocabulary)
+    standards = make_standards(config.objective, objective, vocabulary)
     model = make_model(config.model, vocabulary, objective.heads)
     return Experiment(config, dataset, objective, evaluated, standards, model)
 

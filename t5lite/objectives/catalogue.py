@@ -72,7 +72,7 @@ def make_evaluated(
 # What runs with different objectives are compared by: denoisers by T5's own, language models by the plain one.
 STANDARDS = {
     "span_corruption": {"noise_density": 0.15, "mean_noise_span_length": 3.0},
-    "causal_lm": {"segments": True, "prefix_attention": None},
+    "causal_lm": {"segments": True},
 }
 
 
@@ -88,10 +88,14 @@ def standard_names(fields: Fields, architecture: str) -> tuple[str, ...]:
     )
 
 
-def make_standards(fields: Fields, architecture: str, vocabulary: Vocabulary) -> dict[str, Objective]:
-    """The standards as objectives, of the same inputs' length; those left out that cannot be made with these sizes."""
+def make_standards(fields: Fields, objective: Objective, vocabulary: Vocabulary) -> dict[str, Objective]:
+    """The standards for runs with `objective`, of the same inputs' length and with its attention to a prefix, if they
+    have one; those are left out that cannot be made with these sizes.
+    """
     made = {}
-    for name in standard_names(fields, architecture):
+    for name in standard_names(fields, objective.architecture):
+        attention = None if name == "causal_lm" else objective.prefix_attention
+        standard = {**fields, **STANDARDS[name], "name": name, "prefix_attention": attention}
         with contextlib.suppress(UserError):
-            made[name] = make_objective({**fields, **STANDARDS[name], "name": name}, architecture, vocabulary)
+            made[name] = make_objective(standard, objective.architecture, vocabulary)
     return made
