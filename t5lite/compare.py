@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t5lite import cli
 from t5lite.reporting.report import to_json, write_report
-from t5lite.reporting.runs import find_workdirs
+from t5lite.reporting.runs import find_workdirs, statuses_in_study
 from t5lite.reporting.terminal import show
 
 
@@ -18,6 +18,16 @@ def _title(folders: Sequence[Path]) -> str:
     names = list(dict.fromkeys(folder.resolve().name for folder in folders))
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return f"Comparison of {', '.join(names[:4])}{more}"
+
+
+def _absent(folders: Sequence[Path]) -> dict[str, str]:
+    """The runs of the studies among `folders` that have no result, and why."""
+    return {
+        run: status
+        for folder in folders
+        for run, status in statuses_in_study(folder).items()
+        if status != "complete" and not (folder / run / "result.json").is_file()
+    }
 
 
 @cli.verb
@@ -30,8 +40,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--title", help="the report's title")
     parser.add_argument("--json", action="store_true", help="print the content of report.json as one line")
     arguments = parser.parse_args(argv)
-    workdirs = find_workdirs(arguments.folders)
-    report = write_report(workdirs, arguments.out, arguments.title or _title(arguments.folders), arguments.base)
+    workdirs, title = find_workdirs(arguments.folders), arguments.title or _title(arguments.folders)
+    report = write_report(workdirs, arguments.out, title, arguments.base, _absent(arguments.folders))
     if arguments.json:
         print(json.dumps(to_json(report)))
         return

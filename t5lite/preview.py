@@ -15,6 +15,7 @@ whole example: of a next sentence 1 where it is none.
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ from t5lite.training.step import noise_key
 from t5lite.vocabulary import Vocabulary
 
 NOISE, WITHOUT_LOSS = "bold yellow underline", "dim"
+NEXT_SENTENCE = ("0, the second part follows the first", "1, the second part does not follow the first")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a random byte may be one, and move the terminal's cursor
 
 
 class Seen(NamedTuple):
@@ -93,7 +96,7 @@ def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
         "weights": batch.weights[real].tolist(),
         "mask_rate": float(np.mean(example.noise.mask)) if example.noise is not None else None,
         "spans": span_lengths(example.noise),
-        "label": None if batch.labels is None else int(batch.labels),
+        "label": None if batch.labels is None or batch.labels < 0 else int(batch.labels),
         "token_types": None if batch.token_types is None else batch.token_types.tolist(),
     }
 
@@ -109,7 +112,7 @@ def _highlighted(tokens: Sequence[int], tokenizer: Tokenizer, marks: Sequence[bo
         for part, is_special, at in zip(*_columns(parts), strict=True):
             if at + len(part) > shown:
                 here = "bold magenta" if is_special else style if marks[start] else ""
-                text.append(part[max(shown - at, 0) :], here)
+                text.append(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part[max(shown - at, 0) :]), here)
         shown = sum(len(part) for part, _ in parts)
     return text
 
@@ -129,8 +132,10 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
         title += f", {values['member']}"
     lines = {}
     if values["mask_rate"]:
-        ordered = seen.row["tokens"] if seen.example.ordered is None else seen.example.ordered
-        lines["window"] = (ordered.tolist(), seen.example.noise.mask, NOISE)
+        # Not the window where sentences changed places, or where the second part is another text's.
+        ordered = seen.example.ordered
+        title_of, tokens = ("window", seen.row["tokens"]) if ordered is None else ("text before the noise", ordered)
+        lines[title_of] = (tokens.tolist(), seen.example.noise.mask, NOISE)
     if seen.batch.inputs is not None:  # a decoder's are its targets, one place later
         lines["inputs"] = (values["inputs"], np.zeros(len(values["inputs"]), bool), "")
     if objective.heads.vocabulary:
@@ -143,9 +148,9 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
         asked = zip(values["targets"], values["weights"], strict=True)
         parts.append(Text(f"tags: {' '.join(objective.labels[tag] for tag, weight in asked if weight)}"))
     if values["label"] is not None:
-        label = objective.labels[values["label"]] if objective.labels else values["label"]
+        label = (objective.labels or NEXT_SENTENCE)[values["label"]]
         parts.append(Text.assemble(("label: ", "bold"), str(label)))
-    if values["token_types"] is not None:
+    if 1 in (values["token_types"] or ()):
         parts.append(Text.assemble(("token types: ", "bold"), f"1 from token {values['token_types'].index(1)} on"))
     parts.append(Text("; ".join(_facts(values, seen.batch, experiment.vocabulary)), style="dim"))
     console.print(Group(*parts))  # at once: a notebook frames each print

@@ -56,7 +56,7 @@ def make_objective(
     if lacking:
         raise UserError(
             f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, which the tokenizer lacks; "
-            "name them there where the tokenizer is made, or leave the field unset and have one made"
+            "one made anew gets them, another run's keeps those it was made with: name them in that run's config"
         )
     parts = kind.build(fields, vocabulary, architecture, kind.window(fields, vocabulary))
     return Objective(name=fields["name"], architecture=architecture, **parts)

@@ -94,10 +94,14 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
                     f"config.objective.mixture.{name}: {member['name']} has no meaning on "
                     f"model.architecture={architecture!r}"
                 )
-        built = {
-            name: kinds[member["name"]].build(member, vocabulary, architecture, window)
-            for name, member in members.items()
-        }
+        built, errors = {}, []
+        for name, member in members.items():
+            try:
+                built[name] = kinds[member["name"]].build(member, vocabulary, architecture, window)
+            except UserError as error:
+                errors.append(f"{fields['name']}, {name}: {error}")
+        if errors:
+            raise UserError("; ".join(errors))
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
             raise UserError("config.objective.mixture: mode tokens have no place on an encoder")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]

@@ -14,7 +14,11 @@ ABOUT = {
     "mass_style": ("noise → one sentinel; targets: the whole text", T5),
     "deshuffling": ("tokens in random order; targets: the text", T5),
     "prefix_lm": ("a prefix; targets: how it goes on", T5),
-    "text_infilling": ("spans of words, of Poisson lengths, → one [MASK] each, also where the length is 0", BART),
+    "text_infilling": (
+        "spans of words, of Poisson lengths, → one [MASK] each, also where the length is 0; as they overlap, .3 comes "
+        "to about .27",
+        BART,
+    ),
     "token_masking": ("noise → [MASK]; targets: the whole text", BART),
     "token_deletion": ("noise dropped; targets: the whole text", BART),
     "sentence_permutation": ("sentences in random order; targets: the text", BART),

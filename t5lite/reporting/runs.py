@@ -170,8 +170,9 @@ def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
 def find_workdirs(folders: Sequence[Path]) -> list[Path]:
     """The workdirs among `folders` and, where one is no workdir itself, those right in it; each once.
 
-    The runs of a folder come in the order in which a reader asks: those that start from nothing before those that
-    start from another run, those with a loss before those without. Raises UserError for a folder without any.
+    The runs of a folder come in the order of the study that it is of; else in that in which a reader asks: those that
+    start from nothing before those that start from another run, those with a loss before those without. Raises
+    UserError for a folder without any.
     """
     found: dict[Path, Path] = {}
     for folder in folders:
@@ -187,13 +188,21 @@ def _inside(folder: Path) -> list[Path]:
     if not runs:
         raise UserError(f"{folder} is not a run's workdir, nor a folder with some in it: there is no config.json")
 
-    def order(run: Run) -> tuple[int, bool, list[tuple[int, str]]]:
+    places = {name: place for place, name in enumerate(statuses_in_study(folder))}
+
+    def order(run: Run) -> tuple[int, int, bool, list[tuple[float, str]]]:
         without_loss = all("loss" not in metrics for metrics in run.metrics.values())
-        parts = re.findall(r"\d+|\D+", run.run)
-        by_number = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-        return len(origins(run)), without_loss, by_number
+        parts = re.findall(r"\d+(?:\.\d+)?|\D+", run.run)
+        by_number = [(float(part), "") if part[0].isdecimal() else (-1, part) for part in parts]
+        return places.get(run.run, len(places)), len(origins(run)), without_loss, by_number
 
     return [run.workdir for run in sorted(runs, key=order)]
+
+
+def statuses_in_study(folder: Path) -> dict[str, str]:
+    """{run: "complete" or why it has no result} of the study that left its report in `folder`; {} where none did."""
+    report = _read_json(folder / "report.json") or {}
+    return {entry["run"]: entry["status"] for entry in report.get("runs", ())}
 
 
 def origins(run: Run) -> list[Run]:

@@ -70,3 +70,12 @@ def test_mistakes_end_in_one_line(study, tmp_path, capsys):
     (study / "wide-1" / "result.json").write_text("{")
     assert "wide-1/result.json" in _mistake(capsys, study, *out)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_failed_in_a_study_is_not_forgotten(tmp_path, capsys):
+    write_run(tmp_path, "a-0", {"loss": 1.0})
+    status = {"a-0": "complete", "b-0": "failed: no file matches 'x'"}
+    entries = [{"run": run, "status": each} for run, each in status.items()]
+    (tmp_path / "report.json").write_text(json.dumps({"runs": entries}))
+    compare.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    assert "no result: b-0: failed: no file matches 'x'" in capsys.readouterr().out
