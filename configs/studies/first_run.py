@@ -14,8 +14,8 @@ of the summaries, 2,000 of the 2,445 of the topics. On 2 cores of an AMD EPYC ab
 
 Found there (differences to from scratch, 95 % intervals over the three seeds): summaries -0.349 nats a target token
 (-0.356 to -0.337); topics, accuracy +0.06 (-0.03 to +0.25), not resolved, and for the bag of words macro F1 +0.12
-(+0.02 to +0.22). With 800 steps of pre-training in place of 650: -0.394 nats (-0.437 to -0.346); macro F1 +0.10 (+0.03
-to +0.16). With 800 and other seeds throughout (first_seed=3): -0.356 nats (-0.415 to -0.308).
+(+0.02 to +0.22). With other seeds throughout, the pre-training's too (first_seed=3): -0.327 nats (-0.370 to -0.279).
+With 800 steps of pre-training in place of 650: -0.394 (-0.437 to -0.346), macro F1 of topics +0.10 (+0.03 to +0.16).
 
 What it took for pre-training to help (400 steps of it each, one seed, on windows of 64 tokens; "used" is how much the
 loss grows when every example gets the inputs of another one, so how far the encoder is used at all; topic is the
