@@ -29,8 +29,7 @@ from t5lite.experiment import Experiment, open_run
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.progress import progress
-from t5lite.training.metrics import Metrics, from_sums
-from t5lite.training.metrics import macro_f1 as macro_f1_of
+from t5lite.training.metrics import Metrics, from_sums, of_confusion
 from t5lite.training.sharding import make_mesh, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
@@ -120,8 +119,9 @@ class Evaluator:
             same = (rows["targets"][:, None, : labels.shape[1]] == labels).all(axis=2)
             gold.append(np.argmax(same, axis=1)[rows["valid"]])
             chosen.append(best[rows["valid"]])
-        gold, chosen = np.concatenate(gold), np.concatenate(chosen)
-        return {"accuracy": float(np.mean(gold == chosen)), "macro_f1": macro_f1(gold, chosen)}
+        confusion = np.zeros((len(labels), len(labels)))
+        np.add.at(confusion, (np.concatenate(gold), np.concatenate(chosen)), 1)
+        return of_confusion(confusion)
 
     def _exact_match(self, params: Any, split: str) -> float:
         rows = self._rows(f"generating on {split}", self._sources[split], self.experiment.config.eval.generate_rows)
@@ -215,11 +215,3 @@ def label_tokens(experiment: Experiment) -> np.ndarray:
     for row, label in zip(tokens, each, strict=True):
         row[: len(label)] = label
     return tokens
-
-
-def macro_f1(gold: Iterable[int], chosen: Iterable[int]) -> float:
-    """The mean over labels that occur in `gold` or `chosen` of each label's F1."""
-    gold, chosen = np.asarray(gold), np.asarray(chosen)
-    confusion = np.zeros((1 + max(gold.max(), chosen.max()),) * 2)
-    np.add.at(confusion, (gold, chosen), 1)
-    return macro_f1_of(confusion)

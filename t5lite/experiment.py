@@ -46,11 +46,6 @@ class Experiment:
     def vocabulary(self) -> Vocabulary:
         return self.dataset.tokenizer.vocabulary
 
-    @property
-    def lengths(self) -> tuple[int, int]:
-        """Tokens of an example on the encoder's side and on the decoder's."""
-        return self.objective.lengths
-
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """The rows of each step; `places`: those of a batch that this host reads, None for all."""
         config, fields = self.config, self.config.objective

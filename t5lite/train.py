@@ -111,7 +111,7 @@ def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
 def total_steps(experiment: Experiment, workdir: Path) -> int:
     """The run's budget in steps."""
     config, objective = experiment.config, experiment.objective
-    tokens = config.batch_size * sum(experiment.lengths)
+    tokens = config.batch_size * sum(objective.lengths)
     steps = steps_of(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
     if steps is not None:
         return steps

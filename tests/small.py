@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from t5lite.config import base_config
+from t5lite.data.tokenizer import Tokenizer
 
 WORDS = ["the", "a", "of", "sea", "ship", "captain", "whale", "white", "old", "man", "went", "said", "cold"]
 
@@ -39,6 +40,14 @@ def write_pairs(path: Path, pairs: int = 200, seed: int = 0) -> str:
             label = "about the sea" if "whale" in text else "other"
             file.write(json.dumps({"inputs": text, "targets": label}) + "\n")
     return f"files:{path}"
+
+
+def config_with(tokenizer: Tokenizer, workdir: Path) -> ConfigDict:
+    """The base config with a tokenizer that stands in `workdir`."""
+    tokenizer.save(workdir / "tokenizer")
+    config = base_config()
+    config.tokenizer.path = str(workdir)
+    return config
 
 
 def small_config(source: str, objective: str = "span_corruption", architecture: str = "encoder_decoder") -> ConfigDict:

@@ -11,7 +11,7 @@ included. Other text is given as arguments:
 from pathlib import Path
 
 from t5lite.config import parse_arg
-from t5lite.objectives.catalogue import OBJECTIVES
+from t5lite.objectives.catalogue import special_tokens
 from t5lite.studies import read_study, repeat
 
 PRETRAINED = ("span_corruption", "iid_denoising", "drop_tokens", "bert_style", "mass_style", "deshuffling", "prefix_lm",
@@ -24,9 +24,9 @@ def get_study(arg=None):
     tasks = {task: first_run[f"{task}_pretrained-0"] for task in ("topic", "summary")}
     for task, config in tasks.items():
         config.data.train.source = arg[task] or config.data.train.source
-    fields = first_run["pretrain"].objective.to_dict()
+    made, fields = first_run["pretrain"].tokenizer, first_run["pretrain"].objective.to_dict()
     # One tokenizer for all, with the special tokens of each.
-    specials = {token for name in PRETRAINED for token in OBJECTIVES[name].specials({**fields, "name": name})}
+    specials = {token for name in PRETRAINED for token in special_tokens(made, {**fields, "name": name})}
     runs = {}
     for name in PRETRAINED:
         pretrain = first_run["pretrain"].copy_and_resolve_references()

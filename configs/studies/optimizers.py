@@ -1,4 +1,4 @@
-"""An ablation: the pre-training of first_run.py with three optimizers, 400 steps, three seeds each.
+"""An ablation: the pre-training of first_run.py with four settings of the optimizer, 400 steps, three seeds each.
 
 python -m t5lite.study --config configs/studies/optimizers.py --workdir runs/optimizers --parallel 2
 

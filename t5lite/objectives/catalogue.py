@@ -58,8 +58,7 @@ def make_objective(
             f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, which the tokenizer lacks; "
             "one made anew gets them, another run's keeps those it was made with: name them in that run's config"
         )
-    parts = kind.build(fields, vocabulary, architecture, kind.window(fields, vocabulary))
-    return Objective(name=fields["name"], architecture=architecture, **parts)
+    return kind.build(fields, vocabulary, kind.window(fields, vocabulary))
 
 
 def make_evaluated(
@@ -84,7 +83,8 @@ def standard_names(fields: Fields, architecture: str) -> tuple[str, ...]:
     return tuple(
         name
         for name in wanted
-        if fields["name"] != name or any(fields[key] not in (None, value) for key, value in STANDARDS[name].items())
+        if architecture in OBJECTIVES[name].architectures
+        and (fields["name"] != name or any(fields[key] not in (None, value) for key, value in STANDARDS[name].items()))
     )
 
 

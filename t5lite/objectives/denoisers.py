@@ -6,7 +6,7 @@ BART's (Lewis et al. 2020; fairseq, denoising_dataset.py) puts [MASK] into the i
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from t5lite.errors import UserError, nearest
 from t5lite.objectives import noise, order, rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.lengths import span_corruption_lengths
-from t5lite.objectives.objective import Fields, Kind, Row
+from t5lite.objectives.objective import Fields, Kind, Objective, Row
 from t5lite.vocabulary import MASK, TokenTable, Vocabulary
 
 Array = jax.Array
@@ -128,13 +128,13 @@ def _check_sentinels(name: str, denoiser: Denoiser, settings: noise.Settings, vo
         )
 
 
-def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     denoiser, settings = _denoiser(fields), _settings(fields, window, vocabulary)
     _check_sentinels(fields["name"], denoiser, settings, vocabulary)
     process, ids = denoiser.process(settings), rules.Ids.of(vocabulary, denoiser.random_share)
     is_text = denoiser.targets is rules.drop_nonnoise and denoiser.process is noise.suffix
     # A prefix and its continuation are one text on a decoder, and no document ends between them.
-    eos = not (is_text and architecture == "decoder")
+    eos = not (is_text and fields["architecture"] == "decoder")
     sides = {"inputs": denoiser.inputs, "targets": denoiser.targets}
     lengths = {name: rule.longest(window, process) + eos for name, rule in sides.items()}
     full = {name: process.least == process.most or not rule.varies for name, rule in sides.items()}
@@ -152,7 +152,9 @@ def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: in
         seen = None if denoiser.order is order.kept else ordered
         return Example(made["inputs"], made["targets"], weights, segments["inputs"], segments["targets"], chosen, seen)
 
-    return dict(
+    return Objective(
+        name=fields["name"],
+        architecture=fields["architecture"],
         make=make,
         rows="windows",
         window=window,

@@ -1,14 +1,12 @@
 """Language models, on a decoder: the next token of a text as it stands, or with a part of it moved to the end."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from t5lite.errors import UserError
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import Noise, of_mask
-from t5lite.objectives.objective import Fields, Kind, Row
+from t5lite.objectives.objective import Fields, Kind, Objective, Row
 from t5lite.vocabulary import MIDDLE, PREFIX, SUFFIX, TokenTable, Vocabulary
 
 Array = jax.Array
@@ -25,15 +23,17 @@ def _causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
     return fields["inputs_length"]
 
 
-def _causal(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
-    del vocabulary, architecture
+def _causal(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+    del vocabulary
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
         empty = jnp.zeros(0, jnp.int32)
         return Example(empty, row["tokens"], jnp.ones(window, jnp.float32), None, row.get("segment_ids"))
 
-    return dict(
+    return Objective(
+        name=fields["name"],
+        architecture=fields["architecture"],
         make=make,
         rows="windows",
         window=window,
@@ -68,7 +68,7 @@ def in_the_middle(tokens: Array, part: Array, specials: Array, suffix_first: Arr
     return jnp.concatenate([specials, tokens])[jnp.argsort(rank, stable=True)]
 
 
-def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
+def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     """A window, or with probability `fim_rate` its parts in another order, half each:
 
         prefix, suffix, middle    <fim_prefix> p <fim_suffix> s <fim_middle> m
@@ -77,7 +77,6 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: st
     Cut at two points uniform in [0, L]; parts may be empty. The loss is on all tokens, the three new ones too.
     Source: Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle", section 3.
     """
-    del architecture
     rate = fields["fim_rate"]
     if not 0 <= rate <= 1:
         raise UserError(f"config.objective.fim_rate: must be in [0, 1], is {rate}")
@@ -97,10 +96,18 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, architecture: st
         empty = jnp.zeros(0, jnp.int32)
         return Example(empty, targets, segment_ids.astype(jnp.float32), None, segment_ids, noise)
 
-    return dict(
-        make=make, rows="windows", window=window, inputs_length=0, targets_length=length, with_eos=True,
-        closes_inputs=False, targets_hold_specials=True,
-    )  # fmt: skip
+    return Objective(
+        name=fields["name"],
+        architecture=fields["architecture"],
+        make=make,
+        rows="windows",
+        window=window,
+        inputs_length=0,
+        targets_length=length,
+        with_eos=True,
+        closes_inputs=False,
+        targets_hold_specials=True,
+    )
 
 
 KINDS = {

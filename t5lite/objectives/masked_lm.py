@@ -10,7 +10,7 @@ al. 2020, "ALBERT", for the order of sentences; Geiping and Goldstein 2022, "Cra
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from t5lite.errors import UserError, nearest
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, random_subset, room, word_numbers
-from t5lite.objectives.objective import Fields, Heads, Kind, Row
+from t5lite.objectives.objective import Fields, Heads, Kind, Objective, Row
 from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
@@ -140,8 +140,7 @@ def _window(fields: Fields, vocabulary: Vocabulary) -> int:
     return window
 
 
-def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
-    del architecture
+def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     name, length = fields["name"], window + ADDED[fields["name"]]
     masking, ids = _masking(fields, length, vocabulary), rules.Ids.of(vocabulary)
     cls, sep = (jnp.full(1, vocabulary.specials[special], jnp.int32) for special in (CLS, SEP))
@@ -168,7 +167,9 @@ def _build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: in
         weights = chosen.astype(jnp.float32)
         return Example(inputs, tokens, weights, noise=noise, ordered=parts, token_types=types, labels=label)
 
-    return dict(
+    return Objective(
+        name=name,
+        architecture=fields["architecture"],
         make=one if name == "mlm" else two,
         rows="windows",
         window=window,

@@ -65,7 +65,7 @@ def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, A
     members = {}
     for member, values in given.items():
         where = f"config.objective.mixture.{member}"
-        values = dict(values) if isinstance(values, Mapping) or hasattr(values, "items") else {}
+        values = dict(values) if hasattr(values, "items") else {}
         for field in values:
             if field not in (*OWN_FIELDS, *fields):
                 raise UserError(f"{where}: unknown field {field}; {nearest(field, (*OWN_FIELDS, *fields))}")
@@ -86,8 +86,8 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
         members = _members(fields, kinds).values()
         return min(kinds[member["name"]].window(member, vocabulary) for member in members)
 
-    def build(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
-        members = _members(fields, kinds)
+    def build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+        architecture, members = fields["architecture"], _members(fields, kinds)
         for name, member in members.items():
             if architecture not in kinds[member["name"]].architectures:
                 raise UserError(
@@ -97,7 +97,7 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
         built, errors = {}, []
         for name, member in members.items():
             try:
-                built[name] = kinds[member["name"]].build(member, vocabulary, architecture, window)
+                built[name] = kinds[member["name"]].build(member, vocabulary, window)
             except UserError as error:
                 errors.append(f"{fields['name']}, {name}: {error}")
         if errors:
@@ -105,7 +105,7 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
             raise UserError("config.objective.mixture: mode tokens have no place on an encoder")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
-        return _mixed(built, modes, np.array([member["weight"] for member in members.values()]), architecture)
+        return _mixed(fields, built, modes, np.array([member["weight"] for member in members.values()]))
 
     def specials(fields: Fields) -> tuple[str, ...]:
         needed: dict[str, None] = {}
@@ -121,10 +121,8 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
     return Kind(architectures, window, build, specials, evaluated_as, standards=("span_corruption",))
 
 
-def _mixed(
-    built: Mapping[str, Mapping[str, Any]], modes: list[int | None], weights: np.ndarray, architecture: str
-) -> dict[str, Any]:
-    objectives = [Objective(name=name, architecture=architecture, **parts) for name, parts in built.items()]
+def _mixed(fields: Fields, built: Mapping[str, Objective], modes: list[int | None], weights: np.ndarray) -> Objective:
+    architecture, objectives = fields["architecture"], list(built.values())
     front = [0 if mode is None else 1 for mode in modes]
     inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
     targets_length = max(each.targets_length for each in objectives)
@@ -141,7 +139,9 @@ def _mixed(
         chosen = jax.tree.map(lambda *leaves: jax.lax.select_n(choice, *leaves), *examples)
         return chosen.replace(member=choice)
 
-    return dict(
+    return Objective(
+        name=fields["name"],
+        architecture=architecture,
         make=make,
         rows="windows",
         window=objectives[0].window,

@@ -111,8 +111,8 @@ class Objective:
 class Kind(NamedTuple):
     """How objectives of one name are made.
 
-    window: (fields, vocabulary) -> tokens of the window that fills `inputs_length`. build: (fields, vocabulary,
-    architecture, window) -> fields of an Objective. specials: (fields) -> the special tokens that it needs.
+    window: (fields, vocabulary) -> tokens of the window that fills `inputs_length`. build: (fields, vocabulary, window)
+    -> the Objective. specials: (fields) -> the special tokens that it needs.
     evaluated_as: (fields) -> those by which every run with this objective is evaluated, so that losses compare.
     standards: names of the objectives by which its runs compare with those of other objectives.
     data: "text", "pairs" of texts, or "tags": words with a tag each.
@@ -122,7 +122,7 @@ class Kind(NamedTuple):
 
     architectures: tuple[str, ...]
     window: Callable[[Fields, Vocabulary], int]
-    build: Callable[[Fields, Vocabulary, str, int], dict[str, Any]]
+    build: Callable[[Fields, Vocabulary, int], Objective]
     specials: Callable[[Fields], tuple[str, ...]] = lambda fields: ()
     evaluated_as: Callable[[Fields], Fields] = lambda fields: fields
     standards: tuple[str, ...] = ()

@@ -4,14 +4,12 @@ On an encoder inputs are [CLS] tokens [SEP], and what is asked stands in the exa
 `targets` and `weights` that count at the first piece of each word.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from t5lite.errors import UserError
 from t5lite.objectives.batch import Example
-from t5lite.objectives.objective import Fields, Heads, Kind, Row
+from t5lite.objectives.objective import Fields, Heads, Kind, Make, Objective, Row
 from t5lite.vocabulary import CLS, EOS, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
@@ -31,8 +29,8 @@ def _no_window(fields: Fields, vocabulary: Vocabulary) -> int:
     return 0
 
 
-def _supervised(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
-    if architecture == "encoder":
+def _supervised(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+    if _on_encoder(fields):
         return _classification(fields, vocabulary)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
@@ -41,7 +39,9 @@ def _supervised(fields: Fields, vocabulary: Vocabulary, architecture: str, windo
         weights = (segment_ids > 0).astype(jnp.float32)
         return Example(row["inputs"], row["targets"], weights, row["inputs_segment_ids"], segment_ids)
 
-    return dict(
+    return Objective(
+        name=fields["name"],
+        architecture=fields["architecture"],
         make=make,
         rows="pairs",
         window=window,
@@ -58,14 +58,25 @@ def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabular
     return inputs, jnp.concatenate([jnp.ones(1, jnp.int32), segment_ids])
 
 
-def _encoded(fields: Fields, vocabulary: Vocabulary) -> dict[str, Any]:
+def _answered(fields: Fields, rows: str, make: Make, heads: Heads) -> Objective:
+    """An encoder's objective whose rows bring labels or tags."""
     length = fields["inputs_length"]
     if length < 3:
         raise UserError(f"config.objective.inputs_length: must be at least 3, is {length}")
-    return dict(window=length - 1, inputs_length=length, targets_length=length, labels=fields["labels"])
+    return Objective(
+        name=fields["name"],
+        architecture=fields["architecture"],
+        make=make,
+        rows=rows,
+        window=length - 1,
+        inputs_length=length,
+        targets_length=length,
+        labels=fields["labels"],
+        heads=heads,
+    )
 
 
-def _classification(fields: Fields, vocabulary: Vocabulary) -> dict[str, Any]:
+def _classification(fields: Fields, vocabulary: Vocabulary) -> Objective:
     if not fields["labels"]:
         raise UserError(
             "config.model.architecture: free-text targets need a decoder; if these are labels of a closed set, set "
@@ -77,12 +88,11 @@ def _classification(fields: Fields, vocabulary: Vocabulary) -> dict[str, Any]:
         inputs, segment_ids = between_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
         return Example(inputs, inputs, jnp.zeros(inputs.shape), segment_ids, labels=row["labels"])
 
-    heads = Heads(vocabulary=False, classifier=len(fields["labels"]))
-    return dict(make=make, rows="labels", heads=heads, **_encoded(fields, vocabulary))
+    return _answered(fields, "labels", make, Heads(vocabulary=False, classifier=len(fields["labels"])))
 
 
-def _tagging(fields: Fields, vocabulary: Vocabulary, architecture: str, window: int) -> dict[str, Any]:
-    del architecture, window
+def _tagging(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+    del window
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
@@ -90,8 +100,7 @@ def _tagging(fields: Fields, vocabulary: Vocabulary, architecture: str, window: 
         tags = jnp.concatenate([jnp.full(1, -1, jnp.int32), row["tags"]])
         return Example(inputs, jnp.maximum(tags, 0), (tags >= 0).astype(jnp.float32), segment_ids)
 
-    heads = Heads(vocabulary=False, tagger=len(fields["labels"]))
-    return dict(make=make, rows="tags", heads=heads, **_encoded(fields, vocabulary))
+    return _answered(fields, "tags", make, Heads(vocabulary=False, tagger=len(fields["labels"])))
 
 
 KINDS = {

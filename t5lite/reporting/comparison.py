@@ -14,7 +14,7 @@ from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
 from t5lite.reporting.groups import Group, differing_rows, make_groups
 from t5lite.reporting.metrics import in_order, metric_of
 from t5lite.reporting.notes import LeftOut
-from t5lite.reporting.runs import Run, origins
+from t5lite.reporting.runs import Run
 from t5lite.reporting.standards import with_standards
 from t5lite.reporting.statistics import METHOD, Estimate, differences, estimate
 
@@ -222,7 +222,7 @@ def _summary(group: Group) -> Summary:
         split: {metric: _estimate(group, split, metric) for metric in metrics}
         for split, metrics in group.metrics().items()
     }
-    started_from = {origin.workdir.resolve(): origin for run in group.runs for origin in origins(run)}
+    started_from = {origin.workdir.resolve(): origin for run in group.runs for origin in run.origins}
     total = mean_cost([cost_with_origins(run) for run in group.runs]) if started_from else None
     return Summary(
         group=group,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.reporting.runs import Run, origins
+from t5lite.reporting.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def _number(value: Any) -> float | None:
 
 def cost_with_origins(run: Run) -> Cost:
     """What the run took and all that it started from, as far as their workdirs can be read."""
-    return _combine([cost(each) for each in (run, *origins(run))], np.sum)
+    return _combine([cost(each) for each in (run, *run.origins)], np.sum)
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -52,6 +52,6 @@ def _combine(costs: Sequence[Cost], how: Callable[[Sequence[float]], float]) -> 
 
 def unread_origin(run: Run) -> str | None:
     """What the run, or one that it started from, started from and cannot be read; None where all can, or none is."""
-    last = (run, *origins(run))[-1]
+    last = (run, *run.origins)[-1]
     text = last.config.get("init_from")
     return str(text) if text and last.referred("init_from") is None else None

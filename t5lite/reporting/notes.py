@@ -8,7 +8,7 @@ from typing import Any
 from t5lite.config import at, flat
 from t5lite.reporting.costs import unread_origin
 from t5lite.reporting.groups import Group, differing_rows, watches
-from t5lite.reporting.runs import Run, origins
+from t5lite.reporting.runs import Run
 
 # What results depend on beside the config, and what only costs do.
 VERSIONS = {"python": "versions of Python", "packages": "versions of packages", "git_commit": "versions of t5lite"}
@@ -143,7 +143,7 @@ def shared_origins(group: Group) -> list[str]:
     seeds_of: dict[str, set[int]] = {}
     names: dict[str, str] = {}
     for run in group.runs:
-        for origin in origins(run):
+        for origin in run.origins:
             key = str(origin.workdir.resolve())
             seeds_of.setdefault(key, set()).add(run.seed)
             names[key] = f"{origin.run} (seed {origin.seed})"
@@ -170,7 +170,7 @@ def _seeds(seeds: Sequence[int], count: int) -> str:
 def provenance_notes(groups: Sequence[Group]) -> list[str]:
     """Where versions or machines differ, so that results or costs may not compare."""
     runs = [run for group in groups for run in group.runs]
-    with_origins = [*runs, *(origin for run in runs for origin in origins(run))]
+    with_origins = [*runs, *(origin for run in runs for origin in run.origins)]
     notes = []
     for field, what in (VERSIONS | MACHINES).items():
         if _differ(runs, field) and field in VERSIONS:
@@ -208,7 +208,7 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
         unread = unread_origin(run)
         if unread is not None:
             uncounted.setdefault(f"{unread}, which cannot be read: its cost is not counted", []).append(run.run)
-        for origin in origins(run):
+        for origin in run.origins:
             if origin.result is None:
                 uncounted.setdefault(f"{origin.run}, which is not complete: its cost is not known", []).append(run.run)
     return notes + [f"{shortened(names, 8)} started from {origin}." for origin, names in uncounted.items()]

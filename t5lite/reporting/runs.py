@@ -49,6 +49,17 @@ class Run:
         """{split: {metric: curve}}"""
         return read_curves(self.workdir / "metrics.jsonl")
 
+    @functools.cached_property
+    def origins(self) -> list["Run"]:
+        """The runs whose parameters it started from: that of its `init_from`, that one's own and so on, as readable."""
+        run, found = self, []
+        seen = {self.workdir.resolve()}
+        while (path := run.referred("init_from")) is not None and path.resolve() not in seen:
+            seen.add(path.resolve())
+            run = read_run(path)
+            found.append(run)
+        return found
+
     @property
     def last_step(self) -> int | None:
         """The last step that was logged."""
@@ -187,14 +198,13 @@ def _inside(folder: Path) -> list[Path]:
     runs = [read_run(path.parent) for path in folder.glob("*/config.json")]
     if not runs:
         raise UserError(f"{folder} is not a run's workdir, nor a folder with some in it: there is no config.json")
-
     places = {name: place for place, name in enumerate(statuses_in_study(folder))}
 
     def order(run: Run) -> tuple[int, int, bool, list[tuple[float, str]]]:
         without_loss = all("loss" not in metrics for metrics in run.metrics.values())
         parts = re.findall(r"\d+(?:\.\d+)?|\D+", run.run)
         by_number = [(float(part), "") if part[0].isdecimal() else (-1, part) for part in parts]
-        return places.get(run.run, len(places)), len(origins(run)), without_loss, by_number
+        return places.get(run.run, len(places)), len(run.origins), without_loss, by_number
 
     return [run.workdir for run in sorted(runs, key=order)]
 
@@ -203,14 +213,3 @@ def statuses_in_study(folder: Path) -> dict[str, str]:
     """{run: "complete" or why it has no result} of the study that left its report in `folder`; {} where none did."""
     report = _read_json(folder / "report.json") or {}
     return {entry["run"]: entry["status"] for entry in report.get("runs", ())}
-
-
-def origins(run: Run) -> list[Run]:
-    """The runs whose parameters `run` started from: that of its `init_from`, that one's own and so on, as readable."""
-    found: list[Run] = []
-    seen = {run.workdir.resolve()}
-    while (path := run.referred("init_from")) is not None and path.resolve() not in seen:
-        seen.add(path.resolve())
-        run = read_run(path)
-        found.append(run)
-    return found

@@ -86,25 +86,25 @@ def from_sums(sums: Mapping[str, Any], predicts_text: bool) -> Metrics:
         if predicts_text and sums["bytes"]:
             metrics["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
     if "confusion" in sums:
-        confusion = sums["confusion"]
-        all_pairs = max(float(confusion.sum()), 1e-9)
-        accuracy = float(np.trace(confusion)) / all_pairs
+        of_labels = of_confusion(sums["confusion"])
         if len(losses) == 2:
             metrics |= {"mlm_loss": losses[""], "next_sentence_loss": losses["label_"]}
-            negatives = float(confusion[1].sum()) / all_pairs
-            metrics |= {"next_sentence_accuracy": accuracy, "next_sentence_negatives": negatives}
+            negatives = float(sums["confusion"][1].sum() / max(sums["confusion"].sum(), 1e-9))
+            metrics |= {"next_sentence_accuracy": of_labels["accuracy"], "next_sentence_negatives": negatives}
         else:
-            metrics |= {"accuracy": accuracy, "macro_f1": macro_f1(confusion)}
+            metrics |= of_labels
     if "entities" in sums:
         gold, chosen, both = map(float, sums["entities"])
         metrics["entity_f1"] = 2 * both / max(gold + chosen, 1e-9)
     return metrics
 
 
-def macro_f1(confusion: np.ndarray) -> float:
-    """The mean over labels that are true (rows) or chosen (columns) somewhere of each label's F1."""
+def of_confusion(confusion: np.ndarray) -> Metrics:
+    """Accuracy, and macro F1: the mean of the F1 of each label that is true (rows) or chosen (columns) somewhere."""
     hits, either = np.diagonal(confusion), confusion.sum(axis=0) + confusion.sum(axis=1)
-    return float(np.mean(2 * hits[either > 0] / either[either > 0])) if np.any(either > 0) else 0.0
+    f1 = 2 * hits[either > 0] / either[either > 0]
+    accuracy = hits.sum() / max(confusion.sum(), 1e-9)
+    return {"accuracy": float(accuracy), "macro_f1": float(np.mean(f1)) if f1.size else 0.0}
 
 
 def first_losses(path: Path) -> dict[str, float | None]:

@@ -8,30 +8,23 @@ import random
 import numpy as np
 import pytest
 
-from t5lite.config import base_config
 from t5lite.data import dataset as dataset_module
 from t5lite.data.dataset import open_dataset, open_tokenizer, open_validation, pair_plan
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizer import sample_chunks, train_tokenizer
 from t5lite.errors import UserError
+from tests.small import config_with
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 WORDS = ["".join(random.Random(i).choices("etaoinshrdlu", k=1 + i % 7)) for i in range(300)]
 TEXT = " ".join(random.Random(0).choices(WORDS, k=4000))
 TOKENIZER = train_tokenizer(sample_chunks([TEXT], 10**6), 400)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("T5LITE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def config(tmp_path):
-    TOKENIZER.save(tmp_path / "run" / "tokenizer")
-    made = base_config()
-    made.tokenizer.path = str(tmp_path / "run")
-    return made
+    return config_with(TOKENIZER, tmp_path / "run")
 
 
 def jsonl(path, rows):

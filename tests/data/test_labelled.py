@@ -8,7 +8,6 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from t5lite.config import base_config
 from t5lite.data.build import pieces_of_words
 from t5lite.data.dataset import open_dataset, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
@@ -17,6 +16,9 @@ from t5lite.data.tfds_source import RecordSource
 from t5lite.data.tokenizer import Tokenizer, sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS, UNKNOWN
+from tests.small import config_with
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 WORDS = ["".join(random.Random(i).choices("etaoinshrdlu", k=1 + i % 7)) for i in range(300)]
 TOKENIZER = train_tokenizer(sample_chunks([" ".join(random.Random(0).choices(WORDS, k=4000))], 10**6), 400)
@@ -27,17 +29,9 @@ SENTENCES = [
 ] * 10
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("T5LITE_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def config(tmp_path):
-    TOKENIZER.save(tmp_path / "run" / "tokenizer")
-    made = base_config()
-    made.tokenizer.path = str(tmp_path / "run")
-    return made
+    return config_with(TOKENIZER, tmp_path / "run")
 
 
 def write(path, sentences):

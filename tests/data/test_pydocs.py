@@ -20,13 +20,9 @@ from t5lite.data.pydocs_tasks import summary_pair, topic_pairs
 from t5lite.data.sources import available_splits, open_source
 from t5lite.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("T5LITE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def sentences(seed, count=8):

@@ -7,7 +7,7 @@ import pytest
 from t5lite.errors import UserError
 from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
 from t5lite.reporting.groups import make_groups
-from t5lite.reporting.runs import find_workdirs, origins, read_curves, read_run
+from t5lite.reporting.runs import find_workdirs, read_curves, read_run
 from tests.reporting.fakes import write_run
 
 
@@ -108,7 +108,7 @@ def test_references_that_cannot_be_read_count_as_they_stand(tmp_path):
 def test_runs_that_name_each_other_end(tmp_path):
     a = write_run(tmp_path, "a", {"loss": 1.0}, fields={"init_from": "@b"})
     write_run(tmp_path, "b", {"loss": 1.0}, fields={"init_from": "@a"})
-    assert [run.run for run in origins(read_run(a))] == ["b"] and _groups([a]) == {"a": (0,)}
+    assert [run.run for run in read_run(a).origins] == ["b"] and _groups([a]) == {"a": (0,)}
 
 
 def test_groups_of_one_name_are_called_by_their_folders(tmp_path):

@@ -1,5 +1,7 @@
 """Two losses in one step, and what predictions of labels and tags come to."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.training.loss import joint, loss_sums, weights_of
-from t5lite.training.metrics import from_sums, macro_f1
+from t5lite.training.metrics import from_sums, of_confusion
 from t5lite.training.predictions import confusion, entity_counts, entity_kinds
 from t5lite.training.sharding import put_batch
 from t5lite.training.trainer import make_trainer
@@ -21,8 +23,11 @@ from tests.small import small_config
 TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
 
 
-def train(objective, steps=2, **fields):
-    """(losses, metrics of the last step, parameters) of a few steps of an encoder on random rows."""
+def train(objective, steps=2, every_place=False, **fields):
+    """(losses, metrics of the last step, parameters) of a few steps of an encoder on random rows.
+
+    every_place: make logits of all places, and not of those alone that are to be predicted.
+    """
     config = small_config("", objective, "encoder")
     config.optimizer.epsilon, config.schedule.rate = 1.0, 1.0  # plain gradient descent: parameters show gradients
     with config.unlocked():
@@ -30,6 +35,8 @@ def train(objective, steps=2, **fields):
     specials = special_tokens(config.tokenizer, config.objective, "encoder")
     vocabulary = Vocabulary.synthetic(290, 20, specials)
     made = make_objective(config.objective, "encoder", vocabulary, TAGS)
+    if every_place:
+        made = dataclasses.replace(made, predicted=None)
     trainer = make_trainer(config, make_model(config.model, vocabulary, made.heads), made, vocabulary.table, 10)
     state, losses, rng = trainer.init(), [], np.random.default_rng(0)
     for _ in range(steps):
@@ -58,6 +65,13 @@ def test_microbatches_equal_the_whole_batch(objective, whole):
     losses, _, params = train(objective, microbatches=4)
     np.testing.assert_allclose(losses, whole[objective][0], rtol=1e-5)
     assert difference(params, whole[objective][2]) < 2e-5
+
+
+def test_logits_of_the_places_to_predict_alone_train_as_those_of_all_do(whole):
+    losses, metrics, params = train("mlm_nsp", every_place=True)
+    np.testing.assert_allclose(losses, whole["mlm_nsp"][0], rtol=1e-5)
+    assert metrics["weight"] == whole["mlm_nsp"][1]["weight"] > 0
+    assert difference(params, whole["mlm_nsp"][2]) < 2e-5
 
 
 def test_two_losses_on_eight_devices_are_those_on_one(whole):
@@ -103,7 +117,7 @@ def test_confusion_and_macro_f1_are_scikit_learns():
     gold, chosen, counted = rng.integers(0, 4, (5, 9)), rng.integers(0, 6, (5, 9)), rng.random((5, 9)) < 0.7
     found = np.asarray(confusion(jnp.asarray(gold), jnp.asarray(chosen), jnp.asarray(counted * 1.0), 6))
     np.testing.assert_array_equal(found, confusion_matrix(gold[counted], chosen[counted], labels=range(6)))
-    assert macro_f1(found) == pytest.approx(f1_score(gold[counted], chosen[counted], average="macro"))
+    assert of_confusion(found)["macro_f1"] == pytest.approx(f1_score(gold[counted], chosen[counted], average="macro"))
 
 
 def entities(gold, chosen):

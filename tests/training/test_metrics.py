@@ -3,7 +3,10 @@
 import json
 import math
 
-from t5lite.training.metrics import MetricsLog, from_sums
+import numpy as np
+import pytest
+
+from t5lite.training.metrics import MetricsLog, from_sums, of_confusion
 
 
 def _steps(workdir):
@@ -37,3 +40,9 @@ def test_metrics_from_sums():
     assert math.isclose(metrics["perplexity"], math.exp(2))
     assert math.isclose(metrics["bits_per_byte"], 20 / math.log(2) / 40)
     assert "bits_per_byte" not in from_sums(sums, predicts_text=False)
+
+
+def test_accuracy_and_macro_f1_against_a_case_by_hand():
+    # Label 0: 1 hit of 2 true and 1 chosen; label 1: 1 hit of 1 and 1; label 2: chosen once, never true.
+    found = of_confusion(np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]]))
+    assert found == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx((2 / 3 + 1 + 0) / 3)}

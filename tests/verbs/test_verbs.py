@@ -5,11 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from t5lite import bench, evaluate, generate, prepare, preview
-from t5lite.evaluation import macro_f1
 from t5lite.train import train
 from tests.small import small_config, write_pairs, write_texts
 
@@ -162,8 +160,3 @@ def test_bench_needs_neither_grain_nor_tfds():
         "import t5lite.bench\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-
-
-def test_macro_f1_against_a_case_by_hand():
-    # Label 0: 1 hit of 2 gold and 2 chosen; label 1: 1 hit of 1 gold and 1 chosen; label 2: chosen never, gold never.
-    assert macro_f1(np.array([0, 0, 1]), np.array([0, 2, 1])) == pytest.approx((2 / 3 + 1 + 0) / 3)
