@@ -17,9 +17,10 @@ from pathlib import Path
 import absl.logging
 from ml_collections import ConfigDict
 
-from t5lite.config import load_json, override, read_config
+from t5lite.config import base_config, load_json, override, read_config
 from t5lite.data.cache import cache_dir
 from t5lite.errors import UserError, clean_exit
+from t5lite.objectives.catalogue import unused_fields
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,7 +49,11 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
     """The verb's own arguments, and the config of `--config FILE[:…]` with its overrides."""
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,…]; --config.a.b=value overrides a field")
     arguments, rest = parser.parse_known_args(argv)
-    return arguments, override(read_config(arguments.config), rest)
+    config = override(read_config(arguments.config), rest)
+    fields = {**config.objective.to_dict(), "architecture": config.model.architecture}
+    for name in unused_fields(fields, base_config().objective.to_dict()):
+        print(f"note: config.objective.{name}={fields[name]} changes nothing in {fields['name']}", file=sys.stderr)
+    return arguments, config
 
 
 def parse_with_workdir(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:

@@ -1,11 +1,14 @@
-"""Preview: what the model will see at a step, decoded, with the noise highlighted and the realised numbers.
+"""Preview: what the model will see at a step, decoded, with the noise marked, and what it came to.
 
     python -m t5lite.preview --config configs/tiny.py --step 100 --n 3
+    python -m t5lite.preview --config configs/tiny.py --n 2000 --summary
     python -m t5lite.preview --config configs/tiny.py --n 1000 --json
 
-The examples are those that training would see: the same rows, the same noise. With --json, a line an example:
-{"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate", "spans", "label",
-"token_types"}.
+The examples are those that training would see: the same rows, the same noise. On a terminal noise has a colour, and in
+a pipe it stands in ⟦⟧. ▸ begins what a decoder's loss is on.
+
+With --json, a line an example: {"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate",
+"spans", "label", "token_types"}.
 
 `window` is the row, `inputs` and `targets` are token ids without padding, `weights` those of the targets, `spans` the
 numbers of tokens of the spans of noise, 0 for an insertion; `member` says which of a mixture's objectives made it. On
@@ -17,133 +20,104 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.rule import Rule
+from rich.table import Table
 from rich.text import Text
 
 from t5lite import cli
 from t5lite.data.tokenizer import Tokenizer
+from t5lite.errors import UserError
+from t5lite.examples import Realised, Seen, as_json, examples_of, padding_of, realised
 from t5lite.experiment import Experiment, open_experiment
-from t5lite.objectives.batch import Batch, Example
-from t5lite.objectives.noise import Noise
-from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
-from t5lite.training.loss import token_counts
-from t5lite.training.step import noise_key
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import Expected, Objective
 from t5lite.vocabulary import Vocabulary
 
-NOISE, WITHOUT_LOSS = "bold yellow underline", "dim"
+NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
 NEXT_SENTENCE = ("0, the second part follows the first", "1, the second part does not follow the first")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a random byte may be one, and move the terminal's cursor
 
 
-class Seen(NamedTuple):
-    """One example on its way: its place in the run, the row, what the objective made of it, what the model eats."""
+def decoded(tokens: Sequence[int], tokenizer: Tokenizer, styles: Sequence[str], plain: bool) -> Text:
+    """The text of `tokens`, each in its style, but sentinels, specials and EOS in one of their own.
 
-    index: int
-    row: dict[str, np.ndarray]
-    example: Example
-    batch: Batch
-
-
-def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[Seen]:
-    """`count` examples, as NumPy arrays, from the batch of `step` (0-based) on."""
-    config, objective = experiment.config, experiment.objective
-    rows_of, table = experiment.train_rows(), experiment.vocabulary.table
-
-    @jax.jit
-    def make(rows: Any, step: jax.Array) -> tuple[Example, Batch]:
-        keys = example_keys(noise_key(config.seed), step, config.batch_size)
-        return make_examples(objective, keys, rows, table), make_batch(objective, keys, rows, table)
-
-    for index in range(count):
-        at, place = divmod(index, config.batch_size)
-        if place == 0:
-            rows = rows_of(step + at)
-            made = jax.device_get(make(rows, jnp.int32(step + at)))
-        row, (example, batch) = jax.tree.map(lambda x: x[place], (rows, made))  # noqa: B023 - used at once
-        yield Seen((step + at) * config.batch_size + place, row, example, batch)
-
-
-def span_lengths(noise: Noise | None) -> list[int]:
-    """Tokens of each span of noise, in order; then the spans of length 0."""
-    if noise is None:
-        return []
-    spans = np.cumsum(noise.starts)[np.asarray(noise.mask)]
-    return [*np.bincount(spans)[1:].tolist(), *[0] * int(noise.inserts)]
-
-
-def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
-    """One example as plain values, without padding. On a decoder `inputs` are shifted against `targets` by one."""
-    example, batch = seen.example, seen.batch
-    if batch.inputs is not None:
-        inputs, inputs_ids = batch.inputs, batch.inputs_segment_ids
-    else:
-        inputs, inputs_ids = batch.decoder_inputs, batch.targets_segment_ids
-    targets_ids = batch.targets_segment_ids if batch.decoder_inputs is not None else batch.inputs_segment_ids
-    real = slice(None) if targets_ids is None else targets_ids > 0
-    return {
-        "index": seen.index,
-        "objective": objective.name,
-        "member": None if example.member is None else objective.members[int(example.member)],
-        "window": seen.row["tokens"].tolist() if "tokens" in seen.row else None,
-        "inputs": (inputs if inputs_ids is None else inputs[inputs_ids > 0]).tolist(),
-        "targets": batch.targets[real].tolist(),
-        "weights": batch.weights[real].tolist(),
-        "mask_rate": float(np.mean(example.noise.mask)) if example.noise is not None else None,
-        "spans": span_lengths(example.noise),
-        "label": None if batch.labels is None or batch.labels < 0 else int(batch.labels),
-        "token_types": None if batch.token_types is None else batch.token_types.tolist(),
-    }
-
-
-def _highlighted(tokens: Sequence[int], tokenizer: Tokenizer, marks: Sequence[bool], style: str) -> Text:
-    """The decoded tokens, those that `marks` names in `style`, sentinels and specials in a colour of their own."""
-    text = Text()
-    shown = 0
-    ends = [*np.flatnonzero(np.diff(np.asarray(marks, np.int8))) + 1, len(tokens)]
-    for start, end in itertools.pairwise([0, *ends]):
+    plain: for where there are no colours; noise stands in ⟦⟧.
+    """
+    text, shown, end, before = Text(), 0, 0, ""
+    for style, run in itertools.groupby(styles):
+        end += len(list(run))
         # Decoded from the beginning, because the same token reads otherwise at the start of a text.
-        parts = tokenizer.decode_parts(tokens[:end])
-        for part, is_special, at in zip(*_columns(parts), strict=True):
-            if at + len(part) > shown:
-                here = "bold magenta" if is_special else style if marks[start] else ""
-                text.append(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part[max(shown - at, 0) :]), here)
-        shown = sum(len(part) for part, _ in parts)
+        new = list(_from(tokenizer.decode_parts(tokens[:end], with_eos=True), shown))
+        shown += sum(len(part) for part, _ in new)
+        if (before, style) == (WITHOUT_LOSS, ""):
+            text.append(" ▸ ", BOUNDARY)
+        if plain and style == NOISE:
+            new = [("⟦", False), *new, ("⟧", False)]
+        for part, is_special in new:
+            text.append(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part), SPECIAL if is_special else style)
+        before = style
     return text
 
 
-def _columns(parts: Sequence[tuple[str, bool]]) -> tuple[list[str], list[bool], list[int]]:
-    """Texts, whether each is special, and where each begins."""
-    texts, specials = [text for text, _ in parts], [special for _, special in parts]
-    return texts, specials, [0, *itertools.accumulate(map(len, texts))][:-1]
+def _from(parts: Sequence[tuple[str, bool]], start: int) -> Iterator[tuple[str, bool]]:
+    """What of `parts`, texts and whether each is special, comes after `start` characters."""
+    for part, is_special in parts:
+        if len(part) > start:
+            yield part[start:], is_special
+        start = max(start - len(part), 0)
+
+
+def _lines(values: dict[str, Any], seen: Seen, objective: Objective) -> Iterator[tuple[str, list[int], list[str]]]:
+    """(title, tokens, a style each) of what is shown of an example."""
+    weights, noise = values["weights"], seen.example.noise
+    window, is_noise = None, ()
+    if values["mask_rate"]:
+        # Not the window where sentences changed places, or where the second part is another text's.
+        ordered = seen.example.ordered
+        title, window = ("window", seen.row["tokens"]) if ordered is None else ("text before the noise", ordered)
+        is_noise = np.asarray(noise.mask)
+        yield title, window.tolist(), _styles(is_noise, NOISE)
+    if objective.architecture == "encoder":
+        yield "inputs", values["inputs"], _styles(weights, NOISE)
+        if objective.heads.vocabulary:
+            yield "targets", values["targets"], _styles(weights, NOISE, WITHOUT_LOSS)
+        return
+    if objective.architecture == "encoder_decoder":  # a decoder's inputs are its targets, one place later
+        in_place = window is not None and _stands_where_it_stood(values["inputs"], window, is_noise)
+        yield (
+            "inputs",
+            values["inputs"],
+            _styles([*is_noise, False] if in_place else [False] * len(values["inputs"]), NOISE),
+        )
+    yield "targets", values["targets"], _styles(weights, "", WITHOUT_LOSS)
+
+
+def _styles(marked: Sequence[Any], style: str, other: str = "") -> list[str]:
+    return [style if mark else other for mark in marked]
+
+
+def _stands_where_it_stood(inputs: list[int], window: np.ndarray, is_noise: np.ndarray) -> bool:
+    """Whether `inputs` are the window, EOS after it, with other tokens in the places of noise alone."""
+    return len(inputs) == len(window) + 1 and bool((np.asarray(inputs[:-1]) == window)[~is_noise].all())
 
 
 def show(experiment: Experiment, seen: Seen, console: Console) -> None:
     """Print one example, decoded, and what its noise came to."""
     objective, tokenizer = experiment.objective, experiment.dataset.tokenizer
+    plain = console.no_color or not (console.is_terminal or console.is_jupyter)
     values = as_json(seen, objective)
     title = f"example {values['index']}: {values['objective']}"
     if values["member"] is not None:
         title += f", {values['member']}"
-    lines = {}
-    if values["mask_rate"]:
-        # Not the window where sentences changed places, or where the second part is another text's.
-        ordered = seen.example.ordered
-        title_of, tokens = ("window", seen.row["tokens"]) if ordered is None else ("text before the noise", ordered)
-        lines[title_of] = (tokens.tolist(), seen.example.noise.mask, NOISE)
-    if seen.batch.inputs is not None:  # a decoder's are its targets, one place later
-        lines["inputs"] = (values["inputs"], np.zeros(len(values["inputs"]), bool), "")
-    if objective.heads.vocabulary:
-        lines["targets"] = (values["targets"], np.array(values["weights"]) == 0, WITHOUT_LOSS)
     parts: list[RenderableType] = [Rule(title, align="left")]
-    for name, (tokens, marks, style) in lines.items():
+    for name, tokens, styles in _lines(values, seen, objective):
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
-        parts.append(Text.assemble(count, _highlighted(tokens, tokenizer, marks, style)))
+        parts.append(Text.assemble(count, decoded(tokens, tokenizer, styles, plain)))
     if objective.heads.tagger:
         asked = zip(values["targets"], values["weights"], strict=True)
         parts.append(Text(f"tags: {' '.join(objective.labels[tag] for tag, weight in asked if weight)}"))
@@ -152,44 +126,88 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
         parts.append(Text.assemble(("label: ", "bold"), str(label)))
     if 1 in (values["token_types"] or ()):
         parts.append(Text.assemble(("token types: ", "bold"), f"1 from token {values['token_types'].index(1)} on"))
-    parts.append(Text("; ".join(_facts(values, seen.batch, experiment.vocabulary)), style="dim"))
+    expected = (
+        objective.expected if seen.example.member is None else objective.members[int(seen.example.member)].expected
+    )
+    parts.append(Text("; ".join(_facts(values, expected, seen.batch, experiment.vocabulary)), style="dim"))
     console.print(Group(*parts))  # at once: a notebook frames each print
 
 
-def _facts(values: dict[str, Any], batch: Batch, vocabulary: Vocabulary) -> list[str]:
-    """What the noise came to, in a few words each."""
-    facts = [f"padding {_padding(batch):.1%}"]
+def _facts(values: dict[str, Any], expected: Expected, batch: Batch, vocabulary: Vocabulary) -> list[str]:
+    """What the noise came to, in a few words each, and in brackets what is expected."""
+    facts = [f"padding {padding_of(batch):.1%}"]
     if values["mask_rate"] is None:
         return facts
     spans = values["spans"]
-    lengths = f", of {min(spans)} to {max(spans)} tokens, {np.mean(spans):.2f} on average" if spans else ""
+    mean = _beside(f"{np.mean(spans):.2f}", expected.span_length) if spans else ""
+    lengths = f", of {min(spans)} to {max(spans)} tokens, {mean} on average" if spans else ""
     used = {token for token in values["inputs"] if vocabulary.pieces <= token < vocabulary.size}
-    masked = f"masked {values['mask_rate']:.1%}"
-    return [masked, f"{len(spans)} spans{lengths}", f"{len(used)} sentinels in inputs", *facts]
+    rate = _beside(f"{values['mask_rate']:.1%}", expected.density, ".1%")
+    return [f"masked {rate}", f"{len(spans)} spans{lengths}", f"{len(used)} sentinels in inputs", *facts]
 
 
-def _padding(batch: Batch) -> float:
-    """The share of the batch's places, on both sides, that hold padding."""
-    counts = token_counts(batch)
-    return 1 - float(counts["tokens"] / counts["places"])
+def _beside(found: str, expected: float | None, form: str = ".2f") -> str:
+    return found if expected is None else f"{found} ({expected:{form}})"
+
+
+def summary(found: Sequence[Realised], title: str) -> Table:
+    """A line for each objective of a mixture: what its examples came to on average, and what is expected of them."""
+    total = sum(len(each.padding) for each in found)
+    lines = [_averages(each, total) for each in found if each.padding]
+    names = dict.fromkeys(name for line in lines for name in line)
+    table = Table(title=title, title_justify="left", caption="in brackets: expected", box=box.SIMPLE)
+    for name in names:
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name)
+    for line in lines:
+        table.add_row(*(line.get(name, "") for name in names))
+    return table
+
+
+def _averages(each: Realised, total: int) -> dict[str, str]:
+    """{column: text} of the examples of one objective, out of `total` examples."""
+    count = len(each.padding)
+    line = {"": each.name, "examples": f"{count}"}
+    if each.share < 1:
+        line["of all"] = _beside(f"{count / total:.1%}", each.share, ".1%")
+    if each.mask_rates:
+        line["masked"] = _beside(f"{np.mean(each.mask_rates):.1%}", each.expected.density, ".1%")
+    if each.spans:
+        line["spans"] = f"{len(each.spans) / count:.1f}"
+        line["tokens a span"] = _beside(f"{np.mean(each.spans):.2f}", each.expected.span_length)
+    if each.labels:
+        line["label 1"] = f"{np.mean(each.labels):.1%}"
+    return line | {"padding": f"{np.mean(each.padding):.1%}"}
 
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Show examples of a config's training."""
+    """Show examples of a config's training, and what they came to together."""
     parser = cli.parser("preview", __doc__)
     parser.add_argument("--step", type=int, default=0, help="the (0-based) step whose batch is shown first")
     parser.add_argument("--n", type=int, default=4, help="number of examples")
     parser.add_argument("--json", action="store_true", help="a JSON line an example")
+    parser.add_argument("--summary", action="store_true", help="only what the examples came to together")
     arguments, config = cli.parse_with_config(parser, argv)
+    for name, least in (("step", 0), ("n", 1)):
+        if getattr(arguments, name) < least:
+            raise UserError(f"--{name}: must be at least {least}, is {getattr(arguments, name)}")
     cli.start_jax()
     experiment = open_experiment(config)
     console = Console(highlight=False)
-    for seen in examples_of(experiment, arguments.step, arguments.n):
-        if arguments.json:
+
+    def shown() -> Iterator[Seen]:
+        for seen in examples_of(experiment, arguments.step, arguments.n):
+            if not arguments.summary:
+                show(experiment, seen, console)
+            yield seen
+
+    if arguments.json:
+        for seen in examples_of(experiment, arguments.step, arguments.n):
             print(json.dumps(as_json(seen, experiment.objective)))
-        else:
-            show(experiment, seen, console)
+        return
+    found = realised(shown(), experiment.objective)
+    if arguments.summary or arguments.n > 1:
+        console.print(summary(found, f"{arguments.n} examples from step {arguments.step} on"))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
     python -m t5lite.study --config configs/studies/objectives.py --workdir runs/objectives --parallel 2
 
 Each is fine-tuned on a task of understanding (topic) and one of generation (summary), three seeds each, pre-training
-included. Other text is given as arguments:
+included. Other text and tasks are given as arguments; with held_out, each source's held-out documents are in the file
+of that name in place of "train":
 
-    --config configs/studies/objectives.py:text=files:corpus/*.jsonl,topic=files:topics.jsonl,summary=files:pairs.jsonl
+    --config configs/studies/objectives.py:text=files:corpus.train.jsonl,topic=files:topics.train.jsonl,\
+    summary=files:pairs.train.jsonl,held_out=validation
 """
 
 from pathlib import Path
@@ -18,19 +20,26 @@ PRETRAINED = ("span_corruption", "iid_denoising", "drop_tokens", "bert_style", "
               "text_infilling", "document_rotation", "ul2")  # fmt: skip
 
 
+def _read(config, source, held_out):
+    if source:
+        config.data.train.source = source
+    if held_out:
+        config.data.validation.source = config.data.train.source.replace("train", held_out)
+
+
 def get_study(arg=None):
-    arg = parse_arg(arg, text="", topic="", summary="", steps=650, seeds=3)
+    arg = parse_arg(arg, text="", topic="", summary="", held_out="", steps=650, seeds=3)
     first_run = read_study(str(Path(__file__).with_name("first_run.py")))
     tasks = {task: first_run[f"{task}_pretrained-0"] for task in ("topic", "summary")}
     for task, config in tasks.items():
-        config.data.train.source = arg[task] or config.data.train.source
+        _read(config, arg[task], arg.held_out)
     made, fields = first_run["pretrain"].tokenizer, first_run["pretrain"].objective.to_dict()
     # One tokenizer for all, with the special tokens of each.
     specials = {token for name in PRETRAINED for token in special_tokens(made, {**fields, "name": name})}
     runs = {}
     for name in PRETRAINED:
         pretrain = first_run["pretrain"].copy_and_resolve_references()
-        pretrain.data.train.source = arg.text or pretrain.data.train.source
+        _read(pretrain, arg.text, arg.held_out)
         pretrain.tokenizer.specials = tuple(sorted(specials))
         pretrain.objective.name = name
         pretrain.budget.steps = arg.steps

@@ -123,15 +123,17 @@ class Tokenizer:
         """Text of `ids`. Sentinels and specials appear by name; padding and EOS not at all; unused rows as <id>."""
         return "".join(text for text, _ in self.decode_parts(ids))
 
-    def decode_parts(self, ids: Iterable[int]) -> list[tuple[str, bool]]:
-        """The same in parts, each with whether it stands for a sentinel, a special or an unused row."""
+    def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> list[tuple[str, bool]]:
+        """The same in parts, each with whether it stands for a sentinel, a special, an unused row, or EOS if asked."""
         parts: list[tuple[str, bool]] = []
-        tokens = [token for token in map(int, ids) if token not in (PAD, EOS)]
-        for is_piece, run in itertools.groupby(tokens, key=lambda token: token < self.vocabulary.pieces):
+        tokens = [token for token in map(int, ids) if token != PAD and (with_eos or token != EOS)]
+        for is_piece, run in itertools.groupby(tokens, key=lambda token: EOS < token < self.vocabulary.pieces):
             if is_piece:
                 parts.append((self._decode(list(run), bool(parts)), False))
             else:
-                parts += [(self._special_names.get(token, f"<{token}>"), True) for token in run]
+                parts += [
+                    ("</s>" if token == EOS else self._special_names.get(token, f"<{token}>"), True) for token in run
+                ]
         return parts
 
     def _decode(self, ids: list[int], continues: bool) -> str:

@@ -36,6 +36,12 @@ def special_tokens(tokenizer: Fields, fields: Fields, architecture: str | None =
     return tuple(kind_of(fields).specials({**fields, "architecture": architecture}) if named is None else named)
 
 
+def unused_fields(fields: Fields, defaults: Fields) -> tuple[str, ...]:
+    """Names of the `fields` that differ from their `defaults` although the objective does not depend on them."""
+    used = ("name", "inputs_length", "architecture", *kind_of(fields).uses(fields))
+    return tuple(name for name in defaults if name not in used and fields[name] != defaults[name])
+
+
 def make_objective(
     fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
 ) -> Objective:

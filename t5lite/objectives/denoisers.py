@@ -15,7 +15,7 @@ from t5lite.errors import UserError, nearest
 from t5lite.objectives import noise, order, rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.lengths import span_corruption_lengths
-from t5lite.objectives.objective import Fields, Kind, Objective, Row
+from t5lite.objectives.objective import Expected, Fields, Kind, Objective, Row, TooFewSentinels
 from t5lite.vocabulary import MASK, TokenTable, Vocabulary
 
 Array = jax.Array
@@ -122,10 +122,7 @@ def _check_sentinels(name: str, denoiser: Denoiser, settings: noise.Settings, vo
     )
     same = int(rules.noise_token_to_same_sentinel in (denoiser.inputs, denoiser.targets))
     if max(likely, same) > vocabulary.sentinels:
-        raise UserError(
-            f"config.tokenizer.sentinels: {name} with these lengths needs {max(needed, same)} sentinels, "
-            f"the tokenizer has {vocabulary.sentinels}; give it more, or shorten inputs_length"
-        )
+        raise TooFewSentinels(name, max(needed, same), vocabulary.sentinels)
 
 
 def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
@@ -165,12 +162,19 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         closes_inputs=eos,
         targets_hold_specials=denoiser.targets.unique,
         prefix_attention=is_text if fields["prefix_attention"] is None else fields["prefix_attention"],
+        expected=Expected(None if process.mean is None else process.mean / window, process.mean_span),
     )
+
+
+def _uses(fields: Fields) -> tuple[str, ...]:
+    denoiser = _denoiser(fields)
+    composed = ("noises",) if fields["name"] == "bart" else ()
+    return ("prefix_attention", *composed, *noise.USES[denoiser.process])
 
 
 def _specials(fields: Fields) -> tuple[str, ...]:
     return (MASK,) if _denoiser(fields).inputs.masks else ()
 
 
-KIND = Kind(("encoder_decoder", "decoder"), _window, _build, _specials, standards=("span_corruption",))
+KIND = Kind(("encoder_decoder", "decoder"), _window, _build, _uses, _specials, standards=("span_corruption",))
 KINDS = dict.fromkeys((*DENOISERS, "bart"), KIND)

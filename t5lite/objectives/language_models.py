@@ -111,8 +111,13 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> 
 
 
 KINDS = {
-    "causal_lm": Kind(("decoder",), _causal_window, _causal, standards=STANDARD),
+    "causal_lm": Kind(("decoder",), _causal_window, _causal, lambda fields: ("segments",), standards=STANDARD),
     "fill_in_the_middle": Kind(
-        ("decoder",), _fim_window, _fill_in_the_middle, lambda fields: FIM_TOKENS, standards=STANDARD
+        ("decoder",),
+        _fim_window,
+        _fill_in_the_middle,
+        lambda fields: ("fim_rate",),
+        lambda fields: FIM_TOKENS,
+        standards=STANDARD,
     ),
 }

@@ -19,7 +19,7 @@ from t5lite.errors import UserError, nearest
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, random_subset, room, word_numbers
-from t5lite.objectives.objective import Fields, Heads, Kind, Objective, Row
+from t5lite.objectives.objective import Expected, Fields, Heads, Kind, Objective, Row
 from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
@@ -178,6 +178,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         second_window=name == "mlm_nsp",
         predicted=masking.most,
         heads=Heads(next_sentence=name != "mlm"),
+        expected=Expected(masking.density if masking.count is None else masking.count / window),
     )
 
 
@@ -187,4 +188,6 @@ def _evaluated_as(fields: Fields) -> Fields:
     return {**fields, **usual, "whole_words": False}
 
 
-KINDS = dict.fromkeys(ADDED, Kind(("encoder",), _window, _build, lambda fields: (MASK, CLS, SEP), _evaluated_as))
+USES = ("noise_density", "masking", "replacement", "whole_words", "max_predictions")
+KIND = Kind(("encoder",), _window, _build, lambda fields: USES, lambda fields: (MASK, CLS, SEP), _evaluated_as)
+KINDS = dict.fromkeys(ADDED, KIND)

@@ -22,7 +22,7 @@ import numpy as np
 from t5lite.errors import UserError, nearest
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import of_mask
-from t5lite.objectives.objective import Fields, Heads, Kind, Objective, Row
+from t5lite.objectives.objective import Fields, Heads, Kind, Member, Objective, Row, TooFewSentinels
 from t5lite.vocabulary import TokenTable, Vocabulary
 
 Array = jax.Array
@@ -57,9 +57,13 @@ UL2R = {
 OWN_FIELDS = ("weight", "mode")
 
 
+def _given(fields: Fields) -> Mapping[str, Any]:
+    return {"ul2": UL2, "ul2r": UL2R}.get(fields["name"], fields["mixture"])
+
+
 def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, Any]]:
     """{name: the fields of a member, its weight and mode among them}."""
-    given = {"ul2": UL2, "ul2r": UL2R}.get(fields["name"], fields["mixture"])
+    given = _given(fields)
     if not given:
         raise UserError("config.objective.mixture: is empty; name its members, each with the name of an objective")
     members = {}
@@ -94,14 +98,16 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
                     f"config.objective.mixture.{name}: {member['name']} has no meaning on "
                     f"model.architecture={architecture!r}"
                 )
-        built, errors = {}, []
+        built, lacking = {}, []
         for name, member in members.items():
             try:
                 built[name] = kinds[member["name"]].build(member, vocabulary, window)
+            except TooFewSentinels as error:
+                lacking.append(TooFewSentinels(f"{fields['name']}, {name}", error.needed, vocabulary.sentinels))
             except UserError as error:
-                errors.append(f"{fields['name']}, {name}: {error}")
-        if errors:
-            raise UserError("; ".join(errors))
+                raise UserError(f"{fields['name']}, {name}: {error}") from error
+        if lacking:
+            raise max(lacking, key=lambda error: error.needed)  # what serves it serves all
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
             raise UserError("config.objective.mixture: mode tokens have no place on an encoder")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
@@ -118,7 +124,14 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
         evaluated = {name: kinds[member["name"]].evaluated_as(member) for name, member in members.items()}
         return fields if evaluated == members else {**fields, "mixture": evaluated}
 
-    return Kind(architectures, window, build, specials, evaluated_as, standards=("span_corruption",))
+    def uses(fields: Fields) -> tuple[str, ...]:
+        used = {"mixture": fields["name"] == "mixture"}
+        given = _given(fields)
+        for name, member in _members(fields, kinds).items():
+            used |= {field: True for field in kinds[member["name"]].uses(member) if field not in given[name]}
+        return tuple(name for name, is_used in used.items() if is_used)
+
+    return Kind(architectures, window, build, uses, specials, evaluated_as, standards=("span_corruption",))
 
 
 def _mixed(fields: Fields, built: Mapping[str, Objective], modes: list[int | None], weights: np.ndarray) -> Objective:
@@ -155,7 +168,10 @@ def _mixed(fields: Fields, built: Mapping[str, Objective], modes: list[int | Non
         closes_inputs=any(each.closes_inputs for each in objectives),
         targets_hold_specials=any(each.targets_hold_specials for each in objectives),
         prefix_attention=any(each.prefix_attention for each in objectives),
-        members=tuple(built),
+        members=tuple(
+            Member(name, float(share), each.expected)
+            for (name, each), share in zip(built.items(), weights / weights.sum(), strict=True)
+        ),
         second_window=any(each.second_window for each in objectives),
         predicted=None if architecture != "encoder" else max(each.predicted for each in objectives),
         heads=Heads(next_sentence=has_labels),

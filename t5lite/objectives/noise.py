@@ -36,7 +36,8 @@ class Process(NamedTuple):
     """A way to choose noise in windows of one length.
 
     sample: (key, tokens [L], token table) -> Noise. least, most: noise tokens. spans, clean_spans: the most spans of
-    noise and of clean tokens. likely_spans: more than that are rare.
+    noise and of clean tokens. likely_spans: more than that are rare. mean, mean_span: noise tokens of a window and of
+    a span, on average; None where no formula is known.
     """
 
     sample: Callable[[Array, Array, TokenTable], Noise]
@@ -45,6 +46,8 @@ class Process(NamedTuple):
     spans: int
     clean_spans: int
     likely_spans: int
+    mean: float | None = None
+    mean_span: float | None = None
 
 
 class Settings(NamedTuple):
@@ -132,7 +135,7 @@ def spans(settings: Settings) -> Process:
         del tokens, table
         return of_mask(random_spans(key, window, noise, count))
 
-    return Process(sample, noise, noise, count, max(count, 1), count)
+    return Process(sample, noise, noise, count, max(count, 1), count, noise, noise / count if count else None)
 
 
 def room(count: int, mean: float, variance: float, deviations: int) -> int:
@@ -172,7 +175,7 @@ def iid(settings: Settings) -> Process:
         mask = jax.random.uniform(key, (window,)) < density
         return of_mask(bounded(mask, least, most, None if limit is None else count))
 
-    return Process(sample, least, most, count, count + 1, likely)
+    return Process(sample, least, most, count, count + 1, likely, mean)
 
 
 def suffix(settings: Settings) -> Process:
@@ -185,7 +188,7 @@ def suffix(settings: Settings) -> Process:
         del tokens, table
         return of_mask(jnp.arange(window) >= jax.random.randint(key, (), 1, window))
 
-    return Process(sample, 1, window - 1, 1, 1, 1)
+    return Process(sample, 1, window - 1, 1, 1, 1, window / 2, window / 2)
 
 
 def none(settings: Settings) -> Process:
@@ -195,7 +198,7 @@ def none(settings: Settings) -> Process:
         del key, tokens, table
         return of_mask(jnp.zeros(settings.window, bool))
 
-    return Process(sample, 0, 0, 0, 1, 0)
+    return Process(sample, 0, 0, 0, 1, 0, mean=0.0)
 
 
 def word_numbers(tokens: Array, table: TokenTable) -> Array:
@@ -270,3 +273,13 @@ def poisson_words(settings: Settings) -> Process:
         return Noise(mask, starts, jnp.minimum(inserts, jnp.sum(mask) - jnp.sum(starts)))
 
     return Process(sample, 0, window, window, window, window)
+
+
+# The settings that each process depends on, by their names in a config.
+USES = {
+    spans: ("noise_density", "mean_noise_span_length"),
+    iid: ("noise_density",),
+    suffix: ("noise_density",),
+    none: (),
+    poisson_words: ("noise_density", "mean_noise_span_length"),
+}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t5lite.errors import UserError
 from t5lite.objectives.batch import Batch, Example, Layout, layout_for
 from t5lite.vocabulary import TokenTable, Vocabulary
 
@@ -43,6 +44,37 @@ class Heads(NamedTuple):
 OF_TOKENS = Heads()
 
 
+class TooFewSentinels(UserError):
+    """needed: by the objective `name`, of which the tokenizer has `present`."""
+
+    def __init__(self, name: str, needed: int, present: int):
+        super().__init__(
+            f"config.tokenizer.sentinels: {name} with these lengths needs {needed} sentinels, the tokenizer has "
+            f"{present}; give it more, or shorten inputs_length"
+        )
+        self.needed = needed
+
+
+class Expected(NamedTuple):
+    """What noise comes to on average; None where no formula is known. density: the share of a window's tokens.
+    span_length: tokens of a span.
+    """
+
+    density: float | None = None
+    span_length: float | None = None
+
+
+NO_NOISE = Expected()
+
+
+class Member(NamedTuple):
+    """One of a mixture's objectives. share: of the examples, on average."""
+
+    name: str
+    share: float
+    expected: Expected
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """An objective with its sizes resolved, laid out for one architecture.
@@ -54,8 +86,8 @@ class Objective:
     to be predicted; None: all. heads: what the model has to answer.
     decoder_length: of both sides together on a decoder; None: their sum. predicts_text: the loss is over plain text in
     its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and
-    specials are learnt too. prefix_attention: a decoder's inputs see each other in both directions. members: names of
-    a mixture's, in the order of `Example.member`.
+    specials are learnt too. prefix_attention: a decoder's inputs see each other in both directions. expected: of the
+    noise. members: a mixture's, in the order of `Example.member`.
     """
 
     name: str
@@ -72,7 +104,8 @@ class Objective:
     closes_inputs: bool = True
     targets_hold_specials: bool = False
     prefix_attention: bool = False
-    members: tuple[str, ...] = ()
+    expected: Expected = NO_NOISE
+    members: tuple[Member, ...] = ()
     second_window: bool = False
     predicted: int | None = None
     labels: tuple[str, ...] = ()
@@ -112,7 +145,8 @@ class Kind(NamedTuple):
     """How objectives of one name are made.
 
     window: (fields, vocabulary) -> tokens of the window that fills `inputs_length`. build: (fields, vocabulary, window)
-    -> the Objective. specials: (fields) -> the special tokens that it needs.
+    -> the Objective. uses: (fields) -> those on which it depends, beside its name and `inputs_length`.
+    specials: (fields) -> the special tokens that it needs.
     evaluated_as: (fields) -> those by which every run with this objective is evaluated, so that losses compare.
     standards: names of the objectives by which its runs compare with those of other objectives.
     data: "text", "pairs" of texts, or "tags": words with a tag each.
@@ -123,6 +157,7 @@ class Kind(NamedTuple):
     architectures: tuple[str, ...]
     window: Callable[[Fields, Vocabulary], int]
     build: Callable[[Fields, Vocabulary, int], Objective]
+    uses: Callable[[Fields], tuple[str, ...]]
     specials: Callable[[Fields], tuple[str, ...]] = lambda fields: ()
     evaluated_as: Callable[[Fields], Fields] = lambda fields: fields
     standards: tuple[str, ...] = ()

@@ -108,8 +108,9 @@ KINDS = {
         ("encoder_decoder", "decoder", "encoder"),
         _no_window,
         _supervised,
+        lambda fields: () if _on_encoder(fields) else ("targets_length", "pack", "prefix_attention"),
         lambda fields: (CLS, SEP) if _on_encoder(fields) else (),
         data="pairs",
     ),
-    "tagging": Kind(("encoder",), _no_window, _tagging, lambda fields: (CLS, SEP), data="tags"),
+    "tagging": Kind(("encoder",), _no_window, _tagging, lambda fields: (), lambda fields: (CLS, SEP), data="tags"),
 }

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from scipy import stats
 
 from t5lite.objectives.objective import example_keys, make_batch
 from t5lite.training.sharding import batch_sharding, make_mesh
 from t5lite.vocabulary import EOS, MASK, PAD, UNKNOWN
-from tests.objectives.made import PLAIN, build, examples, is_stop, lay_out, make_with, rows_of, windows
+from tests.objectives.made import FALSE_ALARM, PLAIN, build, examples, is_stop, lay_out, make_with, rows_of, windows
 
 SENTINELS = range(PLAIN.pieces, PLAIN.size)
 SHUFFLING = ("deshuffling", "sentence_permutation", "document_rotation")
@@ -105,6 +106,19 @@ def check_reconstruction(name, inputs, targets, window, noise):
 def without_eos(side):
     assert side.count(EOS) == 1 and side[-1] == EOS
     return side[:-1]
+
+
+@pytest.mark.parametrize("name", [*PARTS, *(name for name in WHOLE if name not in ("text_infilling", "bart"))])
+def test_noise_comes_to_what_is_expected(name):
+    """A normal test of the mean; where the number of noise tokens is fixed, equality."""
+    objective = build(name)
+    made = make_with(objective, jax.random.split(jax.random.key(7), 2000), windows(objective, 2000))
+    rates = np.asarray(made.noise.mask).mean(axis=1)
+    error = rates.std() / np.sqrt(len(rates))
+    assert abs(rates.mean() - objective.expected.density) <= max(stats.norm.isf(FALSE_ALARM / 2) * error, 1e-9)
+    if objective.expected.span_length is not None:
+        lengths = rates.sum() * objective.window / np.asarray(made.noise.starts).sum()
+        assert lengths == pytest.approx(objective.expected.span_length, rel=0.05)
 
 
 def test_each_example_of_a_run_has_a_key_of_its_own_whatever_the_batch_size():

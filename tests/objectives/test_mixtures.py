@@ -91,7 +91,7 @@ def test_the_choice_of_a_member_says_nothing_of_its_noise():
 def test_a_mixture_of_one_is_that_one_with_its_mode_in_front():
     mixed = build("mixture", mixture={"only": {"name": "span_corruption", "mode": "[NLU]"}})
     alone = build("span_corruption")
-    assert mixed.members == ("only",) and mixed.window == alone.window
+    assert [member.name for member in mixed.members] == ["only"] and mixed.window == alone.window
     for seen in examples(mixed, windows(mixed, 16)):
         assert seen.inputs[0] == NLU and interleaved(seen.inputs[1:-1], seen.targets[:-1]) == seen.window
         assert (len(seen.inputs), len(seen.targets)) == (65, 14) and seen.example.member == 0
@@ -160,6 +160,8 @@ def test_ul2_at_512_needs_95_sentinels():
     assert build("ul2", vocab=vocabulary(sentinels=95), inputs_length=512).window == 568
     with pytest.raises(UserError, match="needs 95 sentinels, the tokenizer has 94"):
         build("ul2", vocab=vocabulary(sentinels=94), inputs_length=512)
+    with pytest.raises(UserError, match=r"ul2, X \(3, .5\) .* needs 95 sentinels, the tokenizer has 5;"):
+        build("ul2", vocab=vocabulary(sentinels=5), inputs_length=512)  # where several members lack some
 
 
 ON_ENCODER = {"dense": {"name": "mlm", "noise_density": 0.3, "weight": 2.0}, "pairs": {"name": "mlm_nsp"}}
