@@ -45,12 +45,13 @@ def main(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps({"checkpoint": str(arguments.workdir), "step": step, "metrics": metrics}))
         return
+    rows = evaluator.rows()
     table = Table(title=f"{arguments.workdir}, step {step}")
     names = sorted({name for values in metrics.values() for name in values})
-    for column in ("split", *names):
+    for column in ("split", "rows", *names):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, values in metrics.items():
-        table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+        table.add_row(split, f"{rows[split]}", *(f"{values[name]:.4f}" if name in values else "" for name in names))
     Console().print(table)
 
 

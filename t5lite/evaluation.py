@@ -86,6 +86,14 @@ class Evaluator:
                 found[split]["exact_match"] = self._exact_match(params, split)
         return found
 
+    def rows(self) -> dict[str, int]:
+        """{split: how many rows its metrics are of}, less where some are of what is generated (eval.generate_rows)."""
+        limit = self.experiment.config.eval.rows
+        counts = {split: min(limit, len(source)) for split, source in self._sources.items()}
+        for name, (_, sources) in self._standards.items():
+            counts |= {f"{split}_{name}": min(limit, len(source)) for split, source in sources.items()}
+        return counts
+
     def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
         with progress(title, -(-min(count, len(source)) // self._batch_size)) as advance:
             for rows in evaluation_rows(source, count, self._batch_size):

@@ -1,7 +1,7 @@
 """Runs of a study, each a process of its own, so that one that fails, or is killed, leaves the others alone.
 
 Output of the runs goes to this process's stderr. On a terminal and one at a time they have a pseudo-terminal there,
-and so show their progress bars.
+and so show their progress bars; several at a time write whole lines, with the run's name before each.
 """
 
 import codecs
@@ -119,18 +119,21 @@ class _Work:
     def _start_or_skip(self, name: str) -> None:
         try:
             if self.is_complete(name):
+                print(f"== {self._numbered(name)}: complete", file=sys.stderr, flush=True)
                 self.complete.add(name)
                 return
         except UserError as error:
             self.absent[name] = f"failed: {error}"
             return
-        number = 1 + list(self.study).index(name)
-        print(f"== {name} ({number} of {len(self.study)})", file=sys.stderr, flush=True)
+        print(f"== {self._numbered(name)}", file=sys.stderr, flush=True)
         path = self.folder / "configs" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, to_dict(self.study[name]))
         slot = min(set(range(self.parallel)) - {run.slot for run in self.running.values()})
-        self.running[name] = _start(self.command(path, self.folder / name), slot, self.parallel)
+        self.running[name] = _start(self.command(path, self.folder / name), name, slot, self.parallel)
+
+    def _numbered(self, name: str) -> str:
+        return f"{name} ({1 + list(self.study).index(name)} of {len(self.study)})"
 
     def collect(self, interrupted: bool) -> None:
         """Note which runs have ended, and how; wait a moment if none has."""
@@ -173,7 +176,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _start(command: list[str], slot: int, parallel: int) -> _Process:
+def _start(command: list[str], name: str, slot: int, parallel: int) -> _Process:
     read_end, write_end = _channel(parallel)
     environment = os.environ | share_of_gpus(gpus(), slot, parallel)
     try:
@@ -188,7 +191,7 @@ def _start(command: list[str], slot: int, parallel: int) -> _Process:
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, cores[slot % len(cores) :: parallel] or cores)
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)
-    reader = threading.Thread(target=_copy, args=(read_end, tail), daemon=True)
+    reader = threading.Thread(target=_copy, args=(read_end, tail, f"{name}: " if parallel > 1 else ""), daemon=True)
     reader.start()
     return _Process(process, slot, reader, tail)
 
@@ -204,8 +207,8 @@ def _channel(parallel: int) -> tuple[int, int]:
     return os.pipe()
 
 
-def _copy(read_end: int, tail: collections.deque[str]) -> None:
-    """Pass on what a run writes, in whole lines where they end soon, and keep the last lines."""
+def _copy(read_end: int, tail: collections.deque[str], prefix: str) -> None:
+    """Pass on what a run writes and keep the last lines. With a prefix: in whole lines, each after it."""
     pending = ""
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a character may come in two parts
     with open(read_end, "rb", buffering=0) as file:
@@ -217,11 +220,13 @@ def _copy(read_end: int, tail: collections.deque[str]) -> None:
             if not written:
                 break
             text = decode(written)
-            sys.stderr.write(text)
-            sys.stderr.flush()
             *lines, pending = (pending + _CONTROL.sub("", text)).replace("\r", "\n").split("\n")
+            sys.stderr.write("".join(f"{prefix}{line}\n" for line in lines) if prefix else text)
+            sys.stderr.flush()
             tail.extend(lines)
     tail.append(pending)
+    if prefix and pending:
+        sys.stderr.write(f"{prefix}{pending}\n")
 
 
 def gpus() -> list[str]:

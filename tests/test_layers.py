@@ -14,7 +14,7 @@ PACKAGE = ROOT / "t5lite"
 LAYERS = (
     ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "cli"),
     ("reporting",),
-    ("evaluation", "baselines"),
+    ("evaluation", "baselines", "examples"),
     ("experiment",),
     ("training",),
     ("decoding",),

@@ -76,6 +76,17 @@ def test_a_run_gets_its_own_config_as_a_file(tmp_path):
     assert seen == [(None, tmp_path / "a"), ("@a", tmp_path / "b")]
 
 
+def test_lines_of_runs_side_by_side_say_whose_they_are(tmp_path, capfd):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "done").touch()
+    text = "print('one'); print('two', end='', file=sys.stderr); " + DONE
+    assert run(study(a=None, b=None, c=None), tmp_path, text, parallel=2) == {}
+    said = capfd.readouterr().err.splitlines()
+    assert sorted(said) == ["== a (1 of 3)", "== b (2 of 3)", "== c (3 of 3): complete"] + [
+        f"{name}: {line}" for name in "ab" for line in ("one", "two")
+    ]
+
+
 def test_what_is_complete_is_not_run_again(tmp_path):
     made = study(a=None, b="a", c=None)
     run(study(a=None), tmp_path, DONE)

@@ -1,6 +1,7 @@
 """The verbs that read: what they print, on one small run of each kind."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_evaluate_reads_other_text_and_prints_a_table(spans, folder, capsys):
     evaluate.main(["--workdir", str(spans), f"--config.data.validation.source={other}", "--examples", "1"])
     said = capsys.readouterr()
     assert "perplexity" in said.out and "<extra_id_0>" in said.err
+    assert re.search(r"rows .*\n.*\n *\W* *validation *\W *16 ", said.out)
 
 
 def test_evaluate_of_other_text_does_not_need_the_training_text(tmp_path, capsys):
