@@ -57,10 +57,12 @@ def base_config() -> ConfigDict:
             },
             "checkpoint": {"every_steps": 1000, "keep": 2},
             "log_every_steps": 10,
+            "max_skipped_steps": 10,  # in a row, whose loss or gradient is not finite and whose update is left out
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "init_from": _optional(str),
             "trainable": _optional(tuple),  # ((regex, bool), …); None: everything
             "deterministic": False,
+            "debug_nans": False,  # as train's --debug_nans
         }
     )
     config.lock()
@@ -374,6 +376,7 @@ def check(config: ConfigDict) -> None:
         f"{config.microbatches} do not divide the batch of {config.batch_size}",
     )
     require(config.eval.generate_rows >= 0, "eval.generate_rows", "must not be negative")
+    require(config.max_skipped_steps >= 0, "max_skipped_steps", "must not be negative")
     require(config.seed >= 0, "seed", f"must not be negative, is {config.seed}")
     optional = {"data.train.limit": config.data.train.limit}
     optional |= {f"eval.{name}": config.eval[name] for name in ("every_steps", "rows", "batch_size", "max_new_tokens")}

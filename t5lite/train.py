@@ -27,12 +27,13 @@ from t5lite.progress import progress
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
-from t5lite.training.loop import LoopSettings, Progress, run_loop
+from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog, first_losses
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
+from t5lite.training.watch import Progress
 from t5lite.training.workdir import check_same_data, check_same_run, make_workdir, read_result
 
 BAG_OF_WORDS = "bag_of_words"  # as model.architecture: no network, the yardstick of labelled tasks
@@ -156,6 +157,8 @@ def _run(
         evaluate_every=config.eval.every_steps,
         flops_per_step=flops_of_a_step(config, experiment.model, experiment.objective),
         peak_flops=(peak_flops(jax.devices()[0].device_kind) or 0.0) * trainer.mesh.size,
+        most_skipped=config.max_skipped_steps,
+        debug_nans=config.debug_nans,
     )
     rows = experiment.train_rows(local_rows(config.batch_size, trainer.mesh))
     batches = prefetch(lambda step: put_batch(rows(step), trainer.mesh), first, steps)
@@ -212,7 +215,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--workdir", type=Path, required=True, help="folder of the run; its own checkpoint is gone on with"
     )
+    parser.add_argument(
+        "--debug_nans", action="store_true", help="end at the first number that is not finite, and name its operation"
+    )
     arguments, config = cli.parse_with_config(parser, argv)
+    config.debug_nans |= arguments.debug_nans
     cli.start_jax(config.deterministic)
     result = train(config, arguments.workdir)
     _show(result, arguments.workdir)

@@ -13,17 +13,22 @@ from typing import Any
 
 import jax
 
-from t5lite.errors import Interrupted
+from t5lite.errors import Interrupted, UserError
 from t5lite.progress import progress
 from t5lite.training.checkpoint import Checkpoints
+from t5lite.training.debug import first_nan
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
+from t5lite.training.watch import Progress, Watch
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """When to do what, in steps. flops_per_step: of the model, for the log; peak_flops: of all devices, 0: unknown."""
+    """When to do what, in steps. flops_per_step: of the model, for the log; peak_flops: of all devices, 0: unknown.
+    most_skipped: updates in a row that may be left out because a number is not finite. debug_nans: stop at the first
+    of them and look for the operation.
+    """
 
     total_steps: int
     log_every: int
@@ -31,14 +36,8 @@ class LoopSettings:
     evaluate_every: int | None
     flops_per_step: float
     peak_flops: float
-
-
-@dataclasses.dataclass
-class Progress:
-    """What adds up over restarts, saved with each checkpoint. tokens: without padding. seconds: of the loop's clock."""
-
-    tokens: float = 0.0
-    seconds: float = 0.0
+    most_skipped: int = 0
+    debug_nans: bool = False
 
 
 @contextlib.contextmanager
@@ -87,6 +86,9 @@ def run_loop(
             state, metrics = trainer.step(state, rows)
             if pending is not None:
                 advance(1, note=meter.read(*pending))
+            if settings.debug_nans and metrics["skipped"]:
+                before = state.replace(step=state.step - 1)  # whose parameters are as they were
+                raise UserError(f"step {step}: {first_nan(trainer.function, before, rows, trainer.mesh)}")
             pending = (step, metrics)
             last = step == settings.total_steps
             evaluates = last or (settings.evaluate_every is not None and step % settings.evaluate_every == 0)
@@ -97,7 +99,7 @@ def run_loop(
             if evaluates:
                 meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
             stopping = bool(signals) and not last  # read once: a signal may come at any moment
-            if due or stopping:
+            if (due and not done.skipped_in_a_row) or last or stopping:
                 if pending is not None:
                     advance(1, note=meter.read(*pending))
                     pending = None
@@ -115,6 +117,7 @@ class _Meter:
 
     def __init__(self, settings: LoopSettings, done: Progress, log: MetricsLog, trainer: Trainer):
         self.settings, self.done, self.log, self.trainer = settings, done, log, trainer
+        self.watch = Watch(done, settings.most_skipped)
         self.last_read = time.perf_counter()
         self.since = self._zero()
         self.waited = 0.0
@@ -140,7 +143,9 @@ class _Meter:
 
     def read(self, step: int, metrics: Any) -> str:
         """Wait for the metrics of `step`, log them if it is time, and return a note for the progress bar."""
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = jax.device_get(metrics)
+        skipped, finite_rows = bool(values.pop("skipped")), values.pop("finite_rows")
+        values = {name: float(value) for name, value in values.items()}
         now = time.perf_counter()
         seconds, self.last_read = now - self.last_read, now
         self.done.tokens += values["tokens"]
@@ -151,11 +156,12 @@ class _Meter:
         self.since["input_wait"] += self.waited
         self.waited = 0.0
         settings = self.settings
-        if step % settings.log_every == 0 or step in (1, settings.total_steps):
-            self._write(step, values)
+        notes = self.watch.look(step, values["loss"], skipped, finite_rows)
+        if notes or step % settings.log_every == 0 or step in (1, settings.total_steps):
+            self._write(step, values, notes)
         return f"loss {values['loss']:.3f}"
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, float], notes: dict[str, Any]) -> None:
         since, self.since = self.since, self._zero()
         seconds = max(since["seconds"], 1e-9)
         line = {
@@ -170,4 +176,4 @@ class _Meter:
         }
         if self.settings.peak_flops:
             line["mfu"] = self.settings.flops_per_step * since["steps"] / seconds / self.settings.peak_flops
-        self.log.write(step, "train", line)
+        self.log.write(step, "train", line, notes)

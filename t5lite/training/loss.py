@@ -26,6 +26,12 @@ def _at_targets(values_BxTxV: Array, targets_BxT: Array) -> Array:
     return jnp.sum(jnp.where(is_target, values_BxTxV, 0.0), axis=-1)
 
 
+def _nll(logits_BxTxV: Array, targets_BxT: Array) -> tuple[Array, Array]:
+    """(negative log-likelihood of the targets, log of the softmax's normaliser), each [B, T]."""
+    log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
+    return log_z_BxT - _at_targets(logits_BxTxV, targets_BxT), log_z_BxT
+
+
 def loss_sums(outputs: Outputs, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Sums:
     """Sums over the batch for each of the model's outputs: of the targets, of the labels, or of both."""
     sums = {}
@@ -36,6 +42,16 @@ def loss_sums(outputs: Outputs, batch: Batch, label_smoothing: float = 0.0, z_lo
         of_labels = token_sums(outputs.labels, of_labels, label_smoothing, z_loss)
         sums |= {f"label_{name}": value for name, value in of_labels.items()}
     return sums
+
+
+def finite_rows(outputs: Outputs, batch: Batch) -> Array:
+    """Bool [B]: whether the negative log-likelihood of each row's targets, and of its label, is finite."""
+    nll = jnp.zeros(len(batch.targets if outputs.tokens is not None else batch.labels))
+    if outputs.tokens is not None:
+        nll += jnp.sum(_nll(outputs.tokens, batch.targets)[0] * batch.weights, axis=1)
+    if outputs.labels is not None:
+        nll += _nll(outputs.labels, batch.labels)[0] * label_weights(batch)
+    return jnp.isfinite(nll)
 
 
 def label_weights(batch: Batch) -> Array:
@@ -68,8 +84,7 @@ def token_sums(logits_BxTxV: Array, batch: Batch, label_smoothing: float = 0.0, 
     probability spread evenly over all V ids, plus z_loss · log²Z (Z the softmax's normaliser; Chowdhery et al. 2022,
     PaLM, section 5). weight: of the targets.
     """
-    log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
-    nll_BxT = log_z_BxT - _at_targets(logits_BxTxV, batch.targets)
+    nll_BxT, log_z_BxT = _nll(logits_BxTxV, batch.targets)
     objective_BxT = nll_BxT
     if label_smoothing:
         even_BxT = log_z_BxT - jnp.mean(logits_BxTxV, axis=-1)

@@ -31,9 +31,16 @@ class MetricsLog:
         self._file = self.path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=keep_until + 1)
 
-    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Append a line; it is in the operating system's hands when this returns."""
-        line = {"step": step, "split": split, **{name: _short(value) for name, value in metrics.items()}}
+    def write(
+        self, step: int, split: str, metrics: Mapping[str, float], notes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Append a line, with `notes` after the metrics; it is in the operating system's hands when this returns."""
+        line = {
+            "step": step,
+            "split": split,
+            **{name: _short(value) for name, value in metrics.items()},
+            **(notes or {}),
+        }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in metrics.items():

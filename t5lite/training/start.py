@@ -17,10 +17,10 @@ from t5lite.errors import UserError
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.training.checkpoint import Checkpoints, newest, params_shapes, read_params
-from t5lite.training.loop import Progress
 from t5lite.training.sharding import params_shardings
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
+from t5lite.training.watch import Progress
 
 
 @dataclasses.dataclass(frozen=True)

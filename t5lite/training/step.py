@@ -3,7 +3,8 @@
     state, metrics = train_step(state, rows)          rows: what the host read, [B, …]
     sums = eval_step(params, rows, index)
 
-Noise and dropout are functions of (seed, state.step) alone.
+Noise and dropout are functions of (seed, state.step) alone. An update with a number in it that is not finite is left
+out, and the next step goes on from the parameters before.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import optax
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch, only_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
-from t5lite.training.loss import Sums, joint, loss_sums, token_counts, weights_of
+from t5lite.training.loss import Sums, finite_rows, joint, loss_sums, token_counts, weights_of
 from t5lite.training.predictions import prediction_sums
 from t5lite.vocabulary import TokenTable
 
@@ -28,7 +29,7 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32 scalar, the number of updates done. params: float32. opt_state: optax's."""
+    """step: int32 scalar, the number of steps done. params: float32. opt_state: optax's."""
 
     step: Array
     params: Any
@@ -81,13 +82,14 @@ def make_train_step(
     """The function (state, rows) -> (state, metrics). Not jitted: the caller knows the shardings.
 
     Sums of loss and gradient accumulate over microbatches and are divided once, by the weight of the whole batch.
+    metrics: float32 scalars; but "skipped", bool: the update was left out, and "finite_rows", bool [B].
     """
     noise, dropout = noise_key(settings.seed), jax.random.fold_in(jax.random.key(settings.seed), 1)
 
-    def loss_of(params: Any, batch: Batch, key: Array, weights: Sums) -> tuple[Array, Sums]:
+    def loss_of(params: Any, batch: Batch, key: Array, weights: Sums) -> tuple[Array, tuple[Sums, Array]]:
         outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}, method="outputs")
         sums = loss_sums(outputs, batch, settings.label_smoothing, settings.z_loss)
-        return joint(sums, "objective", weights)[0], sums | token_counts(batch)
+        return joint(sums, "objective", weights)[0], (sums | token_counts(batch), finite_rows(outputs, batch))
 
     def train_step(state: TrainState, rows: Row) -> tuple[TrainState, Sums]:
         keys = example_keys(noise, state.step, settings.batch_size)
@@ -95,32 +97,54 @@ def make_train_step(
         key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch)
         gradient_of = functools.partial(jax.grad(loss_of, has_aux=True), weights=weights)
         if settings.microbatches == 1:
-            gradient, sums = gradient_of(state.params, batch, key)
+            gradient, (sums, rows_are_finite) = gradient_of(state.params, batch, key)
         else:
-            gradient, sums = _accumulate(gradient_of, state.params, batch, key, settings.microbatches)
+            gradient, (sums, rows_are_finite) = _accumulate(
+                gradient_of, state.params, batch, key, settings.microbatches
+            )
         loss, weight = joint(sums, "nll", weights)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics = sums | {"loss": loss / weight, "grad_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"] + optax.tree.norm(updates))
+        metrics |= {"skipped": ~is_finite, "finite_rows": rows_are_finite}
+        params, opt_state = _chosen(
+            is_finite, (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
+        )
+        return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
 
 
-def _accumulate(gradient_of: Callable, params: Any, batch: Batch, key: Array, microbatches: int) -> tuple[Any, Sums]:
-    """Sums of gradient and metrics over microbatches, taken across the batch so that each device keeps its rows."""
+def _chosen(use_new: Array, new: Any, old: Any) -> Any:
+    """`new` or `old`. Counters go on in either case, because schedules depend on steps alone."""
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(use_new, new, old) if jnp.issubdtype(new.dtype, jnp.inexact) else new
+
+    return jax.tree.map(choose, new, old)
+
+
+def _accumulate(
+    gradient_of: Callable, params: Any, batch: Batch, key: Array, microbatches: int
+) -> tuple[Any, tuple[Sums, Array]]:
+    """Sums of gradient and metrics over microbatches, taken across the batch so that each device keeps its rows; and
+    whether the loss of each row is finite.
+    """
 
     def split(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0)
 
-    def add(total: Any, index_and_part: tuple[Array, Batch]) -> tuple[Any, None]:
+    def add(total: Any, index_and_part: tuple[Array, Batch]) -> tuple[Any, Array]:
         index, part = index_and_part
-        return jax.tree.map(jnp.add, total, gradient_of(params, part, jax.random.fold_in(key, index))), None
+        gradient, (sums, rows_are_finite) = gradient_of(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, (gradient, sums)), rows_are_finite
 
     parts = (jnp.arange(microbatches), jax.tree.map(split, batch))
-    shapes = jax.eval_shape(gradient_of, params, jax.tree.map(lambda x: x[0], parts[1]), key)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, zeros, parts)[0]
+    gradient, (sums, _) = jax.eval_shape(gradient_of, params, jax.tree.map(lambda x: x[0], parts[1]), key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (gradient, sums))
+    (gradient, sums), rows_are_finite = jax.lax.scan(add, zeros, parts)
+    return gradient, (sums, jnp.moveaxis(rows_are_finite, 0, 1).reshape(-1))
 
 
 def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, batch_size: int) -> EvalStep:

@@ -30,7 +30,9 @@ from t5lite.vocabulary import TokenTable
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """shapes, shardings: of the TrainState. step: compiled, donates the state. init: makes the state in place."""
+    """shapes, shardings: of the TrainState. step: compiled, donates the state. init: makes the state in place.
+    function: the step as it is, not jitted.
+    """
 
     mesh: Mesh
     schedule: Schedule
@@ -38,6 +40,7 @@ class Trainer:
     shardings: TrainState
     init: Callable[[], TrainState]
     step: TrainStep
+    function: TrainStep
     memory_bytes: int
 
 
@@ -76,8 +79,9 @@ def make_trainer(
 
     shapes = jax.eval_shape(init)
     shardings = state_shardings(shapes, mesh, params)
+    function = make_train_step(model, objective, table, optimizer, settings)
     step = jax.jit(
-        make_train_step(model, objective, table, optimizer, settings),
+        function,
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
@@ -91,6 +95,7 @@ def make_trainer(
         shardings=shardings,
         init=_under(mesh, jax.jit(init, out_shardings=shardings)),
         step=compiled,
+        function=function,
         memory_bytes=_memory_bytes(compiled),
     )
 

@@ -11,7 +11,7 @@ from t5lite.config import flat, load_json, to_dict
 from t5lite.errors import UserError
 
 # What may differ when a workdir is gone on with: how a run is watched and where it runs, not what it computes.
-MAY_CHANGE = ("name", "eval", "log_every_steps", "checkpoint", "mesh")
+MAY_CHANGE = ("name", "eval", "log_every_steps", "max_skipped_steps", "checkpoint", "mesh", "debug_nans")
 
 
 def make_workdir(workdir: Path) -> None:

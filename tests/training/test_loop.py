@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pytest
 
 from t5lite.errors import Interrupted
-from t5lite.training.loop import LoopSettings, Progress, run_loop
+from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog
+from t5lite.training.watch import Progress
 
 
 class Saved:
@@ -26,13 +27,14 @@ class Saved:
         pass
 
 
-def _run(tmp_path, evaluate, total=10, evaluate_every=4):
+def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=()):
     def step(state, rows):
-        metrics = {"loss": jnp.ones(()), "tokens": jnp.ones(()), "places": jnp.ones(()), "grad_norm": jnp.ones(())}
+        metrics = {name: jnp.ones(()) for name in ("loss", "tokens", "places", "grad_norm")}
+        metrics |= {"skipped": jnp.bool_(state.step in sick), "finite_rows": jnp.ones(2, bool)}
         return types.SimpleNamespace(step=state.step + 1), metrics
 
     trainer = types.SimpleNamespace(step=step, schedule=lambda step: 0.1)
-    settings = LoopSettings(total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0)
+    settings = LoopSettings(total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, most_skipped=3)
     checkpoints, log = Saved(), MetricsLog(tmp_path, keep_until=-1)
     state = types.SimpleNamespace(step=0)
     try:
@@ -64,3 +66,8 @@ def test_a_signal_during_an_evaluation_saves_that_step(tmp_path, monkeypatch):
 def test_a_signal_in_the_last_evaluation_lets_the_run_end(tmp_path):
     checkpoints = _run(tmp_path, lambda state, step: step == 10 and os.kill(os.getpid(), signal.SIGTERM))
     assert checkpoints.steps == [7, 10]
+
+
+def test_nothing_is_saved_while_updates_are_left_out(tmp_path):
+    checkpoints = _run(tmp_path, lambda state, step: None, total=15, sick=(5, 6, 14))
+    assert checkpoints.steps == [14, 15]

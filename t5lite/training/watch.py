@@ -1,0 +1,90 @@
+"""What is watched while a run trains: updates left out because a number was not finite, and spikes of the loss.
+
+The step itself leaves such an update out (`step.py`). Here it is counted and said, with the rows of the step, which
+`preview --step` shows; and where it happens too often in a row the run ends, its last checkpoint untouched.
+"""
+
+import dataclasses
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+from t5lite.errors import UserError
+
+SPIKE_DEVIATIONS = 6.0  # of recent losses, above their mean
+SPIKE_DECAY = 0.98  # of the weight of a loss, from step to step: the last fifty or so count
+LOSSES_BEFORE_SPIKES = 100
+MOST_ROWS_SAID = 8
+
+
+@dataclasses.dataclass
+class Progress:
+    """What adds up over restarts, saved with each checkpoint.
+
+    tokens: without padding. seconds: of the loop's clock. skipped: updates left out, skipped_in_a_row: the newest of
+    them. losses, loss_mean, loss_variance: how many there were, and the moments of the recent ones.
+    """
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    losses: int = 0
+    loss_mean: float = 0.0
+    loss_variance: float = 0.0
+
+
+class Watch:
+    """Looks at the metrics of each step in turn."""
+
+    def __init__(self, done: Progress, most_skipped: int):
+        self.done, self.most_skipped = done, most_skipped
+
+    def look(self, step: int, loss: float, skipped: bool, finite_rows: np.ndarray) -> dict[str, Any]:
+        """What to log of `step` beside its metrics: mostly nothing. finite_rows [B]: which rows have a finite loss.
+
+        Raises UserError where more than `most_skipped` updates in a row were left out.
+        """
+        if skipped:
+            return self._skipped(step, finite_rows)
+        self.done.skipped_in_a_row = 0
+        return self._spike(step, loss)
+
+    def _skipped(self, step: int, finite_rows: np.ndarray) -> dict[str, Any]:
+        done = self.done
+        done.skipped += 1
+        done.skipped_in_a_row += 1
+        # Where it is the gradient alone that is not finite, any row may be why.
+        places = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
+        rows = ((step - 1) * len(finite_rows) + places).tolist()
+        said = ", ".join(map(str, rows[:MOST_ROWS_SAID])) + (", …" if len(rows) > MOST_ROWS_SAID else "")
+        where = f"step {step}: the loss or its gradient is not finite, in the rows {said} (preview --step {step - 1})"
+        if done.skipped_in_a_row > self.most_skipped:
+            raise UserError(
+                f"{where}, as in the {done.skipped_in_a_row - 1} steps before it, since which no checkpoint was saved; "
+                "lower schedule.rate, or look for the operation with --debug_nans"
+            )
+        print(f"warning: {where}: the update is left out ({done.skipped} so far)", file=sys.stderr)
+        return {"skipped": done.skipped, "rows": rows}
+
+    def _spike(self, step: int, loss: float) -> dict[str, Any]:
+        done = self.done
+        deviations = (loss - done.loss_mean) / math.sqrt(max(done.loss_variance, 1e-12))
+        is_spike = done.losses >= LOSSES_BEFORE_SPIKES and deviations > SPIKE_DEVIATIONS
+        # A spike counts as much as the highest loss that is none, or the next one would pass unnoticed.
+        seen = done.loss_mean + SPIKE_DEVIATIONS * math.sqrt(done.loss_variance) if is_spike else loss
+        weight = max(1 - SPIKE_DECAY, 1 / (done.losses + 1))
+        difference = seen - done.loss_mean
+        done.loss_mean += weight * difference
+        done.loss_variance = (1 - weight) * (done.loss_variance + weight * difference**2)
+        done.losses += 1
+        if not is_spike:
+            return {}
+        print(
+            f"warning: step {step}: the loss, {loss:.4g}, is {deviations:.0f} standard deviations above that of the "
+            f"steps before (preview --step {step - 1})",
+            file=sys.stderr,
+        )
+        return {"spike": round(deviations, 2)}

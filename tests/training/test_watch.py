@@ -1,0 +1,135 @@
+"""Numbers that are not finite: the update is left out, counted and said; a run of them ends; spikes are told."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5lite import preview
+from t5lite import train as verb
+from t5lite.errors import UserError
+from t5lite.model.build import make_model
+from t5lite.objectives.catalogue import make_objective
+from t5lite.training.sharding import put_batch
+from t5lite.training.trainer import make_trainer
+from t5lite.training.watch import LOSSES_BEFORE_SPIKES, Progress, Watch
+from t5lite.vocabulary import Vocabulary
+from tests.small import small_config, write_texts
+
+VOCABULARY = Vocabulary.synthetic(290, 20)
+POISON = 7  # a token whose embedding is made infinite
+
+
+def _poisoned_rows(config, poisoned):
+    """Windows without the token, but for the rows `poisoned`, where it is everywhere."""
+    objective = make_objective(config.objective, config.model.architecture, VOCABULARY)
+    rows = np.random.default_rng(0).integers(POISON + 1, 290, (config.batch_size, objective.window), dtype=np.int32)
+    rows[list(poisoned)] = POISON
+    return {"tokens": rows}
+
+
+def _trainer(config):
+    objective = make_objective(config.objective, config.model.architecture, VOCABULARY)
+    return make_trainer(config, make_model(config.model, VOCABULARY), objective, VOCABULARY.table, 10)
+
+
+def _with_poison(state):
+    embedding = state.params["token_embedding"]["embedding"]
+    params = state.params | {"token_embedding": {"embedding": embedding.at[POISON].set(jnp.inf)}}
+    return state.replace(params=params)
+
+
+@pytest.mark.parametrize(("microbatches", "data"), [(1, 1), (2, 1), (2, 4)])
+def test_an_update_that_is_not_finite_leaves_everything_but_the_counters(microbatches, data):
+    config = small_config("")
+    # Only the poisoned rows see the infinite embedding: it takes no part in the softmax.
+    config.model.tie_embeddings = False
+    config.microbatches, config.mesh.data = microbatches, data
+    trainer = _trainer(config)
+    state = _with_poison(trainer.init())
+    before = jax.device_get((state.params, state.opt_state))
+    state, metrics = trainer.step(state, put_batch(_poisoned_rows(config, {1, 6}), trainer.mesh))
+    assert bool(metrics["skipped"]) and not math.isfinite(metrics["loss"])
+    assert np.flatnonzero(~np.asarray(metrics["finite_rows"])).tolist() == [1, 6]
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves((state.params, state.opt_state)), strict=True):
+        if np.issubdtype(old.dtype, np.floating):
+            np.testing.assert_array_equal(old, new)
+        else:
+            assert new == old + 1
+    assert state.step == 1
+    state, metrics = trainer.step(state, put_batch(_poisoned_rows(config, ()), trainer.mesh))
+    assert not bool(metrics["skipped"]) and np.asarray(metrics["finite_rows"]).all()
+    assert not np.array_equal(before[0]["lm_head"]["kernel"], state.params["lm_head"]["kernel"])
+
+
+@pytest.fixture
+def diverging(tmp_path):
+    """The path of a config whose rate is beyond all bounds from its 8th step on."""
+    source = write_texts(tmp_path / "texts")
+    (tmp_path / "config.py").write_text(
+        "from tests.small import small_config\n"
+        "def get_config(arg=None):\n"
+        f"    config = small_config({source!r})\n"
+        "    config.budget.steps, config.max_skipped_steps = 30, 2\n"
+        "    config.schedule.name, config.schedule.rate = 'constant', 3e-3\n"
+        "    config.schedule.warmup_steps = 0\n"
+        "    return config\n"
+    )
+    return tmp_path / "config.py"
+
+
+def test_a_run_that_diverges_ends_with_its_last_checkpoint_and_the_rows(diverging, tmp_path, capsys):
+    command = ["--config", str(diverging), "--workdir", str(tmp_path / "run")]
+    rate = ["--config.schedule.rate=6e16", "--config.optimizer.clip_norm=0.0"]
+    with pytest.raises(SystemExit) as stop:
+        verb.main([*command, *rate])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "the loss or its gradient is not finite" in said and "Traceback" not in said
+    assert "warning: step 2: " in said and "(2 so far)" in said and "step 4: " in said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    skipped = [line for line in lines if "skipped" in line]
+    assert [(line["step"], line["loss"], line["skipped"]) for line in skipped] == [(2, None, 1), (3, None, 2)]
+    assert skipped[0]["rows"] == list(range(8, 16))
+    preview.main(["--config", str(tmp_path / "run" / "config.json"), "--step", "1", "--n", "8", "--json"])
+    assert [json.loads(line)["index"] for line in capsys.readouterr().out.splitlines()] == skipped[0]["rows"]
+
+
+def test_debug_nans_names_the_operation(diverging, tmp_path, capsys):
+    command = ["--config", str(diverging), "--workdir", str(tmp_path / "run"), "--debug_nans"]
+    with pytest.raises(SystemExit) as stop:
+        verb.main([*command, "--config.schedule.rate=6e16", "--config.optimizer.clip_norm=0.0"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2
+    assert "step 2: nan generated by primitive" in said and "t5lite/model/" in said
+
+
+def _looks(watch, losses):
+    return [watch.look(step, loss, not math.isfinite(loss), np.ones(2, bool)) for step, loss in enumerate(losses, 1)]
+
+
+def test_so_many_in_a_row_are_too_many():
+    nan = math.nan
+    watch = Watch(Progress(), 2)
+    _looks(watch, [nan, nan, 1.0, nan, nan, 1.0])
+    assert (watch.done.skipped, watch.done.skipped_in_a_row) == (4, 0)
+    with pytest.raises(
+        UserError, match=r"step 3: .* in the rows 4, 5 \(preview --step 2\), as in the 2 steps before it"
+    ):
+        _looks(Watch(Progress(), 2), [nan, nan, nan])
+    with pytest.raises(UserError, match="step 1: "):
+        _looks(Watch(Progress(), 0), [nan])
+
+
+def test_a_spike_is_told_and_a_falling_or_noisy_loss_is_none(capsys):
+    rng = np.random.default_rng(0)
+    falling = (8 * np.exp(-np.arange(2000) / 300) + 2 + 0.1 * rng.standard_normal(2000)).tolist()
+    watch = Watch(Progress(), 0)
+    assert not any(_looks(watch, falling))
+    (note,) = _looks(watch, [4.0])
+    assert note["spike"] > 10 and "warning: step 1: the loss, 4, is " in capsys.readouterr().err
+    assert _looks(watch, [2.0]) == [{}] and _looks(watch, [4.0])[0]["spike"] > 6
+    early = Watch(Progress(), 0)
+    assert not any(_looks(early, [2.0] * (LOSSES_BEFORE_SPIKES - 1) + [9.0]))
