@@ -1,0 +1,223 @@
+"""Kills training runs at random moments, starts them again, and compares with runs that were never killed.
+
+    python benchmarks/faults.py --kills 60 --seed 0 > benchmarks/results/faults_cpu.jsonl
+
+A run survives if, killed (SIGKILL) and started again by the same command, it ends with the same `params_sha256` and the
+same (step, split, loss) lines in metrics.jsonl, each once and in order, as one that was never killed. Runs, each with
+an empty cache of data, in turn:
+
+    pretraining    a UL2 mixture on two sources of text, with dropout
+    finetuning     packed pairs, microbatches, the encoder frozen, from a pre-trained run
+
+Moments are drawn at random: a time within the run, or a moment that is waited for (below) and a little after it. A run
+is killed once or twice. Prints a line a trial, and a last one that counts. This file is the runs' config file too.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from t5lite.config import base_config, parse_arg
+
+ROOT = Path(__file__).parents[1]
+STEPS, SAVE_EVERY = 160, 20
+WORDS = ["the", "a", "of", "sea", "ship", "captain", "whale", "white", "old", "man", "went", "said", "cold", "stone"]
+CASES = ("pretraining", "finetuning")
+
+
+def get_config(arg: str | None = None) -> Any:
+    """The config of the run `case`, whose text lies in the folder `texts`, beside the run to start from."""
+    arg = parse_arg(arg, case="pretraining", texts="")
+    config = base_config()
+    config.tokenizer.vocab_size, config.tokenizer.sentinels = 300, 40
+    config.objective.inputs_length = 32
+    for name in ("d_model", "d_ff"):
+        config.model[name] = 32
+    config.model.num_heads, config.model.head_dim = 2, 16
+    config.model.num_encoder_layers = config.model.num_decoder_layers = 1
+    config.model.dropout = 0.1
+    config.budget.steps, config.checkpoint.every_steps, config.eval.every_steps = STEPS, SAVE_EVERY, 50
+    config.log_every_steps, config.eval.rows, config.eval.generate_rows = 1, 32, 0
+    if arg.case == "pretraining":
+        config.objective.name = "ul2"
+        config.data.train.mixture = {
+            "one": {"source": f"files:{arg.texts}/one/*.txt", "weight": 2.0},
+            "two": {"source": f"files:{arg.texts}/two/*.txt", "weight": 1.0},
+        }
+    else:
+        config.objective.name, config.objective.targets_length, config.microbatches = "supervised", 16, 2
+        config.data.train.source = f"files:{arg.texts}/pairs.jsonl"
+        config.init_from = f"{arg.texts}/pretrained"
+        config.trainable = (("encoder.*", False), (".*", True))
+    return config
+
+
+def write_texts(folder: Path) -> None:
+    """Two corpora and pairs, of random words."""
+    draw = random.Random(0)
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        for i in range(40):
+            (folder / name / f"{i}.txt").write_text(" ".join(draw.choices(WORDS, k=300)) + ".\n")
+    with (folder / "pairs.jsonl").open("w") as file:
+        for _ in range(800):
+            words = draw.choices(WORDS, k=draw.randint(2, 12))
+            file.write(json.dumps({"inputs": " ".join(words), "targets": " ".join(sorted(words)[:4])}) + "\n")
+
+
+def _command(case: str, texts: Path, workdir: Path) -> list[str]:
+    config = f"{Path(__file__).absolute()}:case={case},texts={texts}"
+    return [sys.executable, "-m", "t5lite.train", "--config", config, "--workdir", str(workdir)]
+
+
+def start(case: str, texts: Path, workdir: Path, cache: Path) -> subprocess.Popen:
+    """The run, in a process group of its own. Compiled programs are shared by all trials, data is not."""
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(texts / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | compiled | {"T5LITE_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+    with open(workdir.with_suffix(".log"), "ab") as log:
+        command = _command(case, texts, workdir)
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL to the whole group."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# What can be waited for: (workdir, cache) -> whether the moment has come.
+MOMENTS: dict[str, Callable[[Path, Path], bool]] = {
+    "building data": lambda workdir, cache: any(cache.rglob(".*")),
+    "before the first checkpoint": lambda workdir, cache: (workdir / "metrics.jsonl").exists(),
+    "saving": lambda workdir, cache: any((workdir / "checkpoints").glob("*tmp*")),
+    "saved": lambda workdir, cache: _steps(workdir) > 0,
+    "the last save": lambda workdir, cache: any((workdir / "checkpoints").glob(f"{STEPS}*tmp*")),
+    "after the last save": lambda workdir, cache: _steps(workdir) == STEPS,
+}
+
+
+def _steps(workdir: Path) -> int:
+    """The newest step that a checkpoint is complete of; 0: none."""
+    found = (workdir / "checkpoints").glob("*") if (workdir / "checkpoints").is_dir() else ()
+    return max((int(path.name) for path in found if path.name.isdigit()), default=0)
+
+
+def wait_for(moment: str, delay: float, process: subprocess.Popen, workdir: Path, cache: Path) -> bool:
+    """Wait for `moment` and `delay` seconds; false where the run ended before."""
+    has_come = MOMENTS.get(moment, lambda workdir, cache: True)
+    while process.poll() is None and not has_come(workdir, cache):
+        time.sleep(0.001)
+    end = time.monotonic() + delay
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(min(0.001, delay))
+    return process.poll() is None
+
+
+def outcome(workdir: Path) -> dict[str, Any]:
+    """What must be the same: the parameters' digest, and the lines of the log."""
+    result = json.loads((workdir / "result.json").read_text())
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "params_sha256": result["params_sha256"],
+        "lines": [(line["step"], line["split"], line["loss"]) for line in lines],
+        "tokens": result["cost"]["tokens"],
+        "metrics": result["metrics"],
+    }
+
+
+def finish(case: str, texts: Path, workdir: Path, cache: Path) -> tuple[dict[str, Any], float]:
+    """Run `case` to its end: (its outcome, seconds)."""
+    begun = time.monotonic()
+    code = start(case, texts, workdir, cache).wait()
+    if code:
+        raise RuntimeError(f"{case} ended with exit code {code}: {workdir.with_suffix('.log').read_text()[-2000:]}")
+    return outcome(workdir), time.monotonic() - begun
+
+
+def references(folder: Path, cases: tuple[str, ...] = CASES) -> tuple[Path, dict[str, dict], dict[str, float]]:
+    """(the texts, {case: outcome}, {case: seconds}) of runs that nobody kills."""
+    texts = folder / "texts"
+    write_texts(texts)
+    finish("pretraining", texts, texts / "pretrained", folder / "cache")
+    expected, seconds = {}, {}
+    for case in cases:
+        expected[case], seconds[case] = finish(case, texts, folder / f"{case}-whole", folder / f"{case}-cache")
+    return texts, expected, seconds
+
+
+def draw_moment(draw: random.Random, seconds: float) -> tuple[str, float]:
+    """(moment, seconds after it)."""
+    moment = draw.choice(["any", "any", *MOMENTS])
+    return moment, draw.uniform(0, seconds) if moment == "any" else draw.choice((0.0, draw.uniform(0, 0.2)))
+
+
+def trial(case: str, folder: Path, texts: Path, expected: dict, seconds: float, draw: random.Random) -> dict[str, Any]:
+    """Kill a run once or twice, let it end, compare."""
+    workdir, cache = folder / "run", folder / "run-cache"
+    for path in (workdir, cache):
+        shutil.rmtree(path, ignore_errors=True)
+    workdir.with_suffix(".log").unlink(missing_ok=True)
+    kills = []
+    for _ in range(draw.choice((1, 1, 2))):
+        moment, delay = draw_moment(draw, seconds)
+        process = start(case, texts, workdir, cache)
+        if wait_for(moment, delay, process, workdir, cache):
+            kill(process)
+            kills.append({"moment": moment, "seconds_after": round(delay, 3), "checkpoint": _steps(workdir)})
+    try:
+        found, _ = finish(case, texts, workdir, cache)
+        differs = [name for name in expected if found[name] != expected[name]]
+    except (RuntimeError, OSError, ValueError) as error:
+        differs = [str(error)]
+    left = sorted(path.name for path in (*cache.rglob(".*"), *workdir.rglob("*tmp*")))
+    return {"case": case, "kills": kills, "survived": not differs, "differs": differs, "left_behind": left}
+
+
+def trials(folder: Path, number: int, seed: int, cases: tuple[str, ...] = CASES) -> Iterator[dict[str, Any]]:
+    """Trials until `number` kills were made."""
+    texts, expected, seconds = references(folder, cases)
+    draw, made, index = random.Random(seed), 0, 0
+    while made < number:
+        case = cases[index % len(cases)]
+        index += 1
+        said = trial(case, folder, texts, expected[case], seconds[case], draw)
+        made += len(said["kills"])
+        yield said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    versions = {name: version(name) for name in ("jax", "orbax-checkpoint")}
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(), **versions}
+    print(json.dumps({"date": str(datetime.date.today()), **vars(arguments), **machine}), flush=True)
+    moments: dict[str, int] = {}
+    survived = lost = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for said in trials(Path(folder), arguments.kills, arguments.seed):
+            print(json.dumps(said), flush=True)
+            survived, lost = survived + said["survived"], lost + (not said["survived"])
+            for each in said["kills"]:
+                moments[each["moment"]] = moments.get(each["moment"], 0) + 1
+    print(json.dumps({"kills": sum(moments.values()), "moments": moments, "survived": survived, "lost": lost}))
+
+
+if __name__ == "__main__":
+    main()
