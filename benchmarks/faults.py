@@ -149,14 +149,14 @@ def finish(case: str, texts: Path, workdir: Path, cache: Path) -> tuple[dict[str
     return outcome(workdir), time.monotonic() - begun
 
 
-def references(folder: Path, cases: tuple[str, ...] = CASES) -> tuple[Path, dict[str, dict], dict[str, float]]:
+def references(folder: Path) -> tuple[Path, dict[str, dict], dict[str, float]]:
     """(the texts, {case: outcome}, {case: seconds}) of runs that nobody kills."""
     texts = folder / "texts"
     write_texts(texts)
-    finish("pretraining", texts, texts / "pretrained", folder / "cache")
     expected, seconds = {}, {}
-    for case in cases:
-        expected[case], seconds[case] = finish(case, texts, folder / f"{case}-whole", folder / f"{case}-cache")
+    for case in CASES:  # fine-tuning starts from the first
+        workdir = texts / "pretrained" if case == "pretraining" else folder / case
+        expected[case], seconds[case] = finish(case, texts, workdir, folder / f"{case}-cache")
     return texts, expected, seconds
 
 
@@ -188,12 +188,12 @@ def trial(case: str, folder: Path, texts: Path, expected: dict, seconds: float, 
     return {"case": case, "kills": kills, "survived": not differs, "differs": differs, "left_behind": left}
 
 
-def trials(folder: Path, number: int, seed: int, cases: tuple[str, ...] = CASES) -> Iterator[dict[str, Any]]:
+def trials(folder: Path, number: int, seed: int) -> Iterator[dict[str, Any]]:
     """Trials until `number` kills were made."""
-    texts, expected, seconds = references(folder, cases)
+    texts, expected, seconds = references(folder)
     draw, made, index = random.Random(seed), 0, 0
     while made < number:
-        case = cases[index % len(cases)]
+        case = CASES[index % len(CASES)]
         index += 1
         said = trial(case, folder, texts, expected[case], seconds[case], draw)
         made += len(said["kills"])
