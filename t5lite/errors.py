@@ -19,11 +19,20 @@ class Interrupted(Exception):
     """The work was asked to stop, and has saved where it stood."""
 
 
+LONGEST_MESSAGE = 2000  # characters
+
+
 class UserError(Exception):
-    """A mistake that the user can mend. The message says what, where and what to do, in one line."""
+    """A mistake that the user can mend. The message says what, where and what to do, in one line.
+
+    It may quote a file's name or contents: what does not print, and would move a terminal's cursor or turn the
+    direction of its text, appears as an escape, and what is long is cut in the middle.
+    """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(message).split()))
+        half = LONGEST_MESSAGE // 2
+        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:half]} … {line[-half:]}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

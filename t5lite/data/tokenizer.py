@@ -30,6 +30,7 @@ MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
 # The model changes with the number of training threads, so that is part of the recipe, not of the machine.
 TRAINING_THREADS = 2
 TRAINING_CHUNK = 2000  # characters
+SHORT_CHUNK = 16  # bytes; a sample holds no more chunks than it could of this size
 
 
 class Tokenizer:
@@ -193,7 +194,8 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
 def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
     """A uniform sample of `texts` in chunks of up to 2,000 characters, `num_bytes` of UTF-8 in all, in their order.
 
-    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay.
+    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay. There
+    are fewer bytes where chunks are so short that their number is what takes memory.
     """
     rng = np.random.default_rng(seed)
     kept: list[tuple[float, int, str, int]] = []
@@ -202,7 +204,7 @@ def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[s
         size = len(chunk.encode())
         heapq.heappush(kept, (-rng.random(), index, chunk, size))
         total += size
-        while total > num_bytes and len(kept) > 1:
+        while len(kept) > 1 and (total > num_bytes or len(kept) > num_bytes // SHORT_CHUNK):
             total -= heapq.heappop(kept)[3]
     return [chunk for _, _, chunk, _ in sorted(kept, key=lambda item: item[1])]
 
