@@ -63,8 +63,10 @@ def _folders(root: str) -> Iterator[str]:
 
 
 def _nearest_folder(pattern: str) -> str:
-    """Which folder on the way to the pattern exists, in words."""
+    """Which folder on the way to the pattern exists, in words; or what the pattern names, if that is no file."""
     fixed = Path(pattern)
+    if fixed.exists():
+        return f"it is a folder, name files in it, as {fixed / '*.txt'}" if fixed.is_dir() else "it is a pipe or device"
     while glob.has_magic(str(fixed)) or not fixed.exists():
         if fixed == fixed.parent:
             break

@@ -59,28 +59,24 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
 
 
-def _open(path: Path) -> BinaryIO:
-    # Without blocking: what was a file when it was found may be a pipe now, that nobody writes to.
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    file = open(number, "rb", BLOCK)
+def _opener(name: str, flags: int) -> int:
+    """Open without blocking: what was a file when it was found may be a pipe now, that nobody writes to."""
+    number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(number).st_mode):
-        file.close()
-        raise UserError(f"cannot read {path}: it is a folder, a pipe or a device; narrow the pattern to files")
-    if path.name.lower().endswith(".gz"):
-        return io.BufferedReader(_Gzip(file), BLOCK)
-    return file
+        os.close(number)
+        raise UserError(f"cannot read {name}: it is a folder, a pipe or a device; narrow the pattern to files")
+    return number
 
 
-class _Gzip(gzip.GzipFile):
-    """Closes the file that it reads."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        super().__init__(fileobj=file)
-
-    def close(self) -> None:
-        super().close()
-        self._file.close()
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked where they are gzip's."""
+    with readable(path), open(path, "rb", BLOCK, opener=_opener) as file:
+        if not path.name.lower().endswith(".gz"):
+            yield file
+            return
+        with io.BufferedReader(gzip.GzipFile(fileobj=file), BLOCK) as unpacked:
+            yield unpacked
 
 
 def size_of(path: Path) -> int:
@@ -101,7 +97,7 @@ def _not_utf8(path: Path, offset: int) -> UserError:
 def decoded_blocks(path: Path) -> Iterator[str]:
     """The text of a file in blocks, characters whole. A byte-order mark at its start is dropped."""
     undecoded, offset = b"", 0
-    with readable(path), _open(path) as file:
+    with _open(path) as file:
         while True:
             block = file.read(BLOCK)
             data = undecoded + block
@@ -120,7 +116,7 @@ def decoded_blocks(path: Path) -> Iterator[str]:
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, text with its line end) of each line of a file."""
     offset = 0
-    with readable(path), _open(path) as file:
+    with _open(path) as file:
         for number in range(1, 1 << 62):
             line = file.readline(LONGEST_LINE + 1)
             if not line:
@@ -206,7 +202,7 @@ def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
 
     try:
         # Arrow's own buffer: else it holds a column of a whole group of rows.
-        with readable(path), _open(path) as raw, parquet.ParquetFile(raw, buffer_size=BLOCK) as file:
+        with _open(path) as raw, parquet.ParquetFile(raw, buffer_size=BLOCK) as file:
             _check_columns(names, file.schema_arrow.names, str(path))
             for name in names:
                 _check_type(file.schema_arrow.field(name).type, f"{path}: column {name!r}")
