@@ -1,11 +1,53 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and reading one that may hold or be anything."""
 
 import json
 import math
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from t5lite.errors import UserError
+
+LARGEST = 1 << 30  # bytes of a file that is read whole
+
+
+def only_files(name: str, flags: int) -> int:
+    """An opener for `open` that opens no pipe, device or folder, and so never waits.
+
+    Raises UserError for one of these: also where it took the place of a file after that was found.
+    """
+    number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise UserError(f"cannot read {name}: it is a folder, a pipe or a device; give a file")
+    return number
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes. Raises OSError, and UserError for what is no file or over 1 GiB."""
+    with open(path, "rb", opener=only_files) as file:
+        if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+            raise UserError(f"cannot read {path}: {size:,} bytes are too many for what it should be")
+        return file.read(LARGEST)
+
+
+def read_json(path: Path, way_out: str = "restore it") -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no such file.
+
+    Raises UserError, ending in `way_out`, for one that cannot be read or holds anything else.
+    """
+    try:
+        value = json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {way_out}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (it holds no JSON object); {way_out}")
+    return value
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -14,15 +14,14 @@ import gzip
 import io
 import json
 import math
-import os
 import re
-import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from t5lite.errors import UserError
+from t5lite.files import only_files
 
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST_LINE = 64 << 20  # bytes, and of a row of any format; as objects a hostile line takes 25 times as much
@@ -59,19 +58,10 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
 
 
-def _opener(name: str, flags: int) -> int:
-    """Open without blocking: what was a file when it was found may be a pipe now, that nobody writes to."""
-    number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise UserError(f"cannot read {name}: it is a folder, a pipe or a device; narrow the pattern to files")
-    return number
-
-
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked where they are gzip's."""
-    with readable(path), open(path, "rb", BLOCK, opener=_opener) as file:
+    with readable(path), open(path, "rb", BLOCK, opener=only_files) as file:
         if not path.name.lower().endswith(".gz"):
             yield file
             return

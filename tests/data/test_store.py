@@ -74,7 +74,8 @@ def test_the_card_has_the_counts_and_the_facts_given(tmp_path):
     write(tmp_path, DOCUMENTS)
     card = json.loads((tmp_path / "card.json").read_text())
     assert len(card.pop("sha256")) == 64
-    assert card == {"format": 1, "tokens": 36, "documents": 6, "shards": [36], "extra": "fact"}
+    assert len(card.pop("card_sha256")) == 64
+    assert card == {"format": 2, "tokens": 36, "documents": 6, "shards": [36], "extra": "fact"}
 
 
 def test_positions_beyond_two_to_the_31_are_kept(tmp_path):
