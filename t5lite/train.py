@@ -16,7 +16,8 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite import cli
-from t5lite.config import check, check_budget, require, to_dict
+from t5lite.checks import check, check_budget
+from t5lite.config import require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
 from t5lite.evaluation import Evaluator
