@@ -82,10 +82,7 @@ OF_MEMBERS = {
 
 def check(config: ConfigDict) -> None:
     """Refuse values that no run can have; what depends on tokenizer, model or mesh is checked where it is known."""
-    base = base_config()
-    _check_values(config, base, "")
-    for group in OF_MEMBERS:
-        _check_members(config, base, group)
+    check_values(config)
     require(
         config.batch_size % config.microbatches == 0,
         "microbatches",
@@ -104,13 +101,21 @@ def check(config: ConfigDict) -> None:
     )
 
 
-def _check_values(config: ConfigDict, base: ConfigDict, prefix: str) -> None:
+def check_values(config: ConfigDict) -> None:
+    """Refuse a value of another type than its field's, and a number outside of its range."""
+    base = base_config()
+    _check_group(config, base, "")
+    for group in OF_MEMBERS:
+        _check_members(config, base, group)
+
+
+def _check_group(config: ConfigDict, base: ConfigDict, prefix: str) -> None:
     for name, value in base.items():
         field = prefix + name
         if name == "mixture":
             require(isinstance(config[name], ConfigDict), field, "must be a group of fields")
         elif isinstance(value, ConfigDict):
-            _check_values(config[name], value, f"{field}.")
+            _check_group(config[name], value, f"{field}.")
         else:
             _check_value(field, config[name], base.get_type(name), value is None, RANGES.get(field))
 

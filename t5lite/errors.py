@@ -44,8 +44,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
-    """Turn a `UserError` inside into one line on stderr and exit code 2, `Interrupted` into a line and 75; Ctrl-C into
-    130; a reader gone into 141.
+    """Turn a `UserError` inside, or memory that was not enough, into one line on stderr and exit code 2, `Interrupted`
+    into a line and 75; Ctrl-C into 130; a reader gone into 141.
     """
     try:
         yield
@@ -59,3 +59,10 @@ def clean_exit() -> Iterator[None]:
     except (UserError, Interrupted) as error:
         print(f"t5lite: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else RUN_ME_AGAIN)
+    except (MemoryError, RuntimeError) as error:
+        # The second is JAX's, which this module does not import.
+        if not isinstance(error, MemoryError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        advice = UserError(f"out of memory ({error}); lower batch_size or eval.batch_size, or make the model smaller")
+        print(f"t5lite: {advice}", file=sys.stderr)
+        sys.exit(2)
