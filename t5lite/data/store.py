@@ -86,10 +86,13 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _mapped(path: Path, *dtypes: type) -> np.ndarray:
-    """The array [n] in a .npy file, memory-mapped. Raises ValueError for one of other `dtypes`, and OSError."""
+    """The array [n] in a .npy file, memory-mapped. Raises ValueError for one of other `dtypes`."""
     if not path.is_file():
         raise ValueError(f"{path.name} is not there")
-    array = np.lib.format.open_memmap(path, mode="r")  # never an array of pickled objects
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # never an array of pickled objects
+    except Exception as error:  # of a damaged header Python's parser raises what it likes
+        raise ValueError(f"{path.name}: {error}") from error
     if array.ndim != 1 or array.dtype not in dtypes:
         raise ValueError(f"{path.name} has shape {array.shape} and dtype {array.dtype}")
     return array
@@ -109,7 +112,7 @@ class TokenStore:
             self.ends = _mapped(folder / "ends.npy", np.int64)
             names = [f"tokens-{i:05d}.npy" for i in range(len(card["shards"]))]
             self._shards = [_mapped(folder / name, np.uint16, np.uint32) for name in names]
-        except (OSError, EOFError, ValueError) as error:
+        except ValueError as error:
             raise UserError(f"the token store {folder} is damaged ({error}); {way_out}") from error
         if not self._agrees():
             raise UserError(f"the token store {folder} is damaged (its files do not agree); {way_out}")
