@@ -196,12 +196,13 @@ def _show(result: dict[str, Any], workdir: Path) -> None:
     """Print a line a held-out set: the loss before and after, and the other metrics."""
     before = first_losses(workdir / "metrics.jsonl")
     for split, metrics in result["metrics"].items():
-        parts = [f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss"]
+        said = {name: "not finite" if value is None else f"{value:.4g}" for name, value in metrics.items()}
+        parts = [f"{name} {value}" for name, value in said.items() if name != "loss"]
         if "loss" in metrics:
-            loss = f"loss {metrics['loss']:.4g}"
+            loss = f"loss {said['loss']}"
             if split in before:
                 first = "not finite" if before[split] is None else f"{before[split]:.4g}"
-                loss = f"loss {first} before, {metrics['loss']:.4g} after"
+                loss = f"loss {first} before, {said['loss']} after"
             parts.insert(0, loss)
         print(f"{split}: {', '.join(parts)}")
 
