@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from t5lite import cli
+from t5lite.checks import check_values
 from t5lite.model.build import make_model
 from t5lite.model.flops import num_parameters, peak_flops
 from t5lite.objectives.catalogue import make_objective, special_tokens
@@ -41,6 +42,7 @@ def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int
 
 def bench(config: ConfigDict) -> dict[str, Any]:
     """Measure the config's training step: median seconds, tokens (encoder and decoder) a second, MFU, memory."""
+    check_values(config)
     architecture = config.model.architecture
     specials = special_tokens(config.tokenizer, config.objective, architecture)
     vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)

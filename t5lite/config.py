@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from t5lite.errors import UserError, nearest
+from t5lite.files import read_json
 
 
 def _optional(kind: type) -> Any:
@@ -329,16 +330,13 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def load_json(path: Path) -> ConfigDict:
     """The config that a run left as config.json. Fields added since it was written take their defaults."""
-    try:
-        written = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a run's workdir: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    written = read_json(path)
+    if written is None:
+        raise UserError(f"{path.parent} is not a run's workdir: it has no config.json")
     config = base_config()
     try:
         _fill(config, written, str(path))
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return config
 
@@ -364,43 +362,3 @@ def require(condition: bool, field: str, message: str) -> None:
     """Raise a UserError about `config.field` unless `condition` holds."""
     if not condition:
         raise UserError(f"config.{field}: {message}")
-
-
-def check(config: ConfigDict) -> None:
-    """Refuse values that no run can have; what depends on tokenizer, model or mesh is checked where it is known."""
-    for field in ("batch_size", "microbatches", "log_every_steps"):
-        require(config[field] > 0, field, f"must be positive, is {config[field]}")
-    require(
-        config.batch_size % config.microbatches == 0,
-        "microbatches",
-        f"{config.microbatches} do not divide the batch of {config.batch_size}",
-    )
-    require(config.eval.generate_rows >= 0, "eval.generate_rows", "must not be negative")
-    require(config.max_skipped_steps >= 0, "max_skipped_steps", "must not be negative")
-    require(config.seed >= 0, "seed", f"must not be negative, is {config.seed}")
-    optional = {"data.train.limit": config.data.train.limit}
-    optional |= {f"eval.{name}": config.eval[name] for name in ("every_steps", "rows", "batch_size", "max_new_tokens")}
-    for field, value in optional.items():
-        require(value is None or value > 0, field, f"must be positive, is {value}")
-    for name in ("every_steps", "keep"):
-        require(config.checkpoint[name] > 0, f"checkpoint.{name}", f"must be positive, is {config.checkpoint[name]}")
-    require(0 <= config.loss.label_smoothing < 1, "loss.label_smoothing", "must be in [0, 1)")
-    require(0 <= config.model.dropout < 1, "model.dropout", "must be in [0, 1)")
-    validation = config.data.validation
-    require(validation.split is None or validation.source is not None, "data.validation.split", "needs a source")
-    train = config.data.train
-    require(
-        (train.source is None) != (len(train.mixture) == 0),
-        "data.train",
-        "set either source or mixture" if train.source is None else "set source or mixture, not both",
-    )
-
-
-def check_budget(config: ConfigDict) -> None:
-    """Refuse a training without exactly one budget."""
-    budgets = {name: value for name, value in config.budget.items() if value is not None}
-    require(
-        len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}"
-    )
-    for name, value in budgets.items():
-        require(value > 0, f"budget.{name}", f"must be positive, is {value}")

@@ -19,11 +19,20 @@ class Interrupted(Exception):
     """The work was asked to stop, and has saved where it stood."""
 
 
+LONGEST_MESSAGE = 2000  # characters
+
+
 class UserError(Exception):
-    """A mistake that the user can mend. The message says what, where and what to do, in one line."""
+    """A mistake that the user can mend. The message says what, where and what to do, in one line.
+
+    It may quote a file's name or contents: what does not print, and would move a terminal's cursor or turn the
+    direction of its text, appears as an escape, and what is long is cut in the middle.
+    """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(message).split()))
+        half = LONGEST_MESSAGE // 2
+        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:half]} … {line[-half:]}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -35,8 +44,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
-    """Turn a `UserError` inside into one line on stderr and exit code 2, `Interrupted` into a line and 75; Ctrl-C into
-    130; a reader gone into 141.
+    """Turn a `UserError` inside, or memory that was not enough, into one line on stderr and exit code 2, `Interrupted`
+    into a line and 75; Ctrl-C into 130; a reader gone into 141.
     """
     try:
         yield
@@ -50,3 +59,10 @@ def clean_exit() -> Iterator[None]:
     except (UserError, Interrupted) as error:
         print(f"t5lite: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else RUN_ME_AGAIN)
+    except (MemoryError, RuntimeError) as error:
+        # The second is JAX's, which this module does not import.
+        if not isinstance(error, MemoryError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        advice = UserError(f"out of memory ({error}); lower batch_size or eval.batch_size, or make the model smaller")
+        print(f"t5lite: {advice}", file=sys.stderr)
+        sys.exit(2)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import check, load_json
+from t5lite.checks import check
+from t5lite.config import load_json
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows

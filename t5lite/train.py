@@ -16,7 +16,8 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite import cli
-from t5lite.config import check, check_budget, require, to_dict
+from t5lite.checks import check, check_budget
+from t5lite.config import require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
 from t5lite.evaluation import Evaluator
@@ -198,12 +199,13 @@ def _show(result: dict[str, Any], workdir: Path) -> None:
     """Print a line a held-out set: the loss before and after, and the other metrics."""
     before = first_losses(workdir / "metrics.jsonl")
     for split, metrics in result["metrics"].items():
-        parts = [f"{name} {value:.4g}" for name, value in metrics.items() if name != "loss"]
+        said = {name: "not finite" if value is None else f"{value:.4g}" for name, value in metrics.items()}
+        parts = [f"{name} {value}" for name, value in said.items() if name != "loss"]
         if "loss" in metrics:
-            loss = f"loss {metrics['loss']:.4g}"
+            loss = f"loss {said['loss']}"
             if split in before:
                 first = "not finite" if before[split] is None else f"{before[split]:.4g}"
-                loss = f"loss {first} before, {metrics['loss']:.4g} after"
+                loss = f"loss {first} before, {said['loss']} after"
             parts.insert(0, loss)
         print(f"{split}: {', '.join(parts)}")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from t5lite.config import check, check_budget, read_config
+from t5lite.checks import check, check_budget
+from t5lite.config import read_config
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.objectives.catalogue import make_objective, special_tokens

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.data.files import Tagged
+from t5lite.data.files import Tagged, fragments_of
 from t5lite.data.store import StoreWriter
 from t5lite.data.tokenizer import Tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS, UNKNOWN
 
 HELDOUT_EVERY = 20
-MOST_LABELS = 1000
+MOST_LABELS, LONGEST_LABEL = 1000, 1000  # of a closed set; characters
 ENCODE_CHARACTERS = 4 * 2**20  # of text that is encoded at a time
 FIRST_TAG = EOS + 1  # the id of a store's first tag in its documents of tags
 
@@ -36,19 +36,22 @@ def build_pairs(
     folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """The same for supervised pairs. Both cards' "labels" counts the distinct targets of the whole source; None
-    beyond 1,000 of them.
+    beyond 1,000 of them, or where one has over 1,000 characters.
     """
-    labels: Counter[str] = Counter()
+    labels: Counter[str] | None = Counter()
 
     def pieces() -> Iterator[Piece]:
+        nonlocal labels
         for inputs, targets in pairs:
-            if len(labels) <= MOST_LABELS:
+            if labels is not None:
                 labels[targets] += 1
-            yield inputs, True
-            yield targets, True
+                if len(labels) > MOST_LABELS or len(targets) > LONGEST_LABEL:
+                    labels = None
+            yield from fragments_of(inputs)
+            yield from fragments_of(targets)
 
     def card() -> dict[str, Any]:
-        return {"labels": dict(sorted(labels.items())) if len(labels) <= MOST_LABELS else None}
+        return {"labels": None if labels is None else dict(sorted(labels.items()))}
 
     _build(folder, encoded(pieces(), tokenizer, advance, keep_empty=True), tokenizer, hold_out, 2, card)
 
@@ -60,7 +63,7 @@ def build_tagged(
     first piece of a word FIRST_TAG + the place of its tag in the card's "tags", elsewhere 0; EOS closes both.
 
     The cards' "labels" counts the tags of the whole source, "places" says where each stands first.
-    Raises UserError for more than 1,000 of them.
+    Raises UserError for more than 1,000 of them, and for one of over 1,000 characters.
     """
     labels: Counter[str] = Counter()
     places: dict[str, str] = {}  # in the order of their ids
@@ -70,6 +73,8 @@ def build_tagged(
             places.setdefault(tag, sentence.place)
         if len(places) > MOST_LABELS:
             raise UserError(f"{sentence.place}: this is tag number {len(places):,}; tags are a closed set")
+        if (longest := max(map(len, sentence.tags))) > LONGEST_LABEL:
+            raise UserError(f"{sentence.place}: a tag has {longest:,} characters; tags are short names")
         labels.update(sentence.tags)
         index = {tag: number for number, tag in enumerate(places)}
         return [FIRST_TAG + index[tag] for tag in sentence.tags]

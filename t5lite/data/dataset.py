@@ -271,7 +271,9 @@ def _labels(wanted: bool | None, kind: str, train: dict[str, Span], heldout: dic
     closed = 0 < len(counts) <= FEW_LABELS and sum(counts.values()) >= PAIRS_PER_LABEL * len(counts)
     if not counts or not (wanted or closed or kind == "tags"):
         if wanted:
-            raise UserError("config.data.labels: the training targets are no closed set (over 1,000 of them)")
+            raise UserError(
+                "config.data.labels: the training targets are no closed set (over 1,000 of them, or long ones)"
+            )
         return None
     _refuse_strange(heldout, counts)
     return tuple(sorted(counts))
@@ -282,8 +284,8 @@ def _refuse_strange(heldout: dict[str, Span], labels: Iterable[str]) -> None:
         found = span.store.card["labels"]
         if found is None:
             raise UserError(
-                f"data.{name}: over 1,000 different targets, where those of training are a closed set; mend the file, "
-                "or set config.data.labels=False if targets are free text"
+                f"data.{name}: over 1,000 different targets, or long ones, where those of training are a closed set; "
+                "mend the file, or set config.data.labels=False if targets are free text"
             )
         strange = sorted(set(found) - set(labels))
         if strange:

@@ -9,7 +9,8 @@ with their tags, `Tagged(words, tags, place)`; a fingerprint of its contents for
 text are to come, for a progress bar. Nothing is downloaded or prepared before the first read.
 """
 
-from t5lite.data.files import Columns, FileSource, Fragment, find_files
+from t5lite.data.files import Columns, FileSource, Fragment
+from t5lite.data.paths import find_files
 from t5lite.data.tfds_source import RecordSource, pydocs_source, tfds_source, tfds_splits
 from t5lite.errors import UserError
 

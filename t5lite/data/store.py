@@ -2,7 +2,7 @@
 
     tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 where ids need it), up to 32M tokens a shard
     ends.npy          3 7 …             int64, where each document ends, its EOS included
-    card.json         counts, bytes of text, tokenizer, and the SHA-256 of the tokens
+    card.json         counts, bytes of text, tokenizer, the SHA-256 of the tokens and of the card itself
 
 Two coordinates address it: the stream as stored, and the same stream without the EOS tokens. A `Span` is a stretch
 of it.
@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 
 from t5lite.errors import UserError
+from t5lite.files import read_json
+from t5lite.vocabulary import EOS
 
-FORMAT = 1
+FORMAT = 2
 SHARD_TOKENS = 32 * 2**20
+READ_TO_CHECK = 32 * 2**20  # tokens; a store of more is not read whole when it is opened, which takes a second a GB
 
 
 class StoreWriter:
@@ -65,7 +68,14 @@ class StoreWriter:
         _save(self.folder / "ends.npy", ends)
         facts = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards}
         card = {**facts, "sha256": self._digest.hexdigest(), **card}
+        card["card_sha256"] = _digest_of(card)
         (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _digest_of(card: dict[str, Any]) -> str:
+    """SHA-256 of what a card says, but for this itself."""
+    said = {name: value for name, value in card.items() if name != "card_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -75,31 +85,59 @@ def _save(path: Path, array: np.ndarray) -> None:
         file.write(array.data)
 
 
+def _mapped(path: Path, *dtypes: type) -> np.ndarray:
+    """The array [n] in a .npy file, memory-mapped. Raises ValueError for one of other `dtypes`."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is not there")
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # never an array of pickled objects
+    except Exception as error:  # of a damaged header Python's parser raises what it likes
+        raise ValueError(f"{path.name}: {error}") from error
+    if array.ndim != 1 or array.dtype not in dtypes:
+        raise ValueError(f"{path.name} has shape {array.shape} and dtype {array.dtype}")
+    return array
+
+
 class TokenStore:
     """A store opened for reading; the tokens stay on disk until a window of them is asked for."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        way_out = f"to have it built anew, delete {folder.parent}"
+        card = read_json(folder / "card.json", way_out)
+        if card is None or card.get("format") != FORMAT or card.get("card_sha256") != _digest_of(card):
+            raise UserError(f"the token store {folder} is damaged (its card); {way_out}")
+        self.card = card
         try:
-            self.card = json.loads((folder / "card.json").read_text())
-            self.ends = np.load(folder / "ends.npy", mmap_mode="r")
-            self._shards = [
-                np.load(folder / f"tokens-{i:05d}.npy", mmap_mode="r") for i in range(len(self.card["shards"]))
-            ]
-            whole = self.card["format"] == FORMAT and self._agrees()
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the token store {folder} is damaged ({error!r}); delete {folder.parent}") from error
-        if not whole:
-            raise UserError(f"the token store {folder} is damaged (its files do not agree); delete {folder.parent}")
-        self.starts_of_shards = np.cumsum([0, *self.card["shards"]])
+            self.ends = _mapped(folder / "ends.npy", np.int64)
+            names = [f"tokens-{i:05d}.npy" for i in range(len(card["shards"]))]
+            self._shards = [_mapped(folder / name, np.uint16, np.uint32) for name in names]
+        except ValueError as error:
+            raise UserError(f"the token store {folder} is damaged ({error}); {way_out}") from error
+        if not self._agrees():
+            raise UserError(f"the token store {folder} is damaged (its files do not agree); {way_out}")
+        self.starts_of_shards = np.cumsum([0, *card["shards"]])
 
     def _agrees(self) -> bool:
-        last = int(self.ends[-1]) if len(self.ends) else 0
-        return (
+        """Whether the arrays are those that the card tells of. Of a large store not every token is read."""
+        edges = np.concatenate([[0], self.ends])
+        if not (
             [len(shard) for shard in self._shards] == self.card["shards"]
-            and sum(self.card["shards"]) == last == self.card["tokens"]
+            and sum(self.card["shards"]) == edges[-1] == self.card["tokens"]
             and len(self.ends) == self.card["documents"]
-        )
+            and np.all(np.diff(edges) > 0)
+        ):
+            return False
+        return self.card["tokens"] > READ_TO_CHECK or self._contents_agree()
+
+    def _contents_agree(self) -> bool:
+        digest, ends, start = hashlib.sha256(), [], 0
+        for shard in self._shards:
+            digest.update(shard.astype(shard.dtype.newbyteorder("<"), copy=False))
+            ends.append(start + 1 + np.flatnonzero(shard == EOS))
+            start += len(shard)
+        found = np.concatenate([np.zeros(0, np.int64), *ends])
+        return digest.hexdigest() == self.card["sha256"] and np.array_equal(found, self.ends)
 
     @property
     def num_tokens(self) -> int:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from t5lite.data.files import Columns, Fragment, Tagged, as_text
+from t5lite.data.files import Columns, Fragment, Tagged, fragments_of
+from t5lite.data.readers import as_text
 from t5lite.errors import UserError, nearest
 
 ROWS_A_READ = 1024  # a read by index costs about 100 µs a record alone, a tenth of it in company
@@ -42,7 +43,7 @@ class RecordSource:
         """The documents' text, one fragment each; empty ones are left out. Raises UserError for a missing column."""
         for (text,) in self._values([self.columns.text]):
             if text:
-                yield Fragment(text, True)
+                yield from fragments_of(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """(inputs, targets) of each record, class labels by name. Raises UserError for a missing column."""

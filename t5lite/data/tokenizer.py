@@ -3,7 +3,7 @@
 The model file holds the pieces alone. Sentinels and specials are ids above them, kept in `vocabulary.json` beside it:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
-    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"]}
+    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "model_sha256": "…"}
 
 A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
 """
@@ -22,14 +22,17 @@ import numpy as np
 import sentencepiece
 
 from t5lite.errors import UserError
-from t5lite.files import write_atomically
+from t5lite.files import read_bytes, read_json, write_atomically
 from t5lite.vocabulary import EOS, PAD, UNKNOWN, TokenTable, Vocabulary
 
 SPACE = "▁"
 MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
+COPY_ANEW = "copy the folder anew from where it came, or delete it if the cache has it"
+MOST_SENTINELS = 100_000
 # The model changes with the number of training threads, so that is part of the recipe, not of the machine.
 TRAINING_THREADS = 2
 TRAINING_CHUNK = 2000  # characters
+SHORT_CHUNK = 16  # bytes; a sample holds no more chunks than it could of this size
 
 
 class Tokenizer:
@@ -37,7 +40,8 @@ class Tokenizer:
 
     def __init__(self, model: bytes, sentinels: int = 100, specials: Sequence[str] = ()):
         self.model = model
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        _check_above(sentinels, specials)
+        self._pieces = _processor(model)
         ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if ids != (PAD, EOS, UNKNOWN):
             raise UserError(
@@ -145,8 +149,34 @@ class Tokenizer:
         """Write the two files into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / MODEL_FILE, self.model)
-        above = {"sentinels": self.vocabulary.sentinels, "specials": list(self.vocabulary.specials)}
+        above = {
+            "sentinels": self.vocabulary.sentinels,
+            "specials": list(self.vocabulary.specials),
+            "model_sha256": hashlib.sha256(self.model).hexdigest(),
+        }
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
+
+
+def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    """Raises UserError for bytes that are no model, or one that cannot encode and decode."""
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        processor.decode(processor.encode("a\n")[:1])
+        for token in range(processor.get_piece_size()):
+            processor.id_to_piece(token)
+    except (RuntimeError, ValueError, IndexError, OSError) as error:  # UnicodeDecodeError is a ValueError
+        raise UserError(f"not a readable SentencePiece model: {error}") from error
+    return processor
+
+
+def _check_above(sentinels: int, specials: Sequence[str]) -> None:
+    """Refuse what cannot stand above the pieces. Every id takes a row of the embedding."""
+    if not 0 <= sentinels <= MOST_SENTINELS:
+        raise UserError(f"tokenizer.sentinels: must be from 0 to {MOST_SENTINELS:,}, is {sentinels}")
+    names = [f"<extra_id_{k}>" for k in range(sentinels)] + list(specials)
+    wrong = [name for name in specials if not isinstance(name, str) or not name or names.count(name) > 1]
+    if wrong:
+        raise UserError(f"tokenizer.specials: {wrong[0]!r} is no name of a special token, or that of two")
 
 
 def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokenizer:
@@ -167,21 +197,26 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokeni
     return _open(place, sentinels, specials)
 
 
-def _read_above(file: Path) -> tuple[int, list[str]]:
-    try:
-        above = json.loads(file.read_text())
-        return int(above["sentinels"]), list(map(str, above["specials"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error!r}); copy it anew from where it came") from error
+def _read_above(file: Path) -> tuple[int, list[str], str | None]:
+    """(sentinels, specials, SHA-256 of the model, which older files lack)."""
+    above = read_json(file, COPY_ANEW)
+    sentinels, specials, model = (above.get(name) for name in ("sentinels", "specials", "model_sha256"))
+    if type(sentinels) is not int or not isinstance(specials, list) or not isinstance(model, str | None):
+        raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
+    return sentinels, specials, model
 
 
-def _open(model: Path, sentinels: int, specials: Sequence[str]) -> Tokenizer:
+def _open(model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None) -> Tokenizer:
     try:
-        return Tokenizer(model.read_bytes(), sentinels, specials)
+        content = read_bytes(model)
+    except OSError as error:
+        raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise UserError(f"{model} is damaged (not the model that {VOCABULARY_FILE} beside it tells of); {COPY_ANEW}")
+    try:
+        return Tokenizer(content, sentinels, specials)
     except UserError as error:
         raise UserError(f"{model}: {error}") from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{model} is not a readable SentencePiece model: {error}") from error
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
@@ -195,7 +230,8 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
 def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
     """A uniform sample of `texts` in chunks of up to 2,000 characters, `num_bytes` of UTF-8 in all, in their order.
 
-    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay.
+    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay. There
+    are fewer bytes where chunks are so short that their number is what takes memory.
     """
     rng = np.random.default_rng(seed)
     kept: list[tuple[float, int, str, int]] = []
@@ -204,7 +240,7 @@ def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[s
         size = len(chunk.encode())
         heapq.heappush(kept, (-rng.random(), index, chunk, size))
         total += size
-        while total > num_bytes and len(kept) > 1:
+        while len(kept) > 1 and (total > num_bytes or len(kept) > num_bytes // SHORT_CHUNK):
             total -= heapq.heappop(kept)[3]
     return [chunk for _, _, chunk, _ in sorted(kept, key=lambda item: item[1])]
 

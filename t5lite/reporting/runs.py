@@ -8,16 +8,19 @@ runs/summary/scratch-0/config.json       what it was asked to do       required:
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from t5lite.config import at, base_config, to_dict
 from t5lite.errors import UserError
+from t5lite.files import NUMBER, read_json
+from t5lite.training.metrics import read_log
+from t5lite.training.workdir import PROVENANCE, RESULT
 
 Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
 
@@ -89,29 +92,22 @@ class Run:
 
 def read_run(workdir: Path) -> Run:
     """Read a workdir. Raises UserError, with the file's name, where it is none or where a file of it is damaged."""
-    config = _read_json(workdir / "config.json")
+    config = read_json(workdir / "config.json", shape=_shape(base_config()))
     if config is None:
         raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
     config = _with_defaults(config)
-    if not isinstance(config["seed"], int):
-        raise UserError(f"{workdir / 'config.json'} is damaged: its seed is {config['seed']!r}")
-    result = _read_json(workdir / "result.json")
-    if result is not None:
-        _check_result(result, workdir / "result.json")
-    provenance = _read_json(workdir / "provenance.json") or {}
+    result = read_json(workdir / "result.json", shape=RESULT)
+    provenance = read_json(workdir / "provenance.json", shape=PROVENANCE) or {}
     return Run(workdir.resolve().name, workdir, config, provenance, result)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object")
-    return value
+def _shape(group: ConfigDict) -> dict[str, Any]:
+    """The shape of a config.json: its fields have their types, or lack."""
+    shapes: dict[str, Any] = {}
+    for name, value in group.items():
+        kind = {float: NUMBER, tuple: list}.get(group.get_type(name), group.get_type(name))
+        shapes[name] = (dict if name == "mixture" else _shape(value) if isinstance(value, ConfigDict) else kind, None)
+    return shapes
 
 
 def _with_defaults(written: dict[str, Any]) -> dict[str, Any]:
@@ -119,26 +115,16 @@ def _with_defaults(written: dict[str, Any]) -> dict[str, Any]:
 
     def fill(default: Any, value: Any) -> Any:
         if not (isinstance(default, dict) and isinstance(value, dict)):
-            return value
+            return default if value is None else value
         return {name: fill(default.get(name), value.get(name, default.get(name))) for name in {**default, **value}}
 
     return fill(to_dict(base_config()), written)
 
 
-def _check_result(result: dict[str, Any], path: Path) -> None:
-    splits = result.get("metrics")
-    well_formed = isinstance(splits, dict) and all(
-        isinstance(metrics, dict) and all(value is None or isinstance(value, int | float) for value in metrics.values())
-        for metrics in splits.values()
-    )
-    if not well_formed or not isinstance(result.get("cost", {}), dict):
-        raise UserError(f"{path} is damaged: it should hold metrics, {{split: {{name: value}}}}, and cost")
-
-
 def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     """The curves of a metrics.jsonl, {split: {metric: curve}}. Broken lines are skipped."""
     points: dict[str, dict[str, dict[int, float]]] = {}
-    for line in _lines(path):
+    for _, line in read_log(path):
         step, split = line["step"], line["split"]
         for metric, value in line.items():
             if metric not in ("step", "split") and isinstance(value, int | float) and np.isfinite(value):
@@ -148,24 +134,6 @@ def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
         split: {metric: _curve(values, tokens) for metric, values in metrics.items()}
         for split, metrics in points.items()
     }
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    try:
-        written = path.read_text(errors="replace").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    for text in written:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("split"), str):
-            lines.append(line)
-    return lines
 
 
 def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
@@ -211,5 +179,5 @@ def _inside(folder: Path) -> list[Path]:
 
 def statuses_in_study(folder: Path) -> dict[str, str]:
     """{run: "complete" or why it has no result} of the study that left its report in `folder`; {} where none did."""
-    report = _read_json(folder / "report.json") or {}
-    return {entry["run"]: entry["status"] for entry in report.get("runs", ())}
+    report = read_json(folder / "report.json", "delete it", {"runs": ([{"run": str, "status": str}], None)}) or {}
+    return {entry["run"]: entry["status"] for entry in report.get("runs") or ()}

@@ -4,7 +4,6 @@ Steps, tokens and FLOPs are arithmetic. Minutes are measured once, on a copy of 
 the number of steps is written to workdir/budget.json: from then on schedules depend on steps alone.
 """
 
-import json
 import math
 import statistics
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from t5lite.files import write_json
+from t5lite.files import NUMBER, read_json, write_json
 
 FILE = "budget.json"
 PROBE_SECONDS, PROBE_STEPS = 10.0, 5
@@ -35,10 +34,9 @@ def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) 
 def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int:
     """Steps in `minutes`, as recorded in `workdir` or else from `measure()`, the seconds of a step."""
     path = workdir / FILE
-    if path.exists():
-        recorded = json.loads(path.read_text())
-        if recorded["minutes"] == minutes:
-            return recorded["steps"]
+    recorded = read_json(path, "delete it to have the time of a step measured anew", {"minutes": NUMBER, "steps": int})
+    if recorded is not None and recorded["minutes"] == minutes:
+        return recorded["steps"]
     seconds = measure()
     steps = max(1, round(60 * minutes / seconds))
     write_json(path, {"minutes": minutes, "seconds_per_step": seconds, "steps": steps})

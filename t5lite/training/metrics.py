@@ -7,6 +7,7 @@ A line is on disk before the checkpoint of its step is. On resuming, lines later
 line stands once.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from t5lite.files import write_atomically
+from t5lite.errors import UserError
+from t5lite.files import NUMBER, has_shape, write_atomically
 
 Metrics = dict[str, float]
 
@@ -63,18 +65,27 @@ def _short(value: float) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
+def read_log(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a metrics.jsonl and what they hold; none where there is no such file. Broken lines are left out."""
+    try:
+        written = path.read_text(errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    read = []
+    for line in written:
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(line)
+            if has_shape(values, {"step": int, "split": str}):
+                read.append((line, values))
+    return read
+
+
 def truncate(path: Path, step: int) -> None:
     """Drop the lines of steps beyond `step`, and a last line that a kill left incomplete."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    write_atomically(path, "".join(kept))
+    if path.exists():
+        write_atomically(path, "".join(f"{line}\n" for line, values in read_log(path) if values["step"] <= step))
 
 
 def from_sums(sums: Mapping[str, Any], predicts_text: bool) -> Metrics:
@@ -116,5 +127,5 @@ def of_confusion(confusion: np.ndarray) -> Metrics:
 
 def first_losses(path: Path) -> dict[str, float | None]:
     """The loss of each split at step 0 in a metrics.jsonl: on held-out text, of the weights that a run began with."""
-    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
-    return {values["split"]: values["loss"] for values in lines if values["step"] == 0}
+    first = [values for _, values in read_log(path) if values["step"] == 0]
+    return {values["split"]: values["loss"] for values in first if has_shape(values.get("loss"), NUMBER)}

@@ -9,6 +9,8 @@ The step is compiled ahead of time: rows of another shape are an error, never a 
 
 import dataclasses
 import functools
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from t5lite.errors import UserError
 from t5lite.model.flops import step_flops
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
@@ -78,6 +81,8 @@ def make_trainer(
         return init_state(model, optimizer, zeros, config.seed)
 
     shapes = jax.eval_shape(init)
+    held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
+    check_fits(held, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
     shardings = state_shardings(shapes, mesh, params)
     function = make_train_step(model, objective, table, optimizer, settings)
     step = jax.jit(
@@ -88,6 +93,8 @@ def make_trainer(
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     with jax.set_mesh(mesh):
         compiled = step.lower(placed, _row_structs(objective, config.batch_size, batch_sharding(mesh))).compile()
+    way_out = "lower batch_size, raise microbatches, or set model.remat=full"
+    check_fits(_memory_bytes(compiled), mesh, "a training step", way_out)
     return Trainer(
         mesh=mesh,
         schedule=schedule,
@@ -131,6 +138,18 @@ def _memory_bytes(compiled: Any) -> int:
         return 0
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return held + analysis.temp_size_in_bytes
+
+
+def check_fits(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
+    """UserError where `needed` bytes on each device of `mesh` are more than it has; the CPU's devices share theirs."""
+    device = mesh.local_devices[0]
+    has = (device.memory_stats() or {}).get("bytes_limit")
+    if has is None and device.platform == "cpu" and hasattr(os, "sysconf"):
+        has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
+    if has is not None and needed > has:
+        raise UserError(
+            f"{what} would take {needed / 2**30:,.1f} GiB on a device that has {has / 2**30:,.1f}; {way_out}"
+        )
 
 
 def peak_bytes(trainer: Trainer) -> int:

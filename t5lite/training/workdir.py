@@ -1,6 +1,5 @@
 """The folder of a run: whether it can be written, whose it is, whether its run is complete."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,18 @@ from ml_collections import ConfigDict
 
 from t5lite.config import flat, load_json, to_dict
 from t5lite.errors import UserError
+from t5lite.files import NUMBER, read_json
 
 # What may differ when a workdir is gone on with: how a run is watched and where it runs, not what it computes.
 MAY_CHANGE = ("name", "eval", "log_every_steps", "max_skipped_steps", "checkpoint", "mesh", "debug_nans")
+# What the files that a run leaves hold, as files.has_shape has it. Reports take them with gaps.
+PROVENANCE = {
+    **dict.fromkeys(("data", "heldout", "packages"), ({str: str}, None)),
+    **dict.fromkeys(("labels", "devices"), ([str], None)),
+    **dict.fromkeys(("python", "git_commit"), (str, None)),
+    "hosts": (int, None),
+}
+RESULT = {"step": (int, None), "metrics": {str: {str: NUMBER}}, "cost": ({str: NUMBER}, None)}
 
 
 def make_workdir(workdir: Path) -> None:
@@ -38,10 +46,10 @@ def check_same_run(config: ConfigDict, workdir: Path) -> None:
 
 def check_same_data(identity: Mapping[str, str], workdir: Path) -> None:
     """Refuse to go on when the text or the tokenizer behind an unchanged config is not what it was."""
-    path = workdir / "provenance.json"
-    if not path.exists():
+    said = read_json(workdir / "provenance.json", shape=PROVENANCE)
+    if said is None:
         return
-    before = json.loads(path.read_text())["data"]
+    before = said.get("data") or {}
     changed = sorted(name for name in identity.keys() | before if identity.get(name) != before.get(name))
     if changed:
         raise UserError(
@@ -51,19 +59,12 @@ def check_same_data(identity: Mapping[str, str], workdir: Path) -> None:
 
 def read_labels(workdir: Path) -> list[str] | None:
     """The closed set of targets that a run was trained on; None where they were no such set."""
-    try:
-        return json.loads((workdir / "provenance.json").read_text())["labels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read the labels in {workdir / 'provenance.json'}: {error!r}") from error
+    said = read_json(workdir / "provenance.json", shape=PROVENANCE)
+    if said is None:
+        raise UserError(f"{workdir} has no provenance.json, which holds the labels; restore it")
+    return said.get("labels")
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
     """The result of a complete run; None where the run is not complete."""
-    try:
-        return json.loads((workdir / "result.json").read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {workdir / 'result.json'}: {error}; delete it to have the run end anew"
-        ) from error
+    return read_json(workdir / "result.json", "delete it to have the run end anew", RESULT)

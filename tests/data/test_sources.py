@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from pyarrow import parquet
 
-from t5lite.data import files
+from t5lite.data import files, readers
 from t5lite.data.sources import Columns, Fragment, available_splits, open_source
 from t5lite.errors import UserError
 
@@ -58,7 +58,7 @@ def complaint(call, *parts):
 
 
 def test_fragments_of_a_txt_file_add_up_to_it_and_are_cut_before_a_lone_space(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK", 64)
+    monkeypatch.setattr(readers, "BLOCK", 64)
     content = "Straße  über —\r\nnaïve\tcafé 🙂 one two\x00three\r four\n\n five  six " * 40
     write(tmp_path / "a.txt", content)
     write(tmp_path / "b.txt.gz", gzip.compress(content.encode()))
@@ -67,13 +67,13 @@ def test_fragments_of_a_txt_file_add_up_to_it_and_are_cut_before_a_lone_space(tm
 
 
 def test_a_place_to_cut_that_straddles_two_blocks_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK", 4)
+    monkeypatch.setattr(readers, "BLOCK", 4)
     assert len(texts(write(tmp_path / "a.txt", "abc def"))) == 2  # the space ends the look of the first block
     assert len(texts(write(tmp_path / "b.txt", "abcd efg"))) == 2
 
 
 def test_text_without_a_lone_space_is_cut_at_the_limit_between_characters(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK", 64)
+    monkeypatch.setattr(readers, "BLOCK", 64)
     monkeypatch.setattr(files, "LONGEST_FRAGMENT", 100)
     content = "é  " * 500
     found = texts(write(tmp_path / "a.txt", content))
@@ -191,10 +191,10 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
 
 
 def test_a_line_too_long_to_hold_is_refused_without_reading_it_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(readers, "LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "bomb.jsonl.gz", gzip.compress(b"{}\n" + b" " * (8 << 20)))
     complaint(lambda: texts(path), path, "line")
-    complaint(lambda: [list(files._lines(path))], f"{path}, line 2 is longer")
+    complaint(lambda: [list(readers.lines(path))], f"{path}, line 2 is longer")
 
 
 def test_reading_a_large_file_takes_little_memory(tmp_path):

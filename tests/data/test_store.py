@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -74,7 +76,8 @@ def test_the_card_has_the_counts_and_the_facts_given(tmp_path):
     write(tmp_path, DOCUMENTS)
     card = json.loads((tmp_path / "card.json").read_text())
     assert len(card.pop("sha256")) == 64
-    assert card == {"format": 1, "tokens": 36, "documents": 6, "shards": [36], "extra": "fact"}
+    assert len(card.pop("card_sha256")) == 64
+    assert card == {"format": 2, "tokens": 36, "documents": 6, "shards": [36], "extra": "fact"}
 
 
 def test_positions_beyond_two_to_the_31_are_kept(tmp_path):
@@ -103,9 +106,46 @@ DAMAGE = {
     "half a shard": lambda folder: _cut(folder / "tokens-00001.npy", 135),
     "a shorter shard": lambda folder: np.save(folder / "tokens-00001.npy", np.zeros(3, np.uint16)),
     "another format": lambda folder: (folder / "card.json").write_text(
-        (folder / "card.json").read_text().replace('"format": 1', '"format": 0')
+        (folder / "card.json").read_text().replace('"format": 2', '"format": 1')
     ),
+    "another count in the card": lambda folder: (folder / "card.json").write_text(
+        (folder / "card.json").read_text().replace('"fact"', '"fiction"')
+    ),
+    "a card nested too deeply": lambda folder: (folder / "card.json").write_text("[" * 10**5),
+    "a flipped token": lambda folder: _flip(folder / "tokens-00001.npy"),
+    "a shard of another dtype": lambda folder: _retype(folder / "tokens-00001.npy", np.int16),
+    "a shard of another width": lambda folder: _retype(folder / "tokens-00001.npy", np.float64),
+    "a shard in two dimensions": lambda folder: np.save(folder / "tokens-00001.npy", np.zeros((5, 2), np.uint16)),
+    "a zip of arrays": lambda folder: _zip(folder / "tokens-00001.npy"),
+    "a pipe": lambda folder: _pipe(folder / "tokens-00001.npy"),
+    "ends that went on by one": lambda folder: np.save(folder / "ends.npy", _moved(np.load(folder / "ends.npy"))),
+    "ends of another dtype": lambda folder: _retype(folder / "ends.npy", np.float64),
 }
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 2
+    path.write_bytes(content)
+
+
+def _retype(path, dtype):
+    np.save(path, np.load(path).astype(dtype))
+
+
+def _zip(path):
+    with path.open("wb") as file:
+        np.savez(file, np.zeros(10, np.uint16))
+
+
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _moved(ends):
+    ends[0] += 1
+    return ends
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -113,8 +153,31 @@ def test_a_damaged_store_is_told_with_its_folder(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(store_module, "SHARD_TOKENS", 10)
     write(tmp_path, DOCUMENTS)
     DAMAGE[damage](tmp_path)
-    with pytest.raises(UserError, match=rf"{tmp_path} is damaged .*delete {tmp_path.parent}"):
+    with pytest.raises(UserError, match=rf"{tmp_path}\S* is damaged .*delete {tmp_path.parent}"):
         TokenStore(tmp_path)
+
+
+class Spy:
+    """Leaves a trace if it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return open, (self.trace, "w")
+
+
+@pytest.mark.parametrize("name", ["ends.npy", "tokens-00000.npy", "card.json"])
+def test_nothing_in_a_store_is_unpickled(tmp_path, name):
+    write(tmp_path / "store", DOCUMENTS)
+    with (tmp_path / "store" / name).open("wb") as file:
+        if name == "card.json":
+            pickle.dump(Spy(tmp_path / "trace"), file)
+        else:
+            np.save(file, np.array([Spy(tmp_path / "trace")] * 36, object), allow_pickle=True)
+    with pytest.raises(UserError, match="is damaged"):
+        TokenStore(tmp_path / "store")
+    assert not (tmp_path / "trace").exists()
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,165 @@
+"""What the values of a config may be: of every number its range, and what has to go with what.
+
+What depends on tokenizer, model or mesh is checked where it is known. The ranges here keep every value to what the
+arithmetic of a run can hold, so that a slip of the finger is refused by name and not met as an overflow or a wait.
+"""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from t5lite.config import at, base_config, require
+
+STEPS = 2**31 - 1  # what an int32 counts
+LENGTH = 2**18  # tokens of a window; dense attention is over their square
+ROWS = 2**20  # of a batch
+WIDTH = 2**20  # of a layer
+FACTOR = 1e6  # of a rate or a loss
+
+# {field: (least, most)} of every number of a config; what stands open at one end is refused by whom it concerns.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "tokenizer.vocab_size": (1, 2**24),
+    "tokenizer.sentinels": (0, 100_000),
+    "tokenizer.sample_bytes": (1, 2**40),
+    "data.train.limit": (1, 2**53),
+    "objective.inputs_length": (1, LENGTH),
+    "objective.targets_length": (1, LENGTH),
+    "objective.noise_density": (0, 1),
+    "objective.mean_noise_span_length": (1, LENGTH),
+    "objective.max_predictions": (1, LENGTH),
+    "objective.fim_rate": (0, 1),
+    "model.num_encoder_layers": (0, 1000),
+    "model.num_decoder_layers": (0, 1000),
+    "model.vocab_size": (1, 2**24),
+    "model.d_model": (1, WIDTH),
+    "model.d_ff": (1, WIDTH),
+    "model.num_heads": (1, WIDTH),
+    "model.head_dim": (1, WIDTH),
+    "model.token_types": (0, 2**16),
+    "model.dropout": (0, 1),
+    "optimizer.b1": (0, 1),
+    "optimizer.b2": (0, 1),
+    "optimizer.epsilon": (0, FACTOR),
+    "optimizer.momentum": (0, 1),
+    "optimizer.weight_decay": (0, FACTOR),
+    "optimizer.clip_norm": (0, 1e30),
+    "optimizer.min_size_to_factor": (0, STEPS),
+    "optimizer.adam_rate": (0, FACTOR),
+    "schedule.rate": (0, FACTOR),
+    "schedule.warmup_steps": (0, STEPS),
+    "schedule.final_fraction": (0, 1),
+    "schedule.decay_fraction": (0, 1),
+    "loss.z_loss": (0, FACTOR),
+    "loss.label_smoothing": (0, 1),
+    "batch_size": (1, ROWS),
+    "microbatches": (1, ROWS),
+    "budget.steps": (1, STEPS),
+    "budget.tokens": (0, 1e30),
+    "budget.flops": (0, 1e40),
+    "budget.minutes": (0, 1e8),
+    "eval.every_steps": (1, STEPS),
+    "eval.rows": (1, STEPS),
+    "eval.batch_size": (1, ROWS),
+    "eval.generate_rows": (0, STEPS),
+    "eval.max_new_tokens": (1, LENGTH),
+    "checkpoint.every_steps": (1, STEPS),
+    "checkpoint.keep": (1, STEPS),
+    "log_every_steps": (1, STEPS),
+    "max_skipped_steps": (0, STEPS),
+    "mesh.data": (-1, ROWS),
+    "mesh.fsdp": (-1, ROWS),
+    "mesh.tensor": (-1, ROWS),
+}
+
+
+# Fields of a mixture's members beside those of the objective: {field: (type, may be None, range)}
+OF_MEMBERS = {
+    "data.train": {"source": (str, False, None), "split": (str, True, None), "weight": (float, False, (0, FACTOR))},
+    "objective": {"mode": (str, True, None), "weight": (float, False, (0, FACTOR))},
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse values that no run can have; what depends on tokenizer, model or mesh is checked where it is known."""
+    check_values(config)
+    require(
+        config.batch_size % config.microbatches == 0,
+        "microbatches",
+        f"{config.microbatches} do not divide the batch of {config.batch_size}",
+    )
+    for field in ("loss.label_smoothing", "model.dropout"):
+        require(at(config, field) < 1, field, "must be below 1")
+    require(config.name.isprintable(), "name", "must be printable, on one line")
+    validation = config.data.validation
+    require(validation.split is None or validation.source is not None, "data.validation.split", "needs a source")
+    train = config.data.train
+    require(
+        (train.source is None) != (len(train.mixture) == 0),
+        "data.train",
+        "set either source or mixture" if train.source is None else "set source or mixture, not both",
+    )
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuse a value of another type than its field's, and a number outside of its range."""
+    base = base_config()
+    _check_group(config, base, "")
+    for group in OF_MEMBERS:
+        _check_members(config, base, group)
+
+
+def _check_group(config: ConfigDict, base: ConfigDict, prefix: str) -> None:
+    for name, value in base.items():
+        field = prefix + name
+        if name == "mixture":
+            require(isinstance(config[name], ConfigDict), field, "must be a group of fields")
+        elif isinstance(value, ConfigDict):
+            _check_group(config[name], value, f"{field}.")
+        else:
+            _check_value(field, config[name], base.get_type(name), value is None, RANGES.get(field))
+
+
+def _check_members(config: ConfigDict, base: ConfigDict, group: str) -> None:
+    known = dict(OF_MEMBERS[group])
+    if group == "objective":
+        usual = base.objective
+        known |= {name: (usual.get_type(name), usual[name] is None, RANGES.get(f"objective.{name}")) for name in usual}
+    for member, values in at(config, group).mixture.items():
+        for name, value in values.items() if isinstance(values, ConfigDict) else ():
+            if name in known:
+                _check_value(f"{group}.mixture.{member}.{name}", value, *known[name])
+
+
+def _check_value(field: str, value: Any, kind: type, optional: bool, limits: tuple[float, float] | None) -> None:
+    """Refuse a value that is not of type `kind`, or outside of `limits`; a whole number is a float too."""
+    if value is None:
+        require(optional, field, "needs a value")
+        return
+    number = kind in (int, float)
+    is_kind = isinstance(value, (int, float) if kind is float else kind) and not (number and isinstance(value, bool))
+    require(is_kind, field, f"must be of type {kind.__name__}, is {type(value).__name__}")
+    if number:
+        least, most = limits
+        shown = "far beyond" if abs(value) > 1e18 else f"{value:,}"
+        require(least <= value <= most, field, f"must be from {least:,} to {most:,}, is {shown}")
+    elif kind is tuple:
+        require(_is_plain(value), field, "may hold texts, numbers and tuples of them")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold it."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def check_budget(config: ConfigDict) -> None:
+    """Refuse a training without exactly one budget."""
+    budgets = {name: value for name, value in config.budget.items() if value is not None}
+    require(
+        len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}"
+    )
+    for name, value in budgets.items():
+        require(value > 0, f"budget.{name}", f"must be positive, is {value}")

@@ -1,0 +1,76 @@
+"""Which files a pattern names."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from t5lite.data.readers import format_of
+from t5lite.errors import UserError
+
+
+def find_files(patterns: str) -> tuple[Path, ...]:
+    """The files that comma-separated globs match, sorted: "data/*.txt,more/**/*.jsonl.gz".
+
+    Folders, pipes and devices are none. Raises UserError for a pattern without a match and for a file of an unknown
+    suffix.
+    """
+    found: set[str] = set()
+    for pattern in filter(None, map(str.strip, patterns.split(","))):
+        try:
+            expanded = str(Path(pattern).expanduser())
+            names = [expanded] if Path(expanded).is_file() else map(str, map(Path, _expand(expanded)))
+            names = [name for name in names if Path(name).is_file()]
+        except (OSError, RuntimeError, ValueError, re.error) as error:  # a name too long, a user without a home
+            raise UserError(f"cannot look for {pattern!r}: {error}; mend the pattern in the source") from error
+        if not names:
+            comma = "; a comma parts patterns, ? stands for one" if "," in patterns else ""
+            raise UserError(
+                f"no file matches {pattern!r}: {_nearest_folder(expanded)}; mend the pattern in the source{comma}"
+            )
+        found.update(names)
+    if not found:
+        raise UserError("a files: source needs a pattern, such as files:data/*.txt")
+    paths = tuple(map(Path, sorted(found)))
+    for path in paths:
+        format_of(path)
+    return paths
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """What a glob matches. Unlike glob's own, `**` enters no folder twice: links may lead in circles."""
+    before, *deep = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    if not deep:
+        yield from glob.iglob(pattern)
+        return
+    for root in glob.iglob(before) if before else [""]:
+        for folder in _folders(root):
+            yield from _expand(os.path.join(glob.escape(folder), deep[0] or "*"))
+
+
+def _folders(root: str) -> Iterator[str]:
+    """`root` and the folders below it, links followed, hidden ones left out; each once, whatever its names."""
+    seen: set[tuple[int, int]] = set()
+    for folder, below, _ in os.walk(root or ".", followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield folder
+
+
+def _nearest_folder(pattern: str) -> str:
+    """Which folder on the way to the pattern exists, in words; or what the pattern names, if that is no file."""
+    fixed = Path(pattern)
+    if fixed.exists():
+        return f"it is a folder, name files in it, as {fixed / '*.txt'}" if fixed.is_dir() else "it is a pipe or device"
+    while glob.has_magic(str(fixed)) or not fixed.exists():
+        if fixed == fixed.parent:
+            break
+        fixed = fixed.parent
+    if fixed.is_dir():
+        return f"the folder {fixed.absolute()} exists, nothing in it matches"
+    return f"{fixed.absolute()} is not a folder"

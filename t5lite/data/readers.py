@@ -1,0 +1,281 @@
+"""The formats of files: bytes to text, text to rows, in bounded memory whatever a file holds.
+
+    lines(path)                   (1, 'one\\n'), (2, 'two\\n')      of a .txt, .jsonl, .csv or .tsv, also with .gz
+    READERS[".csv"](path, names)  (2, {"text": "one", …})         line or row number, columns
+
+Nothing is decompressed beyond what is read next, and nothing is executed. What would not fit is refused, by file and
+line: see `LONGEST_LINE`. Every fault of a file is a UserError.
+"""
+
+import codecs
+import contextlib
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from t5lite.errors import UserError
+from t5lite.files import only_files
+
+BLOCK = 1 << 20  # bytes read at a time
+LONGEST_LINE = 64 << 20  # bytes, and of a row of any format; as objects a hostile line takes 25 times as much
+ROWS_A_BATCH = 256  # of .parquet, fewer where they are long
+
+Row = tuple[int, dict[str, Any]]  # its line or row number, and its columns
+
+
+def format_of(path: Path) -> str:
+    """ ".jsonl" of a.jsonl and a.jsonl.gz. Raises UserError for an unknown suffix."""
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix not in (".txt", *READERS) or (suffix == ".parquet" and name.endswith(".gz")):
+        known = ".txt, .jsonl, .csv, .tsv (each also with .gz) and .parquet"
+        raise UserError(f"cannot read {path}: its suffix is not one of {known}; narrow the pattern or convert the file")
+    return suffix
+
+
+def place_of(path: Path, number: int) -> str:
+    """A line or row of a file, in words."""
+    return f"{path}, {'row' if format_of(path) == '.parquet' else 'line'} {number}"
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the file itself into a UserError."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is a damaged gzip file ({error}); fetch or compress it again") from error
+    except OSError as error:
+        if error.errno is None:  # a library's own, of what the file holds
+            raise UserError(f"{path} is damaged ({error}); write it again") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked where they are gzip's."""
+    with readable(path), open(path, "rb", BLOCK, opener=only_files) as file:
+        if not path.name.lower().endswith(".gz"):
+            yield file
+            return
+        with io.BufferedReader(gzip.GzipFile(fileobj=file), BLOCK) as unpacked:
+            yield unpacked
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the file; of a .gz file about its unpacked bytes, which its last four state modulo 2**32."""
+    with readable(path):
+        size = path.stat().st_size
+        if not path.name.lower().endswith(".gz") or size < 18:
+            return size
+        with open(path, "rb") as file:
+            file.seek(-4, io.SEEK_END)
+            return max(size, int.from_bytes(file.read(4), "little"))
+
+
+def _not_utf8(path: Path, offset: int) -> UserError:
+    return UserError(f"{path} is not UTF-8 at byte {offset}; convert it, for example with iconv -t UTF-8")
+
+
+def decoded_blocks(path: Path) -> Iterator[str]:
+    """The text of a file in blocks, characters whole. A byte-order mark at its start is dropped."""
+    undecoded, offset = b"", 0
+    with _open(path) as file:
+        while True:
+            block = file.read(BLOCK)
+            data = undecoded + block
+            if offset == 0 and data.startswith(codecs.BOM_UTF8):
+                data, offset = data[3:], 3
+            try:
+                text, used = codecs.utf_8_decode(data, "strict", not block)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, offset + error.start) from None
+            undecoded, offset = data[used:], offset + used
+            yield text
+            if not block:
+                return
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, text with its line end) of each line of a file."""
+    offset = 0
+    with _open(path) as file:
+        for number in range(1, 1 << 62):
+            line = file.readline(LONGEST_LINE + 1)
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise UserError(_too_long(f"{path}, line {number}"))
+            skipped = 3 if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
+            try:
+                text = line[skipped:].decode()
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, offset + skipped + error.start) from None
+            offset += len(line)
+            yield number, text
+
+
+def _too_long(place: str) -> str:
+    return f"{place} is longer than {LONGEST_LINE >> 20} MiB; split the document or use .txt"
+
+
+def _jsonl_rows(path: Path, names: list[str]) -> Iterator[Row]:
+    for number, line in lines(path):
+        if not line or line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except RecursionError:
+            raise UserError(f"{path}, line {number} is nested too deeply; a line holds one flat JSON object") from None
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is not JSON ({error}); a line holds one JSON object") from None
+        if not isinstance(row, dict):
+            raise UserError(f'{path}, line {number} is not a JSON object; write lines such as {{"{names[0]}": "…"}}')
+        if "\\ud" in line or "\\uD" in line:
+            row |= {name: _without_lone_surrogates(row[name]) for name in names if name in row}
+        yield number, row
+
+
+def _without_lone_surrogates(value: Any) -> Any:
+    """JSON may escape half a surrogate pair, which no UTF-8 can hold. `value` is a text, or a list with some."""
+    if isinstance(value, list):
+        return [_without_lone_surrogates(item) if isinstance(item, str) else item for item in value]
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
+
+
+def _csv_rows(path: Path, names: list[str], delimiter: str = ",") -> Iterator[Row]:
+    csv.field_size_limit(LONGEST_LINE)
+    start, held = 1, 0  # of the row that is being read: its first line, and its characters so far
+
+    def pieces() -> Iterator[str]:
+        nonlocal held
+        for _, line in lines(path):
+            held += len(line)
+            if held > LONGEST_LINE:
+                raise UserError(f"{_too_long(f'the row that begins at {path}, line {start}')}, or close its quotes")
+            yield line
+
+    reader = csv.reader(pieces(), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    try:
+        for row in reader:
+            if header is None and row:
+                header = row
+                _check_columns(names, header, f"{path}, line {reader.line_num}")
+            elif row:
+                if len(row) != len(header):
+                    place = f"{path}, line {reader.line_num}"
+                    raise UserError(f"{place} has {len(row)} fields, the header {len(header)}; quote or mend the line")
+                yield reader.line_num, dict(zip(header, row, strict=True))
+            start, held = reader.line_num + 1, 0
+    except csv.Error as error:
+        way_out = "convert its line ends" if "new-line character" in str(error) else "mend the quotes or write .jsonl"
+        raise UserError(
+            f"{path}, line {reader.line_num}, in the row that begins at line {start}: {error}; {way_out}"
+        ) from error
+
+
+def _tsv_rows(path: Path, names: list[str]) -> Iterator[Row]:
+    return _csv_rows(path, names, "\t")
+
+
+def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # Arrow's own buffer: else it holds a column of a whole group of rows.
+        with _open(path) as raw, parquet.ParquetFile(raw, buffer_size=BLOCK) as file:
+            _check_columns(names, file.schema_arrow.names, str(path))
+            for name in names:
+                _check_type(file.schema_arrow.field(name).type, f"{path}: column {name!r}")
+            number = 0
+            for group in range(file.num_row_groups):
+                rows = _rows_at_a_time(file.metadata.row_group(group))
+                for batch in file.iter_batches(rows, row_groups=[group], columns=sorted(set(names))):
+                    columns = [batch.column(name) for name in names]
+                    for place in range(len(batch)):
+                        number += 1
+                        # One by one: a dictionary of long texts is small until they are all Python's.
+                        yield number, {name: column[place].as_py() for name, column in zip(names, columns, strict=True)}
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is a damaged .parquet file ({error}); write it again") from error
+
+
+def _rows_at_a_time(group: Any) -> int:
+    """So many that they take about `LONGEST_LINE` in all, by what the file says of their size."""
+    a_row = max(group.column(i).total_uncompressed_size for i in range(group.num_columns)) / max(group.num_rows, 1)
+    return int(min(max(LONGEST_LINE / max(a_row, 1), 1), ROWS_A_BATCH))
+
+
+def _check_type(kind: Any, place: str) -> None:
+    """Refuse what is no text, number or list of these; Python cannot hold every date, for one."""
+    from pyarrow import types
+
+    of = kind
+    while types.is_dictionary(of) or types.is_list(of) or types.is_large_list(of) or types.is_fixed_size_list(of):
+        of = of.value_type
+    known = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary,
+             types.is_integer, types.is_floating, types.is_boolean, types.is_null)  # fmt: skip
+    if not any(is_kind(of) for is_kind in known):
+        raise UserError(f"{place} is of type {kind}; cast it to string")
+
+
+READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {
+    ".jsonl": _jsonl_rows,
+    ".csv": _csv_rows,
+    ".tsv": _tsv_rows,
+    ".parquet": _parquet_rows,
+}
+
+
+def _check_columns(names: Iterable[str], present: list[str], place: str) -> None:
+    for name in names:
+        check_column(name, present, place)
+        if present.count(name) > 1:
+            raise UserError(f"{place} has {present.count(name)} columns {name!r}; give each a name of its own")
+
+
+def check_column(name: str, present: Iterable[str], place: str) -> None:
+    """Refuse a column that is not there, naming those that are."""
+    if name not in present:
+        raise UserError(
+            f"{place} has no column {name!r}, only {', '.join(map(repr, present)) or 'none'}; name it in data's columns"
+        )
+
+
+def as_text(row: dict[str, Any], name: str, place: str) -> str:
+    """Column `name` of a row as text: numbers and booleans as Python prints them, bytes as UTF-8.
+
+    Raises UserError, beginning with `place`, for a missing, empty (null, NaN) or composite value.
+    """
+    check_column(name, row, place)
+    value = row[name]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place}: column {name!r} is not UTF-8 at its byte {error.start}; convert it") from None
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    kind = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
+    raise UserError(f"{place}: column {name!r} is {kind}; give it a text or a number")
+
+
+def as_list(row: dict[str, Any], name: str, place: str) -> list[str]:
+    """Column `name` of a row as a list of texts. Raises UserError for anything else, an empty list included."""
+    check_column(name, row, place)
+    value = row[name]
+    if not isinstance(value, list) or not value:
+        kind = "an empty list" if value == [] else "null" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{place}: column {name!r} is {kind}; give it a list of words, or of as many tags")
+    return [as_text({name: item}, name, place) for item in value]
