@@ -60,6 +60,19 @@ def parse_with_workdir(parser: argparse.ArgumentParser, argv: Sequence[str]) -> 
     return arguments, override(load_json(arguments.workdir / "config.json"), rest)
 
 
+def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The flags --step and --average of a verb that reads a run."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--step", help='the checkpoint of this step, or "best"; default: the newest')
+    group.add_argument("--average", type=_positive, default=1, metavar="N", help="the mean of the newest N checkpoints")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1, is {text!r}")
+    return int(text)
+
+
 def start_jax(deterministic: bool = False) -> None:
     """Set JAX up before its first use: compiled programs are kept across runs, and GPUs repeat themselves if asked."""
     if deterministic:

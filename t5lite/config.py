@@ -55,10 +55,19 @@ def base_config() -> ConfigDict:
                 "generate_rows": 256,  # pairs whose targets are also generated, for exact match
                 "max_new_tokens": _optional(int),  # None: the targets' length
             },
-            "checkpoint": {"every_steps": 1000, "keep": 2},
+            "checkpoint": {
+                "every_steps": 1000,
+                "keep": 2,  # the newest; beside them stay:
+                "keep_every_steps": _optional(int),  # every so many steps, for good
+                "keep_best": _optional(int),  # so many with the best `metric`
+                "metric": "validation/loss",  # held-out set and metric
+                "mode": _optional(str),  # "min" or "max"; None: as the metric's name says
+            },
             "log_every_steps": 10,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "init_from": _optional(str),
+            "init_from_step": _optional(str),  # a step, or "best"; None: the newest
+            "ema_decay": _optional(float),  # of an average of the parameters, which is then what is evaluated
             "trainable": _optional(tuple),  # ((regex, bool), …); None: everything
             "deterministic": False,
         }
@@ -164,6 +173,7 @@ def _schedule() -> dict[str, Any]:
     }
 
 
+FORMAT = 1  # of workdirs and checkpoints: raised when they change so that an older t5lite would misread them
 BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
@@ -325,6 +335,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def check_format(found: Any, where: str) -> None:
+    """Refuse what a newer t5lite wrote at `where`."""
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(f"{where} has format {found}, made by a newer t5lite; this one reads up to {FORMAT}: update it")
+
+
 def load_json(path: Path) -> ConfigDict:
     """The config that a run left as config.json. Fields added since it was written take their defaults."""
     try:
@@ -335,6 +351,7 @@ def load_json(path: Path) -> ConfigDict:
         raise UserError(f"cannot read {path}: {error}") from error
     config = base_config()
     try:
+        check_format(written.pop("format", FORMAT), str(path.parent))
         _fill(config, written, str(path))
     except (AttributeError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
@@ -379,8 +396,9 @@ def check(config: ConfigDict) -> None:
     optional |= {f"eval.{name}": config.eval[name] for name in ("every_steps", "rows", "batch_size", "max_new_tokens")}
     for field, value in optional.items():
         require(value is None or value > 0, field, f"must be positive, is {value}")
-    for name in ("every_steps", "keep"):
-        require(config.checkpoint[name] > 0, f"checkpoint.{name}", f"must be positive, is {config.checkpoint[name]}")
+    saves = config.checkpoint.every_steps
+    require(saves > 0, "checkpoint.every_steps", f"must be positive, is {saves}")
+    require(config.ema_decay is None or 0 < config.ema_decay < 1, "ema_decay", "must be between 0 and 1")
     require(0 <= config.loss.label_smoothing < 1, "loss.label_smoothing", "must be in [0, 1)")
     require(0 <= config.model.dropout < 1, "model.dropout", "must be in [0, 1)")
     validation = config.data.validation

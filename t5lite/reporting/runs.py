@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.config import at, base_config, to_dict
+from t5lite.config import FORMAT, at, base_config, check_format, to_dict
 from t5lite.errors import UserError
 
 Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
@@ -92,6 +92,7 @@ def read_run(workdir: Path) -> Run:
     config = _read_json(workdir / "config.json")
     if config is None:
         raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
+    check_format(config.pop("format", FORMAT), str(workdir))
     config = _with_defaults(config)
     if not isinstance(config["seed"], int):
         raise UserError(f"{workdir / 'config.json'} is damaged: its seed is {config['seed']!r}")

@@ -13,7 +13,8 @@ import pytest
 from t5lite.config import load_json
 from t5lite.errors import UserError
 from t5lite.train import train
-from t5lite.training.checkpoint import newest, params_shapes
+from t5lite.training.reading import saved_steps
+from t5lite.training.record import read_record
 from tests.small import small_config, write_pairs, write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -148,9 +149,8 @@ def test_a_language_model_reports_bits_per_byte(texts, tmp_path):
 
 
 def test_a_checkpoint_holds_every_parameter(pretrained):
-    folder, step = newest(pretrained)
-    assert step == 6
-    shapes = params_shapes(folder)
+    assert saved_steps(pretrained) == [3, 6]
+    shapes = read_record(pretrained / "checkpoints" / "6").shapes("params")
     assert shapes["token_embedding/embedding"] == (384, 32)
     assert len(shapes) == 28
 
