@@ -37,7 +37,7 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
-        absl.logging.set_verbosity(absl.logging.ERROR)
+        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages of what it then raises
         with clean_exit():
             function(sys.argv[1:] if argv is None else argv)
 

@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from t5lite.errors import UserError, nearest
+from t5lite.files import FORMAT, check_format
 
 
 def _optional(kind: type) -> Any:
@@ -173,7 +174,6 @@ def _schedule() -> dict[str, Any]:
     }
 
 
-FORMAT = 1  # of workdirs and checkpoints: raised when they change so that an older t5lite would misread them
 BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
@@ -333,12 +333,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return leaves
-
-
-def check_format(found: Any, where: str) -> None:
-    """Refuse what a newer t5lite wrote at `where`."""
-    if not isinstance(found, int) or found > FORMAT:
-        raise UserError(f"{where} has format {found}, made by a newer t5lite; this one reads up to {FORMAT}: update it")
 
 
 def load_json(path: Path) -> ConfigDict:

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.config import FORMAT, at, base_config, check_format, to_dict
+from t5lite.config import at, base_config, to_dict
 from t5lite.errors import UserError
+from t5lite.files import FORMAT, check_format
 
 Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
 

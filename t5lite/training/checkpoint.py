@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from t5lite.errors import UserError
 from t5lite.training.metrics import Metrics
 from t5lite.training.policy import Policy
-from t5lite.training.reading import FOLDER, intact, read_items, saved_steps, scores_of
+from t5lite.training.reading import FOLDER, hush_orphans, intact, read_items, saved_steps, scores_of
 from t5lite.training.record import ITEM, Record, leaves_of, read_record, sealed
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
@@ -38,6 +38,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, enable_async_checkpointing=True, lightweight_initialize=True
         )
+        hush_orphans()
         with _explained(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 

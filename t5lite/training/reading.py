@@ -7,7 +7,10 @@ was truncated, flipped or lost, nor whether Orbax noticed.
 """
 
 import errno
+import functools
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,6 +119,7 @@ def read_items(checkpoint: Path, like: dict[str, Any], record: Record) -> dict[s
 def _read_item(folder: Path, like: Any) -> Any:
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+    hush_orphans()
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.restore(folder, args=args)
@@ -128,9 +132,28 @@ def _read_item(folder: Path, like: Any) -> Any:
         raise Damaged(f"{folder.parent} is damaged: {folder.name}: {_in_short(error)}") from error
 
 
-def _in_short(error: Exception) -> str:
+@functools.cache
+def hush_orphans() -> None:
+    """When one of Orbax's reads or writes fails, the others go on, and complain to an event loop that is closed.
+
+    A page each, in which the one line that says what is wrong would be lost.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _in_short(error: BaseException) -> str:
+    """What began it: Orbax wraps TensorStore's errors, which name the file, in pages of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return text[:300] if text else type(error).__name__
 
 
 def read_evaluated(checkpoint: Path, like: Any) -> Any:

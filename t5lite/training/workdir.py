@@ -12,9 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import FORMAT, flat, load_json, to_dict
+from t5lite.config import flat, load_json, to_dict
 from t5lite.errors import UserError, warn
-from t5lite.files import write_json
+from t5lite.files import FORMAT, write_json
 
 # What may differ when a workdir is gone on with. Of every other field the rest of the run would be another run's:
 # data, tokenizer, objective, batch_size, seed     what is learned from, in which order
