@@ -1,9 +1,9 @@
 """The cache folder: things built once from a fingerprint of what they depend on, each in a folder of its own.
 
 A folder appears by one rename, complete or not at all, so that a kill, a full disk or two builders at once leave
-nothing half-written. While it is built it is called .NAME.HOST.xxxxxxxx, and its builder holds a lock on it (flock): one
-of this host that can be locked was left by a builder that is dead, and is swept away when next something is built
-beside it. Where folders cannot be locked, as on NFS, what a kill left stays.
+nothing half-written. Until then it is called .NAME.HOST.xxxxxxxx, and its builder holds a lock on it (flock): one of
+this host that can be locked was left by a builder that is dead, and is swept away when next something is built beside
+it. Where folders cannot be locked, as on NFS, what a kill left stays.
 """
 
 import contextlib
