@@ -31,7 +31,7 @@ from t5lite.training.tables import flatten_with_paths
 class Checkpoints:
     """The checkpoints of one run: those that its policy keeps. There is one of these at a time for a workdir."""
 
-    def __init__(self, workdir: Path, policy: Policy = Policy()):  # noqa: B008 - frozen
+    def __init__(self, workdir: Path, policy: Policy):
         self.workdir, self.folder, self.policy = workdir, workdir.absolute() / FOLDER, policy
         self._scores = scores_of(workdir, policy.metric)
         self._metrics: dict[int, dict[str, float]] = {}
@@ -123,7 +123,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 FULL_OR_FORBIDDEN = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
 )  # fmt: skip
 
 

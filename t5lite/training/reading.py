@@ -95,7 +95,7 @@ def intact(workdir: Path, steps: Sequence[int], read: Callable[[Path], Read]) ->
         del found
     if len(damaged) == len(steps):
         many = f"none of the {len(steps)} checkpoints is intact: " if len(steps) > 1 else ""
-        raise Damaged(f"{many}{damaged[0]}; nothing was changed")
+        raise Damaged(f"{many}{damaged[0]}; put a copy of it in its place if there is one; nothing was changed")
 
 
 def read_items(checkpoint: Path, like: dict[str, Any], record: Record) -> dict[str, Any]:
