@@ -66,6 +66,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.max_new_tokens": (1, LENGTH),
     "checkpoint.every_steps": (1, STEPS),
     "checkpoint.keep": (1, STEPS),
+    "checkpoint.keep_every_steps": (1, STEPS),
+    "checkpoint.keep_best": (1, STEPS),
+    "ema_decay": (0, 1),
     "log_every_steps": (1, STEPS),
     "max_skipped_steps": (0, STEPS),
     "mesh.data": (-1, ROWS),
@@ -91,6 +94,7 @@ def check(config: ConfigDict) -> None:
     )
     for field in ("loss.label_smoothing", "model.dropout"):
         require(at(config, field) < 1, field, "must be below 1")
+    require(config.ema_decay is None or 0 < config.ema_decay < 1, "ema_decay", "must be between 0 and 1")
     require(config.name.isprintable(), "name", "must be printable, on one line")
     validation = config.data.validation
     require(validation.split is None or validation.source is not None, "data.validation.split", "needs a source")

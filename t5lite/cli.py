@@ -38,7 +38,7 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
-        absl.logging.set_verbosity(absl.logging.ERROR)
+        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages of what it then raises
         with clean_exit():
             function(sys.argv[1:] if argv is None else argv)
 
@@ -63,6 +63,19 @@ def parse_with_workdir(parser: argparse.ArgumentParser, argv: Sequence[str]) -> 
         group.add_argument(flag, dest="workdir", type=Path, help="the workdir of a run")
     arguments, rest = parser.parse_known_args(argv)
     return arguments, override(load_json(arguments.workdir / "config.json"), rest)
+
+
+def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The flags --step and --average of a verb that reads a run."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--step", help='the checkpoint of this step, or "best"; default: the newest')
+    group.add_argument("--average", type=_positive, default=1, metavar="N", help="the mean of the newest N checkpoints")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1, is {text!r}")
+    return int(text)
 
 
 def start_jax(deterministic: bool = False) -> None:

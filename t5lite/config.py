@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from t5lite.errors import UserError, nearest
-from t5lite.files import read_json
+from t5lite.files import FORMAT, check_format, read_json
 
 
 def _optional(kind: type) -> Any:
@@ -56,11 +56,20 @@ def base_config() -> ConfigDict:
                 "generate_rows": 256,  # pairs whose targets are also generated, for exact match
                 "max_new_tokens": _optional(int),  # None: the targets' length
             },
-            "checkpoint": {"every_steps": 1000, "keep": 2},
+            "checkpoint": {
+                "every_steps": 1000,
+                "keep": 2,  # the newest; beside them stay:
+                "keep_every_steps": _optional(int),  # every so many steps, for good
+                "keep_best": _optional(int),  # so many with the best `metric`
+                "metric": "validation/loss",  # held-out set and metric
+                "mode": _optional(str),  # "min" or "max"; None: as the metric's name says
+            },
             "log_every_steps": 10,
             "max_skipped_steps": 10,  # in a row, whose loss or gradient is not finite and whose update is left out
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "init_from": _optional(str),
+            "init_from_step": _optional(str),  # a step, or "best"; None: the newest
+            "ema_decay": _optional(float),  # of an average of the parameters, which is then what is evaluated
             "trainable": _optional(tuple),  # ((regex, bool), …); None: everything
             "deterministic": False,
             "debug_nans": False,  # as train's --debug_nans
@@ -335,6 +344,7 @@ def load_json(path: Path) -> ConfigDict:
         raise UserError(f"{path.parent} is not a run's workdir: it has no config.json")
     config = base_config()
     try:
+        check_format(written.pop("format", FORMAT), str(path.parent))
         _fill(config, written, str(path))
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error}") from error

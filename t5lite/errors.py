@@ -42,6 +42,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
+def warn(message: str) -> None:
+    """Say on stderr what the user should know, in one line, and go on."""
+    print(f"t5lite: WARNING: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
     """Turn a `UserError` inside, or memory that was not enough, into one line on stderr and exit code 2, `Interrupted`

@@ -1,6 +1,7 @@
-"""Evaluate: the metrics of a run's newest checkpoint on held-out text, its own or other.
+"""Evaluate: the metrics of a run's newest checkpoint, or of another, on held-out text, its own or other.
 
 python -m t5lite.evaluate --checkpoint runs/tiny
+python -m t5lite.evaluate --checkpoint runs/tiny --step best
 python -m t5lite.evaluate --checkpoint runs/tiny --config.data.validation.source='files:other/*.txt' --json
 """
 
@@ -36,9 +37,10 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.parser("evaluate", __doc__)
     parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
     parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
+    cli.add_which_checkpoint(parser)
     arguments, config = cli.parse_with_workdir(parser, argv)
     cli.start_jax(config.deterministic)
-    evaluator, params, step = load_evaluator(arguments.workdir, config)
+    evaluator, params, step = load_evaluator(arguments.workdir, config, arguments.step, arguments.average)
     metrics = evaluator.all(params)
     if arguments.examples:
         _show_examples(evaluator, params, metrics, arguments.examples)

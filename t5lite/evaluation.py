@@ -197,17 +197,20 @@ class Evaluator:
                     yield Shown(*(decode(side) for side in example))
 
 
-def load_evaluator(workdir: Path, config: ConfigDict | None = None) -> tuple[Evaluator, Any, int]:
+def load_evaluator(
+    workdir: Path, config: ConfigDict | None = None, step: str | None = None, average: int = 1
+) -> tuple[Evaluator, Any, int]:
     """The evaluator of the run in `workdir`, the parameters of its newest checkpoint, and their step.
 
-    config: the run's, with other held-out text or settings of evaluation; None: as it was.
+    config: the run's, with other held-out text or settings of evaluation; None: as it was. step, average: which
+    checkpoints instead of the newest, as for `load_params`.
     """
     config = load_json(workdir / "config.json") if config is None else config
     experiment = open_run(config, workdir)
     mesh = make_mesh(**config.mesh)
     batch = batch_shapes(experiment.objective, config.batch_size, experiment.vocabulary.table)
-    params, step = load_params(workdir, experiment.model, batch, mesh)
-    return Evaluator(experiment, mesh), params, step
+    params, found = load_params(workdir, experiment.model, batch, mesh, step, average)
+    return Evaluator(experiment, mesh), params, found
 
 
 def _lengths(rows: Rows) -> np.ndarray:

@@ -1,14 +1,17 @@
-"""Writing a file whole or not at all, and reading one that may hold or be anything."""
+"""Writing a file whole or not at all, reading one that may hold or be anything, and which format it has."""
 
+import contextlib
 import json
 import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from t5lite.errors import UserError
 
+FORMAT = 1  # of workdirs and checkpoints: raised when they change so that an older t5lite would misread them
 LARGEST = 1 << 30  # bytes of a file that is read whole
 NUMBER = (int, float, None)  # in JSON, where null stands for one that is not finite
 
@@ -74,15 +77,32 @@ def has_shape(value: Any, shape: Any) -> bool:
     return isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
 
 
+def check_format(found: Any, where: str) -> None:
+    """Refuse what a newer t5lite wrote at `where`."""
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(f"{where} has format {found}, made by a newer t5lite; this one reads up to {FORMAT}: update it")
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace `path` by one rename. Raises UserError where it cannot be written; what stood there then stays."""
     temporary = path.with_name(f"{path.name}.tmp")
+    with writing(path, "what stood there before is unharmed"):
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path, consolation: str) -> Iterator[None]:
+    """Turn what a full disk, or one that may not be written, does to the block into a UserError."""
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; what stood there before is unharmed") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; {consolation}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

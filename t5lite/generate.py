@@ -1,4 +1,4 @@
-"""Generate: targets for inputs, from a run's newest checkpoint.
+"""Generate: targets for inputs, from a run's newest checkpoint or another.
 
     python -m t5lite.generate --checkpoint runs/tiny --input 'The <extra_id_0> sat on the mat.'
     python -m t5lite.generate --checkpoint runs/tiny_lm --input 'Return the' --temperature 0.8 --seed 1
@@ -41,9 +41,12 @@ BATCH_SIZE = 16
 
 
 class Generator:
-    """A run's newest checkpoint, ready to generate. `texts` to answers, in order; an encoder's need no sampling."""
+    """A run's newest checkpoint, ready to generate. `texts` to answers, in order; an encoder's need no sampling.
 
-    def __init__(self, workdir: Path):
+    step, average: which checkpoints instead of the newest, as for `load_params`.
+    """
+
+    def __init__(self, workdir: Path, step: str | None = None, average: int = 1):
         config = load_json(workdir / "config.json")
         self.tokenizer: Tokenizer = load_tokenizer(str(workdir), 0, ())
         vocabulary = self.tokenizer.vocabulary
@@ -52,7 +55,7 @@ class Generator:
         self.model = make_model(config.model, vocabulary, self.objective.heads)
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
         batch = batch_shapes(self.objective, 2, vocabulary.table)
-        self.params, self.step = load_params(workdir, self.model, batch, mesh)
+        self.params, self.step = load_params(workdir, self.model, batch, mesh, step, average)
         self.num_valid_ids = self.objective.num_valid_ids(vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
@@ -165,6 +168,7 @@ def main(argv: Sequence[str]) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     for flag in ("--checkpoint", "--workdir"):
         group.add_argument(flag, dest="workdir", type=Path, help="the workdir of a run")
+    cli.add_which_checkpoint(parser)
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--input", help="one text")
     texts.add_argument("--input_file", type=Path, help="a file with a text a line; default: standard input")
@@ -176,7 +180,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help='a line {"input", "output", "tokens", "logprob"} a text')
     arguments = parser.parse_args(argv)
     cli.start_jax()
-    generator = Generator(arguments.workdir)
+    generator = Generator(arguments.workdir, arguments.step, arguments.average)
     sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
     for answer in generator(_read(arguments), arguments.max_new_tokens, arguments.seed, **sampling):
         # Of several answers each keeps to its line; a single one may have as many as it wants.

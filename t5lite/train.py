@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.checks import check, check_budget
-from t5lite.config import require, to_dict
+from t5lite.config import at, require
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
+from t5lite.errors import UserError
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
@@ -30,61 +31,79 @@ from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog, first_losses
+from t5lite.training.policy import make_policy
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
 from t5lite.training.watch import Progress
-from t5lite.training.workdir import check_same_data, check_same_run, make_workdir, read_result
+from t5lite.training.workdir import (
+    Changes,
+    check_same_data,
+    check_same_run,
+    make_workdir,
+    owned,
+    read_result,
+    set_aside_result,
+    write_facts,
+)
 
+_MISSING = object()
 BAG_OF_WORDS = "bag_of_words"  # as model.architecture: no network, the yardstick of labelled tasks
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = ()) -> dict[str, Any]:
     """Run `config` to its end in `workdir` and return its result. A complete run is not run again.
 
-    Raises UserError for what the user can mend, Interrupted after a signal.
+    allow_changes: fields or groups of the config, and data, that may differ from those with which the run began; where
+    they do, it goes on with the new ones. Raises UserError for what the user can mend, Interrupted after a signal.
     """
     check_budget(config)
     check(config)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
+    for field in allow_changes:
+        require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
     make_workdir(workdir)
-    check_same_run(config, workdir)
-    result = read_result(workdir)
-    if result is not None:
-        print(f"{workdir} is complete", file=sys.stderr)
+    with owned(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        changes = check_same_run(config, workdir, allow_changes)
+        result = read_result(workdir)
+        if result is not None and not changes:
+            print(f"{workdir} is complete", file=sys.stderr)
+            return result
+        run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
+        result = run(config, workdir, allow_changes, changes)
+        write_json(workdir / "result.json", result)
         return result
-    run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
-    result = run(config, workdir)
-    write_json(workdir / "result.json", result)
-    return result
 
 
-def _yardstick(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _yardstick(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes) -> dict[str, Any]:
     from t5lite.baselines import train_bag_of_words  # scikit-learn takes a second to import, and few runs need it
 
     require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
     dataset = open_dataset(with_siblings(config, workdir), "pairs")
-    check_same_data(dataset.identity, workdir)
-    _write_facts(config, dataset, workdir)
+    changes |= check_same_data(dataset.identity, workdir, allowed)
+    _write_facts(config, dataset, workdir, 0, changes)
     return train_bag_of_words(config, dataset)
 
 
-def _network(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes) -> dict[str, Any]:
+    policy = make_policy(config)
     opened = with_siblings(config, workdir)
     # A run that has begun needs the run it started from no more.
     own = workdir if (workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir() else None
     experiment = open_experiment(opened, own)
-    check_same_data(experiment.dataset.identity, workdir)
+    changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
     with progress("compiling the training step", 1, show_count=False) as advance:
         trainer = make_trainer(config, model, objective, table, steps)
         advance()
-    _write_facts(config, experiment.dataset, workdir)
 
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from)
+    checkpoints = Checkpoints(workdir, policy)
+    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step)
+    if int(state.step) > steps:
+        raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
+    _write_facts(config, experiment.dataset, workdir, int(state.step), changes)
     if hand_off is not None:
         print(hand_off.report(), file=sys.stderr)
     state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
@@ -103,11 +122,11 @@ def _network(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
 
 
-def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
-    """Tokenizer, config and provenance, which make the folder a workdir."""
+def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int, changes: Changes) -> None:
+    """Tokenizer, config and provenance, which make the folder a workdir, for a start that goes on from `step`."""
+    set_aside_result(workdir)
     dataset.tokenizer.save(workdir / "tokenizer")
-    write_json(workdir / "config.json", to_dict(config))
-    write_json(workdir / "provenance.json", provenance(dataset))
+    write_facts(workdir, config, provenance(dataset), step, changes)
 
 
 def total_steps(experiment: Experiment, workdir: Path) -> int:
@@ -145,7 +164,8 @@ def _run(
     at_end: dict[str, Metrics] = {}
 
     def evaluate(state: TrainState, step: int) -> None:
-        metrics = evaluator.all(state.params) if step == steps else evaluator.losses(state.params)
+        metrics = evaluator.all(state.evaluated) if step == steps else evaluator.losses(state.evaluated)
+        checkpoints.evaluated(step, metrics)
         for split, values in metrics.items():
             log.write(step, split, values)
         if step == steps:
@@ -168,7 +188,7 @@ def _run(
         if first == 0:
             evaluate(state, 0)
         state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, title)
-    return state, at_end or evaluator.all(state.params)
+    return state, at_end or evaluator.all(state.evaluated)
 
 
 def provenance(dataset: Dataset) -> dict[str, Any]:
@@ -220,10 +240,17 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--debug_nans", action="store_true", help="end at the first number that is not finite, and name its operation"
     )
+    parser.add_argument(
+        "--allow_changes",
+        type=lambda names: [name for name in names.split(",") if name],
+        default=[],
+        metavar="FIELD[,FIELD…]",
+        help="go on although these fields or groups of the config are not what the run began with",
+    )
     arguments, config = cli.parse_with_config(parser, argv)
     config.debug_nans |= arguments.debug_nans
     cli.start_jax(config.deterministic)
-    result = train(config, arguments.workdir)
+    result = train(config, arguments.workdir, arguments.allow_changes)
     _show(result, arguments.workdir)
     print(f"result: {arguments.workdir / 'result.json'}")
 

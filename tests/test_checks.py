@@ -100,7 +100,13 @@ def test_a_valid_config_passes():
     [
         *[("batch_size", 0), ("batch_size", -8), ("microbatches", 0), ("microbatches", 3), ("log_every_steps", 0)],
         *[("budget.steps", None), ("budget.steps", 0), ("budget.tokens", 5.0), ("budget.steps", -1), ("seed", -1)],
-        *[("checkpoint.every_steps", 0), ("checkpoint.keep", 0), ("eval.rows", 0), ("eval.every_steps", 0)],
+        *[
+            ("checkpoint.every_steps", 0),
+            ("checkpoint.keep", 0),
+            ("ema_decay", 1.0),
+            ("eval.rows", 0),
+            ("eval.every_steps", 0),
+        ],
         *[("eval.batch_size", -1), ("data.train.limit", 0), ("data.validation.split", "test")],
         *[("loss.label_smoothing", 1.0), ("loss.label_smoothing", -0.1), ("model.dropout", 1.0)],
         *[("data.train.source", None), ("data.train.mixture", {"a": {"source": "x"}})],

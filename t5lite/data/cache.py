@@ -1,14 +1,18 @@
 """The cache folder: things built once from a fingerprint of what they depend on, each in a folder of its own.
 
 A folder appears by one rename, complete or not at all, so that a kill, a full disk or two builders at once leave
-nothing half-written.
+nothing half-written. Until then it is called .NAME.HOST.xxxxxxxx, and its builder holds a lock on it (flock): one of
+this host that can be locked was left by a builder that is dead, and is swept away when next something is built beside
+it. Where folders cannot be locked, as on NFS, what a kill left stays.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +41,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     """
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        _sweep(final.parent)
+        temporary, lock = _locked_folder(final)
     except OSError as error:
         raise UserError(f"cannot write under {final.parent}: {error.strerror}; set T5LITE_CACHE elsewhere") from error
     try:
@@ -53,3 +58,31 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {final}: {error.strerror}; free some space or set T5LITE_CACHE") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(final: Path) -> tuple[Path, int]:
+    """A temporary folder beside `final`, and the descriptor that holds its lock."""
+    while True:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.{socket.gethostname()}.", dir=final.parent))
+        try:
+            lock = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:  # swept away before it could be locked
+            continue
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, lock
+        os.close(lock)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead builders of this host left in `folder`."""
+    for left in folder.glob(f".*.{socket.gethostname()}.*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where its builder lives
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)

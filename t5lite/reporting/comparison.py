@@ -131,7 +131,12 @@ def compare(
     said = [*remarks, *notes.task_notes(members, titles, subjects)]
     tasks = [_task(title, of_task, base, said) for title, of_task in zip(titles, members, strict=True)]
     intervals = sum(comparison.delta.low is not None for task in tasks for comparison in task.comparisons)
-    said += [*notes.provenance_notes(groups), *notes.cost_notes(members), *notes.multiplicity_notes(intervals)]
+    said += [
+        *notes.provenance_notes(groups),
+        *notes.change_notes(groups),
+        *notes.cost_notes(members),
+        *notes.multiplicity_notes(intervals),
+    ]
     entries = _entries(runs, groups, absent)
     missing: dict[str, list[str]] = {}
     for entry in entries:

@@ -189,6 +189,18 @@ def provenance_notes(groups: Sequence[Group]) -> list[str]:
     return notes
 
 
+def change_notes(groups: Sequence[Group]) -> list[str]:
+    """Where a run was not of one config from its beginning to its end."""
+    runs = [each for group in groups for run in group.runs for each in (run, *run.origins)]
+    found: dict[str, None] = {}
+    for run in runs:
+        for start in run.provenance.get("history", ()):
+            for field, change in start["changes"].items():
+                values = f"{change['was']} before, {change['now']} after"
+                found[f"{run.run}: {field} was changed at step {start['step']} ({values})."] = None
+    return list(found)
+
+
 def _differ(runs: Sequence[Run], field: str) -> bool:
     return len({str(run.provenance[field]) for run in runs if field in run.provenance}) > 1
 

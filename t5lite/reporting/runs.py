@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import at, base_config, to_dict
 from t5lite.errors import UserError
-from t5lite.files import NUMBER, read_json
+from t5lite.files import FORMAT, NUMBER, check_format, read_json
 from t5lite.training.metrics import read_log
 from t5lite.training.workdir import PROVENANCE, RESULT
 
@@ -95,6 +95,7 @@ def read_run(workdir: Path) -> Run:
     config = read_json(workdir / "config.json", shape=_shape(base_config()))
     if config is None:
         raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
+    check_format(config.pop("format", FORMAT), str(workdir))
     config = _with_defaults(config)
     result = read_json(workdir / "result.json", shape=RESULT)
     provenance = read_json(workdir / "provenance.json", shape=PROVENANCE) or {}

@@ -1,6 +1,7 @@
-"""Orbax checkpoints of a run, and reading parameters out of another's.
+"""Orbax checkpoints of a run: saved in the background, kept by a policy, verified when read.
 
-    checkpoints/60/params/…  opt_state/…  progress/   the step, and what adds up over restarts (tokens, seconds)
+    checkpoints/60/params/  opt_state/  average/ (where the config asks for one)  record/ (see record.py)
+    checkpoints/damaged-60/                                                       what a restart had to go back from
 
 Parameters are an item of their own, so that the next stage reads them alone.
 """
@@ -9,27 +10,35 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from t5lite.errors import UserError
+from t5lite.training.metrics import Metrics
+from t5lite.training.policy import Policy
+from t5lite.training.reading import FOLDER, hush_orphans, intact, read_items, saved_steps, scores_of
+from t5lite.training.record import ITEM, Record, leaves_of, read_record, sealed
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
 
-FOLDER = "checkpoints"
-
 
 class Checkpoints:
-    """The checkpoints of one run, newest `keep` of them kept, saved in the background."""
+    """The checkpoints of one run: those that its policy keeps. There is one of these at a time for a workdir."""
 
-    def __init__(self, workdir: Path, keep: int = 1):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self.folder = workdir.absolute() / FOLDER
+    def __init__(self, workdir: Path, policy: Policy):
+        self.workdir, self.folder, self.policy = workdir, workdir.absolute() / FOLDER, policy
+        self._scores = scores_of(workdir, policy.metric)
+        self._metrics: dict[int, dict[str, float]] = {}
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self, enable_async_checkpointing=True, lightweight_initialize=True
+        )
+        hush_orphans()
         with _explained(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -37,35 +46,65 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return self._manager.latest_step()
 
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's question which of the checkpoints stay."""
+        kept = self.policy.kept({each.step: self._scores.get(each.step) for each in checkpoints})
+        return [each.step in kept for each in checkpoints]
+
+    def evaluated(self, step: int, metrics: Mapping[str, Metrics]) -> None:
+        """Note the {split: metrics} of `step`, to be saved with its checkpoint.
+
+        Raises UserError where the best are to be kept and the policy's metric is not among them.
+        """
+        named = {f"{split}/{name}": value for split, values in metrics.items() for name, value in values.items()}
+        if self.policy.keep_best is not None and self.policy.metric not in named:
+            raise UserError(f"checkpoint.metric={self.policy.metric} is not evaluated; known: {', '.join(named)}")
+        self._metrics = {step: named}
+
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Start saving; the arrays are copied before this returns, so the caller may donate them."""
         step = int(state.step)
         if step == self.latest_step():
             return
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            opt_state=ocp.args.StandardSave(state.opt_state),
-            progress=ocp.args.JsonSave(progress),
-        )
+        items = _items(state)
+        record = Record(step, progress, self._metrics.get(step, {}), leaves_of(items))
+        self._scores[step] = record.metrics.get(self.policy.metric)
+        trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with _explained(self.folder):
-            self._manager.save(step, args=items)
+            self._manager.save(step, args=ocp.args.Composite(**trees, **{ITEM: ocp.args.JsonSave(sealed(record))}))
 
-    def restore(self, step: int, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state of `step`, placed by `shardings`, and what `save` was given beside it."""
+    def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state of the newest intact checkpoint, placed by `shardings`, and the progress that was saved with it.
+
+        Later ones, which are damaged, are moved aside. Raises UserError where all are, and leaves them.
+        """
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(like.params),
-            opt_state=ocp.args.StandardRestore(like.opt_state),
-            progress=ocp.args.JsonRestore(),
-        )
-        try:
-            restored = self._manager.restore(step, args=items)
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(
-                f"cannot restore {self.folder / str(step)}: {error}; delete that folder to go on from the one before"
-            ) from error
-        state_step = jax.device_put(np.int32(step), shardings.step)
-        return TrainState(state_step, restored.params, restored.opt_state), restored.progress
+
+        def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+            record = read_record(checkpoint)
+            wanted = _items(like)
+            more = record.leaves.keys() - dict(flatten_with_paths(wanted))
+            if more:
+                raise UserError(f"{checkpoint}: {min(more)} has no place in this config's run")
+            return read_items(checkpoint, wanted, record), record.progress
+
+        steps = saved_steps(self.workdir)[::-1]
+        step, (items, progress) = next(intact(self.workdir, steps, read))
+        self._set_aside(steps[: steps.index(step)])
+        return TrainState(jax.device_put(np.int32(step), shardings.step), **items), progress
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            with _explained(self.folder):
+                for step in steps:
+                    names = (f"damaged-{step}", *(f"damaged-{step}-{n}" for n in range(2, 1000)))
+                    free = next(name for name in names if not (self.folder / name).exists())
+                    (self.folder / str(step)).rename(self.folder / free)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
+        self._manager.reload()
 
     def wait(self) -> None:
         """Return when the save in the background is complete."""
@@ -77,8 +116,14 @@ class Checkpoints:
         self._manager.close()
 
 
+def _items(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state, apart from the step: its items, each a tree."""
+    items = {"params": state.params, "opt_state": state.opt_state}
+    return items if state.average is None else items | {"average": state.average}
+
+
 FULL_OR_FORBIDDEN = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
 )  # fmt: skip
 
 
@@ -93,43 +138,6 @@ def _explained(folder: Path) -> Iterator[None]:
         if not causes:
             raise
         raise UserError(f"cannot write {folder}: {os.strerror(causes[0])}; earlier checkpoints are intact") from error
-
-
-def newest(workdir: Path) -> tuple[Path, int]:
-    """(folder, step) of the newest complete checkpoint in `workdir`."""
-    folder = workdir.absolute() / FOLDER
-    if not folder.is_dir():
-        raise UserError(f"{workdir} has no {FOLDER}/: it is not the workdir of a run that saved one")
-    steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
-    if not steps:
-        raise UserError(f"{folder} holds no complete checkpoint")
-    return folder / str(max(steps)), max(steps)
-
-
-def params_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of the parameters in the folder of one checkpoint."""
-    with _readable(checkpoint):
-        metadata = ocp.PyTreeCheckpointer().metadata(checkpoint / "params").item_metadata.tree
-    return {path: tuple(leaf.shape) for path, leaf in flatten_with_paths(metadata)}
-
-
-def read_params(checkpoint: Path, like: Any) -> Any:
-    """Those parameters of a checkpoint that the tree `like` (jax.ShapeDtypeStruct with shardings) has."""
-    with _readable(checkpoint):
-        args = ocp.args.PyTreeRestore(
-            item=like,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-            partial_restore=True,
-        )
-        return ocp.PyTreeCheckpointer().restore(checkpoint / "params", args=args)
-
-
-@contextlib.contextmanager
-def _readable(checkpoint: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read the parameters of {checkpoint}: {error}") from error
 
 
 def params_sha256(params: Any) -> str:

@@ -11,51 +11,72 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from t5lite.errors import UserError
-from t5lite.files import NUMBER, has_shape, write_atomically
+from t5lite.files import NUMBER, has_shape, write_atomically, writing
 
 Metrics = dict[str, float]
 
 
 class MetricsLog:
-    """Appends to workdir/metrics.jsonl and workdir/tensorboard/, whose entries beyond step `keep_until` are dropped."""
+    """Appends to workdir/metrics.jsonl and workdir/tensorboard/, whose entries beyond step `keep_until` are dropped.
+
+    Every method raises UserError where the disk is full. So TensorBoard's events are written here and now: in
+    tensorboardX's SummaryWriter, the thread that writes them would die of it, and the run wait for it for ever.
+    """
 
     def __init__(self, workdir: Path, keep_until: int):
-        self.path = workdir / "metrics.jsonl"
+        self.path, board = workdir / "metrics.jsonl", workdir / "tensorboard"
         truncate(self.path, keep_until)
-        self._file = self.path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=keep_until + 1)
+        with self._writing():
+            self._file = self.path.open("ab", buffering=0)
+            board.mkdir(exist_ok=True)
+            self._board = EventsWriter(str(board / "events"))
+            self._add(keep_until + 1, session_log=SessionLog(status=SessionLog.START))  # drops what is later
 
     def write(
         self, step: int, split: str, metrics: Mapping[str, float], notes: Mapping[str, Any] | None = None
     ) -> None:
         """Append a line, with `notes` after the metrics; it is in the operating system's hands when this returns."""
-        line = {
-            "step": step,
-            "split": split,
-            **{name: _short(value) for name, value in metrics.items()},
-            **(notes or {}),
-        }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        short = {name: _short(value) for name, value in metrics.items()}
+        line = {"step": step, "split": split, **short, **(notes or {})}
+        with self._writing():
+            _write_whole(self._file, (json.dumps(line) + "\n").encode())
+            for name, value in metrics.items():
+                self._add(step, summary=scalar(f"{split}/{name}", value))
+            self._board.flush()
 
     def sync(self) -> None:
-        """Force all that was written to the disk."""
-        os.fsync(self._file.fileno())
-        self._board.flush()
+        """Force metrics.jsonl to the disk."""
+        with self._writing():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        """Close the files. What was not synchronized and does not fit is lost, without a word after the first one."""
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _add(self, step: int, **what: Any) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self.path.parent, "the same command goes on from the last checkpoint once there is room")
+
+
+def _write_whole(file: Any, line: bytes) -> None:
+    """Write to an unbuffered file; what a full disk takes of a line is cut when the run goes on."""
+    while line:
+        line = line[file.write(line) :]
 
 
 def _short(value: float) -> float | None:

@@ -1,22 +1,29 @@
 """How a run finds its weights: its own checkpoint, else another run's parameters, else none.
 
 1. workdir/checkpoints   everything: parameters, optimizer, step, what was spent
-2. init_from             parameters only; optimizer and schedule start at step 0
+2. init_from             parameters only (their average where that run has one); optimizer and schedule start at step 0
 3. scratch
+
+A damaged checkpoint counts as none: the one before it takes its place, with a warning.
 """
 
 import dataclasses
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from t5lite.errors import UserError
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
-from t5lite.training.checkpoint import Checkpoints, newest, params_shapes, read_params
+from t5lite.training.checkpoint import Checkpoints
+from t5lite.training.reading import chosen_steps, intact, read_evaluated
+from t5lite.training.record import read_record
 from t5lite.training.sharding import params_shardings
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
@@ -43,57 +50,85 @@ class HandOff:
 
 
 def find_weights(
-    trainer: Trainer, checkpoints: Checkpoints, init_from: str | None
+    trainer: Trainer, checkpoints: Checkpoints, init_from: str | None, init_from_step: str | None = None
 ) -> tuple[TrainState, Progress, HandOff | None]:
     """The state to go on from, in the order of the module's docstring, what it has cost so far, and the hand-off."""
-    own = checkpoints.latest_step()
-    if own is not None:
-        state, progress = checkpoints.restore(own, trainer.shapes, trainer.shardings)
+    if checkpoints.latest_step() is not None:
+        state, progress = checkpoints.restore(trainer.shapes, trainer.shardings)
         return state, Progress(**progress), None
     state = trainer.init()
     if init_from is None:
         return state, Progress(), None
-    state, hand_off = hand_over(state, trainer, Path(init_from))
+    state, hand_off = hand_over(state, trainer, Path(init_from), init_from_step)
     return state, Progress(), hand_off
 
 
-def hand_over(state: TrainState, trainer: Trainer, source: Path) -> tuple[TrainState, HandOff]:
-    """`state` with the parameters that the newest checkpoint in `source` has under the same path.
+def hand_over(state: TrainState, trainer: Trainer, source: Path, step: str | None = None) -> tuple[TrainState, HandOff]:
+    """`state` with the parameters that a checkpoint in `source` has under the same path. The state is used up.
 
-    Raises UserError where a path's shape differs, or where nothing matches.
+    step: of the checkpoint, as for `chosen_steps`. Raises UserError where a path's shape differs, or where nothing
+    matches.
     """
-    checkpoint, step = newest(source)
-    theirs, ours = params_shapes(checkpoint), flatten_dict(state.params, sep="/")
-    for path in sorted(theirs.keys() & ours.keys()):
+    ours, shardings = (flatten_dict(tree, sep="/") for tree in (state.params, trainer.shardings.params))
+
+    def read(checkpoint: Path) -> tuple[dict[str, Any], set[str]]:
+        record = read_record(checkpoint)
+        theirs = record.shapes(record.evaluated)
+        _check_shapes(theirs, ours, source)
+        like = {
+            path: jax.ShapeDtypeStruct(ours[path].shape, ours[path].dtype, sharding=shardings[path])
+            for path in theirs.keys() & ours.keys()
+        }
+        # What is to be replaced makes room first: there is never a second copy of the parameters.
+        _free([ours[path] for path in like])
+        _free(jax.tree.leaves(state.average))
+        return flatten_dict(read_evaluated(checkpoint, unflatten_dict(like, sep="/")), sep="/"), set(theirs)
+
+    found, (values, theirs) = next(intact(source, chosen_steps(source, step), read))
+    params = unflatten_dict({**ours, **values}, sep="/")
+    average = None if state.average is None else jax.tree.map(jnp.copy, params)
+    named = (sorted(values), sorted(ours.keys() - theirs), sorted(theirs - ours.keys()))
+    return state.replace(params=params, average=average), HandOff(str(source), found, *map(tuple, named))
+
+
+def _check_shapes(theirs: Mapping[str, tuple[int, ...]], ours: Mapping[str, Any], source: Path) -> None:
+    common = sorted(theirs.keys() & ours.keys())
+    for path in common:
         if theirs[path] != ours[path].shape:
             raise UserError(
                 f"{path} has shape {theirs[path]} in init_from={source} but {ours[path].shape} in this config's model; "
                 "give the config the other run's model"
             )
-    restored = sorted(theirs.keys() & ours.keys())
-    if not restored:
+    if not common:
         raise UserError(f"init_from={source} has no parameter of this config's model")
-    shardings = flatten_dict(trainer.shardings.params, sep="/")
-    like = {
-        path: jax.ShapeDtypeStruct(ours[path].shape, ours[path].dtype, sharding=shardings[path]) for path in restored
-    }
-    values = flatten_dict(read_params(checkpoint, unflatten_dict(like, sep="/")), sep="/")
-    params = unflatten_dict({**ours, **values}, sep="/")
-    hand_off = HandOff(
-        str(source), step, tuple(restored), tuple(sorted(ours.keys() - theirs)), tuple(sorted(theirs.keys() - ours))
-    )
-    return state.replace(params=params), hand_off
 
 
-def load_params(workdir: Path, model: Transformer, batch: Batch, mesh: Mesh) -> tuple[Any, int]:
-    """(parameters of `model`, step) from the newest checkpoint in `workdir`; `batch` gives the shapes of its inputs."""
-    checkpoint, step = newest(workdir)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
-    shapes = shapes["params"]
-    found = params_shapes(checkpoint)
-    for path, leaf in flatten_dict(shapes, sep="/").items():
-        if found.get(path) != leaf.shape:
-            raise UserError(f"{checkpoint}: {path} should have shape {leaf.shape}, has {found.get(path, 'no value')}")
+def _free(arrays: list[jax.Array]) -> None:
+    for array in arrays:
+        if not array.is_deleted():
+            array.delete()
+
+
+def load_params(
+    workdir: Path, model: Transformer, batch: Batch, mesh: Mesh, step: str | None = None, average: int = 1
+) -> tuple[Any, int]:
+    """(parameters of `model`, step) from a checkpoint in `workdir`; `batch` gives the shapes of its inputs.
+
+    step: as for `chosen_steps`. average: the mean of the parameters of so many checkpoints, the newest; their step is
+    then that of the newest of them.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     shardings = params_shardings(shapes, mesh)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    return read_params(checkpoint, like), step
+    total, steps = None, []
+    for found, params in intact(workdir, chosen_steps(workdir, step), lambda folder: read_evaluated(folder, like)):
+        total = params if total is None else jax.tree.map(jnp.add, total, params)
+        steps.append(found)
+        if len(steps) == average:
+            break
+    if len(steps) < average:
+        raise UserError(f"{workdir} has {len(steps)} intact checkpoints, fewer than the {average} to average")
+    if average > 1:
+        print(f"mean of the parameters at the steps {', '.join(map(str, sorted(steps)))}", file=sys.stderr)
+        total = jax.tree.map(lambda x: x / average, total)
+    return total, steps[0]

@@ -20,6 +20,7 @@ import optax
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch, only_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
+from t5lite.training.average import updated_average
 from t5lite.training.loss import Sums, finite_rows, joint, loss_sums, token_counts, weights_of
 from t5lite.training.predictions import prediction_sums
 from t5lite.vocabulary import TokenTable
@@ -29,11 +30,19 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32 scalar, the number of steps done. params: float32. opt_state: optax's."""
+    """step: int32 scalar, the number of steps done. params: float32. opt_state: optax's. average: of the params, or
+    None where the config asks for none.
+    """
 
     step: Array
     params: Any
     opt_state: Any
+    average: Any = None
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters by which the state is judged: the average where there is one."""
+        return self.params if self.average is None else self.average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +54,20 @@ class StepSettings:
     seed: int = 0
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    ema_decay: float | None = None
 
 
 TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
 EvalStep = Callable[[Any, Row, Array], Sums]
 
 
-def init_state(model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: int) -> TrainState:
+def init_state(
+    model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: int, averages: bool = False
+) -> TrainState:
     """The state before the first step; `batch` gives the shapes. Jit it with the shardings that it should have."""
     params = model.init(jax.random.key(seed), batch)["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    average = jax.tree.map(jnp.copy, params) if averages else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
 def noise_key(seed: int) -> Array:
@@ -111,7 +124,10 @@ def make_train_step(
         params, opt_state = _chosen(
             is_finite, (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
         )
-        return TrainState(state.step + 1, params, opt_state), metrics
+        average, step = state.average, state.step + 1
+        if settings.ema_decay is not None:
+            average = updated_average(average, params, settings.ema_decay, step)
+        return TrainState(step, params, opt_state, average), metrics
 
     return train_step
 

@@ -72,13 +72,18 @@ def make_trainer(
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     optimizer = make_optimizer({**config.optimizer, "trainable": config.trainable}, schedule, params)
     settings = StepSettings(
-        config.batch_size, config.microbatches, config.seed, config.loss.label_smoothing, config.loss.z_loss
+        config.batch_size,
+        config.microbatches,
+        config.seed,
+        config.loss.label_smoothing,
+        config.loss.z_loss,
+        config.ema_decay,
     )
 
     def init() -> TrainState:
         # Two rows are enough to make parameters, and keep the arrays of the tracing small.
         zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
-        return init_state(model, optimizer, zeros, config.seed)
+        return init_state(model, optimizer, zeros, config.seed, averages=config.ema_decay is not None)
 
     shapes = jax.eval_shape(init)
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size

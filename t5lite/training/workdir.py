@@ -1,60 +1,145 @@
-"""The folder of a run: whether it can be written, whose it is, whether its run is complete."""
+"""The folder of a run: whether it can be written, whose it is, what it went through, whether its run is complete."""
 
-from collections.abc import Mapping
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from t5lite.config import flat, load_json, to_dict
-from t5lite.errors import UserError
-from t5lite.files import NUMBER, read_json
+from t5lite.errors import UserError, warn
+from t5lite.files import FORMAT, NUMBER, read_json, write_json
 
-# What may differ when a workdir is gone on with: how a run is watched and where it runs, not what it computes.
-MAY_CHANGE = ("name", "eval", "log_every_steps", "max_skipped_steps", "checkpoint", "mesh", "debug_nans")
+# What may differ when a workdir is gone on with. Of every other field the rest of the run would be another run's:
+# data, tokenizer, objective, batch_size, seed     what is learned from, in which order
+# model, trainable, loss, optimizer, schedule      what is computed (model.dtype too: it rounds otherwise)
+# budget, microbatches, ema_decay                  where schedules end; dropout is drawn per microbatch; the average
+# init_from, init_from_step                        where it came from, which is on record
+MAY_CHANGE = (
+    "name",  # how it is called
+    "eval", "log_every_steps", "checkpoint",  # how it is watched and kept
+    "max_skipped_steps", "debug_nans",  # when it ends of what it computes
+    "mesh", "deterministic",  # where it runs, and whether that repeats itself
+    "model.attention", "model.remat", "model.scan_layers",  # programs for one and the same function
+)  # fmt: skip
+LOCK = ".lock"
+# What a kill can leave: our own files before their rename (files.py), Orbax's folders before theirs.
+LEFTOVERS = ("*.tmp", "tokenizer/*.tmp", "checkpoints/*.orbax-checkpoint-tmp*")
 # What the files that a run leaves hold, as files.has_shape has it. Reports take them with gaps.
 PROVENANCE = {
     **dict.fromkeys(("data", "heldout", "packages"), ({str: str}, None)),
     **dict.fromkeys(("labels", "devices"), ([str], None)),
     **dict.fromkeys(("python", "git_commit"), (str, None)),
     "hosts": (int, None),
+    "history": ([{"step": int}], None),
 }
 RESULT = {"step": (int, None), "metrics": {str: {str: NUMBER}}, "cost": ({str: NUMBER}, None)}
+
+Changes = dict[str, dict[str, Any]]  # {field: {"was": …, "now": …}}
 
 
 def make_workdir(workdir: Path) -> None:
     """Make the folder. Raises UserError where it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / ".writable").touch()
-        (workdir / ".writable").unlink()
+        (workdir / LOCK).touch()
     except OSError as error:
         raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from error
 
 
-def check_same_run(config: ConfigDict, workdir: Path) -> None:
-    """Refuse to go on in a workdir with a config that computes something else."""
+@contextlib.contextmanager
+def owned(workdir: Path) -> Iterator[None]:
+    """Be the only process that trains in `workdir`, and sweep away what a killed one left half-written.
+
+    A lock of the kernel (flock), so it ends with its owner, however that ends. Between machines it holds where their
+    file system passes locks on, as NFS does unless mounted with local_lock; where there are none, a warning says so.
+    Raises UserError, with the owner's process and host, where another process has it.
+    """
+    with (workdir / LOCK).open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{workdir} is being trained in by {file.read().strip() or 'another process'}; "
+                "wait for it, stop it, or choose another --workdir"
+            ) from None
+        except OSError as error:
+            warn(f"no lock on {workdir} ({error.strerror}): see to it yourself that nothing else trains there")
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for pattern in LEFTOVERS:
+            for path in workdir.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
+
+
+def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = ()) -> Changes:
+    """Refuse to go on in a workdir with a config that computes something else, but for the fields or groups `allowed`.
+
+    Returns those that did change.
+    """
     if not (workdir / "config.json").exists():
-        return
+        return {}
     now, before = (flat(to_dict(c)) for c in (config, load_json(workdir / "config.json")))
-    changed = sorted(name for name in now.keys() | before if now.get(name) != before.get(name))
-    changed = [name for name in changed if name.split(".")[0] not in MAY_CHANGE]
-    if changed:
-        listed = ", ".join(f"{name} (was {before.get(name)}, now {now.get(name)})" for name in changed)
-        raise UserError(f"{workdir} belongs to a run of another config: {listed}; choose another --workdir")
-
-
-def check_same_data(identity: Mapping[str, str], workdir: Path) -> None:
-    """Refuse to go on when the text or the tokenizer behind an unchanged config is not what it was."""
-    said = read_json(workdir / "provenance.json", shape=PROVENANCE)
-    if said is None:
-        return
-    before = said.get("data") or {}
-    changed = sorted(name for name in identity.keys() | before if identity.get(name) != before.get(name))
-    if changed:
+    changes = _changes(before, now, MAY_CHANGE)
+    refused = _changes(before, now, (*MAY_CHANGE, *allowed))
+    if refused:
+        listed = ", ".join(f"{name} (was {each['was']}, now {each['now']})" for name, each in refused.items())
         raise UserError(
-            f"{workdir} was trained on other data: {', '.join(changed)} changed since; choose another --workdir"
+            f"{workdir} belongs to a run of another config: {listed}; choose another --workdir, or go on with the "
+            f"change from here: train --allow_changes={','.join(refused)}"
         )
+    return changes
+
+
+def check_same_data(identity: Mapping[str, str], workdir: Path, allowed: Sequence[str] = ()) -> Changes:
+    """The same of the text and the tokenizer, by their fingerprints, which may change behind an unchanged config."""
+    before = read_provenance(workdir).get("data") or identity
+    refused = _changes(before, identity, allowed)
+    if refused:
+        raise UserError(
+            f"{workdir} was trained on other data: {', '.join(refused)} changed since; choose another --workdir, or go "
+            f"on with what is there now: train --allow_changes={','.join(refused)}"
+        )
+    return _changes(before, identity, ())
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> Changes:
+    """What differs outside the fields and groups `but`."""
+    names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+    names = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in but)]
+    return {name: {"was": before.get(name), "now": now.get(name)} for name in names}
+
+
+def write_facts(workdir: Path, config: ConfigDict, provenance: Mapping[str, Any], step: int, changes: Changes) -> None:
+    """Write config.json, and provenance.json with a history to which this start is appended.
+
+    step: from which it goes on; changes: of the config or the data, which hold from there.
+    """
+    about_data = ("data", "heldout", "labels")  # which all starts share, or it is among the changes
+    start = {"step": step, **{name: fact for name, fact in provenance.items() if name not in about_data}}
+    history = [*(read_provenance(workdir).get("history") or []), start | {"changes": changes}]
+    # In this order: a kill between the two leaves a change that is still to be allowed, not one without a record.
+    write_json(workdir / "provenance.json", {**provenance, "history": history})
+    write_json(workdir / "config.json", {"format": FORMAT, **to_dict(config)})
+
+
+def set_aside_result(workdir: Path) -> None:
+    """Of a run that was complete and goes on, keep the result under the name of its step."""
+    result = read_result(workdir)
+    if result is not None:
+        (workdir / "result.json").replace(workdir / f"result-{result['step']}.json")
+
+
+def read_provenance(workdir: Path) -> dict[str, Any]:
+    """What provenance.json says; {} where there is none."""
+    return read_json(workdir / "provenance.json", shape=PROVENANCE) or {}
 
 
 def read_labels(workdir: Path) -> list[str] | None:

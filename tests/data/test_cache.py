@@ -29,6 +29,34 @@ def test_nothing_is_left_when_the_block_fails(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_builder_left_is_swept_and_what_a_living_one_builds_stays(tmp_path):
+    context = multiprocessing.get_context("fork")
+
+    def build(name, started):
+        with atomic_folder(tmp_path / name) as temporary:
+            (temporary / "file").write_text(name)
+            started.set()
+            time.sleep(60)
+
+    builders = {}
+    for name in ("killed", "living"):
+        started = context.Event()
+        builders[name] = context.Process(target=build, args=(name, started))
+        builders[name].start()
+        assert started.wait(30)
+    try:
+        builders["killed"].kill()
+        builders["killed"].join(30)
+        assert len(list(tmp_path.iterdir())) == 2
+        with atomic_folder(tmp_path / "other"):
+            pass
+        assert sorted(path.name.split(".")[1] for path in tmp_path.glob(".*")) == ["living"]
+        assert [path.read_text() for path in tmp_path.glob(".*/file")] == ["living"]
+    finally:
+        builders["living"].kill()
+        builders["living"].join(30)
+
+
 def test_a_folder_made_meanwhile_stays(tmp_path):
     with atomic_folder(tmp_path / "final") as temporary:
         (temporary / "file").write_text("second")

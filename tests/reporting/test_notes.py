@@ -55,6 +55,17 @@ def test_results_of_several_versions_may_not_compare(tmp_path, change, what):
     assert _said(apart, what, "results") and not _said(apart, "of one group")
 
 
+def test_a_config_that_was_changed_midway_is_said(tmp_path):
+    history = [
+        {"step": 0, "changes": {}},
+        {"step": 500, "changes": {"schedule.rate": {"was": 0.1, "now": 0.01}}},
+    ]
+    write_run(tmp_path, "pretrain", {"loss": 3.0}, provenance={"history": history})
+    runs = write_seeds(tmp_path, "a", [3.0, 3.1], fields={"init_from": "@pretrain"})
+    said = "pretrain: schedule.rate was changed at step 500 (0.1 before, 0.01 after)."
+    assert _report(runs).notes.count(said) == 1
+
+
 def test_other_devices_are_said_to_spoil_costs(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0])
     b = write_seeds(tmp_path, "b", [3.0], fields=WIDE, provenance={"devices": ["NVIDIA H200"]})

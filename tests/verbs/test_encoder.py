@@ -11,7 +11,8 @@ from t5lite import bench, evaluate, generate, preview
 from t5lite import train as train_verb
 from t5lite.train import train
 from t5lite.training import loop
-from t5lite.training.checkpoint import newest, params_shapes
+from t5lite.training.reading import saved_steps
+from t5lite.training.record import read_record
 from tests.small import sentence, small_config, write_pairs, write_texts
 
 TRANSFORM = ["mlm_transform/dense/kernel", "mlm_transform/norm/scale"]
@@ -110,7 +111,8 @@ def test_all_but_the_heads_is_handed_over(run, new, left, request, pretrained):
     workdir = request.getfixturevalue(run)
     said = (workdir / "said").read_text()
     assert f"1 new ({', '.join(new)}); {len(left)} left ({', '.join(left)})" in said
-    before, after = (params_shapes(newest(folder)[0]) for folder in (pretrained, workdir))
+    newest = (folder / "checkpoints" / str(saved_steps(folder)[-1]) for folder in (pretrained, workdir))
+    before, after = (read_record(checkpoint).shapes("params") for checkpoint in newest)
     assert before.keys() & after.keys() == before.keys() - set(left) == after.keys() - set(new)
 
 
@@ -167,7 +169,7 @@ def test_an_interrupted_run_ends_as_if_never_interrupted(pretrained, config, tmp
         patch.setattr(loop.Checkpoints, "save", save_and_stop)
         with pytest.raises(RuntimeError, match="stopped"):
             train_verb.main(command)
-    assert newest(tmp_path / "run")[1] == 3
+    assert saved_steps(tmp_path / "run") == [3]
     train_verb.main(command)
     assert result_of(tmp_path / "run")["params_sha256"] == result_of(pretrained)["params_sha256"]
 

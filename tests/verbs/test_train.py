@@ -1,6 +1,7 @@
 """A run: what it leaves behind, how it goes on after a kill, what it refuses."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from t5lite.config import load_json
 from t5lite.errors import UserError
 from t5lite.train import train
-from t5lite.training.checkpoint import newest, params_shapes
+from t5lite.training.reading import saved_steps
+from t5lite.training.record import read_record
 from tests.small import small_config, write_pairs, write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -148,9 +150,8 @@ def test_a_language_model_reports_bits_per_byte(texts, tmp_path):
 
 
 def test_a_checkpoint_holds_every_parameter(pretrained):
-    folder, step = newest(pretrained)
-    assert step == 6
-    shapes = params_shapes(folder)
+    assert saved_steps(pretrained) == [3, 6]
+    shapes = read_record(pretrained / "checkpoints" / "6").shapes("params")
     assert shapes["token_embedding/embedding"] == (384, 32)
     assert len(shapes) == 28
 
@@ -181,15 +182,27 @@ def _wait_for_step(workdir, step, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 75), (signal.SIGKILL, -9)], ids=["SIGINT", "SIGKILL"])
-def test_an_interrupted_run_ends_as_if_never_interrupted(texts, tmp_path, number, code, uninterrupted):
+def _full_disk(process):
+    """No file of the process may grow beyond what metrics need from now on: a full disk, to who writes checkpoints."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+
+
+INTERRUPTIONS = {
+    "SIGINT": (lambda process: process.send_signal(signal.SIGINT), 75, "the same command goes on"),
+    "SIGKILL": (lambda process: process.send_signal(signal.SIGKILL), -9, ""),
+    "full disk": (_full_disk, 2, "run/checkpoints: File too large; earlier checkpoints are intact"),
+}
+
+
+@pytest.mark.parametrize("interrupt, code, line", INTERRUPTIONS.values(), ids=INTERRUPTIONS)
+def test_an_interrupted_run_ends_as_if_never_interrupted(texts, tmp_path, interrupt, code, line, uninterrupted):
     config = tmp_path / "config.py"
     config.write_text(CONFIG.format(source=texts))
     process = _start(config, tmp_path / "run")
     _wait_for_step(tmp_path / "run", 10, process)
-    process.send_signal(number)
+    interrupt(process)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == code, said
+    assert process.returncode == code and line in said and "Traceback" not in said, said
     assert not (tmp_path / "run" / "result.json").exists(), (
         "the run was over before the signal; the test needs a longer one"
     )
@@ -201,6 +214,7 @@ def test_an_interrupted_run_ends_as_if_never_interrupted(texts, tmp_path, number
     assert result["params_sha256"] == expected["params_sha256"]
     assert result["cost"]["tokens"] == expected["cost"]["tokens"]
     assert _losses(tmp_path / "run") == _losses(uninterrupted)
+    assert not list((tmp_path / "run").rglob("*tmp*")), "what was half-written is swept away"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,68 @@
+"""Which checkpoints of a run stay, and which is the best.
+
+newest `keep`             always at least one: it is the one to go on from
+every `keep_every_steps`  for good
+best `keep_best`          by `metric`, among those of steps at which held-out text was evaluated
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from t5lite.config import require
+
+# Of the metrics in metrics.py; of every other one, more is better.
+LOWER_IS_BETTER = ("loss", "mlm_loss", "next_sentence_loss", "perplexity", "bits_per_byte")
+
+Scores = Mapping[int, float | None]  # {step: value of the metric, None where it was not evaluated}
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The fields of `config.checkpoint` that say what stays. mode: "min", "max", or None: as the metric's name says."""
+
+    keep: int = 1
+    keep_every_steps: int | None = None
+    keep_best: int | None = None
+    metric: str = "validation/loss"
+    mode: str | None = None
+
+    def ranked(self, scores: Scores) -> list[int]:
+        """The steps that have a finite score, best first; of equals the earlier one."""
+        name = self.metric.rpartition("/")[2]
+        sign = 1 if (self.mode or ("min" if name in LOWER_IS_BETTER else "max")) == "min" else -1
+        known = [step for step, score in scores.items() if score is not None and math.isfinite(score)]
+        return sorted(known, key=lambda step: (sign * scores[step], step))
+
+    def kept(self, scores: Scores) -> set[int]:
+        """Those steps of `scores` whose checkpoints stay."""
+        steps = sorted(scores)
+        stay = set(steps[-self.keep :]) | set(self.ranked(scores)[: self.keep_best or 0])
+        if self.keep_every_steps is not None:
+            stay |= {step for step in steps if step % self.keep_every_steps == 0}
+        return stay
+
+
+def make_policy(config: ConfigDict) -> Policy:
+    """The policy of a run's config. Raises UserError for one that could keep nothing of what it promises."""
+    fields = {name: config.checkpoint[name] for name in ("keep", "keep_every_steps", "keep_best", "metric", "mode")}
+    for name in ("keep", "keep_every_steps", "keep_best"):
+        value = fields[name]
+        require(value is None or value > 0, f"checkpoint.{name}", f"must be positive, is {value}")
+    require(fields["mode"] in (None, "min", "max"), "checkpoint.mode", f"must be min or max, is {fields['mode']!r}")
+    saves, evaluates, forever = config.checkpoint.every_steps, config.eval.every_steps, fields["keep_every_steps"]
+    require(
+        forever is None or forever % saves == 0,
+        "checkpoint.keep_every_steps",
+        f"{forever} is no multiple of checkpoint.every_steps={saves}",
+    )
+    if fields["keep_best"] is not None:
+        require(evaluates is not None, "checkpoint.keep_best", "needs eval.every_steps, or no checkpoint has a score")
+        require(
+            saves % evaluates == 0 or evaluates % saves == 0,
+            "checkpoint.keep_best",
+            f"of checkpoint.every_steps={saves} and eval.every_steps={evaluates} one must be a multiple of the other",
+        )
+    return Policy(**fields)

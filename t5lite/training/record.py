@@ -1,0 +1,109 @@
+"""What a checkpoint says of itself, in a file of its own, so that damage to the rest of it shows.
+
+    checkpoints/60/record/metadata
+    {"sha256": "5f2a…", "record": {
+        "format": 1,
+        "step": 60,
+        "progress": {"tokens": 19200.0, "seconds": 31.5},
+        "metrics": {"validation/loss": 3.21, …},                      of the evaluation at this step; {} where none was
+        "leaves": {"params/encoder/final_norm/scale": {"shape": [32], "dtype": "float32", "checksum": 310249090}, …}}}
+
+`sha256` is that of the record as JSON with sorted keys and no spaces. This envelope is for all formats to come; what
+the record holds may change with them.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from t5lite.errors import UserError
+from t5lite.files import FORMAT, check_format, finite
+from t5lite.training.checksums import checksums
+from t5lite.training.tables import flatten_with_paths
+
+ITEM = "record"
+FILE = "metadata"  # Orbax's name for the file of a JSON item
+
+
+class Damaged(UserError):
+    """A checkpoint does not hold what was saved; an earlier one may."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """An array of a checkpoint: its shape, its dtype's name, its checksum."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    checksum: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The record of one checkpoint; see the module's docstring."""
+
+    step: int
+    progress: dict[str, Any]
+    metrics: dict[str, float | None]
+    leaves: dict[str, Leaf]
+
+    @property
+    def evaluated(self) -> str:
+        """The item that everything but the run itself reads: the average of the parameters where there is one.
+
+        This is the one rule for evaluation, generation, averages over checkpoints and later stages.
+        """
+        return "average" if any(path.startswith("average/") for path in self.leaves) else "params"
+
+    def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
+        """{path: shape} of the arrays of an item."""
+        return {
+            path.removeprefix(f"{item}/"): leaf.shape
+            for path, leaf in self.leaves.items()
+            if path.startswith(f"{item}/")
+        }
+
+
+def leaves_of(items: Any) -> dict[str, Leaf]:
+    """{path: leaf} of the arrays of {item: tree}."""
+    sums = checksums(items)
+    return {path: Leaf(tuple(x.shape), str(x.dtype), sums[path]) for path, x in flatten_with_paths(items)}
+
+
+def sealed(record: Record) -> dict[str, Any]:
+    """The JSON of a record, with its digest."""
+    content = finite({"format": FORMAT, **dataclasses.asdict(record)})
+    return {"sha256": _digest(content), "record": content}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_record(checkpoint: Path) -> Record:
+    """The record of the checkpoint in a folder. Raises Damaged, and UserError where a newer t5lite wrote it."""
+    path = checkpoint / ITEM / FILE
+    try:
+        envelope = json.loads(path.read_bytes())
+        content = envelope["record"]
+        intact = envelope["sha256"] == _digest(content)
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if (checkpoint / "progress").is_dir():
+            raise UserError(
+                f"{checkpoint} was made by a t5lite that is too old: its format has no checksums"
+            ) from error
+        raise Damaged(f"{checkpoint} is damaged: {ITEM}/{FILE}: {error!r}") from error
+    if not intact:
+        raise Damaged(f"{checkpoint} is damaged: {ITEM}/{FILE} does not have the digest that it was written with")
+    check_format(content["format"], str(checkpoint))
+    leaves = {
+        path: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"]) for path, leaf in content["leaves"].items()
+    }
+    record = Record(content["step"], content["progress"], content["metrics"], leaves)
+    if str(record.step) != checkpoint.name:
+        raise Damaged(f"{checkpoint} is not what its name says: it was saved at step {record.step}")
+    return record

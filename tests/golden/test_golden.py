@@ -1,0 +1,62 @@
+"""A workdir that an earlier t5lite left can still be read, evaluated and gone on with."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import jax
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from t5lite import evaluate
+from t5lite.train import train
+from t5lite.training.checkpoint import params_sha256
+from t5lite.training.reading import read_items
+from t5lite.training.record import read_record
+from tests.golden.make import ARCHIVE, golden_config
+
+
+@pytest.fixture
+def golden(tmp_path, monkeypatch):
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return Path("run")
+
+
+def _result(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+def test_it_is_a_small_file():
+    assert os.path.getsize(ARCHIVE) < 100_000
+
+
+def test_its_parameters_are_what_they_were(golden):
+    checkpoint = (golden / "checkpoints" / "4").absolute()
+    record, placed = read_record(checkpoint), SingleDeviceSharding(jax.devices()[0])
+    like: dict = {}
+    for path, shape in record.shapes("params").items():
+        *groups, name = path.split("/")
+        at = like
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[name] = jax.ShapeDtypeStruct(shape, "float32", sharding=placed)
+    assert params_sha256(read_items(checkpoint, {"params": like}, record)["params"]) == _result(golden)["params_sha256"]
+
+
+def test_it_evaluates_to_the_same_loss(golden, capsys):
+    evaluate.main(["--checkpoint", str(golden), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["step"] == 4
+    assert said["metrics"]["validation"] == pytest.approx(_result(golden)["metrics"]["validation"], rel=1e-4)
+
+
+def test_it_can_be_gone_on_with(golden):
+    config = golden_config()
+    config.budget.steps = 5
+    result = train(config, golden, ["budget.steps"])
+    assert result["step"] == 5
+    history = json.loads((golden / "provenance.json").read_text())["history"]
+    assert [each["step"] for each in history] == [0, 4]
