@@ -56,11 +56,11 @@ class Watch:
         done = self.done
         done.skipped += 1
         done.skipped_in_a_row += 1
-        # Where it is the gradient alone that is not finite, any row may be why.
+        # Where all losses are finite, any row may be why.
         places = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
         rows = ((step - 1) * len(finite_rows) + places).tolist()
         said = ", ".join(map(str, rows[:MOST_ROWS_SAID])) + (", …" if len(rows) > MOST_ROWS_SAID else "")
-        where = f"step {step}: the loss or its gradient is not finite, in the rows {said} (preview --step {step - 1})"
+        where = f"step {step}: the loss or the update is not finite, in the rows {said} (preview --step {step - 1})"
         if done.skipped_in_a_row > self.most_skipped:
             raise UserError(
                 f"{where}, as in the {done.skipped_in_a_row - 1} steps before it, since which no checkpoint was saved; "
