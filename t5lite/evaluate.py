@@ -22,7 +22,7 @@ def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], cou
     console = Console(stderr=True, highlight=False)
     for split in splits:
         for shown in evaluator.examples(params, split, count):
-            console.rule(split, align="left")
+            console.rule(Text(split), align="left")
             for name, text in shown._asdict().items():
                 console.print(Text(f"{name}: ", style="bold") + Text(_shortened(text)))
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps({"checkpoint": str(arguments.workdir), "step": step, "metrics": metrics}))
         return
     rows = evaluator.rows()
-    table = Table(title=f"{arguments.workdir}, step {step}")
+    table = Table(title=Text(f"{arguments.workdir}, step {step}"))
     names = sorted({name for values in metrics.values() for name in values})
     for column in ("split", "rows", *names):
         table.add_column(column, justify="left" if column == "split" else "right")

@@ -43,8 +43,9 @@ def _bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Ad
         outer = _display
         if outer is None:
             amount = MofNCompleteColumn() if show_count else TaskProgressColumn()
-            note = TextColumn("{task.fields[note]}")
-            columns = [TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), note]
+            # Without markup: names in titles are the user's own.
+            what, note = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[note]"))
+            columns = [what, BarColumn(), amount, TimeRemainingColumn(), note]
             _display = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
         bar = _display
         task = bar.add_task(title, total=total, completed=done, note="")

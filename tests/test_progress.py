@@ -79,6 +79,15 @@ def test_a_terminal_has_a_bar(monkeypatch, total, show_count):
     assert ("10/10" in terminal.getvalue()) == (show_count and total > 0)
 
 
+def test_a_title_on_a_terminal_is_no_markup(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress("training [/red] runs/[bold]a", 10) as advance:
+        advance(10, note="[/]")
+    assert "training [/red] runs/[bold]a" in terminal.getvalue() and "[/]" in terminal.getvalue()
+
+
 def test_an_exception_inside_passes_through():
     with pytest.raises(KeyError), progress("reading", 10):
         raise KeyError

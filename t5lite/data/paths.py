@@ -23,7 +23,8 @@ def find_files(patterns: str) -> tuple[Path, ...]:
             names = [expanded] if Path(expanded).is_file() else map(str, map(Path, _expand(expanded)))
             names = [name for name in names if Path(name).is_file()]
         except (OSError, RuntimeError, ValueError, re.error) as error:  # a name too long, a user without a home
-            raise UserError(f"cannot look for {pattern!r}: {error}; mend the pattern in the source") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot look for {pattern!r}: {reason}; mend the pattern in the source") from error
         if not names:
             comma = "; a comma parts patterns, ? stands for one" if "," in patterns else ""
             raise UserError(

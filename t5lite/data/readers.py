@@ -123,7 +123,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _too_long(place: str) -> str:
-    return f"{place} is longer than {LONGEST_LINE >> 20} MiB; split the document or use .txt"
+    return f"{place} is longer than {LONGEST_LINE / 2**20:g} MiB; split the document or use .txt"
 
 
 def _jsonl_rows(path: Path, names: list[str]) -> Iterator[Row]:

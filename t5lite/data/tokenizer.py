@@ -185,7 +185,7 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokeni
     A workdir's tokenizer brings its own sentinels and specials; a model file gets those of the arguments.
     """
     place = Path(path.removeprefix("hf:"))
-    if not place.exists():
+    if not os.path.exists(place):  # Path's own raises where a name is too long
         raise UserError(f"tokenizer.path: {place} does not exist")
     if place.is_dir():
         folder = next((f for f in (place, place / "tokenizer") if (f / VOCABULARY_FILE).is_file()), None)

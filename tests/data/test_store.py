@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from t5lite.data import store as store_module
 from t5lite.data.store import Span, StoreWriter, TokenStore
 from t5lite.errors import UserError
+from tests.small import Spy
 
 
 def write(folder, documents, rows=1000, blocks=1):
@@ -155,16 +156,6 @@ def test_a_damaged_store_is_told_with_its_folder(tmp_path, monkeypatch, damage):
     DAMAGE[damage](tmp_path)
     with pytest.raises(UserError, match=rf"{tmp_path}\S* is damaged .*delete {tmp_path.parent}"):
         TokenStore(tmp_path)
-
-
-class Spy:
-    """Leaves a trace if it is unpickled."""
-
-    def __init__(self, trace):
-        self.trace = str(trace)
-
-    def __reduce__(self):
-        return open, (self.trace, "w")
 
 
 @pytest.mark.parametrize("name", ["ends.npy", "tokens-00000.npy", "card.json"])

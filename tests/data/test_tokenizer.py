@@ -1,7 +1,9 @@
 """The tokenizer: nothing of a text is lost, ids stand where T5 has them, the same text gives the same model."""
 
+import contextlib
 import io
 import json
+import os
 import random
 
 import numpy as np
@@ -238,6 +240,51 @@ def test_a_damaged_vocabulary_file_is_a_clear_error(tmp_path, damaged):
     (tmp_path / "tokenizer" / "vocabulary.json").write_text(damaged)
     with pytest.raises(UserError, match=r"vocabulary\.json is damaged"):
         load_tokenizer(str(tmp_path), 100, ())
+
+
+def test_a_model_that_vocabulary_json_does_not_tell_of_is_refused(tmp_path):
+    OWN.save(tmp_path)
+    other = train_tokenizer(sample_chunks([TEXT], 10**6), 410)
+    (tmp_path / "pieces.model").write_bytes(other.model)
+    with pytest.raises(UserError, match=r"pieces\.model is damaged.*delete it if the cache has it"):
+        load_tokenizer(str(tmp_path), 0, ())
+
+
+def test_a_model_without_a_digest_beside_it_is_read(tmp_path):
+    OWN.save(tmp_path)
+    (tmp_path / "vocabulary.json").write_text('{"sentinels": 3, "specials": []}')
+    assert load_tokenizer(str(tmp_path), 0, ()).vocabulary.sentinels == 3
+
+
+def test_bytes_of_a_model_that_changed_are_read_or_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        content = bytearray(OWN.model)
+        for place in rng.integers(len(content), size=3):
+            content[place] ^= 1 << rng.integers(8)
+        (tmp_path / "a.model").write_bytes(content)
+        with contextlib.suppress(UserError):
+            loaded = load_tokenizer(str(tmp_path / "a.model"), 3, ())
+            loaded.decode(loaded.encode("the sea\nand ▁ é"))
+
+
+@pytest.mark.parametrize("specials", [("",), ("[A]", "[A]"), ("<extra_id_0>",)])
+def test_names_of_specials_are_their_own(specials):
+    with pytest.raises(UserError, match=r"tokenizer\.specials"):
+        Tokenizer(OWN.model, 3, specials)
+
+
+@pytest.mark.parametrize("sentinels", [-1, 10**12])
+def test_the_number_of_sentinels_is_bounded(sentinels):
+    with pytest.raises(UserError, match=r"tokenizer\.sentinels"):
+        Tokenizer(OWN.model, sentinels)
+
+
+def test_a_pipe_or_a_name_too_long_is_no_tokenizer(tmp_path):
+    os.mkfifo(tmp_path / "a.model")
+    for path in (tmp_path / "a.model", "/dev/zero", "a" * 5000):
+        with pytest.raises(UserError):
+            load_tokenizer(str(path), 3, ())
 
 
 # Loading

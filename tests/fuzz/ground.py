@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t5lite import prepare, train
 from tests.fuzz.outcome import Outcome, run
-from tests.small import write_texts
+from tests.small import Spy, write_texts
 
 CONFIG = """
 from t5lite.config import parse_arg
@@ -22,16 +22,6 @@ def get_config(arg=None):
     config.tokenizer.specials = ("[MASK]", "[CLS]", "[SEP]")  # one tokenizer for all objectives
     return config
 """
-
-
-class Spy:
-    """Leaves a trace if it is unpickled."""
-
-    def __init__(self, trace: Path):
-        self.trace = str(trace)
-
-    def __reduce__(self):
-        return open, (self.trace, "w")
 
 
 class Ground:

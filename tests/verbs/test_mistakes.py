@@ -1,10 +1,12 @@
 """A user's mistake ends in one line on stderr and exit code 2, and leaves what was there as it was."""
 
+import pickle
+
 import pytest
 
 from t5lite import bench as bench_verb
 from t5lite import evaluate, generate, prepare, preview, train
-from tests.small import write_pairs, write_texts
+from tests.small import Spy, write_pairs, write_texts
 
 CONFIG = """
 from t5lite.config import parse_arg
@@ -131,3 +133,29 @@ def test_an_init_from_that_is_no_workdir(config, tmp_path, capsys):
 def test_several_budgets_or_none(config, tmp_path, capsys):
     assert "budget" in _train(f"{config}:source=x", tmp_path, capsys, "--config.budget.tokens=100")
     assert "budget" in _train(f"{config}:source=x", tmp_path, capsys, "--config.budget.steps=None")
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(config, tmp_path, capsys):
+    source = write_texts(tmp_path / "texts")
+    said = _train(f"{config}:source={source}", tmp_path, capsys, "--config.model.d_model=1048576",
+                  "--config.model.d_ff=1048576")  # fmt: skip
+    assert "GiB" in said and "make the model smaller" in said
+
+
+@pytest.mark.parametrize("verb", [train, prepare, preview, bench_verb])
+def test_a_number_out_of_its_range_is_refused_by_every_verb(config, tmp_path, capsys, verb):
+    source = write_texts(tmp_path / "texts")
+    more = ["--workdir", tmp_path / "run"] if verb is train else []
+    wide = "--config.objective.inputs_length=1000000000000"
+    said = _fails(verb, ["--config", f"{config}:source={source}", wide, *more], capsys)
+    assert "config.objective.inputs_length" in said
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".yaml", ".json"])
+def test_a_config_that_is_no_program_is_not_executed(tmp_path, capsys, suffix):
+    path = tmp_path / f"config{suffix}"
+    path.write_bytes(pickle.dumps(Spy(tmp_path / "trace")))
+    _fails(prepare, ["--config", path], capsys)
+    path.write_text(f"!!python/object/apply:pathlib.Path.touch [{tmp_path}/trace]")
+    _fails(prepare, ["--config", path], capsys)
+    assert not (tmp_path / "trace").exists()
