@@ -8,18 +8,22 @@ if __name__ == "__main__":
 """
 
 import argparse
+import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 from ml_collections import ConfigDict
 
 from t5lite.config import load_json, override, read_config
 from t5lite.data.cache import cache_dir
-from t5lite.errors import UserError, clean_exit
+from t5lite.errors import Interrupted, UserError, clean_exit
+from t5lite.progress import keep_quiet
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,15 +37,35 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
-    """A verb's main: UserErrors end in one line and exit code 2, other libraries' chatter is silenced."""
+    """A verb's main: UserErrors end in one line and exit code 2, SIGTERM in a line and 75; other libraries' chatter is
+    silenced.
+    """
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
         absl.logging.set_verbosity(absl.logging.ERROR)
-        with clean_exit():
+        with clean_exit(), _terminable():
             function(sys.argv[1:] if argv is None else argv)
 
     return main
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises Interrupted, wherever the work is, so that what is half-written is cleared away."""
+
+    def on_signal(number: int, frame: Any) -> None:
+        raise Interrupted("stopped by SIGTERM; run the same command again")
+
+    try:
+        before = signal.signal(signal.SIGTERM, on_signal)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
@@ -71,3 +95,66 @@ def start_jax(deterministic: bool = False) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which several hosts find each other."""
+    group = parser.add_argument_group(
+        "several hosts",
+        "Start the same command on every host. TPU pods, Slurm and Open MPI tell where the hosts are; elsewhere these do:",
+    )
+    environment = os.environ.get
+    group.add_argument(
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        default=environment("JAX_COORDINATOR_ADDRESS"),
+        help="of host 0, a free port; default: $JAX_COORDINATOR_ADDRESS",
+    )
+    group.add_argument(
+        "--num_processes",
+        type=int,
+        default=environment("JAX_NUM_PROCESSES"),
+        help="the number of hosts; default: $JAX_NUM_PROCESSES",
+    )
+    group.add_argument(
+        "--process_id",
+        type=int,
+        default=environment("JAX_PROCESS_ID"),
+        help="of this host, from 0; default: $JAX_PROCESS_ID",
+    )
+    group.add_argument(
+        "--heartbeat_timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="of a host's silence, after which all others end (default: %(default)g)",
+    )
+
+
+@contextlib.contextmanager
+def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
+    """`start_jax`, on several hosts where the arguments of `add_hosts` or the cluster say so. Host 0 alone prints."""
+    start_jax(deterministic)
+    from t5lite.training import hosts
+
+    address = hosts.Address(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
+    if not hosts.are_several(address):
+        yield
+        return
+    with hosts.joined(address, arguments.heartbeat_timeout), _outputs_once(hosts.is_primary()):
+        yield
+
+
+@contextlib.contextmanager
+def _outputs_once(here: bool) -> Iterator[None]:
+    """Standard output is ours on one host, and goes nowhere on the others, which show no progress either.
+
+    What libraries in C++ print there, as Gloo does when hosts connect, goes to standard error.
+    """
+    if not here:
+        keep_quiet()
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    with open(ours if here else os.devnull, "w", buffering=1) as stdout, contextlib.redirect_stdout(stdout):
+        yield

@@ -33,6 +33,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
+def last_words(error: BaseException) -> tuple[str | None, int]:
+    """The line and the exit code with which a process ends on `error`; None and 1 for a bug, which keeps its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, UserError):
+        return str(error), 2
+    return (str(error), RUN_ME_AGAIN) if isinstance(error, Interrupted) else (None, 1)
+
+
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
     """Turn a `UserError` inside into one line on stderr and exit code 2, `Interrupted` into a line and 75; Ctrl-C into
@@ -40,13 +49,11 @@ def clean_exit() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        print("t5lite: interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # Whatever is still buffered has nowhere to go; without this Python complains of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (UserError, Interrupted) as error:
-        print(f"t5lite: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else RUN_ME_AGAIN)
+    except (KeyboardInterrupt, UserError, Interrupted) as error:
+        line, code = last_words(error)
+        print(f"t5lite: {line}", file=sys.stderr)
+        sys.exit(code)

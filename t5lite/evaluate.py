@@ -4,10 +4,12 @@ python -m t5lite.evaluate --checkpoint runs/tiny
 python -m t5lite.evaluate --checkpoint runs/tiny --config.data.validation.source='files:other/*.txt' --json
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,14 +32,7 @@ def _shortened(text: str, limit: int = 600) -> str:
     return text if len(text) <= limit else f"{text[:limit]} …"
 
 
-@cli.verb
-def main(argv: Sequence[str]) -> None:
-    """Print the metrics as a table, or as one JSON object."""
-    parser = cli.parser("evaluate", __doc__)
-    parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
-    parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
-    arguments, config = cli.parse_with_workdir(parser, argv)
-    cli.start_jax(config.deterministic)
+def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
     evaluator, params, step = load_evaluator(arguments.workdir, config)
     metrics = evaluator.all(params)
     if arguments.examples:
@@ -52,6 +47,18 @@ def main(argv: Sequence[str]) -> None:
     for split, values in metrics.items():
         table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
     Console().print(table)
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Print the metrics as a table, or as one JSON object."""
+    parser = cli.parser("evaluate", __doc__)
+    parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
+    parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
+    cli.add_hosts(parser)
+    arguments, config = cli.parse_with_workdir(parser, argv)
+    with cli.jax_started(arguments, config.deterministic):
+        _evaluate(arguments, config)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
 import contextlib
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,19 +15,20 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite import cli
-from t5lite.config import check, check_budget, require, to_dict
+from t5lite.config import check, check_budget, flat, require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
 from t5lite.model.flops import peak_flops
-from t5lite.progress import progress
+from t5lite.progress import progress, say
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
+from t5lite.training.hosts import agree, from_primary, is_primary, primary_first
 from t5lite.training.loop import LoopSettings, Progress, run_loop
-from t5lite.training.metrics import Metrics, MetricsLog, first_losses
+from t5lite.training.metrics import Metrics, MetricsLog, NoLog, first_losses
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
@@ -47,14 +47,16 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check(config)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     make_workdir(workdir)
+    agree(flat(to_dict(config)))
     check_same_run(config, workdir)
-    result = read_result(workdir)
+    result = from_primary(read_result(workdir))
     if result is not None:
-        print(f"{workdir} is complete", file=sys.stderr)
+        say(f"{workdir} is complete")
         return result
     run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
     result = run(config, workdir)
-    write_json(workdir / "result.json", result)
+    if is_primary():
+        write_json(workdir / "result.json", result)
     return result
 
 
@@ -62,7 +64,8 @@ def _yardstick(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from t5lite.baselines import train_bag_of_words  # scikit-learn takes a second to import, and few runs need it
 
     require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
-    dataset = open_dataset(with_siblings(config, workdir), "pairs")
+    with primary_first():
+        dataset = open_dataset(with_siblings(config, workdir), "pairs")
     check_same_data(dataset.identity, workdir)
     _write_facts(config, dataset, workdir)
     return train_bag_of_words(config, dataset)
@@ -71,8 +74,9 @@ def _yardstick(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def _network(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     opened = with_siblings(config, workdir)
     # A run that has begun needs the run it started from no more.
-    own = workdir if (workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir() else None
-    experiment = open_experiment(opened, own)
+    has_begun = from_primary((workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir())
+    with primary_first():
+        experiment = open_experiment(opened, workdir if has_begun else None)
     check_same_data(experiment.dataset.identity, workdir)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
@@ -84,7 +88,7 @@ def _network(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from)
     if hand_off is not None:
-        print(hand_off.report(), file=sys.stderr)
+        say(hand_off.report())
     state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
     checkpoints.close()
     return {
@@ -102,10 +106,13 @@ def _network(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
-    """Tokenizer, config and provenance, which make the folder a workdir."""
-    dataset.tokenizer.save(workdir / "tokenizer")
-    write_json(workdir / "config.json", to_dict(config))
-    write_json(workdir / "provenance.json", provenance(dataset))
+    """Tokenizer, config and provenance, which make the folder a workdir. All hosts must have the same."""
+    facts = provenance(dataset)
+    agree({"tokenizer": dataset.tokenizer.sha256, **dataset.identity, **facts["packages"], "code": facts["git_commit"]})
+    if is_primary():
+        dataset.tokenizer.save(workdir / "tokenizer")
+        write_json(workdir / "config.json", to_dict(config))
+        write_json(workdir / "provenance.json", facts)
 
 
 def total_steps(experiment: Experiment, workdir: Path) -> int:
@@ -139,7 +146,7 @@ def _run(
     first = int(state.step)
     evaluator = Evaluator(experiment, trainer.mesh)
     # A run without a checkpoint of its own starts over, the evaluation before its first step included.
-    log = MetricsLog(workdir, keep_until=first if first else -1)
+    log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
     at_end: dict[str, Metrics] = {}
 
     def evaluate(state: TrainState, step: int) -> None:
@@ -212,11 +219,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--workdir", type=Path, required=True, help="folder of the run; its own checkpoint is gone on with"
     )
+    cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
-    cli.start_jax(config.deterministic)
-    result = train(config, arguments.workdir)
-    _show(result, arguments.workdir)
-    print(f"result: {arguments.workdir / 'result.json'}")
+    with cli.jax_started(arguments, config.deterministic):
+        result = train(config, arguments.workdir)
+        _show(result, arguments.workdir)
+        print(f"result: {arguments.workdir / 'result.json'}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from t5lite.errors import UserError
+from t5lite.training.hosts import whole
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
 
@@ -133,10 +134,13 @@ def _readable(checkpoint: Path) -> Iterator[None]:
 
 
 def params_sha256(params: Any) -> str:
-    """SHA-256 over the leaves in path order: path, dtype, shape, little-endian C-order bytes, gathered one by one."""
+    """SHA-256 over the leaves in path order: path, dtype, shape, little-endian C-order bytes, gathered one by one.
+
+    All hosts must call it together.
+    """
     digest = hashlib.sha256()
     for path, leaf in flatten_with_paths(params):
-        value = np.asarray(jax.device_get(leaf))
+        value = whole(leaf)
         value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         digest.update(f"{path} {leaf.dtype} {value.shape}".encode())
         digest.update(value.tobytes())

@@ -49,6 +49,19 @@ class MetricsLog:
         self._board.close()
 
 
+class NoLog:
+    """A MetricsLog that writes nothing: of the hosts that are not the first."""
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _short(value: float) -> float | None:
     """Seven digits of a float, which is what a float32 has; None for what JSON cannot hold."""
     if isinstance(value, int):

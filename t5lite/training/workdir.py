@@ -9,13 +9,22 @@ from ml_collections import ConfigDict
 
 from t5lite.config import flat, load_json, to_dict
 from t5lite.errors import UserError
+from t5lite.training.hosts import is_primary, meet
 
 # What may differ when a workdir is gone on with: how a run is watched and where it runs, not what it computes.
 MAY_CHANGE = ("name", "eval", "log_every_steps", "checkpoint", "mesh")
 
 
 def make_workdir(workdir: Path) -> None:
-    """Make the folder. Raises UserError where it cannot be written."""
+    """Make the folder. Raises UserError where it cannot be written, or where another host does not see it."""
+    if is_primary():
+        _make_workdir(workdir)
+    meet()
+    if not workdir.is_dir():
+        raise UserError(f"the workdir {workdir} is not on a file system that all hosts share: host 0 made it")
+
+
+def _make_workdir(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".writable").touch()
