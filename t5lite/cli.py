@@ -101,7 +101,7 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
     """The arguments by which several hosts find each other."""
     group = parser.add_argument_group(
         "several hosts",
-        "Start the same command on every host. TPU pods, Slurm and Open MPI tell where the hosts are; elsewhere these do:",
+        "Start the same command on every host. A TPU pod, Slurm and Open MPI say where the hosts are; elsewhere do so:",
     )
     environment = os.environ.get
     group.add_argument(

@@ -34,7 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def last_words(error: BaseException) -> tuple[str | None, int]:
-    """The line and the exit code with which a process ends on `error`; None and 1 for a bug, which keeps its traceback."""
+    """The line and the exit code with which a process ends on `error`; (None, 1): a bug, which keeps its traceback."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, UserError):

@@ -16,11 +16,12 @@ from rich.text import Text
 
 from t5lite import cli
 from t5lite.evaluation import Evaluator, load_evaluator
+from t5lite.training.hosts import is_primary
 
 
 def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:
     """Print held-out examples on stderr: inputs, target, what the model makes of it."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, quiet=not is_primary())
     for split in splits:
         for shown in evaluator.examples(params, split, count):
             console.rule(split, align="left")

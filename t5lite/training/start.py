@@ -17,6 +17,7 @@ from t5lite.errors import UserError
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.training.checkpoint import Checkpoints, newest, params_shapes, read_params
+from t5lite.training.hosts import agree
 from t5lite.training.loop import Progress
 from t5lite.training.sharding import params_shardings
 from t5lite.training.step import TrainState
@@ -88,6 +89,7 @@ def hand_over(state: TrainState, trainer: Trainer, source: Path) -> tuple[TrainS
 def load_params(workdir: Path, model: Transformer, batch: Batch, mesh: Mesh) -> tuple[Any, int]:
     """(parameters of `model`, step) from the newest checkpoint in `workdir`; `batch` gives the shapes of its inputs."""
     checkpoint, step = newest(workdir)
+    agree({"step of the checkpoint": step})
     shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
     shapes = shapes["params"]
     found = params_shapes(checkpoint)
