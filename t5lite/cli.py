@@ -11,19 +11,18 @@ import argparse
 import contextlib
 import functools
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import absl.logging
 from ml_collections import ConfigDict
 
 from t5lite.config import load_json, override, read_config
 from t5lite.data.cache import cache_dir
-from t5lite.errors import Interrupted, UserError, clean_exit
+from t5lite.errors import UserError, clean_exit
 from t5lite.progress import keep_quiet
+from t5lite.signals import terminable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,28 +43,10 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
         absl.logging.set_verbosity(absl.logging.ERROR)
-        with clean_exit(), _terminable():
+        with clean_exit(), terminable():
             function(sys.argv[1:] if argv is None else argv)
 
     return main
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises Interrupted, wherever the work is, so that what is half-written is cleared away."""
-
-    def on_signal(number: int, frame: Any) -> None:
-        raise Interrupted("stopped by SIGTERM; run the same command again")
-
-    try:
-        before = signal.signal(signal.SIGTERM, on_signal)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:

@@ -73,7 +73,7 @@ class Generator:
         Several hosts take batches in turn, and host 0 yields the answers of all.
         """
         for first in range(0, len(texts), BATCH_SIZE * hosts.count()):
-            start = first + BATCH_SIZE * jax.process_index()
+            start = first + BATCH_SIZE * hosts.index()
             chunk = texts[start : start + BATCH_SIZE]
             if self.objective.architecture == "encoder":
                 answers = [self._understood(text) for text in chunk]

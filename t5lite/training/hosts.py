@@ -14,6 +14,8 @@ timeout is no measure of how long a tokenizer takes. Every host must make the sa
 import contextlib
 import itertools
 import json
+import re
+import socket
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5lite.errors import UserError, last_words
+from t5lite.errors import RUN_ME_AGAIN, UserError, last_words
 from t5lite.training.watchdog import AGAIN, Watchdog, explain_abort
 
 CLUSTERS = ("gcetpu", "gketpu", "slurm", "ompi")  # of those that JAX knows, the ones that tell for sure and at no cost
@@ -43,9 +45,14 @@ class Address(NamedTuple):
     process_id: int | None = None
 
 
+def index() -> int:
+    """Of this host, from 0. Not jax.process_index(), by which a TPU may count its hosts in another order."""
+    return distributed.global_state.process_id
+
+
 def is_primary() -> bool:
     """Whether this is host 0, or the only one."""
-    return distributed.global_state.process_id == 0
+    return index() == 0
 
 
 def count() -> int:
@@ -70,12 +77,13 @@ def joined(address: Address, heartbeat_timeout: float) -> Iterator[None]:
     """Join the other hosts, and part from them at the end. An end by an error is told to them, and ends them too."""
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
-    explain_abort(f"the hosts do not find each other: not all of them came to {address.coordinator_address} in time")
+    explain_abort("not all hosts met in time; start the same command on each, and see that they can reach host 0", 2)
     # Ours is to be the first to notice a death: it can name the host.
     jax.distributed.initialize(*address, heartbeat_timeout_seconds=int(2 * heartbeat_timeout))
-    lost = "host 0 (process_id=0) is gone" if not is_primary() else "JAX lost another host, or failed of itself"
-    explain_abort(f"{lost}; what JAX says of it stands above; {AGAIN}")
-    watchdog = Watchdog(_client(), jax.process_index(), jax.process_count(), heartbeat_timeout)
+    names = from_primary(to_primary(f"host {index()} ({socket.gethostname()})"))
+    lost = "JAX gave up, on this host or on another" if is_primary() else f"{names[0]} is gone"
+    explain_abort(f"{lost}: what JAX says of it stands above; {AGAIN}", RUN_ME_AGAIN)
+    watchdog = Watchdog(_client(), index(), names, heartbeat_timeout)
     try:
         yield
         meet()
@@ -86,7 +94,7 @@ def joined(address: Address, heartbeat_timeout: float) -> Iterator[None]:
 
 
 def _leave(watchdog: Watchdog, error: BaseException) -> None:
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if _of_devices(error):
         watchdog.await_reason()  # an operation fails at once when another host dies, and cannot say which
     line, code = last_words(error)
     if line is None:
@@ -94,7 +102,15 @@ def _leave(watchdog: Watchdog, error: BaseException) -> None:
         line = f"{type(error).__name__}: {error}"
     else:
         said = f"t5lite: {line}"
-    watchdog.leave(code, f"host {jax.process_index()} stopped: {line}", said)
+    watchdog.leave(code, f"{watchdog.names[watchdog.index]} stopped: {line}", said)
+
+
+def _of_devices(error: BaseException | None) -> bool:
+    """Whether `error`, or what it came from, is of XLA: it begins with a status, such as UNKNOWN, whatever its type."""
+    if error is None:
+        return False
+    has_status = isinstance(error, ValueError | RuntimeError) and re.match(r"[A-Z_]+: ", str(error))
+    return bool(has_status) or _of_devices(error.__cause__ or error.__context__)
 
 
 def _client() -> Any:
@@ -125,7 +141,7 @@ def to_primary(value: Any) -> list[Any]:
     if count() == 1:
         return [value]
     key = f"hosts/said/{next(_calls)}"
-    _client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
+    _client().key_value_set(f"{key}/{index()}", json.dumps(value))
     if not is_primary():
         return []
     keys = [f"{key}/{host}" for host in range(count())]
@@ -156,9 +172,8 @@ def agree(facts: Mapping[str, Any]) -> None:
     theirs, mine = from_primary(facts), json.loads(json.dumps(facts))
     different = sorted(name for name in mine.keys() | theirs if mine.get(name) != theirs.get(name))
     if different:
-        host = jax.process_index()
         listed = ", ".join(f"{name} (there {theirs.get(name)}, here {mine.get(name)})" for name in different)
-        raise UserError(f"host {host} is not as host 0: {listed}; start the same command on every host")
+        raise UserError(f"host {index()} differs from host 0: {listed}; start the same command on every host")
     meet()
 
 

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from t5lite.errors import RUN_ME_AGAIN
@@ -29,11 +30,11 @@ AGAIN = "the same command on every host goes on from the last checkpoint"
 class Watchdog:
     """Beats for this host and watches the others. client: of JAX's coordination service.
 
-    timeout: seconds of silence after which a host counts as dead.
+    names: of all hosts. timeout: seconds of silence after which a host counts as dead.
     """
 
-    def __init__(self, client: Any, index: int, count: int, timeout: float):
-        self.client, self.index, self.count, self.timeout = client, index, count, timeout
+    def __init__(self, client: Any, index: int, names: Sequence[str], timeout: float):
+        self.client, self.index, self.names, self.timeout = client, index, names, timeout
         self._pause = min(max(timeout / 20, 0.1), 1.0)
         self._stopped = threading.Event()
         self._ending = threading.Lock()
@@ -66,7 +67,7 @@ class Watchdog:
 
     def _linger(self) -> None:
         until = time.monotonic() + LINGER_SECONDS
-        while self.index == 0 and len(self._ends()) < self.count and time.monotonic() < until:
+        while self.index == 0 and len(self._ends()) < len(self.names) and time.monotonic() < until:
             time.sleep(0.05)
 
     def _ends(self) -> dict[int, dict[str, Any]]:
@@ -85,7 +86,7 @@ class Watchdog:
             except RuntimeError:
                 if self._stopped.is_set():
                     return
-                ends = {0: lost(0)}
+                ends = {0: _lost(f"{self.names[0]} does not answer")}
             for host, end in sorted(ends.items()):
                 if host != self.index:
                     self.leave(end["code"], end["line"], f"t5lite: {end['line']}")
@@ -94,30 +95,30 @@ class Watchdog:
         """Write the end of each host whose beat is what it was `timeout` seconds ago."""
         now, ended = time.monotonic(), self._ends()
         beats = {int(key.rsplit("/", 1)[1]): beat for key, beat in self.client.key_value_dir_get(BEATS)}
-        for host in range(1, self.count):
+        for host, name in enumerate(self.names):
             beat = beats.get(host, "")
             if heard.get(host, (None, 0.0))[0] != beat:
                 heard[host] = beat, now
             elif now - heard[host][1] > self.timeout and host not in ended:
-                self.client.key_value_set(f"{ENDS}{host}", json.dumps(lost(host, self.timeout)), True)
+                end = _lost(f"{name} has not answered for {self.timeout:g} seconds")
+                self.client.key_value_set(f"{ENDS}{host}", json.dumps(end), True)
 
 
-def lost(host: int, silent: float | None = None) -> dict[str, Any]:
+def _lost(what: str) -> dict[str, Any]:
     """The end of a host that could not say a word."""
-    since = "" if silent is None else f" for {silent:g} seconds"
-    return {"code": RUN_ME_AGAIN, "line": f"host {host} (process_id={host}) does not answer{since}; {AGAIN}"}
+    return {"code": RUN_ME_AGAIN, "line": f"{what}; {AGAIN}"}
 
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _kept: list[Any] = []  # C holds the handler's address, Python must hold the handler
 
 
-def explain_abort(line: str) -> None:
-    """When JAX aborts the process, say `line` after all that it said, and end with exit code 75."""
+def explain_abort(line: str, code: int) -> None:
+    """When JAX aborts the process, say `line` after all that it said, and end with `code`."""
 
     def on_abort(number: int) -> None:
         os.write(2, f"t5lite: {line}\n".encode())
-        os._exit(RUN_ME_AGAIN)
+        os._exit(code)
 
     _kept.append(_HANDLER(on_abort))
     libc = ctypes.CDLL(None)
