@@ -118,6 +118,8 @@ def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> I
     start_jax(deterministic)
     from t5lite.training import hosts
 
+    if arguments.heartbeat_timeout <= 0:
+        raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout} must be above 0")
     address = hosts.Address(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
     if not hosts.are_several(address):
         yield

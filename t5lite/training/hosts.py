@@ -14,6 +14,7 @@ timeout is no measure of how long a tokenizer takes. Every host must make the sa
 import contextlib
 import itertools
 import json
+import math
 import re
 import socket
 import traceback
@@ -67,6 +68,8 @@ def are_several(address: Address) -> bool:
     if cluster is None and 0 < len(missing) < len(address):
         raise UserError(f"{' and '.join(missing)} missing: several hosts need all of --{', --'.join(address._fields)}")
     processes = address.num_processes or (1 if cluster is None else cluster.get_process_count())
+    if address.coordinator_address is not None and not re.search(r":\d+$", address.coordinator_address):
+        raise UserError(f"--coordinator_address={address.coordinator_address} has no port; it is HOST:PORT, of host 0")
     if address.process_id is not None and not 0 <= address.process_id < processes:
         raise UserError(f"--process_id={address.process_id} must be at least 0 and below --num_processes={processes}")
     return processes > 1
@@ -79,7 +82,12 @@ def joined(address: Address, heartbeat_timeout: float) -> Iterator[None]:
     jax.config.update("jax_enable_preemption_service", False)
     explain_abort("not all hosts met in time; start the same command on each, and see that they can reach host 0", 2)
     # Ours is to be the first to notice a death: it can name the host.
-    jax.distributed.initialize(*address, heartbeat_timeout_seconds=int(2 * heartbeat_timeout))
+    try:
+        jax.distributed.initialize(*address, heartbeat_timeout_seconds=math.ceil(2 * heartbeat_timeout))
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"cannot join the hosts at {address.coordinator_address}: {error}; is the port free?"
+        ) from error
     names = from_primary(to_primary(f"host {index()} ({socket.gethostname()})"))
     lost = "JAX gave up, on this host or on another" if is_primary() else f"{names[0]} is gone"
     explain_abort(f"{lost}: what JAX says of it stands above; {AGAIN}", RUN_ME_AGAIN)
@@ -172,8 +180,8 @@ def agree(facts: Mapping[str, Any]) -> None:
     theirs, mine = from_primary(facts), json.loads(json.dumps(facts))
     different = sorted(name for name in mine.keys() | theirs if mine.get(name) != theirs.get(name))
     if different:
-        listed = ", ".join(f"{name} (there {theirs.get(name)}, here {mine.get(name)})" for name in different)
-        raise UserError(f"host {index()} differs from host 0: {listed}; start the same command on every host")
+        listed = ", ".join(f"{name} ({mine.get(name)}, there {theirs.get(name)})" for name in different)
+        raise UserError(f"host {index()} differs from host 0 in {listed}; start the same command on every host")
     meet()
 
 
