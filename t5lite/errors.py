@@ -37,6 +37,8 @@ def last_words(error: BaseException) -> tuple[str | None, int]:
     """The line and the exit code with which a process ends on `error`; (None, 1): a bug, which keeps its traceback."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    if isinstance(error, BrokenPipeError):
+        return "the reader of standard output is gone", 141
     if isinstance(error, UserError):
         return str(error), 2
     return (str(error), RUN_ME_AGAIN) if isinstance(error, Interrupted) else (None, 1)

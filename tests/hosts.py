@@ -1,6 +1,7 @@
-"""Several hosts on this machine: a process each, with CPU devices of its own, joined by real sockets."""
+"""Several hosts on this machine: a process each, with one CPU device, joined by real sockets."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -8,10 +9,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.conftest import QUICK_TO_COMPILE
+from ml_collections import ConfigDict
+
+from tests.small import small_config
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240  # after which a test has failed
+
+
+def config_of(source: str, data: int, fsdp: int) -> ConfigDict:
+    """A decoder, because it is quick to trace: every process does that anew."""
+    config = small_config(source, "causal_lm", "decoder")
+    config.model.num_encoder_layers = 0
+    config.model.dropout = 0.1
+    config.mesh.data, config.mesh.fsdp = data, fsdp
+    config.budget.steps, config.checkpoint.every_steps, config.eval.every_steps = 60, 7, 30
+    return config
 
 
 def start(command: Sequence[str], hosts: int = 2, each: Callable[[int], Sequence[str]] = lambda host: ()) -> list:
@@ -19,8 +32,9 @@ def start(command: Sequence[str], hosts: int = 2, each: Callable[[int], Sequence
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK_TO_COMPILE}
-    address = ["--coordinator_address", f"localhost:{port}", "--num_processes", str(hosts), "--heartbeat_timeout", "5"]
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    address = ["--coordinator_address", f"localhost:{port}", "--num_processes", str(hosts), "--heartbeat_timeout", "10"]
     return [
         subprocess.Popen(
             [sys.executable, *map(str, command), *address, "--process_id", str(host), *each(host)],
