@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import re
+import signal
 import socket
 import traceback
 from collections.abc import Iterator, Mapping
@@ -102,6 +103,8 @@ def joined(address: Address, heartbeat_timeout: float) -> Iterator[None]:
 
 
 def _leave(watchdog: Watchdog, error: BaseException) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # it is leaving already
+        signal.signal(number, signal.SIG_IGN)
     if _of_devices(error):
         watchdog.await_reason()  # an operation fails at once when another host dies, and cannot say which
     line, code = last_words(error)

@@ -21,6 +21,7 @@ from t5lite.model.flops import step_flops
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, example_keys, make_batch
+from t5lite.training.hosts import meet
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
@@ -84,6 +85,7 @@ def make_trainer(
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     with jax.set_mesh(mesh):
         compiled = step.lower(placed, _row_structs(objective, config.batch_size, batch_sharding(mesh))).compile()
+    meet()  # the first program that all take part in gives a late host but half a minute (Gloo's, on CPUs)
     return Trainer(
         mesh=mesh,
         schedule=schedule,

@@ -87,9 +87,8 @@ class Watchdog:
                 if self._stopped.is_set():
                     return
                 ends = {0: _lost(f"{self.names[0]} does not answer")}
-            for host, end in sorted(ends.items()):
-                if host != self.index:
-                    self.leave(end["code"], end["line"], f"t5lite: {end['line']}")
+            for _, end in sorted(ends.items()):
+                self.leave(end["code"], end["line"], f"t5lite: {end['line']}")
 
     def _note_the_silent(self, heard: dict[int, tuple[str, float]]) -> None:
         """Write the end of each host whose beat is what it was `timeout` seconds ago."""
