@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tests.small import small_config
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 240  # after which a test has failed
+SECONDS = 400  # after which a test has failed
 
 
 def config_of(source: str, data: int, fsdp: int) -> ConfigDict:
@@ -27,8 +27,8 @@ def config_of(source: str, data: int, fsdp: int) -> ConfigDict:
     return config
 
 
-def start(command: Sequence[str], hosts: int = 2, each: Callable[[int], Sequence[str]] = lambda host: ()) -> list:
-    """The processes of `python {command}` on so many hosts; `each(host)` are arguments of one of them."""
+def start(command: Sequence[str], hosts: int = 2, caches: Path | None = None) -> list[subprocess.Popen]:
+    """The processes of `python {command}` on so many hosts. caches: where each has its own; None: they share one."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -37,8 +37,9 @@ def start(command: Sequence[str], hosts: int = 2, each: Callable[[int], Sequence
     address = ["--coordinator_address", f"localhost:{port}", "--num_processes", str(hosts), "--heartbeat_timeout", "10"]
     return [
         subprocess.Popen(
-            [sys.executable, *map(str, command), *address, "--process_id", str(host), *each(host)],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, *map(str, command), *address, "--process_id", str(host)],
+            env=environment | ({} if caches is None else {"T5LITE_CACHE": str(caches / f"cache{host}")}),
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for host in range(hosts)
     ]  # fmt: skip

@@ -64,7 +64,7 @@ def _stop_all_at_one_step(config, workdir):
     before = time.monotonic()
     ends = wait(processes)
     assert [code for code, _, _ in ends] == [75, 75], ends
-    assert time.monotonic() - before < 20
+    assert time.monotonic() - before < 30
     steps = {int(re.search(r"stopped after step (\d+), which is saved", said)[1]) for _, _, said in ends}
     assert len(steps) == 1 and steps <= _saved(workdir)
     return steps.pop()
@@ -77,7 +77,7 @@ def _lose_one(config, workdir, lost, after):
     processes[lost].kill()
     before = time.monotonic()
     code, _, said = wait(processes)[1 - lost]
-    assert code == 75 and time.monotonic() - before < 30
+    assert code == 75 and time.monotonic() - before < 45
     assert re.match(rf"t5lite: host {lost} \(.+\) .*goes on from the last checkpoint", said.splitlines()[-1]), said
     assert _saved(workdir) and not (workdir / "result.json").exists()
 
@@ -137,10 +137,10 @@ def test_generate_on_two_hosts_says_once_what_one_host_says(on_two, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_after_host_0_is_lost_with_caches_apart_and_a_split_model(source, tmp_path):
+def test_a_split_model_goes_on_after_host_0_is_lost_also_with_caches_apart(source, tmp_path):
     config = _config(tmp_path, source, mesh=(1, -1))
     _lose_one(config, tmp_path / "run", 0, 0)
-    ends = wait(_train(config, tmp_path / "run"))
+    ends = wait(_train(config, tmp_path / "run", caches=tmp_path))
     assert [code for code, _, _ in ends] == [0, 0], ends
 
 
