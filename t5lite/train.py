@@ -217,7 +217,10 @@ def main(argv: Sequence[str]) -> None:
     """Train the config at --config in --workdir, and print where the result lies."""
     parser = cli.parser("train", __doc__)
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="folder of the run; its own checkpoint is gone on with"
+        "--workdir",
+        type=Path,
+        required=True,
+        help="folder of the run, which several hosts must share; its own checkpoint is gone on with",
     )
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
