@@ -20,7 +20,7 @@ from t5lite.model.flops import num_parameters, peak_flops
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.training.budget import seconds_per_step
-from t5lite.training.sharding import put_batch
+from t5lite.training.sharding import local_rows, put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
 from t5lite.vocabulary import Vocabulary
 
@@ -51,7 +51,8 @@ def bench(config: ConfigDict) -> dict[str, Any]:
     start = time.perf_counter()
     trainer = make_trainer(config, model, objective, vocabulary.table, total_steps=10**6)
     compile_seconds = time.perf_counter() - start
-    rows = put_batch(synthetic_rows(objective, vocabulary, config.batch_size), trainer.mesh)
+    here = len(local_rows(config.batch_size, trainer.mesh))
+    rows = put_batch(synthetic_rows(objective, vocabulary, here), trainer.mesh)
     seconds = seconds_per_step(trainer.step, trainer.init(), rows)
     encoder_length, decoder_length = objective.lengths
     flops = flops_of_a_step(config, model, objective)
@@ -81,14 +82,15 @@ def main(argv: Sequence[str]) -> None:
     """Print what was measured."""
     parser = cli.parser("bench", __doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
-    cli.start_jax(config.deterministic)
-    measured = bench(config)
-    if arguments.json:
-        print(json.dumps(measured))
-        return
-    for name, value in measured.items():
-        print(f"{name:18} {value:,.4g}" if isinstance(value, float) else f"{name:18} {value}")
+    with cli.jax_started(arguments, config.deterministic):
+        measured = bench(config)
+        if arguments.json:
+            print(json.dumps(measured))
+            return
+        for name, value in measured.items():
+            print(f"{name:18} {value:,.4g}" if isinstance(value, float) else f"{name:18} {value}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ if __name__ == "__main__":
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import absl.logging
@@ -21,6 +22,8 @@ from t5lite.config import base_config, load_json, override, read_config
 from t5lite.data.cache import cache_dir
 from t5lite.errors import UserError, clean_exit
 from t5lite.objectives.catalogue import unused_fields
+from t5lite.progress import keep_quiet
+from t5lite.signals import terminable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,12 +37,14 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
-    """A verb's main: UserErrors end in one line and exit code 2, other libraries' chatter is silenced."""
+    """A verb's main: UserErrors end in one line and exit code 2, SIGTERM in a line and 75; other libraries' chatter is
+    silenced.
+    """
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
         absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages of what it then raises
-        with clean_exit():
+        with clean_exit(), terminable():
             function(sys.argv[1:] if argv is None else argv)
 
     return main
@@ -89,3 +94,68 @@ def start_jax(deterministic: bool = False) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which several hosts find each other."""
+    group = parser.add_argument_group(
+        "several hosts",
+        "Start the same command on every host. A TPU pod, Slurm and Open MPI say where the hosts are; elsewhere do so:",
+    )
+    environment = os.environ.get
+    group.add_argument(
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        default=environment("JAX_COORDINATOR_ADDRESS"),
+        help="of host 0, a free port; default: $JAX_COORDINATOR_ADDRESS",
+    )
+    group.add_argument(
+        "--num_processes",
+        type=int,
+        default=environment("JAX_NUM_PROCESSES"),
+        help="the number of hosts; default: $JAX_NUM_PROCESSES",
+    )
+    group.add_argument(
+        "--process_id",
+        type=int,
+        default=environment("JAX_PROCESS_ID"),
+        help="of this host, from 0; default: $JAX_PROCESS_ID",
+    )
+    group.add_argument(
+        "--heartbeat_timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="of a host's silence, after which all others end (default: %(default)g)",
+    )
+
+
+@contextlib.contextmanager
+def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
+    """`start_jax`, on several hosts where the arguments of `add_hosts` or the cluster say so. Host 0 alone prints."""
+    start_jax(deterministic)
+    from t5lite.training import hosts
+
+    if arguments.heartbeat_timeout <= 0:
+        raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout} must be above 0")
+    address = hosts.Address(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
+    if not hosts.are_several(address):
+        yield
+        return
+    with hosts.joined(address, arguments.heartbeat_timeout), _outputs_once(hosts.is_primary()):
+        yield
+
+
+@contextlib.contextmanager
+def _outputs_once(here: bool) -> Iterator[None]:
+    """Standard output is ours on one host, and goes nowhere on the others, which show no progress either.
+
+    What libraries in C++ print there, as Gloo does when hosts connect, goes to standard error.
+    """
+    if not here:
+        keep_quiet()
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    with open(ours if here else os.devnull, "w", buffering=1) as stdout, contextlib.redirect_stdout(stdout):
+        yield

@@ -42,9 +42,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
-def warn(message: str) -> None:
-    """Say on stderr what the user should know, in one line, and go on."""
-    print(f"t5lite: WARNING: {' '.join(message.split())}", file=sys.stderr, flush=True)
+def last_words(error: BaseException) -> tuple[str | None, int]:
+    """The line and the exit code with which a process ends on `error`; (None, 1): a bug, which keeps its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, BrokenPipeError):
+        return "the reader of standard output is gone", 141
+    if isinstance(error, UserError):
+        return str(error), 2
+    # The RuntimeError is JAX's, which this module does not import.
+    if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
+        advice = "lower batch_size or eval.batch_size, or make the model smaller"
+        return str(UserError(f"out of memory ({error}); {advice}")), 2
+    return (str(error), RUN_ME_AGAIN) if isinstance(error, Interrupted) else (None, 1)
 
 
 @contextlib.contextmanager
@@ -54,20 +64,13 @@ def clean_exit() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        print("t5lite: interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # Whatever is still buffered has nowhere to go; without this Python complains of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (UserError, Interrupted) as error:
-        print(f"t5lite: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else RUN_ME_AGAIN)
-    except (MemoryError, RuntimeError) as error:
-        # The second is JAX's, which this module does not import.
-        if not isinstance(error, MemoryError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = last_words(error)
+        if line is None:
             raise
-        advice = UserError(f"out of memory ({error}); lower batch_size or eval.batch_size, or make the model smaller")
-        print(f"t5lite: {advice}", file=sys.stderr)
-        sys.exit(2)
+        print(f"t5lite: {line}", file=sys.stderr)
+        sys.exit(code)

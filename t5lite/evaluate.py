@@ -5,21 +5,24 @@ python -m t5lite.evaluate --checkpoint runs/tiny --step best
 python -m t5lite.evaluate --checkpoint runs/tiny --config.data.validation.source='files:other/*.txt' --json
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from t5lite import cli
 from t5lite.evaluation import Evaluator, load_evaluator
+from t5lite.training.hosts import is_primary
 
 
 def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:
     """Print held-out examples on stderr: inputs, target, what the model makes of it."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, quiet=not is_primary())
     for split in splits:
         for shown in evaluator.examples(params, split, count):
             console.rule(Text(split), align="left")
@@ -31,15 +34,7 @@ def _shortened(text: str, limit: int = 600) -> str:
     return text if len(text) <= limit else f"{text[:limit]} …"
 
 
-@cli.verb
-def main(argv: Sequence[str]) -> None:
-    """Print the metrics as a table, or as one JSON object."""
-    parser = cli.parser("evaluate", __doc__)
-    parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
-    parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
-    cli.add_which_checkpoint(parser)
-    arguments, config = cli.parse_with_workdir(parser, argv)
-    cli.start_jax(config.deterministic)
+def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
     evaluator, params, step = load_evaluator(arguments.workdir, config, arguments.step, arguments.average)
     metrics = evaluator.all(params)
     if arguments.examples:
@@ -55,6 +50,19 @@ def main(argv: Sequence[str]) -> None:
     for split, values in metrics.items():
         table.add_row(split, f"{rows[split]}", *(f"{values[name]:.4f}" if name in values else "" for name in names))
     Console().print(table)
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Print the metrics as a table, or as one JSON object."""
+    parser = cli.parser("evaluate", __doc__)
+    parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
+    parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
+    cli.add_which_checkpoint(parser)
+    cli.add_hosts(parser)
+    arguments, config = cli.parse_with_workdir(parser, argv)
+    with cli.jax_started(arguments, config.deterministic):
+        _evaluate(arguments, config)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from t5lite.config import load_json
+from t5lite.config import flat, load_json, to_dict
 from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
@@ -29,8 +29,9 @@ from t5lite.experiment import Experiment, open_run
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.progress import progress
+from t5lite.training.hosts import agree, primary_first, whole
 from t5lite.training.metrics import Metrics, from_sums, of_confusion
-from t5lite.training.sharding import make_mesh, put_batch
+from t5lite.training.sharding import local_rows, make_mesh, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import batch_shapes, compile_eval_step
@@ -58,6 +59,7 @@ class Evaluator:
         # Up to what the mesh divides: the rows too many are not valid, and a row's noise depends on its place alone.
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = -(-(experiment.config.eval.batch_size or experiment.config.batch_size) // shards) * shards
+        self._places = local_rows(self._batch_size, mesh)
         self._steps = {
             objective: compile_eval_step(
                 experiment.model, objective, experiment.vocabulary.table, self._batch_size, mesh
@@ -96,7 +98,7 @@ class Evaluator:
 
     def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
         with progress(title, -(-min(count, len(source)) // self._batch_size)) as advance:
-            for rows in evaluation_rows(source, count, self._batch_size):
+            for rows in evaluation_rows(source, count, self._batch_size, self._places):
                 yield rows
                 advance()
 
@@ -122,11 +124,12 @@ class Evaluator:
         )
         gold, chosen = [], []
         for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
-            placed = put_batch({"inputs": rows["inputs"], "lengths": _lengths(rows)}, self.mesh)
-            best = np.asarray(jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1))
-            same = (rows["targets"][:, None, : labels.shape[1]] == labels).all(axis=2)
-            gold.append(np.argmax(same, axis=1)[rows["valid"]])
-            chosen.append(best[rows["valid"]])
+            placed = put_batch({**rows, "lengths": _lengths(rows)}, self.mesh)
+            best = jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1)
+            best, targets, valid = whole((best, placed["targets"], placed["valid"]))
+            same = (targets[:, None, : labels.shape[1]] == labels).all(axis=2)
+            gold.append(np.argmax(same, axis=1)[valid])
+            chosen.append(best[valid])
         confusion = np.zeros((len(labels), len(labels)))
         np.add.at(confusion, (np.concatenate(gold), np.concatenate(chosen)), 1)
         return of_confusion(confusion)
@@ -158,8 +161,9 @@ class Evaluator:
             return " | ".join(parts if label is None else [*parts, labels[label]])
 
         for index, rows in enumerate(batches):
-            valid = rows.pop("valid")
-            batch, chosen = jax.device_get(choose(params, put_batch(rows, self.mesh), jnp.int32(index)))
+            placed = put_batch(rows, self.mesh)
+            valid = whole(placed.pop("valid"))
+            batch, chosen = whole(choose(params, placed, jnp.int32(index)))
             for row in np.flatnonzero(valid):
                 asked = batch.weights[row] > 0
                 target, output = (
@@ -174,9 +178,10 @@ class Evaluator:
         objective, vocabulary = self.objective, experiment.vocabulary
         decode = experiment.dataset.tokenizer.decode
         for index, rows in enumerate(batches):
-            valid = rows.pop("valid")
+            placed = put_batch(rows, self.mesh)
+            valid = whole(placed.pop("valid"))
             keys = example_keys(validation_key(), jnp.int32(index), len(valid))
-            examples = make_examples(objective, keys, put_batch(rows, self.mesh), vocabulary.table)
+            examples = make_examples(objective, keys, placed, vocabulary.table)
             if objective.inputs_length == 0:
                 half = objective.targets_length // 2
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
@@ -191,7 +196,7 @@ class Evaluator:
                 num_valid_ids=objective.num_valid_ids(vocabulary),
                 prefix_attention=objective.prefix_attention,
             )
-            sides = jax.device_get((examples.inputs, examples.targets, tokens))
+            sides = whole((examples.inputs, examples.targets, tokens))
             for is_valid, *example in zip(valid, *sides, strict=True):
                 if is_valid:
                     yield Shown(*(decode(side) for side in example))
@@ -206,7 +211,9 @@ def load_evaluator(
     checkpoints instead of the newest, as for `load_params`.
     """
     config = load_json(workdir / "config.json") if config is None else config
-    experiment = open_run(config, workdir)
+    with primary_first():
+        experiment = open_run(config, workdir)
+    agree({**flat(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
     batch = batch_shapes(experiment.objective, config.batch_size, experiment.vocabulary.table)
     params, found = load_params(workdir, experiment.model, batch, mesh, step, average)

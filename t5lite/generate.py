@@ -31,6 +31,7 @@ from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import make_objective
+from t5lite.training import hosts
 from t5lite.training.sharding import make_mesh
 from t5lite.training.start import load_params
 from t5lite.training.trainer import batch_shapes
@@ -70,35 +71,49 @@ class Generator:
         return clipped(ids, self.objective.inputs_length) if self.objective.rows == "pairs" else ids
 
     def __call__(self, texts: Sequence[str], max_new_tokens: int, seed: int = 0, **sampling: Any) -> Iterator[dict]:
-        """{"input", "output", "tokens", "logprob"} of each text. A text's answer depends on its place and `seed`."""
-        if self.objective.architecture == "encoder":
-            yield from map(self._understood, texts)
-            return
-        for start in range(0, len(texts), BATCH_SIZE):
+        """{"input", "output", "tokens", "logprob"} of each text. A text's answer depends on its place and `seed`.
+
+        Several hosts take batches in turn, and host 0 yields the answers of all.
+        """
+        for first in range(0, len(texts), BATCH_SIZE * hosts.count()):
+            start = first + BATCH_SIZE * hosts.index()
             chunk = texts[start : start + BATCH_SIZE]
-            encoded = [self.encode(text) for text in chunk]
-            # Lengths in powers of two: few programs to compile, whatever the lengths of the texts.
-            width = 1 << max(max(map(len, encoded)) - 1, 15).bit_length()
-            inputs = np.zeros((len(chunk), width), np.int32)
-            for row, ids in zip(inputs, encoded, strict=True):
-                row[: len(ids)] = ids
-            places = jnp.arange(start, start + len(chunk))
-            keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.key(seed), place))(places)
-            tokens, logprobs = generate(
-                self.model,
-                self.params,
-                inputs,
-                np.array([len(ids) for ids in encoded], np.int32),
-                max_new_tokens=max_new_tokens,
-                num_valid_ids=self.num_valid_ids,
-                keys=keys,
-                prefix_attention=self.objective.prefix_attention,
-                **sampling,
-            )
-            for text, ids, logprob in zip(chunk, np.asarray(tokens), np.asarray(logprobs), strict=True):
-                ids = ids[ids > 0].tolist()
-                output = self.tokenizer.decode(ids)
-                yield {"input": text, "output": output, "tokens": ids, "logprob": float(logprob)}
+            if self.objective.architecture == "encoder":
+                answers = [self._understood(text) for text in chunk]
+            else:
+                answers = self._generated(chunk, start, max_new_tokens, seed, sampling) if chunk else []
+            for each in hosts.to_primary(answers):
+                yield from each
+
+    def _generated(
+        self, chunk: Sequence[str], start: int, max_new_tokens: int, seed: int, sampling: dict
+    ) -> list[dict]:
+        """The answers to at most BATCH_SIZE texts, of which the first is the `start`-th of all."""
+        encoded = [self.encode(text) for text in chunk]
+        # Lengths in powers of two: few programs to compile, whatever the lengths of the texts.
+        width = 1 << max(max(map(len, encoded)) - 1, 15).bit_length()
+        inputs = np.zeros((len(chunk), width), np.int32)
+        for row, ids in zip(inputs, encoded, strict=True):
+            row[: len(ids)] = ids
+        places = jnp.arange(start, start + len(chunk))
+        keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.key(seed), place))(places)
+        tokens, logprobs = generate(
+            self.model,
+            self.params,
+            inputs,
+            np.array([len(ids) for ids in encoded], np.int32),
+            max_new_tokens=max_new_tokens,
+            num_valid_ids=self.num_valid_ids,
+            keys=keys,
+            prefix_attention=self.objective.prefix_attention,
+            **sampling,
+        )
+        answers = []
+        for text, ids, logprob in zip(chunk, np.asarray(tokens), np.asarray(logprobs), strict=True):
+            ids = ids[ids > 0].tolist()
+            output = self.tokenizer.decode(ids)
+            answers.append({"input": text, "output": output, "tokens": ids, "logprob": float(logprob)})
+        return answers
 
     def _understood(self, text: str) -> dict:
         """What an encoder makes of a text. Raises UserError for one that it cannot take."""
@@ -178,14 +193,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--top_p", type=float, default=1.0, help="sample from the fewest tokens of this probability")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help='a line {"input", "output", "tokens", "logprob"} a text')
+    cli.add_hosts(parser)
     arguments = parser.parse_args(argv)
-    cli.start_jax()
-    generator = Generator(arguments.workdir, arguments.step, arguments.average)
-    sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
-    for answer in generator(_read(arguments), arguments.max_new_tokens, arguments.seed, **sampling):
-        # Of several answers each keeps to its line; a single one may have as many as it wants.
-        text = answer["output"] if arguments.input is not None else answer["output"].replace("\n", "\\n")
-        print(json.dumps(answer) if arguments.json else text)
+    with cli.jax_started(arguments):
+        generator = Generator(arguments.workdir, arguments.step, arguments.average)
+        texts = hosts.from_primary(_read(arguments) if hosts.is_primary() else None)
+        sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
+        for answer in generator(texts, arguments.max_new_tokens, arguments.seed, **sampling):
+            # Of several answers each keeps to its line; a single one may have as many as it wants.
+            text = answer["output"] if arguments.input is not None else answer["output"].replace("\n", "\\n")
+            print(json.dumps(answer) if arguments.json else text)
 
 
 if __name__ == "__main__":

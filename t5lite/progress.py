@@ -24,6 +24,24 @@ def duration(seconds: float) -> str:
 
 
 _display: Progress | None = None  # the one that is on the terminal; a terminal can hold but one
+_quiet = False
+
+
+def keep_quiet() -> None:
+    """From now on this process shows no progress: another one does, for all that work together."""
+    global _quiet
+    _quiet = True
+
+
+def say(line: str) -> None:
+    """Print a line about the work on stderr."""
+    if not _quiet:
+        print(line, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Say what the user should know, in one line, and go on."""
+    say(f"t5lite: WARNING: {' '.join(message.split())}")
 
 
 @contextlib.contextmanager
@@ -32,6 +50,9 @@ def progress(title: str, total: float, done: float = 0, show_count: bool = True)
 
     Work within work gets a bar of its own below, which goes when it ends.
     """
+    if _quiet:
+        yield lambda units=1, note="": None
+        return
     with _bar(title, total, done, show_count) if sys.stderr.isatty() else _lines(title, total, done) as advance:
         yield advance
 

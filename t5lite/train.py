@@ -6,7 +6,6 @@ python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
 import contextlib
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.checks import check, check_budget
-from t5lite.config import at, require
+from t5lite.config import at, flat, require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
 from t5lite.errors import UserError
@@ -25,12 +24,13 @@ from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
 from t5lite.model.flops import peak_flops
-from t5lite.progress import progress
+from t5lite.progress import progress, say
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
+from t5lite.training.hosts import agree, from_primary, is_primary, primary_first
 from t5lite.training.loop import LoopSettings, run_loop
-from t5lite.training.metrics import Metrics, MetricsLog, first_losses
+from t5lite.training.metrics import Metrics, MetricsLog, NoLog, first_losses
 from t5lite.training.policy import make_policy
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
@@ -64,15 +64,17 @@ def train(config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = ()) 
     for field in allow_changes:
         require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
     make_workdir(workdir)
-    with owned(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    agree(flat(to_dict(config)))
+    with owned(workdir) if is_primary() else contextlib.nullcontext():
         changes = check_same_run(config, workdir, allow_changes)
-        result = read_result(workdir)
+        result = from_primary(read_result(workdir))
         if result is not None and not changes:
-            print(f"{workdir} is complete", file=sys.stderr)
+            say(f"{workdir} is complete")
             return result
         run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
         result = run(config, workdir, allow_changes, changes)
-        write_json(workdir / "result.json", result)
+        if is_primary():
+            write_json(workdir / "result.json", result)
         return result
 
 
@@ -80,7 +82,8 @@ def _yardstick(config: ConfigDict, workdir: Path, allowed: Sequence[str], change
     from t5lite.baselines import train_bag_of_words  # scikit-learn takes a second to import, and few runs need it
 
     require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
-    dataset = open_dataset(with_siblings(config, workdir), "pairs")
+    with primary_first():
+        dataset = open_dataset(with_siblings(config, workdir), "pairs")
     changes |= check_same_data(dataset.identity, workdir, allowed)
     _write_facts(config, dataset, workdir, 0, changes)
     return train_bag_of_words(config, dataset)
@@ -90,8 +93,9 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
     policy = make_policy(config)
     opened = with_siblings(config, workdir)
     # A run that has begun needs the run it started from no more.
-    own = workdir if (workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir() else None
-    experiment = open_experiment(opened, own)
+    has_begun = from_primary((workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir())
+    with primary_first():
+        experiment = open_experiment(opened, workdir if has_begun else None)
     changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
@@ -105,7 +109,7 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
         raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
     _write_facts(config, experiment.dataset, workdir, int(state.step), changes)
     if hand_off is not None:
-        print(hand_off.report(), file=sys.stderr)
+        say(hand_off.report())
     state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
     checkpoints.close()
     return {
@@ -123,10 +127,16 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
 
 
 def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int, changes: Changes) -> None:
-    """Tokenizer, config and provenance, which make the folder a workdir, for a start that goes on from `step`."""
-    set_aside_result(workdir)
-    dataset.tokenizer.save(workdir / "tokenizer")
-    write_facts(workdir, config, provenance(dataset), step, changes)
+    """Tokenizer, config and provenance, which make the folder a workdir, for a start that goes on from `step`.
+
+    All hosts must have the same.
+    """
+    facts = provenance(dataset)
+    agree({"tokenizer": dataset.tokenizer.sha256, **dataset.identity, **facts["packages"], "code": facts["git_commit"]})
+    if is_primary():
+        set_aside_result(workdir)
+        dataset.tokenizer.save(workdir / "tokenizer")
+        write_facts(workdir, config, facts, step, changes)
 
 
 def total_steps(experiment: Experiment, workdir: Path) -> int:
@@ -160,7 +170,7 @@ def _run(
     first = int(state.step)
     evaluator = Evaluator(experiment, trainer.mesh)
     # A run without a checkpoint of its own starts over, the evaluation before its first step included.
-    log = MetricsLog(workdir, keep_until=first if first else -1)
+    log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
     at_end: dict[str, Metrics] = {}
 
     def evaluate(state: TrainState, step: int) -> None:
@@ -235,7 +245,10 @@ def main(argv: Sequence[str]) -> None:
     """Train the config at --config in --workdir, and print where the result lies."""
     parser = cli.parser("train", __doc__)
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="folder of the run; its own checkpoint is gone on with"
+        "--workdir",
+        type=Path,
+        required=True,
+        help="folder of the run, which several hosts must share; its own checkpoint is gone on with",
     )
     parser.add_argument(
         "--debug_nans", action="store_true", help="end at the first number that is not finite, and name its operation"
@@ -247,12 +260,13 @@ def main(argv: Sequence[str]) -> None:
         metavar="FIELD[,FIELD…]",
         help="go on although these fields or groups of the config are not what the run began with",
     )
+    cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
     config.debug_nans |= arguments.debug_nans
-    cli.start_jax(config.deterministic)
-    result = train(config, arguments.workdir, arguments.allow_changes)
-    _show(result, arguments.workdir)
-    print(f"result: {arguments.workdir / 'result.json'}")
+    with cli.jax_started(arguments, config.deterministic):
+        result = train(config, arguments.workdir, arguments.allow_changes)
+        _show(result, arguments.workdir)
+        print(f"result: {arguments.workdir / 'result.json'}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ LAYERS = (
     ("model",),
     ("objectives",),
     ("data",),
-    ("runner", "studies", "checks", "config", "progress", "vocabulary", "errors", "files", "memory"),
+    ("runner", "studies", "checks", "config", "progress", "vocabulary", "errors", "files", "memory", "signals"),
 )
 WITHOUT_DATA = ("training", "decoding", "model", "objectives")
 FILES = sorted(PACKAGE.rglob("*.py"))

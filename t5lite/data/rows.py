@@ -236,16 +236,18 @@ def evenly_spaced(length: int, count: int) -> np.ndarray:
     return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
 
 
-def evaluation_rows(source: RowSource, rows: int, batch_size: int) -> Iterator[Rows]:
+def evaluation_rows(source: RowSource, rows: int, batch_size: int, places: np.ndarray | None = None) -> Iterator[Rows]:
     """Batches of `rows` rows evenly spaced over `source`, the same in every run, with "valid" [n] bool.
 
-    The last batch is filled up with rows that are not valid.
+    The last batch is filled up with rows that are not valid. places: the rows of a batch that this host fetches; None:
+    all of them.
     """
     indices = evenly_spaced(len(source), rows)
+    places = np.arange(batch_size) if places is None else places
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
         filled = np.resize(chosen, batch_size)
-        yield {**source.fetch(filled), "valid": np.arange(batch_size) < len(chosen)}
+        yield {**source.fetch(filled[places]), "valid": places < len(chosen)}
 
 
 def prefetch(function: Callable[[int], Rows], start: int, stop: int, depth: int = 2) -> Iterator[Rows]:

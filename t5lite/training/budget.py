@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite.files import NUMBER, read_json, write_json
+from t5lite.training.hosts import from_primary, is_primary
 
 FILE = "budget.json"
 PROBE_SECONDS, PROBE_STEPS = 10.0, 5
@@ -37,9 +38,10 @@ def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int
     recorded = read_json(path, "delete it to have the time of a step measured anew", {"minutes": NUMBER, "steps": int})
     if recorded is not None and recorded["minutes"] == minutes:
         return recorded["steps"]
-    seconds = measure()
+    seconds = from_primary(measure())
     steps = max(1, round(60 * minutes / seconds))
-    write_json(path, {"minutes": minutes, "seconds_per_step": seconds, "steps": steps})
+    if is_primary():
+        write_json(path, {"minutes": minutes, "seconds_per_step": seconds, "steps": steps})
     return steps
 
 
@@ -47,7 +49,7 @@ def seconds_per_step(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, ro
     """The median time of a compiled step, after one that warms up. The state is donated, step by step."""
     times: list[float] = []
     start = time.perf_counter()
-    while len(times) < PROBE_STEPS + 1 or time.perf_counter() - start < PROBE_SECONDS:
+    while from_primary(len(times) < PROBE_STEPS + 1 or time.perf_counter() - start < PROBE_SECONDS):
         before = time.perf_counter()
         state, metrics = step(state, rows)
         jax.block_until_ready(metrics)

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from t5lite.errors import UserError
+from t5lite.training.hosts import is_primary, meet, whole
 from t5lite.training.metrics import Metrics
 from t5lite.training.policy import Policy
 from t5lite.training.reading import FOLDER, hush_orphans, intact, read_items, saved_steps, scores_of
@@ -96,14 +96,13 @@ class Checkpoints:
     def _set_aside(self, steps: Sequence[int]) -> None:
         if not steps:
             return
-        if jax.process_index() == 0:
+        if is_primary():
             with _explained(self.folder):
                 for step in steps:
                     names = (f"damaged-{step}", *(f"damaged-{step}-{n}" for n in range(2, 1000)))
                     free = next(name for name in names if not (self.folder / name).exists())
                     (self.folder / str(step)).rename(self.folder / free)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
+        meet()
         self._manager.reload()
 
     def wait(self) -> None:
@@ -141,10 +140,13 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def params_sha256(params: Any) -> str:
-    """SHA-256 over the leaves in path order: path, dtype, shape, little-endian C-order bytes, gathered one by one."""
+    """SHA-256 over the leaves in path order: path, dtype, shape, little-endian C-order bytes, gathered one by one.
+
+    All hosts must call it together.
+    """
     digest = hashlib.sha256()
     for path, leaf in flatten_with_paths(params):
-        value = np.asarray(jax.device_get(leaf))
+        value = whole(leaf)
         value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         digest.update(f"{path} {leaf.dtype} {value.shape}".encode())
         digest.update(value.tobytes())

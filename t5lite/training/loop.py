@@ -17,6 +17,7 @@ from t5lite.errors import Interrupted, UserError
 from t5lite.progress import progress
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.debug import first_nan
+from t5lite.training.hosts import AnyHost, meet
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
@@ -79,6 +80,7 @@ def run_loop(
     """
     first = int(state.step)
     meter = _Meter(settings, done, log, trainer)
+    any_host = AnyHost()
     pending: tuple[int, Any] | None = None
     with progress(title, settings.total_steps, done=first) as advance, stop_signals() as signals:
         for step in range(first + 1, settings.total_steps + 1):
@@ -98,7 +100,8 @@ def run_loop(
                 pending = None
             if evaluates:
                 meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
-            stopping = bool(signals) and not last  # read once: a signal may come at any moment
+            # Read once: a signal may come at any moment. After the last step there is nothing to stop.
+            stopping = not last and any_host(bool(signals), at_once=evaluates or due)
             if (due and not done.skipped_in_a_row) or last or stopping:
                 if pending is not None:
                     advance(1, note=meter.read(*pending))
@@ -107,6 +110,7 @@ def run_loop(
                 meter.apart(lambda: checkpoints.save(state, dataclasses.asdict(done)))  # noqa: B023
             if stopping:
                 checkpoints.wait()
+                meet()  # a host that left would take along those that are still saving
                 raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
     checkpoints.wait()
     return state

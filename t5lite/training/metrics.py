@@ -79,6 +79,19 @@ def _write_whole(file: Any, line: bytes) -> None:
         line = line[file.write(line) :]
 
 
+class NoLog:
+    """A MetricsLog that writes nothing: of the hosts that are not the first."""
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _short(value: float) -> float | None:
     """Seven digits of a float, which is what a float32 has; None for what JSON cannot hold."""
     if isinstance(value, int):

@@ -19,8 +19,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from t5lite.config import load_json
-from t5lite.errors import UserError, warn
+from t5lite.errors import UserError
+from t5lite.progress import warn
 from t5lite.training.checksums import checksums
+from t5lite.training.hosts import agree, from_primary, to_primary
 from t5lite.training.policy import make_policy
 from t5lite.training.record import Damaged, Record, read_record
 from t5lite.training.tables import flatten_with_paths
@@ -83,13 +85,19 @@ def intact(workdir: Path, steps: Sequence[int], read: Callable[[Path], Read]) ->
     Raises Damaged where none is.
     """
     damaged: list[str] = []
+    agree({"checkpoints": [str(workdir), *steps]})
     for index, step in enumerate(steps):
+        found, wrong = None, None
         try:
             found = read(workdir.absolute() / FOLDER / str(step))
         except Damaged as error:
-            damaged.append(str(error))  # only the text: the exception holds on to the arrays
+            wrong = str(error)  # only the text: the exception holds on to the arrays
+        # What one host cannot read, none goes on from.
+        wrong = next(filter(None, from_primary(to_primary(wrong))), None)
+        if wrong is not None:
+            damaged.append(wrong)
             if index + 1 < len(steps):
-                warn(f"{error}; GOING BACK to the checkpoint of step {steps[index + 1]}")
+                warn(f"{wrong}; GOING BACK to the checkpoint of step {steps[index + 1]}")
             continue
         yield step, found
         del found

@@ -8,7 +8,6 @@ A damaged checkpoint counts as none: the one before it takes its place, with a w
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from jax.sharding import Mesh
 from t5lite.errors import UserError
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
+from t5lite.progress import say
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.reading import chosen_steps, intact, read_evaluated
 from t5lite.training.record import read_record
@@ -129,6 +129,6 @@ def load_params(
     if len(steps) < average:
         raise UserError(f"{workdir} has {len(steps)} intact checkpoints, fewer than the {average} to average")
     if average > 1:
-        print(f"mean of the parameters at the steps {', '.join(map(str, sorted(steps)))}", file=sys.stderr)
+        say(f"mean of the parameters at the steps {', '.join(map(str, sorted(steps)))}")
         total = jax.tree.map(lambda x: x / average, total)
     return total, steps[0]

@@ -24,6 +24,7 @@ from t5lite.model.flops import step_flops
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, example_keys, make_batch
+from t5lite.training.hosts import meet
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
@@ -100,6 +101,7 @@ def make_trainer(
         compiled = step.lower(placed, _row_structs(objective, config.batch_size, batch_sharding(mesh))).compile()
     way_out = "lower batch_size, raise microbatches, or set model.remat=full"
     check_fits(_memory_bytes(compiled), mesh, "a training step", way_out)
+    meet()  # the first program that all take part in gives a late host but half a minute (Gloo's, on CPUs)
     return Trainer(
         mesh=mesh,
         schedule=schedule,

@@ -6,12 +6,12 @@ The step itself leaves such an update out (`step.py`). Here it is counted and sa
 
 import dataclasses
 import math
-import sys
 from typing import Any
 
 import numpy as np
 
 from t5lite.errors import UserError
+from t5lite.progress import warn
 
 SPIKE_DEVIATIONS = 6.0  # of recent losses, above their mean
 SPIKE_DECAY = 0.98  # of the weight of a loss, from step to step: the last fifty or so count
@@ -66,7 +66,7 @@ class Watch:
                 f"{where}, as in the {done.skipped_in_a_row - 1} steps before it, since which no checkpoint was saved; "
                 "lower schedule.rate, or look for the operation with --debug_nans"
             )
-        print(f"warning: {where}: the update is left out ({done.skipped} so far)", file=sys.stderr)
+        warn(f"{where}: the update is left out ({done.skipped} so far)")
         return {"skipped": done.skipped, "rows": rows}
 
     def _spike(self, step: int, loss: float) -> dict[str, Any]:
@@ -82,9 +82,8 @@ class Watch:
         done.losses += 1
         if not is_spike:
             return {}
-        print(
-            f"warning: step {step}: the loss, {loss:.4g}, is {deviations:.0f} standard deviations above that of the "
-            f"steps before (preview --step {step - 1})",
-            file=sys.stderr,
+        warn(
+            f"step {step}: the loss, {loss:.4g}, is {deviations:.0f} standard deviations above that of the steps "
+            f"before (preview --step {step - 1})"
         )
         return {"spike": round(deviations, 2)}

@@ -12,8 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from t5lite.config import flat, load_json, to_dict
-from t5lite.errors import UserError, warn
+from t5lite.errors import UserError
 from t5lite.files import FORMAT, NUMBER, read_json, write_json
+from t5lite.progress import warn
+from t5lite.training.hosts import is_primary, meet
 
 # What may differ when a workdir is gone on with. Of every other field the rest of the run would be another run's:
 # data, tokenizer, objective, batch_size, seed     what is learned from, in which order
@@ -44,7 +46,15 @@ Changes = dict[str, dict[str, Any]]  # {field: {"was": …, "now": …}}
 
 
 def make_workdir(workdir: Path) -> None:
-    """Make the folder. Raises UserError where it cannot be written."""
+    """Make the folder. Raises UserError where it cannot be written, or where another host does not see it."""
+    if is_primary():
+        _make_workdir(workdir)
+    meet()
+    if not workdir.is_dir():
+        raise UserError(f"the workdir {workdir} is not on a file system that all hosts share: host 0 made it")
+
+
+def _make_workdir(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / LOCK).touch()

@@ -91,7 +91,7 @@ def test_a_run_that_diverges_ends_with_its_last_checkpoint_and_the_rows(divergin
         verb.main([*command, *FAR_TOO_HIGH])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and "the loss or the update is not finite" in said and "Traceback" not in said
-    assert "warning: step 2: " in said and "(2 so far)" in said and "step 4: " in said
+    assert "WARNING: step 2: " in said and "(2 so far)" in said and "step 4: " in said
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     skipped = [line for line in lines if "skipped" in line]
     assert [(line["step"], line["skipped"]) for line in skipped] == [(2, 1), (3, 2)]
@@ -132,7 +132,7 @@ def test_a_spike_is_told_and_a_falling_or_noisy_loss_is_none(capsys):
     watch = Watch(Progress(), 0)
     assert not any(_looks(watch, falling))
     (note,) = _looks(watch, [4.0])
-    assert note["spike"] > 10 and "warning: step 1: the loss, 4, is " in capsys.readouterr().err
+    assert note["spike"] > 10 and "WARNING: step 1: the loss, 4, is " in capsys.readouterr().err
     assert _looks(watch, [2.0]) == [{}] and _looks(watch, [4.0])[0]["spike"] > 6
     early = Watch(Progress(), 0)
     assert not any(_looks(early, [2.0] * (LOSSES_BEFORE_SPIKES - 1) + [9.0]))
