@@ -210,9 +210,9 @@ def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
 
 
 def _rows_at_a_time(group: Any) -> int:
-    """So many that they take about `LONGEST_LINE` in all, by what the file says of their size."""
+    """So many that they take about 8 MiB, by what the file says of their size. A page of it is unpacked whole."""
     a_row = max(group.column(i).total_uncompressed_size for i in range(group.num_columns)) / max(group.num_rows, 1)
-    return int(min(max(LONGEST_LINE / max(a_row, 1), 1), ROWS_A_BATCH))
+    return int(min(max(8 * BLOCK / max(a_row, 1), 1), ROWS_A_BATCH))
 
 
 def _check_type(kind: Any, place: str) -> None:

@@ -3,7 +3,7 @@
 The model file holds the pieces alone. Sentinels and specials are ids above them, kept in `vocabulary.json` beside it:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
-    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "model_sha256": "…"}
+    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "sha256": "…"}
 
 A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
 """
@@ -152,7 +152,7 @@ class Tokenizer:
         above = {
             "sentinels": self.vocabulary.sentinels,
             "specials": list(self.vocabulary.specials),
-            "model_sha256": hashlib.sha256(self.model).hexdigest(),
+            "sha256": self.sha256,
         }
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
@@ -198,25 +198,24 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokeni
 
 
 def _read_above(file: Path) -> tuple[int, list[str], str | None]:
-    """(sentinels, specials, SHA-256 of the model, which older files lack)."""
+    """(sentinels, specials, the tokenizer's identity, which older files lack)."""
     above = read_json(file, COPY_ANEW)
-    sentinels, specials, model = (above.get(name) for name in ("sentinels", "specials", "model_sha256"))
-    if type(sentinels) is not int or not isinstance(specials, list) or not isinstance(model, str | None):
+    sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
+    if type(sentinels) is not int or not isinstance(specials, list) or not isinstance(sha256, str | None):
         raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
-    return sentinels, specials, model
+    return sentinels, specials, sha256
 
 
 def _open(model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None) -> Tokenizer:
     try:
-        content = read_bytes(model)
+        tokenizer = Tokenizer(read_bytes(model), sentinels, specials)
     except OSError as error:
         raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
-    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
-        raise UserError(f"{model} is damaged (not the model that {VOCABULARY_FILE} beside it tells of); {COPY_ANEW}")
-    try:
-        return Tokenizer(content, sentinels, specials)
     except UserError as error:
         raise UserError(f"{model}: {error}") from error
+    if sha256 not in (None, tokenizer.sha256):
+        raise UserError(f"{model} or {VOCABULARY_FILE} beside it is damaged (they are not what they were); {COPY_ANEW}")
+    return tokenizer
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:

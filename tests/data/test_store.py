@@ -119,7 +119,7 @@ DAMAGE = {
     "a shard in two dimensions": lambda folder: np.save(folder / "tokens-00001.npy", np.zeros((5, 2), np.uint16)),
     "a zip of arrays": lambda folder: _zip(folder / "tokens-00001.npy"),
     "a pipe": lambda folder: _pipe(folder / "tokens-00001.npy"),
-    "ends that went on by one": lambda folder: np.save(folder / "ends.npy", _moved(np.load(folder / "ends.npy"))),
+    "an end that stands one before": lambda folder: np.save(folder / "ends.npy", _moved(np.load(folder / "ends.npy"))),
     "ends of another dtype": lambda folder: _retype(folder / "ends.npy", np.float64),
 }
 
@@ -145,7 +145,7 @@ def _pipe(path):
 
 
 def _moved(ends):
-    ends[0] += 1
+    ends[2] -= 1
     return ends
 
 

@@ -242,11 +242,14 @@ def test_a_damaged_vocabulary_file_is_a_clear_error(tmp_path, damaged):
         load_tokenizer(str(tmp_path), 100, ())
 
 
-def test_a_model_that_vocabulary_json_does_not_tell_of_is_refused(tmp_path):
+@pytest.mark.parametrize("damaged", ["pieces.model", "vocabulary.json"])
+def test_a_tokenizer_of_which_a_file_is_not_what_it_was_is_refused(tmp_path, damaged):
     OWN.save(tmp_path)
-    other = train_tokenizer(sample_chunks([TEXT], 10**6), 410)
-    (tmp_path / "pieces.model").write_bytes(other.model)
-    with pytest.raises(UserError, match=r"pieces\.model is damaged.*delete it if the cache has it"):
+    if damaged == "pieces.model":
+        (tmp_path / damaged).write_bytes(train_tokenizer(sample_chunks([TEXT], 10**6), 410).model)
+    else:
+        (tmp_path / damaged).write_text((tmp_path / damaged).read_text().replace("[MASK]", "[MASH]"))
+    with pytest.raises(UserError, match=r"is damaged.*delete it if the cache has it"):
         load_tokenizer(str(tmp_path), 0, ())
 
 

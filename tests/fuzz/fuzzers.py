@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from t5lite import compare, prepare, preview, train
 from t5lite.checks import RANGES
 from t5lite.config import base_config
+from t5lite.objectives.catalogue import OBJECTIVES
 from tests.fuzz import contents
 from tests.fuzz.ground import Ground
 from tests.fuzz.outcome import Outcome, run
@@ -91,18 +92,23 @@ TABLES = ("()", "(1,2)", "((1,2),)", "(('(',1.0),)", "(('.*',1.0),)", "(('.*',Tr
           "{}", "(float('nan'),)", "((1e999,),)", "'a'")  # fmt: skip
 
 
-def _values(kind: type, ground: Ground) -> st.SearchStrategy[str]:
-    """What a command line may hold for a field; an argument of a process cannot hold NUL or half a surrogate pair."""
+def _values(field: str, ground: Ground) -> st.SearchStrategy[str]:
+    """What a command line may hold for a field, right ones among them; an argument holds no NUL or half a surrogate."""
     words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=30)
     words |= st.sampled_from((*KNOWN, "@x", "a/b", "\n", "..", "/", str(ground.folder), "a" * 5000, *ground.programs))
-    numbers = st.sampled_from(ODD_NUMBERS) | st.integers().map(str) | st.floats().map(str)
-    of_kind = {int: numbers, float: numbers, tuple: st.sampled_from((*TABLES, *ground.programs))}
-    return of_kind.get(kind, words) | words
+    if FIELDS[field] is tuple:
+        return st.sampled_from((*TABLES, *ground.programs)) | words
+    if field not in RANGES:
+        return st.sampled_from(("true", "false")) | words if FIELDS[field] is bool else words
+    least, most = RANGES[field]
+    right = st.floats(least, min(most, 2.0)) if FIELDS[field] is float else st.integers(least, min(most, 64))
+    odd = st.sampled_from(ODD_NUMBERS) | st.integers().map(str) | st.floats().map(str) | words
+    return right.map(str) | odd
 
 
 def _flags(ground: Ground, fields: tuple[str, ...]) -> st.SearchStrategy[list[str]]:
     flag = st.sampled_from(fields).flatmap(
-        lambda field: _values(FIELDS[field], ground).map(lambda value: f"--config.{field}={value}")
+        lambda field: _values(field, ground).map(lambda value: f"--config.{field}={value}")
     )
     return st.lists(flag, min_size=1, max_size=2)
 
@@ -141,6 +147,20 @@ def _training_cases(ground: Ground) -> st.SearchStrategy:
 def _run_training(case: list[str], ground: Ground, folder: Path) -> Outcome:
     config = f"{ground.config}:objective=causal_lm,architecture=decoder"
     return run(train.main, ["--config", config, "--workdir", folder / "run", *case], seconds=300)
+
+
+def _preview_cases(ground: Ground) -> st.SearchStrategy:
+    """Any objective on any architecture that it knows, with settings of it changed."""
+    known = [(name, architecture) for name, kind in OBJECTIVES.items() for architecture in kind.architectures]
+    fields = tuple(field for field in FIELDS if field.startswith("objective.") and field != "objective.name")
+    return st.tuples(st.sampled_from(known), _flags(ground, fields).filter(_bounded))
+
+
+def _run_preview(case: tuple[tuple[str, str], list[str]], ground: Ground, folder: Path) -> Outcome:
+    (objective, architecture), flags = case
+    config = f"{ground.config}:objective={objective},architecture={architecture}"
+    fields = ["--config.tokenizer.path=None", "--config.tokenizer.specials=None"]  # those that the objective needs
+    return run(preview.main, ["--config", config, "--n", "1", *fields, *flags], seconds=300)
 
 
 # Workdirs and caches
@@ -194,15 +214,6 @@ def _run_cache(case: tuple[Path, bytes], ground: Ground, folder: Path) -> Outcom
     if outcome.kind == "succeeded" and outcome.said != ground.prepared:
         return Outcome("failed", f"{path} was damaged and used: {outcome.said}")
     return outcome
-
-
-def _preview_cases(ground: Ground) -> st.SearchStrategy:
-    fields = tuple(field for field in FIELDS if field.startswith("objective."))
-    return _flags(ground, fields).filter(_bounded)
-
-
-def _run_preview(case: list[str], ground: Ground, folder: Path) -> Outcome:
-    return run(preview.main, ["--config", ground.config, "--n", "1", *case], seconds=300)
 
 
 FUZZERS = {
