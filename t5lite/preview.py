@@ -27,6 +27,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from t5lite import cli
+from t5lite.checks import STEPS, in_range
 from t5lite.data.tokenizer import Tokenizer
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.objectives.batch import Batch, Example
@@ -178,8 +179,10 @@ def _padding(batch: Batch) -> float:
 def main(argv: Sequence[str]) -> None:
     """Show examples of a config's training."""
     parser = cli.parser("preview", __doc__)
-    parser.add_argument("--step", type=int, default=0, help="the (0-based) step whose batch is shown first")
-    parser.add_argument("--n", type=int, default=4, help="number of examples")
+    parser.add_argument(
+        "--step", type=in_range(int, 0, STEPS), default=0, help="the (0-based) step whose batch is shown first"
+    )
+    parser.add_argument("--n", type=in_range(int, 0, STEPS), default=4, help="number of examples")
     parser.add_argument("--json", action="store_true", help="a JSON line an example")
     arguments, config = cli.parse_with_config(parser, argv)
     cli.start_jax()
