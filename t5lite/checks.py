@@ -4,7 +4,9 @@ What depends on tokenizer, model or mesh is checked where it is known. The range
 arithmetic of a run can hold, so that a slip of the finger is refused by name and not met as an overflow or a wait.
 """
 
+import argparse
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -157,6 +159,19 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def in_range(kind: type, least: float, most: float) -> Callable[[str], Any]:
+    """The type of a verb's own argument, for argparse: an int or a float in a range."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least:,} to {most:,}")
+        return value
+
+    convert.__name__ = kind.__name__  # for argparse's own complaint
+    return convert
 
 
 def check_budget(config: ConfigDict) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from t5lite import cli
+from t5lite.checks import STEPS, in_range
 from t5lite.evaluation import Evaluator, load_evaluator
 from t5lite.training.hosts import is_primary
 
@@ -57,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
     """Print the metrics as a table, or as one JSON object."""
     parser = cli.parser("evaluate", __doc__)
     parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
-    parser.add_argument("--examples", type=int, default=0, help="also show so many held-out examples with answers")
+    parser.add_argument(
+        "--examples", type=in_range(int, 0, STEPS), default=0, help="also show so many held-out examples with answers"
+    )
     cli.add_which_checkpoint(parser)
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_workdir(parser, argv)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite import cli
+from t5lite.checks import LENGTH, STEPS, in_range
 from t5lite.config import load_json
 from t5lite.data.build import pieces_of_words
 from t5lite.data.rows import clipped
@@ -166,14 +167,19 @@ def _shortened(text: str) -> str:
 
 
 def _read(arguments: Any) -> list[str]:
-    if arguments.input is not None:
-        return [arguments.input]
+    place = "--input" if arguments.input is not None else arguments.input_file or "standard input"
     try:
-        source = sys.stdin if arguments.input_file is None else arguments.input_file.open(encoding="utf-8")
-        with source:
-            return [line.rstrip("\r\n") for line in source]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {arguments.input_file or 'standard input'}: {error}") from error
+        if arguments.input is not None:
+            texts = [arguments.input]
+        else:
+            source = sys.stdin if arguments.input_file is None else arguments.input_file.open(encoding="utf-8")
+            with source:
+                texts = [line.rstrip("\r\n") for line in source]
+        for text in texts:
+            text.encode()  # arguments and standard input may hold bytes that are not UTF-8 as half surrogate pairs
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot read {place}: {error}") from error
+    return texts
 
 
 @cli.verb
@@ -187,11 +193,17 @@ def main(argv: Sequence[str]) -> None:
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--input", help="one text")
     texts.add_argument("--input_file", type=Path, help="a file with a text a line; default: standard input")
-    parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token, always")
-    parser.add_argument("--top_k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all")
-    parser.add_argument("--top_p", type=float, default=1.0, help="sample from the fewest tokens of this probability")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max_new_tokens", type=in_range(int, 1, LENGTH), default=64)
+    parser.add_argument(
+        "--temperature", type=in_range(float, 0, 1e6), default=0.0, help="0: the likeliest token, always"
+    )
+    parser.add_argument(
+        "--top_k", type=in_range(int, 0, STEPS), default=0, help="sample from the k likeliest tokens; 0: from all"
+    )
+    parser.add_argument(
+        "--top_p", type=in_range(float, 0, 1), default=1.0, help="sample from the fewest tokens of this probability"
+    )
+    parser.add_argument("--seed", type=in_range(int, 0, STEPS), default=0)
     parser.add_argument("--json", action="store_true", help='a line {"input", "output", "tokens", "logprob"} a text')
     cli.add_hosts(parser)
     arguments = parser.parse_args(argv)

@@ -30,8 +30,8 @@ from rich.table import Table
 from rich.text import Text
 
 from t5lite import cli
+from t5lite.checks import STEPS, in_range
 from t5lite.data.tokenizer import Tokenizer
-from t5lite.errors import UserError
 from t5lite.examples import Realised, Seen, as_json, examples_of, padding_of, realised
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.objectives.batch import Batch
@@ -183,14 +183,13 @@ def _averages(each: Realised, total: int) -> dict[str, str]:
 def main(argv: Sequence[str]) -> None:
     """Show examples of a config's training, and what they came to together."""
     parser = cli.parser("preview", __doc__)
-    parser.add_argument("--step", type=int, default=0, help="the (0-based) step whose batch is shown first")
-    parser.add_argument("--n", type=int, default=4, help="number of examples")
+    parser.add_argument(
+        "--step", type=in_range(int, 0, STEPS), default=0, help="the (0-based) step whose batch is shown first"
+    )
+    parser.add_argument("--n", type=in_range(int, 1, STEPS), default=4, help="number of examples")
     parser.add_argument("--json", action="store_true", help="a JSON line an example")
     parser.add_argument("--summary", action="store_true", help="only what the examples came to together")
     arguments, config = cli.parse_with_config(parser, argv)
-    for name, least in (("step", 0), ("n", 1)):
-        if getattr(arguments, name) < least:
-            raise UserError(f"--{name}: must be at least {least}, is {getattr(arguments, name)}")
     cli.start_jax()
     experiment = open_experiment(config)
     console = Console(highlight=False)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from t5lite import cli
+from t5lite.checks import in_range
 from t5lite.config import override, to_dict
 from t5lite.errors import Interrupted, UserError, nearest
 from t5lite.reporting.comparison import Report
@@ -36,14 +37,11 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,…] with get_study(arg)")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the study; each run has one in it")
     parser.add_argument("--only", action="append", help="run this one, and what it needs; may be given again")
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, which share cores or GPUs")
-    parser.add_argument("--seeds", type=int, help="repeat every run with the seeds 0 … SEEDS - 1")
+    count = in_range(int, 1, 1000)
+    parser.add_argument("--parallel", type=count, default=1, help="runs at a time, which share cores or GPUs")
+    parser.add_argument("--seeds", type=count, help="repeat every run with the seeds 0 … SEEDS - 1")
     parser.add_argument("--base", help="what the report compares with; else the first runs of each task")
     arguments, rest = parser.parse_known_args(argv)
-    for flag in ("parallel", "seeds"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            raise UserError(f"--{flag}: must be at least 1, is {value}")
     study = read_study(arguments.config)
     _check_repeated(study, arguments.seeds is not None, rest)
     for config in {id(config): config for config in study.values()}.values():

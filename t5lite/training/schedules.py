@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from t5lite.checks import STEPS
 from t5lite.errors import UserError, nearest
 
 Schedule = Callable[[Any], jax.Array]
@@ -100,6 +101,8 @@ def _check(s: dict, total_steps: int) -> None:
         raise UserError(f"schedule.rate: must not be negative, got {s['rate']}")
     if total_steps < 1:
         raise UserError(f"schedule: needs at least 1 step in all, got {total_steps}; raise the budget")
+    if total_steps > STEPS:
+        raise UserError(f"schedule: {total_steps:.3g} steps in all are more than {STEPS:,}; lower the budget")
     if s["warmup_steps"] < 0:
         raise UserError(f"schedule.warmup_steps: must not be negative, got {s['warmup_steps']}")
     if not 0 <= s["final_fraction"] <= 1:

@@ -1,6 +1,7 @@
 """The fuzzers: what is drawn, how a case is run, and what must hold of what comes of it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from t5lite import compare, prepare, preview, train
+from t5lite import compare, generate, prepare, preview, train
 from t5lite.checks import RANGES
 from t5lite.config import base_config
 from t5lite.objectives.catalogue import OBJECTIVES
@@ -163,6 +164,27 @@ def _run_preview(case: tuple[tuple[str, str], list[str]], ground: Ground, folder
     return run(preview.main, ["--config", config, "--n", "1", *fields, *flags], seconds=300)
 
 
+# A run's answers
+
+ANSWER_FLAGS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+
+
+def _answer_cases(ground: Ground) -> st.SearchStrategy:
+    """A text to go on with, which as an argument may hold bytes that are no UTF-8, and flags of sampling."""
+    texts = st.binary(max_size=100).filter(lambda text: b"\0" not in text).map(os.fsdecode)
+    texts |= contents.texts.filter(lambda text: "\0" not in text and len(text) < 1000)
+    few = st.sampled_from(("0", "1", "3", "0.5"))
+    values = few | st.sampled_from([value for value in ODD_NUMBERS if value not in ("31", "1000")])
+    flags = st.tuples(st.sampled_from(ANSWER_FLAGS), values).map(lambda flag: f"--{flag[0]}={flag[1]}")
+    return st.tuples(texts, st.lists(flags, max_size=2))
+
+
+def _run_answer(case: tuple[str, list[str]], ground: Ground, folder: Path) -> Outcome:
+    text, flags = case
+    answers = ["--checkpoint", ground.complete_run, f"--input={text}", "--max_new_tokens=2"]
+    return run(generate.main, [*answers, *flags], seconds=300)
+
+
 # Workdirs and caches
 
 WORKDIR_FILES = ("config.json", "provenance.json", "result.json", "metrics.jsonl", "tokenizer/vocabulary.json",
@@ -220,7 +242,8 @@ FUZZERS = {
     "data": Fuzzer(_data_cases, _run_data, 150),
     "flags": Fuzzer(_flag_cases, _run_flags, 150),
     "objectives": Fuzzer(_preview_cases, _run_preview, 10),
-    "training": Fuzzer(_training_cases, _run_training, 12),
+    "training": Fuzzer(_training_cases, _run_training, 8),
+    "answers": Fuzzer(_answer_cases, _run_answer, 8),
     "workdirs": Fuzzer(_workdir_cases, _run_workdir, 20),
     "caches": Fuzzer(_cache_cases, _run_cache, 60),
 }

@@ -159,3 +159,20 @@ def test_a_config_that_is_no_program_is_not_executed(tmp_path, capsys, suffix):
     path.write_text(f"!!python/object/apply:pathlib.Path.touch [{tmp_path}/trace]")
     _fails(prepare, ["--config", path], capsys)
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag"),
+    [(preview, "--step=-1"), (preview, "--step=99999999999999"), (preview, "--n=-1"), (evaluate, "--examples=-1"),
+     (generate, "--max_new_tokens=0"), (generate, "--temperature=nan"), (generate, "--temperature=-1"),
+     (generate, "--top_p=2"), (generate, "--top_k=-1"), (generate, "--seed=99999999999999")],
+)  # fmt: skip
+def test_a_verbs_own_number_out_of_its_range(verb, flag, config, tmp_path, capsys):
+    arguments = ["--config", config] if verb is preview else ["--checkpoint", tmp_path]
+    assert flag.partition("=")[0] in _fails(verb, [*arguments, flag], capsys)
+
+
+def test_more_steps_than_a_run_can_count(config, tmp_path, capsys):
+    source = write_texts(tmp_path / "texts")
+    flags = ["--config.budget.steps=None", "--config.budget.tokens=1e20"]
+    assert "lower the budget" in _train(f"{config}:source={source}", tmp_path, capsys, *flags)

@@ -97,4 +97,4 @@ def test_the_summary_alone(texts, tmp_path, capsys):
     assert said.err.count("note: config.objective.fim_rate=0.3 changes nothing in span_corruption") == 1
     with pytest.raises(SystemExit) as stop:
         preview.main(["--config", str(path), "--n", "0"])
-    assert stop.value.code == 2 and "--n: must be at least 1, is 0" in capsys.readouterr().err
+    assert stop.value.code == 2 and "argument --n: must be from 1 to" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_one_run_by_name_and_what_it_needs(write, tmp_path):
         ("pass", ["--config.seed=7"], "--config.seed: scratch-0 says that the study repeats its runs itself"),
         ("pass", ["--config.name=x"], "--config.name: scratch-0 says that the study repeats its runs itself"),
         ("return dict(a=pretrain)", ["--seeds", "2", "--config.seed", "7"], "--seeds and --config.seed: give one"),
-        ("pass", ["--parallel", "0"], "--parallel: must be at least 1"),
+        ("pass", ["--parallel", "0"], "--parallel: must be from 1"),
         ("pass", ["--config.batch_sise=4"], "did you mean 'batch_size'?"),
     ],
 )
