@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> Any:
     """The config of the run `case`, whose text lies in the folder `texts`, beside the run to start from."""
     arg = parse_arg(arg, case="pretraining", texts="")
     config = base_config()
-    config.tokenizer.vocab_size, config.tokenizer.sentinels = 300, 40
+    config.tokenizer.vocab_size, config.tokenizer.sentinels = 280, 40
     config.objective.inputs_length = 32
     for name in ("d_model", "d_ff"):
         config.model[name] = 32
