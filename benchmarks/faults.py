@@ -53,6 +53,7 @@ def get_config(arg: str | None = None) -> Any:
     config.model.dropout = 0.1
     config.budget.steps, config.checkpoint.every_steps, config.eval.every_steps = STEPS, SAVE_EVERY, 50
     config.log_every_steps, config.eval.rows, config.eval.generate_rows = 1, 32, 0
+    config.mesh.data = 1
     if arg.case == "pretraining":
         config.objective.name = "ul2"
         config.data.train.mixture = {
