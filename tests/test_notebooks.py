@@ -145,7 +145,7 @@ def test_the_quickstart_shows_text_pieces_and_noise(outputs):
     assert any(word in text_of(outputs["documents"]) for word in WORDS)
     assert "train: 29 documents" in text_of(outputs["tokens"]) and " | " in text_of(outputs["tokens"])
     noise = text_of(outputs["corruption"])
-    assert noise.count("<extra_id_0>") == 6 and "masked 14.3%; 3 spans" in noise
+    assert noise.count("<extra_id_0>") == 6 and "masked 14.3% (14.3%); 3 spans" in noise
 
 
 def test_the_quickstart_draws_the_curve_of_the_pre_training(outputs):

@@ -82,7 +82,9 @@ def _write_whole(file: Any, line: bytes) -> None:
 class NoLog:
     """A MetricsLog that writes nothing: of the hosts that are not the first."""
 
-    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    def write(
+        self, step: int, split: str, metrics: Mapping[str, float], notes: Mapping[str, Any] | None = None
+    ) -> None:
         pass
 
     def sync(self) -> None:
