@@ -1,6 +1,6 @@
 # make setup   a virtual environment in .venv with everything installed
 # make run     the main job: a study, from text to pre-trained and fine-tuned models compared in a report
-# make test    the tests; `make test SLOW=1` the slow ones
+# make test    the tests, on up to four cores; `make test SLOW=1` the slow ones, one after another
 # make check   formatting, lint, import order of the layers
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ run: setup
 	@echo "report: $(FIRST)/report.html"
 
 test: setup
-	$(RUN) -m pytest $(if $(SLOW),-m slow)
+	$(RUN) -m pytest $(if $(SLOW),-m slow,--numprocesses logical --maxprocesses 4 --dist loadfile)
 
 check: setup
 	$(RUN) -m ruff format --check .
