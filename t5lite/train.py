@@ -104,7 +104,8 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
         advance()
 
     checkpoints = Checkpoints(workdir, policy)
-    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step)
+    labels = experiment.dataset.labels
+    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step, labels)
     if int(state.step) > steps:
         raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
     _write_facts(config, experiment.dataset, workdir, int(state.step), changes)

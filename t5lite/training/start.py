@@ -1,14 +1,15 @@
 """How a run finds its weights: its own checkpoint, else another run's parameters, else none.
 
 1. workdir/checkpoints   everything: parameters, optimizer, step, what was spent
-2. init_from             parameters only (their average where that run has one); optimizer and schedule start at step 0
+2. init_from             parameters only (their average where that run has one); optimizer and schedule start at step 0.
+                         The head of a run with other labels is left there: this one's is new
 3. scratch
 
 A damaged checkpoint counts as none: the one before it takes its place, with a warning.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from t5lite.training.sharding import params_shardings
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress
+from t5lite.training.workdir import read_labels
+
+OF_LABELS = ("classifier", "tagger")  # the heads whose outputs are a run's labels, in their order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +54,29 @@ class HandOff:
 
 
 def find_weights(
-    trainer: Trainer, checkpoints: Checkpoints, init_from: str | None, init_from_step: str | None = None
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    init_from: str | None,
+    init_from_step: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> tuple[TrainState, Progress, HandOff | None]:
-    """The state to go on from, in the order of the module's docstring, what it has cost so far, and the hand-off."""
+    """The state to go on from, in the order of the module's docstring, what it has cost so far, and the hand-off.
+
+    labels: of the run that starts.
+    """
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(trainer.shapes, trainer.shardings)
         return state, Progress(**progress), None
     state = trainer.init()
     if init_from is None:
         return state, Progress(), None
-    state, hand_off = hand_over(state, trainer, Path(init_from), init_from_step)
+    state, hand_off = hand_over(state, trainer, Path(init_from), init_from_step, labels)
     return state, Progress(), hand_off
 
 
-def hand_over(state: TrainState, trainer: Trainer, source: Path, step: str | None = None) -> tuple[TrainState, HandOff]:
+def hand_over(
+    state: TrainState, trainer: Trainer, source: Path, step: str | None = None, labels: Sequence[str] | None = None
+) -> tuple[TrainState, HandOff]:
     """`state` with the parameters that a checkpoint in `source` has under the same path. The state is used up.
 
     step: of the checkpoint, as for `chosen_steps`. Raises UserError where a path's shape differs, or where nothing
@@ -74,10 +87,9 @@ def hand_over(state: TrainState, trainer: Trainer, source: Path, step: str | Non
     def read(checkpoint: Path) -> tuple[dict[str, Any], set[str]]:
         record = read_record(checkpoint)
         theirs = record.shapes(record.evaluated)
-        _check_shapes(theirs, ours, source)
+        common = _common(theirs, ours, source, labels)
         like = {
-            path: jax.ShapeDtypeStruct(ours[path].shape, ours[path].dtype, sharding=shardings[path])
-            for path in theirs.keys() & ours.keys()
+            path: jax.ShapeDtypeStruct(ours[path].shape, ours[path].dtype, sharding=shardings[path]) for path in common
         }
         # What is to be replaced makes room first: there is never a second copy of the parameters.
         _free([ours[path] for path in like])
@@ -87,20 +99,27 @@ def hand_over(state: TrainState, trainer: Trainer, source: Path, step: str | Non
     found, (values, theirs) = next(intact(source, chosen_steps(source, step), read))
     params = unflatten_dict({**ours, **values}, sep="/")
     average = None if state.average is None else jax.tree.map(jnp.copy, params)
-    named = (sorted(values), sorted(ours.keys() - theirs), sorted(theirs - ours.keys()))
+    named = (sorted(values), sorted(ours.keys() - values.keys()), sorted(theirs - values.keys()))
     return state.replace(params=params, average=average), HandOff(str(source), found, *map(tuple, named))
 
 
-def _check_shapes(theirs: Mapping[str, tuple[int, ...]], ours: Mapping[str, Any], source: Path) -> None:
-    common = sorted(theirs.keys() & ours.keys())
-    for path in common:
+def _common(
+    theirs: Mapping[str, tuple[int, ...]], ours: Mapping[str, Any], source: Path, labels: Sequence[str] | None
+) -> list[str]:
+    """The paths of the parameters to take over: those of the same path, but no head for other labels."""
+    common = theirs.keys() & ours.keys()
+    heads = {path for path in common if path.split("/")[0] in OF_LABELS}
+    if heads and read_labels(source) != (None if labels is None else list(labels)):
+        common -= heads
+    if not common:
+        raise UserError(f"init_from={source} has no parameter of this config's model")
+    for path in sorted(common):
         if theirs[path] != ours[path].shape:
             raise UserError(
                 f"{path} has shape {theirs[path]} in init_from={source} but {ours[path].shape} in this config's model; "
                 "give the config the other run's model"
             )
-    if not common:
-        raise UserError(f"init_from={source} has no parameter of this config's model")
+    return sorted(common)
 
 
 def _free(arrays: list[jax.Array]) -> None:

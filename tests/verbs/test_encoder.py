@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ def test_all_but_the_heads_is_handed_over(run, new, left, request, pretrained):
     newest = (folder / "checkpoints" / str(saved_steps(folder)[-1]) for folder in (pretrained, workdir))
     before, after = (read_record(checkpoint).shapes("params") for checkpoint in newest)
     assert before.keys() & after.keys() == before.keys() - set(left) == after.keys() - set(new)
+
+
+@pytest.mark.parametrize("renamed", [False, True], ids=["the same labels", "as many others"])
+def test_a_head_goes_on_only_with_the_labels_that_it_was_trained_on(
+    renamed, config, folder, classifier, sources, tmp_path
+):
+    path = tmp_path / "pairs.jsonl"
+    rows = [json.loads(line) for line in Path(sources["supervised"].removeprefix("files:")).read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "targets": row["targets"] + "s" * renamed}) + "\n" for row in rows))
+    workdir = fine_tune(config, tmp_path, classifier, f"files:{path}", "supervised")
+    said = (workdir / "said").read_text()
+    assert ("1 new (classifier/kernel); 1 left (classifier/kernel)" in said) == renamed, said
+    assert renamed or "parameters restored\n" in said
 
 
 def test_a_classifier_learns(classifier):
