@@ -10,7 +10,7 @@ Of pairs also
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +47,13 @@ class Shown(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates parameters on the held-out sets of an experiment; its steps compile once."""
+    """Evaluates parameters on the held-out sets of an experiment; its steps compile once.
 
-    def __init__(self, experiment: Experiment, mesh: Mesh):
+    between_batches: called before each batch; what it raises gives the evaluation up.
+    """
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, between_batches: Callable[[], None] = lambda: None):
+        self._between_batches = between_batches
         self.experiment, self.mesh, self.objective = experiment, mesh, experiment.evaluated
         self._sources = experiment.validation_sources(self.objective)
         self._standards = {}
@@ -99,6 +103,7 @@ class Evaluator:
     def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
         with progress(title, -(-min(count, len(source)) // self._batch_size)) as advance:
             for rows in evaluation_rows(source, count, self._batch_size, self._places):
+                self._between_batches()
                 yield rows
                 advance()
 

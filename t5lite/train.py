@@ -35,6 +35,7 @@ from t5lite.training.policy import make_policy
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import find_weights
 from t5lite.training.step import TrainState
+from t5lite.training.stopping import Stopping
 from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import (
@@ -169,7 +170,8 @@ def _run(
     """The state after the last step, and its metrics on each held-out set."""
     config = experiment.config
     first = int(state.step)
-    evaluator = Evaluator(experiment, trainer.mesh)
+    stop = Stopping()
+    evaluator = Evaluator(experiment, trainer.mesh, stop.between_batches)
     # A run without a checkpoint of its own starts over, the evaluation before its first step included.
     log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
     at_end: dict[str, Metrics] = {}
@@ -177,8 +179,7 @@ def _run(
     def evaluate(state: TrainState, step: int) -> None:
         metrics = evaluator.all(state.evaluated) if step == steps else evaluator.losses(state.evaluated)
         checkpoints.evaluated(step, metrics)
-        for split, values in metrics.items():
-            log.write(step, split, values)
+        log.write_all(step, metrics)
         if step == steps:
             at_end.update(metrics)
 
@@ -196,9 +197,10 @@ def _run(
     batches = prefetch(lambda step: put_batch(rows(step), trainer.mesh), first, steps)
     title = f"training {config.name or workdir.name}"
     with contextlib.closing(log), contextlib.closing(batches):
-        if first == 0:
-            evaluate(state, 0)
-        state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, title)
+        # What is saved but not evaluated is a run that was asked to stop while it evaluated.
+        if first == 0 or (settings.evaluates(first) and not from_primary(log.has_evaluation(first))):
+            evaluate(state, first)
+        state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, stop, title)
     return state, at_end or evaluator.all(state.evaluated)
 
 

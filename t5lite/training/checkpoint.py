@@ -60,6 +60,8 @@ class Checkpoints:
         if self.policy.keep_best is not None and self.policy.metric not in named:
             raise UserError(f"checkpoint.metric={self.policy.metric} is not evaluated; known: {', '.join(named)}")
         self._metrics = {step: named}
+        if step in self._scores:  # saved before it was evaluated
+            self._scores[step] = named.get(self.policy.metric)
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Start saving; the arrays are copied before this returns, so the caller may donate them."""

@@ -4,9 +4,7 @@ It knows nothing of files of text: `rows(step)` gives the rows of a step, wherev
 are read while the next one runs, so the device never waits for the host.
 """
 
-import contextlib
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,9 +15,10 @@ from t5lite.errors import Interrupted, UserError
 from t5lite.progress import progress
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.debug import first_nan
-from t5lite.training.hosts import AnyHost, meet
+from t5lite.training.hosts import meet
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
+from t5lite.training.stopping import EvaluationStopped, Stopping
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress, Watch
 
@@ -40,27 +39,9 @@ class LoopSettings:
     most_skipped: int = 0
     debug_nans: bool = False
 
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append themselves to. A second SIGINT interrupts at once."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows this step: so many steps apart, and at the end."""
+        return step == self.total_steps or (self.evaluate_every is not None and step % self.evaluate_every == 0)
 
 
 def run_loop(
@@ -72,17 +53,18 @@ def run_loop(
     log: MetricsLog,
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState, int], None],
+    stop: Stopping,
     title: str,
 ) -> TrainState:
     """Train from `state` to the last step; `batches` yields the rows of each remaining step, placed on the mesh.
 
-    `evaluate(state, step)` writes its own metrics. Raises Interrupted, with the last step saved, after a signal.
+    `evaluate(state, step)` writes its own metrics, and raises EvaluationStopped where `stop` says so. Raises
+    Interrupted, with the last step saved, after a signal.
     """
     first = int(state.step)
     meter = _Meter(settings, done, log, trainer)
-    any_host = AnyHost()
     pending: tuple[int, Any] | None = None
-    with progress(title, settings.total_steps, done=first) as advance, stop_signals() as signals:
+    with progress(title, settings.total_steps, done=first) as advance, stop:
         for step in range(first + 1, settings.total_steps + 1):
             rows = meter.wait_for(batches)
             state, metrics = trainer.step(state, rows)
@@ -93,15 +75,18 @@ def run_loop(
                 raise UserError(f"step {step}: {first_nan(trainer.function, before, rows, trainer.mesh)}")
             pending = (step, metrics)
             last = step == settings.total_steps
-            evaluates = last or (settings.evaluate_every is not None and step % settings.evaluate_every == 0)
+            evaluates, given_up = settings.evaluates(step), False
             due = last or step % settings.save_every == 0
             if evaluates or due:
                 advance(1, note=meter.read(*pending))
                 pending = None
             if evaluates:
-                meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
-            # Read once: a signal may come at any moment. After the last step there is nothing to stop.
-            stopping = not last and any_host(bool(signals), at_once=evaluates or due)
+                try:
+                    meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
+                except EvaluationStopped:
+                    given_up = True
+            # Asked once: a signal may come at any moment. After the last step there is nothing to stop.
+            stopping = given_up or (not last and stop.asked(at_once=evaluates or due))
             if (due and not done.skipped_in_a_row) or last or stopping:
                 if pending is not None:
                     advance(1, note=meter.read(*pending))
@@ -140,10 +125,12 @@ class _Meter:
     def apart(self, work: Callable[[], Any]) -> None:
         """Do what is not training; it counts as the run's time, not as a step's."""
         start = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - start
-        self.done.seconds += seconds
-        self.last_read += seconds
+        try:
+            work()
+        finally:
+            seconds = time.perf_counter() - start
+            self.done.seconds += seconds
+            self.last_read += seconds
 
     def read(self, step: int, metrics: Any) -> str:
         """Wait for the metrics of `step`, log them if it is time, and return a note for the progress bar."""

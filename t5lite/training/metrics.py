@@ -47,13 +47,26 @@ class MetricsLog:
         self, step: int, split: str, metrics: Mapping[str, float], notes: Mapping[str, Any] | None = None
     ) -> None:
         """Append a line, with `notes` after the metrics; it is in the operating system's hands when this returns."""
-        short = {name: _short(value) for name, value in metrics.items()}
-        line = {"step": step, "split": split, **short, **(notes or {})}
+        self.write_all(step, {split: metrics}, notes)
+
+    def write_all(
+        self, step: int, splits: Mapping[str, Mapping[str, float]], notes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Append a line for each split, all at once: a kill leaves all of them or none."""
+        lines = []
+        for split, metrics in splits.items():
+            short = {name: _short(value) for name, value in metrics.items()}
+            lines.append(json.dumps({"step": step, "split": split, **short, **(notes or {})}) + "\n")
         with self._writing():
-            _write_whole(self._file, (json.dumps(line) + "\n").encode())
-            for name, value in metrics.items():
-                self._add(step, summary=scalar(f"{split}/{name}", value))
+            _write_whole(self._file, "".join(lines).encode())
+            for split, metrics in splits.items():
+                for name, value in metrics.items():
+                    self._add(step, summary=scalar(f"{split}/{name}", value))
             self._board.flush()
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether there are lines of held-out text at `step`."""
+        return any(values["step"] == step and values["split"] != "train" for _, values in read_log(self.path))
 
     def sync(self) -> None:
         """Force metrics.jsonl to the disk."""
@@ -86,6 +99,14 @@ class NoLog:
         self, step: int, split: str, metrics: Mapping[str, float], notes: Mapping[str, Any] | None = None
     ) -> None:
         pass
+
+    def write_all(
+        self, step: int, splits: Mapping[str, Mapping[str, float]], notes: Mapping[str, Any] | None = None
+    ) -> None:
+        pass
+
+    def has_evaluation(self, step: int) -> bool:
+        return False
 
     def sync(self) -> None:
         pass

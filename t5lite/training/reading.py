@@ -20,9 +20,11 @@ import orbax.checkpoint as ocp
 
 from t5lite.config import load_json
 from t5lite.errors import UserError
+from t5lite.files import NUMBER, has_shape
 from t5lite.progress import warn
 from t5lite.training.checksums import checksums
 from t5lite.training.hosts import agree, from_primary, to_primary
+from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
 from t5lite.training.record import Damaged, Record, read_record
 from t5lite.training.tables import flatten_with_paths
@@ -69,11 +71,18 @@ def chosen_steps(workdir: Path, step: str | None) -> list[int]:
 
 
 def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
-    """{step: value of the metric} of all checkpoints; None where it was not evaluated, or where that cannot be read."""
+    """{step: value of the metric} of all checkpoints; None where it was not evaluated, or where that cannot be read.
+
+    The log stands in for a record without it: of a run that stopped while it evaluated, and did so when it went on.
+    """
+    split, _, name = metric.rpartition("/")
+    logged = (values for _, values in read_log(workdir / "metrics.jsonl") if values["split"] == split)
+    later = {values["step"]: values[name] for values in logged if has_shape(values.get(name), NUMBER)}
     scores: dict[int, float | None] = {}
     for step in saved_steps(workdir):
         try:
-            scores[step] = read_record(workdir.absolute() / FOLDER / str(step)).metrics.get(metric)
+            record = read_record(workdir.absolute() / FOLDER / str(step))
+            scores[step] = record.metrics.get(metric, later.get(step))
         except UserError:
             scores[step] = None
     return scores

@@ -11,6 +11,7 @@ import pytest
 from t5lite.errors import Interrupted
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog
+from t5lite.training.stopping import Stopping
 from t5lite.training.watch import Progress
 
 
@@ -27,7 +28,7 @@ class Saved:
         pass
 
 
-def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=()):
+def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
     def step(state, rows):
         metrics = {name: jnp.ones(()) for name in ("loss", "tokens", "places", "grad_norm")}
         metrics |= {"skipped": jnp.bool_(state.step in sick), "finite_rows": jnp.ones(2, bool)}
@@ -38,7 +39,18 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=()):
     checkpoints, log = Saved(), MetricsLog(tmp_path, keep_until=-1)
     state = types.SimpleNamespace(step=0)
     try:
-        run_loop(trainer, state, itertools.repeat(None), settings, Progress(), log, checkpoints, evaluate, "test")
+        run_loop(
+            trainer,
+            state,
+            itertools.repeat(None),
+            settings,
+            Progress(),
+            log,
+            checkpoints,
+            evaluate,
+            stop or Stopping(),
+            "test",
+        )
     finally:
         log.close()
     return checkpoints
@@ -63,7 +75,24 @@ def test_a_signal_during_an_evaluation_saves_that_step(tmp_path, monkeypatch):
     assert saved == [4]
 
 
-def test_a_signal_in_the_last_evaluation_lets_the_run_end(tmp_path):
+@pytest.mark.parametrize("last", [4, 10])
+def test_an_evaluation_is_given_up_between_its_batches(tmp_path, monkeypatch, last):
+    saved, stop, batches = [], Stopping(), []
+    monkeypatch.setattr(Saved, "save", lambda self, state, progress: saved.append(int(state.step)))
+
+    def evaluate(state, step):
+        for batch in range(3):
+            stop.between_batches()
+            batches.append((step, batch))
+            if (step, batch) == (last, 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=f"after step {last}, which is saved"):
+        _run(tmp_path, evaluate, stop=stop)
+    assert saved[-1] == last and batches[-1] == (last, 1)
+
+
+def test_a_signal_in_the_last_batch_of_the_last_evaluation_lets_the_run_end(tmp_path):
     checkpoints = _run(tmp_path, lambda state, step: step == 10 and os.kill(os.getpid(), signal.SIGTERM))
     assert checkpoints.steps == [7, 10]
 

@@ -1,6 +1,7 @@
 """The life of a workdir: whose it is, what may change in it, what it says of its past, what later stages read of it."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,16 +11,16 @@ from pathlib import Path
 import jax
 import pytest
 
-from t5lite import evaluate
+from t5lite import evaluate, evaluation
 from t5lite import train as train_verb
 from t5lite.config import load_json
-from t5lite.errors import UserError
+from t5lite.errors import Interrupted, UserError
 from t5lite.files import write_json
 from t5lite.reporting.runs import read_run
 from t5lite.train import train
 from t5lite.training import loop, start
 from t5lite.training.checkpoint import params_sha256
-from t5lite.training.reading import read_evaluated, saved_steps
+from t5lite.training.reading import read_evaluated, saved_steps, scores_of
 from t5lite.training.record import read_record
 from t5lite.training.workdir import check_same_run, make_workdir, owned
 from tests.small import small_config, write_texts
@@ -104,6 +105,50 @@ def test_what_a_killed_owner_left_is_swept_away_but_not_under_a_living_one(tmp_p
         with pytest.raises(UserError), owned(tmp_path):
             pass
         assert (tmp_path / left[0]).exists()
+
+
+# What it says when it was stopped in an evaluation
+
+
+@pytest.fixture(scope="module")
+def unbroken(texts, tmp_path_factory):
+    """A run that is evaluated at every other step, and keeps the best of what it saves."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    train(_often_evaluated(texts), workdir)
+    return workdir
+
+
+def _often_evaluated(texts):
+    return _config(texts, eval__every_steps=2, checkpoint__every_steps=2, checkpoint__keep_best=1, checkpoint__keep=9)
+
+
+def _losses(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["split"], line["loss"]) for line in lines]
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_goes_on(step, unbroken, texts, tmp_path, monkeypatch):
+    losses, begun = evaluation.Evaluator.losses, []
+
+    def stopped(self, params):
+        begun.append(params)
+        if len(begun) == 1 + step // 2:  # the first was before the first step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses(self, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.Evaluator, "losses", stopped)
+        with pytest.raises(Interrupted, match=f"after step {step}, which is saved"):
+            train(_often_evaluated(texts), tmp_path)
+    assert saved_steps(tmp_path)[-1] == step
+    assert (step, "train") in [line[:2] for line in _losses(tmp_path)]
+    assert (step, "validation") not in [line[:2] for line in _losses(tmp_path)]
+    train(_often_evaluated(texts), tmp_path)
+    assert _losses(tmp_path) == _losses(unbroken)
+    ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, unbroken))
+    assert (ours["params_sha256"], ours["metrics"]) == (theirs["params_sha256"], theirs["metrics"])
+    assert scores_of(tmp_path, "validation/loss") == pytest.approx(scores_of(unbroken, "validation/loss"), rel=1e-6)
 
 
 # What may change
