@@ -1,6 +1,10 @@
 """Eight fake CPU devices for every test, and caches that the tests share with each other but with nobody else.
 
 Programs are compiled without optimisation: the tests are many small programs that run once.
+
+XLA runs the independent collectives of a program at once, each waiting on a thread of its own. Its pool has a thread a
+device or core, which eight devices on two cores exhaust now and then, and then wait for each other for ever: NPROC, the
+cores that XLA believes in, makes the pool larger.
 """
 
 import os
@@ -11,6 +15,7 @@ EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 _scratch = tempfile.TemporaryDirectory(prefix="t5lite-tests-")
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "32"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {QUICK_TO_COMPILE}".strip()
 os.environ["T5LITE_CACHE"] = _scratch.name
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch.name, "xla")
