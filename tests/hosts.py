@@ -23,16 +23,19 @@ def config_of(source: str, data: int, fsdp: int) -> ConfigDict:
     config.model.num_encoder_layers = 0
     config.model.dropout = 0.1
     config.mesh.data, config.mesh.fsdp = data, fsdp
-    config.budget.steps, config.checkpoint.every_steps, config.eval.every_steps = 60, 7, 30
+    config.budget.steps, config.checkpoint.every_steps, config.eval.every_steps = 80, 7, 40
     return config
 
 
-def start(command: Sequence[str], hosts: int = 2, caches: Path | None = None) -> list[subprocess.Popen]:
-    """The processes of `python {command}` on so many hosts. caches: where each has its own; None: they share one."""
+def start(
+    command: Sequence[str], hosts: int = 2, devices: int = 1, caches: Path | None = None
+) -> list[subprocess.Popen]:
+    """The processes of `python {command}` on so many hosts. devices: of each; caches: where each has its own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
+    count = "--xla_force_host_platform_device_count="
+    flags = re.sub(rf"{count}\d+", f"{count}{devices}", os.environ["XLA_FLAGS"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     address = ["--coordinator_address", f"localhost:{port}", "--num_processes", str(hosts), "--heartbeat_timeout", "10"]
     return [

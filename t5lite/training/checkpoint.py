@@ -22,8 +22,8 @@ from t5lite.errors import UserError
 from t5lite.training.hosts import is_primary, meet, whole
 from t5lite.training.metrics import Metrics
 from t5lite.training.policy import Policy
-from t5lite.training.reading import FOLDER, hush_orphans, intact, read_items, saved_steps, scores_of
-from t5lite.training.record import ITEM, Record, leaves_of, read_record, sealed
+from t5lite.training.reading import FOLDER, Items, hush_orphans, intact, saved_steps, scores_of
+from t5lite.training.record import ITEM, Record, leaves_of, sealed
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
 
@@ -82,18 +82,17 @@ class Checkpoints:
         """
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
-        def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-            record = read_record(checkpoint)
-            wanted = _items(like)
-            more = record.leaves.keys() - dict(flatten_with_paths(wanted))
+        def wanted(record: Record) -> Items:
+            items = _items(like)
+            more = record.leaves.keys() - dict(flatten_with_paths(items))
             if more:
-                raise UserError(f"{checkpoint}: {min(more)} has no place in this config's run")
-            return read_items(checkpoint, wanted, record), record.progress
+                raise UserError(f"{self.folder / str(record.step)}: {min(more)} has no place in this config's run")
+            return items
 
         steps = saved_steps(self.workdir)[::-1]
-        step, (items, progress) = next(intact(self.workdir, steps, read))
-        self._set_aside(steps[: steps.index(step)])
-        return TrainState(jax.device_put(np.int32(step), shardings.step), **items), progress
+        record, items = next(intact(self.workdir, steps, wanted))
+        self._set_aside(steps[: steps.index(record.step)])
+        return TrainState(jax.device_put(np.int32(record.step), shardings.step), **items), record.progress
 
     def _set_aside(self, steps: Sequence[int]) -> None:
         if not steps:
@@ -117,7 +116,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState) -> Items:
     """What a checkpoint holds of a state, apart from the step: its items, each a tree."""
     items = {"params": state.params, "opt_state": state.opt_state}
     return items if state.average is None else items | {"average": state.average}

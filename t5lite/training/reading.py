@@ -1,11 +1,12 @@
 """Reading checkpoints: only what was saved is ever returned, and an earlier checkpoint stands in for a damaged one.
 
-    step, params = next(intact(workdir, chosen_steps(workdir, None), lambda folder: read_evaluated(folder, like)))
+    record, items = next(intact(workdir, chosen_steps(workdir, None), evaluated(like)))
 
 What is restored is held against the checksums in the checkpoint's record (record.py), so it does not matter which file
 was truncated, flipped or lost, nor whether Orbax noticed.
 """
 
+import contextlib
 import errno
 import functools
 import logging
@@ -13,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -32,7 +33,8 @@ from t5lite.training.tables import flatten_with_paths
 FOLDER = "checkpoints"
 BEST = "best"
 
-Read = TypeVar("Read")
+Items = dict[str, Any]  # {item: tree of arrays}
+Wanted = Callable[[Record], Items]
 
 # What keeps a checkpoint from being read, and says nothing of what is in it.
 NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -88,49 +90,55 @@ def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
     return scores
 
 
-def intact(workdir: Path, steps: Sequence[int], read: Callable[[Path], Read]) -> Iterator[tuple[int, Read]]:
-    """(step, what `read` makes of its checkpoint) of those of `steps` that are intact, with a warning for each other.
+def intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tuple[Record, Items]]:
+    """(record, {item: arrays}) of those of the checkpoints at `steps` that are intact; a warning for each other.
 
-    Raises Damaged where none is.
+    wanted(record): the arrays to read, as {item: tree of jax.ShapeDtypeStruct with shardings}. Raises Damaged where
+    none is intact, and UserError where a checkpoint has other arrays than are wanted. All hosts must call it together.
     """
     damaged: list[str] = []
     agree({"checkpoints": [str(workdir), *steps]})
     for index, step in enumerate(steps):
-        found, wrong = None, None
-        try:
-            found = read(workdir.absolute() / FOLDER / str(step))
-        except Damaged as error:
-            wrong = str(error)  # only the text: the exception holds on to the arrays
-        # What one host cannot read, none goes on from.
-        wrong = next(filter(None, from_primary(to_primary(wrong))), None)
-        if wrong is not None:
-            damaged.append(wrong)
+        record, items, wrong = _read(workdir.absolute() / FOLDER / str(step), wanted)
+        # What one host cannot read, none goes on from. All must know before the checksums, which they make together.
+        wrong = next(filter(None, from_primary(to_primary(wrong))), None) or _altered(items, record)
+        if wrong is None:
+            yield record, items
+        else:
+            damaged.append(f"{workdir.absolute() / FOLDER / str(step)} is damaged: {wrong}")
             if index + 1 < len(steps):
-                warn(f"{wrong}; GOING BACK to the checkpoint of step {steps[index + 1]}")
-            continue
-        yield step, found
-        del found
+                warn(f"{damaged[-1]}; GOING BACK to the checkpoint of step {steps[index + 1]}")
+        del record, items
     if len(damaged) == len(steps):
         many = f"none of the {len(steps)} checkpoints is intact: " if len(steps) > 1 else ""
         raise Damaged(f"{many}{damaged[0]}; put a copy of it in its place if there is one; nothing was changed")
 
 
-def read_items(checkpoint: Path, like: dict[str, Any], record: Record) -> dict[str, Any]:
-    """Of each item those arrays that `like` ({item: tree of jax.ShapeDtypeStruct with shardings}) has, verified.
+def evaluated(like: Any) -> Wanted:
+    """For `intact`: the parameters that the tree `like` has, of the average where there is one."""
+    return lambda record: {record.evaluated: like}
 
-    Raises Damaged, and UserError where the checkpoint has other arrays than `like`.
-    """
-    for path, wanted in flatten_with_paths(like):
-        leaf = record.leaves.get(path)
-        found = "nothing" if leaf is None else f"{leaf.dtype} {leaf.shape}"
-        if found != f"{wanted.dtype} {wanted.shape}":
-            raise UserError(f"{checkpoint}: {path} should be {wanted.dtype} {wanted.shape}, is {found}")
-    items = {name: _read_item(checkpoint / name, tree) for name, tree in like.items()}
+
+def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None, str | None]:
+    """(record, arrays, None), the arrays not yet held against their checksums, or (None, None, what is damaged)."""
+    try:
+        record = read_record(checkpoint)
+        like = wanted(record)
+        for path, leaf in flatten_with_paths(like):
+            saved = record.leaves.get(path)
+            found = "nothing" if saved is None else f"{saved.dtype} {saved.shape}"
+            if found != f"{leaf.dtype} {leaf.shape}":
+                raise UserError(f"{checkpoint}: {path} should be {leaf.dtype} {leaf.shape}, is {found}")
+        return record, {name: _read_item(checkpoint / name, tree) for name, tree in like.items()}, None
+    except Damaged as error:
+        return None, None, str(error)  # only the text: the exception holds on to the arrays
+
+
+def _altered(items: Items, record: Record) -> str | None:
+    """What is not as it was saved."""
     wrong = [path for path, found in checksums(items).items() if found != record.leaves[path].checksum]
-    if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise Damaged(f"{checkpoint} is damaged: {wrong[0]}{more} is not what was saved")
-    return items
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return f"{wrong[0]}{more} is not what was saved" if wrong else None
 
 
 def _read_item(folder: Path, like: Any) -> Any:
@@ -138,15 +146,16 @@ def _read_item(folder: Path, like: Any) -> Any:
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
     hush_orphans()
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            return checkpointer.restore(folder, args=args)
+        # Not a Checkpointer, in which hosts that could read would wait for one that could not.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            return handler.restore(folder, args=args)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:  # whatever Orbax and TensorStore make of broken bytes
         for code in NO_DAMAGE:
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise UserError(f"cannot read {folder}: {os.strerror(code)}") from error
-        raise Damaged(f"{folder.parent} is damaged: {folder.name}: {_in_short(error)}") from error
+        raise Damaged(f"{folder.name}: {_in_short(error)}") from error
 
 
 @functools.cache
@@ -171,9 +180,3 @@ def _in_short(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split())
     return text[:300] if text else type(error).__name__
-
-
-def read_evaluated(checkpoint: Path, like: Any) -> Any:
-    """Those parameters of a checkpoint that the tree `like` has: of the average where it has one."""
-    record = read_record(checkpoint)
-    return read_items(checkpoint, {record.evaluated: like}, record)[record.evaluated]

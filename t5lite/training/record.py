@@ -28,7 +28,7 @@ FILE = "metadata"  # Orbax's name for the file of a JSON item
 
 
 class Damaged(UserError):
-    """A checkpoint does not hold what was saved; an earlier one may."""
+    """A checkpoint does not hold what was saved; an earlier one may. The text says what of it is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +96,14 @@ def read_record(checkpoint: Path) -> Record:
             raise UserError(
                 f"{checkpoint} was made by a t5lite that is too old: its format has no checksums"
             ) from error
-        raise Damaged(f"{checkpoint} is damaged: {ITEM}/{FILE}: {error!r}") from error
+        raise Damaged(f"{ITEM}/{FILE}: {error!r}") from error
     if not intact:
-        raise Damaged(f"{checkpoint} is damaged: {ITEM}/{FILE} does not have the digest that it was written with")
+        raise Damaged(f"{ITEM}/{FILE} does not have the digest that it was written with")
     check_format(content["format"], str(checkpoint))
     leaves = {
         path: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"]) for path, leaf in content["leaves"].items()
     }
     record = Record(content["step"], content["progress"], content["metrics"], leaves)
     if str(record.step) != checkpoint.name:
-        raise Damaged(f"{checkpoint} is not what its name says: it was saved at step {record.step}")
+        raise Damaged(f"it was saved at step {record.step}")
     return record

@@ -23,8 +23,8 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.progress import say
 from t5lite.training.checkpoint import Checkpoints
-from t5lite.training.reading import chosen_steps, intact, read_evaluated
-from t5lite.training.record import read_record
+from t5lite.training.reading import Items, chosen_steps, evaluated, intact
+from t5lite.training.record import Record
 from t5lite.training.sharding import params_shardings
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
@@ -84,23 +84,22 @@ def hand_over(
     """
     ours, shardings = (flatten_dict(tree, sep="/") for tree in (state.params, trainer.shardings.params))
 
-    def read(checkpoint: Path) -> tuple[dict[str, Any], set[str]]:
-        record = read_record(checkpoint)
-        theirs = record.shapes(record.evaluated)
-        common = _common(theirs, ours, source, labels)
+    def wanted(record: Record) -> Items:
+        common = _common(record.shapes(record.evaluated), ours, source, labels)
         like = {
             path: jax.ShapeDtypeStruct(ours[path].shape, ours[path].dtype, sharding=shardings[path]) for path in common
         }
         # What is to be replaced makes room first: there is never a second copy of the parameters.
         _free([ours[path] for path in like])
         _free(jax.tree.leaves(state.average))
-        return flatten_dict(read_evaluated(checkpoint, unflatten_dict(like, sep="/")), sep="/"), set(theirs)
+        return {record.evaluated: unflatten_dict(like, sep="/")}
 
-    found, (values, theirs) = next(intact(source, chosen_steps(source, step), read))
+    record, items = next(intact(source, chosen_steps(source, step), wanted))
+    values, theirs = flatten_dict(items[record.evaluated], sep="/"), record.shapes(record.evaluated).keys()
     params = unflatten_dict({**ours, **values}, sep="/")
     average = None if state.average is None else jax.tree.map(jnp.copy, params)
     named = (sorted(values), sorted(ours.keys() - values.keys()), sorted(theirs - values.keys()))
-    return state.replace(params=params, average=average), HandOff(str(source), found, *map(tuple, named))
+    return state.replace(params=params, average=average), HandOff(str(source), record.step, *map(tuple, named))
 
 
 def _common(
@@ -140,9 +139,10 @@ def load_params(
     shardings = params_shardings(shapes, mesh)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     total, steps = None, []
-    for found, params in intact(workdir, chosen_steps(workdir, step), lambda folder: read_evaluated(folder, like)):
+    for record, items in intact(workdir, chosen_steps(workdir, step), evaluated(like)):
+        params = items.pop(record.evaluated)
         total = params if total is None else jax.tree.map(jnp.add, total, params)
-        steps.append(found)
+        steps.append(record.step)
         if len(steps) == average:
             break
     if len(steps) < average:

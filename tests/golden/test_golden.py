@@ -7,13 +7,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from flax.traverse_util import unflatten_dict
 from jax.sharding import SingleDeviceSharding
 
 from t5lite import evaluate
 from t5lite.train import train
 from t5lite.training.checkpoint import params_sha256
-from t5lite.training.reading import read_items
-from t5lite.training.record import read_record
+from t5lite.training.reading import intact
 from tests.golden.make import ARCHIVE, golden_config
 
 
@@ -34,16 +34,15 @@ def test_it_is_a_small_file():
 
 
 def test_its_parameters_are_what_they_were(golden):
-    checkpoint = (golden / "checkpoints" / "4").absolute()
-    record, placed = read_record(checkpoint), SingleDeviceSharding(jax.devices()[0])
-    like: dict = {}
-    for path, shape in record.shapes("params").items():
-        *groups, name = path.split("/")
-        at = like
-        for group in groups:
-            at = at.setdefault(group, {})
-        at[name] = jax.ShapeDtypeStruct(shape, "float32", sharding=placed)
-    assert params_sha256(read_items(checkpoint, {"params": like}, record)["params"]) == _result(golden)["params_sha256"]
+    placed = SingleDeviceSharding(jax.devices()[0])
+
+    def wanted(record):
+        shapes = record.shapes("params").items()
+        like = {path: jax.ShapeDtypeStruct(shape, "float32", sharding=placed) for path, shape in shapes}
+        return {"params": unflatten_dict(like, sep="/")}
+
+    _, items = next(intact(golden, [4], wanted))
+    assert params_sha256(items["params"]) == _result(golden)["params_sha256"]
 
 
 def test_it_evaluates_to_the_same_loss(golden, capsys):

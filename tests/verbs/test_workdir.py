@@ -18,9 +18,9 @@ from t5lite.errors import Interrupted, UserError
 from t5lite.files import write_json
 from t5lite.reporting.runs import read_run
 from t5lite.train import train
-from t5lite.training import loop, start
+from t5lite.training import loop, reading, start
 from t5lite.training.checkpoint import params_sha256
-from t5lite.training.reading import read_evaluated, saved_steps, scores_of
+from t5lite.training.reading import evaluated, intact, saved_steps, scores_of
 from t5lite.training.record import read_record
 from t5lite.training.workdir import check_same_run, make_workdir, owned
 from tests.small import small_config, write_texts
@@ -312,9 +312,11 @@ def test_a_later_stage_starts_from_the_average_in_the_memory_of_one_copy(
 ):
     live, begun = [], []
 
-    def measured(checkpoint, like):
+    def measured(folder, like):
         live.append(sum(array.nbytes for array in jax.live_arrays()))
-        return read_evaluated(checkpoint, like)
+        return read_item(folder, like)
+
+    read_item = reading._read_item
 
     hand_over = start.hand_over
 
@@ -325,7 +327,7 @@ def test_a_later_stage_starts_from_the_average_in_the_memory_of_one_copy(
         begun.append(jax.device_get(state))
         return state, hand_off
 
-    monkeypatch.setattr(start, "read_evaluated", measured)
+    monkeypatch.setattr(reading, "_read_item", measured)
     monkeypatch.setattr(start, "hand_over", hand_over_and_keep)
     config = _config(texts, ema_decay=0.9, init_from=str(averaged), init_from_step="3", budget__steps=1)
     train(config, tmp_path / "run")
@@ -336,8 +338,8 @@ def test_a_later_stage_starts_from_the_average_in_the_memory_of_one_copy(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
         state.params,
     )
-    theirs = read_evaluated(averaged / "checkpoints" / "3", shapes)
-    assert params_sha256(state.params) == params_sha256(theirs) == params_sha256(state.average)
+    _, items = next(intact(averaged, [3], evaluated(shapes)))
+    assert params_sha256(state.params) == params_sha256(items["average"]) == params_sha256(state.average)
 
 
 def test_a_damaged_checkpoint_on_resuming_is_replaced_by_training_anew_from_the_one_before(workdir, texts, capsys):
