@@ -118,6 +118,7 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
         "step": steps,
         "metrics": metrics,
         "params_sha256": params_sha256(state.params),
+        "skipped_steps": done.skipped,
         "cost": {
             "tokens": int(done.tokens),
             "flops": flops_of_a_step(config, experiment.model, experiment.objective) * steps,

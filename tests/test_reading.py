@@ -97,13 +97,14 @@ def test_provenance_of_another_shape_is_damaged(tmp_path, said):
 
 def test_broken_lines_of_a_log_are_left_out(tmp_path):
     good = ['{"step": 0, "split": "validation", "loss": null}', '{"step": 2, "split": "train", "loss": 1.0}']
+    good.insert(1, '{"step": 0, "split": "without a loss"}')
     bad = ["", "{", "[1]", '{"step": true, "split": "a"}', '{"step": 1}', '{"step": 1, "split": 2}', "[" * 10**5, "\0"]
     path = tmp_path / "metrics.jsonl"
     path.write_bytes("\n".join([*bad, *good, *bad]).encode() + b"\n\xff\n")
     assert [line for line, _ in read_log(path)] == good
     assert first_losses(path) == {"validation": None}
     truncate(path, 1)
-    assert path.read_text() == good[0] + "\n"
+    assert path.read_text() == "\n".join(good[:2]) + "\n"
 
 
 # Messages

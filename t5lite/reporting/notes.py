@@ -115,7 +115,7 @@ def _apart(a: Sequence[Group], b: Sequence[Group]) -> str:
 
 
 def group_notes(group: Group) -> list[str]:
-    """Seeds that stand twice, lack a metric, or went wrong; what all seeds depend on."""
+    """Seeds that stand twice, lack a metric, or went wrong in part or whole; what all seeds depend on."""
     notes = []
     repeated = [seed for seed, runs in _by(lambda run: run.seed, group.runs).items() if len(runs) > 1]
     if repeated:
@@ -130,6 +130,9 @@ def group_notes(group: Group) -> list[str]:
         what = f"{listed(metrics)} on {split} with seed {listed(seeds)}"
         notes.append(f"{group.name} lacks {what}: its mean is that of the other seeds.")
     for run in group.runs:
+        if run.skipped_steps:
+            updates = "1 update" if run.skipped_steps == 1 else f"{run.skipped_steps} updates"
+            notes.append(f"{run.run} left out {updates}, as a loss or gradient was not finite.")
         for split, metrics in run.metrics.items():
             broken = [metric for metric in metrics if group.values(split, metric)[run.seed] is None]
             if broken:

@@ -81,6 +81,11 @@ class Run:
     def metrics(self) -> Metrics:
         return self.result["metrics"] if self.result else {}
 
+    @property
+    def skipped_steps(self) -> int:
+        """The updates that were left out, because a number was not finite."""
+        return (self.result or {}).get("skipped_steps") or 0
+
     def referred(self, field: str) -> Path | None:
         """The workdir that the field `init_from` or `tokenizer.path` names, where there is one."""
         text = at(self.config, field)

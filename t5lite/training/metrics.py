@@ -185,4 +185,6 @@ def of_confusion(confusion: np.ndarray) -> Metrics:
 def first_losses(path: Path) -> dict[str, float | None]:
     """The loss of each split at step 0 in a metrics.jsonl: on held-out text, of the weights that a run began with."""
     first = [values for _, values in read_log(path) if values["step"] == 0]
-    return {values["split"]: values["loss"] for values in first if has_shape(values.get("loss"), NUMBER)}
+    return {
+        values["split"]: values["loss"] for values in first if "loss" in values and has_shape(values["loss"], NUMBER)
+    }

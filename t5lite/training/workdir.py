@@ -40,7 +40,12 @@ PROVENANCE = {
     "hosts": (int, None),
     "history": ([{"step": int}], None),
 }
-RESULT = {"step": (int, None), "metrics": {str: {str: NUMBER}}, "cost": ({str: NUMBER}, None)}
+RESULT = {
+    "step": (int, None),
+    "skipped_steps": (int, None),
+    "metrics": {str: {str: NUMBER}},
+    "cost": ({str: NUMBER}, None),
+}
 
 Changes = dict[str, dict[str, Any]]  # {field: {"was": …, "now": …}}
 

@@ -1,5 +1,7 @@
 """What has to be said of runs and groups, once each."""
 
+import json
+
 import pytest
 
 from t5lite.reporting.comparison import compare
@@ -92,6 +94,13 @@ def test_other_evaluations_during_training_are_said_to_spoil_times(tmp_path):
 def test_the_cost_of_an_origin_that_cannot_be_read_is_said_to_lack(tmp_path):
     run = write_seeds(tmp_path, "a", [3.0], fields={"init_from": "hf:t5-small"})
     assert _said(_report(run), "hf:t5-small", "not counted")
+
+
+def test_updates_that_were_left_out_are_said_with_the_run(tmp_path):
+    workdirs = write_seeds(tmp_path, "steep", [2.0, 2.1, 2.2])
+    result = json.loads((workdirs[1] / "result.json").read_text())
+    (workdirs[1] / "result.json").write_text(json.dumps(result | {"skipped_steps": 3}))
+    assert _said(_report(workdirs), "left out") == ["steep-1 left out 3 updates, as a loss or gradient was not finite."]
 
 
 def test_the_number_of_intervals_is_told(tmp_path):
