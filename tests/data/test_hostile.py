@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -34,6 +35,7 @@ def peak():
 """
 MEASURED = """
 import sys
+from pathlib import Path
 from t5lite.data.sources import open_source
 from t5lite.errors import UserError
 import pyarrow.parquet
@@ -308,3 +310,30 @@ def test_a_hundred_megabytes_on_one_line_are_prepared_in_bounded_memory(tmp_path
         command = [sys.executable, "-c", program, "--config", f"{config}:files:{tmp_path / name}"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert int(said.splitlines()[-1]) < 1200, name  # MiB, of which 200 are Python's and its libraries'
+
+
+FLIPS = """
+import sys
+from pathlib import Path
+from pathlib import Path
+from t5lite.data.readers import READERS
+from t5lite.errors import UserError
+path, content = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+for place in range(len(content) // 2, len(content)):
+    for bit in (1, 4, 64, 255):
+        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        try:
+            list(READERS[".parquet"](path, ["text", "tags"]))
+        except UserError:
+            pass
+"""
+
+
+def test_no_flipped_bit_of_a_parquet_footer_ends_the_process(tmp_path):
+    """Where pyarrow throws outside its own guards, the whole process is gone, and with it every message."""
+    tags = pyarrow.array([["x"], ["y", "z"], [], ["q"]])
+    table = pyarrow.table({"text": pyarrow.array(["abc", "d", None, "e"]), "tags": tags, "n": [1, 2, 3, 4]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    command = [sys.executable, "-c", FLIPS, str(tmp_path / "a.parquet")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    assert ended.returncode == 0, ended.stderr[-1000:]
