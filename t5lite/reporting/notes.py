@@ -197,9 +197,9 @@ def change_notes(groups: Sequence[Group]) -> list[str]:
     runs = [each for group in groups for run in group.runs for each in (run, *run.origins)]
     found: dict[str, None] = {}
     for run in runs:
-        for start in run.provenance.get("history", ()):
-            for field, change in start["changes"].items():
-                values = f"{change['was']} before, {change['now']} after"
+        for start in run.provenance.get("history") or ():
+            for field, change in (start.get("changes") or {}).items():
+                values = f"{change.get('was')} before, {change.get('now')} after"
                 found[f"{run.run}: {field} was changed at step {start['step']} ({values})."] = None
     return list(found)
 

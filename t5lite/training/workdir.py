@@ -38,7 +38,7 @@ PROVENANCE = {
     **dict.fromkeys(("labels", "devices"), ([str], None)),
     **dict.fromkeys(("python", "git_commit"), (str, None)),
     "hosts": (int, None),
-    "history": ([{"step": int}], None),
+    "history": ([{"step": int, "changes": ({str: dict}, None)}], None),
 }
 RESULT = {
     "step": (int, None),

@@ -60,6 +60,7 @@ def test_results_of_several_versions_may_not_compare(tmp_path, change, what):
 def test_a_config_that_was_changed_midway_is_said(tmp_path):
     history = [
         {"step": 0, "changes": {}},
+        {"step": 100},
         {"step": 500, "changes": {"schedule.rate": {"was": 0.1, "now": 0.01}}},
     ]
     write_run(tmp_path, "pretrain", {"loss": 3.0}, provenance={"history": history})
