@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from t5lite import cli
 from t5lite.checks import check_values
 from t5lite.model.build import make_model
-from t5lite.model.flops import num_parameters, peak_flops
+from t5lite.model.flops import peak_flops
+from t5lite.model.transformer import num_parameters
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.training.budget import seconds_per_step

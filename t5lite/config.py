@@ -136,11 +136,30 @@ def _model() -> dict[str, Any]:
         "d_ff": 512,
         "num_heads": 4,
         "head_dim": 64,
+        "num_kv_heads": _optional(int),  # shared by groups of query heads; None: as many
         "positions": _optional(str),  # None: relative_bias, or rotary on a decoder
+        "relative_buckets": 32,
+        "relative_max_distance": 128,
+        "rotary_base": 10000.0,
+        "rotary_scaling": _optional(tuple),  # ("linear", factor), or Llama 3's: see model/config.py
+        "max_positions": _optional(int),  # of learned positions
+        "position_offset": 0,  # rows of their table before the first
+        "norm": "rms",
+        "norm_position": "pre",
+        "norm_epsilon": 1e-6,
+        "embedding_norm": False,
+        "scale_embeddings": False,
         "activation": "geglu",
+        "biases": "none",
+        "qk_norm": False,
+        "scale_scores": _optional(bool),  # None, here and at scale_logits: T5's way with relative_bias, else the usual
         "tie_embeddings": True,
+        "scale_logits": _optional(bool),
+        "logits_soft_cap": _optional(float),
+        "logits_bias": False,
+        "initialisation": _optional(str),  # None: t5 with relative_bias, else gpt2
         "token_types": _optional(int),  # an encoder's, A's tokens and B's; None: 2 whatever the objective needs
-        "mlm_transform": True,  # BERT's dense layer, GELU and norm between an encoder and its vocabulary
+        "mlm_transform": True,  # BERT's dense layer, activation and norm between an encoder and its vocabulary
         "dropout": 0.0,
         "dtype": "float32",
         "attention": "auto",

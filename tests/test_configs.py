@@ -9,6 +9,7 @@ from t5lite.checks import check, check_budget
 from t5lite.config import read_config
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
+from t5lite.model.presets import SIZES
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.studies import read_study
 from t5lite.training.optimizer import make_optimizer
@@ -19,6 +20,7 @@ from t5lite.vocabulary import Vocabulary
 CONFIGS = Path(__file__).parents[1] / "configs"
 ARGUMENTS = {
     "tiny": ("", ":objective=causal_lm", ":architecture=decoder", ":objective=mlm", ":objective=mlm_nsp"),
+    "families": tuple(f":preset={family}_{next(iter(sizes))}" for family, sizes in SIZES.items()),
     "finetune_tiny": ("", ":architecture=decoder", ":architecture=encoder"),
 }
 SINGLE = {

@@ -18,6 +18,7 @@ LAYERS = (
     ("experiment",),
     ("training",),
     ("decoding",),
+    ("interop",),
     ("model",),
     ("objectives",),
     ("data",),

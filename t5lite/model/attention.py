@@ -41,6 +41,7 @@ def attend(q_BxTxHxK: Array, k_BxSxHxK: Array, v_BxSxHxK: Array, bias_1xHxTxS: A
            implementation: str = "auto") -> Array:  # fmt: skip
     """Softmax(scale · q k + bias) v under the mask, [B, T, H, K] in the dtype of v; softmax in float32.
 
+    Keys and values may have fewer heads, each for as many query heads in a row as there are more of these.
     dropout: the rate at which attention weights are dropped, with the PRNG `key`; 0 needs none.
     """
     if implementation == "auto":
@@ -58,7 +59,11 @@ def choose(query_shape: tuple[int, ...], key_shape: tuple[int, ...]) -> str:
 
 
 def einsum_attention(q, k, v, bias, mask, *, scale, dropout, key):
-    scores_BxHxTxS = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
+    batch, length, heads, head_dim = q.shape
+    # G heads of keys, each with R heads of queries.
+    q_BxTxGxRxK = q.reshape(batch, length, k.shape[2], -1, head_dim)
+    scores = jnp.einsum("btgrk,bsgk->bgrts", q_BxTxGxRxK, k, preferred_element_type=jnp.float32)
+    scores_BxHxTxS = scores.reshape(batch, heads, length, -1)
     if scale != 1.0:
         scores_BxHxTxS *= scale
     if bias is not None:
@@ -69,7 +74,8 @@ def einsum_attention(q, k, v, bias, mask, *, scale, dropout, key):
     if dropout:
         keep = jax.random.bernoulli(key, 1 - dropout, weights_BxHxTxS.shape)
         weights_BxHxTxS = jnp.where(keep, weights_BxHxTxS / (1 - dropout), 0)
-    return jnp.einsum("bhts,bshk->bthk", weights_BxHxTxS, v)
+    weights_BxGxRxTxS = weights_BxHxTxS.reshape(scores.shape)
+    return jnp.einsum("bgrts,bsgk->btgrk", weights_BxGxRxTxS, v).reshape(q.shape)
 
 
 def mapped_attention(q, k, v, bias, mask, *, scale, dropout, key):
@@ -77,6 +83,7 @@ def mapped_attention(q, k, v, bias, mask, *, scale, dropout, key):
 
     On CPU, attention is bound by memory: at [8, 4, 512, 512] this takes a third of the time of `einsum_attention`.
     """
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     return _mapped(scale, dropout, q, k, v, bias, mask, key)
 
 

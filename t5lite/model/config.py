@@ -8,12 +8,14 @@
 An array's name ends in its shape, `x_BxTxD`; 1 stands for a dimension that broadcasts. In `attention`, T is the length
 of the queries, whichever side they come from.
 
-T5's family has `positions="relative_bias"`, and with it everything else that is T5's own: attention scores that are
-not scaled, tied logits that are, and T5's initialisation. Every other family scales scores by head_dim ** -0.5, leaves
-logits alone, and starts from GPT-2's initialisation.
+Every field is on its own; a family is a choice of them (`presets.py` has the published ones). What a field leaves open
+(None) follows from the positions: with T5's relative bias come its unscaled attention scores, its scaled logits where
+they are tied, and its initialisation; with all others scores scaled by head_dim ** -0.5, logits as they are, and
+GPT-2's initialisation.
 
-    T5 v1.1   relative_bias, geglu, untied        T5 v1.0   relative_bias, relu, tied
-    rotary decoder   num_encoder_layers=0, rotary, swiglu
+    T5 v1.0     relative_bias, rms, relu, tied              BERT   learned, layer, post, gelu, biases, embedding_norm
+    T5 v1.1     relative_bias, rms, geglu, untied           BART   the same, encoder and decoder
+    GPT-2       learned, layer, gelu_tanh, biases, tied     Llama  rotary, rms, swiglu, num_kv_heads
 """
 
 import dataclasses
@@ -21,9 +23,14 @@ import dataclasses
 from t5lite.errors import UserError, nearest
 from t5lite.objectives.objective import OF_TOKENS, Heads
 
-POSITIONS = ("relative_bias", "rotary")
+POSITIONS = ("relative_bias", "rotary", "learned", "sinusoidal", "alibi")
 GATED = ("geglu", "swiglu")
-ACTIVATIONS = (*GATED, "gelu", "relu")
+ACTIVATIONS = (*GATED, "gelu", "gelu_tanh", "relu", "silu")
+NORMS = ("rms", "layer")
+NORM_POSITIONS = ("pre", "post")
+BIASES = ("none", "qkv", "all")
+INITIALISATIONS = ("t5", "gpt2")
+ROTARY_SCALINGS = {"linear": 1, "llama3": 4}  # {name: how many numbers come after it}
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full")
 ATTENTION = ("auto", "einsum", "mapped")
@@ -34,8 +41,20 @@ VOCAB_MULTIPLE = 128
 class ModelConfig:
     """The shape of a model and how it computes. Hashable; checked on construction, a `UserError` names the field.
 
-    vocab_size: rows of the embedding, a multiple of 128 (the lanes of a TPU, and divisible by any sensible mesh).
-    activation: "geglu" is T5 v1.1's gated GELU ("gelu_new", tanh approximation); "relu" is T5 v1.0's.
+    vocab_size: rows of the embedding. A multiple of 128 (the lanes of a TPU) divides by any sensible mesh.
+    num_kv_heads: heads of keys and values, each shared by a group of query heads (Ainslie et al. 2023, GQA); None: all.
+    positions: "relative_bias" is T5's, with relative_buckets and relative_max_distance. "rotary" turns queries and
+    keys, with rotary_base and rotary_scaling: ("linear", factor) or ("llama3", factor, low frequency factor, high
+    frequency factor, original length). "learned" adds a row of a table of position_offset + max_positions (BART leaves
+    its first two rows unused), "sinusoidal" sines and cosines. "alibi" lowers scores by distance.
+    norm, norm_position: "pre" norms what enters a block and once more after the last layer, "post" the sum after each
+    block. norm_epsilon: added to the mean square or variance. embedding_norm: of what enters the first layer.
+    scale_embeddings: tokens' embeddings times sqrt(d_model).
+    activation: "geglu" and "swiglu" are gated; geglu's GELU is the tanh approximation, as in T5 v1.1; "gelu" is exact.
+    biases: of all dense layers and layer norms, of queries, keys and values alone, or none.
+    qk_norm: RMS norm of each head's queries and keys (Dehghani et al. 2023; Qwen3).
+    scale_scores: attention scores times head_dim ** -0.5. scale_logits: last hidden states times d_model ** -0.5.
+    logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: one a vocabulary row.
     dtype: of matrix products. Parameters, norms, softmax and logits are float32 whatever it is.
     remat: "full" keeps the inputs of each layer only and computes the rest again in the backward pass.
     scan_layers: compile one layer and loop over it (fast to compile), or lay all out (fast to run on CPU). The
@@ -44,7 +63,7 @@ class ModelConfig:
     scores in cache; "auto" chooses by device and length.
 
     Of an encoder alone: heads: what it answers, beside or in place of the vocabulary. token_types: how many are told
-    apart; 0: none. mlm_transform: BERT's dense layer, GELU and norm before the vocabulary.
+    apart; 0: none. mlm_transform: BERT's dense layer, activation and norm before the vocabulary.
     """
 
     num_encoder_layers: int
@@ -54,13 +73,28 @@ class ModelConfig:
     d_ff: int
     num_heads: int
     head_dim: int
+    num_kv_heads: int | None = None
     positions: str = "relative_bias"
     relative_buckets: int = 32
     relative_max_distance: int = 128
     rotary_base: float = 10000.0
-    activation: str = "geglu"
+    rotary_scaling: tuple | None = None
+    max_positions: int | None = None
+    position_offset: int = 0
+    norm: str = "rms"
+    norm_position: str = "pre"
     norm_epsilon: float = 1e-6
+    embedding_norm: bool = False
+    scale_embeddings: bool = False
+    activation: str = "geglu"
+    biases: str = "none"
+    qk_norm: bool = False
+    scale_scores: bool | None = None
     tie_embeddings: bool = False
+    scale_logits: bool | None = None
+    logits_soft_cap: float | None = None
+    logits_bias: bool = False
+    initialisation: str | None = None
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
@@ -77,22 +111,16 @@ class ModelConfig:
             _require_int(field, getattr(self, field), minimum=1)
         if self.num_encoder_layers + self.num_decoder_layers == 0:
             raise UserError("model.num_encoder_layers and model.num_decoder_layers are both 0: a model needs layers")
-        if self.vocab_size % VOCAB_MULTIPLE:
-            above = -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-            raise UserError(f"model.vocab_size={self.vocab_size} is not a multiple of {VOCAB_MULTIPLE}: use {above}")
-        choices = {"positions": POSITIONS, "activation": ACTIVATIONS, "dtype": DTYPES, "remat": REMAT,
-                   "attention": ATTENTION}  # fmt: skip
+        choices = {"positions": POSITIONS, "norm": NORMS, "norm_position": NORM_POSITIONS, "activation": ACTIVATIONS,
+                   "biases": BIASES, "dtype": DTYPES, "remat": REMAT, "attention": ATTENTION}  # fmt: skip
+        if self.initialisation is not None:
+            choices["initialisation"] = INITIALISATIONS
         for field, known in choices.items():
             value = getattr(self, field)
             if value not in known:
                 raise UserError(f"model.{field}={value!r} is unknown: {nearest(str(value), known)}")
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise UserError(f"model.head_dim={self.head_dim} must be even for rotary positions")
-        if self.positions == "relative_bias":
-            _require_int("relative_buckets", self.relative_buckets, minimum=4)
-            _require_int("relative_max_distance", self.relative_max_distance, minimum=self.relative_buckets // 2 + 1)
-            if self.relative_buckets % 4:
-                raise UserError(f"model.relative_buckets={self.relative_buckets} must be a multiple of 4")
+        self._check_heads()
+        self._check_positions()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1")
         _require_int("token_types", self.token_types, minimum=0)
@@ -100,9 +128,36 @@ class ModelConfig:
             raise UserError(
                 "model.token_types, model.mlm_transform and heads are an encoder's: set them to 0 and False"
             )
-        for field in ("norm_epsilon", "rotary_base"):
-            if not getattr(self, field) > 0:
+        for field in ("norm_epsilon", "rotary_base", "logits_soft_cap"):
+            if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise UserError(f"model.{field}={getattr(self, field)} must be above 0")
+
+    def _check_heads(self) -> None:
+        if self.num_kv_heads is not None:
+            _require_int("num_kv_heads", self.num_kv_heads, minimum=1)
+            if self.num_heads % self.num_kv_heads:
+                raise UserError(f"model.num_kv_heads={self.num_kv_heads} must divide model.num_heads={self.num_heads}")
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise UserError(f"model.head_dim={self.head_dim} must be even for rotary positions")
+
+    def _check_positions(self) -> None:
+        if self.positions == "relative_bias":
+            _require_int("relative_buckets", self.relative_buckets, minimum=4)
+            _require_int("relative_max_distance", self.relative_max_distance, minimum=self.relative_buckets // 2 + 1)
+            if self.relative_buckets % 4:
+                raise UserError(f"model.relative_buckets={self.relative_buckets} must be a multiple of 4")
+        if self.positions == "learned":
+            if self.max_positions is None:
+                raise UserError("model.max_positions: learned positions need it, the longest side that can occur")
+            _require_int("max_positions", self.max_positions, minimum=1)
+            _require_int("position_offset", self.position_offset, minimum=0)
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise UserError(f"model.d_model={self.d_model} must be even for sinusoidal positions")
+        if self.rotary_scaling is not None:
+            name, *numbers = self.rotary_scaling or ("",)
+            known = ", ".join(f"{name} and {count} numbers" for name, count in ROTARY_SCALINGS.items())
+            if ROTARY_SCALINGS.get(name) != len(numbers) or not all(isinstance(n, int | float) for n in numbers):
+                raise UserError(f"model.rotary_scaling={self.rotary_scaling!r} is none of these: {known}")
 
     @property
     def architecture(self) -> str:
@@ -116,14 +171,25 @@ class ModelConfig:
         return self.activation in GATED
 
     @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
     def score_scale(self) -> float:
         """What queries · keys are multiplied by. T5 puts the factor into the queries' initialisation instead."""
-        return 1.0 if self.positions == "relative_bias" else self.head_dim**-0.5
+        scaled = self.positions != "relative_bias" if self.scale_scores is None else self.scale_scores
+        return self.head_dim**-0.5 if scaled else 1.0
 
     @property
     def logit_scale(self) -> float:
         """What the last hidden states are multiplied by before the logits: T5's, with tied embeddings only."""
-        return self.d_model**-0.5 if self.positions == "relative_bias" and self.tie_embeddings else 1.0
+        of_t5 = self.positions == "relative_bias" and self.tie_embeddings
+        return self.d_model**-0.5 if (of_t5 if self.scale_logits is None else self.scale_logits) else 1.0
+
+    @property
+    def starts_like_t5(self) -> bool:
+        """Whether fresh parameters are T5's; else GPT-2's."""
+        return (self.initialisation or ("t5" if self.positions == "relative_bias" else "gpt2")) == "t5"
 
 
 def _require_int(field: str, value: object, *, minimum: int) -> None:

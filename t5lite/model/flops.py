@@ -1,4 +1,4 @@
-"""Analytic counts: parameters, FLOPs of a training step, and what devices can do at most.
+"""Analytic counts: FLOPs of a training step, and what devices can do at most.
 
 A multiply-add is two FLOPs. Only matrix products count, attention's two among them; looking up embeddings, norms,
 softmax and activations do not. Attention counts all T · S scores, masked or not: that is what is computed. The backward
@@ -43,30 +43,8 @@ def peak_flops(device_kind: str) -> float | None:
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
-def _attention_kernels(config: ModelConfig) -> int:
-    """Weights of one of the four projections."""
-    return config.d_model * config.num_heads * config.head_dim
-
-
 def _mlp_kernels(config: ModelConfig) -> int:
     return (3 if config.gated else 2) * config.d_model * config.d_ff
-
-
-def num_parameters(config: ModelConfig) -> int:
-    """Every number that training changes, embeddings included."""
-    d_model, layer = config.d_model, 4 * _attention_kernels(config) + config.d_model
-    mlp = _mlp_kernels(config) + d_model
-    cross = layer if config.architecture == "encoder_decoder" else 0
-    heads, lookups = config.heads, config.vocab_size + config.token_types
-    untied = config.vocab_size if heads.vocabulary and not config.tie_embeddings else 0
-    total = (lookups + untied + heads.tagger + heads.classes) * d_model
-    total += (d_model + 1) * d_model if config.mlm_transform else 0
-    total += d_model * d_model if heads.classes else 0  # the pooler
-    for layers, each in ((config.num_encoder_layers, layer + mlp), (config.num_decoder_layers, layer + cross + mlp)):
-        if layers:
-            bias = config.relative_buckets * config.num_heads if config.positions == "relative_bias" else 0
-            total += layers * each + bias + d_model
-    return total
 
 
 def forward_flops(
@@ -75,11 +53,12 @@ def forward_flops(
     """FLOPs of the logits of `batch` examples. A length counts where the model has that side. predicted: the places of
     an encoder that have logits; None: all.
     """
-    projection, heads_width = _attention_kernels(config), config.num_heads * config.head_dim
+    width_of_queries, width_of_keys = (heads * config.head_dim for heads in (config.num_heads, config.kv_heads))
 
     def attention(queries: int, keys: int) -> int:
         """Projections of queries and output, of keys and values; scores, and the weighted sum of values."""
-        return 4 * queries * projection + 4 * keys * projection + 4 * queries * keys * heads_width
+        projections = 4 * config.d_model * (queries * width_of_queries + keys * width_of_keys)
+        return projections + 4 * queries * keys * width_of_queries
 
     length, width = encoder_length, decoder_length
     encoder = attention(length, length) + 2 * length * _mlp_kernels(config)

@@ -1,9 +1,15 @@
-"""The blocks of a layer: RMS norm, attention with its cache, feed-forward; and how activations lie on a mesh.
+"""The blocks of a layer: norms, attention with its cache, feed-forward; and how activations lie on a mesh.
 
-Each block is pre-norm and residual, x + dropout(block(norm(x))), without biases. Kernels are 2-D and applied to 2-D
-activations: one matrix product, which XLA's CPU backend runs faster than the same product of more dimensions.
+Each block is residual, with its norm before or after:
+
+    pre    x + dropout(block(norm(x)))        (T5, GPT-2, Llama)
+    post   norm(x + dropout(block(x)))        (BERT, BART)
+
+Kernels are 2-D and applied to 2-D activations: one matrix product, which XLA's CPU backend runs faster than the same
+product of more dimensions.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -41,7 +47,7 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
 
 def embedding_stddev(config: ModelConfig) -> float:
     """T5: 1, with logits scaled where tied. Others: GPT-2's 0.02, so that the first loss is close to ln V."""
-    return 1.0 if config.positions == "relative_bias" else 0.02
+    return 1.0 if config.starts_like_t5 else 0.02
 
 
 def kernel_stddev(config: ModelConfig, name: str) -> float:
@@ -52,7 +58,7 @@ def kernel_stddev(config: ModelConfig, name: str) -> float:
     a loss far above ln V. Others: GPT-2's 0.02, divided by sqrt(2N) where a block writes to the residual stream.
     """
     writes = name in ("output", "down")
-    if config.positions != "relative_bias":
+    if not config.starts_like_t5:
         layers = max(config.num_encoder_layers, config.num_decoder_layers)
         return 0.02 * (2 * layers) ** -0.5 if writes else 0.02
     fan_in = {"output": config.num_heads * config.head_dim, "down": config.d_ff}.get(name, config.d_model)
@@ -60,16 +66,22 @@ def kernel_stddev(config: ModelConfig, name: str) -> float:
 
 
 class Dense(nn.Module):
-    """A product with a kernel [in, features] in the compute dtype. `name` decides the initialisation."""
+    """A product with a kernel [in, features] in the compute dtype, plus a bias [features] where the config has one.
+
+    `name` decides the initialisation, and whether "qkv" biases concern it.
+    """
 
     config: ModelConfig
     features: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init = nn.initializers.normal(kernel_stddev(self.config, self.name))
+        init, biases = nn.initializers.normal(kernel_stddev(self.config, self.name)), self.config.biases
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         y = x.reshape(-1, x.shape[-1]) @ kernel.astype(self.config.dtype)
+        if biases == "all" or (biases == "qkv" and self.name in ("query", "key", "value")):
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.config.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -86,26 +98,50 @@ class RMSNorm(nn.Module):
         return (x * inverse * scale).astype(self.config.dtype)
 
 
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + ε) · scale, plus a bias where all have one; in float32 (Ba et al. 2016)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.config.norm_epsilon) * scale
+        if self.config.biases == "all":
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return y.astype(self.config.dtype)
+
+
+def make_norm(config: ModelConfig, **arguments: Any) -> nn.Module:
+    """The norm of all blocks of a model."""
+    return {"rms": RMSNorm, "layer": LayerNorm}[config.norm](config, **arguments)
+
+
 class Attention(nn.Module):
-    """Pre-norm attention of one layer with its residual: self-attention, or cross-attention to `memory`."""
+    """Attention of one layer with its norm and residual: self-attention, or cross-attention to `memory`."""
 
     config: ModelConfig
 
     def setup(self):
         config = self.config
-        width = config.num_heads * config.head_dim
-        self.norm = RMSNorm(config)
-        self.query, self.key, self.value = (Dense(config, width) for _ in range(3))
+        self.norm = make_norm(config)
+        self.query = Dense(config, config.num_heads * config.head_dim)
+        self.key, self.value = (Dense(config, config.kv_heads * config.head_dim) for _ in range(2))
+        if config.qk_norm:
+            self.query_norm, self.key_norm = RMSNorm(config), RMSNorm(config)
         self.output = Dense(config, config.d_model)
         self.drop = nn.Dropout(config.dropout)
 
     def _heads(self, x_BxTxHK: Array) -> Array:
-        x_BxTxHxK = x_BxTxHK.reshape(*x_BxTxHK.shape[:-1], self.config.num_heads, self.config.head_dim)
+        x_BxTxHxK = x_BxTxHK.reshape(*x_BxTxHK.shape[:-1], -1, self.config.head_dim)
         return constrain(x_BxTxHxK, BATCH, None, TENSOR, None)
 
     def keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
-        """Keys and values [B, S, H, K] of what is attended to: of a decoder's memory, they serve all steps."""
-        return self._heads(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
+        """Keys and values [B, S, KV heads, K] of what is attended to: of a decoder's memory, they serve all steps."""
+        keys, values = self._heads(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
+        return (self.key_norm(keys) if self.config.qk_norm else keys), values
 
     def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, *,
                  keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
@@ -117,16 +153,18 @@ class Attention(nn.Module):
         positions_BxT: turn queries and keys (rotary), from 0 where None, and
         cache: the row's keys and values so far, into which its own are written at `positions_BxT`.
         """
-        config = self.config
-        h_BxTxD = self.norm(x_BxTxD)
+        config, pre = self.config, self.config.norm_position == "pre"
+        h_BxTxD = self.norm(x_BxTxD) if pre else x_BxTxD
         q_BxTxHxK = self._heads(self.query(h_BxTxD))
+        if config.qk_norm:
+            q_BxTxHxK = self.query_norm(q_BxTxHxK)
         if keys_values is not None:
             k, v = keys_values
         else:
             k, v = self.keys_values(h_BxTxD)
             if config.positions == "rotary":
                 index_BxT = jnp.arange(x_BxTxD.shape[1])[None] if positions_BxT is None else positions_BxT
-                q_BxTxHxK, k = (rotate(x, index_BxT, config.rotary_base) for x in (q_BxTxHxK, k))
+                q_BxTxHxK, k = (rotate(x, index_BxT, config.rotary_base, config.rotary_scaling) for x in (q_BxTxHxK, k))
             if cache is not None:
                 rows_Bx1 = jnp.arange(x_BxTxD.shape[0])[:, None]
                 k, v = (old.at[rows_Bx1, positions_BxT].set(new) for old, new in zip(cache, (k, v), strict=True))
@@ -135,26 +173,29 @@ class Attention(nn.Module):
                            key=self.make_rng("dropout") if rate else None, implementation=config.attention)  # fmt: skip
         y_BxTxD = self.output(y_BxTxHxK.reshape(*y_BxTxHxK.shape[:2], -1))
         y_BxTxD = constrain(self.drop(y_BxTxD, deterministic=deterministic), BATCH, None, None)
-        return x_BxTxD + y_BxTxD, (k, v)
+        return (x_BxTxD + y_BxTxD if pre else self.norm(x_BxTxD + y_BxTxD)), (k, v)
 
 
 ACTIVATIONS = {
     "geglu": nn.gelu,
     "swiglu": nn.silu,
-    "gelu": nn.gelu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": nn.gelu,
     "relu": nn.relu,
+    "silu": nn.silu,
 }
 
 
 class MLP(nn.Module):
-    """Pre-norm feed-forward block of one layer with its residual: down(activation(gate x) · up x), or un-gated."""
+    """Feed-forward block of one layer with its norm and residual: down(activation(gate x) · up x), or un-gated."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x_BxTxD: Array, *, deterministic: bool = True) -> Array:
         config, activation = self.config, ACTIVATIONS[self.config.activation]
-        h_BxTxD = RMSNorm(config, name="norm")(x_BxTxD)
+        norm, pre = make_norm(config, name="norm"), config.norm_position == "pre"
+        h_BxTxD = norm(x_BxTxD) if pre else x_BxTxD
         h_BxTxF = Dense(config, config.d_ff, name="up")(h_BxTxD)
         if config.gated:
             h_BxTxF = activation(Dense(config, config.d_ff, name="gate")(h_BxTxD)) * h_BxTxF
@@ -164,7 +205,8 @@ class MLP(nn.Module):
         h_BxTxF = nn.Dropout(config.dropout)(h_BxTxF, deterministic=deterministic)
         y_BxTxD = Dense(config, config.d_model, name="down")(h_BxTxF)
         y_BxTxD = nn.Dropout(config.dropout)(y_BxTxD, deterministic=deterministic)
-        return x_BxTxD + constrain(y_BxTxD, BATCH, None, None)
+        y_BxTxD = x_BxTxD + constrain(y_BxTxD, BATCH, None, None)
+        return y_BxTxD if pre else norm(y_BxTxD)
 
 
 class Layer(nn.Module):

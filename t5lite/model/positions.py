@@ -1,4 +1,4 @@
-"""Where a token stands: T5's relative bias and rotary embeddings.
+"""Where a token stands: biases of the attention scores (T5's, ALiBi), rotary embeddings, and what is added to tokens.
 
 T5's bias is one number a head for each bucket of the distance key - query, added to the attention scores and shared by
 all layers of a stack. Near distances have a bucket each, far ones share buckets that widen logarithmically:
@@ -74,13 +74,82 @@ class RelativeBias(nn.Module):
         return jnp.moveaxis(self.embedding[bucket_BxTxS], -1, 1)
 
 
-def rotate(x_BxTxHxK: Array, positions_BxT: Array, base: float) -> Array:
+class AlibiBias(nn.Module):
+    """Scores fall with distance, in each head with another slope (Press et al. 2022, ALiBi). No parameters."""
+
+    num_heads: int
+
+    def _of(self, distance: Array) -> Array:
+        return -jnp.asarray(alibi_slopes(self.num_heads))[:, None, None] * jnp.abs(distance).astype(jnp.float32)
+
+    def __call__(self, queries: int, keys: int) -> Array:
+        """Float32 [1, H, T, S] of queries at 0 … T-1 and keys at 0 … S-1."""
+        return self._of(jnp.arange(keys)[None] - jnp.arange(queries)[:, None])[None]
+
+    def at(self, queries_BxT: Array, keys_S: Array) -> Array:
+        """Float32 [B, H, T, S] of any positions, each row its own: for steps of generation."""
+        return self._of((keys_S[None, None, :] - queries_BxT[:, :, None])[:, None])
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """Float32 [H]: 2 ** (-8 h / H) for h from 1; where H is no power of two, those of the power below, and then every
+    other of the one above.
+    """
+
+    def of_power(heads: int) -> np.ndarray:
+        return 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
+
+    below = 1 << (num_heads.bit_length() - 1)
+    return np.concatenate([of_power(below), of_power(2 * below)[::2][: num_heads - below]]).astype(np.float32)
+
+
+class LearnedPositions(nn.Module):
+    """A row of a table for each position, added to the tokens. Parameter: embedding [offset + max_positions, D]."""
+
+    max_positions: int
+    offset: int
+    d_model: int
+    stddev: float
+
+    @nn.compact
+    def __call__(self, positions: Array) -> Array:
+        shape = (self.offset + self.max_positions, self.d_model)
+        embedding = self.param("embedding", nn.initializers.normal(self.stddev), shape, jnp.float32)
+        return embedding[positions + self.offset]
+
+
+def sinusoids(positions: Array, d_model: int) -> Array:
+    """Float32 [..., D]: sin(p · 10000 ** (-2i / D)) for i below D/2, then the cosines (Vaswani et al. 2017)."""
+    half = d_model // 2
+    angle = positions[..., None].astype(jnp.float32) * (10000.0 ** (-np.arange(half, dtype=np.float32) / half))
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def rotary_frequencies(head_dim: int, base: float, scaling: tuple | None) -> np.ndarray:
+    """Float32 [K/2]: radians a position by which each pair of dimensions turns, base ** (-2i / K), scaled.
+
+    ("linear", factor): all slower by the factor (Chen et al. 2023). ("llama3", factor, low, high, length): those that
+    turn fewer than `low` times in the original `length` slower by the factor, those that turn more than `high` times as
+    they were, and a blend between (Llama 3.1; Hugging Face's modeling_rope_utils has the formula).
+    """
+    frequency = (base ** -(np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)).astype(np.float32)
+    if scaling is None:
+        return frequency
+    name, factor, *bounds = scaling
+    if name == "linear":
+        return frequency / np.float32(factor)
+    low, high, length = bounds
+    turns = length * frequency / (2 * np.pi)
+    blend = np.clip((turns - low) / (high - low), 0, 1)
+    return ((1 - blend) * frequency / factor + blend * frequency).astype(np.float32)
+
+
+def rotate(x_BxTxHxK: Array, positions_BxT: Array, base: float, scaling: tuple | None = None) -> Array:
     """Rotary position embedding (Su et al. 2021) in float32, returned in the dtype of x.
 
-    Dimension i turns together with i + K/2, as in Llama and GPT-NeoX, by positions · base ** (-2i / K).
+    Dimension i turns together with i + K/2, as in Llama and GPT-NeoX, by positions times its frequency.
     """
-    half = x_BxTxHxK.shape[-1] // 2
-    frequency = base ** (-np.arange(half, dtype=np.float32) / half)
+    frequency = rotary_frequencies(x_BxTxHxK.shape[-1], base, scaling)
     angle_BxTx1xk = positions_BxT[..., None, None].astype(jnp.float32) * frequency
     sin, cos = jnp.sin(angle_BxTx1xk), jnp.cos(angle_BxTx1xk)
     a, b = jnp.split(x_BxTxHxK.astype(jnp.float32), 2, axis=-1)

@@ -6,19 +6,26 @@
 
 Parameters, all float32; kernels of a stack carry the layers N in front, whether the program scans or unrolls them:
 
-    token_embedding/embedding [V, D]                                    lm_head/kernel [D, V]  (untied only)
+    token_embedding/embedding [V, D]
+    lm_head/kernel [D, V]                                               (untied only)
+    lm_head/bias [V]                                                    (logits_bias only)
     token_type_embedding/embedding [types, D]                           (token_types only)
     encoder/relative_bias/embedding [buckets, H]                        (relative_bias only, shared by the layers)
+    encoder/position_embedding/embedding [offset + max_positions, D]    (learned only)
+    encoder/embedding_norm/scale [D]                                    (embedding_norm only)
     encoder/layers/self_attention/{norm/scale, query/kernel, key/kernel, value/kernel, output/kernel}
+    encoder/layers/self_attention/{query_norm, key_norm}/scale [N, K]   (qk_norm only)
     encoder/layers/mlp/{norm/scale, gate/kernel, up/kernel, down/kernel}            (gate: gated activations only)
-    encoder/final_norm/scale [D]
+    encoder/final_norm/scale [D]                                        (pre-norm only)
     decoder/…  the same, and decoder/layers/cross_attention/…  (encoder-decoder only)
     mlm_transform/{dense/kernel [D, D], norm/scale}                     (an encoder's, before the vocabulary)
     pooler/kernel [D, D], next_sentence/kernel [D, 2] or classifier/kernel [D, classes], tagger/kernel [D, tags]
+    …/bias beside a kernel, and beside the scale of a layer norm        (biases)
 
 For generation: `encode` once, `start_cache`, then `extend` by a prompt or by a token at a time.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,10 +34,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from t5lite.errors import UserError
 from t5lite.model.attention import causal_mask, segment_mask
 from t5lite.model.config import ModelConfig
-from t5lite.model.layers import BATCH, TENSOR, Dense, Layer, RMSNorm, constrain, embedding_stddev, kernel_stddev
-from t5lite.model.positions import RelativeBias
+from t5lite.model.layers import (
+    ACTIVATIONS,
+    BATCH,
+    TENSOR,
+    Dense,
+    Layer,
+    constrain,
+    embedding_stddev,
+    kernel_stddev,
+    make_norm,
+)
+from t5lite.model.positions import AlibiBias, LearnedPositions, RelativeBias, sinusoids
 from t5lite.objectives.batch import Batch
 
 Array = jax.Array
@@ -73,7 +91,15 @@ class Stack(nn.Module):
                                               buckets=config.relative_buckets,
                                               max_distance=config.relative_max_distance,
                                               stddev=config.d_model**-0.5)  # fmt: skip
-        self.final_norm = RMSNorm(config)
+        elif config.positions == "alibi":
+            self.alibi = AlibiBias(config.num_heads)
+        elif config.positions == "learned":
+            self.position_embedding = LearnedPositions(config.max_positions, config.position_offset, config.d_model,
+                                                       embedding_stddev(config))  # fmt: skip
+        if config.embedding_norm:
+            self.embedding_norm = make_norm(config)
+        if config.norm_position == "pre":
+            self.final_norm = make_norm(config)
         self.drop = nn.Dropout(config.dropout)
         self.layer = Layer(config, cross=self.cross, parent=None)
         self.layers = self.param("layers", self._init_layers)
@@ -95,7 +121,7 @@ class Stack(nn.Module):
             mask = causal_mask(segment_ids, prefix_mask, length)
         else:
             mask = segment_mask(segment_ids, segment_ids)
-        bias = self.relative_bias(length, length) if self.config.positions == "relative_bias" else None
+        bias = self._bias(length, length)
         cross_mask = segment_mask(segment_ids, memory_segment_ids) if self.cross else None
 
         def layer(params, key, x_BxTxD):
@@ -107,8 +133,42 @@ class Stack(nn.Module):
             layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers)
         needs_key = self.config.dropout and not deterministic
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if needs_key else None
+        x_BxTxD = self._enter(x_BxTxD, jnp.arange(length) if positions is None else positions)
         x_BxTxD = self._over_layers(layer, keys, self.drop(x_BxTxD, deterministic=deterministic))
-        return self.drop(self.final_norm(x_BxTxD), deterministic=deterministic)
+        return self.drop(self._leave(x_BxTxD), deterministic=deterministic)
+
+    def _enter(self, x_BxTxD: Array, positions: Array) -> Array:
+        """What the first layer reads: the embedded tokens, with their positions [T] or [B, T] added where these are
+        of that kind, and normed where the config says so.
+        """
+        config = self.config
+        if config.positions == "learned":
+            self.check_length(x_BxTxD.shape[1])
+            x_BxTxD = x_BxTxD + self.position_embedding(positions).astype(config.dtype)
+        elif config.positions == "sinusoidal":
+            x_BxTxD = x_BxTxD + sinusoids(positions, config.d_model).astype(config.dtype)
+        return self.embedding_norm(x_BxTxD) if config.embedding_norm else x_BxTxD
+
+    def _leave(self, x_BxTxD: Array) -> Array:
+        return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
+
+    def check_length(self, length: int) -> None:
+        """UserError where learned positions have no row for all of `length`."""
+        most = self.config.max_positions
+        if self.config.positions == "learned" and length > most:
+            side = "decoder" if self.causal else "encoder"
+            raise UserError(f"the {side} would read {length} tokens, but it has learned positions for {most}: "
+                            "model.max_positions")  # fmt: skip
+
+    def _bias(self, queries: int, keys: int) -> Array | None:
+        if self.config.positions == "relative_bias":
+            return self.relative_bias(queries, keys)
+        return self.alibi(queries, keys) if self.config.positions == "alibi" else None
+
+    def _bias_at(self, queries_BxT: Array, keys_S: Array) -> Array | None:
+        if self.config.positions == "relative_bias":
+            return self.relative_bias.at(queries_BxT, keys_S)
+        return self.alibi.at(queries_BxT, keys_S) if self.config.positions == "alibi" else None
 
     def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, prefix_lengths_B: Array | None):
         """[B, T, D] of tokens at `positions_BxT`, which join the cache, and the cache; see `Transformer.extend`.
@@ -121,14 +181,15 @@ class Stack(nn.Module):
         if prefix_lengths_B is not None:
             ends_Bx1x1x1 = prefix_lengths_B[:, None, None, None]
             mask = mask | ((queries_Bx1xTx1 < ends_Bx1x1x1) & (keys_S < ends_Bx1x1x1))
-        bias = self.relative_bias.at(positions_BxT, keys_S) if self.config.positions == "relative_bias" else None
+        bias = self._bias_at(positions_BxT, keys_S)
         cross_mask = segment_mask(None, cache.memory_segment_ids) if self.cross else None
+        x_BxTxD = self._enter(x_BxTxD, positions_BxT)
         layers = []
         for params, old in zip(_unstack(self.layers, self.num_layers), cache.layers, strict=True):
             x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT, old,
                                             method=Layer.extend)  # fmt: skip
             layers.append(new)
-        return self.final_norm(x_BxTxD), cache.replace(layers=tuple(layers))
+        return self._leave(x_BxTxD), cache.replace(layers=tuple(layers))
 
     def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
         """For every layer, keys and values [B, S, H, K] of the encoder's output."""
@@ -166,23 +227,30 @@ class Transformer(nn.Module):
             self.encoder = Stack(config, config.num_encoder_layers, causal=False, cross=False)
         if config.num_decoder_layers:
             self.decoder = Stack(config, config.num_decoder_layers, causal=True, cross=bool(config.num_encoder_layers))
-        heads, init = config.heads, nn.initializers.normal(kernel_stddev(config, "lm_head"))
-        if heads.vocabulary and not config.tie_embeddings:
-            self.lm_head = Head(config.d_model, config.vocab_size, init)
+        heads, init, biased = (
+            config.heads,
+            nn.initializers.normal(kernel_stddev(config, "lm_head")),
+            config.biases == "all",
+        )
+        if heads.vocabulary and (config.logits_bias or not config.tie_embeddings):
+            self.lm_head = Head(None if config.tie_embeddings else config.d_model, config.vocab_size, init,
+                                config.logits_bias)  # fmt: skip
         if config.mlm_transform:
             self.mlm_transform = HeadTransform(config)
         if heads.tagger:
-            self.tagger = Head(config.d_model, heads.tagger, init)
+            self.tagger = Head(config.d_model, heads.tagger, init, biased)
         if heads.classes:
             self.pooler = Dense(config, config.d_model)
             self.drop = nn.Dropout(config.dropout)
         if heads.next_sentence:
-            self.next_sentence = Head(config.d_model, 2, init)
+            self.next_sentence = Head(config.d_model, 2, init, biased)
         if heads.classifier:
-            self.classifier = Head(config.d_model, heads.classifier, init)
+            self.classifier = Head(config.d_model, heads.classifier, init, biased)
 
     def _embed(self, tokens_BxT: Array, token_types_BxT: Array | None = None) -> Array:
         x_BxTxD = self.token_embedding.embedding[tokens_BxT].astype(self.config.dtype)
+        if self.config.scale_embeddings:
+            x_BxTxD = x_BxTxD * self.config.d_model**0.5
         if self.config.token_types:
             embedding = self.token_type_embedding.embedding.astype(self.config.dtype)
             if token_types_BxT is None:
@@ -211,11 +279,11 @@ class Transformer(nn.Module):
                 wanted = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
             tokens = self.logits(wanted)
         elif heads.tagger:
-            tokens = self._project(hidden_BxTxD, self.tagger.kernel)
+            tokens = self._answer(hidden_BxTxD, self.tagger)
         if heads.classes:
             pooled_BxD = self.drop(jnp.tanh(self.pooler(hidden_BxTxD[:, 0])), deterministic=deterministic)
             head = self.next_sentence if heads.next_sentence else self.classifier
-            labels = self._project(pooled_BxD, head.kernel)
+            labels = self._answer(pooled_BxD, head)
         return Outputs(tokens, labels)
 
     def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:
@@ -234,13 +302,21 @@ class Transformer(nn.Module):
         """Float32 [B, T, V] of hidden [B, T, D], or [B, V] of [B, D]; products accumulate in float32."""
         if self.config.mlm_transform:
             hidden_BxTxD = self.mlm_transform(hidden_BxTxD)
-        if self.config.logit_scale != 1.0:
-            hidden_BxTxD = hidden_BxTxD * self.config.logit_scale
-        if self.config.tie_embeddings:
+        config = self.config
+        if config.logit_scale != 1.0:
+            hidden_BxTxD = hidden_BxTxD * config.logit_scale
+        if config.tie_embeddings:
             logits = self._project(hidden_BxTxD, self.token_embedding.embedding, transposed=True)
+            logits = logits + self.lm_head.bias if config.logits_bias else logits
         else:
-            logits = self._project(hidden_BxTxD, self.lm_head.kernel)
+            logits = self._answer(hidden_BxTxD, self.lm_head)
+        if config.logits_soft_cap is not None:
+            logits = config.logits_soft_cap * jnp.tanh(logits / config.logits_soft_cap)
         return constrain(logits, BATCH, *(None,) * (logits.ndim - 2), TENSOR)
+
+    def _answer(self, x: Array, head: "Head") -> Array:
+        logits = self._project(x, head.kernel)
+        return logits + head.bias if head.biased else logits
 
     def _project(self, x: Array, kernel: Array, transposed: bool = False) -> Array:
         """x [..., D] times a kernel [D, C], or [C, D] transposed: float32 [..., C], as one 2-D product."""
@@ -260,7 +336,8 @@ class Transformer(nn.Module):
                     memory_segment_ids: Array | None = None) -> Cache:  # fmt: skip
         """An empty cache for `slots` positions of each row; with an encoder, its output is turned into keys once."""
         config = self.config
-        empty = jnp.zeros((batch, slots, config.num_heads, config.head_dim), config.dtype)
+        self.decoder.check_length(slots)
+        empty = jnp.zeros((batch, slots, config.kv_heads, config.head_dim), config.dtype)
         layers = [{"self": (empty, empty)} for _ in range(config.num_decoder_layers)]
         if config.num_encoder_layers:
             cross = self.decoder.cross_keys_values(memory_BxSxD)
@@ -277,23 +354,43 @@ class Transformer(nn.Module):
         return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, prefix_lengths_B)
 
 
+def parameter_shapes(config: ModelConfig) -> Any:
+    """The tree of a model's parameters as jax.ShapeDtypeStruct."""
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None,
+                  decoder_inputs=ids if config.num_decoder_layers else None)  # fmt: skip
+    return jax.eval_shape(Transformer(config).init, jax.random.key(0), batch)["params"]
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Every number that training changes, embeddings included."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
+
+
 class HeadTransform(nn.Module):
-    """What stands between an encoder and its vocabulary: dense, GELU, norm (Devlin et al. 2019)."""
+    """What stands between an encoder and its vocabulary: dense, activation, norm (Devlin et al. 2019)."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x_BxLxD: Array) -> Array:
-        x_BxLxD = nn.gelu(Dense(self.config, self.config.d_model, name="dense")(x_BxLxD))
-        return RMSNorm(self.config, name="norm")(x_BxLxD)
+        activation = ACTIVATIONS[self.config.activation]
+        x_BxLxD = activation(Dense(self.config, self.config.d_model, name="dense")(x_BxLxD))
+        return make_norm(self.config, name="norm")(x_BxLxD)
 
 
 class Head(nn.Module):
-    """An output projection: only its parameter, kernel [D, C]; the methods of Transformer multiply by it."""
+    """An output projection: only its parameters, kernel [D, C] (d_model None: no kernel) and where `biased` bias [C];
+    the methods of Transformer multiply by them.
+    """
 
-    d_model: int
+    d_model: int | None
     features: int
     init_fn: Callable
+    biased: bool = False
 
     def setup(self):
-        self.kernel = self.param("kernel", self.init_fn, (self.d_model, self.features), jnp.float32)
+        if self.d_model is not None:
+            self.kernel = self.param("kernel", self.init_fn, (self.d_model, self.features), jnp.float32)
+        if self.biased:
+            self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)

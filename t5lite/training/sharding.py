@@ -78,17 +78,22 @@ def param_rules() -> Table:
     a slice of the feed-forward stays on one device from the one to the other.
     """
     return (
-        (r".*norm/scale", P()),
+        (r".*norm/(scale|bias)", P()),
         (r".*relative_bias/embedding", P()),
         (r"token_embedding/embedding", P("tensor", "fsdp")),  # V, D
         (r"token_type_embedding/embedding", P(None, "fsdp")),  # types, D
+        (r".*/position_embedding/embedding", P(None, "fsdp")),  # positions, D
         (r"lm_head/kernel", P("fsdp", "tensor")),  # D, V
+        (r"lm_head/bias", P("tensor")),  # V
         (r"(mlm_transform/dense|pooler)/kernel", P("fsdp", None)),  # D, D
         (r"(next_sentence|classifier|tagger)/kernel", P("fsdp", None)),  # D, classes or tags
         (r".*_attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),  # N, D, H·K
         (r".*_attention/output/kernel", P(None, "tensor", "fsdp")),  # N, H·K, D
+        (r".*_attention/(query|key|value)/bias", P(None, "tensor")),  # N, H·K
         (r".*mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),  # N, D, F
+        (r".*mlp/(gate|up)/bias", P(None, "tensor")),  # N, F
         (r".*mlp/down/kernel", P(None, "tensor", "fsdp")),  # N, F, D
+        (r".*/bias", P()),
     )
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from t5lite.model.config import ModelConfig
-from t5lite.model.flops import forward_flops, num_parameters, peak_flops, step_flops
-from t5lite.model.transformer import Transformer
+from t5lite.model.flops import forward_flops, peak_flops, step_flops
+from t5lite.model.transformer import Transformer, num_parameters
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Heads
 

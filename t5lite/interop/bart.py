@@ -1,0 +1,110 @@
+"""BART: post-norm, learned positions whose table has two rows that nothing uses in front."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from t5lite.errors import UserError
+from t5lite.interop.family import Entry, Family, Json, chosen, inverse, layer_entries, needed, require_same
+from t5lite.model.config import ModelConfig
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+FIXED = {
+    "positions": "learned",
+    "position_offset": 2,
+    "norm": "layer",
+    "norm_position": "post",
+    "norm_epsilon": 1e-5,
+    "biases": "all",
+    "embedding_norm": True,
+    "qk_norm": False,
+    "tie_embeddings": True,
+    "logits_soft_cap": None,
+    "logits_bias": True,
+}
+
+
+def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+    del names
+    for pair in (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim")):
+        if needed(json, pair[0]) != needed(json, pair[1]):
+            raise UserError(f"config.json: {pair[0]} and {pair[1]} differ, which is not supported")
+    d_model, heads = needed(json, "d_model"), needed(json, "encoder_attention_heads")
+    if d_model % heads:
+        raise UserError(f"config.json: d_model={d_model} is no multiple of the {heads} heads")
+    return {
+        **FIXED,
+        "architecture": "encoder_decoder",
+        "num_encoder_layers": needed(json, "encoder_layers"),
+        "num_decoder_layers": needed(json, "decoder_layers"),
+        "vocab_size": needed(json, "vocab_size"),
+        "d_model": d_model,
+        "d_ff": needed(json, "encoder_ffn_dim"),
+        "num_heads": heads,
+        "head_dim": d_model // heads,
+        "num_kv_heads": None,
+        "max_positions": needed(json, "max_position_embeddings"),
+        "scale_embeddings": bool(json.get("scale_embedding", False)),
+        "activation": chosen(json, "activation_function", ACTIVATIONS, "gelu"),
+        "scale_scores": True,
+        "scale_logits": False,
+        "initialisation": "gpt2",
+    }
+
+
+def _to_json(config: ModelConfig) -> dict[str, Any]:
+    width = {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
+    require_same(config, FIXED | width | {"architecture": "encoder_decoder"}, "BART")
+    return {
+        "model_type": "bart",
+        "architectures": ["BartForConditionalGeneration"],
+        "is_encoder_decoder": True,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_positions,
+        "d_model": config.d_model,
+        "encoder_layers": config.num_encoder_layers,
+        "decoder_layers": config.num_decoder_layers,
+        "encoder_ffn_dim": config.d_ff,
+        "decoder_ffn_dim": config.d_ff,
+        "encoder_attention_heads": config.num_heads,
+        "decoder_attention_heads": config.num_heads,
+        "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
+        "dropout": config.dropout,
+        "scale_embedding": config.scale_embeddings,
+        "tie_word_embeddings": True,
+    }
+
+
+def _entries(config: ModelConfig) -> list[Entry]:
+    del config
+    entries = [
+        Entry("token_embedding/embedding", "model.shared.weight"),
+        Entry("lm_head/bias", "final_logits_bias", row=True, optional=True),
+    ]
+    for side in ("encoder", "decoder"):
+        entries += [
+            Entry(f"{side}/position_embedding/embedding", f"model.{side}.embed_positions.weight"),
+            Entry(f"{side}/embedding_norm/scale", f"model.{side}.layernorm_embedding.weight"),
+            Entry(f"{side}/embedding_norm/bias", f"model.{side}.layernorm_embedding.bias"),
+        ]
+        kernels, norms = {"mlp/up": "fc1", "mlp/down": "fc2"}, {"mlp/norm": "final_layer_norm"}
+        blocks = {"self_attention": "self_attn"} | ({"cross_attention": "encoder_attn"} if side == "decoder" else {})
+        for ours, theirs in blocks.items():
+            kernels |= {f"{ours}/{own}": f"{theirs}.{own[0]}_proj" for own in ("query", "key", "value")}
+            kernels[f"{ours}/output"] = f"{theirs}.out_proj"
+            norms[f"{ours}/norm"] = f"{theirs}_layer_norm"
+        entries += layer_entries(f"{side}/layers/", f"model.{side}.layers.{{n}}.", kernels, norms, biases=True)
+    return entries
+
+
+BART = Family(
+    model_types=("bart",),
+    fields=_fields,
+    to_json=_to_json,
+    entries=_entries,
+    renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
+    twice={
+        "model.encoder.embed_tokens.weight": "model.shared.weight",
+        "model.decoder.embed_tokens.weight": "model.shared.weight",
+        "lm_head.weight": "model.shared.weight",
+    },
+)

@@ -1,0 +1,145 @@
+"""BERT: its encoder with the heads that its tensors say it has, for the vocabulary, the next sentence, or labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from t5lite.errors import UserError
+from t5lite.interop.family import (
+    Entry,
+    Family,
+    Json,
+    chosen,
+    inverse,
+    layer_entries,
+    needed,
+    number,
+    refuse_others,
+    require_same,
+)
+from t5lite.model.config import ModelConfig
+from t5lite.objectives.objective import Heads
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+FIXED = {
+    "positions": "learned",
+    "position_offset": 0,
+    "norm": "layer",
+    "norm_position": "post",
+    "biases": "all",
+    "embedding_norm": True,
+    "scale_embeddings": False,
+    "qk_norm": False,
+    "tie_embeddings": True,
+    "logits_soft_cap": None,
+}
+POOLER = "bert.pooler.dense.weight"
+
+
+def _heads(json: Json, names: Sequence[str]) -> Heads:
+    if "classifier.weight" in names:
+        labels = len(json.get("id2label") or {}) or json.get("num_labels", 2)
+        return Heads(False, classifier=labels) if POOLER in names else Heads(False, tagger=labels)
+    return Heads("cls.predictions.bias" in names, next_sentence="cls.seq_relationship.weight" in names)
+
+
+def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+    refuse_others(json, {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False})
+    d_model, num_heads, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads"), _heads(json, names)
+    if d_model % num_heads:
+        raise UserError(f"config.json: hidden_size={d_model} is no multiple of the {num_heads} heads")
+    return {
+        **FIXED,
+        "architecture": "encoder",
+        "num_encoder_layers": needed(json, "num_hidden_layers"),
+        "num_decoder_layers": 0,
+        "vocab_size": needed(json, "vocab_size"),
+        "d_model": d_model,
+        "d_ff": needed(json, "intermediate_size"),
+        "num_heads": num_heads,
+        "head_dim": d_model // num_heads,
+        "num_kv_heads": None,
+        "max_positions": needed(json, "max_position_embeddings"),
+        "norm_epsilon": number(json, "layer_norm_eps", 1e-12),
+        "activation": chosen(json, "hidden_act", ACTIVATIONS, "gelu"),
+        "token_types": needed(json, "type_vocab_size"),
+        "mlm_transform": True,
+        "logits_bias": True,
+        "scale_scores": True,
+        "scale_logits": False,
+        "initialisation": "gpt2",
+        "heads": heads,
+    }
+
+
+def _to_json(config: ModelConfig) -> dict[str, Any]:
+    width = {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
+    require_same(config, FIXED | width | {"architecture": "encoder"}, "BERT")
+    heads = config.heads
+    if heads.vocabulary:
+        require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
+    kind = "ForPreTraining" if heads.next_sentence else "ForMaskedLM" if heads.vocabulary else "Model"
+    kind = "ForSequenceClassification" if heads.classifier else "ForTokenClassification" if heads.tagger else kind
+    labels = {str(i): f"LABEL_{i}" for i in range(heads.classifier or heads.tagger)}
+    return {
+        "model_type": "bert",
+        "architectures": [f"Bert{kind}"],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.num_encoder_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.d_ff,
+        "hidden_act": inverse(ACTIVATIONS, config.activation, "activation"),
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.dropout,
+        "max_position_embeddings": config.max_positions,
+        "type_vocab_size": config.token_types,
+        "layer_norm_eps": config.norm_epsilon,
+        "tie_word_embeddings": True,
+        **({"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}} if labels else {}),
+    }
+
+
+def _entries(config: ModelConfig) -> list[Entry]:
+    at = "bert.embeddings."
+    entries = [
+        Entry("token_embedding/embedding", f"{at}word_embeddings.weight"),
+        Entry("token_type_embedding/embedding", f"{at}token_type_embeddings.weight"),
+        Entry("encoder/position_embedding/embedding", f"{at}position_embeddings.weight"),
+        Entry("encoder/embedding_norm/scale", f"{at}LayerNorm.weight"),
+        Entry("encoder/embedding_norm/bias", f"{at}LayerNorm.bias"),
+    ]
+    kernels = {f"self_attention/{name}": f"attention.self.{name}" for name in ("query", "key", "value")}
+    kernels |= {"self_attention/output": "attention.output.dense"}
+    kernels |= {"mlp/up": "intermediate.dense", "mlp/down": "output.dense"}
+    norms = {"self_attention/norm": "attention.output.LayerNorm", "mlp/norm": "output.LayerNorm"}
+    entries += layer_entries("encoder/layers/", "bert.encoder.layer.{n}.", kernels, norms, biases=True)
+    heads = config.heads
+    dense: dict[str, str] = {}
+    if heads.classes:
+        dense["pooler"] = "bert.pooler.dense"
+    if heads.vocabulary:
+        dense["mlm_transform/dense"] = "cls.predictions.transform.dense"
+        norm = {"mlm_transform/norm": "cls.predictions.transform.LayerNorm"}
+        entries += layer_entries("", "", {}, norm, biases=True)
+        entries.append(Entry("lm_head/bias", "cls.predictions.bias"))
+    named = {"next_sentence": "cls.seq_relationship", "classifier": "classifier", "tagger": "classifier"}
+    dense |= {name: theirs for name, theirs in named.items() if getattr(heads, name)}
+    return entries + layer_entries("", "", dense, {}, biases=True)
+
+
+BERT = Family(
+    model_types=("bert",),
+    fields=_fields,
+    to_json=_to_json,
+    entries=_entries,
+    renamed=(
+        (r"\.gamma$", ".weight"),
+        (r"\.beta$", ".bias"),
+        (r"^(embeddings|encoder|pooler)\.", r"bert.\1."),
+    ),
+    ignored=(r"bert\.embeddings\.position_ids",),
+    twice={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+)

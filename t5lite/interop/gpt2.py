@@ -1,0 +1,116 @@
+"""GPT-2. Its kernels are [in, out] as ours, and one tensor holds those of queries, keys and values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from t5lite.errors import UserError
+from t5lite.interop.family import (
+    Entry,
+    Family,
+    Json,
+    chosen,
+    inverse,
+    layer_entries,
+    needed,
+    number,
+    refuse_others,
+    require_same,
+)
+from t5lite.model.config import ModelConfig
+
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
+FIXED = {
+    "positions": "learned",
+    "position_offset": 0,
+    "norm": "layer",
+    "norm_position": "pre",
+    "biases": "all",
+    "embedding_norm": False,
+    "scale_embeddings": False,
+    "qk_norm": False,
+    "logits_soft_cap": None,
+    "logits_bias": False,
+}
+
+
+def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+    refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+                         "add_cross_attention": False})  # fmt: skip
+    d_model, heads = needed(json, "n_embd"), needed(json, "n_head")
+    if d_model % heads:
+        raise UserError(f"config.json: n_embd={d_model} is no multiple of the {heads} heads")
+    return {
+        **FIXED,
+        "architecture": "decoder",
+        "num_encoder_layers": 0,
+        "num_decoder_layers": needed(json, "n_layer"),
+        "vocab_size": needed(json, "vocab_size"),
+        "d_model": d_model,
+        "d_ff": 4 * d_model if json.get("n_inner") is None else needed(json, "n_inner"),
+        "num_heads": heads,
+        "head_dim": d_model // heads,
+        "num_kv_heads": None,
+        "max_positions": needed(json, "n_positions"),
+        "norm_epsilon": number(json, "layer_norm_epsilon", 1e-5),
+        "activation": chosen(json, "activation_function", ACTIVATIONS, "gelu_new"),
+        "tie_embeddings": json.get("tie_word_embeddings", True) or "lm_head.weight" not in names,
+        "scale_scores": True,
+        "scale_logits": False,
+        "initialisation": "gpt2",
+    }
+
+
+def _to_json(config: ModelConfig) -> dict[str, Any]:
+    width = {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
+    require_same(config, FIXED | width | {"architecture": "decoder"}, "GPT-2")
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_positions,
+        "n_embd": config.d_model,
+        "n_layer": config.num_decoder_layers,
+        "n_head": config.num_heads,
+        "n_inner": config.d_ff,
+        "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+
+
+def _entries(config: ModelConfig) -> list[Entry]:
+    at = "transformer."
+    entries = [
+        Entry("token_embedding/embedding", f"{at}wte.weight"),
+        Entry("decoder/position_embedding/embedding", f"{at}wpe.weight"),
+    ]
+    if not config.tie_embeddings:
+        entries.append(Entry("lm_head/kernel", "lm_head.weight", transposed=True))
+    layer, ours = f"{at}h.{{n}}.", "decoder/layers/"
+    for i, name in enumerate(("query", "key", "value")):
+        for kind, theirs in (("kernel", "weight"), ("bias", "bias")):
+            entries.append(Entry(f"{ours}self_attention/{name}/{kind}", f"{layer}attn.c_attn.{theirs}", part=(i, 3)))
+    kernels = {"self_attention/output": "attn.c_proj", "mlp/up": "mlp.c_fc", "mlp/down": "mlp.c_proj"}
+    norms = {"self_attention/norm": "ln_1", "mlp/norm": "ln_2"}
+    entries += layer_entries(ours, layer, kernels, norms, biases=True, transposed=False)
+    return entries + layer_entries("decoder/", at, {}, {"final_norm": "ln_f"}, biases=True)
+
+
+GPT2 = Family(
+    model_types=("gpt2",),
+    fields=_fields,
+    to_json=_to_json,
+    entries=_entries,
+    renamed=((r"^(wte|wpe|h|ln_f)\.", r"transformer.\1."),),
+    ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
+    twice={"lm_head.weight": "transformer.wte.weight"},
+)

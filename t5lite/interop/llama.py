@@ -1,0 +1,149 @@
+"""Llama, and what differs from it in a field: Mistral, Qwen2 (biases of queries, keys, values), Qwen3 (their norms)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from t5lite.errors import UserError
+from t5lite.interop.family import (
+    Entry,
+    Family,
+    Json,
+    chosen,
+    inverse,
+    layer_entries,
+    needed,
+    number,
+    refuse_others,
+    require_same,
+)
+from t5lite.model.config import ModelConfig
+
+ACTIVATIONS = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
+FIXED = {
+    "positions": "rotary",
+    "norm": "rms",
+    "norm_position": "pre",
+    "embedding_norm": False,
+    "scale_embeddings": False,
+    "logits_soft_cap": None,
+    "logits_bias": False,
+}
+# {model_type: (biases, norms of queries and keys)}
+VARIANTS = {"llama": ("none", False), "mistral": ("none", False), "qwen2": ("qkv", False), "qwen3": ("none", True)}
+CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+def _rotary(json: Json) -> tuple[float, tuple | None]:
+    """(base, scaling). transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling."""
+    said = json.get("rope_parameters") or {**(json.get("rope_scaling") or {}), "rope_theta": json.get("rope_theta")}
+    base = float(said.get("rope_theta") or 10000.0)
+    kind = said.get("rope_type", said.get("type", "default"))
+    if kind == "default":
+        return base, None
+    if kind == "linear":
+        return base, ("linear", float(said["factor"]))
+    if kind == "llama3":
+        bounds = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        return base, ("llama3", *(float(said[name]) for name in bounds))
+    raise UserError(f"config.json: rotary positions scaled by {kind!r} are not supported; known: linear, llama3")
+
+
+def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+    biases, qk_norm = VARIANTS[json["model_type"]]
+    refuse_others(json, {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False})
+    if json["model_type"] == "mistral" and json.get("sliding_window") is not None:
+        raise UserError("config.json: sliding_window is not supported")
+    d_model, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads")
+    head_dim = d_model // heads if json.get("head_dim") is None else needed(json, "head_dim")
+    try:
+        base, scaling = _rotary(json)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"config.json: what it says of rotary positions is not understood: {error!r}") from error
+    return {
+        **FIXED,
+        "architecture": "decoder",
+        "num_encoder_layers": 0,
+        "num_decoder_layers": needed(json, "num_hidden_layers"),
+        "vocab_size": needed(json, "vocab_size"),
+        "d_model": d_model,
+        "d_ff": needed(json, "intermediate_size"),
+        "num_heads": heads,
+        "head_dim": head_dim,
+        "num_kv_heads": json.get("num_key_value_heads"),
+        "rotary_base": base,
+        "rotary_scaling": scaling,
+        "norm_epsilon": number(json, "rms_norm_eps", 1e-6),
+        "activation": chosen(json, "hidden_act", ACTIVATIONS, "silu"),
+        "biases": biases,
+        "qk_norm": qk_norm,
+        "tie_embeddings": bool(json.get("tie_word_embeddings", False)) or "lm_head.weight" not in names,
+        "scale_scores": True,
+        "scale_logits": False,
+        "initialisation": "gpt2",
+    }
+
+
+def _to_json(config: ModelConfig) -> dict[str, Any]:
+    require_same(config, FIXED | {"architecture": "decoder", "logit_scale": 1.0}, "Llama")
+    require_same(config, {"score_scale": config.head_dim**-0.5}, "Llama")
+    variants = {said: model_type for model_type, said in reversed(VARIANTS.items()) if model_type in CLASSES}
+    variant = variants.get((config.biases, config.qk_norm))
+    if variant is None:
+        raise UserError(
+            f"none of Llama, Qwen2 and Qwen3 has model.biases={config.biases!r} and model.qk_norm={config.qk_norm}"
+        )
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
+    if config.rotary_scaling is not None:
+        name, *numbers = config.rotary_scaling
+        of = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor",
+                                                "original_max_position_embeddings")}[name]  # fmt: skip
+        rope |= {"rope_type": name, **dict(zip(of, numbers, strict=True))}
+        if name == "llama3":
+            rope["original_max_position_embeddings"] = int(numbers[-1])
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    return {
+        "model_type": variant,
+        "architectures": [CLASSES[variant]],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff,
+        "num_hidden_layers": config.num_decoder_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": inverse(ACTIVATIONS, config.activation, "activation"),
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rotary_base,
+        "rope_scaling": scaling if config.rotary_scaling is not None else None,
+        "rope_parameters": rope,
+        "attention_dropout": config.dropout,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+
+
+def _entries(config: ModelConfig) -> list[Entry]:
+    entries = [Entry("token_embedding/embedding", "model.embed_tokens.weight")]
+    if not config.tie_embeddings:
+        entries.append(Entry("lm_head/kernel", "lm_head.weight", transposed=True))
+    ours, layer = "decoder/layers/", "model.layers.{n}."
+    kernels = {f"self_attention/{name}": f"self_attn.{name[0]}_proj" for name in ("query", "key", "value", "output")}
+    mlp = {f"mlp/{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+    norms = {"self_attention/norm": "input_layernorm", "mlp/norm": "post_attention_layernorm"}
+    if config.qk_norm:
+        norms |= {f"self_attention/{name}_norm": f"self_attn.{name[0]}_norm" for name in ("query", "key")}
+    entries += layer_entries(ours, layer, kernels | mlp, norms, biases=False)
+    if config.biases == "qkv":
+        for name in ("query", "key", "value"):
+            entries.append(Entry(f"{ours}self_attention/{name}/bias", f"{layer}self_attn.{name[0]}_proj.bias"))
+    return [*entries, Entry("decoder/final_norm/scale", "model.norm.weight")]
+
+
+LLAMA = Family(
+    model_types=tuple(VARIANTS),
+    fields=_fields,
+    to_json=_to_json,
+    entries=_entries,
+    renamed=((r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
+    ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    twice={"lm_head.weight": "model.embed_tokens.weight"},
+)

@@ -1,0 +1,119 @@
+"""T5 v1.0 and v1.1, FLAN-T5, mT5 and UL2.
+
+Whether the head is tied is told by its tensor being there: config.json says so of every T5 that transformers 5 writes.
+Of v1.1 the last hidden states are not scaled; `scale_decoder_outputs` says it, where absent `tie_word_embeddings`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from t5lite.interop.family import Entry, Family, Json, chosen, inverse, layer_entries, needed, number, require_same
+from t5lite.model.config import ModelConfig
+
+ACTIVATIONS = {
+    "relu": "relu",
+    "gated-gelu": "geglu",
+    "gated-silu": "swiglu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "gated-gelu_new": "geglu",
+}
+FIXED = {
+    "positions": "relative_bias",
+    "norm": "rms",
+    "norm_position": "pre",
+    "biases": "none",
+    "embedding_norm": False,
+    "scale_embeddings": False,
+    "qk_norm": False,
+    "score_scale": 1.0,
+    "logits_soft_cap": None,
+    "logits_bias": False,
+}
+
+
+def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+    layers = needed(json, "num_layers")
+    decoder_layers = layers if json.get("num_decoder_layers") is None else needed(json, "num_decoder_layers")
+    scaled = json.get("scale_decoder_outputs", json.get("tie_word_embeddings", True))
+    return {
+        **{name: value for name, value in FIXED.items() if name != "score_scale"},
+        "architecture": "encoder_decoder",
+        "num_encoder_layers": layers,
+        "num_decoder_layers": decoder_layers,
+        "vocab_size": needed(json, "vocab_size"),
+        "d_model": needed(json, "d_model"),
+        "d_ff": needed(json, "d_ff"),
+        "num_heads": needed(json, "num_heads"),
+        "head_dim": needed(json, "d_kv"),
+        "num_kv_heads": None,
+        "relative_buckets": json.get("relative_attention_num_buckets", 32),
+        "relative_max_distance": json.get("relative_attention_max_distance", 128),
+        "norm_epsilon": number(json, "layer_norm_epsilon", 1e-6),
+        "activation": chosen(json, "feed_forward_proj", ACTIVATIONS, "relu"),
+        "tie_embeddings": "lm_head.weight" not in names,
+        "scale_scores": False,
+        "scale_logits": bool(scaled),
+        "initialisation": "t5",
+    }
+
+
+def _to_json(config: ModelConfig) -> dict[str, Any]:
+    require_same(config, FIXED | {"num_kv_heads": None, "architecture": "encoder_decoder"}, "T5")
+    scaled = config.logit_scale != 1.0
+    return {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "is_encoder_decoder": True,
+        "vocab_size": config.vocab_size,
+        "d_model": config.d_model,
+        "d_kv": config.head_dim,
+        "d_ff": config.d_ff,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "num_heads": config.num_heads,
+        "relative_attention_num_buckets": config.relative_buckets,
+        "relative_attention_max_distance": config.relative_max_distance,
+        "dropout_rate": config.dropout,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "feed_forward_proj": inverse(ACTIVATIONS, config.activation, "activation"),
+        "tie_word_embeddings": config.tie_embeddings,
+        "scale_decoder_outputs": scaled,
+    }
+
+
+def _entries(config: ModelConfig) -> list[Entry]:
+    entries = [Entry("token_embedding/embedding", "shared.weight")]
+    if not config.tie_embeddings:
+        entries.append(Entry("lm_head/kernel", "lm_head.weight", transposed=True))
+    projections = {"query": "q", "key": "k", "value": "v", "output": "o"}
+    mlp = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if config.gated else {"up": "wi", "down": "wo"}
+    for side in ("encoder", "decoder"):
+        blocks = {"self_attention": ("SelfAttention", projections), "mlp": ("DenseReluDense", mlp)}
+        if side == "decoder":
+            self_attention, feed_forward = blocks.items()
+            blocks = dict((self_attention, ("cross_attention", ("EncDecAttention", projections)), feed_forward))
+        entries.append(
+            Entry(
+                f"{side}/relative_bias/embedding",
+                f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            )
+        )
+        for place, (ours, (theirs, kernels)) in enumerate(blocks.items()):
+            at = f"{side}.block.{{n}}.layer.{place}."
+            kernels = {own: f"{theirs}.{name}" for own, name in kernels.items()}
+            entries += layer_entries(f"{side}/layers/{ours}/", at, kernels, {"norm": "layer_norm"}, biases=False)
+        entries.append(Entry(f"{side}/final_norm/scale", f"{side}.final_layer_norm.weight"))
+    return entries
+
+
+T5 = Family(
+    model_types=("t5", "mt5"),
+    fields=_fields,
+    to_json=_to_json,
+    entries=_entries,
+    # An early converter gave the decoder's cross-attention a bias of its own, which no model reads.
+    ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+    twice={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
+)

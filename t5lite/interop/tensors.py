@@ -1,0 +1,159 @@
+"""Tensors in safetensors files: read one by one from a folder, written one by one to another.
+
+    config.json
+    model.safetensors                                     or model-00001-of-00002.safetensors … and
+    model.safetensors.index.json                          {"weight_map": {tensor name: file}}
+
+Nothing here holds more than one tensor at a time. A file is a header (8 bytes of length, then JSON: name -> dtype,
+shape and offsets) and the tensors' little-endian bytes; https://github.com/huggingface/safetensors has the format. The
+library reads; it cannot write without holding all tensors, so the writer is our own.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from t5lite.errors import UserError
+from t5lite.files import read_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.ckpt.index", "tf_model.h5", "flax_model.msgpack")
+SHARD_BYTES = 5 * 10**9
+ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in a file. dtype: the file's own name, as F32."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class TensorFolder:
+    """The tensors of a folder of released weights: what there is, and each when it is asked for.
+
+    Raises UserError for a folder without weights, a file that is damaged or lacks a tensor of the index, and weights
+    that only a pickle holds, which could run code when it is read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.tensors: dict[str, Stored] = {}
+        for file, names in _files(folder).items():
+            with _opened(file) as opened:
+                found = set(opened.keys())
+                if names is not None and names - found:
+                    raise UserError(f"{file}: lacks {min(names - found)}, which {INDEX} says it has; fetch it anew")
+                for name in sorted(found if names is None else names):
+                    view = opened.get_slice(name)
+                    self.tensors[name] = Stored(file, view.get_dtype(), tuple(view.get_shape()))
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor in its stored dtype. UserError for one of whole numbers or another dtype than NAMES lists."""
+        stored = self.tensors[name]
+        if stored.dtype not in NAMES:
+            raise UserError(f"{stored.file}: {name} is of dtype {stored.dtype}; known: {', '.join(NAMES)}")
+        with _opened(stored.file) as opened:
+            return opened.get_tensor(name)
+
+
+def _files(folder: Path) -> dict[Path, set[str] | None]:
+    """{file: the names that the index gives it, or None for all}."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give one with config.json and {SINGLE}")
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
+    index = read_json(folder / INDEX, "fetch it anew", {"weight_map": dict})
+    if index is None:
+        pickles = [name for name in PICKLES if (folder / name).exists()] or sorted(folder.glob("*.bin"))[:1]
+        if pickles:
+            raise UserError(
+                f"{folder} holds weights only as {Path(pickles[0]).name}, of a format that can run code when it is "
+                "read and is not; where transformers is installed, AutoModel.from_pretrained(…).save_pretrained(…) "
+                f"makes {SINGLE} of it"
+            )
+        raise UserError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX}")
+    files: dict[Path, set[str] | None] = {}
+    for name, file in index["weight_map"].items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise UserError(f"{folder / INDEX} is damaged (it should hold names of files); fetch it anew")
+        files.setdefault(folder / file, set()).add(name)
+    return files
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[safetensors.safe_open]:
+    if not file.is_file():
+        raise UserError(f"{file} is missing; fetch it anew")
+    try:
+        with safetensors.safe_open(file, framework="np") as opened:
+            yield opened
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file} is damaged ({error}); fetch it anew") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class ToWrite:
+    """A tensor that is to be written. make() gives its values, in any dtype, when its turn comes."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+
+def write_tensors(
+    folder: Path, tensors: Mapping[str, ToWrite], dtype: str, shard_bytes: int = SHARD_BYTES
+) -> list[Path]:
+    """Write the tensors in their order as `dtype` (a name in DTYPES), in files of about `shard_bytes`; the files.
+
+    More than one file get an index. The caller makes the folder, and moves it into place when all is written.
+    """
+    width = DTYPES[dtype].itemsize
+    sizes = {name: math.prod(tensor.shape) * width for name, tensor in tensors.items()}
+    shards: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    if len(shards) == 1:
+        _write(folder / SINGLE, tensors, shards[0], dtype)
+        return [folder / SINGLE]
+    files = [folder / f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for file, names in zip(files, shards, strict=True):
+        _write(file, tensors, names, dtype)
+    weight_map = {name: file.name for file, names in zip(files, shards, strict=True) for name in names}
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return files
+
+
+def _write(file: Path, tensors: Mapping[str, ToWrite], names: Sequence[str], dtype: str) -> None:
+    of_file = {name: short for short, name in NAMES.items()}[dtype]
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name in names:
+        end = at + math.prod(tensors[name].shape) * DTYPES[dtype].itemsize
+        header[name] = {"dtype": of_file, "shape": list(tensors[name].shape), "data_offsets": [at, end]}
+        at = end
+    said = json.dumps(header, separators=(",", ":")).encode()
+    said += b" " * (-(len(said) + 8) % ALIGNMENT)
+    with file.open("wb") as out:
+        out.write(struct.pack("<Q", len(said)) + said)
+        for name in names:
+            values = np.asarray(tensors[name].make())
+            if values.shape != tensors[name].shape:
+                raise ValueError(f"{name} is {values.shape}, announced as {tensors[name].shape}")
+            out.write(np.ascontiguousarray(values.astype(DTYPES[dtype])).data)
