@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5lite.decoding.prefill import prefill
 from t5lite.decoding.sampling import FORBIDDEN, next_tokens
 from t5lite.errors import UserError
-from t5lite.model.transformer import Cache, Transformer
+from t5lite.model.transformer import Transformer
 from t5lite.vocabulary import EOS, PAD
 
 Array = jax.Array
@@ -62,7 +63,9 @@ def generate(model: Transformer, params: dict, inputs: Array, inputs_lengths: Ar
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "top_k", "prefix_attention", "eos"))
 def _generate(model, params, inputs, lengths, allowed_V, keys, temperature, top_p, *, max_new_tokens, top_k,
               prefix_attention, eos):  # fmt: skip
-    cache, token_B, position_B = start(model, params, inputs, lengths, max_new_tokens, prefix_attention)
+    ready = prefill(model, params, inputs, lengths, steps=max_new_tokens, prefix_attention=prefix_attention)
+    apply = functools.partial(model.apply, {"params": params})
+    layers = apply(method=Transformer.decoder_layers)
     batch = inputs.shape[0]
 
     def unfinished(state):
@@ -71,7 +74,12 @@ def _generate(model, params, inputs, lengths, allowed_V, keys, temperature, top_
 
     def advance(state):
         step, token_B, cache, tokens_BxM, logprob_B, done_B = state
-        logits_BxV, cache = next_logits(model, params, token_B, cache, position_B + step)
+        slots_S = jnp.arange(ready.visible_BxS.shape[1])
+        own_S = (slots_S >= ready.first_slot) & (slots_S <= ready.first_slot + step)
+        visible = (ready.visible_BxS | own_S)[:, None]
+        hidden, cache = apply(token_B[:, None], cache, ready.first_slot + step, visible, layers,
+                              method=Transformer.extend)  # fmt: skip
+        logits_BxV = apply(hidden[:, 0], method=Transformer.logits)
         logits_BxV = jnp.where(allowed_V, logits_BxV, FORBIDDEN)
         keys_B = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         token_B = next_tokens(logits_BxV, keys_B, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -81,36 +89,13 @@ def _generate(model, params, inputs, lengths, allowed_V, keys, temperature, top_
         return step + 1, token_B, cache, tokens_BxM.at[:, step].set(token_B), logprob_B, done_B | (token_B == eos)
 
     tokens_BxM = jnp.full((batch, max_new_tokens), PAD, jnp.int32)
-    state = (jnp.int32(0), token_B, cache, tokens_BxM, jnp.zeros(batch, jnp.float32), jnp.zeros(batch, bool))
+    state = (
+        jnp.int32(0),
+        ready.tokens_B,
+        ready.cache,
+        tokens_BxM,
+        jnp.zeros(batch, jnp.float32),
+        jnp.zeros(batch, bool),
+    )
     _, _, _, tokens_BxM, logprob_B, _ = jax.lax.while_loop(unfinished, advance, state)
     return tokens_BxM, logprob_B
-
-
-def start(model: Transformer, params: dict, inputs: Array, lengths: Array, max_new_tokens: int,
-          prefix_attention: bool = False) -> tuple[Cache, Array, Array]:  # fmt: skip
-    """The cache, and of each row the token [B] and its position [B] from which generation goes on.
-
-    A decoder's last prompt token is in the cache already; the first step writes the same keys and values again.
-    """
-    apply = functools.partial(model.apply, {"params": params})
-    batch, length = inputs.shape
-    if model.config.num_encoder_layers:
-        segment_ids = (jnp.arange(length) < lengths[:, None]).astype(jnp.int32)
-        memory = apply(inputs, segment_ids, method=Transformer.encode)
-        cache = apply(batch, max_new_tokens, memory, segment_ids, method=Transformer.start_cache)
-        return cache, jnp.full(batch, PAD, jnp.int32), jnp.zeros(batch, jnp.int32)
-    cache = apply(batch, length + max_new_tokens, method=Transformer.start_cache)
-    tokens = jnp.concatenate([jnp.full((batch, 1), PAD, jnp.int32), inputs], axis=1)
-    positions = jnp.broadcast_to(jnp.arange(length + 1), tokens.shape)
-    prefix_lengths = lengths + 1 if prefix_attention else None
-    _, cache = apply(tokens, cache, positions, prefix_lengths, method=Transformer.extend)
-    return cache, jnp.take_along_axis(tokens, lengths[:, None], axis=1)[:, 0], lengths
-
-
-def next_logits(
-    model: Transformer, params: dict, token_B: Array, cache: Cache, position_B: Array
-) -> tuple[Array, Cache]:
-    """Float32 logits [B, V] after each row's token at its position, and the cache with it."""
-    apply = functools.partial(model.apply, {"params": params})
-    hidden_Bx1xD, cache = apply(token_B[:, None], cache, position_B[:, None], method=Transformer.extend)
-    return apply(hidden_Bx1xD[:, 0], method=Transformer.logits), cache

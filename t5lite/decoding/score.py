@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from t5lite.decoding.generate import start
+from t5lite.decoding.prefill import prefill
 from t5lite.model.transformer import Transformer
 
 Array = jax.Array
@@ -23,14 +23,16 @@ def score_candidates(
     inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end.
     """
     width = candidates.shape[1]
-    cache, token_B, position_B = start(model, params, inputs, lengths, width, prefix_attention)
-    positions_BxT = position_B[:, None] + jnp.arange(width)
+    ready = prefill(model, params, inputs, lengths, steps=width, prefix_attention=prefix_attention)
     apply = functools.partial(model.apply, {"params": params})
+    slots_S, steps_Tx1 = jnp.arange(ready.visible_BxS.shape[1]), jnp.arange(width)[:, None]
+    own_TxS = (slots_S >= ready.first_slot) & (slots_S <= ready.first_slot + steps_Tx1)
+    visible = ready.visible_BxS[:, None] | own_TxS
 
     def score(candidate_T: Array) -> Array:
         followed = jnp.broadcast_to(candidate_T[:-1], (len(inputs), width - 1))
-        tokens_BxT = jnp.concatenate([token_B[:, None], followed], axis=1)
-        hidden, _ = apply(tokens_BxT, cache, positions_BxT, method=Transformer.extend)
+        tokens_BxT = jnp.concatenate([ready.tokens_B[:, None], followed], axis=1)
+        hidden, _ = apply(tokens_BxT, ready.cache, ready.first_slot, visible, method=Transformer.extend)
         log_probs = jax.nn.log_softmax(apply(hidden, method=Transformer.logits))
         own_BxT = jnp.take_along_axis(log_probs, candidate_T[None, :, None], axis=-1)[..., 0]
         return jnp.sum(own_BxT * (candidate_T > 0), axis=-1)

@@ -145,13 +145,14 @@ class Attention(nn.Module):
 
     def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, *,
                  keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
-                 cache: tuple[Array, Array] | None = None,
-                 deterministic: bool = True) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
-        """Returns x and the keys and values that were attended to. Bias and mask are those of `attend`.
+                 cache: tuple[Array, Array] | None = None, slot: Array | int = 0,
+                 deterministic: bool = True) -> tuple[Array, tuple[Array, Array] | None]:  # fmt: skip
+        """Returns x and the cache with its own keys and values. Bias and mask are those of `attend`.
 
         keys_values: of another sequence, for cross-attention; None is self-attention, for which
         positions_BxT: turn queries and keys (rotary), from 0 where None, and
-        cache: the row's keys and values so far, into which its own are written at `positions_BxT`.
+        cache: keys and values [B, H, S, K] so far, into which its own are written from `slot` on. As many slots are
+        attended to as the mask has.
         """
         config, pre = self.config, self.config.norm_position == "pre"
         h_BxTxD = self.norm(x_BxTxD) if pre else x_BxTxD
@@ -166,14 +167,26 @@ class Attention(nn.Module):
                 index_BxT = jnp.arange(x_BxTxD.shape[1])[None] if positions_BxT is None else positions_BxT
                 q_BxTxHxK, k = (rotate(x, index_BxT, config.rotary_base, config.rotary_scaling) for x in (q_BxTxHxK, k))
             if cache is not None:
-                rows_Bx1 = jnp.arange(x_BxTxD.shape[0])[:, None]
-                k, v = (old.at[rows_Bx1, positions_BxT].set(new) for old, new in zip(cache, (k, v), strict=True))
+                cache = tuple(_written(old, new, slot) for old, new in zip(cache, (k, v), strict=True))
+                k, v = (heads_first(x)[:, : mask.shape[-1]] for x in cache)
         rate = 0.0 if deterministic else config.dropout
         y_BxTxHxK = attend(q_BxTxHxK, k, v, bias, mask, scale=config.score_scale, dropout=rate,
                            key=self.make_rng("dropout") if rate else None, implementation=config.attention)  # fmt: skip
         y_BxTxD = self.output(y_BxTxHxK.reshape(*y_BxTxHxK.shape[:2], -1))
         y_BxTxD = constrain(self.drop(y_BxTxD, deterministic=deterministic), BATCH, None, None)
-        return (x_BxTxD + y_BxTxD if pre else self.norm(x_BxTxD + y_BxTxD)), (k, v)
+        return (x_BxTxD + y_BxTxD if pre else self.norm(x_BxTxD + y_BxTxD)), cache
+
+
+def heads_first(x: Array) -> Array:
+    """[B, S, H, K] as [B, H, S, K], in which caches lie, and back: so a product reads a cache where it is."""
+    return x.swapaxes(1, 2)
+
+
+def _written(old_BxHxSxK: Array, new_BxTxHxK: Array, slot: Array | int) -> Array:
+    """All rows write the same slots: in place within a loop, which a scatter to slots of each row is not on CPU."""
+    new_BxHxTxK = constrain(heads_first(new_BxTxHxK), BATCH, TENSOR, None, None)
+    return constrain(jax.lax.dynamic_update_slice_in_dim(old_BxHxSxK, new_BxHxTxK, slot, axis=2),
+                     BATCH, TENSOR, None, None)  # fmt: skip
 
 
 ACTIVATIONS = {
@@ -233,12 +246,15 @@ class Layer(nn.Module):
         return self.mlp(x_BxTxD, deterministic=deterministic)
 
     def extend(self, x_BxTxD: Array, bias: Array | None, mask: Array, cross_mask: Array | None, positions_BxT: Array,
-               cache: dict[str, Any]) -> tuple[Array, dict[str, Any]]:  # fmt: skip
+               cache: dict[str, Any], slot: Array | int) -> tuple[Array, dict[str, Any]]:  # fmt: skip
         """Tokens that join the cache {"self": (keys, values), "cross": (keys, values)}: x and the new cache."""
-        x_BxTxD, own = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, cache=cache["self"])
+        x_BxTxD, own = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, cache=cache["self"],
+                                           slot=slot)  # fmt: skip
         if self.cross:
-            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, keys_values=cache["cross"])
+            keys_values = tuple(map(heads_first, cache["cross"]))
+            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, keys_values=keys_values)
         return self.mlp(x_BxTxD), {**cache, "self": own}
 
     def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
-        return self.cross_attention.keys_values(memory_BxSxD)
+        """As a cache holds them, [B, H, S, K]."""
+        return tuple(map(heads_first, self.cross_attention.keys_values(memory_BxSxD)))

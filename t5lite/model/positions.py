@@ -68,9 +68,9 @@ class RelativeBias(nn.Module):
         tiled_HxTW = jnp.tile(row_HxW, (1, queries))[:, : queries * (width - 1)]
         return tiled_HxTW.reshape(1, self.num_heads, queries, width - 1)[..., :keys]
 
-    def at(self, queries_BxT: Array, keys_S: Array) -> Array:
-        """Float32 [B, H, T, S] of any positions, each row its own: for steps of generation."""
-        bucket_BxTxS = self._bucket(keys_S[None, None, :] - queries_BxT[:, :, None])
+    def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
+        """Float32 [B, H, T, S] of any positions, each row its own or B = 1 for all: for steps of generation."""
+        bucket_BxTxS = self._bucket(keys_BxS[:, None, :] - queries_BxT[:, :, None])
         return jnp.moveaxis(self.embedding[bucket_BxTxS], -1, 1)
 
 
@@ -86,9 +86,9 @@ class AlibiBias(nn.Module):
         """Float32 [1, H, T, S] of queries at 0 … T-1 and keys at 0 … S-1."""
         return self._of(jnp.arange(keys)[None] - jnp.arange(queries)[:, None])[None]
 
-    def at(self, queries_BxT: Array, keys_S: Array) -> Array:
-        """Float32 [B, H, T, S] of any positions, each row its own: for steps of generation."""
-        return self._of((keys_S[None, None, :] - queries_BxT[:, :, None])[:, None])
+    def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
+        """Float32 [B, H, T, S] of any positions, each row its own or B = 1 for all: for steps of generation."""
+        return self._of((keys_BxS[:, None, :] - queries_BxT[:, :, None])[:, None])
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

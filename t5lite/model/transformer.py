@@ -22,11 +22,11 @@ Parameters, all float32; kernels of a stack carry the layers N in front, whether
     pooler/kernel [D, D], next_sentence/kernel [D, 2] or classifier/kernel [D, classes], tagger/kernel [D, tags]
     …/bias beside a kernel, and beside the scale of a layer norm        (biases)
 
-For generation: `encode` once, `start_cache`, then `extend` by a prompt or by a token at a time.
+For generation: `encode` once, `start_cache`, then `extend` by a prompt, or by a token of each beam at a time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -56,14 +56,17 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Cache:
-    """What a decoder remembers between steps. Slot s of a row holds the keys and values of its position s.
+    """What a decoder remembers between steps: keys and values in slots, which are not positions.
 
-    layers: for each layer {"self": (keys, values) [B, S, H, K]}, with an encoder also {"cross": (keys, values)
-    [B, L, H, K]}. memory_segment_ids [B, L]: the encoder's padding (0), or None. Rows lie along the first axis of
-    every leaf.
+    A slot may belong to one of several beams of its row, and rows with prompts of different lengths write the same
+    slot in the same step. positions [B, S], or [1, S] where the same for all rows: where the token of each slot stands.
+
+    layers: for each layer {"self": (keys, values) [B, H, S, K]}, with an encoder also {"cross": (keys, values)
+    [B, H, L, K]}. memory_segment_ids [B, L]: the encoder's padding (0), or None.
     """
 
     layers: tuple[dict[str, Any], ...]
+    positions: Array
     memory_segment_ids: Array | None = None
 
 
@@ -117,6 +120,7 @@ class Stack(nn.Module):
                  memory_segment_ids: Array | None = None, deterministic: bool = True) -> Array:  # fmt: skip
         """[B, T, D] of whole sequences. The arguments are those of a Batch; `memory_BxSxD` is the encoder's output."""
         length = x_BxTxD.shape[1]
+        self._check_length(length)
         if self.causal:
             mask = causal_mask(segment_ids, prefix_mask, length)
         else:
@@ -143,7 +147,6 @@ class Stack(nn.Module):
         """
         config = self.config
         if config.positions == "learned":
-            self.check_length(x_BxTxD.shape[1])
             x_BxTxD = x_BxTxD + self.position_embedding(positions).astype(config.dtype)
         elif config.positions == "sinusoidal":
             x_BxTxD = x_BxTxD + sinusoids(positions, config.d_model).astype(config.dtype)
@@ -152,7 +155,7 @@ class Stack(nn.Module):
     def _leave(self, x_BxTxD: Array) -> Array:
         return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
 
-    def check_length(self, length: int) -> None:
+    def _check_length(self, length: int) -> None:
         """UserError where learned positions have no row for all of `length`."""
         most = self.config.max_positions
         if self.config.positions == "learned" and length > most:
@@ -165,34 +168,33 @@ class Stack(nn.Module):
             return self.relative_bias(queries, keys)
         return self.alibi(queries, keys) if self.config.positions == "alibi" else None
 
-    def _bias_at(self, queries_BxT: Array, keys_S: Array) -> Array | None:
+    def _bias_at(self, queries_BxT: Array, keys_BxS: Array) -> Array | None:
         if self.config.positions == "relative_bias":
-            return self.relative_bias.at(queries_BxT, keys_S)
-        return self.alibi.at(queries_BxT, keys_S) if self.config.positions == "alibi" else None
+            return self.relative_bias.at(queries_BxT, keys_BxS)
+        return self.alibi.at(queries_BxT, keys_BxS) if self.config.positions == "alibi" else None
 
-    def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, prefix_lengths_B: Array | None):
-        """[B, T, D] of tokens at `positions_BxT`, which join the cache, and the cache; see `Transformer.extend`.
+    def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, slot: Array | int, visible_BxTxS: Array,
+               layers: Sequence[Any] | None) -> tuple[Array, Cache]:  # fmt: skip
+        """[B, T, D] of tokens that join the cache, and the cache; see `Transformer.extend`.
 
         The layers are always unrolled here: a scan would copy every layer's cache at every step.
         """
-        keys_S = jnp.arange(cache.layers[0]["self"][0].shape[1])
-        queries_Bx1xTx1 = positions_BxT[:, None, :, None]
-        mask = keys_S <= queries_Bx1xTx1
-        if prefix_lengths_B is not None:
-            ends_Bx1x1x1 = prefix_lengths_B[:, None, None, None]
-            mask = mask | ((queries_Bx1xTx1 < ends_Bx1x1x1) & (keys_S < ends_Bx1x1x1))
-        bias = self._bias_at(positions_BxT, keys_S)
-        cross_mask = segment_mask(None, cache.memory_segment_ids) if self.cross else None
-        x_BxTxD = self._enter(x_BxTxD, positions_BxT)
-        layers = []
-        for params, old in zip(_unstack(self.layers, self.num_layers), cache.layers, strict=True):
+        keys_BxS = cache.positions[:, : visible_BxTxS.shape[-1]]
+        bias = self._bias_at(positions_BxT, keys_BxS)
+        mask, cross_mask = visible_BxTxS[:, None], segment_mask(None, cache.memory_segment_ids) if self.cross else None
+        x_BxTxD, extended = self._enter(x_BxTxD, positions_BxT), []
+        for params, old in zip(layers or self.unstacked(), cache.layers, strict=True):
             x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT, old,
-                                            method=Layer.extend)  # fmt: skip
-            layers.append(new)
-        return self._leave(x_BxTxD), cache.replace(layers=tuple(layers))
+                                            slot, method=Layer.extend)  # fmt: skip
+            extended.append(new)
+        return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))
+
+    def unstacked(self) -> list[Any]:
+        """The parameters of each layer."""
+        return _unstack(self.layers, self.num_layers)
 
     def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
-        """For every layer, keys and values [B, S, H, K] of the encoder's output."""
+        """For every layer, keys and values [B, H, S, K] of the encoder's output."""
         return [self.layer.apply({"params": params}, memory_BxSxD, method=Layer.cross_keys_values)
                 for params in _unstack(self.layers, self.num_layers)]  # fmt: skip
 
@@ -332,26 +334,35 @@ class Transformer(nn.Module):
         return self.encoder(self._embed(inputs, token_types), segment_ids=segment_ids, positions=positions,
                             deterministic=deterministic)  # fmt: skip
 
-    def start_cache(self, batch: int, slots: int, memory_BxSxD: Array | None = None,
+    def start_cache(self, batch: int, positions_BxS: Array, memory_BxSxD: Array | None = None,
                     memory_segment_ids: Array | None = None) -> Cache:  # fmt: skip
-        """An empty cache for `slots` positions of each row; with an encoder, its output is turned into keys once."""
+        """An empty cache of `batch` rows with a slot for each of `positions_BxS`, int32 [B, S] or [1, S].
+
+        With an encoder, its output is turned into keys and values once.
+        """
         config = self.config
-        self.decoder.check_length(slots)
-        empty = jnp.zeros((batch, slots, config.kv_heads, config.head_dim), config.dtype)
+        shape = (batch, config.kv_heads, positions_BxS.shape[1], config.head_dim)
+        empty = constrain(jnp.zeros(shape, config.dtype), BATCH, TENSOR, None, None)
         layers = [{"self": (empty, empty)} for _ in range(config.num_decoder_layers)]
         if config.num_encoder_layers:
             cross = self.decoder.cross_keys_values(memory_BxSxD)
             layers = [{**layer, "cross": pair} for layer, pair in zip(layers, cross, strict=True)]
-        return Cache(tuple(layers), memory_segment_ids)
+        return Cache(tuple(layers), positions_BxS, memory_segment_ids)
 
-    def extend(self, tokens_BxT: Array, cache: Cache, positions_BxT: Array,
-               prefix_lengths_B: Array | None = None) -> tuple[Array, Cache]:  # fmt: skip
-        """The decoder's hidden states [B, T, D] of tokens that join the cache, and the cache.
+    def extend(self, tokens_BxT: Array, cache: Cache, slot: Array | int, visible_BxTxS: Array,
+               layers: Sequence[Any] | None = None) -> tuple[Array, Cache]:  # fmt: skip
+        """The decoder's hidden states [B, T, D] of tokens that join the cache in slots `slot` … slot + T - 1, and it.
 
-        A row's `positions_BxT` are its own; a slot beyond them is never seen, so a row's padding may be written and
-        overwritten later. The first `prefix_lengths_B` positions see each other in both directions.
+        visible_BxTxS: which slots each token sees, its own included; B may be 1. Slots from S on are not looked at.
+        layers: what `decoder_layers` gives, which a loop calls for once, before it: to cut the stacked parameters
+        copies them.
         """
-        return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, prefix_lengths_B)
+        positions_BxT = jax.lax.dynamic_slice_in_dim(cache.positions, slot, tokens_BxT.shape[1], axis=1)
+        return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, slot, visible_BxTxS, layers)
+
+    def decoder_layers(self) -> list[Any]:
+        """The parameters of each of the decoder's layers, for `extend`."""
+        return self.decoder.unstacked()
 
 
 def parameter_shapes(config: ModelConfig) -> Any:

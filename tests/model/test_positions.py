@@ -29,7 +29,7 @@ def test_bias_of_indices_equals_bias_of_positions(bidirectional, queries, keys):
     variables = module.init(jax.random.key(0), queries, keys)
     bias = module.apply(variables, queries, keys)
     assert bias.shape == (1, 3, queries, keys)
-    expected = module.apply(variables, jnp.arange(queries)[None], jnp.arange(keys), method=RelativeBias.at)
+    expected = module.apply(variables, jnp.arange(queries)[None], jnp.arange(keys)[None], method=RelativeBias.at)
     np.testing.assert_array_equal(bias, expected)
     table = bucket_table(bidirectional, 8, 16)
     by_hand = np.asarray(variables["params"]["embedding"])[table[np.clip(keys - 1, -16, 16) + 16]]
