@@ -26,6 +26,7 @@ from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
 from t5lite.errors import UserError
 from t5lite.experiment import Experiment, open_run
+from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.progress import progress
@@ -34,7 +35,7 @@ from t5lite.training.metrics import Metrics, from_sums, of_confusion
 from t5lite.training.sharding import local_rows, make_mesh, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
-from t5lite.training.trainer import batch_shapes, compile_eval_step
+from t5lite.training.trainer import compile_eval_step
 from t5lite.vocabulary import EOS
 
 
@@ -220,8 +221,7 @@ def load_evaluator(
         experiment = open_run(config, workdir)
     agree({**flat(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
-    batch = batch_shapes(experiment.objective, config.batch_size, experiment.vocabulary.table)
-    params, found = load_params(workdir, experiment.model, batch, mesh, step, average)
+    params, found = load_params(workdir, parameter_shapes(experiment.model.config), mesh, step, average)
     return Evaluator(experiment, mesh), params, found
 
 

@@ -30,12 +30,12 @@ from t5lite.data.tokenizer import Tokenizer, load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
+from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import make_objective
 from t5lite.training import hosts
 from t5lite.training.sharding import make_mesh
 from t5lite.training.start import load_params
-from t5lite.training.trainer import batch_shapes
 from t5lite.training.workdir import read_labels
 from t5lite.vocabulary import CLS, EOS, MASK, SEP
 
@@ -56,8 +56,7 @@ class Generator:
         self.objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
         self.model = make_model(config.model, vocabulary, self.objective.heads)
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-        batch = batch_shapes(self.objective, 2, vocabulary.table)
-        self.params, self.step = load_params(workdir, self.model, batch, mesh, step, average)
+        self.params, self.step = load_params(workdir, parameter_shapes(self.model.config), mesh, step, average)
         self.num_valid_ids = self.objective.num_valid_ids(vocabulary)
 
     def encode(self, text: str) -> np.ndarray:

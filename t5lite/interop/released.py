@@ -11,7 +11,6 @@ No tensor is dropped or made up in silence: what has no place, does not fit, or 
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +72,14 @@ class Released:
         """That of the stored tensors, of the widest where there are several."""
         stored = {self.tensors.tensors[name].dtype for row in self.rows.values() for name in row.names}
         return next(NAMES[short] for short in NAMES if short in stored)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes of its head for labels, in their order."""
+        named = self.json.get("id2label")
+        if not isinstance(named, Mapping) or not (self.model.heads.classifier or self.model.heads.tagger):
+            return None
+        return tuple(str(named[i]) for i in sorted(named, key=int))
 
     def read(self, path: str) -> np.ndarray:
         """A parameter, float32, with the layers stacked; one tensor beside it in memory."""
@@ -176,7 +183,12 @@ def _repeated(released: Released, names: Mapping[str, str], left: Mapping[str, s
 
 def load_parameters(released: Released, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """{path: array} of the paths of `like`, placed by its shardings, one parameter at a time on the host."""
-    return {path: jax.device_put(released.read(path), leaf.sharding) for path, leaf in like.items()}
+    arrays = {}
+    for path, leaf in like.items():
+        if leaf.shape != released.shapes[path]:
+            raise UserError(f"{path} is {released.shapes[path]} in {released.folder}, wanted is {leaf.shape}")
+        arrays[path] = jax.device_put(released.read(path), leaf.sharding)
+    return arrays
 
 
 def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
@@ -230,8 +242,3 @@ def _grouped(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:
 def _join(group: list[Entry], layer: int | None, fetched: Callable[[str], np.ndarray]) -> np.ndarray:
     parts = [entry.to_theirs(fetched(entry.ours) if layer is None else fetched(entry.ours)[layer]) for entry in group]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-
-def num_bytes(config: ModelConfig) -> int:
-    """Of the parameters in float32."""
-    return 4 * sum(math.prod(shape) for shape in _shapes(config).values())

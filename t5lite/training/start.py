@@ -1,28 +1,29 @@
 """How a run finds its weights: its own checkpoint, else another run's parameters, else none.
 
 1. workdir/checkpoints   everything: parameters, optimizer, step, what was spent
-2. init_from             parameters only (their average where that run has one); optimizer and schedule start at step 0.
-                         The head of a run with other labels is left there: this one's is new
+2. init_from             parameters only, of a run (their average where it has one) or of released weights, hf:DIR;
+                         optimizer and schedule start at step 0. A head for other labels is left: this run's is new
 3. scratch
 
 A damaged checkpoint counts as none: the one before it takes its place, with a warning.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from t5lite.errors import UserError
-from t5lite.model.transformer import Transformer
-from t5lite.objectives.batch import Batch
+from t5lite.interop.released import folder_of, is_released, load_parameters, open_released
 from t5lite.progress import say
 from t5lite.training.checkpoint import Checkpoints
+from t5lite.training.hosts import whole
 from t5lite.training.reading import Items, chosen_steps, evaluated, intact
 from t5lite.training.record import Record
 from t5lite.training.sharding import params_shardings
@@ -31,23 +32,32 @@ from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import read_labels
 
+Shapes = Mapping[str, tuple[int, ...]]
+# (shapes of the other's parameters, a function that tells its labels) -> what to read of it
+Wanted = Callable[[Shapes, Callable[[], Sequence[str] | None]], dict[str, jax.ShapeDtypeStruct]]
+OF_VOCABULARY = {"token_embedding/embedding": 0, "lm_head/kernel": 1, "lm_head/bias": 0}  # {path: the axis}
 OF_LABELS = ("classifier", "tagger")  # the heads whose outputs are a run's labels, in their order
 
 
 @dataclasses.dataclass(frozen=True)
 class HandOff:
-    """Which parameters came from the run at `source`, which are new here, and which of its own were left."""
+    """Which parameters came from `source`, which are new here, and which of its own were left.
+
+    step: of a run. grown: those of the restored ones that have more rows here, for a larger vocabulary.
+    """
 
     source: str
-    step: int
+    step: int | None
     restored: tuple[str, ...]
     new: tuple[str, ...]
     left: tuple[str, ...]
+    grown: tuple[str, ...] = ()
 
     def report(self) -> str:
         """One line for people: how many were restored, and the names of what is new or left."""
-        line = f"from {self.source} at step {self.step}: {len(self.restored)} parameters restored"
-        for word, names in (("new", self.new), ("left", self.left)):
+        at = "" if self.step is None else f" at step {self.step}"
+        line = f"from {self.source}{at}: {len(self.restored)} parameters restored"
+        for word, names in (("with new rows", self.grown), ("new", self.new), ("left", self.left)):
             if names:
                 line += f"; {len(names)} {word} ({', '.join(names)})"
         return line
@@ -70,55 +80,100 @@ def find_weights(
     state = trainer.init()
     if init_from is None:
         return state, Progress(), None
-    state, hand_off = hand_over(state, trainer, Path(init_from), init_from_step, labels)
+    state, hand_off = hand_over(state, trainer, init_from, init_from_step, labels)
     return state, Progress(), hand_off
 
 
 def hand_over(
-    state: TrainState, trainer: Trainer, source: Path, step: str | None = None, labels: Sequence[str] | None = None
+    state: TrainState, trainer: Trainer, source: str, step: str | None = None, labels: Sequence[str] | None = None
 ) -> tuple[TrainState, HandOff]:
-    """`state` with the parameters that a checkpoint in `source` has under the same path. The state is used up.
+    """`state` with the parameters that `source`, a workdir or `hf:DIR`, has under the same path. The state is used up.
 
-    step: of the checkpoint, as for `chosen_steps`. Raises UserError where a path's shape differs, or where nothing
-    matches.
+    step: of a workdir's checkpoint, as for `chosen_steps`. Raises UserError where a path's shape differs, or where
+    nothing matches. Of a vocabulary that has grown the first rows are taken over, the others are new.
     """
     ours, shardings = (flatten_dict(tree, sep="/") for tree in (state.params, trainer.shardings.params))
+    grown: dict[str, np.ndarray] = {}
 
-    def wanted(record: Record) -> Items:
-        common = _common(record.shapes(record.evaluated), ours, source, labels)
-        like = {
-            path: jax.ShapeDtypeStruct(ours[path].shape, ours[path].dtype, sharding=shardings[path]) for path in common
-        }
+    def wanted(theirs: Shapes, their_labels: Callable[[], Sequence[str] | None]) -> dict[str, jax.ShapeDtypeStruct]:
+        common = _common(theirs, {path: leaf.shape for path, leaf in ours.items()}, source, their_labels, labels)
+        grown.update({path: whole(ours[path]) for path in common if theirs[path] != ours[path].shape})
         # What is to be replaced makes room first: there is never a second copy of the parameters.
-        _free([ours[path] for path in like])
+        _free([ours[path] for path in common])
         _free(jax.tree.leaves(state.average))
-        return {record.evaluated: unflatten_dict(like, sep="/")}
+        return {
+            path: jax.ShapeDtypeStruct(
+                theirs[path], ours[path].dtype, sharding=None if path in grown else shardings[path]
+            )
+            for path in common
+        }
 
-    record, items = next(intact(source, chosen_steps(source, step), wanted))
-    values, theirs = flatten_dict(items[record.evaluated], sep="/"), record.shapes(record.evaluated).keys()
+    theirs, values, at = (_from_released if is_released(source) else _from_run)(source, step, wanted)
+    for path, rows in grown.items():
+        rows = rows.copy()
+        rows[tuple(slice(size) for size in theirs[path])] = whole(values[path])
+        values[path] = jax.device_put(rows, shardings[path])
     params = unflatten_dict({**ours, **values}, sep="/")
     average = None if state.average is None else jax.tree.map(jnp.copy, params)
-    named = (sorted(values), sorted(ours.keys() - values.keys()), sorted(theirs - values.keys()))
-    return state.replace(params=params, average=average), HandOff(str(source), record.step, *map(tuple, named))
+    named = (sorted(values), sorted(ours.keys() - values.keys()), sorted(theirs.keys() - values.keys()))
+    return state.replace(params=params, average=average), HandOff(source, at, *map(tuple, named), tuple(sorted(grown)))
+
+
+def _from_run(source: str, step: str | None, wanted: Wanted) -> tuple[Shapes, dict[str, jax.Array], int]:
+    """(shapes of its parameters, those that are wanted, their step) of the run in a workdir."""
+    workdir = Path(source)
+
+    def items_of(record: Record) -> Items:
+        like = wanted(record.shapes(record.evaluated), lambda: read_labels(workdir))
+        return {record.evaluated: unflatten_dict(like, sep="/")}
+
+    record, items = next(intact(workdir, chosen_steps(workdir, step), items_of))
+    return record.shapes(record.evaluated), flatten_dict(items[record.evaluated], sep="/"), record.step
+
+
+def _from_released(source: str, step: str | None, wanted: Wanted) -> tuple[Shapes, dict[str, jax.Array], None]:
+    """The same of released weights, which have no steps."""
+    if step is not None:
+        raise UserError(f"init_from_step={step}: {source} is no run and has no steps; leave it unset")
+    released = open_released(folder_of(source))
+    return released.shapes, load_parameters(released, wanted(released.shapes, lambda: released.labels)), None
 
 
 def _common(
-    theirs: Mapping[str, tuple[int, ...]], ours: Mapping[str, Any], source: Path, labels: Sequence[str] | None
+    theirs: Shapes,
+    ours: Shapes,
+    source: str,
+    their_labels: Callable[[], Sequence[str] | None],
+    labels: Sequence[str] | None,
 ) -> list[str]:
     """The paths of the parameters to take over: those of the same path, but no head for other labels."""
     common = theirs.keys() & ours.keys()
     heads = {path for path in common if path.split("/")[0] in OF_LABELS}
-    if heads and read_labels(source) != (None if labels is None else list(labels)):
+    if heads and list(their_labels() or ()) != list(labels or ()):
         common -= heads
     if not common:
         raise UserError(f"init_from={source} has no parameter of this config's model")
     for path in sorted(common):
-        if theirs[path] != ours[path].shape:
+        if theirs[path] != ours[path] and not _has_grown(path, theirs[path], ours[path]):
             raise UserError(
-                f"{path} has shape {theirs[path]} in init_from={source} but {ours[path].shape} in this config's model; "
+                f"{path} has shape {theirs[path]} in init_from={source} but {ours[path]} in this config's model; "
                 "give the config the other run's model"
             )
     return sorted(common)
+
+
+def _has_grown(path: str, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+    """Whether a parameter differs by rows of a larger vocabulary alone."""
+    axis = OF_VOCABULARY.get(path)
+    return (
+        axis is not None
+        and now[axis] > before[axis]
+        and (*now[:axis], *now[axis + 1 :])
+        == (
+            *before[:axis],
+            *before[axis + 1 :],
+        )
+    )
 
 
 def _free(arrays: list[jax.Array]) -> None:
@@ -128,17 +183,20 @@ def _free(arrays: list[jax.Array]) -> None:
 
 
 def load_params(
-    workdir: Path, model: Transformer, batch: Batch, mesh: Mesh, step: str | None = None, average: int = 1
+    place: str | Path, shapes: Any, mesh: Mesh, step: str | None = None, average: int = 1
 ) -> tuple[Any, int]:
-    """(parameters of `model`, step) from a checkpoint in `workdir`; `batch` gives the shapes of its inputs.
+    """(parameters of these shapes, step) from a checkpoint in a workdir, or of the released weights of `hf:DIR`, step 0.
 
     step: as for `chosen_steps`. average: the mean of the parameters of so many checkpoints, the newest; their step is
     then that of the newest of them.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     shardings = params_shardings(shapes, mesh)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    total, steps = None, []
+    if is_released(place):
+        if step is not None or average > 1:
+            raise UserError(f"--step and --average are of runs, and {place} is none; leave them out")
+        return _all_released(folder_of(place), flatten_dict(like, sep="/")), 0
+    workdir, total, steps = Path(place), None, []
     for record, items in intact(workdir, chosen_steps(workdir, step), evaluated(like)):
         params = items.pop(record.evaluated)
         total = params if total is None else jax.tree.map(jnp.add, total, params)
@@ -151,3 +209,11 @@ def load_params(
         say(f"mean of the parameters at the steps {', '.join(map(str, sorted(steps)))}")
         total = jax.tree.map(lambda x: x / average, total)
     return total, steps[0]
+
+
+def _all_released(folder: Path, like: dict[str, jax.ShapeDtypeStruct]) -> Any:
+    released = open_released(folder)
+    lacking = sorted(like.keys() - released.shapes.keys())
+    if lacking:
+        raise UserError(f"{folder} has no {lacking[0]}: its weights are not of a model with this head")
+    return unflatten_dict(load_parameters(released, like), sep="/")

@@ -170,14 +170,6 @@ def test_where_there_is_an_average_it_is_what_is_read(tmp_path):
     assert _equal(_read(tmp_path)[1], _state(1, average=True).average)
 
 
-class _Model:
-    """What load_params asks of a model."""
-
-    @staticmethod
-    def init(key, batch):
-        return {"params": {"final_norm": {"scale": jnp.zeros((8, 6))}}}
-
-
 def test_the_mean_of_the_newest_checkpoints(tmp_path, capsys):
     checkpoints = Checkpoints(tmp_path, Policy(keep=99))
     values = np.random.default_rng(0).normal(size=(4, 8, 6)).astype(np.float32)
@@ -185,16 +177,16 @@ def test_the_mean_of_the_newest_checkpoints(tmp_path, capsys):
         params = {"final_norm": {"scale": jnp.asarray(value)}}
         checkpoints.save(TrainState(np.int32(step), params, {"count": jnp.int32(step)}), {})
     checkpoints.close()
-    mesh = make_mesh(1, 1, 1)
-    mean, step = start.load_params(tmp_path, _Model, None, mesh, average=3)
+    mesh, shapes = make_mesh(1, 1, 1), {"final_norm": {"scale": jax.ShapeDtypeStruct((8, 6), jnp.float32)}}
+    mean, step = start.load_params(tmp_path, shapes, mesh, average=3)
     np.testing.assert_allclose(mean["final_norm"]["scale"], values[1:].mean(axis=0), rtol=1e-6)
     assert step == 4 and "at the steps 2, 3, 4" in capsys.readouterr().err
     _damage(tmp_path, 3)
-    mean, step = start.load_params(tmp_path, _Model, None, mesh, average=3)
+    mean, step = start.load_params(tmp_path, shapes, mesh, average=3)
     np.testing.assert_allclose(mean["final_norm"]["scale"], values[[0, 1, 3]].mean(axis=0), rtol=1e-6)
     assert "at the steps 1, 2, 4" in capsys.readouterr().err
     with pytest.raises(UserError, match="has 3 intact checkpoints, fewer than the 4"):
-        start.load_params(tmp_path, _Model, None, mesh, average=4)
+        start.load_params(tmp_path, shapes, mesh, average=4)
 
 
 @pytest.fixture
