@@ -247,10 +247,19 @@ def limited_order(pairs: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def pair_plan(
-    store: TokenStore, inputs_length: int, targets_length: int, packed: bool, limit: int | None = None, seed: int = 0
+    store: TokenStore,
+    inputs_length: int,
+    targets_length: int,
+    packed: bool,
+    limit: int | None = None,
+    seed: int = 0,
+    bos: int | None = None,
 ) -> PackingPlan:
-    """Which pairs of `store` share a row. `limit` keeps the first so many of a fixed random order (`seed`)."""
-    lengths = np.diff(np.asarray(store.ends), prepend=0).reshape(-1, 2)
+    """Which pairs of `store` share a row. `limit` keeps the first so many of a fixed random order (`seed`).
+
+    bos: what stands in front of both sides of each, if anything does.
+    """
+    lengths = np.diff(np.asarray(store.ends), prepend=0).reshape(-1, 2) + (bos is not None)
     chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
     if not packed:
         return one_a_row(chosen, inputs_length, targets_length)
