@@ -26,7 +26,8 @@ from t5lite.checks import LENGTH, STEPS, in_range
 from t5lite.config import load_json
 from t5lite.data.build import pieces_of_words
 from t5lite.data.rows import clipped, until
-from t5lite.data.tokenizer import Tokenizer, load_tokenizer
+from t5lite.data.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizer import load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
@@ -50,7 +51,7 @@ class Generator:
 
     def __init__(self, workdir: Path, step: str | None = None, average: int = 1):
         config = load_json(workdir / "config.json")
-        self.tokenizer: Tokenizer = load_tokenizer(str(workdir), 0, ())
+        self.tokenizer: TextTokenizer = load_tokenizer(str(workdir), 0, ())
         vocabulary = self.tokenizer.vocabulary
         labels = read_labels(workdir)
         self.objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)

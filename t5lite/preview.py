@@ -31,7 +31,7 @@ from rich.text import Text
 
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
-from t5lite.data.tokenizer import Tokenizer
+from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.examples import Realised, Seen, as_json, examples_of, padding_of, realised
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.objectives.batch import Batch
@@ -43,7 +43,7 @@ NEXT_SENTENCE = ("0, the second part follows the first", "1, the second part doe
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a random byte may be one, and move the terminal's cursor
 
 
-def decoded(tokens: Sequence[int], tokenizer: Tokenizer, styles: Sequence[str], plain: bool) -> Text:
+def decoded(tokens: Sequence[int], tokenizer: TextTokenizer, styles: Sequence[str], plain: bool) -> Text:
     """The text of `tokens`, each in its style, but sentinels, specials and EOS in one of their own.
 
     plain: for where there are no colours; noise stands in ⟦⟧.

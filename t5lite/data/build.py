@@ -14,7 +14,7 @@ import numpy as np
 
 from t5lite.data.files import Tagged, fragments_of
 from t5lite.data.store import StoreWriter
-from t5lite.data.tokenizer import Tokenizer
+from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.errors import UserError
 
 HELDOUT_EVERY = 20
@@ -29,13 +29,15 @@ def first_tag(eos: int) -> int:
     return max(eos, 1) + 1
 
 
-def build_text(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, hold_out: bool, advance: Advance) -> None:
+def build_text(
+    folder: Path, pieces: Iterable[Piece], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
+) -> None:
     """Write `folder`/train and `folder`/heldout, which is empty unless `hold_out`."""
     _build(folder, encoded(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
 
 
 def build_pairs(
-    folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, hold_out: bool, advance: Advance
+    folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """The same for supervised pairs. Both cards' "labels" counts the distinct targets of the whole source; None
     beyond 1,000 of them, or where one has over 1,000 characters.
@@ -59,7 +61,7 @@ def build_pairs(
 
 
 def build_tagged(
-    folder: Path, sentences: Iterable[Tagged], tokenizer: Tokenizer, hold_out: bool, advance: Advance
+    folder: Path, sentences: Iterable[Tagged], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """The same for words with tags: document 2i holds the pieces of sentence i, document 2i + 1 as many ids, at the
     first piece of a word the first tag + the place of its own in the card's "tags", elsewhere 0 (1 where 0 is EOS);
@@ -100,7 +102,7 @@ def build_tagged(
     _build(folder, blocks(), tokenizer, hold_out, 2, card, texts=1)
 
 
-def pieces_of_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
+def pieces_of_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
     """The ids of each word of each sentence, a space before all but the first; at least one, if only the unknown."""
     words = [word if i == 0 else f" {word}" for sentence in sentences for i, word in enumerate(sentence)]
     continues = [i > 0 for sentence in sentences for i in range(len(sentence))]
@@ -125,7 +127,7 @@ def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:
 def _build(
     folder: Path,
     blocks: Iterable[tuple[np.ndarray, np.ndarray]],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     hold_out: bool,
     unit: int,
     card: Callable[[], dict[str, Any]],
@@ -154,7 +156,7 @@ def _build(
 
 
 def encoded(
-    pieces: Iterable[Piece], tokenizer: Tokenizer, advance: Advance, keep_empty: bool = False
+    pieces: Iterable[Piece], tokenizer: TextTokenizer, advance: Advance, keep_empty: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(tokens, ends) for some megabytes of `pieces` at a time: EOS closes each document, `ends` are exclusive.
 

@@ -15,10 +15,10 @@ import numpy as np
 from t5lite.data.build import first_tag
 from t5lite.data.rows import Rows, clipped
 from t5lite.data.store import TokenStore
-from t5lite.data.tokenizer import Tokenizer
+from t5lite.data.text_tokenizer import TextTokenizer
 
 
-def label_ids(tokenizer: Tokenizer, labels: Sequence[str]) -> dict[bytes, int]:
+def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, int]:
     """The place of each label, by the bytes of its tokens as a store has them."""
     eos = tokenizer.vocabulary.eos
     documents = [np.append(tokens, eos).astype(np.int32) for tokens in tokenizer.encode_many(labels)]
