@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t5lite.config import flat, load_json, to_dict
-from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows
+from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows, until
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
 from t5lite.errors import UserError
@@ -36,7 +36,6 @@ from t5lite.training.sharding import local_rows, make_mesh, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import compile_eval_step
-from t5lite.vocabulary import EOS
 
 
 class Shown(NamedTuple):
@@ -176,7 +175,7 @@ class Evaluator:
                     text(() if tokens is None else tokens[row][asked], None if label is None else label[row])
                     for tokens, label in ((batch.targets, batch.labels), chosen)
                 )
-                yield Shown(decode(batch.inputs[row]), target, output)
+                yield Shown(decode(_real(batch.inputs, batch.inputs_segment_ids)[row]), target, output)
 
     def _generated(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
         """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window."""
@@ -192,7 +191,8 @@ class Evaluator:
                 half = objective.targets_length // 2
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
-            lengths = jnp.sum(examples.inputs > 0 if ids is None else ids > 0, axis=1, dtype=jnp.int32)
+            full = jnp.ones(examples.inputs.shape, jnp.int32) if ids is None else ids
+            lengths = jnp.sum(full > 0, axis=1, dtype=jnp.int32)
             tokens, _ = generate(
                 experiment.model,
                 params,
@@ -201,11 +201,19 @@ class Evaluator:
                 max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length,
                 num_valid_ids=objective.num_valid_ids(vocabulary),
                 prefix_attention=objective.prefix_attention,
+                eos=vocabulary.eos,
             )
-            sides = whole((examples.inputs, examples.targets, tokens))
-            for is_valid, *example in zip(valid, *sides, strict=True):
-                if is_valid:
-                    yield Shown(*(decode(side) for side in example))
+            examples, tokens = whole((examples, tokens))
+            inputs = _real(examples.inputs, examples.inputs_segment_ids)
+            targets = _real(examples.targets, examples.targets_segment_ids)
+            for row in np.flatnonzero(valid):
+                answer = until(vocabulary.eos, tokens[row])
+                yield Shown(decode(inputs[row]), decode(targets[row]), decode(answer))
+
+
+def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
+    """Of each row of `tokens` [B, L] what is no padding."""
+    return list(tokens) if segment_ids is None else [row[ids > 0] for row, ids in zip(tokens, segment_ids, strict=True)]
 
 
 def load_evaluator(
@@ -231,9 +239,13 @@ def _lengths(rows: Rows) -> np.ndarray:
 
 def label_tokens(experiment: Experiment) -> np.ndarray:
     """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them."""
-    length = experiment.evaluated.targets_length
-    encode = experiment.dataset.tokenizer.encode
-    each = [clipped(np.append(encode(label), EOS), length) for label in experiment.dataset.labels or ()]
+    length, bos = experiment.evaluated.targets_length, experiment.evaluated.bos
+    encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
+    front = [] if bos is None else [bos]
+    each = [
+        [*front, *clipped(np.append(encode(label), eos), length - len(front))]
+        for label in experiment.dataset.labels or ()
+    ]
     tokens = np.zeros((len(each), max(map(len, each))), np.int32)
     for row, label in zip(tokens, each, strict=True):
         row[: len(label)] = label

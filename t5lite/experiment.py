@@ -71,9 +71,9 @@ class Experiment:
             return Windows(span, objective.window, objective.with_eos, objective.segments, objective.second_window)
         packed = packed and objective.rows == "pairs"
         lengths = (objective.inputs_length, objective.targets_length)
-        plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed)
+        plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed, objective.bos)
         if objective.rows == "pairs":
-            return PackedPairs(span.store, plan)
+            return PackedPairs(span.store, plan, objective.bos)
         texts = (span.store, plan.order, objective.window)
         if objective.rows == "tags":
             return TaggedSentences(*texts, objective.labels)

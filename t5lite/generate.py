@@ -25,8 +25,9 @@ from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
 from t5lite.config import load_json
 from t5lite.data.build import pieces_of_words
-from t5lite.data.rows import clipped
-from t5lite.data.tokenizer import Tokenizer, load_tokenizer
+from t5lite.data.rows import clipped, until
+from t5lite.data.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizer import load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
 from t5lite.model.build import make_model
@@ -37,7 +38,7 @@ from t5lite.training import hosts
 from t5lite.training.sharding import make_mesh
 from t5lite.training.start import load_params
 from t5lite.training.workdir import read_labels
-from t5lite.vocabulary import CLS, EOS, MASK, SEP
+from t5lite.vocabulary import CLS, MASK, SEP
 
 BATCH_SIZE = 16
 
@@ -50,7 +51,7 @@ class Generator:
 
     def __init__(self, workdir: Path, step: str | None = None, average: int = 1):
         config = load_json(workdir / "config.json")
-        self.tokenizer: Tokenizer = load_tokenizer(str(workdir), 0, ())
+        self.tokenizer: TextTokenizer = load_tokenizer(str(workdir), 0, ())
         vocabulary = self.tokenizer.vocabulary
         labels = read_labels(workdir)
         self.objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
@@ -67,8 +68,11 @@ class Generator:
         ids = self.tokenizer.encode(text, specials=True)
         if not self.objective.closes_inputs:
             return ids
-        ids = np.append(ids, EOS).astype(np.int32)
-        return clipped(ids, self.objective.inputs_length) if self.objective.rows == "pairs" else ids
+        front = np.array([] if self.objective.bos is None else [self.objective.bos], np.int32)
+        ids = np.append(ids, self.tokenizer.vocabulary.eos).astype(np.int32)
+        if self.objective.rows == "pairs":
+            ids = clipped(ids, self.objective.inputs_length - len(front))
+        return np.concatenate([front, ids])
 
     def __call__(self, texts: Sequence[str], max_new_tokens: int, seed: int = 0, **sampling: Any) -> Iterator[dict]:
         """{"input", "output", "tokens", "logprob"} of each text. A text's answer depends on its place and `seed`.
@@ -89,7 +93,7 @@ class Generator:
         self, chunk: Sequence[str], start: int, max_new_tokens: int, seed: int, sampling: dict
     ) -> list[dict]:
         """The answers to at most BATCH_SIZE texts, of which the first is the `start`-th of all."""
-        encoded = [self.encode(text) for text in chunk]
+        encoded, eos = [self.encode(text) for text in chunk], self.tokenizer.vocabulary.eos
         # Lengths in powers of two: few programs to compile, whatever the lengths of the texts.
         width = 1 << max(max(map(len, encoded)) - 1, 15).bit_length()
         inputs = np.zeros((len(chunk), width), np.int32)
@@ -106,11 +110,12 @@ class Generator:
             num_valid_ids=self.num_valid_ids,
             keys=keys,
             prefix_attention=self.objective.prefix_attention,
+            eos=eos,
             **sampling,
         )
         answers = []
         for text, ids, logprob in zip(chunk, np.asarray(tokens), np.asarray(logprobs), strict=True):
-            ids = ids[ids > 0].tolist()
+            ids = until(eos, ids).tolist()
             output = self.tokenizer.decode(ids)
             answers.append({"input": text, "output": output, "tokens": ids, "logprob": float(logprob)})
         return answers

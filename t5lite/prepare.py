@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps({"tokenizer": {"sha256": dataset.tokenizer.sha256, "size": vocabulary.size}, "parts": parts}))
         return
-    above = f", specials {', '.join(vocabulary.specials)}" if vocabulary.specials else ""
+    specials = [name for name, token in vocabulary.specials.items() if token >= vocabulary.size]
+    above = f", specials {', '.join(specials)}" if specials else ""
     print(f"tokenizer: {vocabulary.pieces} pieces, {vocabulary.sentinels} sentinels{above}")
     for name, facts in parts.items():
         print(

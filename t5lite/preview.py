@@ -31,7 +31,7 @@ from rich.text import Text
 
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
-from t5lite.data.tokenizer import Tokenizer
+from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.examples import Realised, Seen, as_json, examples_of, padding_of, realised
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.objectives.batch import Batch
@@ -43,7 +43,7 @@ NEXT_SENTENCE = ("0, the second part follows the first", "1, the second part doe
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a random byte may be one, and move the terminal's cursor
 
 
-def decoded(tokens: Sequence[int], tokenizer: Tokenizer, styles: Sequence[str], plain: bool) -> Text:
+def decoded(tokens: Sequence[int], tokenizer: TextTokenizer, styles: Sequence[str], plain: bool) -> Text:
     """The text of `tokens`, each in its style, but sentinels, specials and EOS in one of their own.
 
     plain: for where there are no colours; noise stands in ⟦⟧.
@@ -88,12 +88,11 @@ def _lines(values: dict[str, Any], seen: Seen, objective: Objective) -> Iterator
             yield "targets", values["targets"], _styles(weights, NOISE, WITHOUT_LOSS)
         return
     if objective.architecture == "encoder_decoder":  # a decoder's inputs are its targets, one place later
-        in_place = window is not None and _stands_where_it_stood(values["inputs"], window, is_noise)
-        yield (
-            "inputs",
-            values["inputs"],
-            _styles([*is_noise, False] if in_place else [False] * len(values["inputs"]), NOISE),
-        )
+        marked = [False] * len(values["inputs"])
+        text = slice(0 if objective.bos is None else 1, -1)  # what stands in front, and EOS, are no part of the window
+        if window is not None and _stands_where_it_stood(values["inputs"][text], window, is_noise):
+            marked[text] = is_noise
+        yield "inputs", values["inputs"], _styles(marked, NOISE)
     yield "targets", values["targets"], _styles(weights, "", WITHOUT_LOSS)
 
 
@@ -102,8 +101,8 @@ def _styles(marked: Sequence[Any], style: str, other: str = "") -> list[str]:
 
 
 def _stands_where_it_stood(inputs: list[int], window: np.ndarray, is_noise: np.ndarray) -> bool:
-    """Whether `inputs` are the window, EOS after it, with other tokens in the places of noise alone."""
-    return len(inputs) == len(window) + 1 and bool((np.asarray(inputs[:-1]) == window)[~is_noise].all())
+    """Whether `inputs` are the window with other tokens in the places of noise alone."""
+    return len(inputs) == len(window) and bool((np.asarray(inputs) == window)[~is_noise].all())
 
 
 def show(experiment: Experiment, seen: Seen, console: Console) -> None:

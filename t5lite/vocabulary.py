@@ -4,7 +4,18 @@
             pad   EOS   unk    pieces           … <extra_id_1> <extra_id_0>   [MASK] [CLS] …
 
 `size` counts pieces and sentinels, so that the k-th sentinel (k from 1) is `size - k`, as in T5. The specials that a
-config asks for come above. The model's embedding may have more rows than `rows`; these are never generated.
+config asks for come above, but for those that a released tokenizer has among its own ids. The model's embedding may
+have more rows than `rows`; these are never generated.
+
+Which ids close, begin and start a text is the tokenizer's to say. T5's are the defaults:
+
+            eos                  start                bos
+    T5      1 </s>               0 <pad>              none
+    BART    2 </s>               2 </s>               0 <s>
+    BERT    102 [SEP]                                 none
+    GPT-2   50256 <|endoftext|>  50256 <|endoftext|>  none
+
+Arrays are padded with id 0 whatever that stands for: what is padding is told by segment ids, lengths and weights.
 """
 
 import dataclasses
@@ -32,12 +43,21 @@ class TokenTable:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Ids of pieces, sentinels and specials, with the table of facts about each token."""
+    """Ids of pieces, sentinels and specials, with the table of facts about each token.
+
+    eos: closes every document and both sides of an example. start: a decoder's first input, at each start of a
+    segment. bos: stands in front of both sides of an encoder-decoder's example; None: nothing does. unknown: what
+    stands for text that has no piece.
+    """
 
     pieces: int
     sentinels: int
     specials: Mapping[str, int]
     table: TokenTable
+    eos: int = EOS
+    start: int = PAD
+    bos: int | None = None
+    unknown: int = UNKNOWN
 
     @property
     def size(self) -> int:
@@ -47,7 +67,7 @@ class Vocabulary:
     @property
     def rows(self) -> int:
         """Number of ids in use: V and the specials above it."""
-        return self.size + len(self.specials)
+        return max([self.size, *(token + 1 for token in self.specials.values())])
 
     @classmethod
     def synthetic(cls, pieces: int, sentinels: int, specials: tuple[str, ...] = ()) -> "Vocabulary":

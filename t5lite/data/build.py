@@ -14,26 +14,30 @@ import numpy as np
 
 from t5lite.data.files import Tagged, fragments_of
 from t5lite.data.store import StoreWriter
-from t5lite.data.tokenizer import Tokenizer
+from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.errors import UserError
-from t5lite.vocabulary import EOS, UNKNOWN
 
 HELDOUT_EVERY = 20
 MOST_LABELS, LONGEST_LABEL = 1000, 1000  # of a closed set; characters
 ENCODE_CHARACTERS = 4 * 2**20  # of text that is encoded at a time
-FIRST_TAG = EOS + 1  # the id of a store's first tag in its documents of tags
-
 Piece = tuple[str, bool]  # text, and whether the document ends with it
 Advance = Callable[[int], None]  # told the bytes of text that are done
 
 
-def build_text(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, hold_out: bool, advance: Advance) -> None:
+def first_tag(eos: int) -> int:
+    """The id of a store's first tag in its documents of tags. Below are EOS and the id of what has no tag."""
+    return max(eos, 1) + 1
+
+
+def build_text(
+    folder: Path, pieces: Iterable[Piece], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
+) -> None:
     """Write `folder`/train and `folder`/heldout, which is empty unless `hold_out`."""
     _build(folder, encoded(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
 
 
 def build_pairs(
-    folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, hold_out: bool, advance: Advance
+    folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """The same for supervised pairs. Both cards' "labels" counts the distinct targets of the whole source; None
     beyond 1,000 of them, or where one has over 1,000 characters.
@@ -57,14 +61,17 @@ def build_pairs(
 
 
 def build_tagged(
-    folder: Path, sentences: Iterable[Tagged], tokenizer: Tokenizer, hold_out: bool, advance: Advance
+    folder: Path, sentences: Iterable[Tagged], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """The same for words with tags: document 2i holds the pieces of sentence i, document 2i + 1 as many ids, at the
-    first piece of a word FIRST_TAG + the place of its tag in the card's "tags", elsewhere 0; EOS closes both.
+    first piece of a word the first tag + the place of its own in the card's "tags", elsewhere 0 (1 where 0 is EOS);
+    EOS closes both.
 
     The cards' "labels" counts the tags of the whole source, "places" says where each stands first.
     Raises UserError for more than 1,000 of them, and for one of over 1,000 characters.
     """
+    eos = tokenizer.vocabulary.eos
+    untagged = int(eos == 0)
     labels: Counter[str] = Counter()
     places: dict[str, str] = {}  # in the order of their ids
 
@@ -77,15 +84,15 @@ def build_tagged(
             raise UserError(f"{sentence.place}: a tag has {longest:,} characters; tags are short names")
         labels.update(sentence.tags)
         index = {tag: number for number, tag in enumerate(places)}
-        return [FIRST_TAG + index[tag] for tag in sentence.tags]
+        return [first_tag(eos) + index[tag] for tag in sentence.tags]
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block in _tagged_blocks(sentences):
             documents = []
             for sentence, pieces in zip(block, pieces_of_words(tokenizer, [each.words for each in block]), strict=True):
                 each = zip(numbered(sentence), pieces, strict=True)
-                tags = [np.where(np.arange(len(of_word)) == 0, tag, 0) for tag, of_word in each]
-                documents += [np.concatenate([*side, [EOS]]) for side in (pieces, tags)]
+                tags = [np.where(np.arange(len(of_word)) == 0, tag, untagged) for tag, of_word in each]
+                documents += [np.concatenate([*side, [eos]]) for side in (pieces, tags)]
             yield np.concatenate(documents), np.cumsum([len(document) for document in documents])
             advance(sum(len(word.encode()) for sentence in block for word in sentence.words))
 
@@ -95,12 +102,12 @@ def build_tagged(
     _build(folder, blocks(), tokenizer, hold_out, 2, card, texts=1)
 
 
-def pieces_of_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
+def pieces_of_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
     """The ids of each word of each sentence, a space before all but the first; at least one, if only the unknown."""
     words = [word if i == 0 else f" {word}" for sentence in sentences for i, word in enumerate(sentence)]
     continues = [i > 0 for sentence in sentences for i in range(len(sentence))]
     ids = iter(tokenizer.encode_many(words, continues))
-    unknown = np.array([UNKNOWN], np.int32)
+    unknown = np.array([tokenizer.vocabulary.unknown], np.int32)
     return [[of_word if len(of_word := next(ids)) else unknown for _ in sentence] for sentence in sentences]
 
 
@@ -120,7 +127,7 @@ def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:
 def _build(
     folder: Path,
     blocks: Iterable[tuple[np.ndarray, np.ndarray]],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     hold_out: bool,
     unit: int,
     card: Callable[[], dict[str, Any]],
@@ -128,7 +135,8 @@ def _build(
 ) -> None:
     """Write `blocks` to the two stores; `unit` documents (a pair has two) stay together, the first `texts` are text."""
     vocabulary = tokenizer.vocabulary
-    writers = {name: StoreWriter(folder / name, vocabulary.rows) for name in ("train", "heldout")}
+    rows = max(vocabulary.rows, first_tag(vocabulary.eos) + MOST_LABELS)  # ids that may stand in the stores
+    writers = {name: StoreWriter(folder / name, rows, vocabulary.eos) for name in ("train", "heldout")}
     num_bytes = dict.fromkeys(writers, 0)
     documents = 0
     for tokens, ends in blocks:
@@ -148,14 +156,14 @@ def _build(
 
 
 def encoded(
-    pieces: Iterable[Piece], tokenizer: Tokenizer, advance: Advance, keep_empty: bool = False
+    pieces: Iterable[Piece], tokenizer: TextTokenizer, advance: Advance, keep_empty: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(tokens, ends) for some megabytes of `pieces` at a time: EOS closes each document, `ends` are exclusive.
 
     Documents without a token leave no trace unless `keep_empty`.
     """
     open_document = begun = False  # across blocks: has the document tokens yet, and text
-    eos = np.array([EOS], np.int32)
+    eos = np.array([tokenizer.vocabulary.eos], np.int32)
     for block in _blocks(pieces):
         texts, closes = zip(*block, strict=True)
         continued = []

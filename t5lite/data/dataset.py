@@ -22,7 +22,8 @@ from t5lite.data.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.data.packing import PackingPlan, one_a_row, pack
 from t5lite.data.sources import Columns, Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
-from t5lite.data.tokenizer import TRAINING_THREADS, Tokenizer, load_tokenizer, sample_chunks, train_tokenizer
+from t5lite.data.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizer import TRAINING_THREADS, load_tokenizer, sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.progress import progress
 
@@ -46,7 +47,7 @@ class Dataset:
     free text; of tagged words, their tags. identity: fingerprints by which a run knows its data again.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     train: dict[str, Span]
     weights: dict[str, float]
     validation: dict[str, Span]
@@ -83,7 +84,7 @@ def open_dataset(config: ConfigDict, kind: str, given_tokenizer: Path | None = N
     return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity)
 
 
-def open_validation(config: ConfigDict, kind: str, tokenizer: Tokenizer, labels: Sequence[str] | None) -> Dataset:
+def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
     """Only what is held out, for a config whose `data.validation.source` is set; `labels` are those of training."""
     opener = _Opener(config, tokenizer, kind)
     heldout = {"validation": opener.validation()}
@@ -95,7 +96,7 @@ def open_validation(config: ConfigDict, kind: str, tokenizer: Tokenizer, labels:
 class _Opener:
     """Opens stores one by one and notes their identity."""
 
-    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, kind: str):
+    def __init__(self, config: ConfigDict, tokenizer: TextTokenizer, kind: str):
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
         self.columns = Columns(**config.data.train.columns)
         self.identity = {"tokenizer": tokenizer.sha256}
@@ -171,7 +172,7 @@ def _cut(span: Span, source: str, kind: str) -> tuple[Span, Span]:
     return span.split(1 / HELDOUT_EVERY)
 
 
-def open_tokenizer(config: ConfigDict, kind: str, given: Path | None = None) -> Tokenizer:
+def open_tokenizer(config: ConfigDict, kind: str, given: Path | None = None) -> TextTokenizer:
     """The tokenizer of `config`: the one at tokenizer.path, else that of the workdir `given`, else one trained."""
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
@@ -215,7 +216,7 @@ def _texts(sources: Iterable[Source], kind: str, advance: Callable[[int], None])
             yield text
 
 
-def store_folder(source: Source, columns: Columns, tokenizer: Tokenizer, kind: str, hold_out: bool) -> Path:
+def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kind: str, hold_out: bool) -> Path:
     """The folder of the source's stores, train/ and heldout/, built where the cache lacks it."""
     facts = {
         "format": FORMAT,
@@ -247,10 +248,19 @@ def limited_order(pairs: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def pair_plan(
-    store: TokenStore, inputs_length: int, targets_length: int, packed: bool, limit: int | None = None, seed: int = 0
+    store: TokenStore,
+    inputs_length: int,
+    targets_length: int,
+    packed: bool,
+    limit: int | None = None,
+    seed: int = 0,
+    bos: int | None = None,
 ) -> PackingPlan:
-    """Which pairs of `store` share a row. `limit` keeps the first so many of a fixed random order (`seed`)."""
-    lengths = np.diff(np.asarray(store.ends), prepend=0).reshape(-1, 2)
+    """Which pairs of `store` share a row. `limit` keeps the first so many of a fixed random order (`seed`).
+
+    bos: what stands in front of both sides of each, if anything does.
+    """
+    lengths = np.diff(np.asarray(store.ends), prepend=0).reshape(-1, 2) + (bos is not None)
     chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
     if not packed:
         return one_a_row(chosen, inputs_length, targets_length)

@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t5lite.data.build import FIRST_TAG
+from t5lite.data.build import first_tag
 from t5lite.data.rows import Rows, clipped
 from t5lite.data.store import TokenStore
-from t5lite.data.tokenizer import Tokenizer
-from t5lite.vocabulary import EOS
+from t5lite.data.text_tokenizer import TextTokenizer
 
 
-def label_ids(tokenizer: Tokenizer, labels: Sequence[str]) -> dict[bytes, int]:
+def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, int]:
     """The place of each label, by the bytes of its tokens as a store has them."""
-    documents = [np.append(tokens, EOS).astype(np.int32) for tokens in tokenizer.encode_many(labels)]
+    eos = tokenizer.vocabulary.eos
+    documents = [np.append(tokens, eos).astype(np.int32) for tokens in tokenizer.encode_many(labels)]
     return {document.tobytes(): place for place, document in enumerate(documents)}
 
 
@@ -65,7 +65,7 @@ class TaggedSentences(_Texts):
 
     def __post_init__(self):
         numbers = [self.labels.index(tag) for tag in self.store.card["tags"]]
-        object.__setattr__(self, "_numbers", np.array([-1] * FIRST_TAG + numbers, np.int32))
+        object.__setattr__(self, "_numbers", np.array([-1] * first_tag(self.store.eos) + numbers, np.int32))
 
     def fetch(self, indices: np.ndarray) -> Rows:
         tags = np.full((len(indices), self.length), -1, np.int32)

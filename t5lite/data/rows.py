@@ -23,7 +23,6 @@ import numpy as np
 from t5lite.data.packing import PackingPlan
 from t5lite.data.store import Span, TokenStore
 from t5lite.errors import UserError
-from t5lite.vocabulary import EOS
 
 Rows = dict[str, np.ndarray]
 
@@ -82,8 +81,8 @@ class Windows:
             self._fetch_clean(firsts, tokens)
         if not self.segments:
             return {"tokens": tokens}
-        closed = np.cumsum(tokens == EOS, axis=1, dtype=np.int32)
-        return {"tokens": tokens, "segment_ids": 1 + closed - (tokens == EOS)}
+        is_eos = tokens == self.span.store.eos
+        return {"tokens": tokens, "segment_ids": 1 + np.cumsum(is_eos, axis=1, dtype=np.int32) - is_eos}
 
     def _fetch_clean(self, firsts: np.ndarray, tokens: np.ndarray) -> None:
         # The document that holds a clean position is also the number of EOS tokens before it.
@@ -127,10 +126,11 @@ def _scattered(numbers: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class PackedPairs:
-    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row."""
+    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row, `bos` in front of each side."""
 
     store: TokenStore
     plan: PackingPlan
+    bos: int | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -139,11 +139,13 @@ class PackedPairs:
         lengths = {"inputs": self.plan.inputs_length, "targets": self.plan.targets_length}
         rows = {name: np.zeros((len(indices), length), np.int32) for name, length in lengths.items()}
         rows |= {f"{name}_segment_ids": np.zeros((len(indices), n), np.int32) for name, n in lengths.items()}
+        front = np.array([] if self.bos is None else [self.bos], np.int32)
         for row, index in enumerate(indices):
             at = dict.fromkeys(lengths, 0)
             for segment, pair in enumerate(self.plan.pairs(int(index)), start=1):
                 for side, (name, length) in enumerate(lengths.items()):
-                    tokens = clipped(self.store.document(2 * int(pair) + side), length)
+                    document = self.store.document(2 * int(pair) + side)
+                    tokens = np.concatenate([front, clipped(document, length - len(front))])
                     stop = at[name] + len(tokens)
                     rows[name][row, at[name] : stop] = tokens
                     rows[f"{name}_segment_ids"][row, at[name] : stop] = segment
@@ -153,9 +155,12 @@ class PackedPairs:
 
 def clipped(tokens: np.ndarray, length: int) -> np.ndarray:
     """At most `length` tokens of a document that ends in EOS; a cut one ends in EOS too."""
-    if len(tokens) <= length:
-        return tokens
-    return np.concatenate([tokens[: length - 1], [EOS]])
+    return tokens if len(tokens) <= length else np.concatenate([tokens[: length - 1], tokens[-1:]])
+
+
+def until(eos: int, tokens: np.ndarray) -> np.ndarray:
+    """`tokens` [n] up to the first `eos`, this included; all where there is none."""
+    return tokens[: 1 + int(np.argmax(tokens == eos))] if (tokens == eos).any() else tokens
 
 
 class TrainRows:

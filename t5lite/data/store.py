@@ -2,7 +2,7 @@
 
     tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 where ids need it), up to 32M tokens a shard
     ends.npy          3 7 …             int64, where each document ends, its EOS included
-    card.json         counts, bytes of text, tokenizer, the SHA-256 of the tokens and of the card itself
+    card.json         counts, bytes of text, tokenizer (and its EOS if not 1), the SHA-256 of the tokens and of the card
 
 Two coordinates address it: the stream as stored, and the same stream without the EOS tokens. A `Span` is a stretch
 of it.
@@ -30,9 +30,10 @@ READ_TO_CHECK = 32 * 2**20  # tokens; a store of more is not read whole when it 
 class StoreWriter:
     """Appends token arrays to shards in `folder`; memory holds one shard at most."""
 
-    def __init__(self, folder: Path, rows: int):
+    def __init__(self, folder: Path, rows: int, eos: int = EOS):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.eos = eos
         self.dtype = np.uint16 if rows <= 2**16 else np.uint32
         self.total = 0
         self.shards: list[int] = []
@@ -67,6 +68,7 @@ class StoreWriter:
         ends = np.concatenate(self._ends) if self._ends else np.zeros(0, np.int64)
         _save(self.folder / "ends.npy", ends)
         facts = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards}
+        facts |= {"eos": self.eos} if self.eos != EOS else {}
         card = {**facts, "sha256": self._digest.hexdigest(), **card}
         card["card_sha256"] = _digest_of(card)
         (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
@@ -108,6 +110,7 @@ class TokenStore:
         if card is None or card.get("format") != FORMAT or card.get("card_sha256") != _digest_of(card):
             raise UserError(f"the token store {folder} is damaged (its card); {way_out}")
         self.card = card
+        self.eos = card.get("eos", EOS)
         try:
             self.ends = _mapped(folder / "ends.npy", np.int64)
             names = [f"tokens-{i:05d}.npy" for i in range(len(card["shards"]))]
@@ -134,7 +137,7 @@ class TokenStore:
         digest, ends, start = hashlib.sha256(), [], 0
         for shard in self._shards:
             digest.update(shard.astype(shard.dtype.newbyteorder("<"), copy=False))
-            ends.append(start + 1 + np.flatnonzero(shard == EOS))
+            ends.append(start + 1 + np.flatnonzero(shard == self.eos))
             start += len(shard)
         found = np.concatenate([np.zeros(0, np.int64), *ends])
         return digest.hexdigest() == self.card["sha256"] and np.array_equal(found, self.ends)

@@ -1,6 +1,7 @@
-"""SentencePiece tokenizers: training one, reading a given one, text to ids and back.
+"""SentencePiece tokenizers: training one, reading a given one, text to ids and back. And `load_tokenizer`, for all.
 
-The model file holds the pieces alone. Sentinels and specials are ids above them, kept in `vocabulary.json` beside it:
+The model file holds the pieces alone, but for mT5's, whose last pieces are its sentinels. Sentinels and specials are
+ids above them, kept in `vocabulary.json` beside it:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "sha256": "…"}
@@ -11,7 +12,6 @@ A tokenizer trained here loses nothing: no normalisation, spaces and line breaks
 import hashlib
 import heapq
 import io
-import itertools
 import json
 import os
 import re
@@ -21,30 +21,48 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from t5lite.data.released_tokenizer import TOKENIZER_FILE, open_released, reopen_released
+from t5lite.data.text_tokenizer import (
+    COPY_ANEW,
+    Parts,
+    TextTokenizer,
+    check_above,
+    cut_in_names,
+    encode_with_names,
+    parts_of,
+    sentinels_on_top,
+)
 from t5lite.errors import UserError
 from t5lite.files import read_bytes, read_json, write_atomically
 from t5lite.vocabulary import EOS, PAD, UNKNOWN, TokenTable, Vocabulary
 
 SPACE = "▁"
 MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
-COPY_ANEW = "copy the folder anew from where it came, or delete it if the cache has it"
-MOST_SENTINELS = 100_000
 # The model changes with the number of training threads, so that is part of the recipe, not of the machine.
 TRAINING_THREADS = 2
 TRAINING_CHUNK = 2000  # characters
 SHORT_CHUNK = 16  # bytes; a sample holds no more chunks than it could of this size
 
 
+class OtherIds(UserError):
+    """The ids of a model's pad, EOS and unknown pieces are not T5's."""
+
+
 class Tokenizer:
-    """A SentencePiece model with the sentinels and specials above its pieces."""
+    """A SentencePiece model with the sentinels and specials above its pieces.
+
+    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says.
+    """
+
+    begins_with_start = True
 
     def __init__(self, model: bytes, sentinels: int = 100, specials: Sequence[str] = ()):
         self.model = model
-        _check_above(sentinels, specials)
+        check_above(sentinels, specials)
         self._pieces = _processor(model)
         ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if ids != (PAD, EOS, UNKNOWN):
-            raise UserError(
+            raise OtherIds(
                 f"the tokenizer's pad, EOS and unknown ids are {ids}; t5lite needs ({PAD}, {EOS}, {UNKNOWN})"
             )
         self._adds_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
@@ -53,14 +71,20 @@ class Tokenizer:
         self._line_break = self._pieces.encode("\n")
         if self._pieces.decode(self._line_break) != "\n":
             self._line_break = []
-        self.vocabulary = self._make_vocabulary(sentinels, tuple(specials))
-        self._special_names = {self.vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in range(sentinels)}
+        self._own_sentinels = sentinels_on_top(self._pieces.get_piece_size(), self._id_of)
+        self.vocabulary = self._make_vocabulary(self._own_sentinels or sentinels, tuple(specials))
+        above = range(self.vocabulary.sentinels)
+        self._special_names = {self.vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in above}
         self._special_names |= {token: name for name, token in self.vocabulary.specials.items()}
         self._special_ids = {name: token for token, name in self._special_names.items()}
 
+    def _id_of(self, piece: str) -> int | None:
+        found = self._pieces.piece_to_id(piece)
+        return None if found == UNKNOWN else found
+
     def _make_vocabulary(self, sentinels: int, specials: tuple[str, ...]) -> Vocabulary:
         model = self._pieces
-        pieces = model.get_piece_size()
+        pieces = model.get_piece_size() - self._own_sentinels
         rows = pieces + sentinels + len(specials)
         num_bytes = np.zeros(rows, np.int32)
         starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
@@ -89,12 +113,7 @@ class Tokenizer:
         """
         if not specials:
             return self.encode_many([text])[0]
-        names = "|".join(map(re.escape, sorted(self._special_ids, key=len, reverse=True)))
-        parts = re.split(f" ?({names})", text) if names else [text]
-        ids = self.encode_many(parts[::2], [i > 0 for i in range(len(parts[::2]))])
-        for i, name in enumerate(parts[1::2]):
-            ids[i] = np.append(ids[i], np.int32(self._special_ids[name]))
-        return np.concatenate(ids)
+        return encode_with_names(text, self._special_ids, self)
 
     def encode_many(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[np.ndarray]:
         """Ids of each text, int32, made by several threads.
@@ -114,7 +133,16 @@ class Tokenizer:
         for i, text in enumerate(texts):
             if SPACE in text and self._line_break:
                 ids[i] = self._encode_space_signs(text, continues[i])
+            elif self._own_sentinels and (ids[i] >= self.vocabulary.pieces).any():
+                ids[i] = self._encode_names_as_text(text, ids[i], continues[i])
         return ids
+
+    def _encode_names_as_text(self, text: str, ids: np.ndarray, continues: bool) -> np.ndarray:
+        # To the model a name of one of its own sentinels is a piece like any other.
+        parts = cut_in_names(text, self._special_ids)
+        if len(parts) == 1:  # the name came about by normalisation
+            return np.where(ids >= self.vocabulary.pieces, np.int32(UNKNOWN), ids)
+        return np.concatenate(self.encode_many(parts, [continues, *[True] * (len(parts) - 1)]))
 
     def _encode_space_signs(self, text: str, continues: bool) -> np.ndarray:
         # SentencePiece cannot tell the character "▁" from a space; as bytes it can.
@@ -127,18 +155,16 @@ class Tokenizer:
         """Text of `ids`. Sentinels and specials appear by name; padding and EOS not at all; unused rows as <id>."""
         return "".join(text for text, _ in self.decode_parts(ids))
 
-    def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> list[tuple[str, bool]]:
+    def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> Parts:
         """The same in parts, each with whether it stands for a sentinel, a special, an unused row, or EOS if asked."""
-        parts: list[tuple[str, bool]] = []
         tokens = [token for token in map(int, ids) if token != PAD and (with_eos or token != EOS)]
-        for is_piece, run in itertools.groupby(tokens, key=lambda token: EOS < token < self.vocabulary.pieces):
-            if is_piece:
-                parts.append((self._decode(list(run), bool(parts)), False))
-            else:
-                parts += [
-                    ("</s>" if token == EOS else self._special_names.get(token, f"<{token}>"), True) for token in run
-                ]
-        return parts
+        names = {EOS: "</s>", **self._special_names}
+        return parts_of(
+            tokens,
+            lambda token: EOS < token < self.vocabulary.pieces,
+            lambda token: names.get(token, f"<{token}>"),
+            self._decode,
+        )
 
     def _decode(self, ids: list[int], continues: bool) -> str:
         # The space that a text begins with is SentencePiece's own, unless something stands before it.
@@ -167,55 +193,6 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     except (RuntimeError, ValueError, IndexError, OSError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(f"not a readable SentencePiece model: {error}") from error
     return processor
-
-
-def _check_above(sentinels: int, specials: Sequence[str]) -> None:
-    """Refuse what cannot stand above the pieces. Every id takes a row of the embedding."""
-    if not 0 <= sentinels <= MOST_SENTINELS:
-        raise UserError(f"tokenizer.sentinels: must be from 0 to {MOST_SENTINELS:,}, is {sentinels}")
-    names = [f"<extra_id_{k}>" for k in range(sentinels)] + list(specials)
-    wrong = [name for name in specials if not isinstance(name, str) or not name or names.count(name) > 1]
-    if wrong:
-        raise UserError(f"tokenizer.specials: {wrong[0]!r} is no name of a special token, or that of two")
-
-
-def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> Tokenizer:
-    """The tokenizer at `path`: a SentencePiece .model file, a run's workdir, or `hf:DIR` with its spiece.model.
-
-    A workdir's tokenizer brings its own sentinels and specials; a model file gets those of the arguments.
-    """
-    place = Path(path.removeprefix("hf:"))
-    if not os.path.exists(place):  # Path's own raises where a name is too long
-        raise UserError(f"tokenizer.path: {place} does not exist")
-    if place.is_dir():
-        folder = next((f for f in (place, place / "tokenizer") if (f / VOCABULARY_FILE).is_file()), None)
-        if folder is not None:
-            return _open(folder / MODEL_FILE, *_read_above(folder / VOCABULARY_FILE))
-        place = place / "spiece.model"
-        if not place.is_file():
-            raise UserError(f"tokenizer.path: {path} holds neither tokenizer/{VOCABULARY_FILE} nor spiece.model")
-    return _open(place, sentinels, specials)
-
-
-def _read_above(file: Path) -> tuple[int, list[str], str | None]:
-    """(sentinels, specials, the tokenizer's identity, which older files lack)."""
-    above = read_json(file, COPY_ANEW)
-    sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
-    if type(sentinels) is not int or not isinstance(specials, list) or not isinstance(sha256, str | None):
-        raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
-    return sentinels, specials, sha256
-
-
-def _open(model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer(read_bytes(model), sentinels, specials)
-    except OSError as error:
-        raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
-    except UserError as error:
-        raise UserError(f"{model}: {error}") from error
-    if sha256 not in (None, tokenizer.sha256):
-        raise UserError(f"{model} or {VOCABULARY_FILE} beside it is damaged (they are not what they were); {COPY_ANEW}")
-    return tokenizer
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
@@ -287,3 +264,67 @@ def _explain(error: str, vocab_size: int) -> str:
     ):
         return f"tokenizer.vocab_size: {vocab_size} pieces are too few for bytes and characters ({need[0]})"
     return f"tokenizer.vocab_size={vocab_size}: SentencePiece cannot train on this text: {error.strip()}"
+
+
+def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
+    """The tokenizer at `path`: a SentencePiece .model file, a run's workdir, or `hf:DIR` with the files of a release.
+
+    A workdir's tokenizer brings its own sentinels and specials; others get those of the arguments, but for the
+    sentinels that a release has itself.
+    """
+    place = Path(path.removeprefix("hf:"))
+    if not os.path.exists(place):  # Path's own raises where a name is too long
+        raise UserError(f"tokenizer.path: {place} does not exist")
+    if not place.is_dir():
+        return _open(place, sentinels, specials)
+    folder = next((f for f in (place, place / "tokenizer") if (f / VOCABULARY_FILE).is_file()), None)
+    if folder is None:
+        return _open_release(place, sentinels, specials)
+    if (folder / TOKENIZER_FILE).is_file():
+        return reopen_released(folder / TOKENIZER_FILE, folder / VOCABULARY_FILE)
+    return _open(folder / MODEL_FILE, *_read_above(folder / VOCABULARY_FILE))
+
+
+def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
+    """T5's and its family's by spiece.model, others by tokenizer.json."""
+    has_json = (place / TOKENIZER_FILE).is_file()
+    if (place / "spiece.model").is_file():
+        try:
+            return _open(place / "spiece.model", _extra_ids(place, sentinels), specials)
+        except OtherIds:
+            if not has_json:
+                raise
+    if not has_json:
+        raise UserError(
+            f"tokenizer.path: {place} holds neither tokenizer/{VOCABULARY_FILE} nor spiece.model nor {TOKENIZER_FILE}"
+        )
+    return open_released(place / TOKENIZER_FILE, sentinels, specials)
+
+
+def _extra_ids(place: Path, otherwise: int) -> int:
+    """How many sentinels T5's own code puts above the pieces."""
+    file = place / "tokenizer_config.json"
+    config = read_json(file, COPY_ANEW, {"extra_ids": (int, None)}) or {}
+    found = config.get("extra_ids")
+    return otherwise if found is None else found
+
+
+def _read_above(file: Path) -> tuple[int, list[str], str | None]:
+    """(sentinels, specials, the tokenizer's identity, which older files lack)."""
+    above = read_json(file, COPY_ANEW)
+    sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
+    if type(sentinels) is not int or not isinstance(specials, list) or not isinstance(sha256, str | None):
+        raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
+    return sentinels, specials, sha256
+
+
+def _open(model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer(read_bytes(model), sentinels, specials)
+    except OSError as error:
+        raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
+    except UserError as error:
+        raise type(error)(f"{model}: {error}") from error
+    if sha256 not in (None, tokenizer.sha256):
+        raise UserError(f"{model} or {VOCABULARY_FILE} beside it is damaged (they are not what they were); {COPY_ANEW}")
+    return tokenizer

@@ -20,9 +20,9 @@ pairs, (5 6 → 7) and (8 → 9), each side closed by EOS (1), padded with 0:
              targets_positions    0 1 2 3 4 0 1 2 3 0 0
              prefix_mask          1 1 1 1 0 1 1 1 0 0 0    (where attention over the prefix is asked for)
 
-The decoder's shift restarts at each segment: it starts from id 0 and never sees its neighbour's last token. The
-prefix of a decoder is the start token and all inputs; the loss is past it, from the position of the last input on,
-whose output predicts the first target.
+The decoder's shift restarts at each segment: it starts from the vocabulary's `start`, here 0 as in T5, and never sees
+its neighbour's last token. The prefix of a decoder is the start token and all inputs; the loss is past it, from the
+position of the last input on, whose output predicts the first target.
 
 An encoder's example is made in place: `targets` and `weights` are aligned with `inputs`. Two sentences, 5 6 7 and 8 9,
 in which 6 and 9 are to be predicted, with [CLS] 20, [SEP] 21, [MASK] 22:
@@ -116,21 +116,21 @@ def positions_in_segments(segment_ids: Array | None) -> Array | None:
     return jnp.where(segment_ids > 0, index - start, 0)
 
 
-def shift_right(tokens: Array, segment_ids: Array | None) -> Array:
-    """Decoder inputs for the targets `tokens` [T]: moved by one, id 0 at the start of each segment."""
-    shifted = jnp.concatenate([jnp.full(1, PAD, tokens.dtype), tokens[:-1]])
+def shift_right(tokens: Array, segment_ids: Array | None, start: int = PAD) -> Array:
+    """Decoder inputs for the targets `tokens` [T]: moved by one, `start` in front of each segment, 0 on padding."""
+    shifted = jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])
     if segment_ids is None:
         return shifted
-    return jnp.where(segment_starts(segment_ids) | (segment_ids == 0), PAD, shifted)
+    return jnp.where(segment_ids == 0, PAD, jnp.where(segment_starts(segment_ids), start, shifted))
 
 
-def encoder_decoder(example: Example) -> Batch:
+def encoder_decoder(example: Example, *, start: int = PAD) -> Batch:
     """Inputs to the encoder, targets to the decoder."""
     return Batch(
         inputs=example.inputs,
         inputs_segment_ids=example.inputs_segment_ids,
         inputs_positions=positions_in_segments(example.inputs_segment_ids),
-        decoder_inputs=shift_right(example.targets, example.targets_segment_ids),
+        decoder_inputs=shift_right(example.targets, example.targets_segment_ids, start),
         targets=example.targets,
         weights=example.weights,
         targets_segment_ids=example.targets_segment_ids,
@@ -142,7 +142,7 @@ def _segments(tokens: Array, segment_ids: Array | None) -> Array:
     return jnp.ones(tokens.shape, jnp.int32) if segment_ids is None else segment_ids
 
 
-def decoder(example: Example, *, length: int, prefix_attention: bool) -> Batch:
+def decoder(example: Example, *, length: int, prefix_attention: bool, start: int = PAD) -> Batch:
     """Inputs and targets of each segment in a row of `length` tokens, enough for all that are not padding.
 
     The loss is on the targets. With `prefix_attention` the inputs of a segment see each other in both directions.
@@ -167,7 +167,7 @@ def decoder(example: Example, *, length: int, prefix_attention: bool) -> Batch:
         # The start token of a segment belongs to its prefix, and the shift moves every input by one.
         prefix_mask = shift_right(in_inputs, None) | (segment_starts(_segments(tokens, segment_ids)) & in_inputs)
     return Batch(
-        decoder_inputs=shift_right(tokens, segment_ids),
+        decoder_inputs=shift_right(tokens, segment_ids, start),
         targets=tokens,
         weights=weights,
         targets_segment_ids=segment_ids,
@@ -199,8 +199,8 @@ def only_predicted(batch: Batch, most: int) -> Batch:
     return batch.replace(targets=targets, weights=weights, predicted=places)
 
 
-def layout_for(architecture: str, *, length: int = 0, prefix_attention: bool = False) -> Layout:
-    """The layout of an architecture. `length` and `prefix_attention` concern a decoder only."""
+def layout_for(architecture: str, *, length: int = 0, prefix_attention: bool = False, start: int = PAD) -> Layout:
+    """The layout of an architecture. `length` and `prefix_attention` concern a decoder only, `start` no encoder."""
     if architecture == "decoder":
-        return functools.partial(decoder, length=length, prefix_attention=prefix_attention)
-    return {"encoder_decoder": encoder_decoder, "encoder": encoder}[architecture]
+        return functools.partial(decoder, length=length, prefix_attention=prefix_attention, start=start)
+    return functools.partial(encoder_decoder, start=start) if architecture == "encoder_decoder" else encoder

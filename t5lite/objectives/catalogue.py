@@ -4,12 +4,13 @@ objective = make_objective(config.objective, "encoder_decoder", vocabulary)
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 
 from t5lite.errors import UserError, nearest
 from t5lite.objectives import denoisers, language_models, masked_lm, pairs
 from t5lite.objectives.mixtures import mixture_kind
-from t5lite.objectives.objective import Fields, Kind, Objective
+from t5lite.objectives.objective import Fields, Kind, Objective, bos_of
 from t5lite.vocabulary import Vocabulary
 
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
@@ -64,7 +65,8 @@ def make_objective(
             f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, which the tokenizer lacks; "
             "one made anew gets them, another run's keeps those it was made with: name them in that run's config"
         )
-    return kind.build(fields, vocabulary, kind.window(fields, vocabulary))
+    built = kind.build(fields, vocabulary, kind.window(fields, vocabulary))
+    return dataclasses.replace(built, start=vocabulary.start, bos=bos_of(fields, vocabulary))
 
 
 def make_evaluated(

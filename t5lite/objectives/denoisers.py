@@ -15,7 +15,7 @@ from t5lite.errors import UserError, nearest
 from t5lite.objectives import noise, order, rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.lengths import span_corruption_lengths
-from t5lite.objectives.objective import Expected, Fields, Kind, Objective, Row, TooFewSentinels
+from t5lite.objectives.objective import Expected, Fields, Kind, Objective, Row, TooFewSentinels, bos_of
 from t5lite.vocabulary import MASK, TokenTable, Vocabulary
 
 Array = jax.Array
@@ -95,8 +95,8 @@ def _settings(fields: Fields, window: int, vocabulary: Vocabulary) -> noise.Sett
 
 
 def _window(fields: Fields, vocabulary: Vocabulary) -> int:
-    """The largest window whose inputs and EOS always fit `inputs_length`."""
-    length, denoiser = fields["inputs_length"], _denoiser(fields)
+    """The largest window whose inputs, with EOS and what stands in front, always fit `inputs_length`."""
+    length, denoiser = fields["inputs_length"] - (bos_of(fields, vocabulary) is not None), _denoiser(fields)
     settings = _settings(fields, length, vocabulary)
     window = length - 1
     if denoiser.process is noise.spans:
@@ -105,7 +105,7 @@ def _window(fields: Fields, vocabulary: Vocabulary) -> int:
         while length >= 2 and _longest_inputs(denoiser, settings, window + 1) < length:
             window += 1
     if window < 2:
-        raise UserError(f"config.objective.inputs_length: {length} leaves no window of two tokens")
+        raise UserError(f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens")
     return window
 
 
@@ -131,9 +131,11 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     process, ids = denoiser.process(settings), rules.Ids.of(vocabulary, denoiser.random_share)
     is_text = denoiser.targets is rules.drop_nonnoise and denoiser.process is noise.suffix
     # A prefix and its continuation are one text on a decoder, and no document ends between them.
-    eos = not (is_text and fields["architecture"] == "decoder")
+    eos = None if is_text and fields["architecture"] == "decoder" else vocabulary.eos
+    bos = bos_of(fields, vocabulary)
+    added = (eos is not None) + (bos is not None)
     sides = {"inputs": denoiser.inputs, "targets": denoiser.targets}
-    lengths = {name: rule.longest(window, process) + eos for name, rule in sides.items()}
+    lengths = {name: rule.longest(window, process) + added for name, rule in sides.items()}
     full = {name: process.least == process.most or not rule.varies for name, rule in sides.items()}
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
@@ -143,7 +145,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         chosen = process.sample(noise_key, ordered, table)
         made, segments = {}, {}
         for (name, rule), rule_key, of in zip(sides.items(), keys, (ordered, tokens), strict=True):
-            made[name], count = rules.compact(*rule.apply(rule_key, of, chosen, ids), lengths[name], eos)
+            made[name], count = rules.compact(*rule.apply(rule_key, of, chosen, ids), lengths[name], eos, bos)
             segments[name] = None if full[name] else (jnp.arange(lengths[name]) < count).astype(jnp.int32)
         weights = jnp.ones(lengths["targets"]) if full["targets"] else segments["targets"].astype(jnp.float32)
         seen = None if denoiser.order is order.kept else ordered
@@ -157,9 +159,9 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         window=window,
         inputs_length=lengths["inputs"],
         targets_length=lengths["targets"],
-        decoder_length=rules.longest(tuple(sides.values()), window, process) + 2 * eos,
+        decoder_length=rules.longest(tuple(sides.values()), window, process) + 2 * added,
         predicts_text=is_text,
-        closes_inputs=eos,
+        closes_inputs=eos is not None,
         targets_hold_specials=denoiser.targets.unique,
         prefix_attention=is_text if fields["prefix_attention"] is None else fields["prefix_attention"],
         expected=Expected(None if process.mean is None else process.mean / window, process.mean_span),

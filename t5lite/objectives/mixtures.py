@@ -1,7 +1,7 @@
 """Mixtures: for each example one of several objectives, by weight, from the example's key.
 
 All members read windows of one length, the smallest of theirs, and their sides are padded to the largest. A member's
-mode token, where it has one, comes first in the inputs.
+mode token, where it has one, comes first in the inputs, after what the vocabulary has in front of every text.
 
     config.objective.name = "mixture"
     config.objective.mixture = {
@@ -22,7 +22,7 @@ import numpy as np
 from t5lite.errors import UserError, nearest
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import of_mask
-from t5lite.objectives.objective import Fields, Heads, Kind, Member, Objective, Row, TooFewSentinels
+from t5lite.objectives.objective import Fields, Heads, Kind, Member, Objective, Row, TooFewSentinels, bos_of
 from t5lite.vocabulary import TokenTable, Vocabulary
 
 Array = jax.Array
@@ -111,7 +111,8 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
             raise UserError("config.objective.mixture: mode tokens have no place on an encoder")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
-        return _mixed(fields, built, modes, np.array([member["weight"] for member in members.values()]))
+        first = 0 if bos_of(fields, vocabulary) is None else 1
+        return _mixed(fields, built, modes, first, np.array([member["weight"] for member in members.values()]))
 
     def specials(fields: Fields) -> tuple[str, ...]:
         needed: dict[str, None] = {}
@@ -134,7 +135,10 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
     return Kind(architectures, window, build, uses, specials, evaluated_as, standards=("span_corruption",))
 
 
-def _mixed(fields: Fields, built: Mapping[str, Objective], modes: list[int | None], weights: np.ndarray) -> Objective:
+def _mixed(
+    fields: Fields, built: Mapping[str, Objective], modes: list[int | None], first: int, weights: np.ndarray
+) -> Objective:
+    """first: the place of the mode tokens in the inputs."""
     architecture, objectives = fields["architecture"], list(built.values())
     front = [0 if mode is None else 1 for mode in modes]
     inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
@@ -146,8 +150,11 @@ def _mixed(fields: Fields, built: Mapping[str, Objective], modes: list[int | Non
         choice_key, member_key = jax.random.split(key)
         choice = jnp.searchsorted(cumulative, jax.random.uniform(choice_key), side="right").astype(jnp.int32)
         examples = [
-            _padded(each.make(member_key, row, table), row["tokens"], mode, inputs_length, targets_length, has_labels)
-            for each, mode in zip(objectives, modes, strict=True)
+            _padded(made, row["tokens"], inputs_length, targets_length, has_labels)
+            for made in (
+                _with_mode(each.make(member_key, row, table), mode, first)
+                for each, mode in zip(objectives, modes, strict=True)
+            )
         ]
         chosen = jax.tree.map(lambda *leaves: jax.lax.select_n(choice, *leaves), *examples)
         return chosen.replace(member=choice)
@@ -178,17 +185,24 @@ def _mixed(fields: Fields, built: Mapping[str, Objective], modes: list[int | Non
     )
 
 
-def _padded(
-    example: Example, window: Array, mode: int | None, inputs_length: int, targets_length: int, has_labels: bool
-) -> Example:
-    """The example with the mode token in front, both sides padded, and every field given that another member gives."""
+def _with_mode(example: Example, mode: int | None, first: int) -> Example:
+    """The example with the mode token at the place `first` of its inputs."""
+    if mode is None:
+        return example
+    ids = example.inputs_segment_ids
+    return example.replace(
+        inputs=jnp.insert(example.inputs, first, jnp.int32(mode)),
+        inputs_segment_ids=None if ids is None else jnp.insert(ids, first, jnp.int32(1)),
+    )
+
+
+def _padded(example: Example, window: Array, inputs_length: int, targets_length: int, has_labels: bool) -> Example:
+    """The example with both sides padded, and every field given that another member gives."""
     inputs, targets = example.inputs, example.targets
     inputs_ids, targets_ids = (
         jnp.ones(side.shape, jnp.int32) if ids is None else ids
         for side, ids in ((inputs, example.inputs_segment_ids), (targets, example.targets_segment_ids))
     )
-    if mode is not None:
-        inputs, inputs_ids = jnp.append(jnp.int32(mode), inputs), jnp.append(jnp.int32(1), inputs_ids)
 
     def pad(side: Array, length: int) -> Array:
         return jnp.pad(side, (0, length - side.shape[0]))

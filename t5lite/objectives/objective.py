@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from t5lite.errors import UserError
 from t5lite.objectives.batch import Batch, Example, Layout, layout_for
-from t5lite.vocabulary import TokenTable, Vocabulary
+from t5lite.vocabulary import PAD, TokenTable, Vocabulary
 
 Array = jax.Array
 Row = Mapping[str, Array]
@@ -87,7 +87,8 @@ class Objective:
     decoder_length: of both sides together on a decoder; None: their sum. predicts_text: the loss is over plain text in
     its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and
     specials are learnt too. prefix_attention: a decoder's inputs see each other in both directions. expected: of the
-    noise. members: a mixture's, in the order of `Example.member`.
+    noise. members: a mixture's, in the order of `Example.member`. start, bos: the vocabulary's, see there; bos is None
+    on a decoder, and on an encoder.
     """
 
     name: str
@@ -110,6 +111,8 @@ class Objective:
     predicted: int | None = None
     labels: tuple[str, ...] = ()
     heads: Heads = OF_TOKENS
+    start: int = PAD
+    bos: int | None = None
 
     def num_valid_ids(self, vocabulary: Vocabulary) -> int:
         """Ids from this one on are never generated."""
@@ -125,7 +128,9 @@ class Objective:
     @property
     def layout(self) -> Layout:
         """From an Example to a Batch."""
-        return layout_for(self.architecture, length=self.lengths[1], prefix_attention=self.prefix_attention)
+        return layout_for(
+            self.architecture, length=self.lengths[1], prefix_attention=self.prefix_attention, start=self.start
+        )
 
     def row_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the int32 arrays that a batch of rows consists of."""
@@ -162,6 +167,11 @@ class Kind(NamedTuple):
     evaluated_as: Callable[[Fields], Fields] = lambda fields: fields
     standards: tuple[str, ...] = ()
     data: str = "text"
+
+
+def bos_of(fields: Fields, vocabulary: Vocabulary) -> int | None:
+    """The id in front of both sides of an example. A decoder has its start there already."""
+    return vocabulary.bos if fields["architecture"] == "encoder_decoder" else None
 
 
 def example_keys(seed_key: Array, step: Array, batch_size: int) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from t5lite.errors import UserError
 from t5lite.objectives.batch import Example
 from t5lite.objectives.objective import Fields, Heads, Kind, Make, Objective, Row
-from t5lite.vocabulary import CLS, EOS, SEP, TokenTable, Vocabulary
+from t5lite.vocabulary import CLS, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
 
@@ -54,7 +54,8 @@ def _supervised(fields: Fields, vocabulary: Vocabulary, window: int) -> Objectiv
 def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabulary) -> tuple[Array, Array]:
     """(inputs, segment ids) [L + 1] of tokens [L] that end in EOS, for which [SEP] stands."""
     cls = jnp.full(1, vocabulary.specials[CLS], jnp.int32)
-    inputs = jnp.concatenate([cls, jnp.where(tokens == EOS, vocabulary.specials[SEP], tokens)])
+    is_eos = (tokens == vocabulary.eos) & (segment_ids > 0)
+    inputs = jnp.concatenate([cls, jnp.where(is_eos, vocabulary.specials[SEP], tokens)])
     return inputs, jnp.concatenate([jnp.ones(1, jnp.int32), segment_ids])
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.objectives.noise import Noise, Process, random_subset, span_starts
-from t5lite.vocabulary import EOS, MASK, Vocabulary
+from t5lite.vocabulary import MASK, Vocabulary
 
 Array = jax.Array
 
@@ -126,7 +126,7 @@ def random_ordinary(key: Array, shape: tuple[int, ...], ids: Ids) -> Array:
 def _infill(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, Array]:
     length = tokens.shape[0]
     place = jnp.arange(length)
-    left, count = compact(*_span_to_same(tokens, noise.mask, noise.starts, ids.mask), length, eos=False)
+    left, count = compact(*_span_to_same(tokens, noise.mask, noise.starts, ids.mask), length)
     total = count + noise.inserts
     inserted = random_subset(key, place < total, noise.inserts)
     return jnp.where(inserted, ids.mask, left[jnp.cumsum(~inserted) - 1]), place < total
@@ -180,12 +180,17 @@ noise_token_to_mask = Rule(_noise_token_to(lambda ids: ids.mask), per_token=1, m
 infill = Rule(_infill, per_token=1, per_noise=-1, per_span=1, masks=True)
 
 
-def compact(tokens: Array, keep: Array, length: int, eos: bool) -> tuple[Array, Array]:
-    """(int32 [length], how many of them): the kept tokens in front, EOS after them if asked for, then padding."""
-    places = jnp.where(keep, jnp.cumsum(keep) - 1, length)
+def compact(
+    tokens: Array, keep: Array, length: int, eos: int | None = None, bos: int | None = None
+) -> tuple[Array, Array]:
+    """(int32 [length], how many of them): `bos` where one is given, the kept tokens, `eos` likewise, then padding."""
+    front = 0 if bos is None else 1
+    places = jnp.where(keep, jnp.cumsum(keep) - 1 + front, length)
     compacted = jnp.zeros(length, jnp.int32).at[places].set(tokens, mode="drop")
-    count = jnp.sum(keep, dtype=jnp.int32)
-    if eos:
-        compacted = compacted.at[count].set(EOS, mode="drop")
+    count = jnp.sum(keep, dtype=jnp.int32) + front
+    if bos is not None:
+        compacted = compacted.at[0].set(bos)
+    if eos is not None:
+        compacted = compacted.at[count].set(eos, mode="drop")
         count = count + 1
     return compacted, count

@@ -185,7 +185,7 @@ def _free(arrays: list[jax.Array]) -> None:
 def load_params(
     place: str | Path, shapes: Any, mesh: Mesh, step: str | None = None, average: int = 1
 ) -> tuple[Any, int]:
-    """(parameters of these shapes, step) from a checkpoint in a workdir, or of the released weights of `hf:DIR`, step 0.
+    """(parameters of these shapes, step) from a checkpoint in a workdir, or (those of `hf:DIR`, 0).
 
     step: as for `chosen_steps`. average: the mean of the parameters of so many checkpoints, the newest; their step is
     then that of the newest of them.

@@ -11,10 +11,12 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 
 from t5lite.data.tokenizer import Tokenizer, load_tokenizer, sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS, PAD, UNKNOWN
+from tests.data import released
 
 
 def prose(seed, words=4000):
@@ -106,6 +108,52 @@ def test_a_given_t5_model_keeps_its_first_sentinel_99_above_the_pieces():
     tokenizer = Tokenizer(T5_LIKE, 100)
     assert tokenizer.decode([200 + 99]) == "<extra_id_0>"
     assert tokenizer.encode("<extra_id_0>", specials=True).tolist() == [299]
+
+
+def like_mt5(kind):
+    """A model whose last pieces are its sentinels."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(T5_LIKE)
+    for k in reversed(range(30)):
+        model.pieces.add(piece=f"▁<extra_id_{k}>", score=0.0, type=kind)
+    return model.SerializeToString()
+
+
+NORMAL, USER_DEFINED = 1, 4
+
+
+@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED])
+def test_sentinels_that_are_the_models_own_last_pieces_stay_and_text_is_none_of_them(tmp_path, kind):
+    (tmp_path / "spiece.model").write_bytes(like_mt5(kind))
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 0}')
+    tokenizer = load_tokenizer(f"hf:{tmp_path}", 100, ("[NLU]",))
+    vocabulary = tokenizer.vocabulary
+    assert (vocabulary.pieces, vocabulary.sentinels, vocabulary.rows) == (200, 30, 231)
+    assert tokenizer.decode([229]) == "<extra_id_0>" and vocabulary.table.is_special[200:].all()
+    ids = tokenizer.encode("one <extra_id_29> two", specials=True)
+    assert ids.tolist() == [*tokenizer.encode("one"), 200, *tokenizer.encode("two")]
+    for text in ("one <extra_id_29> two", " <extra_id_0>", "<extra_id_1><extra_id_2>"):
+        assert max(tokenizer.encode(text)) < 200
+    tokenizer.save(tmp_path / "tokenizer")
+    again = load_tokenizer(str(tmp_path / "tokenizer"), 3, ())
+    assert again.sha256 == tokenizer.sha256 and again.vocabulary.pieces == 200
+
+
+def test_a_release_of_t5_has_the_sentinels_that_its_config_says(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(T5_LIKE)
+    assert load_tokenizer(f"hf:{tmp_path}", 7, ()).vocabulary.sentinels == 7
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 12}')
+    assert load_tokenizer(f"hf:{tmp_path}", 7, ()).vocabulary.sentinels == 12
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": "many"}')
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is damaged"):
+        load_tokenizer(f"hf:{tmp_path}", 7, ())
+
+
+def test_a_release_whose_spiece_model_has_other_ids_goes_by_its_tokenizer_json(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(train_like_t5(pad_id=-1, unk_id=0, bos_id=1, eos_id=2))
+    with pytest.raises(UserError, match=r"spiece\.model.*t5lite needs"):
+        load_tokenizer(f"hf:{tmp_path}", 7, ())
+    released.llama(tmp_path)
+    assert load_tokenizer(f"hf:{tmp_path}", 7, ()).vocabulary.eos == 2
 
 
 def test_the_table_knows_words_and_sentences():

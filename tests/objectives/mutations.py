@@ -133,12 +133,12 @@ MUTATIONS = [
     ),
     Mutation(
         "EOS missing", "rules.py",
-        "compacted = compacted.at[count].set(EOS", "compacted = compacted.at[count].set(0",
+        "compacted = compacted.at[count].set(eos", "compacted = compacted.at[count].set(0",
         "span_corruption.py::test_sides_end_in_eos_once_and_are_full",
     ),
     Mutation(
         "EOS doubled", "rules.py",
-        "compacted.at[count].set(EOS", "compacted.at[count - 1].set(EOS).at[count].set(EOS",
+        "compacted.at[count].set(eos", "compacted.at[count - 1].set(eos).at[count].set(eos",
         "span_corruption.py::test_sides_end_in_eos_once_and_are_full",
     ),
     Mutation(
@@ -193,7 +193,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the decoder sees the token that it is to predict", "batch.py",
-        "shifted = jnp.concatenate([jnp.full(1, PAD, tokens.dtype), tokens[:-1]])", "shifted = tokens",
+        "shifted = jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])", "shifted = tokens",
         "batch.py::test_the_encoder_decoder_layout_is_the_docstrings",
     ),
     Mutation(
@@ -208,8 +208,8 @@ MUTATIONS = [
     ),
     Mutation(
         "the mode token last", "mixtures.py",
-        "inputs, inputs_ids = jnp.append(jnp.int32(mode), inputs)",
-        "inputs, inputs_ids = jnp.append(inputs, jnp.int32(mode))",
+        "inputs=jnp.insert(example.inputs, first, jnp.int32(mode))",
+        "inputs=jnp.append(example.inputs, jnp.int32(mode))",
         "mixtures.py::test_a_mixture_of_one_is_that_one_with_its_mode_in_front",
     ),
     Mutation(
