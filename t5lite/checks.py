@@ -109,11 +109,13 @@ def check(config: ConfigDict) -> None:
     validation = config.data.validation
     require(validation.split is None or validation.source is not None, "data.validation.split", "needs a source")
     train = config.data.train
-    require(
-        (train.source is None) != (len(train.mixture) == 0),
-        "data.train",
-        "set either source or mixture" if train.source is None else "set source or mixture, not both",
-    )
+    require(train.source is None or not train.mixture, "data.train", "set source or mixture, not both")
+
+
+def require_training_data(config: ConfigDict) -> None:
+    """Refuse a config that names none."""
+    train = config.data.train
+    require(train.source is not None or len(train.mixture) > 0, "data.train", "set either source or mixture")
 
 
 def check_values(config: ConfigDict) -> None:

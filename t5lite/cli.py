@@ -13,12 +13,11 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import absl.logging
 from ml_collections import ConfigDict
 
-from t5lite.config import base_config, load_json, override, read_config
+from t5lite.config import base_config, override, read_config
 from t5lite.data.cache import cache_dir
 from t5lite.errors import UserError, clean_exit
 from t5lite.objectives.catalogue import unused_fields
@@ -61,13 +60,23 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
     return arguments, config
 
 
-def parse_with_workdir(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+def parse_with_checkpoint(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, ConfigDict]:
     """The verb's own arguments, and the config of the run at --checkpoint (or --workdir) with its overrides."""
+    from t5lite.released import config_of
+
+    add_checkpoint(parser)
+    arguments, rest = parser.parse_known_args(argv)
+    return arguments, override(config_of(arguments.checkpoint), rest)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The flag --checkpoint, for which --workdir is another name, and those that say which of a run's it is."""
     group = parser.add_mutually_exclusive_group(required=True)
     for flag in ("--checkpoint", "--workdir"):
-        group.add_argument(flag, dest="workdir", type=Path, help="the workdir of a run")
-    arguments, rest = parser.parse_known_args(argv)
-    return arguments, override(load_json(arguments.workdir / "config.json"), rest)
+        group.add_argument(flag, dest="checkpoint", help="the workdir of a run, or hf:DIR: released weights")
+    add_which_checkpoint(parser)
 
 
 def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 python -m t5lite.evaluate --checkpoint runs/tiny
 python -m t5lite.evaluate --checkpoint runs/tiny --step best
+python -m t5lite.evaluate --checkpoint hf:t5-small --config.data.validation.source='files:text/*.txt'
 python -m t5lite.evaluate --checkpoint runs/tiny --config.data.validation.source='files:other/*.txt' --json
 """
 
@@ -36,15 +37,15 @@ def _shortened(text: str, limit: int = 600) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
-    evaluator, params, step = load_evaluator(arguments.workdir, config, arguments.step, arguments.average)
+    evaluator, params, step = load_evaluator(arguments.checkpoint, config, arguments.step, arguments.average)
     metrics = evaluator.all(params)
     if arguments.examples:
         _show_examples(evaluator, params, metrics, arguments.examples)
     if arguments.json:
-        print(json.dumps({"checkpoint": str(arguments.workdir), "step": step, "metrics": metrics}))
+        print(json.dumps({"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics}))
         return
     rows = evaluator.rows()
-    table = Table(title=Text(f"{arguments.workdir}, step {step}"))
+    table = Table(title=Text(f"{arguments.checkpoint}, step {step}"))
     names = sorted({name for values in metrics.values() for name in values})
     for column in ("split", "rows", *names):
         table.add_column(column, justify="left" if column == "split" else "right")
@@ -61,9 +62,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--examples", type=in_range(int, 0, STEPS), default=0, help="also show so many held-out examples with answers"
     )
-    cli.add_which_checkpoint(parser)
     cli.add_hosts(parser)
-    arguments, config = cli.parse_with_workdir(parser, argv)
+    arguments, config = cli.parse_with_checkpoint(parser, argv)
     with cli.jax_started(arguments, config.deterministic):
         _evaluate(arguments, config)
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from t5lite.config import flat, load_json, to_dict
+from t5lite.config import flat, to_dict
 from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows, until
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
@@ -30,6 +30,7 @@ from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.progress import progress
+from t5lite.released import config_of
 from t5lite.training.hosts import agree, primary_first, whole
 from t5lite.training.metrics import Metrics, from_sums, of_confusion
 from t5lite.training.sharding import local_rows, make_mesh, put_batch
@@ -217,19 +218,19 @@ def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray
 
 
 def load_evaluator(
-    workdir: Path, config: ConfigDict | None = None, step: str | None = None, average: int = 1
+    place: str | Path, config: ConfigDict | None = None, step: str | None = None, average: int = 1
 ) -> tuple[Evaluator, Any, int]:
-    """The evaluator of the run in `workdir`, the parameters of its newest checkpoint, and their step.
+    """The evaluator of the run in a workdir, the parameters of its newest checkpoint, and their step; of `hf:DIR`, 0.
 
-    config: the run's, with other held-out text or settings of evaluation; None: as it was. step, average: which
+    config: its own, with other held-out text or settings of evaluation; None: as it was. step, average: which
     checkpoints instead of the newest, as for `load_params`.
     """
-    config = load_json(workdir / "config.json") if config is None else config
+    config = config_of(place) if config is None else config
     with primary_first():
-        experiment = open_run(config, workdir)
+        experiment = open_run(config, place)
     agree({**flat(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
-    params, found = load_params(workdir, parameter_shapes(experiment.model.config), mesh, step, average)
+    params, found = load_params(place, parameter_shapes(experiment.model.config), mesh, step, average)
     return Evaluator(experiment, mesh), params, found
 
 

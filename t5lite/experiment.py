@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.checks import check
+from t5lite.checks import check, require_training_data
 from t5lite.config import load_json
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
@@ -20,11 +20,12 @@ from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
+from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
-from t5lite.training.workdir import read_labels
+from t5lite.released import labels_of, with_released_shape
 from t5lite.vocabulary import Vocabulary
 
 
@@ -86,29 +87,35 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
     own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`.
     """
     config = _resolved(config)
-    given = own or (Path(config.init_from) if config.init_from else None)
+    require_training_data(config)
+    given = str(own) if own is not None else config.init_from
     dataset = open_dataset(config, kind_of(config.objective).data, given)
     if given is not None and own is None:
-        _check_tokenizer(dataset, given)
+        _check_tokenizer(config, dataset, given)
     return _put_together(config, dataset)
 
 
-def open_run(config: ConfigDict, workdir: Path) -> Experiment:
-    """The experiment of the run in `workdir`, for reading: its own tokenizer, and training data only if need be."""
+def open_run(config: ConfigDict, place: str | Path) -> Experiment:
+    """The experiment of the run in a workdir, or of the released weights of `hf:DIR`, for reading: its own tokenizer,
+    and training data only if need be.
+    """
     config = _resolved(config)
-    config.tokenizer.path, config.init_from = str(workdir), None
+    config.tokenizer.path, config.init_from = str(place), None
     if config.data.validation.source is None:
+        if is_released(place):
+            raise UserError(f"config.data.validation.source: {place} brings no text of its own; set it")
         return open_experiment(config)
-    tokenizer = load_tokenizer(str(workdir), 0, ())
+    tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
     kind = kind_of(config.objective).data
     are_free = config.data.labels is False and kind != "tags"
-    labels = None if are_free else read_labels(workdir)
+    labels = None if are_free else labels_of(place)
     return _put_together(config, open_validation(config, kind, tokenizer, labels))
 
 
 def _resolved(config: ConfigDict) -> ConfigDict:
     """A copy with the special tokens named. What no run can have is refused before any data is read."""
     check(config)
+    config = with_released_shape(config)
     config = config.copy_and_resolve_references()
     config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
     return config
@@ -125,9 +132,11 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
     return Experiment(config, dataset, objective, evaluated, standards, model)
 
 
-def _check_tokenizer(dataset: Dataset, given: Path) -> None:
-    load_json(given / "config.json")  # a workdir, or the error that says it is none
-    if load_tokenizer(str(given), 0, ()).sha256 != dataset.tokenizer.sha256:
+def _check_tokenizer(config: ConfigDict, dataset: Dataset, given: str) -> None:
+    if not is_released(given):
+        load_json(Path(given) / "config.json")  # a workdir, or the error that says it is none
+    above = config.tokenizer.sentinels, config.tokenizer.specials
+    if load_tokenizer(given, *above).sha256 != dataset.tokenizer.sha256:
         raise UserError(
             f"the tokenizer differs from that of init_from={given}, so its parameters would mean nothing; "
             "leave config.tokenizer.path unset to use its own"

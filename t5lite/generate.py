@@ -23,21 +23,16 @@ import numpy as np
 
 from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
-from t5lite.config import load_json
 from t5lite.data.build import pieces_of_words
 from t5lite.data.rows import clipped, until
-from t5lite.data.text_tokenizer import TextTokenizer
-from t5lite.data.tokenizer import load_tokenizer
 from t5lite.decoding.generate import generate
 from t5lite.errors import UserError
-from t5lite.model.build import make_model
 from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.batch import Batch
-from t5lite.objectives.catalogue import make_objective
+from t5lite.released import open_model
 from t5lite.training import hosts
 from t5lite.training.sharding import make_mesh
 from t5lite.training.start import load_params
-from t5lite.training.workdir import read_labels
 from t5lite.vocabulary import CLS, MASK, SEP
 
 BATCH_SIZE = 16
@@ -49,16 +44,12 @@ class Generator:
     step, average: which checkpoints instead of the newest, as for `load_params`.
     """
 
-    def __init__(self, workdir: Path, step: str | None = None, average: int = 1):
-        config = load_json(workdir / "config.json")
-        self.tokenizer: TextTokenizer = load_tokenizer(str(workdir), 0, ())
-        vocabulary = self.tokenizer.vocabulary
-        labels = read_labels(workdir)
-        self.objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
-        self.model = make_model(config.model, vocabulary, self.objective.heads)
+    def __init__(self, place: str | Path, step: str | None = None, average: int = 1):
+        opened = open_model(place)
+        self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-        self.params, self.step = load_params(workdir, parameter_shapes(self.model.config), mesh, step, average)
-        self.num_valid_ids = self.objective.num_valid_ids(vocabulary)
+        self.params, self.step = load_params(place, parameter_shapes(self.model.config), mesh, step, average)
+        self.num_valid_ids = self.objective.num_valid_ids(self.tokenizer.vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens that the model reads: closed by EOS where the objective does so; a language model is to go on.
@@ -190,10 +181,7 @@ def _read(arguments: Any) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     """Answer each text."""
     parser = cli.parser("generate", __doc__)
-    group = parser.add_mutually_exclusive_group(required=True)
-    for flag in ("--checkpoint", "--workdir"):
-        group.add_argument(flag, dest="workdir", type=Path, help="the workdir of a run")
-    cli.add_which_checkpoint(parser)
+    cli.add_checkpoint(parser)
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--input", help="one text")
     texts.add_argument("--input_file", type=Path, help="a file with a text a line; default: standard input")
@@ -212,7 +200,7 @@ def main(argv: Sequence[str]) -> None:
     cli.add_hosts(parser)
     arguments = parser.parse_args(argv)
     with cli.jax_started(arguments):
-        generator = Generator(arguments.workdir, arguments.step, arguments.average)
+        generator = Generator(arguments.checkpoint, arguments.step, arguments.average)
         texts = hosts.from_primary(_read(arguments) if hosts.is_primary() else None)
         sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
         for answer in generator(texts, arguments.max_new_tokens, arguments.seed, **sampling):

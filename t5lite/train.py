@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite import cli
-from t5lite.checks import check, check_budget
+from t5lite.checks import check, check_budget, require_training_data
 from t5lite.config import at, flat, require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
@@ -25,6 +25,7 @@ from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
 from t5lite.model.flops import peak_flops
 from t5lite.progress import progress, say
+from t5lite.released import with_released_shape
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
@@ -61,6 +62,8 @@ def train(config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = ()) 
     """
     check_budget(config)
     check(config)
+    require_training_data(config)
+    config = with_released_shape(config, workdir)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     for field in allow_changes:
         require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")

@@ -12,10 +12,10 @@ PACKAGE = ROOT / "t5lite"
 
 # From the top down. A module may import from its own layer and from those below it.
 LAYERS = (
-    ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "cli"),
+    ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "convert", "cli"),
     ("reporting",),
     ("evaluation", "baselines", "examples"),
-    ("experiment",),
+    ("experiment", "released"),
     ("training",),
     ("decoding",),
     ("interop",),

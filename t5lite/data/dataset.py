@@ -60,11 +60,11 @@ class Dataset:
         return {name: span.fingerprint for name, span in self.validation.items()}
 
 
-def open_dataset(config: ConfigDict, kind: str, given_tokenizer: Path | None = None) -> Dataset:
+def open_dataset(config: ConfigDict, kind: str, given_tokenizer: str | None = None) -> Dataset:
     """Open the data of `config`, building the tokenizer and the stores that the cache lacks.
 
-    kind: "text", "pairs" of texts, or "tags" of words. given_tokenizer: a workdir whose tokenizer is used where the
-    config names none (that of `init_from`).
+    kind: "text", "pairs" of texts, or "tags" of words. given_tokenizer: a workdir or `hf:DIR` whose tokenizer is used
+    where the config names none (that of `init_from`).
     """
     opener = _Opener(config, open_tokenizer(config, kind, given_tokenizer), kind)
     given = config.data.validation.source is not None
@@ -172,12 +172,12 @@ def _cut(span: Span, source: str, kind: str) -> tuple[Span, Span]:
     return span.split(1 / HELDOUT_EVERY)
 
 
-def open_tokenizer(config: ConfigDict, kind: str, given: Path | None = None) -> TextTokenizer:
-    """The tokenizer of `config`: the one at tokenizer.path, else that of the workdir `given`, else one trained."""
+def open_tokenizer(config: ConfigDict, kind: str, given: str | None = None) -> TextTokenizer:
+    """The tokenizer of `config`: the one at tokenizer.path, else that of `given`, else one trained."""
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
     if fields.path is not None or given is not None:
-        return load_tokenizer(fields.path or str(given), fields.sentinels, specials)
+        return load_tokenizer(fields.path or given, fields.sentinels, specials)
     columns = Columns(**config.data.train.columns)
     sources = [_open(member.source, columns, member.split, "train") for member in _members(config).values()]
     facts = {

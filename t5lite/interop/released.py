@@ -210,17 +210,16 @@ def write_released(
     more: Json | None = None,
     shard_bytes: int = SHARD_BYTES,
     fetch: Callable[[Any], np.ndarray] = np.asarray,
-) -> dict[str, tuple[str, ...]]:
-    """Write config.json and the weights into `folder`, which transformers then loads; {our path: their names}.
+) -> None:
+    """Write config.json and the weights into `folder`, which transformers then loads.
 
     params: {path: array}. more: further fields of config.json, the ids of tokens among them. fetch: from an array of
     `params` to the host. Raises UserError for a model that no family has.
     """
     family, said = describe(config)
-    entries = family.entries(config)
     fetched = functools.lru_cache(4)(lambda path: fetch(params[path]))
     tensors: dict[str, ToWrite] = {}
-    for theirs, group in _grouped(entries):
+    for theirs, group in _grouped(family.entries(config)):
         shape = _shapes(config)[group[0].ours]
         for layer in range(shape[0]) if group[0].stacked else (None,):
             name = theirs if layer is None else theirs.format(n=layer)
@@ -228,7 +227,6 @@ def write_released(
             tensors[name] = ToWrite(_their_shape(group[0], shape), make)
     (folder / CONFIG).write_text(json.dumps({**said, "dtype": dtype, **(more or {})}, indent=2) + "\n")
     write_tensors(folder, tensors, dtype, shard_bytes)
-    return {entry.ours: (entry.theirs,) for entry in entries}
 
 
 def _grouped(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:

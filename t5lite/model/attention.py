@@ -55,7 +55,7 @@ def choose(query_shape: tuple[int, ...], key_shape: tuple[int, ...]) -> str:
     batch, queries, heads, _ = query_shape
     alone = jax.sharding.get_abstract_mesh().size <= 1  # Mapping over the batch would undo its sharding.
     large = batch * heads * queries * key_shape[1] > 2**20 and queries > 1
-    return "mapped" if jax.default_backend() == "cpu" and alone and large else "einsum"
+    return "mapped" if alone and large and jax.default_backend() == "cpu" else "einsum"
 
 
 def einsum_attention(q, k, v, bias, mask, *, scale, dropout, key):

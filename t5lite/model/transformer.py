@@ -370,7 +370,8 @@ def parameter_shapes(config: ModelConfig) -> Any:
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None,
                   decoder_inputs=ids if config.num_decoder_layers else None)  # fmt: skip
-    return jax.eval_shape(Transformer(config).init, jax.random.key(0), batch)["params"]
+    key = jax.eval_shape(jax.random.key, 0)  # abstract too: to make one would start JAX
+    return jax.eval_shape(Transformer(config).init, key, batch)["params"]
 
 
 def num_parameters(config: ModelConfig) -> int:

@@ -1,0 +1,121 @@
+"""Convert: released weights to the workdir of a run, or a run to a folder that transformers loads.
+
+python -m t5lite.convert --from hf:t5-small --to runs/t5_small
+python -m t5lite.convert --from runs/tiny --to hf:exported --dtype bfloat16
+
+Both ways bit for bit in the stored dtype. A table says what went where; a tensor that has no place, or that is missing,
+is an error that names it, and nothing is written. Weights are read as safetensors alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from t5lite import cli
+from t5lite.data.cache import atomic_folder
+from t5lite.data.release import write_release
+from t5lite.errors import UserError
+from t5lite.interop.released import (
+    Released,
+    describe,
+    folder_of,
+    is_released,
+    load_parameters,
+    open_released,
+    write_released,
+)
+from t5lite.interop.tensors import DTYPES
+from t5lite.model.transformer import parameter_shapes
+from t5lite.released import Opened, open_model
+from t5lite.training.checkpoint import Checkpoints
+from t5lite.training.policy import make_policy
+from t5lite.training.sharding import make_mesh, params_shardings
+from t5lite.training.start import load_params
+from t5lite.training.step import TrainState
+from t5lite.training.workdir import write_facts
+
+
+def import_released(place: str, workdir: Path) -> Released:
+    """Make `workdir` of the released weights of `hf:DIR`: a run that ended at step 0 with them."""
+    if workdir.exists():
+        raise UserError(f"{workdir} exists already; choose another --to, or remove it")
+    released, opened = open_released(folder_of(place)), open_model(place)
+    opened.config.tokenizer.path, mesh = None, make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
+    shapes = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in released.shapes.items()}
+    shardings = flatten_dict(params_shardings(unflatten_dict(shapes, sep="/"), mesh), sep="/")
+    like = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[path]) for path, x in shapes.items()}
+    with atomic_folder(workdir) as temporary:
+        opened.tokenizer.save(temporary / "tokenizer")
+        provenance = {"data": {"tokenizer": opened.tokenizer.sha256}, "labels": opened.labels}
+        write_facts(temporary, opened.config, provenance, 0, {})
+        checkpoints = Checkpoints(temporary, make_policy(opened.config))
+        params = unflatten_dict(load_parameters(released, like), sep="/")
+        checkpoints.save(TrainState(np.int32(0), params, {}), {})
+        checkpoints.close()
+    return released
+
+
+def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, average: int) -> Opened:
+    """Make `folder` of the run in `workdir`."""
+    if folder.exists():
+        raise UserError(f"{folder} exists already; choose another --to, or remove it")
+    opened, mesh = open_model(workdir), make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
+    describe(opened.model.config)  # before anything is read
+    params, _ = load_params(workdir, parameter_shapes(opened.model.config), mesh, step, average)
+    with atomic_folder(folder) as temporary:
+        more = write_release(opened.tokenizer, temporary, opened.objective.closes_inputs)
+        if opened.labels:
+            more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
+            more["label2id"] = {name: i for i, name in enumerate(opened.labels)}
+        write_released(temporary, opened.model.config, flatten_dict(params, sep="/"), dtype, more)
+    return opened
+
+
+def _show(released: Released) -> None:
+    """A line a parameter: its tensors, its shape."""
+    table = Table(title=Text(f"{released.folder}: {released.json['model_type']}, {released.dtype}"))
+    for column in ("there", "here", "shape"):
+        table.add_column(column)
+    for path, row in released.rows.items():
+        layers = f"  n = 0 … {len(row.names) - 1}" if row.entry.stacked else ""
+        theirs = row.entry.theirs if row.names else f"({row.entry.theirs}: not there, zeros)"
+        table.add_row(Text(theirs + layers), path, " × ".join(map(str, released.shapes[path])))
+    for why, names in (("repeats another", released.repeated), ("no parameter", released.ignored)):
+        for name in names:
+            table.add_row(Text(name), why, "")
+    Console().print(table)
+
+
+@cli.verb
+def main(argv: Sequence[str]) -> None:
+    """Convert one into the other, and print a table of what went where."""
+    parser = cli.parser("convert", __doc__)
+    parser.add_argument(
+        "--from", dest="source", required=True, help="the workdir of a run, or hf:DIR: released weights"
+    )
+    parser.add_argument("--to", dest="target", required=True, help="hf:DIR, or a workdir; it must not exist yet")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="of the written weights of hf:DIR (default: %(default)s)"
+    )
+    cli.add_which_checkpoint(parser)
+    arguments = parser.parse_args(argv)
+    if is_released(arguments.source) == is_released(arguments.target):
+        raise UserError("one of --from and --to must be hf:DIR, the other a workdir")
+    cli.start_jax()
+    if is_released(arguments.source):
+        _show(import_released(arguments.source, Path(arguments.target)))
+    else:
+        folder = folder_of(arguments.target)
+        export_released(Path(arguments.source), folder, arguments.dtype, arguments.step, arguments.average)
+        _show(open_released(folder))
+    print(f"{arguments.source} → {arguments.target}")
+
+
+if __name__ == "__main__":
+    main()

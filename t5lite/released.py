@@ -1,0 +1,120 @@
+"""Released weights in the place of a run: `hf:DIR` wherever a workdir is read, and as `init_from` of a run's config.
+
+    config_of("runs/tiny")        what the run left as config.json
+    config_of("hf:t5-small")      what a run that ended with these weights might have had
+
+A run that starts from released weights has their shape, whatever its config says of the model, and their tokenizer.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from t5lite.config import base_config, load_json
+from t5lite.data.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizer import load_tokenizer
+from t5lite.errors import UserError
+from t5lite.interop.released import Released, folder_of, is_released, open_released
+from t5lite.model.build import make_model
+from t5lite.model.config import VOCAB_MULTIPLE
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.objective import Objective, TooFewSentinels
+from t5lite.training.workdir import read_labels
+
+OF_THE_RUN = ("dropout", "dtype", "attention", "remat", "scan_layers")  # what of a model is no part of its shape
+SENTINELS_OF_T5 = 100
+LENGTH = 512
+
+
+def config_of(place: str | Path) -> ConfigDict:
+    """The config of the run in a workdir, or one for the released weights of `hf:DIR`, without any data."""
+    if not is_released(place):
+        return load_json(Path(place) / "config.json")
+    released, config = open_released(folder_of(place)), base_config()
+    config.name = folder_of(place).resolve().name
+    _set_shape(config, released)
+    config.tokenizer.path = str(place)
+    config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
+    config.objective.name = _objective_of(released)
+    config.objective.inputs_length = min(LENGTH, released.model.max_positions or LENGTH)
+    config.objective.targets_length = config.objective.inputs_length
+    return config
+
+
+def labels_of(place: str | Path) -> list[str] | None:
+    """The closed set of targets of the run in a workdir, or of the head of released weights; None where it has none."""
+    if not is_released(place):
+        return read_labels(Path(place))
+    labels = open_released(folder_of(place)).labels
+    return None if labels is None else list(labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run or released weights, opened for reading without any data."""
+
+    config: ConfigDict
+    tokenizer: TextTokenizer
+    labels: list[str] | None
+    objective: Objective
+    model: Transformer
+
+
+def open_model(place: str | Path) -> Opened:
+    """The config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
+    config, labels = config_of(place), labels_of(place)
+    tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    objective = make_objective(config.objective, config.model.architecture, tokenizer.vocabulary, labels)
+    return Opened(config, tokenizer, labels, objective, make_model(config.model, tokenizer.vocabulary, objective.heads))
+
+
+def with_released_shape(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
+    """`config`, in which the model's shape is that of the released weights that its `init_from` names, if it does.
+
+    The vocabulary grows by what the objective needs and the tokenizer lacks, and by no sentinels that it would not use.
+    workdir: of a run that may have begun; its config.json then knows, and the weights are needed no more.
+    """
+    if not is_released(config.init_from or ""):
+        return config
+    config = config.copy_and_resolve_references()
+    if workdir is not None and (workdir / "config.json").is_file():
+        begun = load_json(workdir / "config.json")
+        if begun.init_from == config.init_from:
+            config.model.update({name: begun.model[name] for name in begun.model if name not in OF_THE_RUN})
+            config.tokenizer.sentinels = begun.tokenizer.sentinels
+            return config
+    released = open_released(folder_of(config.init_from))
+    _set_shape(config, released)
+    place, architecture = config.tokenizer.path or config.init_from, config.model.architecture
+    specials = special_tokens(config.tokenizer, config.objective, architecture)
+    try:
+        make_objective(config.objective, architecture, load_tokenizer(place, 0, specials).vocabulary)
+        needs_sentinels = False
+    except TooFewSentinels:
+        needs_sentinels = True
+    except UserError:  # said again where it matters, as of labels that are not known yet
+        needs_sentinels = False
+    if not needs_sentinels and config.model.positions != "relative_bias":
+        config.tokenizer.sentinels = 0
+    rows = load_tokenizer(place, config.tokenizer.sentinels, specials).vocabulary.rows
+    if rows > config.model.vocab_size:
+        config.model.vocab_size = -(-rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return config
+
+
+def _set_shape(config: ConfigDict, released: Released) -> None:
+    config.model.update({name: value for name, value in released.fields.items() if name in config.model})
+
+
+def _objective_of(released: Released) -> str:
+    """What such weights were trained with, as far as their heads tell."""
+    heads, architecture = released.model.heads, released.model.architecture
+    if architecture == "encoder":
+        if heads.classifier or heads.tagger:
+            return "supervised" if heads.classifier else "tagging"
+        return "mlm_nsp" if heads.next_sentence else "mlm"
+    if architecture == "decoder":
+        return "causal_lm"
+    return "span_corruption" if released.model.positions == "relative_bias" else "bart"
