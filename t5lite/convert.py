@@ -13,9 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from t5lite import cli
 from t5lite.data.cache import atomic_folder
@@ -40,6 +37,8 @@ from t5lite.training.start import load_params
 from t5lite.training.step import TrainState
 from t5lite.training.workdir import write_facts
 
+ELSEWHERE = "choose another --to"
+
 
 def import_released(place: str, workdir: Path) -> Released:
     """Make `workdir` of the released weights of `hf:DIR`: a run that ended at step 0 with them."""
@@ -50,7 +49,7 @@ def import_released(place: str, workdir: Path) -> Released:
     shapes = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in released.shapes.items()}
     shardings = flatten_dict(params_shardings(unflatten_dict(shapes, sep="/"), mesh), sep="/")
     like = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[path]) for path, x in shapes.items()}
-    with atomic_folder(workdir) as temporary:
+    with atomic_folder(workdir, ELSEWHERE) as temporary:
         opened.tokenizer.save(temporary / "tokenizer")
         provenance = {"data": {"tokenizer": opened.tokenizer.sha256}, "labels": opened.labels}
         write_facts(temporary, opened.config, provenance, 0, {})
@@ -68,7 +67,7 @@ def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, a
     opened, mesh = open_model(workdir), make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
     describe(opened.model.config)  # before anything is read
     params, _ = load_params(workdir, parameter_shapes(opened.model.config), mesh, step, average)
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, ELSEWHERE) as temporary:
         more = write_release(opened.tokenizer, temporary, opened.objective.closes_inputs)
         if opened.labels:
             more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
@@ -78,18 +77,18 @@ def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, a
 
 
 def _show(released: Released) -> None:
-    """A line a parameter: its tensors, its shape."""
-    table = Table(title=Text(f"{released.folder}: {released.json['model_type']}, {released.dtype}"))
-    for column in ("there", "here", "shape"):
-        table.add_column(column)
+    """A line a parameter: its tensor, or those of its layers, and its shape."""
+    lines = []
     for path, row in released.rows.items():
-        layers = f"  n = 0 … {len(row.names) - 1}" if row.entry.stacked else ""
-        theirs = row.entry.theirs if row.names else f"({row.entry.theirs}: not there, zeros)"
-        table.add_row(Text(theirs + layers), path, " × ".join(map(str, released.shapes[path])))
-    for why, names in (("repeats another", released.repeated), ("no parameter", released.ignored)):
-        for name in names:
-            table.add_row(Text(name), why, "")
-    Console().print(table)
+        layers = f" (n = 0 … {len(row.names) - 1})" if row.entry.stacked else ""
+        theirs = row.entry.theirs if row.names else f"{row.entry.theirs}: not there, zeros"
+        lines.append((theirs + layers, path, " × ".join(map(str, released.shapes[path]))))
+    lines += [(name, "repeats another tensor", "") for name in released.repeated]
+    lines += [(name, "is no parameter", "") for name in released.ignored]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(f"{released.folder}: {released.json['model_type']}, {released.dtype}")
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 @cli.verb

@@ -33,18 +33,18 @@ def fingerprint(facts: Any) -> str:
 
 
 @contextlib.contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
+def atomic_folder(final: Path, way_out: str = "set T5LITE_CACHE elsewhere") -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends well, and is removed when it does not.
 
     Where another process made `final` meanwhile, its folder stays: equal fingerprints mean equal contents.
-    Raises UserError where the disk is full or the place cannot be written.
+    Raises UserError, ending in `way_out`, where the disk is full or the place cannot be written.
     """
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _sweep(final.parent)
         temporary, lock = _locked_folder(final)
     except OSError as error:
-        raise UserError(f"cannot write under {final.parent}: {error.strerror}; set T5LITE_CACHE elsewhere") from error
+        raise UserError(f"cannot write under {final.parent}: {error.strerror}; {way_out}") from error
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -55,7 +55,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or isinstance(error, FileNotFoundError | FileExistsError):
             raise
-        raise UserError(f"cannot write {final}: {error.strerror}; free some space or set T5LITE_CACHE") from error
+        raise UserError(f"cannot write {final}: {error.strerror}; free some space or {way_out}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)

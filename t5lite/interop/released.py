@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from t5lite.errors import UserError, nearest
+from t5lite.errors import UserError
 from t5lite.files import read_json
 from t5lite.interop.bart import BART
 from t5lite.interop.bert import BERT
@@ -107,8 +107,8 @@ def read_released_json(folder: Path) -> tuple[Json, Family]:
         raise UserError(f"{folder} holds no {CONFIG}: it is no folder of released weights")
     model_type = said.get("model_type")
     if model_type not in FAMILIES:
-        known = nearest(str(model_type), FAMILIES)
-        raise UserError(f"{folder / CONFIG}: model_type {model_type!r} is not supported; {known}")
+        known = ", ".join(FAMILIES)
+        raise UserError(f"{folder / CONFIG}: model_type {model_type!r} is not supported; known: {known}")
     return said, FAMILIES[model_type]
 
 

@@ -81,7 +81,7 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
         if pickles:
             raise UserError(
                 f"{folder} holds weights only as {Path(pickles[0]).name}, of a format that can run code when it is "
-                "read and is not; where transformers is installed, AutoModel.from_pretrained(…).save_pretrained(…) "
+                "read, so it is not; where transformers is installed, AutoModel.from_pretrained(…).save_pretrained(…) "
                 f"makes {SINGLE} of it"
             )
         raise UserError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX}")
@@ -156,4 +156,5 @@ def _write(file: Path, tensors: Mapping[str, ToWrite], names: Sequence[str], dty
             values = np.asarray(tensors[name].make())
             if values.shape != tensors[name].shape:
                 raise ValueError(f"{name} is {values.shape}, announced as {tensors[name].shape}")
-            out.write(np.ascontiguousarray(values.astype(DTYPES[dtype])).data)
+            values = np.ascontiguousarray(values.astype(DTYPES[dtype], copy=False))
+            out.write(values.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own

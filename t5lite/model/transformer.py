@@ -25,6 +25,7 @@ Parameters, all float32; kernels of a stack carry the layers N in front, whether
 For generation: `encode` once, `start_cache`, then `extend` by a prompt, or by a token of each beam at a time.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -371,7 +372,8 @@ def parameter_shapes(config: ModelConfig) -> Any:
     batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None,
                   decoder_inputs=ids if config.num_decoder_layers else None)  # fmt: skip
     key = jax.eval_shape(jax.random.key, 0)  # abstract too: to make one would start JAX
-    return jax.eval_shape(Transformer(config).init, key, batch)["params"]
+    one_of_each = dataclasses.replace(config, scan_layers=True)  # to trace, with the same parameters
+    return jax.eval_shape(Transformer(one_of_each).init, key, batch)["params"]
 
 
 def num_parameters(config: ModelConfig) -> int:

@@ -117,9 +117,11 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> Items:
-    """What a checkpoint holds of a state, apart from the step: its items, each a tree."""
-    items = {"params": state.params, "opt_state": state.opt_state}
-    return items if state.average is None else items | {"average": state.average}
+    """What a checkpoint holds of a state, apart from the step: its items, each a tree. Orbax saves no empty ones, as
+    the optimizer's of weights that no run of ours has trained.
+    """
+    items = {"params": state.params, "opt_state": state.opt_state, "average": state.average}
+    return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 
 FULL_OR_FORBIDDEN = (
