@@ -172,7 +172,7 @@ WRONG = {
     "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
     "config no object": (lambda f: (f / "config.json").write_text("[]"), "config.json is damaged"),
     "no weights": (lambda f: (f / SINGLE).unlink(), "holds no weights: neither model.safetensors nor"),
-    "pickle": (_pickled, "only as pytorch_model.bin, of a format that can run code .* save_pretrained"),
+    "pickle": (_pickled, "only as pytorch_model.bin, of a format that can run code .*save_pretrained"),
     "truncated": (_cut, "model.safetensors is damaged .* fetch it anew"),
     "no header": (lambda f: (f / SINGLE).write_bytes(b"\0" * 100), "model.safetensors is damaged"),
     "unknown type": (lambda f: _json(f, model_type="mamba"), "'mamba' is not supported; known: t5, mt5, bart, bert"),
