@@ -56,6 +56,6 @@ def test_preview_shows_its_rows(run, tmp_path, capsys):
         "import json\nfrom t5lite.config import load_json\nfrom pathlib import Path\n"
         f"def get_config(arg=None):\n    return load_json(Path({str(workdir / 'config.json')!r}))\n"
     )
-    preview.main(["--config", str(tmp_path / "config.py"), "--n", "1"])
+    preview.main(["--config", str(tmp_path / "config.py"), "--n", "40"])
     shown = capsys.readouterr().out
     assert {"neox": "<|endoftext|>", "bart": "<s>", "bert": "[SEP]"}[name] in shown
