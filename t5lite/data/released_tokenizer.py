@@ -90,7 +90,7 @@ class ReleasedTokenizer:
             raise UserError(f"the special tokens {used} are not all among its {len(self._pieces):,} ids, or EOS is not")
         added = added_tokens(spec)
         self._own = {token: name for token, (name, special) in added.items() if special}
-        self._own |= {token: self._pieces[token] or "" for token in used}
+        self._own |= {token: self._pieces[token] or f"<{token}>" for token in used}
         own_sentinels = sentinels_on_top(len(self._pieces), self._tokenizer.token_to_id)
         self.vocabulary = self._make_vocabulary(spec, own_sentinels, own_sentinels or sentinels, specials)
         self.begins_with_start = (

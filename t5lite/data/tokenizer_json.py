@@ -8,8 +8,10 @@ It is data: no part of it is ever executed. What a file of it asks for is change
     WordPiece's decoder    without its clean-up, which takes spaces away from before punctuation
 """
 
+import contextlib
 import copy
 import json
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -47,15 +49,31 @@ def parse(file: bytes) -> dict[str, Any]:
 
 def make(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     """The tokenizer of `spec`, to which names of special tokens are text. Raises UserError for one that is none."""
-    try:
+    with _without_panic():
         made = tokenizers.Tokenizer.from_str(json.dumps(spec))
         made.encode_special_tokens = True
-        made.decode(made.encode(" a\nb", add_special_tokens=False).ids)
-    except BaseException as error:  # the library's own panics are no Exceptions
+        for add in (False, True):
+            made.decode(made.encode(" a\nb", add_special_tokens=add).ids, skip_special_tokens=False)
+    return made
+
+
+@contextlib.contextmanager
+def _without_panic() -> Iterator[None]:
+    """Turn what the library raises into a UserError. Where a file breaks its assumptions it panics: that is no
+    Exception, and it prints a trace to the standard error stream itself.
+    """
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(f"not a readable tokenizer.json: {error}") from error
-    return made
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
@@ -81,9 +99,8 @@ def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.T
     Many tokenizers put a space in front of a text, so that its first word is like any other. Here the caller does,
     and leaves it off a text that goes on from another. Where taking it out of the file would change ids it stays.
     """
-    spec = copy.deepcopy(spec)
-    spec |= {"truncation": None, "padding": None}
-    spec["model"] |= {"dropout": None} if "dropout" in spec["model"] else {}
+    spec = _copied(spec) | {"truncation": None, "padding": None}
+    spec["model"] = spec["model"] | ({"dropout": None} if "dropout" in spec["model"] else {})
     for token in spec.get("added_tokens") or ():
         token["special"] = bool(token.get("special")) or token["id"] in roles
     for part in _parts(spec.get("decoder")):
@@ -97,6 +114,11 @@ def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.T
     return (other, True) if same else (given, False)
 
 
+def _copied(spec: dict[str, Any]) -> dict[str, Any]:
+    """A copy that shares the model, which is nearly all of a file."""
+    return {name: value if name == "model" else copy.deepcopy(value) for name, value in spec.items()}
+
+
 def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """The component, or those that a Sequence of them consists of."""
     found = [component]
@@ -108,7 +130,7 @@ def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
     """A copy that puts no space in front of a text; None if `spec` does not either."""
-    bare, found = copy.deepcopy(spec), False
+    bare, found = _copied(spec), False
     normalizers = list(_parts(bare.get("normalizer")))
     for part in normalizers:
         if part.get("type") == "Prepend" and part.get("prepend") in (SPACE, " "):
@@ -133,7 +155,7 @@ def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collect
     num_bytes = np.zeros(rows, np.int32)
     starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
     added = added_tokens(spec)
-    types = {part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))}
+    types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))]
     prefix = spec["model"].get("continuing_subword_prefix") or "##"
     for token, piece in enumerate(pieces):
         if piece is None or token in special:

@@ -16,6 +16,7 @@ from t5lite.data.tfds_source import RecordSource
 from t5lite.data.tokenizer import Tokenizer, sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS, UNKNOWN
+from tests.data import released
 from tests.small import config_with
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -55,6 +56,26 @@ def words_and_tags(row, labels):
     starts = np.flatnonzero(tags >= 0)
     ends = [*starts[1:], np.flatnonzero(tokens == EOS)[0]]
     return [(TOKENIZER.decode(tokens[start:end]), labels[tags[start]]) for start, end in zip(starts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("family", [released.neox, released.bert, released.llama], ids=["0", "3", "2"])
+def test_tags_keep_clear_of_any_tokenizers_eos(tmp_path, config, family):
+    config.tokenizer.path = f"hf:{family(tmp_path / 'released')}"
+    config.data.train.source = write(tmp_path / "a.jsonl", SENTENCES)
+    dataset = open_tagged(config)
+    eos, decode = dataset.tokenizer.vocabulary.eos, dataset.tokenizer.decode
+    rows = rows_of(dataset, "train", 24)
+    for inputs, ids, tags in zip(rows["inputs"], rows["inputs_segment_ids"], rows["tags"], strict=True):
+        real = inputs[ids > 0]
+        assert real[-1] == eos and eos not in real[:-1]
+        places = np.flatnonzero(tags >= 0)
+        said = [
+            (decode(part), dataset.labels[tags[at]])
+            for part, at in zip(np.split(real, places[1:]), places, strict=True)
+        ]
+        assert [tag for _, tag in said] in [tags for _, tags in SENTENCES]
+        if family is not released.bert:
+            assert " ".join(word.strip() for word, _ in said) in [" ".join(words) for words, _ in SENTENCES]
 
 
 def test_every_word_has_its_tag_at_its_first_piece(tmp_path, config):

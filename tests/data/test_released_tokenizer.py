@@ -264,6 +264,17 @@ def test_a_tokenizer_json_that_is_none_is_a_clear_line(tmp_path, name):
         load_tokenizer(f"hf:{tmp_path}", 10, ())
 
 
+def test_what_makes_the_library_panic_is_a_clear_line_and_no_trace(tmp_path, capfd):
+    released.bart(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    spec = json.loads(file.read_text())
+    spec["post_processor"]["special_tokens"].popitem()
+    file.write_text(json.dumps(spec))
+    with pytest.raises(UserError, match=r"tokenizer\.json.*not a readable"):
+        load_tokenizer(f"hf:{tmp_path}", 10, ())
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("cut", [100, 5000, -2])
 def test_half_a_file_is_a_clear_line(tmp_path, cut):
     released.llama(tmp_path)

@@ -11,18 +11,19 @@ from scipy import stats
 
 from t5lite.data import rows as rows_module
 from t5lite.data import store as store_module
+from t5lite.data.dataset import pair_plan
 from t5lite.data.packing import PackingPlan, one_a_row
-from t5lite.data.rows import PackedPairs, TrainRows, Windows, clipped, evaluation_rows, prefetch
+from t5lite.data.rows import PackedPairs, TrainRows, Windows, clipped, evaluation_rows, prefetch, until
 from t5lite.data.store import Span, StoreWriter, TokenStore
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS
 
 
-def make_store(folder, lengths, rows=60_000):
+def make_store(folder, lengths, rows=60_000, eos=EOS):
     """Documents of `lengths` tokens and an EOS each. No token is repeated, so that any mistake in place shows."""
     counter = iter(range(3, 60_000))
-    documents = [[*(next(counter) for _ in range(length)), EOS] for length in lengths]
-    writer = StoreWriter(folder, rows)
+    documents = [[*(next(counter) for _ in range(length)), eos] for length in lengths]
+    writer = StoreWriter(folder, rows, eos)
     tokens = np.array([token for document in documents for token in document], np.int32)
     writer.append(tokens, np.cumsum([len(document) for document in documents], dtype=np.int64))
     writer.close({})
@@ -157,6 +158,37 @@ def test_pairs_that_share_a_row_stand_side_by_side_on_both_sides(tmp_path):
     assert rows["targets"].tolist() == [[1, 5, 1, 0], [14, 15, 16, 1]]
     assert rows["targets_segment_ids"].tolist() == [[1, 2, 2, 0], [1] * 4]
     assert {values.dtype for values in rows.values()} == {np.dtype(np.int32)}
+
+
+@pytest.mark.parametrize("eos", [0, 50_256])
+def test_windows_of_a_tokenizer_with_another_eos_end_their_segments_there(tmp_path, eos):
+    store, _ = make_store(tmp_path, [2, 1, 3], eos=eos)  # 3 4 | 5 | 6 7 8 |
+    assert store.eos == eos and TokenStore(tmp_path).card["eos"] == eos
+    (row,) = Windows(Span.whole(store), 9, True, segments=True).fetch(np.array([0]))["segment_ids"]
+    assert row.tolist() == [1, 1, 1, 2, 2, 3, 3, 3, 3]
+    (row,) = Windows(Span.whole(store), 6, False, segments=False).fetch(np.array([0]))["tokens"]
+    assert row.tolist() == [3, 4, 5, 6, 7, 8]
+
+
+def test_what_stands_in_front_of_pairs_takes_a_place_of_each(tmp_path):
+    store, _ = make_store(tmp_path, [2, 1, 1, 0, 7, 6], eos=2)
+    plan = PackingPlan(np.array([1, 0, 2]), np.array([0, 2, 3]), inputs_length=7, targets_length=5)
+    rows = PackedPairs(store, plan, bos=0).fetch(np.array([0, 1]))
+    assert rows["inputs"].tolist() == [[0, 6, 2, 0, 3, 4, 2], [0, 7, 8, 9, 10, 11, 2]]
+    assert rows["targets"].tolist() == [[0, 2, 0, 5, 2], [0, 14, 15, 16, 2]]
+    assert rows["targets_segment_ids"].tolist() == [[1, 1, 2, 2, 2], [1] * 5]
+
+
+def test_pairs_are_packed_with_what_stands_in_front_of_them(tmp_path):
+    store, _ = make_store(tmp_path, [2, 2] * 4)  # three tokens a side, four with one in front
+    assert len(pair_plan(store, 8, 8, True)) == len(pair_plan(store, 8, 8, True, bos=0)) == 2
+    assert (len(pair_plan(store, 12, 12, True)), len(pair_plan(store, 12, 12, True, bos=0))) == (1, 2)
+
+
+def test_the_answer_ends_with_the_first_eos():
+    assert until(0, np.array([5, 6, 0, 0, 0])).tolist() == [5, 6, 0]
+    assert until(7, np.array([0, 0, 7, 0])).tolist() == [0, 0, 7]
+    assert until(7, np.array([0, 5])).tolist() == [0, 5]
 
 
 def test_pairs_one_to_a_row_keep_their_order(tmp_path):

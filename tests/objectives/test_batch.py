@@ -39,6 +39,12 @@ def test_the_encoder_decoder_layout_is_the_docstrings():
     }
 
 
+def test_another_start_stands_at_the_start_of_each_segment_and_nowhere_else():
+    pairs, rows = (layout_for(on, length=11, start=99)(PACKED) for on in ("encoder_decoder", "decoder"))
+    assert pairs.decoder_inputs.tolist() == [99, 7, 99, 9, 0]
+    assert rows.decoder_inputs.tolist() == [99, 5, 6, 1, 7, 99, 8, 1, 9, 0, 0]
+
+
 def test_the_decoder_layout_is_the_docstrings():
     assert _lists(layout_for("decoder", length=11, prefix_attention=True)(PACKED)) == {
         "decoder_inputs": [0, 5, 6, 1, 7, 0, 8, 1, 9, 0, 0],

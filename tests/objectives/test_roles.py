@@ -1,0 +1,90 @@
+"""EOS, a decoder's start and what stands in front are the vocabulary's ids: objectives put these in and no others."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from t5lite.objectives.catalogue import OBJECTIVES, make_objective
+from t5lite.objectives.objective import make_batch
+from t5lite.vocabulary import CLS, EOS, PAD, SEP
+from tests.objectives.made import FIELDS, SPECIALS, build, examples, vocabulary, windows
+from tests.objectives.test_every_objective import CASES
+
+TEXT = 900  # ids from 3 up to this are text
+NEW_BOS, NEW_EOS, NEW_START = 900, 901, 902
+OLD = (0, 1, 2)
+
+
+def _made():
+    made = vocabulary(903, 100, (*SPECIALS, CLS, SEP))
+    is_special = made.table.is_special.copy()
+    is_special[[*OLD, NEW_BOS, NEW_EOS, NEW_START]] = True
+    return dataclasses.replace(made, table=dataclasses.replace(made.table, is_special=is_special))
+
+
+USUAL = _made()
+SHIFTED = dataclasses.replace(USUAL, eos=NEW_EOS, start=NEW_START, bos=NEW_BOS, unknown=899)
+ALL = [*CASES, *((name, "encoder", {}) for name in ("mlm", "mlm_nsp", "mlm_sop")), ("ul2r", "encoder_decoder", {})]
+PAIRS = {
+    "inputs": np.array([[5, 6, NEW_EOS, 8, NEW_EOS, 0]]),
+    "inputs_segment_ids": np.array([[1, 1, 1, 2, 2, 0]]),
+    "targets": np.array([[7, NEW_EOS, 9, NEW_EOS, 0]]),
+    "targets_segment_ids": np.array([[1, 1, 2, 2, 0]]),
+}
+
+
+def check_decoder_inputs(batch):
+    """`start` at the start of each segment, else the target before, and 0 on padding."""
+    ids = np.ones(batch.targets.shape, int) if batch.targets_segment_ids is None else batch.targets_segment_ids
+    for place, segment in enumerate(ids):
+        before = batch.targets[place - 1] if place and ids[place - 1] == segment else NEW_START
+        assert batch.decoder_inputs[place] == (before if segment else PAD)
+
+
+def test_all_objectives_are_here():
+    assert {name for name, _, _ in ALL} | {"supervised", "tagging"} == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(("name", "architecture", "settings"), ALL, ids=[f"{name}-{on}" for name, on, _ in ALL])
+def test_other_roles_change_these_ids_alone(name, architecture, settings):
+    """A token longer on both sides where there is one in front, the same text, the same noise."""
+    front = [NEW_BOS] if architecture == "encoder_decoder" else []
+    usual = build(name, architecture, USUAL, 48, **settings)
+    shifted = build(name, architecture, SHIFTED, 48 + len(front), **settings)
+    assert shifted.window == usual.window
+    assert shifted.lengths == tuple(length and length + len(front) for length in usual.lengths)
+    tokens = windows(usual, 8, vocab=vocabulary(TEXT))
+    for expected, seen in zip(examples(usual, tokens, 3, USUAL), examples(shifted, tokens, 3, SHIFTED), strict=True):
+        for side, found in ((expected.inputs, seen.inputs), (expected.targets, seen.targets)):
+            assert found == ([*front, *(NEW_EOS if token == EOS else token for token in side)] if side else [])
+            assert not set(OLD) & set(found)
+        if architecture != "encoder":
+            check_decoder_inputs(seen.batch)
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder"])
+def test_pairs_start_with_the_start_token_in_each_segment(architecture):
+    fields = FIELDS | {"name": "supervised", "inputs_length": 6, "targets_length": 5}
+    objective = make_objective(fields, architecture, SHIFTED)
+    (batch,) = _rows(make_batch(objective, np.zeros((1, 2), np.uint32), PAIRS, SHIFTED.table))
+    check_decoder_inputs(batch)
+    assert objective.bos == (NEW_BOS if architecture == "encoder_decoder" else None)
+
+
+def _rows(batch):
+    fields = {name: value for name, value in vars(batch).items() if value is not None}
+    for row in range(len(batch.targets)):
+        yield batch.replace(**{name: np.asarray(value)[row] for name, value in fields.items()})
+
+
+@pytest.mark.parametrize("eos", [0, NEW_EOS])
+@pytest.mark.parametrize("name", ["supervised", "tagging"])
+def test_on_an_encoder_sep_stands_for_eos_and_padding_stays(name, eos):
+    vocab = dataclasses.replace(SHIFTED, eos=eos)
+    fields = FIELDS | {"name": name, "inputs_length": 6}
+    objective = make_objective(fields, "encoder", vocab, ("x", "y"))
+    rows = {"inputs": np.array([[5, 6, eos, 0, 0]]), "inputs_segment_ids": np.array([[1, 1, 1, 0, 0]])}
+    rows |= {"labels": np.array([1]), "tags": np.array([[1, -1, -1, -1, -1]])}
+    batch = make_batch(objective, np.zeros((1, 2), np.uint32), rows, vocab.table)
+    assert batch.inputs.tolist() == [[vocab.specials[CLS], 5, 6, vocab.specials[SEP], 0, 0]]
