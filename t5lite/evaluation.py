@@ -24,6 +24,7 @@ from t5lite.config import flat, load_json, to_dict
 from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
+from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
 from t5lite.experiment import Experiment, open_run
 from t5lite.objectives.batch import Batch, Example
@@ -119,12 +120,13 @@ class Evaluator:
     def _accuracy(self, params: Any, split: str) -> Metrics:
         """Of the label to which the model gives the highest probability among all labels."""
         experiment = self.experiment
-        labels = label_tokens(experiment)
+        labels, label_lengths = label_tokens(experiment)
         score = functools.partial(
             score_candidates,
             experiment.model,
             params,
             candidates=labels,
+            candidate_lengths=label_lengths,
             prefix_attention=self.objective.prefix_attention,
         )
         gold, chosen = [], []
@@ -192,16 +194,16 @@ class Evaluator:
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
             lengths = jnp.sum(examples.inputs > 0 if ids is None else ids > 0, axis=1, dtype=jnp.int32)
-            tokens, _ = generate(
+            generated = generate(
                 experiment.model,
                 params,
                 examples.inputs,
                 lengths,
-                max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length,
-                num_valid_ids=objective.num_valid_ids(vocabulary),
+                Settings(max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length),
+                allowed=objective.allowed(vocabulary),
                 prefix_attention=objective.prefix_attention,
             )
-            sides = whole((examples.inputs, examples.targets, tokens))
+            sides = whole((examples.inputs, examples.targets, generated.tokens[:, 0]))
             for is_valid, *example in zip(valid, *sides, strict=True):
                 if is_valid:
                     yield Shown(*(decode(side) for side in example))
@@ -229,12 +231,12 @@ def _lengths(rows: Rows) -> np.ndarray:
     return (rows["inputs_segment_ids"] > 0).sum(axis=1, dtype=np.int32)
 
 
-def label_tokens(experiment: Experiment) -> np.ndarray:
-    """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them."""
+def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them; and their lengths."""
     length = experiment.evaluated.targets_length
     encode = experiment.dataset.tokenizer.encode
     each = [clipped(np.append(encode(label), EOS), length) for label in experiment.dataset.labels or ()]
     tokens = np.zeros((len(each), max(map(len, each))), np.int32)
     for row, label in zip(tokens, each, strict=True):
         row[: len(label)] = label
-    return tokens
+    return tokens, np.array([len(label) for label in each], np.int32)

@@ -49,6 +49,25 @@ def attend(q_BxTxHxK: Array, k_BxSxHxK: Array, v_BxSxHxK: Array, bias_1xHxTxS: A
     return function(q_BxTxHxK, k_BxSxHxK, v_BxSxHxK, bias_1xHxTxS, mask, scale=scale, dropout=dropout, key=key)
 
 
+def attend_cached(q_BxTxHxK: Array, keys_BxHxKxS: Array, values_BxHxSxK: Array, bias_BxHxTxS: Array | None,
+                  mask: Array | None, *, scale: float) -> Array:  # fmt: skip
+    """`attend` to keys and values that lie as in a cache, for the few queries of a step; no dropout.
+
+    Slots from the mask's S on are not looked at.
+    """
+    slots = keys_BxHxKxS.shape[-1] if mask is None else mask.shape[-1]
+    q_BxHxTxK = q_BxTxHxK.swapaxes(1, 2)
+    scores_BxHxTxS = jnp.matmul(q_BxHxTxK, keys_BxHxKxS[..., :slots], preferred_element_type=jnp.float32)
+    if scale != 1.0:
+        scores_BxHxTxS *= scale
+    if bias_BxHxTxS is not None:
+        scores_BxHxTxS += bias_BxHxTxS
+    if mask is not None:
+        scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, MASKED)
+    weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(values_BxHxSxK.dtype)
+    return jnp.matmul(weights_BxHxTxS, values_BxHxSxK[:, :, :slots]).swapaxes(1, 2)
+
+
 def choose(query_shape: tuple[int, ...], key_shape: tuple[int, ...]) -> str:
     """What "auto" is: "mapped" where all scores together would leave a CPU's cache, else "einsum"."""
     batch, queries, heads, _ = query_shape

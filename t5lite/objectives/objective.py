@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5lite.errors import UserError
 from t5lite.objectives.batch import Batch, Example, Layout, layout_for
-from t5lite.vocabulary import TokenTable, Vocabulary
+from t5lite.vocabulary import PAD, UNKNOWN, TokenTable, Vocabulary
 
 Array = jax.Array
 Row = Mapping[str, Array]
@@ -111,9 +112,12 @@ class Objective:
     labels: tuple[str, ...] = ()
     heads: Heads = OF_TOKENS
 
-    def num_valid_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids from this one on are never generated."""
-        return vocabulary.rows if self.targets_hold_specials else vocabulary.pieces
+    def allowed(self, vocabulary: Vocabulary) -> np.ndarray:
+        """Bool [rows]: the ids that may be generated. Text and EOS; sentinels and specials where targets hold them."""
+        last = vocabulary.rows if self.targets_hold_specials else vocabulary.pieces
+        allowed = np.arange(vocabulary.rows) < last
+        allowed[[PAD, UNKNOWN]] = False
+        return allowed
 
     @property
     def lengths(self) -> tuple[int, int]:
