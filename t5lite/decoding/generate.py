@@ -63,7 +63,9 @@ class Generation:
         if settings.sampled and keys is None:
             raise ValueError("sampling needs `keys`, one a row")
         self.settings = settings
-        decoder_alone = model.config.architecture == "decoder"
+        takes_start = prepend_start or model.config.num_encoder_layers > 0
+        if not takes_start and isinstance(lengths, np.ndarray) and not lengths.all():
+            raise UserError("an empty prompt, and nothing in front of it: there is no token to go on from")
         program, numbers = settings.split()
         forced, forced_lengths = _forced(prefixes, len(inputs), settings.max_new_tokens)
         request = streams.Request(
@@ -75,7 +77,7 @@ class Generation:
         )
         self._state = _begin(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(lengths, jnp.int32),
                              settings=program, prefix_attention=prefix_attention,
-                             start=start if prepend_start or not decoder_alone else None)  # fmt: skip
+                             start=start if takes_start else None)  # fmt: skip
         self._advance = functools.partial(_advance, model, params, request, settings=program, eos=eos)
 
     def advance(self, limit: int | None = None) -> None:

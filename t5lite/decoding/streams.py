@@ -120,8 +120,7 @@ def read(model: Transformer, params: Any, layers: list, settings: Settings, stat
 def sample(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, state: State) -> State:
     """A token more for each stream: the likeliest, or one drawn with a key of the row, the stream and the step."""
     batch, streams, _ = logits_BxRxV.shape
-    numbers = dict(request.numbers)
-    scores = logits_BxRxV
+    numbers, scores = request.numbers, logits_BxRxV
     if settings.repetition_penalty != 1:
         scores = penalise(scores, state.seen_BxRxV, numbers["repetition_penalty"])
     scores_NxV = jnp.where(request.allowed_V, scores, FORBIDDEN).reshape(batch * streams, -1)
