@@ -21,9 +21,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t5lite.config import flat, to_dict
-from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows, until
+from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows
 from t5lite.decoding.generate import generate
 from t5lite.decoding.score import score_candidates
+from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
 from t5lite.experiment import Experiment, open_run
 from t5lite.model.transformer import parameter_shapes
@@ -120,13 +121,15 @@ class Evaluator:
     def _accuracy(self, params: Any, split: str) -> Metrics:
         """Of the label to which the model gives the highest probability among all labels."""
         experiment = self.experiment
-        labels = label_tokens(experiment)
+        labels, label_lengths = label_tokens(experiment)
         score = functools.partial(
             score_candidates,
             experiment.model,
             params,
             candidates=labels,
+            candidate_lengths=label_lengths,
             prefix_attention=self.objective.prefix_attention,
+            start=experiment.vocabulary.start,
         )
         gold, chosen = [], []
         for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
@@ -194,21 +197,22 @@ class Evaluator:
             ids = examples.inputs_segment_ids
             full = jnp.ones(examples.inputs.shape, jnp.int32) if ids is None else ids
             lengths = jnp.sum(full > 0, axis=1, dtype=jnp.int32)
-            tokens, _ = generate(
+            generated = generate(
                 experiment.model,
                 params,
                 examples.inputs,
                 lengths,
-                max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length,
-                num_valid_ids=objective.num_valid_ids(vocabulary),
+                Settings(max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length),
+                allowed=objective.allowed(vocabulary),
                 prefix_attention=objective.prefix_attention,
                 eos=vocabulary.eos,
+                start=vocabulary.start,
             )
-            examples, tokens = whole((examples, tokens))
+            examples, generated = whole((examples, generated))
             inputs = _real(examples.inputs, examples.inputs_segment_ids)
             targets = _real(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
-                answer = until(vocabulary.eos, tokens[row])
+                answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
                 yield Shown(decode(inputs[row]), decode(targets[row]), decode(answer))
 
 
@@ -238,8 +242,8 @@ def _lengths(rows: Rows) -> np.ndarray:
     return (rows["inputs_segment_ids"] > 0).sum(axis=1, dtype=np.int32)
 
 
-def label_tokens(experiment: Experiment) -> np.ndarray:
-    """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them."""
+def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them; and their lengths."""
     length, bos = experiment.evaluated.targets_length, experiment.evaluated.bos
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
     front = [] if bos is None else [bos]
@@ -250,4 +254,4 @@ def label_tokens(experiment: Experiment) -> np.ndarray:
     tokens = np.zeros((len(each), max(map(len, each))), np.int32)
     for row, label in zip(tokens, each, strict=True):
         row[: len(label)] = label
-    return tokens
+    return tokens, np.array([len(label) for label in each], np.int32)

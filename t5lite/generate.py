@@ -24,8 +24,9 @@ import numpy as np
 from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
 from t5lite.data.build import pieces_of_words
-from t5lite.data.rows import clipped, until
-from t5lite.decoding.generate import generate
+from t5lite.data.rows import clipped
+from t5lite.decoding.generate import generate, padded
+from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
 from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.batch import Batch
@@ -49,7 +50,7 @@ class Generator:
         self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
         mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
         self.params, self.step = load_params(place, parameter_shapes(self.model.config), mesh, step, average)
-        self.num_valid_ids = self.objective.num_valid_ids(self.tokenizer.vocabulary)
+        self.allowed = self.objective.allowed(self.tokenizer.vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens that the model reads: closed by EOS where the objective does so; a language model is to go on.
@@ -84,31 +85,28 @@ class Generator:
         self, chunk: Sequence[str], start: int, max_new_tokens: int, seed: int, sampling: dict
     ) -> list[dict]:
         """The answers to at most BATCH_SIZE texts, of which the first is the `start`-th of all."""
-        encoded, eos = [self.encode(text) for text in chunk], self.tokenizer.vocabulary.eos
-        # Lengths in powers of two: few programs to compile, whatever the lengths of the texts.
-        width = 1 << max(max(map(len, encoded)) - 1, 15).bit_length()
-        inputs = np.zeros((len(chunk), width), np.int32)
-        for row, ids in zip(inputs, encoded, strict=True):
-            row[: len(ids)] = ids
-        places = jnp.arange(start, start + len(chunk))
+        encoded, vocabulary = [self.encode(text) for text in chunk], self.tokenizer.vocabulary
+        inputs, lengths = padded(encoded)
+        places = jnp.arange(start, start + len(inputs))
         keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.key(seed), place))(places)
-        tokens, logprobs = generate(
+        generated = generate(
             self.model,
             self.params,
             inputs,
-            np.array([len(ids) for ids in encoded], np.int32),
-            max_new_tokens=max_new_tokens,
-            num_valid_ids=self.num_valid_ids,
+            lengths,
+            Settings(max_new_tokens=max_new_tokens, **sampling),
             keys=keys,
+            allowed=self.allowed,
             prefix_attention=self.objective.prefix_attention,
-            eos=eos,
-            **sampling,
+            eos=vocabulary.eos,
+            start=vocabulary.start,
+            prepend_start=self.tokenizer.begins_with_start,
         )
         answers = []
-        for text, ids, logprob in zip(chunk, np.asarray(tokens), np.asarray(logprobs), strict=True):
-            ids = until(eos, ids).tolist()
+        for text, tokens, lengths, _, scores in zip(chunk, *jax.device_get(generated), strict=False):
+            ids = tokens[0, : lengths[0]].tolist()
             output = self.tokenizer.decode(ids)
-            answers.append({"input": text, "output": output, "tokens": ids, "logprob": float(logprob)})
+            answers.append({"input": text, "output": output, "tokens": ids, "logprob": float(scores[0])})
         return answers
 
     def _understood(self, text: str) -> dict:

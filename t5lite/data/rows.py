@@ -158,11 +158,6 @@ def clipped(tokens: np.ndarray, length: int) -> np.ndarray:
     return tokens if len(tokens) <= length else np.concatenate([tokens[: length - 1], tokens[-1:]])
 
 
-def until(eos: int, tokens: np.ndarray) -> np.ndarray:
-    """`tokens` [n] up to the first `eos`, this included; all where there is none."""
-    return tokens[: 1 + int(np.argmax(tokens == eos))] if (tokens == eos).any() else tokens
-
-
 class TrainRows:
     """The rows of step N, a pure function of N: shuffled in every epoch anew, repeated without end, mixed by weight.
 

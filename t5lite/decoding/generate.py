@@ -1,101 +1,201 @@
-"""Generation in one compiled loop: encode or prefill once, then a token a step for all rows, until all have ended.
+"""Generation: encode or read the prompts once, then a token a step for all rows in one compiled loop.
 
-    tokens, logprobs = generate(model, params, inputs, lengths, max_new_tokens=32)
+    generated = generate(model, params, inputs, lengths, Settings(max_new_tokens=32, num_beams=4))
+    generated.tokens[b, 0, : generated.lengths[b, 0]]          the best answer to row b
 
-A decoder reads what training gave it (see `objectives.batch`): the start id 0, then the prompt. Rows are
-padded at their end:
+What a row generates depends on its own input, key and settings alone, not on its neighbours, padding or bucket
+(where two tokens are equally likely but for the last bits, rounding may decide). The loop runs to a limit that is no
+part of the program, so the same program answers at once and in pieces:
 
-    inputs   5 6 7    lengths 3      read 0 5 6 7    generation starts at position 3, from token 7
-             8 0 0            1           0 8        generation starts at position 1, from token 8
-
-so the last token of a row and its position are where the loop takes over, as the start id and position 0 are for an
-encoder-decoder. What a row generates depends on its own input and key alone, not on its neighbours or padding.
+    generation = Generation(model, params, inputs, lengths, settings)
+    for so_far in generation.pieces(every=16, stopped=lambda row, tokens: "\\n\\n" in decode(tokens)):
+        show(so_far)
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.decoding.prefill import prefill
-from t5lite.decoding.sampling import FORBIDDEN, next_tokens
+from t5lite.decoding import beams, streams
+from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
 from t5lite.model.transformer import Transformer
-from t5lite.vocabulary import EOS, PAD
 
 Array = jax.Array
 
 
-def generate(model: Transformer, params: dict, inputs: Array, inputs_lengths: Array, *, max_new_tokens: int,
-             num_valid_ids: int | None = None, suppress: Sequence[int] = (), temperature: float = 0.0,
-             top_k: int = 0, top_p: float = 1.0, keys: Array | None = None, prefix_attention: bool = False,
-             eos: int = EOS) -> tuple[Array, Array]:  # fmt: skip
-    """Tokens int32 [B, max_new_tokens], padded with 0 after EOS, and the log-probability [B] of each row's tokens.
+class Generated(NamedTuple):
+    """R = num_return answers to each row, the best first; M = max_new_tokens.
 
-    inputs int32 [B, L], inputs_lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end.
-    num_valid_ids, suppress: ids from the first on, ids in the second, and padding are never generated.
-    temperature: 0 takes the likeliest token. Else tokens are drawn, with `keys` [B], one PRNG key a row.
-    top_k, top_p: draw from the likeliest ids only; 0 and 1 allow all.
-    prefix_attention: a decoder's prompt sees itself in both directions, as it must have in training.
-    The log-probability is the model's, over the ids allowed, whatever the temperature, top_k and top_p.
+    tokens int32 [B, R, M], of which the first lengths [B, R] count, EOS included if it came; 0 beyond.
+    logprobs float32 [B, R, M]: the model's own log-probability of each token among the whole vocabulary, whatever the
+    settings allow; 0 beyond. scores float32 [B, R]: of beams, as `Settings` says; else the sum of logprobs.
+    A row whose beams found fewer hypotheses has answers of length 0, with a score of -1e9.
     """
-    config = model.config
-    if config.architecture == "encoder":
-        raise UserError("an encoder alone generates nothing: model.num_decoder_layers is 0")
-    if max_new_tokens < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise UserError(f"generation needs max_new_tokens={max_new_tokens} ≥ 1, temperature={temperature} ≥ 0, "
-                        f"top_k={top_k} ≥ 0 and 0 < top_p={top_p} ≤ 1")  # fmt: skip
-    if temperature > 0 and keys is None:
-        raise ValueError("sampling needs `keys`, one a row")
-    allowed_V = np.arange(config.vocab_size) < (config.vocab_size if num_valid_ids is None else num_valid_ids)
-    allowed_V[[PAD, *suppress]] = False
+
+    tokens: Array
+    lengths: Array
+    logprobs: Array
+    scores: Array
+
+
+class Generation:
+    """Answers in the making. `advance` as far as wanted, or go through `pieces`; then `result`.
+
+    inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end.
+    keys: one PRNG key a row [B], for samples. prefixes: tokens with which each row's answers must begin (and which
+    count as generated). allowed: bool [V or fewer] of the ids that may be generated; None: all.
+    prefix_attention: a decoder's prompt sees itself in both directions, as it must have in training.
+    eos: the id that ends an answer. start: the id with which an encoder-decoder's answers begin, not generated itself.
+    prepend_start: a decoder's prompt gets it in front too; if not, no prompt may be empty.
+    """
+
+    def __init__(self, model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings, *,
+                 keys: Array | None = None, prefixes: Sequence[Sequence[int]] | None = None,
+                 allowed: np.ndarray | None = None, prefix_attention: bool = False, eos: int = 1, start: int = 0,
+                 prepend_start: bool = True):  # fmt: skip
+        if model.config.architecture == "encoder":
+            raise UserError("an encoder alone generates nothing: model.num_decoder_layers is 0")
+        if settings.sampled and keys is None:
+            raise ValueError("sampling needs `keys`, one a row")
+        self.settings = settings
+        takes_start = prepend_start or model.config.num_encoder_layers > 0
+        if not takes_start and isinstance(lengths, np.ndarray) and not lengths.all():
+            raise UserError("an empty prompt, and nothing in front of it: there is no token to go on from")
+        program, numbers = settings.split()
+        forced, forced_lengths = _forced(prefixes, len(inputs), settings.max_new_tokens)
+        request = streams.Request(
+            _allowed(allowed, model.config.vocab_size),
+            {name: jnp.float32(number) for name, number in numbers.items()},
+            keys if settings.sampled else None,
+            forced,
+            forced_lengths,
+        )
+        self._state = _begin(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(lengths, jnp.int32),
+                             settings=program, prefix_attention=prefix_attention,
+                             start=start if takes_start else None)  # fmt: skip
+        self._advance = functools.partial(_advance, model, params, request, settings=program, eos=eos)
+
+    def advance(self, limit: int | None = None) -> None:
+        """Generate until answers have `limit` tokens (None: max_new_tokens) or have ended."""
+        limit = self.settings.max_new_tokens if limit is None else min(limit, self.settings.max_new_tokens)
+        self._state = self._advance(self._state, jnp.int32(limit))
+
+    def pieces(self, every: int = 16, stopped: Callable[[int, list[int]], bool] | None = None) -> Iterator[Generated]:
+        """What there is after every `every` tokens, as NumPy arrays, until all answers have ended.
+
+        Samples stand in the order of their draw. stopped: called with a row and all tokens of one of its answers that
+        goes on; True ends that answer. It has a few tokens too many then: the log-probability of each is there, so the
+        caller cuts both.
+        """
+        if self.settings.num_beams > 1:
+            raise UserError(f"num_beams={self.settings.num_beams} beams change as they go on: neither streaming nor "
+                            "stop sequences go with them; set num_beams=1")  # fmt: skip
+        for limit in range(every, self.settings.max_new_tokens + every, every):
+            self.advance(limit)
+            so_far, done = jax.device_get((_so_far(self._state), self._state.done_BxR))
+            done = done.copy()
+            if stopped is not None:
+                for row, stream in np.argwhere(~done):
+                    tokens = so_far.tokens[row, stream, : so_far.lengths[row, stream]]
+                    done[row, stream] = stopped(int(row), tokens.tolist())
+                self._state = self._state.replace(done_BxR=jnp.asarray(done))
+            yield so_far
+            if done.all():
+                return
+
+    def result(self) -> Generated:
+        """The answers, the best first; of beams only those that have ended."""
+        return _result(self._state, num_return=self.settings.num_return)
+
+
+def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings,
+             **options: Any) -> Generated:  # fmt: skip
+    """The answers to all rows at once; the arguments are those of `Generation`."""
+    generation = Generation(model, params, inputs, lengths, settings, **options)
+    generation.advance()
+    return generation.result()
+
+
+def padded(rows: Sequence[Sequence[int]], *, minimum: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs int32 [B, L] and their lengths [B], with B and L rounded up to powers of two, L at least `minimum`.
+
+    So few programs are compiled, whatever comes. Rows in excess of `rows` repeat the first, and never take longer.
+    """
+    width = max(minimum, _power_of_two(max(map(len, rows))))
+    inputs = np.zeros((_power_of_two(len(rows)), width), np.int32)
+    lengths = np.full(len(inputs), len(rows[0]), np.int32)
+    inputs[:, : len(rows[0])] = rows[0]
+    for index, row in enumerate(rows):
+        inputs[index] = np.pad(np.asarray(row, np.int32), (0, width - len(row)))
+        lengths[index] = len(row)
+    return inputs, lengths
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(at_least - 1, 0).bit_length()
+
+
+def _allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
+    allowed_V = np.zeros(vocab_size, bool)
+    allowed_V[: vocab_size if allowed is None else len(allowed)] = True if allowed is None else allowed
     if not allowed_V.any():
         raise UserError("every id is suppressed: nothing can be generated")
-    sampled = temperature > 0
-    return _generate(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(inputs_lengths, jnp.int32),
-                     jnp.asarray(allowed_V), keys if sampled else None, temperature if sampled else None,
-                     top_p if sampled and top_p < 1 else None, max_new_tokens=max_new_tokens,
-                     top_k=top_k if sampled else 0, prefix_attention=prefix_attention, eos=eos)  # fmt: skip
+    return jnp.asarray(allowed_V)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "top_k", "prefix_attention", "eos"))
-def _generate(model, params, inputs, lengths, allowed_V, keys, temperature, top_p, *, max_new_tokens, top_k,
-              prefix_attention, eos):  # fmt: skip
-    ready = prefill(model, params, inputs, lengths, steps=max_new_tokens, prefix_attention=prefix_attention)
-    apply = functools.partial(model.apply, {"params": params})
-    layers = apply(method=Transformer.decoder_layers)
-    batch = inputs.shape[0]
+def _forced(
+    prefixes: Sequence[Sequence[int]] | None, batch: int, max_new_tokens: int
+) -> tuple[Array | None, Array | None]:
+    """Of every length the same shape, so that the program is the same."""
+    if prefixes is None or not any(map(len, prefixes)):
+        return None, None
+    if len(prefixes) != batch:
+        raise UserError(f"{len(prefixes)} prefixes for {batch} rows: give each row one, which may be empty")
+    longest = max(map(len, prefixes))
+    if longest > max_new_tokens:
+        raise UserError(f"a prefix of {longest} tokens is longer than max_new_tokens={max_new_tokens}")
+    forced = np.zeros((batch, max_new_tokens), np.int32)
+    for row, prefix in zip(forced, prefixes, strict=True):
+        row[: len(prefix)] = prefix
+    return jnp.asarray(forced), jnp.asarray([len(prefix) for prefix in prefixes], jnp.int32)
 
-    def unfinished(state):
-        step, _, _, _, _, done_B = state
-        return (step < max_new_tokens) & ~done_B.all()
 
-    def advance(state):
-        step, token_B, cache, tokens_BxM, logprob_B, done_B = state
-        slots_S = jnp.arange(ready.visible_BxS.shape[1])
-        own_S = (slots_S >= ready.first_slot) & (slots_S <= ready.first_slot + step)
-        visible = (ready.visible_BxS | own_S)[:, None]
-        hidden, cache = apply(token_B[:, None], cache, ready.first_slot + step, visible, layers,
-                              method=Transformer.extend)  # fmt: skip
-        logits_BxV = apply(hidden[:, 0], method=Transformer.logits)
-        logits_BxV = jnp.where(allowed_V, logits_BxV, FORBIDDEN)
-        keys_B = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        token_B = next_tokens(logits_BxV, keys_B, temperature=temperature, top_k=top_k, top_p=top_p)
-        own_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BxV), token_B[:, None], axis=-1)[:, 0]
-        token_B = jnp.where(done_B, PAD, token_B)
-        logprob_B = logprob_B + jnp.where(done_B, 0.0, own_B)
-        return step + 1, token_B, cache, tokens_BxM.at[:, step].set(token_B), logprob_B, done_B | (token_B == eos)
+@functools.partial(jax.jit, static_argnames=("model", "settings", "prefix_attention", "start"))
+def _begin(model, params, inputs, lengths, *, settings, prefix_attention, start):
+    state = streams.begin(model, params, inputs, lengths, settings, prefix_attention, start)
+    return state.replace(search=beams.begin_search(state.answers)) if settings.num_beams > 1 else state
 
-    tokens_BxM = jnp.full((batch, max_new_tokens), PAD, jnp.int32)
-    state = (
-        jnp.int32(0),
-        ready.tokens_B,
-        ready.cache,
-        tokens_BxM,
-        jnp.zeros(batch, jnp.float32),
-        jnp.zeros(batch, bool),
-    )
-    _, _, _, tokens_BxM, logprob_B, _ = jax.lax.while_loop(unfinished, advance, state)
-    return tokens_BxM, logprob_B
+
+@functools.partial(jax.jit, static_argnames=("model", "settings", "eos"), donate_argnames="state")
+def _advance(model, params, request, state, limit, *, settings, eos):
+    # Cut from the stack here: within the loop the parameters would be copied at every step.
+    layers = model.apply({"params": params}, method=Transformer.decoder_layers)
+    choose = beams.search if settings.num_beams > 1 else streams.sample
+
+    def step(state):
+        logits_BxRxV, state = streams.read(model, params, layers, settings, state)
+        return choose(settings, request, eos, logits_BxRxV, state)
+
+    return jax.lax.while_loop(lambda state: (state.step < limit) & ~state.done_BxR.all(), step, state)
+
+
+def _so_far(state: streams.State) -> Generated:
+    answers = state.answers
+    return Generated(answers.tokens_BxRxM, answers.lengths_BxR, answers.logprobs_BxRxM, answers.logprobs_BxRxM.sum(-1))
+
+
+@functools.partial(jax.jit, static_argnames="num_return")
+def _result(state: streams.State, *, num_return: int) -> Generated:
+    if state.search is not None:
+        best = state.search.hypotheses
+        each = Generated(best.tokens_BxRxM, best.lengths_BxR, best.logprobs_BxRxM, state.search.hypothesis_scores_BxR)
+    else:
+        each = _so_far(state)
+        order_BxR = jnp.argsort(each.scores, axis=1, descending=True, stable=True)
+        each = Generated(*(streams.take_streams(x, order_BxR) for x in each))
+    return Generated(*(x[:, :num_return] for x in each))

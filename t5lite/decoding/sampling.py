@@ -1,4 +1,4 @@
-"""From logits to the next token of each row: greedy, temperature, top-k, top-p."""
+"""From logits to the next token of each row: repetition penalty, temperature, top-k, top-p, min-p."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,11 @@ Array = jax.Array
 
 # Finite, so that a row whose ids are all forbidden stays free of NaN; its probability is 0 in float32.
 FORBIDDEN = -1e9
+
+
+def penalise(scores: Array, seen: Array, penalty: Array | float) -> Array:
+    """Logits or log-probabilities with those of ids `seen` made less likely (Keskar et al. 2019)."""
+    return jnp.where(seen, jnp.where(scores > 0, scores / penalty, scores * penalty), scores)
 
 
 def keep_top_k(logits_BxV: Array, top_k: int) -> Array:
@@ -27,11 +32,20 @@ def keep_top_p(logits_BxV: Array, top_p: Array | float) -> Array:
     return jnp.where(logits_BxV < last_Bx1, FORBIDDEN, logits_BxV)
 
 
+def keep_min_p(logits_BxV: Array, min_p: Array | float) -> Array:
+    """Logits of the ids with at least `min_p` of the likeliest's probability; FORBIDDEN elsewhere.
+
+    Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs".
+    """
+    least_Bx1 = logits_BxV.max(axis=-1, keepdims=True) + jnp.log(min_p)
+    return jnp.where(logits_BxV < least_Bx1, FORBIDDEN, logits_BxV)
+
+
 def next_tokens(logits_BxV: Array, keys_B: Array | None, *, temperature: Array | float = 1.0, top_k: int = 0,
-                top_p: Array | float | None = None) -> Array:  # fmt: skip
+                top_p: Array | float | None = None, min_p: Array | float | None = None) -> Array:  # fmt: skip
     """Int32 [B]: the likeliest id where `keys_B` is None, else one drawn with each row's own key.
 
-    The order is Hugging Face's: temperature, top-k (0: all), top-p (None: all).
+    The order is Hugging Face's: temperature, top-k (0: all), top-p (None: all), min-p (None: all).
     """
     if keys_B is None:
         return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
@@ -40,4 +54,6 @@ def next_tokens(logits_BxV: Array, keys_B: Array | None, *, temperature: Array |
         logits_BxV = keep_top_k(logits_BxV, top_k)
     if top_p is not None:
         logits_BxV = keep_top_p(logits_BxV, top_p)
+    if min_p is not None:
+        logits_BxV = keep_min_p(logits_BxV, min_p)
     return jax.vmap(jax.random.categorical)(keys_B, logits_BxV).astype(jnp.int32)

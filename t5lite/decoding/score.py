@@ -1,40 +1,69 @@
-"""Log-probabilities of given continuations: the same candidates for every row, the inputs read once.
+"""Log-probabilities of given targets, teacher-forced: one pass after the inputs were read.
 
-score_candidates(model, params, inputs, lengths, candidates)    [B, C]
+    score_targets(model, params, inputs, lengths, targets)             float32 [B, T], of each token of a row's target
+    score_candidates(model, params, inputs, lengths, candidates, …)    float32 [B, C], the same candidates for all rows
+
+inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end. What ends a
+target (EOS) is scored if the target holds it.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from t5lite.decoding.prefill import prefill
+from t5lite.decoding.prefill import Prefilled, prefill
 from t5lite.model.transformer import Transformer
 
 Array = jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("model", "prefix_attention"))
-def score_candidates(
-    model: Transformer, params: dict, inputs: Array, lengths: Array, candidates: Array, prefix_attention: bool = False
-) -> Array:
-    """Float32 [B, C]: log-probability of each candidate int32 [C, T] (closed by EOS, padded with 0) after each row.
+@functools.partial(jax.jit, static_argnames=("model", "prefix_attention", "start", "prepend_start"))
+def score_targets(model: Transformer, params: Any, inputs: Array, lengths: Array, targets: Array,
+                  target_lengths: Array, *, prefix_attention: bool = False, start: int = 0,
+                  prepend_start: bool = True) -> Array:  # fmt: skip
+    """Float32 [B, T]: log-probability of each token of `targets` int32 [B, T], 0 beyond `target_lengths` [B].
 
-    inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end.
+    prefix_attention, start, prepend_start: those of `generate.Generation`.
     """
-    width = candidates.shape[1]
-    ready = prefill(model, params, inputs, lengths, steps=width, prefix_attention=prefix_attention)
+    ready = _ready(model, params, inputs, lengths, targets.shape[1], prefix_attention, start, prepend_start)
+    logprobs_BxT = _followed_by(model, params, ready, targets)
+    return jnp.where(jnp.arange(targets.shape[1]) < target_lengths[:, None], logprobs_BxT, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "prefix_attention", "start", "prepend_start"))
+def score_candidates(model: Transformer, params: Any, inputs: Array, lengths: Array, candidates: Array,
+                     candidate_lengths: Array, *, prefix_attention: bool = False, start: int = 0,
+                     prepend_start: bool = True) -> Array:  # fmt: skip
+    """Float32 [B, C]: log-probability of each candidate int32 [C, T], of candidate_lengths [C], after each row.
+
+    The inputs are read once. The other arguments are those of `score_targets`.
+    """
+    length = candidates.shape[1]
+    ready = _ready(model, params, inputs, lengths, length, prefix_attention, start, prepend_start)
+
+    def score(candidate_T: Array, candidate_length: Array) -> Array:
+        targets_BxT = jnp.broadcast_to(candidate_T, (len(inputs), length))
+        logprobs_BxT = _followed_by(model, params, ready, targets_BxT)
+        return jnp.sum(jnp.where(jnp.arange(length) < candidate_length, logprobs_BxT, 0), axis=-1)
+
+    return jax.lax.map(lambda each: score(*each), (candidates, candidate_lengths)).T
+
+
+def _ready(model, params, inputs, lengths, steps, prefix_attention, start, prepend_start) -> Prefilled:
+    asks_for_start = prepend_start or model.config.num_encoder_layers > 0
+    return prefill(model, params, inputs, lengths, steps=steps, prefix_attention=prefix_attention,
+                   start=start if asks_for_start else None)  # fmt: skip
+
+
+def _followed_by(model: Transformer, params: Any, ready: Prefilled, targets_BxT: Array) -> Array:
+    """Float32 [B, T]: log-probability of each token of the targets that follow what was read."""
     apply = functools.partial(model.apply, {"params": params})
-    slots_S, steps_Tx1 = jnp.arange(ready.visible_BxS.shape[1]), jnp.arange(width)[:, None]
-    own_TxS = (slots_S >= ready.first_slot) & (slots_S <= ready.first_slot + steps_Tx1)
-    visible = ready.visible_BxS[:, None] | own_TxS
-
-    def score(candidate_T: Array) -> Array:
-        followed = jnp.broadcast_to(candidate_T[:-1], (len(inputs), width - 1))
-        tokens_BxT = jnp.concatenate([ready.tokens_B[:, None], followed], axis=1)
-        hidden, _ = apply(tokens_BxT, ready.cache, ready.first_slot, visible, method=Transformer.extend)
-        log_probs = jax.nn.log_softmax(apply(hidden, method=Transformer.logits))
-        own_BxT = jnp.take_along_axis(log_probs, candidate_T[None, :, None], axis=-1)[..., 0]
-        return jnp.sum(own_BxT * (candidate_T > 0), axis=-1)
-
-    return jax.lax.map(score, candidates).T
+    first, slots_S = ready.first_slot, jnp.arange(ready.visible_BxS.shape[1])
+    own_TxS = (slots_S >= first) & (slots_S <= first + jnp.arange(targets_BxT.shape[1])[:, None])
+    tokens_BxT = jnp.concatenate([ready.tokens_B[:, None], targets_BxT[:, :-1]], axis=1)
+    hidden, _ = apply(tokens_BxT, ready.cache, first, ready.visible_BxS[:, None] | own_TxS, method=Transformer.extend)
+    logits_BxTxV = apply(hidden, method=Transformer.logits)
+    own_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+    return own_BxT - jax.nn.logsumexp(logits_BxTxV, axis=-1)

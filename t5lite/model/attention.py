@@ -50,6 +50,29 @@ def attend(q_BxTxHxK: Array, k_BxSxHxK: Array, v_BxSxHxK: Array, bias_1xHxTxS: A
     return function(q_BxTxHxK, k_BxSxHxK, v_BxSxHxK, bias_1xHxTxS, mask, scale=scale, dropout=dropout, key=key)
 
 
+def attend_cached(q_BxTxHxK: Array, keys_BxHxKxS: Array, values_BxHxSxK: Array, bias_BxHxTxS: Array | None,
+                  mask: Array | None, *, scale: float) -> Array:  # fmt: skip
+    """`attend` to keys and values that lie as in a cache, for the few queries of a step; no dropout.
+
+    Slots from the mask's S on are not looked at.
+    """
+    slots = keys_BxHxKxS.shape[-1] if mask is None else mask.shape[-1]
+    batch, length, heads, head_dim = q_BxTxHxK.shape
+    # Heads that share keys are queries in a row of one product.
+    q_BxGxRTxK = q_BxTxHxK.swapaxes(1, 2).reshape(batch, keys_BxHxKxS.shape[1], -1, head_dim)
+    scores_BxGxRTxS = jnp.matmul(q_BxGxRTxK, keys_BxHxKxS[..., :slots], preferred_element_type=jnp.float32)
+    scores_BxHxTxS = scores_BxGxRTxS.reshape(batch, heads, length, slots)
+    if scale != 1.0:
+        scores_BxHxTxS *= scale
+    if bias_BxHxTxS is not None:
+        scores_BxHxTxS += bias_BxHxTxS
+    if mask is not None:
+        scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, MASKED)
+    weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(values_BxHxSxK.dtype)
+    y_BxGxRTxK = jnp.matmul(weights_BxHxTxS.reshape(scores_BxGxRTxS.shape), values_BxHxSxK[:, :, :slots])
+    return y_BxGxRTxK.reshape(batch, heads, length, head_dim).swapaxes(1, 2)
+
+
 def choose(query_shape: tuple[int, ...], key_shape: tuple[int, ...]) -> str:
     """What "auto" is: "mapped" where all scores together would leave a CPU's cache, else "einsum"."""
     batch, queries, heads, _ = query_shape

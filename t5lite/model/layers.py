@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 
-from t5lite.model.attention import attend
+from t5lite.model.attention import attend, attend_cached
 from t5lite.model.config import ModelConfig
 from t5lite.model.positions import rotate
 
@@ -145,48 +145,53 @@ class Attention(nn.Module):
 
     def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, *,
                  keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
-                 cache: tuple[Array, Array] | None = None, slot: Array | int = 0,
+                 cache: tuple[Array, Array] | None = None, slot: Array | int | None = None,
                  deterministic: bool = True) -> tuple[Array, tuple[Array, Array] | None]:  # fmt: skip
         """Returns x and the cache with its own keys and values. Bias and mask are those of `attend`.
 
         keys_values: of another sequence, for cross-attention; None is self-attention, for which
-        positions_BxT: turn queries and keys (rotary), from 0 where None, and
-        cache: keys and values [B, H, S, K] so far, into which its own are written from `slot` on. As many slots are
-        attended to as the mask has.
+        positions_BxT: turn queries and keys (rotary), from 0 where None.
+        cache: keys [B, H, K, S] and values [B, H, S, K], of which as many slots are attended to as the mask has; into
+        it the tokens' own are written from `slot` on. Without a slot it is another sequence's, and complete.
         """
         config, pre = self.config, self.config.norm_position == "pre"
         h_BxTxD = self.norm(x_BxTxD) if pre else x_BxTxD
         q_BxTxHxK = self._heads(self.query(h_BxTxD))
         if config.qk_norm:
             q_BxTxHxK = self.query_norm(q_BxTxHxK)
-        if keys_values is not None:
-            k, v = keys_values
-        else:
+        k, v = keys_values or (None, None)
+        if k is None and (cache is None or slot is not None):
             k, v = self.keys_values(h_BxTxD)
             if config.positions == "rotary":
                 index_BxT = jnp.arange(x_BxTxD.shape[1])[None] if positions_BxT is None else positions_BxT
                 q_BxTxHxK, k = (rotate(x, index_BxT, config.rotary_base, config.rotary_scaling) for x in (q_BxTxHxK, k))
-            if cache is not None:
-                cache = tuple(_written(old, new, slot) for old, new in zip(cache, (k, v), strict=True))
-                k, v = (heads_first(x)[:, : mask.shape[-1]] for x in cache)
-        rate = 0.0 if deterministic else config.dropout
-        y_BxTxHxK = attend(q_BxTxHxK, k, v, bias, mask, scale=config.score_scale, dropout=rate,
-                           key=self.make_rng("dropout") if rate else None, implementation=config.attention)  # fmt: skip
+        if cache is not None:
+            cache = cache if slot is None else written(cache, k, v, slot)
+            y_BxTxHxK = attend_cached(q_BxTxHxK, *cache, bias, mask, scale=config.score_scale)
+        else:
+            rate = 0.0 if deterministic else config.dropout
+            y_BxTxHxK = attend(q_BxTxHxK, k, v, bias, mask, scale=config.score_scale, dropout=rate,
+                               key=self.make_rng("dropout") if rate else None,
+                               implementation=config.attention)  # fmt: skip
         y_BxTxD = self.output(y_BxTxHxK.reshape(*y_BxTxHxK.shape[:2], -1))
         y_BxTxD = constrain(self.drop(y_BxTxD, deterministic=deterministic), BATCH, None, None)
         return (x_BxTxD + y_BxTxD if pre else self.norm(x_BxTxD + y_BxTxD)), cache
 
 
-def heads_first(x: Array) -> Array:
-    """[B, S, H, K] as [B, H, S, K], in which caches lie, and back: so a product reads a cache where it is."""
-    return x.swapaxes(1, 2)
+def as_cached(k_BxSxHxK: Array, v_BxSxHxK: Array) -> tuple[Array, Array]:
+    """Keys [B, H, K, S] and values [B, H, S, K], as products with few queries read them without a copy."""
+    return (constrain(k_BxSxHxK.transpose(0, 2, 3, 1), BATCH, TENSOR, None, None),
+            constrain(v_BxSxHxK.transpose(0, 2, 1, 3), BATCH, TENSOR, None, None))  # fmt: skip
 
 
-def _written(old_BxHxSxK: Array, new_BxTxHxK: Array, slot: Array | int) -> Array:
-    """All rows write the same slots: in place within a loop, which a scatter to slots of each row is not on CPU."""
-    new_BxHxTxK = constrain(heads_first(new_BxTxHxK), BATCH, TENSOR, None, None)
-    return constrain(jax.lax.dynamic_update_slice_in_dim(old_BxHxSxK, new_BxHxTxK, slot, axis=2),
-                     BATCH, TENSOR, None, None)  # fmt: skip
+def written(cache: tuple[Array, Array], k_BxTxHxK: Array, v_BxTxHxK: Array, slot: Array | int) -> tuple[Array, Array]:
+    """The cache with the keys and values of T tokens from `slot` on.
+
+    All rows write the same slots: in place within a loop, which a scatter to slots of each row is not on CPU.
+    """
+    update = jax.lax.dynamic_update_slice_in_dim
+    (keys, values), (k, v) = cache, as_cached(k_BxTxHxK, v_BxTxHxK)
+    return update(keys, k, slot, axis=3), update(values, v, slot, axis=2)
 
 
 ACTIVATIONS = {
@@ -251,10 +256,9 @@ class Layer(nn.Module):
         x_BxTxD, own = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, cache=cache["self"],
                                            slot=slot)  # fmt: skip
         if self.cross:
-            keys_values = tuple(map(heads_first, cache["cross"]))
-            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, keys_values=keys_values)
+            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, cache=cache["cross"])
         return self.mlp(x_BxTxD), {**cache, "self": own}
 
     def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
-        """As a cache holds them, [B, H, S, K]."""
-        return tuple(map(heads_first, self.cross_attention.keys_values(memory_BxSxD)))
+        """As a cache holds them: keys [B, H, K, S] and values [B, H, S, K]."""
+        return as_cached(*self.cross_attention.keys_values(memory_BxSxD))

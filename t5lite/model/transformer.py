@@ -44,6 +44,7 @@ from t5lite.model.layers import (
     TENSOR,
     Dense,
     Layer,
+    as_cached,
     constrain,
     embedding_stddev,
     kernel_stddev,
@@ -62,8 +63,8 @@ class Cache:
     A slot may belong to one of several beams of its row, and rows with prompts of different lengths write the same
     slot in the same step. positions [B, S], or [1, S] where the same for all rows: where the token of each slot stands.
 
-    layers: for each layer {"self": (keys, values) [B, H, S, K]}, with an encoder also {"cross": (keys, values)
-    [B, H, L, K]}. memory_segment_ids [B, L]: the encoder's padding (0), or None.
+    layers: for each layer {"self": (keys [B, H, K, S], values [B, H, S, K])}, with an encoder also "cross", of
+    L in place of S. memory_segment_ids [B, L]: the encoder's padding (0), or None.
     """
 
     layers: tuple[dict[str, Any], ...]
@@ -195,7 +196,7 @@ class Stack(nn.Module):
         return _unstack(self.layers, self.num_layers)
 
     def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
-        """For every layer, keys and values [B, H, S, K] of the encoder's output."""
+        """For every layer, keys [B, H, K, S] and values [B, H, S, K] of the encoder's output."""
         return [self.layer.apply({"params": params}, memory_BxSxD, method=Layer.cross_keys_values)
                 for params in _unstack(self.layers, self.num_layers)]  # fmt: skip
 
@@ -342,9 +343,8 @@ class Transformer(nn.Module):
         With an encoder, its output is turned into keys and values once.
         """
         config = self.config
-        shape = (batch, config.kv_heads, positions_BxS.shape[1], config.head_dim)
-        empty = constrain(jnp.zeros(shape, config.dtype), BATCH, TENSOR, None, None)
-        layers = [{"self": (empty, empty)} for _ in range(config.num_decoder_layers)]
+        zeros = jnp.zeros((batch, positions_BxS.shape[1], config.kv_heads, config.head_dim), config.dtype)
+        layers = [{"self": as_cached(zeros, zeros)} for _ in range(config.num_decoder_layers)]
         if config.num_encoder_layers:
             cross = self.decoder.cross_keys_values(memory_BxSxD)
             layers = [{**layer, "cross": pair} for layer, pair in zip(layers, cross, strict=True)]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5lite.errors import UserError
 from t5lite.objectives.batch import Batch, Example, Layout, layout_for
@@ -114,9 +115,14 @@ class Objective:
     start: int = PAD
     bos: int | None = None
 
-    def num_valid_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids from this one on are never generated."""
-        return vocabulary.rows if self.targets_hold_specials else vocabulary.pieces
+    def allowed(self, vocabulary: Vocabulary) -> np.ndarray:
+        """Bool [rows]: the ids that may be generated. Text and EOS; sentinels and specials where targets hold them."""
+        allowed = ~vocabulary.table.is_special
+        if self.targets_hold_specials:
+            allowed[[*range(vocabulary.pieces, vocabulary.size), *vocabulary.specials.values()]] = True
+        allowed[vocabulary.unknown] = False
+        allowed[vocabulary.eos] = True
+        return allowed
 
     @property
     def lengths(self) -> tuple[int, int]:

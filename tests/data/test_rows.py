@@ -13,7 +13,7 @@ from t5lite.data import rows as rows_module
 from t5lite.data import store as store_module
 from t5lite.data.dataset import pair_plan
 from t5lite.data.packing import PackingPlan, one_a_row
-from t5lite.data.rows import PackedPairs, TrainRows, Windows, clipped, evaluation_rows, prefetch, until
+from t5lite.data.rows import PackedPairs, TrainRows, Windows, clipped, evaluation_rows, prefetch
 from t5lite.data.store import Span, StoreWriter, TokenStore
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS
@@ -183,12 +183,6 @@ def test_pairs_are_packed_with_what_stands_in_front_of_them(tmp_path):
     store, _ = make_store(tmp_path, [2, 2] * 4)  # three tokens a side, four with one in front
     assert len(pair_plan(store, 8, 8, True)) == len(pair_plan(store, 8, 8, True, bos=0)) == 2
     assert (len(pair_plan(store, 12, 12, True)), len(pair_plan(store, 12, 12, True, bos=0))) == (1, 2)
-
-
-def test_the_answer_ends_with_the_first_eos():
-    assert until(0, np.array([5, 6, 0, 0, 0])).tolist() == [5, 6, 0]
-    assert until(7, np.array([0, 0, 7, 0])).tolist() == [0, 0, 7]
-    assert until(7, np.array([0, 5])).tolist() == [0, 5]
 
 
 def test_pairs_one_to_a_row_keep_their_order(tmp_path):

@@ -1,186 +1,216 @@
-"""Generation with a cache is generation without, a row is what it is alone, and sampling draws what it should."""
+"""Generation with a cache is generation without, and a row is what it is alone, at once or in pieces."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from t5lite.decoding.generate import generate
-from t5lite.decoding.sampling import FORBIDDEN, keep_top_k, keep_top_p, next_tokens
+from t5lite.decoding.generate import Generation, generate, padded
+from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
-from t5lite.model.config import ModelConfig
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
+from tests.decoding.models import LENGTHS, NEVER, SMALL, STEPS, log_probs, model_and_params, prompts
 
-SMALL = ModelConfig(2, 2, 128, d_model=32, d_ff=48, num_heads=4, head_dim=8, relative_buckets=8,
-                    relative_max_distance=16, scan_layers=True)  # fmt: skip
-CONFIGS = {
-    "encoder_decoder": SMALL,
-    "decoder": dataclasses.replace(SMALL, num_encoder_layers=0, positions="rotary", activation="swiglu"),
-    "t5_decoder": dataclasses.replace(SMALL, num_encoder_layers=0, scan_layers=False),
-}
-LENGTHS = np.array([7, 3, 5])
-STEPS = 6
-NEVER = 127  # An id that stands in for EOS where no row is to end.
+GREEDY = Settings(max_new_tokens=STEPS)
+SAMPLED = Settings(max_new_tokens=STEPS, temperature=0.7, num_return=2)
+BEAMS = Settings(max_new_tokens=STEPS, num_beams=3, num_return=3)
+KEYS = jax.random.split(jax.random.key(5), 3)
 
 
-@functools.cache
-def model_and_params(name):
-    """Weights far from their initialisation, so that attention and positions decide what comes next."""
-    config = CONFIGS[name]
-    model = Transformer(config)
-    ids = jnp.zeros((1, 4), jnp.int32)
-    batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None, decoder_inputs=ids)
-    params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(structure, noisy)
+def run(name, settings=GREEDY, rows=slice(None), **options):
+    """The Generated of `rows`, as NumPy arrays."""
+    options = {"eos": NEVER, "keys": KEYS[rows], **options}
+    return jax.device_get(generate(*model_and_params(name), prompts()[rows], LENGTHS[rows], settings, **options))
 
 
-@functools.cache
-def prompts():
-    inputs = np.array(jax.random.randint(jax.random.key(2), (3, 7), 3, 128))
-    return np.where(np.arange(7) < LENGTHS[:, None], inputs, 0)
-
-
-def greedy_by_hand(name, row, prefix_attention):
-    """Argmax of the whole model, applied again for every token: tokens and the sum of their log-probabilities."""
-    model, params = model_and_params(name)
-    prompt = prompts()[row, : LENGTHS[row]]
-    tokens, total = [], 0.0
-    for _ in range(STEPS):
-        if model.config.num_encoder_layers:
-            before, first = [0, *tokens], 0
-            inputs = jnp.asarray(prompt)[None]
-        else:
-            before, first = [0, *prompt, *tokens], len(prompt)
-            inputs = None
-        # Padded to one length, so that one program serves all steps: what follows is never seen.
-        decoder_inputs = jnp.asarray([before + [0] * (14 - len(before))], jnp.int32)
-        prefix = (jnp.arange(14) <= first)[None] if prefix_attention else None
-        batch = Batch(targets=decoder_inputs, weights=decoder_inputs, inputs=inputs, decoder_inputs=decoder_inputs,
-                      prefix_mask=prefix)  # fmt: skip
-        logits = np.array(full_logits(model, params, batch)[0, len(before) - 1])
-        logits[0] = -np.inf
-        tokens.append(int(logits.argmax()))
-        total += logits.max() - np.logaddexp.reduce(logits)
-    return tokens, total
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def full_logits(model, params, batch):
-    return model.apply({"params": params}, batch)
+def tokens_of(generated, row, answer=0):
+    return generated.tokens[row, answer, : generated.lengths[row, answer]].tolist()
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix_attention"), [("encoder_decoder", False), ("decoder", False), ("t5_decoder", True)]
-)
-def test_greedy_with_cache_equals_the_whole_model(name, prefix_attention):
-    model, params = model_and_params(name)
-    tokens, logprobs = generate(
-        model, params, prompts(), LENGTHS, max_new_tokens=STEPS, prefix_attention=prefix_attention, eos=NEVER
-    )  # fmt: skip
+    ("name", "prefix_attention", "start"),
+    [("encoder_decoder", False, [0]), ("encoder_decoder", False, [9]), ("decoder", False, [0]), ("decoder", False, []),
+     ("t5_decoder", True, [0]), ("t5_decoder", True, [])],
+)  # fmt: skip
+def test_greedy_with_cache_equals_the_whole_model(name, prefix_attention, start):
+    generated = run(name, prefix_attention=prefix_attention, start=(start or [0])[0], prepend_start=bool(start))
     for row in range(3):
-        expected, total = greedy_by_hand(name, row, prefix_attention)
-        assert tokens[row].tolist() == expected
-        np.testing.assert_allclose(logprobs[row], total, rtol=1e-4)
-    assert (
-        len(set(np.asarray(tokens).ravel().tolist())) > 3
-    )  # The weights are such that there is something to get wrong.
+        tokens = tokens_of(generated, row)
+        expected = log_probs(name, row, tokens, prefix_attention, start)[:STEPS]
+        assert tokens == expected.argmax(axis=1).tolist()
+        np.testing.assert_allclose(generated.logprobs[row, 0], expected.max(axis=1), atol=2e-5)
+        np.testing.assert_allclose(generated.scores[row, 0], expected.max(axis=1).sum(), atol=1e-4)
+    assert len(set(generated.tokens.ravel().tolist())) > 3  # The weights leave something to get wrong.
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_row_is_what_it_is_alone_and_unpadded(name, sampled):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("encoder_decoder", BEAMS), ("decoder", SAMPLED), ("t5_decoder", GREEDY), ("t5_decoder", BEAMS)],
+)
+def test_a_row_is_what_it_is_alone_and_in_any_bucket(name, settings):
+    together = run(name, settings, prefix_attention=True)
     model, params = model_and_params(name)
-    keys = jax.random.split(jax.random.key(5), 3)
-    options = dict(max_new_tokens=STEPS, temperature=0.7 if sampled else 0.0, prefix_attention=True, eos=NEVER)
-    tokens, logprobs = generate(model, params, prompts(), LENGTHS, **options, keys=keys)
-    for row in (1, 2):
-        alone, logprob = generate(
-            model, params, prompts()[row : row + 1, : LENGTHS[row]], LENGTHS[row : row + 1], **options,
-            keys=keys[row : row + 1],
-        )  # fmt: skip
-        np.testing.assert_array_equal(alone[0], tokens[row])
-        np.testing.assert_allclose(logprob[0], logprobs[row], rtol=1e-4)
+    for prompt in (prompts()[1:2, : LENGTHS[1]], np.pad(prompts()[1:2], ((0, 0), (0, 9)))):
+        alone = generate(model, params, prompt, LENGTHS[1:2], settings, keys=KEYS[1:2], prefix_attention=True,
+                         eos=NEVER)  # fmt: skip
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[1])
+        np.testing.assert_allclose(alone.scores[0], together.scores[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_in_pieces_it_is_the_same_bit_for_bit(settings):
+    model, params = model_and_params("decoder")
+    options = dict(keys=KEYS, eos=int(run("decoder").tokens[1, 0, 3]))
+    generation = Generation(model, params, prompts(), LENGTHS, settings, **options)
+    pieces = list(generation.pieces(every=4))
+    assert [piece.lengths.max() for piece in pieces] == [4, 6]
+    for each, whole in zip(generation.result(), run("decoder", settings, **options), strict=True):
+        np.testing.assert_array_equal(each, whole)
 
 
 def test_rows_end_at_eos_each_on_its_own():
+    endless = run("encoder_decoder")
+    eos = int(endless.tokens[0, 0, 2])
+    ended = run("encoder_decoder", eos=eos)
+    for row in range(3):
+        before = tokens_of(endless, row)
+        end = before.index(eos) + 1 if eos in before else STEPS
+        assert tokens_of(ended, row) == before[:end]
+        assert (ended.tokens[row, 0, end:] == 0).all() and (ended.logprobs[row, 0, end:] == 0).all()
+    assert ended.lengths[0, 0] <= 3 and ended.scores[0, 0] > endless.scores[0, 0]
+
+
+def test_a_stopped_row_goes_no_further_and_the_others_are_what_they_were():
+    settings = Settings(max_new_tokens=STEPS, temperature=0.7)
+    model, params = model_and_params("decoder")
+    seen = []
+
+    def stopped(row, tokens):
+        seen.append((row, len(tokens)))
+        return row == 1
+
+    generation = Generation(model, params, prompts(), LENGTHS, settings, keys=KEYS, eos=NEVER)
+    for _ in generation.pieces(every=2, stopped=stopped):
+        pass
+    result, whole = jax.device_get(generation.result()), run("decoder", settings)
+    assert result.lengths[:, 0].tolist() == [6, 2, 6]
+    assert seen == [(0, 2), (1, 2), (2, 2), (0, 4), (2, 4), (0, 6), (2, 6)]
+    for row, length in enumerate(result.lengths[:, 0]):
+        np.testing.assert_array_equal(result.tokens[row, 0, :length], whole.tokens[row, 0, :length])
+
+
+def test_only_allowed_ids_are_generated():
+    allowed = np.isin(np.arange(50), [3, 7, 12, 13, 49])
+    settings = Settings(max_new_tokens=40, temperature=3.0)
+    assert set(run("decoder", settings, allowed=allowed).tokens.ravel().tolist()) <= set(np.flatnonzero(allowed))
+    beams = run("decoder", BEAMS, allowed=allowed)
+    assert (beams.lengths == STEPS).all() and set(beams.tokens.ravel().tolist()) <= set(np.flatnonzero(allowed))
+
+
+@pytest.mark.parametrize("settings", [SAMPLED, BEAMS], ids=["sampled", "beams"])
+def test_a_forced_prefix_begins_the_answer_and_is_scored(settings):
+    prefixes = [[11, 12], [], [13]]
+    generated = run("t5_decoder", settings, prefixes=prefixes)
+    free = run("t5_decoder", settings)
+    for row, prefix in enumerate(prefixes):
+        for answer in range(settings.num_return):
+            tokens = tokens_of(generated, row, answer)
+            assert tokens[: len(prefix)] == prefix
+            own = log_probs("t5_decoder", row, tokens)[np.arange(STEPS), tokens]
+            np.testing.assert_allclose(generated.logprobs[row, answer], own, atol=5e-5)
+    np.testing.assert_array_equal(generated.tokens[1], free.tokens[1])
+
+
+def test_samples_of_a_row_differ_and_the_likeliest_comes_first():
+    generated = run("decoder", dataclasses.replace(SAMPLED, num_return=4, temperature=1.5))
+    for row in range(3):
+        assert len({tuple(tokens_of(generated, row, i)) for i in range(4)}) == 4
+        assert (np.diff(generated.scores[row]) <= 0).all()
+        np.testing.assert_allclose(generated.logprobs[row].sum(-1), generated.scores[row], rtol=1e-5)
+
+
+def test_a_repeated_id_is_penalised_whether_read_or_generated():
+    penalty = 1.4
+    generated = run("decoder", dataclasses.replace(GREEDY, repetition_penalty=penalty))
+    assert (generated.tokens != run("decoder").tokens).any()
+    for row in range(3):
+        tokens = tokens_of(generated, row)
+        # Softmax does not tell logits from log-probabilities, but the sign decides here: so by the model's own logits.
+        read = [0, *prompts()[row, : LENGTHS[row]]]
+        all_logits = np.array(uncached_logits(np.array([*read, *tokens] + [0] * (16 - len(read) - len(tokens)))))
+        for step, token in enumerate(tokens):
+            logits = all_logits[len(read) + step - 1]
+            known = sorted({*read, *tokens[:step]})
+            logits[known] = np.where(logits[known] > 0, logits[known] / penalty, logits[known] * penalty)
+            assert token == logits.argmax()
+
+
+@jax.jit
+def uncached_logits(tokens_T):
+    model, params = model_and_params("decoder")
+    ids = tokens_T[None]
+    hidden = model.apply({"params": params}, Batch(targets=ids, weights=ids, decoder_inputs=ids), method="hidden")
+    return model.apply({"params": params}, hidden[0], method=Transformer.logits)
+
+
+@pytest.mark.parametrize("settings", [SAMPLED, BEAMS], ids=["sampled", "beams"])
+def test_sharded_it_is_what_it_is_on_one_device(settings):
     model, params = model_and_params("encoder_decoder")
-    tokens, logprobs = generate(model, params, prompts(), LENGTHS, max_new_tokens=STEPS, eos=NEVER)
-    eos = int(tokens[0, 2])
-    ended, ended_logprobs = generate(model, params, prompts(), LENGTHS, max_new_tokens=STEPS, eos=eos)
-    for row, before in zip(np.asarray(ended), np.asarray(tokens), strict=True):
-        end = before.tolist().index(eos) + 1 if eos in before else STEPS
-        np.testing.assert_array_equal(row[:end], before[:end])
-        assert (row[end:] == 0).all()
-    assert ended[0].tolist().count(0) >= STEPS - 3 and ended_logprobs[0] > logprobs[0]
+    four = [0, 1, 2, 1]
+    inputs, lengths, keys = prompts()[four], LENGTHS[four], KEYS[jnp.asarray(four)]
+    alone = jax.device_get(generate(model, params, inputs, lengths, settings, keys=keys, eos=NEVER))
+    mesh = jax.make_mesh((4, 1, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        spread = lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+        split = lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*(None,) * (x.ndim - 1), "tensor")))
+        sharded = generate(model, jax.tree.map(split, params), spread(inputs), spread(lengths), settings, keys=keys,
+                           eos=NEVER)  # fmt: skip
+    np.testing.assert_array_equal(sharded.tokens, alone.tokens)
+    np.testing.assert_allclose(sharded.scores, alone.scores, rtol=1e-4)
 
 
-def test_padding_suppressed_and_invalid_ids_never_appear():
-    model, params = model_and_params("decoder")
-    keys = jax.random.split(jax.random.key(0), 3)
-    suppress = range(20, 40)
-    tokens, _ = generate(model, params, prompts(), LENGTHS, max_new_tokens=60, num_valid_ids=50, suppress=suppress,
-                         temperature=3.0, keys=keys, eos=NEVER)  # fmt: skip
-    assert set(np.asarray(tokens).ravel().tolist()) <= set(range(1, 50)) - set(suppress)
-
-
-def test_top_1_is_greedy():
-    model, params = model_and_params("decoder")
-    keys = jax.random.split(jax.random.key(0), 3)
-    greedy = generate(model, params, prompts(), LENGTHS, max_new_tokens=STEPS, eos=NEVER)
-    for options in (dict(top_k=1), dict(top_p=1e-6)):
-        drawn = generate(model, params, prompts(), LENGTHS, max_new_tokens=STEPS, eos=NEVER, temperature=1.5, keys=keys,
-                         **options)  # fmt: skip
-        np.testing.assert_array_equal(drawn[0], greedy[0])
-        np.testing.assert_allclose(drawn[1], greedy[1], rtol=1e-5)
-
-
-PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
+def test_buckets_are_powers_of_two():
+    inputs, lengths = padded([[1, 2, 3], [4], [5] * 17])
+    assert inputs.shape == (4, 32) and lengths.tolist() == [3, 1, 17, 3]
+    assert inputs[3].tolist() == inputs[0].tolist() == [1, 2, 3] + [0] * 29
+    assert padded([[1]])[0].shape == (1, 16)
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (dict(), PROBABILITIES),
-        (dict(temperature=2.0), PROBABILITIES**0.5 / (PROBABILITIES**0.5).sum()),
-        (dict(top_k=3), np.array([0.4, 0.3, 0.15, 0, 0]) / 0.85),
-        (dict(top_p=0.6), np.array([0.4, 0.3, 0, 0, 0]) / 0.7),
-        (dict(top_k=2, top_p=0.5), np.array([1.0, 0, 0, 0, 0])),
-    ],
-)
-def test_samples_follow_the_distribution(options, expected):
-    draws = 4000
-    logits = jnp.broadcast_to(jnp.log(PROBABILITIES), (draws, 5))
-    tokens = next_tokens(logits, jax.random.split(jax.random.key(0), draws), **options)
-    counts = np.bincount(tokens, minlength=5)
-    assert (counts[expected == 0] == 0).all()
-    if (expected > 0).sum() > 1:
-        kept = expected > 0
-        assert stats.chisquare(counts[kept], draws * expected[kept]).pvalue > 0.01
-
-
-def test_top_k_and_top_p_keep_the_likeliest():
-    logits = jnp.log(jnp.asarray(PROBABILITIES))[None, ::-1]
-    kept = lambda filtered: (np.asarray(filtered)[0] > FORBIDDEN).astype(int).tolist()
-    assert kept(keep_top_k(logits, 2)) == [0, 0, 0, 1, 1]
-    assert kept(keep_top_k(logits, 100)) == [1] * 5
-    assert kept(keep_top_p(logits, 0.8)) == [0, 0, 1, 1, 1]
-    assert kept(keep_top_p(logits, 0.01)) == [0, 0, 0, 0, 1]
+    ("fields", "match"),
+    [(dict(temperature=-1.0), "temperature=-1.0"), (dict(max_new_tokens=0), "max_new_tokens=0"),
+     (dict(num_beams=2, temperature=1.0), "num_beams=2"), (dict(num_beams=2, num_return=3), "num_return=3"),
+     (dict(num_return=2), "num_return=2"), (dict(min_p=1.5), "min_p=1.5"), (dict(top_p=0.0), "top_p=0.0"),
+     (dict(repetition_penalty=0.0), "repetition_penalty"), (dict(early_stopping="soon"), "early_stopping='soon'"),
+     (dict(top_k=1.5), "top_k=1.5")],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(fields, match):
+    with pytest.raises(UserError, match=match):
+        Settings(**fields)
 
 
 def test_mistakes_are_named():
-    model, params = model_and_params("decoder")
-    with pytest.raises(UserError, match="temperature=-1"):
-        generate(model, params, prompts(), LENGTHS, max_new_tokens=1, temperature=-1.0)
     with pytest.raises(UserError, match="suppressed"):
-        generate(model, params, prompts(), LENGTHS, max_new_tokens=1, num_valid_ids=1)
+        run("decoder", allowed=np.zeros(5, bool))
+    with pytest.raises(UserError, match="longer than max_new_tokens=6"):
+        run("decoder", prefixes=[[5] * 7, [], []])
+    with pytest.raises(UserError, match="2 prefixes for 3 rows"):
+        run("decoder", prefixes=[[5], []])
+    with pytest.raises(UserError, match="empty prompt"):
+        generate(*model_and_params("decoder"), prompts(), np.array([7, 0, 5]), GREEDY, prepend_start=False)
+    with pytest.raises(UserError, match="num_beams=3"):
+        next(Generation(*model_and_params("decoder"), prompts(), LENGTHS, BEAMS).pieces())
     encoder = Transformer(dataclasses.replace(SMALL, num_decoder_layers=0))
     with pytest.raises(UserError, match="encoder alone"):
-        generate(encoder, {}, prompts(), LENGTHS, max_new_tokens=1)
+        generate(encoder, {}, prompts(), LENGTHS, GREEDY)
+
+
+def test_another_temperature_needs_no_other_program():
+    one, numbers = dataclasses.replace(SAMPLED, top_p=0.9).split()
+    other, _ = dataclasses.replace(SAMPLED, temperature=1.5, top_p=0.8).split()
+    assert one == other and numbers == {"temperature": 0.7, "top_p": 0.9}
+    assert GREEDY.split() == (GREEDY, {})

@@ -5,7 +5,7 @@ import pytest
 from t5lite.config import base_config
 from t5lite.errors import UserError
 from t5lite.objectives.catalogue import ARCHITECTURES, OBJECTIVES, special_tokens
-from t5lite.vocabulary import MASK
+from t5lite.vocabulary import EOS, MASK, PAD, UNKNOWN
 from tests.objectives.made import build, vocabulary
 
 MODES, FIM = ("[NLU]", "[NLG]", "[S2S]"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
@@ -137,3 +137,14 @@ def test_the_number_of_sentinels_that_was_named_is_enough():
 def test_objectives_without_sentinels_need_none():
     for name in ("drop_tokens", "prefix_lm", "deshuffling", "text_infilling", "bart", "document_rotation"):
         assert build(name, vocab=vocabulary(sentinels=0)).window > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "holds_specials"), [("span_corruption", True), ("text_infilling", False), ("supervised", False)]
+)
+def test_what_targets_never_hold_may_not_be_generated(name, holds_specials):
+    made = vocabulary()
+    allowed = build(name, vocab=made, **SETTINGS.get(name, {})).allowed(made)
+    assert allowed.shape == (made.rows,)
+    assert not allowed[[PAD, UNKNOWN]].any() and allowed[EOS] and allowed[UNKNOWN + 1 : made.pieces].all()
+    assert (allowed[made.pieces :] == holds_specials).all()

@@ -1,0 +1,108 @@
+"""Generation beside a peer's: both run by turns on the same machine, compared pair by pair.
+
+    python benchmarks/generate.py --peer 'PYTHON hf_t5_generate.py' --pairs 5
+
+A T5 of 4 + 4 layers reads 128 tokens and generates 64, greedily and with 4 beams, 1 request and 16 at once; EOS is
+forbidden, so that all generate as many. Each side runs in a process of its own; the peer's command prints a JSON line
+a setting, with "batch", "beams" and "tokens_per_second". Prints a line a run and setting, then one for each setting
+with the medians and the median of the ratios of neighbours (ours over the peer's). Ours also says the rate of the
+first call of a process, which compiles.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+INPUTS, NEW_TOKENS, REPEATS = 128, 64, 3
+SETTINGS = [(batch, beams) for batch in (1, 16) for beams in (1, 4)]
+
+
+def measure_ours() -> None:
+    """Print a JSON line for each setting."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from t5lite.decoding.generate import generate
+    from t5lite.decoding.settings import Settings
+    from t5lite.model.config import ModelConfig
+    from t5lite.model.transformer import Transformer
+    from t5lite.objectives.batch import Batch
+
+    config = ModelConfig(4, 4, 8192, d_model=256, d_ff=512, num_heads=4, head_dim=64, tie_embeddings=True)
+    model, ids = Transformer(config), jnp.zeros((1, 4), jnp.int32)
+    batch_of_one = Batch(targets=ids, weights=ids, inputs=ids, decoder_inputs=ids)
+    params = jax.jit(model.init)(jax.random.key(0), batch_of_one)["params"]
+    allowed = np.arange(config.vocab_size) > 1
+    for batch, beams in SETTINGS:
+        inputs = np.random.default_rng(0).integers(3, config.vocab_size, (batch, INPUTS), dtype=np.int32)
+        settings = Settings(max_new_tokens=NEW_TOKENS, num_beams=beams)
+
+        def run(inputs=inputs, settings=settings):
+            lengths = np.full(len(inputs), INPUTS, np.int32)
+            return jax.block_until_ready(generate(model, params, inputs, lengths, settings, allowed=allowed))
+
+        start = time.perf_counter()
+        assert (run().lengths == NEW_TOKENS).all()
+        first = time.perf_counter() - start
+        start = time.perf_counter()
+        for _ in range(REPEATS):
+            run()
+        seconds = (time.perf_counter() - start) / REPEATS
+        tokens = batch * NEW_TOKENS
+        print(json.dumps({"device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": batch,
+                          "beams": beams, "tokens_per_second": tokens / seconds,
+                          "tokens_per_second_with_compiling": tokens / first}))  # fmt: skip
+
+
+def measure(command: list[str]) -> list[dict]:
+    """The JSON objects that `command` prints, a line each."""
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def summary(setting: tuple[int, int], runs: dict[str, list[dict]]) -> dict:
+    """Medians of one setting, and the ratios of neighbours."""
+    of = {name: [run for run in each if (run["batch"], run["beams"]) == setting] for name, each in runs.items()}
+    rates = {name: [run["tokens_per_second"] for run in each] for name, each in of.items()}
+    line = {"batch": setting[0], "beams": setting[1]}
+    line |= {f"{name}_tokens_per_second": round(statistics.median(values), 1) for name, values in rates.items()}
+    compiling = [run["tokens_per_second_with_compiling"] for run in of["t5lite"]]
+    line["t5lite_tokens_per_second_with_compiling"] = round(statistics.median(compiling), 1)
+    if "peer" in rates:
+        ratios = [a / b for a, b in zip(rates["t5lite"], rates["peer"], strict=True)]
+        line |= {"ratio": round(statistics.median(ratios), 2), "ratios": [round(ratio, 2) for ratio in ratios]}
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", help="the peer's command; without it only our side is measured")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--ours", action="store_true", help="measure our side in this process")
+    arguments = parser.parse_args()
+    if arguments.ours:
+        return measure_ours()
+    sides = {"t5lite": [sys.executable, "-m", "benchmarks.generate", "--ours"]}
+    sides |= {"peer": shlex.split(arguments.peer)} if arguments.peer else {}
+    runs: dict[str, list[dict]] = {name: [] for name in sides}
+    for _ in range(arguments.pairs):
+        for name, command in sides.items():
+            for measured in measure(command):
+                runs[name].append(measured)
+                print(json.dumps({"side": name, **measured}), flush=True)
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    for setting in SETTINGS:
+        print(json.dumps({**summary(setting, runs), "pairs": arguments.pairs, **machine}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Beam search by the rules of Hugging Face's transformers 5 (`GenerationMixin._beam_search`), of each row on its own.
+
+A step scores every token after every beam, keeps the 2R best, and of these
+
+    the R best that do not end go on as beams        those that end, if among the R best, become hypotheses
+
+of which a row keeps the R best by log-probability / length ** length_penalty. 2R, because at most R of them end. At
+the last step all end. A row is done when its hypotheses cannot get better, by the rule that `early_stopping` names;
+other rows have no say in it.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from t5lite.decoding.sampling import penalise
+from t5lite.decoding.settings import Settings
+from t5lite.decoding.streams import Answers, Request, State, take_streams, with_tokens
+
+Array = jax.Array
+
+# The score of a beam or hypothesis that is none yet: finite, so that the sum of two is no NaN.
+NONE = -1e9
+BLOCK = 128  # divides every vocabulary
+
+
+@flax.struct.dataclass
+class Search:
+    """scores_BxR: summed log-probabilities of the beams, the best first. hypotheses: ended ones, and their final
+    scores, the best first, NONE where there are fewer. improvable_B: may a row's hypotheses still get better.
+    """
+
+    scores_BxR: Array
+    hypotheses: Answers
+    hypothesis_scores_BxR: Array
+    improvable_B: Array
+
+
+def begin_search(answers: Answers) -> Search:
+    """At first all beams are alike, and only one of them counts."""
+    batch, beams, _ = answers.tokens_BxRxM.shape
+    none = jnp.full((batch, beams), NONE)
+    return Search(none.at[:, 0].set(0.0), answers, none, jnp.ones(batch, bool))
+
+
+def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of many values: exact, equal ones in the same order, and far faster on CPU.
+
+    The k best values lie in the k blocks with the best maxima.
+    """
+    blocks = x_BxN.reshape(len(x_BxN), -1, BLOCK)
+    if k >= blocks.shape[1]:
+        return jax.lax.top_k(x_BxN, k)
+    best_Bxk = jnp.sort(jax.lax.top_k(blocks.max(axis=-1), k)[1], axis=-1)
+    values, index = jax.lax.top_k(take_streams(blocks, best_Bxk).reshape(len(x_BxN), -1), k)
+    return values, jnp.take_along_axis(best_Bxk, index // BLOCK, axis=1) * BLOCK + index % BLOCK
+
+
+def search(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, state: State) -> State:
+    """The beams and hypotheses after one more token."""
+    before, beams, vocab_size = state.search, settings.num_beams, logits_BxRxV.shape[-1]
+    own_BxRxV = jax.nn.log_softmax(logits_BxRxV)
+    totals = _ranked(settings, request, state, own_BxRxV) + before.scores_BxR[..., None]
+    scores_BxC, index_BxC = top_k_by_blocks(totals.reshape(len(totals), -1), 2 * beams)
+    parents_BxC, tokens_BxC = index_BxC // vocab_size, index_BxC % vocab_size
+    own_BxC = jnp.take_along_axis(own_BxRxV.reshape(len(totals), -1), index_BxC, axis=1)
+    live_BxC = jnp.ones(index_BxC.shape, bool)
+    candidates = state.answers.take(parents_BxC).put(state.step, tokens_BxC, own_BxC, live_BxC)
+
+    last = state.step + 1 == settings.max_new_tokens
+    ends_BxC = (tokens_BxC == eos) | last
+    scores_BxR, kept_BxR = jax.lax.top_k(jnp.where(ends_BxC, scores_BxC + NONE, scores_BxC), beams)
+    parents_BxR = jnp.take_along_axis(parents_BxC, kept_BxR, axis=1)
+    tokens_BxR = jnp.take_along_axis(tokens_BxC, kept_BxR, axis=1)
+    after = _with_ended(settings, request, state, candidates, scores_BxC, ends_BxC).replace(scores_BxR=scores_BxR)
+    after = after.replace(improvable_B=_improvable(settings, request, state.step + 1, after))
+    done_B = ~after.improvable_B | ((settings.early_stopping is True) & _full(after))
+    seen = None if state.seen_BxRxV is None else take_streams(state.seen_BxRxV, parents_BxR)
+    return state.replace(
+        step=state.step + 1,
+        tokens_BxR=tokens_BxR,
+        visible_BxRxS=take_streams(state.visible_BxRxS, parents_BxR),
+        answers=candidates.take(kept_BxR),
+        done_BxR=jnp.broadcast_to(done_B[:, None], tokens_BxR.shape),
+        seen_BxRxV=with_tokens(seen, tokens_BxR),
+        search=after,
+    )
+
+
+def _ranked(settings: Settings, request: Request, state: State, logprobs_BxRxV: Array) -> Array:
+    """What the beams are ranked by: log-probabilities, penalised if asked, of the ids that may come now."""
+    if settings.repetition_penalty != 1:
+        logprobs_BxRxV = penalise(logprobs_BxRxV, state.seen_BxRxV, request.numbers["repetition_penalty"])
+    allowed = request.allowed_V
+    if request.forced_BxM is not None:
+        forced_Bx1 = jax.lax.dynamic_slice_in_dim(request.forced_BxM, state.step, 1, axis=1)
+        forced_BxV = jnp.arange(allowed.shape[0]) == forced_Bx1
+        allowed = jnp.where(state.step < request.forced_lengths_B[:, None], forced_BxV, allowed)[:, None]
+    return jnp.where(allowed, logprobs_BxRxV, -jnp.inf)
+
+
+def _penalty(request: Request, length: Array) -> Array | float:
+    penalty = request.numbers.get("length_penalty", 1.0)
+    return jnp.asarray(length, jnp.float32) ** penalty
+
+
+def _full(search: Search) -> Array:
+    return (search.hypothesis_scores_BxR > NONE / 2).all(axis=1)
+
+
+def _with_ended(settings: Settings, request: Request, state: State, candidates: Answers, scores_BxC: Array,
+                ends_BxC: Array) -> Search:  # fmt: skip
+    """The search with those candidates that end and are good enough among its hypotheses."""
+    before, beams = state.search, settings.num_beams
+    open_B = before.improvable_B & ~((settings.early_stopping is True) & _full(before))
+    eligible = ends_BxC & open_B[:, None] & (scores_BxC > NONE / 2) & (jnp.arange(2 * beams) < beams)
+    ended_BxC = jnp.where(eligible, scores_BxC / _penalty(request, state.step + 1), -jnp.inf)
+    all_scores = jnp.concatenate([before.hypothesis_scores_BxR, ended_BxC], axis=1)
+    hypothesis_scores, best = jax.lax.top_k(all_scores, beams)
+    both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), before.hypotheses, candidates)
+    return before.replace(hypotheses=both.take(best), hypothesis_scores_BxR=hypothesis_scores)
+
+
+def _improvable(settings: Settings, request: Request, length: Array, after: Search) -> Array:
+    """May the best beam still beat the worst hypothesis? Its length then is guessed, see `Settings`."""
+    best_length = length
+    if settings.early_stopping == "never":
+        longer_is_better = jnp.asarray(request.numbers.get("length_penalty", 1.0)) > 0
+        best_length = jnp.where(longer_is_better, settings.max_new_tokens, length)
+    best_B = after.scores_BxR[:, 0] / _penalty(request, best_length)
+    # A row with room for hypotheses has a worst of NONE.
+    return after.improvable_B & (best_B > after.hypothesis_scores_BxR.min(axis=1))

@@ -1,0 +1,80 @@
+"""How to generate: one frozen dataclass, checked when made."""
+
+import dataclasses
+
+from t5lite.errors import UserError
+
+EARLY_STOPPING = (False, True, "never")
+# Fields that a compiled program takes as numbers, so that another temperature needs no other program; and the value of
+# each that leaves its part of the program out.
+NUMBERS = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "length_penalty": 1.0}
+IN_USE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to choose tokens. Hashable; checked on construction, a `UserError` names the field.
+
+    max_new_tokens: a row ends by EOS or here. num_return: answers to each row, the best of its beams or samples.
+
+    Samples: temperature 0 takes the likeliest token, else tokens are drawn from softmax(logits / temperature), after
+    which only these ids are left: top_k: the k likeliest (0: all); top_p: the fewest that reach this probability
+    together (1: all); min_p: those with at least so much of the likeliest's probability (0: all). Sources: Holtzman et
+    al. 2020 (top-p), Nguyen et al. 2024 (min-p).
+
+    repetition_penalty: above 1, ids that the decoder has read or generated become less likely: positive logits are
+    divided by it and negative ones multiplied (Keskar et al. 2019, CTRL); beams apply it to log-probabilities.
+
+    Beams (num_beams > 1) are those of Hugging Face's transformers: a hypothesis is scored by the sum of its
+    log-probabilities / length ** length_penalty, EOS counted. early_stopping: True ends a row as soon as it has
+    num_beams hypotheses; False also when the best beam, as long as it is, scores less than the worst hypothesis;
+    "never" only when no beam could still get better, at whatever length.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    num_return: int = 1
+
+    def __post_init__(self):
+        for field, minimum in (("max_new_tokens", 1), ("top_k", 0), ("num_beams", 1), ("num_return", 1)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise UserError(f"{field}={value!r} must be a whole number, at least {minimum}")
+        for field, holds, rule in (
+            ("temperature", self.temperature >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("early_stopping", self.early_stopping in EARLY_STOPPING, "False, True or 'never'"),
+        ):
+            if not holds:
+                raise UserError(f"{field}={getattr(self, field)!r} must be {rule}")
+        if self.num_beams > 1 and self.sampled:
+            raise UserError(f"num_beams={self.num_beams} searches for the likeliest answer, temperature="
+                            f"{self.temperature} draws one: set num_beams=1 or temperature=0")  # fmt: skip
+        if self.num_beams > 1 and self.num_return > self.num_beams:
+            raise UserError(f"num_return={self.num_return} answers need as many beams: num_beams={self.num_beams}")
+        if self.num_return > 1 and self.num_beams == 1 and not self.sampled:
+            raise UserError(f"num_return={self.num_return}: the likeliest token, always, gives one answer; "
+                            "set a temperature, or num_beams")  # fmt: skip
+
+    @property
+    def sampled(self) -> bool:
+        return self.temperature > 0
+
+    @property
+    def streams(self) -> int:
+        """What is generated side by side for each row: beams or samples."""
+        return max(self.num_beams, self.num_return)
+
+    def split(self) -> tuple["Settings", dict[str, float]]:
+        """What decides on a program, in which numbers that are in use are all alike; and these numbers by name."""
+        numbers = {name: getattr(self, name) for name, unused in NUMBERS.items() if getattr(self, name) != unused}
+        return dataclasses.replace(self, **dict.fromkeys(numbers, IN_USE)), numbers

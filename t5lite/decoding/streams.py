@@ -1,0 +1,148 @@
+"""Tokens generated side by side: R streams of each row, which are its beams, its samples, or the one greedy answer.
+
+In the names of shapes R stands for the streams of a row and M for the tokens to be generated. All streams take a step
+together; where one stands is told by `State.step`, and what it has read by the slots it sees: those of its row's
+prompt, which all streams share, and one a step of its own past. So a beam that goes on from another one takes over
+that one's row of `visible_BxRxS`, and no keys or values are ever moved.
+
+    beam 0 and beam 1 after two steps, both gone on from beam 0 of step 0:    slots    prompt | 0 0 | 1 1
+                                                                              beam 0    x x x | x . | x .
+                                                                              beam 1    x x x | x . | . x
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from t5lite.decoding.prefill import prefill
+from t5lite.decoding.sampling import FORBIDDEN, next_tokens, penalise
+from t5lite.decoding.settings import Settings
+from t5lite.model.transformer import Cache, Transformer
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class Request:
+    """What stays the same while tokens are generated.
+
+    allowed_V: ids that may be generated. numbers: of the settings, by name. keys_B: one a row, for samples.
+    forced_BxM, forced_lengths_B: the tokens with which each row has to begin, if any has.
+    """
+
+    allowed_V: Array
+    numbers: dict[str, Array]
+    keys_B: Array | None = None
+    forced_BxM: Array | None = None
+    forced_lengths_B: Array | None = None
+
+
+@flax.struct.dataclass
+class Answers:
+    """Tokens int32 and their float32 log-probabilities [B, R, M], of which the first lengths_BxR count."""
+
+    tokens_BxRxM: Array
+    logprobs_BxRxM: Array
+    lengths_BxR: Array
+
+    @classmethod
+    def empty(cls, batch: int, streams: int, max_new_tokens: int) -> "Answers":
+        shape = (batch, streams, max_new_tokens)
+        return cls(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape[:2], jnp.int32))
+
+    def take(self, index_BxC: Array) -> "Answers":
+        """Those of the streams `index_BxC` of each row."""
+        return jax.tree.map(lambda x: take_streams(x, index_BxC), self)
+
+    def put(self, step: Array, tokens_BxR: Array, logprobs_BxR: Array, live_BxR: Array) -> "Answers":
+        """With a token more where `live_BxR`."""
+        write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+            old, jnp.where(live_BxR, new, 0)[..., None].astype(old.dtype), step, axis=2
+        )
+        return Answers(write(self.tokens_BxRxM, tokens_BxR), write(self.logprobs_BxRxM, logprobs_BxR),
+                       self.lengths_BxR + live_BxR)  # fmt: skip
+
+
+@flax.struct.dataclass
+class State:
+    """What a step changes. tokens_BxR: read in the next step. visible_BxRxS: the slots of each stream's past.
+
+    answers: what each stream has generated; done_BxR: which generate no more. seen_BxRxV: ids that the decoder has
+    read or generated, where the settings ask. search: what beams need beside (`beams.Search`).
+    """
+
+    step: Array
+    cache: Cache
+    tokens_BxR: Array
+    visible_BxRxS: Array
+    answers: Answers
+    done_BxR: Array
+    seen_BxRxV: Array | None = None
+    search: Any = None
+
+
+def take_streams(x_BxRx: Array, index_BxC: Array) -> Array:
+    """x [B, R, …] of the streams `index_BxC`: [B, C, …]."""
+    return jnp.take_along_axis(x_BxRx, index_BxC.reshape(*index_BxC.shape, *(1,) * (x_BxRx.ndim - 2)), axis=1)
+
+
+def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, settings: Settings,
+          prefix_attention: bool, start: int | None) -> State:  # fmt: skip
+    """The state before the first step; see `prefill` for the inputs."""
+    streams, steps = settings.streams, settings.max_new_tokens
+    batch, vocab_size = len(inputs_BxL), model.config.vocab_size
+    ready = prefill(model, params, inputs_BxL, lengths_B, steps=steps, streams=streams,
+                    prefix_attention=prefix_attention, start=start)  # fmt: skip
+    each = lambda x: jnp.repeat(x[:, None], streams, axis=1)
+    seen = None
+    if settings.repetition_penalty != 1:
+        read_BxP = jnp.arange(ready.prompt_BxP.shape[1]) < ready.prompt_lengths_B[:, None]
+        rows_Bx1 = jnp.arange(batch)[:, None]
+        seen = each(jnp.zeros((batch, vocab_size), bool).at[rows_Bx1, ready.prompt_BxP].max(read_BxP))
+    return State(jnp.int32(0), ready.cache, each(ready.tokens_B), each(ready.visible_BxS),
+                 Answers.empty(batch, streams, steps), jnp.zeros((batch, streams), bool), seen)  # fmt: skip
+
+
+def read(model: Transformer, params: Any, layers: list, settings: Settings, state: State) -> tuple[Array, State]:
+    """Logits float32 [B, R, V] after each stream's token, and the state with it in the cache."""
+    streams, slots = settings.streams, state.visible_BxRxS.shape[-1]
+    slot = slots - (settings.max_new_tokens - state.step) * streams
+    own_RxS = jnp.arange(slots) == slot + jnp.arange(streams)[:, None]
+    visible = state.visible_BxRxS | own_RxS
+    hidden_BxRxD, cache = model.apply({"params": params}, state.tokens_BxR, state.cache, slot, visible, layers,
+                                      method=Transformer.extend)  # fmt: skip
+    logits = model.apply({"params": params}, hidden_BxRxD, method=Transformer.logits)
+    return logits, state.replace(cache=cache, visible_BxRxS=visible)
+
+
+def sample(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, state: State) -> State:
+    """A token more for each stream: the likeliest, or one drawn with a key of the row, the stream and the step."""
+    batch, streams, _ = logits_BxRxV.shape
+    numbers, scores = request.numbers, logits_BxRxV
+    if settings.repetition_penalty != 1:
+        scores = penalise(scores, state.seen_BxRxV, numbers["repetition_penalty"])
+    scores_NxV = jnp.where(request.allowed_V, scores, FORBIDDEN).reshape(batch * streams, -1)
+    keys_N = None
+    if settings.sampled:
+        fold = lambda key, stream: jax.random.fold_in(jax.random.fold_in(key, stream), state.step)
+        keys_BxR = jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(request.keys_B, jnp.arange(streams))
+        keys_N = keys_BxR.reshape(-1)
+    filters = {name: numbers[name] for name in ("temperature", "top_p", "min_p") if name in numbers}
+    tokens_BxR = next_tokens(scores_NxV, keys_N, top_k=settings.top_k, **filters).reshape(batch, streams)
+    if request.forced_BxM is not None:
+        forced_Bx1 = jax.lax.dynamic_slice_in_dim(request.forced_BxM, state.step, 1, axis=1)
+        tokens_BxR = jnp.where(state.step < request.forced_lengths_B[:, None], forced_Bx1, tokens_BxR)
+    logprobs_BxR = jnp.take_along_axis(logits_BxRxV, tokens_BxR[..., None], axis=-1)[..., 0]
+    logprobs_BxR -= jax.nn.logsumexp(logits_BxRxV, axis=-1)
+    answers = state.answers.put(state.step, tokens_BxR, logprobs_BxR, ~state.done_BxR)
+    return state.replace(step=state.step + 1, tokens_BxR=tokens_BxR, answers=answers,
+                         done_BxR=state.done_BxR | (tokens_BxR == eos),
+                         seen_BxRxV=with_tokens(state.seen_BxRxV, tokens_BxR))  # fmt: skip
+
+
+def with_tokens(seen_BxRxV: Array | None, tokens_BxR: Array) -> Array | None:
+    if seen_BxRxV is None:
+        return None
+    return seen_BxRxV | (jnp.arange(seen_BxRxV.shape[-1]) == tokens_BxR[..., None])

@@ -1,0 +1,66 @@
+"""Small models with weights that matter, prompts of different lengths, and the whole model without a cache."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.model.config import ModelConfig
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.batch import Batch
+
+SMALL = ModelConfig(2, 2, 128, d_model=32, d_ff=48, num_heads=4, head_dim=8, relative_buckets=8,
+                    relative_max_distance=16, scan_layers=True)  # fmt: skip
+CONFIGS = {
+    "encoder_decoder": SMALL,
+    "decoder": dataclasses.replace(SMALL, num_encoder_layers=0, positions="rotary", activation="swiglu"),
+    "t5_decoder": dataclasses.replace(SMALL, num_encoder_layers=0, scan_layers=False),
+}
+LENGTHS = np.array([7, 3, 5])
+STEPS = 6
+NEVER = 127  # An id that stands in for EOS where no row is to end.
+READ = 16  # What the whole model reads, padded: one program serves all lengths.
+
+
+@functools.cache
+def model_and_params(name):
+    """Weights far from their initialisation, so that attention and positions decide what comes next."""
+    config = CONFIGS[name]
+    model = Transformer(config)
+    ids = jnp.zeros((1, 4), jnp.int32)
+    batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None, decoder_inputs=ids)
+    params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return model, jax.tree.unflatten(structure, noisy)
+
+
+@functools.cache
+def prompts():
+    inputs = np.array(jax.random.randint(jax.random.key(2), (3, 7), 3, 128))
+    return np.where(np.arange(7) < LENGTHS[:, None], inputs, 0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_probs(model, params, batch):
+    return jax.nn.log_softmax(model.apply({"params": params}, batch))
+
+
+def log_probs(name, row, tokens, prefix_attention=False, start=(0,)):
+    """Float32 [n + 1, V]: before each of the n tokens after a row's prompt, and after the last; without a cache."""
+    model, params = model_and_params(name)
+    prompt = prompts()[row, : LENGTHS[row]]
+    if model.config.num_encoder_layers:
+        before, inputs = [*start], jnp.asarray(prompts()[row : row + 1])
+        segments = jnp.asarray(np.arange(7)[None] < LENGTHS[row], jnp.int32)
+    else:
+        before, inputs, segments = [*start, *prompt], None, None
+    read = np.zeros((1, READ), np.int32)
+    read[0, : len(before) + len(tokens)] = [*before, *tokens]
+    prefix = (jnp.arange(READ) < len(before))[None] if prefix_attention else None
+    batch = Batch(targets=read, weights=read, inputs=inputs, inputs_segment_ids=segments, decoder_inputs=read,
+                  prefix_mask=prefix)  # fmt: skip
+    return np.asarray(_log_probs(model, params, batch)[0, len(before) - 1 : len(before) + len(tokens)])
