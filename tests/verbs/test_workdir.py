@@ -107,6 +107,44 @@ def test_what_a_killed_owner_left_is_swept_away_but_not_under_a_living_one(tmp_p
         assert (tmp_path / left[0]).exists()
 
 
+# What a kill leaves
+
+
+class Killed(BaseException):
+    """SIGKILL, to what runs in this process."""
+
+
+def _killed_after(monkeypatch, files, work):
+    """Do `work`, killed once so many files have got their names; whether it was."""
+    replace, left = Path.replace, [files]
+
+    def counted(self, target):
+        replace(self, target)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        try:
+            work()
+        except Killed:
+            return True
+    return False
+
+
+def test_a_run_that_is_killed_after_any_of_its_files_is_gone_on_with(plain, texts, tmp_path, monkeypatch):
+    files, killed = 0, True
+    while killed:
+        files += 1
+        folder = tmp_path / str(files)
+        killed = _killed_after(monkeypatch, files, lambda folder=folder: train(_config(texts), folder))
+        train(_config(texts), folder)
+        assert _result(folder)["params_sha256"] == _result(plain)["params_sha256"]
+        assert _losses(folder) == _losses(plain)
+    assert files > 5
+
+
 # What it says when it was stopped in an evaluation
 
 
