@@ -85,8 +85,8 @@ def clean_exit() -> Iterator[None]:
 
 
 def end_process(code: int) -> NoReturn:
-    """End at once, with what was printed. The interpreter's own end waits for every thread, a compilation's and a
-    save's among them, and JAX may crash in it.
+    """End at once, with what was printed. The interpreter's own end waits for every thread: for a compilation's, at the
+    end of which JAX may crash, and for Orbax's of a save that failed, which give up after ten minutes.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

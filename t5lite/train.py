@@ -28,7 +28,7 @@ from t5lite.progress import progress, say
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
-from t5lite.training.hosts import agree, from_primary, is_primary, primary_first
+from t5lite.training.hosts import agree, count, from_primary, is_primary, primary_first
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog, NoLog, first_losses
 from t5lite.training.policy import make_policy
@@ -114,7 +114,13 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
         say(f"going on from step {int(state.step)} of {steps}")
     if hand_off is not None:
         say(hand_off.report())
-    state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
+    try:
+        state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
+    except UserError:
+        if count() == 1:  # of several, who waits for the others' parts may wait in vain
+            with contextlib.suppress(UserError):
+                checkpoints.wait()  # what is being saved is good, and would end with the process
+        raise
     checkpoints.close()
     return {
         "step": steps,
