@@ -10,10 +10,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from t5lite.errors import UserError
+from t5lite.errors import Interrupted, UserError
 from t5lite.training import start
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import Policy
@@ -129,6 +130,16 @@ def test_another_network_is_no_damage(workdir):
             _restore(workdir, other[name])
         assert not isinstance(caught.value, Damaged)
     assert saved_steps(workdir) == [1, 2, 3]
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(workdir, monkeypatch):
+    def restore(self, *arguments, **named):
+        raise Interrupted("as the handler of a signal does, wherever the program is")
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", restore)
+    with pytest.raises(Interrupted):
+        _restore(workdir, _state(3))
+    assert saved_steps(workdir) == [1, 2, 3] and not list((workdir / "checkpoints").glob("damaged-*"))
 
 
 def _rewrite(workdir, change, seal=True):
