@@ -89,6 +89,6 @@ def end_process(code: int) -> NoReturn:
     end of which JAX may crash, and for Orbax's of a save that failed, which give up after ten minutes.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # the last: a signal came while it was flushed
             stream.flush()
     os._exit(code)

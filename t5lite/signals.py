@@ -13,13 +13,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from t5lite.errors import RUN_ME_AGAIN, STOPPED_AT_ONCE, Interrupted, end_process
 
 GRACE_SECONDS = 3.0  # to leave the block after a signal
 SHORT_GRACE_SECONDS = 0.5  # after a second Ctrl-C
 SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM and SIGINT end the process with a line and RUN_ME_AGAIN.
+
+    For the seconds in which a verb is imported: nothing can be lost then but the signal, in other people's code.
+    """
+
+    def on_signal(number: int, frame: Any) -> None:
+        os.write(2, f"t5lite: {_line(number)}\n".encode())
+        end_process(RUN_ME_AGAIN)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
 
 
 @contextlib.contextmanager
@@ -82,7 +96,12 @@ def _watch(heard: socket.socket, is_ours: Callable[[int], bool]) -> None:
         try:
             numbers = heard.recv(1)
         except TimeoutError:
-            patience.end(is_ours)
+            if patience.number is None or is_ours(patience.number):
+                patience.end()
+            # It got lost on its way, and somebody else sees to such signals by now.
+            interrupts -= patience.number == signal.SIGINT
+            os.kill(os.getpid(), patience.number)
+            patience = _Patience()
             continue
         if not numbers:
             return
@@ -103,11 +122,8 @@ class _Patience:
     def left(self) -> float | None:
         return None if self.until is None else max(self.until - time.monotonic(), 0.001)
 
-    def end(self, is_ours: Callable[[int], bool]) -> None:
-        """End the process, unless somebody else sees to the signal by now."""
-        self.until = None
-        if self.number is not None and not is_ours(self.number):
-            return
+    def end(self) -> NoReturn:
+        """End the process."""
         line, code = ("interrupted", STOPPED_AT_ONCE) if self.number is None else (_line(self.number), RUN_ME_AGAIN)
         with contextlib.suppress(OSError, ValueError):
             if sys.stderr.isatty():

@@ -14,6 +14,7 @@ from t5lite.signals import GRACE_SECONDS
 VERB = """
 import contextlib, hashlib, signal, time
 from t5lite import cli
+from t5lite.errors import Interrupted
 from t5lite.training.stopping import Stopping
 
 @cli.verb
@@ -43,6 +44,14 @@ IN_A_CALLBACK = """
         gc.callbacks.append(lambda phase, info: time.sleep(0.01))
         while True:
             gc.collect()
+"""
+UNTIL_A_LOOP_BEGINS = """
+        with contextlib.suppress(KeyboardInterrupt):  # as in a callback
+            time.sleep(60)
+        with Stopping() as stop:
+            while not stop.asked(at_once=True):
+                time.sleep(0.01)
+        raise Interrupted("saved")
 """
 COMPILING = """
         import jax, jax.numpy as jnp
@@ -98,6 +107,28 @@ def test_a_signal_ends_a_verb_wherever_it_is(place, number):
     assert code == 75 and said == f"t5lite: stopped by {number.name}; run the same command again\n"
     assert out == ("cleared up\n" if clears_up else "")
     assert clears_up or seconds >= GRACE_SECONDS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_gets_lost_comes_again_to_who_can_save(number):
+    process = _start(UNTIL_A_LOOP_BEGINS)
+    time.sleep(0.2)
+    process.send_signal(number)
+    code, _, said, _ = _ended(process, GRACE_SECONDS + 5)
+    assert code == 75 and said == "t5lite: saved\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_verb_that_is_still_being_imported(number):
+    command = [sys.executable, "-X", "importtime", "-m", "t5lite.train", "--config", "none.py", "--workdir", "none"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
+    while "t5lite.signals" not in process.stderr.readline():
+        pass
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    lines = [line for line in said.splitlines() if not line.startswith("import time:")]
+    assert process.returncode == 75 and lines == [f"t5lite: stopped by {number.name}; run the same command again"]
 
 
 def test_a_signal_ends_a_compilation():
