@@ -1,4 +1,4 @@
-"""The life of a workdir: whose it is, what may change in it, what it says of its past, what later stages read of it."""
+"""The life of a workdir: what a kill leaves, what may change, what it says of its past, what others read of it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from t5lite.training import loop, reading, start
 from t5lite.training.checkpoint import params_sha256
 from t5lite.training.reading import evaluated, intact, saved_steps, scores_of
 from t5lite.training.record import read_record
-from t5lite.training.workdir import check_same_run, make_workdir, owned
+from t5lite.training.workdir import check_same_run
 from tests.small import small_config, write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -60,52 +60,6 @@ def workdir(plain, tmp_path):
 
 def _history(workdir):
     return json.loads((workdir / "provenance.json").read_text())["history"]
-
-
-# Whose it is
-
-OWNER = """
-import sys, time
-from pathlib import Path
-from t5lite.training.workdir import owned
-with owned(Path(sys.argv[1])):
-    print("mine", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_workdir_has_one_owner_whose_lock_dies_with_it(tmp_path):
-    make_workdir(tmp_path)
-    command = [sys.executable, "-c", OWNER, str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "mine\n"
-        with (
-            pytest.raises(UserError, match=rf"is being trained in by process {process.pid} on \S+; wait for it"),
-            owned(tmp_path),
-        ):
-            pass
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    with owned(tmp_path):
-        pass
-
-
-def test_what_a_killed_owner_left_is_swept_away_but_not_under_a_living_one(tmp_path):
-    make_workdir(tmp_path)
-    left = ("result.json.tmp", "tokenizer/pieces.model.tmp", "checkpoints/6.orbax-checkpoint-tmp/params/d/0")
-    kept = ("result.json", "checkpoints/3/params/d/0", "checkpoints/damaged-6/params/d/0", "notes.txt")
-    for name in (*left, *kept):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    with owned(tmp_path):
-        assert [name for name in left if (tmp_path / name).exists()] == []
-        assert [name for name in kept if not (tmp_path / name).exists()] == []
-        (tmp_path / left[0]).write_text("being written")
-        with pytest.raises(UserError), owned(tmp_path):
-            pass
-        assert (tmp_path / left[0]).exists()
 
 
 # What a kill leaves
