@@ -89,6 +89,8 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
     config = _resolved(config, own)
     require_training_data(config)
     given = str(own) if own is not None else config.init_from
+    if given is not None and not is_released(given):
+        load_json(Path(given) / "config.json")  # a workdir, or the error that says it is none
     dataset = open_dataset(config, kind_of(config.objective).data, given)
     if given is not None and own is None:
         _check_tokenizer(config, dataset, given)
@@ -135,8 +137,6 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
 
 
 def _check_tokenizer(config: ConfigDict, dataset: Dataset, given: str) -> None:
-    if not is_released(given):
-        load_json(Path(given) / "config.json")  # a workdir, or the error that says it is none
     above = config.tokenizer.sentinels, config.tokenizer.specials
     if load_tokenizer(given, *above).sha256 != dataset.tokenizer.sha256:
         raise UserError(

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5lite.model.transformer import Cache, Transformer
+from t5lite.model.stack import Cache
+from t5lite.model.transformer import Transformer
 
 Array = jax.Array
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from t5lite.decoding.prefill import prefill
 from t5lite.decoding.sampling import FORBIDDEN, next_tokens, penalise
 from t5lite.decoding.settings import Settings
-from t5lite.model.transformer import Cache, Transformer
+from t5lite.model.stack import Cache
+from t5lite.model.transformer import Transformer
 
 Array = jax.Array
 

@@ -1,0 +1,168 @@
+"""The layers of an encoder or a decoder, with what stands before and after them; and the cache of a decoder's steps."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from t5lite.errors import UserError
+from t5lite.model.attention import causal_mask, segment_mask
+from t5lite.model.config import ModelConfig
+from t5lite.model.layers import Layer, embedding_stddev, make_norm
+from t5lite.model.positions import AlibiBias, LearnedPositions, RelativeBias, sinusoids
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class Cache:
+    """What a decoder remembers between steps: keys and values in slots, which are not positions.
+
+    A slot may belong to one of several beams of its row, and rows with prompts of different lengths write the same
+    slot in the same step. positions [B, S], or [1, S] where the same for all rows: where the token of each slot stands.
+
+    layers: for each layer {"self": (keys [B, H, K, S], values [B, H, S, K])}, with an encoder also "cross", of
+    L in place of S. memory_segment_ids [B, L]: the encoder's padding (0), or None.
+    """
+
+    layers: tuple[dict[str, Any], ...]
+    positions: Array
+    memory_segment_ids: Array | None = None
+
+
+class Stack(nn.Module):
+    """The layers of an encoder or a decoder, and the norm after them."""
+
+    config: ModelConfig
+    num_layers: int
+    causal: bool
+    cross: bool
+
+    def setup(self):
+        config = self.config
+        if config.positions == "relative_bias":
+            self.relative_bias = RelativeBias(config.num_heads, bidirectional=not self.causal,
+                                              buckets=config.relative_buckets,
+                                              max_distance=config.relative_max_distance,
+                                              stddev=config.d_model**-0.5)  # fmt: skip
+        elif config.positions == "alibi":
+            self.alibi = AlibiBias(config.num_heads)
+        elif config.positions == "learned":
+            self.position_embedding = LearnedPositions(config.max_positions, config.position_offset, config.d_model,
+                                                       embedding_stddev(config))  # fmt: skip
+        if config.embedding_norm:
+            self.embedding_norm = make_norm(config)
+        if config.norm_position == "pre":
+            self.final_norm = make_norm(config)
+        self.drop = nn.Dropout(config.dropout)
+        self.layer = Layer(config, cross=self.cross, parent=None)
+        self.layers = self.param("layers", self._init_layers)
+
+    def _init_layers(self, key: Array) -> Any:
+        x_1x1xD = jnp.zeros((1, 1, self.config.d_model), self.config.dtype)
+
+        def init_one(key):
+            return self.layer.init(key, x_1x1xD, None, None, memory_BxSxD=x_1x1xD if self.cross else None)["params"]
+
+        return jax.vmap(init_one)(jax.random.split(key, self.num_layers))
+
+    def __call__(self, x_BxTxD: Array, *, segment_ids: Array | None = None, positions: Array | None = None,
+                 prefix_mask: Array | None = None, memory_BxSxD: Array | None = None,
+                 memory_segment_ids: Array | None = None, deterministic: bool = True) -> Array:  # fmt: skip
+        """[B, T, D] of whole sequences. The arguments are those of a Batch; `memory_BxSxD` is the encoder's output."""
+        length = x_BxTxD.shape[1]
+        self._check_length(length)
+        if self.causal:
+            mask = causal_mask(segment_ids, prefix_mask, length)
+        else:
+            mask = segment_mask(segment_ids, segment_ids)
+        bias = self._bias(length, length)
+        cross_mask = segment_mask(segment_ids, memory_segment_ids) if self.cross else None
+
+        def layer(params, key, x_BxTxD):
+            rngs = None if key is None else {"dropout": key}
+            return self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT=positions,
+                                    memory_BxSxD=memory_BxSxD, deterministic=deterministic, rngs=rngs)  # fmt: skip
+
+        if self.config.remat == "full":
+            layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers)
+        needs_key = self.config.dropout and not deterministic
+        keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if needs_key else None
+        x_BxTxD = self._enter(x_BxTxD, jnp.arange(length) if positions is None else positions)
+        x_BxTxD = self._over_layers(layer, keys, self.drop(x_BxTxD, deterministic=deterministic))
+        return self.drop(self._leave(x_BxTxD), deterministic=deterministic)
+
+    def _enter(self, x_BxTxD: Array, positions: Array) -> Array:
+        """What the first layer reads: the embedded tokens, with their positions [T] or [B, T] added where these are
+        of that kind, and normed where the config says so.
+        """
+        config = self.config
+        if config.positions == "learned":
+            x_BxTxD = x_BxTxD + self.position_embedding(positions).astype(config.dtype)
+        elif config.positions == "sinusoidal":
+            x_BxTxD = x_BxTxD + sinusoids(positions, config.d_model).astype(config.dtype)
+        return self.embedding_norm(x_BxTxD) if config.embedding_norm else x_BxTxD
+
+    def _leave(self, x_BxTxD: Array) -> Array:
+        return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
+
+    def _check_length(self, length: int) -> None:
+        """UserError where learned positions have no row for all of `length`."""
+        most = self.config.max_positions
+        if self.config.positions == "learned" and length > most:
+            side = "decoder" if self.causal else "encoder"
+            raise UserError(f"the {side} would read {length} tokens, but it has learned positions for {most}: "
+                            "model.max_positions")  # fmt: skip
+
+    def _bias(self, queries: int, keys: int) -> Array | None:
+        if self.config.positions == "relative_bias":
+            return self.relative_bias(queries, keys)
+        return self.alibi(queries, keys) if self.config.positions == "alibi" else None
+
+    def _bias_at(self, queries_BxT: Array, keys_BxS: Array) -> Array | None:
+        if self.config.positions == "relative_bias":
+            return self.relative_bias.at(queries_BxT, keys_BxS)
+        return self.alibi.at(queries_BxT, keys_BxS) if self.config.positions == "alibi" else None
+
+    def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, slot: Array | int, visible_BxTxS: Array,
+               layers: Sequence[Any] | None) -> tuple[Array, Cache]:  # fmt: skip
+        """[B, T, D] of tokens that join the cache, and the cache; see `Transformer.extend`.
+
+        The layers are always unrolled here: a scan would copy every layer's cache at every step.
+        """
+        keys_BxS = cache.positions[:, : visible_BxTxS.shape[-1]]
+        bias = self._bias_at(positions_BxT, keys_BxS)
+        mask, cross_mask = visible_BxTxS[:, None], segment_mask(None, cache.memory_segment_ids) if self.cross else None
+        x_BxTxD, extended = self._enter(x_BxTxD, positions_BxT), []
+        for params, old in zip(layers or self.unstacked(), cache.layers, strict=True):
+            x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT, old,
+                                            slot, method=Layer.extend)  # fmt: skip
+            extended.append(new)
+        return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))
+
+    def unstacked(self) -> list[Any]:
+        """The parameters of each layer."""
+        return _unstack(self.layers, self.num_layers)
+
+    def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
+        """For every layer, keys [B, H, K, S] and values [B, H, S, K] of the encoder's output."""
+        return [self.layer.apply({"params": params}, memory_BxSxD, method=Layer.cross_keys_values)
+                for params in _unstack(self.layers, self.num_layers)]  # fmt: skip
+
+    def _over_layers(self, layer: Callable, keys: Array | None, x: Array) -> Array:
+        """x after layer(params, key, x) for each layer; parameters and PRNG keys are stacked over layers."""
+        if self.config.scan_layers:
+            return jax.lax.scan(lambda x, each: (layer(*each, x), None), x, (self.layers, keys))[0]
+        for params, key in _unstack((self.layers, keys), self.num_layers):
+            x = layer(params, key, x)
+        return x
+
+
+def _unstack(tree: Any, length: int) -> list[Any]:
+    """The `length` slices of every leaf. By split, whose gradient is one concatenation; indexing's is a sum of pads."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [[part.squeeze(0) for part in jax.lax.split(leaf, (1,) * length)] for leaf in leaves]
+    return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(length)]
