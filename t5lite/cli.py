@@ -32,7 +32,8 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser for the verb `name`, whose mistakes are UserErrors."""
-    return _Parser(prog=name, description=description, allow_abbrev=False)
+    layout = argparse.RawDescriptionHelpFormatter  # of the module's docstring, commands among it
+    return _Parser(prog=name, description=description, allow_abbrev=False, formatter_class=layout)
 
 
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:

@@ -361,6 +361,8 @@ def load_json(path: Path) -> ConfigDict:
     written = read_json(path)
     if written is None:
         raise UserError(f"{path.parent} is not a run's workdir: it has no config.json")
+    if "model_type" in written:
+        raise UserError(f"{path.parent} is no run's workdir but released weights: say hf:{path.parent}")
     config = base_config()
     try:
         check_format(written.pop("format", FORMAT), str(path.parent))

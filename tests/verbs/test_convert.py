@@ -213,6 +213,13 @@ def test_what_is_wrong_leaves_nothing(tmp_path, capsys):
     assert "one of --from and --to must be hf:DIR" in _fails(["--from", "a", "--to", "b"], capsys)
 
 
+def test_released_weights_given_as_a_workdir_are_told(tmp_path, capsys):
+    folder = make_place(tmp_path / "t5", "t5")
+    for verb in (generate, evaluate):
+        more = ["--input", "x"] if verb is generate else []
+        assert f"say hf:{folder}" in _fails(["--checkpoint", str(folder), *more], capsys, verb)
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     folder = make_place(tmp_path / "t5", "t5")
     assert "exists already" in _fails(["--from", f"hf:{folder}", "--to", str(folder)], capsys)
