@@ -215,7 +215,8 @@ def main(argv: Sequence[str]) -> None:
         if arguments.interactive:
             _converse(generator, options)
             return
-        requests = hosts.from_primary(_read(arguments, generator.columns) if hosts.is_primary() else None)
+        read = _read(arguments, generator.columns) if hosts.is_primary() else ()
+        requests = [Request(**fields) for fields in hosts.from_primary([dataclasses.asdict(each) for each in read])]
         encodes = generator.objective.architecture == "encoder"
         if arguments.score and encodes:
             raise UserError("--score: an encoder has no targets to score")
