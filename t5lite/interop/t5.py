@@ -1,8 +1,8 @@
 """T5 v1.0 and v1.1, FLAN-T5, mT5 and UL2.
 
 Whether the head is tied is told by its tensor being there: config.json says so of every T5 that transformers 5 writes.
-Of v1.1 the last hidden states are not scaled; `scale_decoder_outputs` says it, where absent `tie_word_embeddings`. mT5's
-never are, and transformers 5 writes `tie_word_embeddings: true` of these too.
+Of v1.1 the last hidden states are not scaled; `scale_decoder_outputs` says it, where absent `tie_word_embeddings`.
+Those of mT5 never are, though transformers 5 writes `tie_word_embeddings: true` of it too.
 """
 
 from collections.abc import Sequence
