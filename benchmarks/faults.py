@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from t5lite.config import base_config, parse_arg
 
 ROOT = Path(__file__).parents[1]
-STEPS, SAVE_EVERY = 160, 20
+STEPS, SAVE_EVERY, EVALUATE_EVERY = 160, 20, 50
 WORDS = ["the", "a", "of", "sea", "ship", "captain", "whale", "white", "old", "man", "went", "said", "cold", "stone"]
 CASES = ("pretraining", "finetuning")
 
@@ -51,7 +51,8 @@ def get_config(arg: str | None = None) -> Any:
     config.model.num_heads, config.model.head_dim = 2, 16
     config.model.num_encoder_layers = config.model.num_decoder_layers = 1
     config.model.dropout = 0.1
-    config.budget.steps, config.checkpoint.every_steps, config.eval.every_steps = STEPS, SAVE_EVERY, 50
+    config.budget.steps, config.checkpoint.every_steps = STEPS, SAVE_EVERY
+    config.eval.every_steps = EVALUATE_EVERY
     config.log_every_steps, config.eval.rows, config.eval.generate_rows = 1, 32, 0
     config.mesh.data = 1
     if arg.case == "pretraining":
@@ -105,11 +106,22 @@ def kill(process: subprocess.Popen) -> None:
 MOMENTS: dict[str, Callable[[Path, Path], bool]] = {
     "building data": lambda workdir, cache: any(cache.rglob(".*")),
     "before the first checkpoint": lambda workdir, cache: (workdir / "metrics.jsonl").exists(),
+    "evaluating": lambda workdir, cache: _is_evaluating(workdir / "metrics.jsonl"),
     "saving": lambda workdir, cache: any((workdir / "checkpoints").glob("*tmp*")),
     "saved": lambda workdir, cache: _steps(workdir) > 0,
     "the last save": lambda workdir, cache: any((workdir / "checkpoints").glob(f"{STEPS}*tmp*")),
     "after the last save": lambda workdir, cache: _steps(workdir) == STEPS,
 }
+
+
+EVERY_MOMENT = ("any", "any", *MOMENTS)
+
+
+def _is_evaluating(log: Path) -> bool:
+    """Whether the newest step in the log is one that an evaluation follows, and has no lines of it yet."""
+    newest = log.read_text().rsplit("\n", 2)[-2:-1] if log.exists() else []
+    step, split = (json.loads(newest[0]).get(name) for name in ("step", "split")) if newest else (0, None)
+    return split == "train" and (step % EVALUATE_EVERY == 0 or step == STEPS)
 
 
 def _steps(workdir: Path) -> int:
@@ -161,13 +173,23 @@ def references(folder: Path) -> tuple[Path, dict[str, dict], dict[str, float]]:
     return texts, expected, seconds
 
 
-def draw_moment(draw: random.Random, seconds: float) -> tuple[str, float]:
+def draw_moment(draw: random.Random, seconds: float, moments: Sequence[str]) -> tuple[str, float]:
     """(moment, seconds after it)."""
-    moment = draw.choice(["any", "any", *MOMENTS])
+    moment = draw.choice(moments)
+    if moment == "evaluating":  # which takes some milliseconds
+        return moment, draw.choice((0.0, draw.uniform(0, 0.02)))
     return moment, draw.uniform(0, seconds) if moment == "any" else draw.choice((0.0, draw.uniform(0, 0.2)))
 
 
-def trial(case: str, folder: Path, texts: Path, expected: dict, seconds: float, draw: random.Random) -> dict[str, Any]:
+def trial(
+    case: str,
+    folder: Path,
+    texts: Path,
+    expected: dict,
+    seconds: float,
+    draw: random.Random,
+    moments: Sequence[str] = EVERY_MOMENT,
+) -> dict[str, Any]:
     """Kill a run once or twice, let it end, compare."""
     workdir, cache = folder / "run", folder / "run-cache"
     for path in (workdir, cache):
@@ -175,7 +197,7 @@ def trial(case: str, folder: Path, texts: Path, expected: dict, seconds: float, 
     workdir.with_suffix(".log").unlink(missing_ok=True)
     kills = []
     for _ in range(draw.choice((1, 1, 2))):
-        moment, delay = draw_moment(draw, seconds)
+        moment, delay = draw_moment(draw, seconds, moments)
         process = start(case, texts, workdir, cache)
         if wait_for(moment, delay, process, workdir, cache):
             kill(process)
@@ -189,14 +211,14 @@ def trial(case: str, folder: Path, texts: Path, expected: dict, seconds: float, 
     return {"case": case, "kills": kills, "survived": not differs, "differs": differs, "left_behind": left}
 
 
-def trials(folder: Path, number: int, seed: int) -> Iterator[dict[str, Any]]:
+def trials(folder: Path, number: int, seed: int, moments: Sequence[str] = EVERY_MOMENT) -> Iterator[dict[str, Any]]:
     """Trials until `number` kills were made."""
     texts, expected, seconds = references(folder)
     draw, made, index = random.Random(seed), 0, 0
     while made < number:
         case = CASES[index % len(CASES)]
         index += 1
-        said = trial(case, folder, texts, expected[case], seconds[case], draw)
+        said = trial(case, folder, texts, expected[case], seconds[case], draw, moments)
         made += len(said["kills"])
         yield said
 
@@ -205,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--moments", nargs="+", choices=sorted(set(EVERY_MOMENT)), default=EVERY_MOMENT)
     arguments = parser.parse_args()
     versions = {name: version(name) for name in ("jax", "orbax-checkpoint")}
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(), **versions}
@@ -212,7 +235,7 @@ def main() -> None:
     moments: dict[str, int] = {}
     survived = lost = 0
     with tempfile.TemporaryDirectory() as folder:
-        for said in trials(Path(folder), arguments.kills, arguments.seed):
+        for said in trials(Path(folder), arguments.kills, arguments.seed, arguments.moments):
             print(json.dumps(said), flush=True)
             survived, lost = survived + said["survived"], lost + (not said["survived"])
             for each in said["kills"]:

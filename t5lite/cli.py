@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import base_config, override, read_config
 from t5lite.data.cache import cache_dir
-from t5lite.errors import UserError, clean_exit
+from t5lite.errors import UserError, clean_exit, end_process
 from t5lite.objectives.catalogue import unused_fields
 from t5lite.progress import keep_quiet
 from t5lite.signals import terminable
@@ -36,15 +36,23 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
-    """A verb's main: UserErrors end in one line and exit code 2, SIGTERM in a line and 75; other libraries' chatter is
-    silenced.
+    """A verb's main: UserErrors end in one line and exit code 2, SIGTERM and Ctrl-C in a line and 75.
+
+    The threads of what they ended are not waited for. Other libraries' chatter is silenced.
     """
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
         absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages of what it then raises
-        with clean_exit(), terminable():
-            function(sys.argv[1:] if argv is None else argv)
+        try:
+            with clean_exit(), terminable():
+                function(sys.argv[1:] if argv is None else argv)
+        except (Exception, SystemExit) as error:
+            if argv is not None:  # the process is another's
+                raise
+            if not isinstance(error, SystemExit):
+                sys.excepthook(*sys.exc_info())
+            end_process(error.code or 0 if isinstance(error, SystemExit) else 1)
 
     return main
 

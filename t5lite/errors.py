@@ -11,12 +11,18 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+STOPPED_AT_ONCE = 130  # a shell's code of what Ctrl-C ended
 
 
-class Interrupted(Exception):
-    """The work was asked to stop, and has saved where it stood."""
+class Interrupted(KeyboardInterrupt):
+    """The work was asked to stop, and has saved where it stood.
+
+    A KeyboardInterrupt, because it is raised in the midst of other people's code as well, and that lets no other
+    exception through: JAX would take it for a device that does not start, a reader of files for damage.
+    """
 
 
 LONGEST_MESSAGE = 2000  # characters
@@ -44,8 +50,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def last_words(error: BaseException) -> tuple[str | None, int]:
     """The line and the exit code with which a process ends on `error`; (None, 1): a bug, which keeps its traceback."""
+    if isinstance(error, Interrupted):
+        return str(error), RUN_ME_AGAIN
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
+        return "interrupted", STOPPED_AT_ONCE
     if isinstance(error, BrokenPipeError):
         return "the reader of standard output is gone", 141
     if isinstance(error, UserError):
@@ -54,7 +62,7 @@ def last_words(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
         advice = "lower batch_size or eval.batch_size, or make the model smaller"
         return str(UserError(f"out of memory ({error}); {advice}")), 2
-    return (str(error), RUN_ME_AGAIN) if isinstance(error, Interrupted) else (None, 1)
+    return None, 1
 
 
 @contextlib.contextmanager
@@ -74,3 +82,13 @@ def clean_exit() -> Iterator[None]:
             raise
         print(f"t5lite: {line}", file=sys.stderr)
         sys.exit(code)
+
+
+def end_process(code: int) -> NoReturn:
+    """End at once, with what was printed. The interpreter's own end waits for every thread: for a compilation's, at the
+    end of which JAX may crash, and for Orbax's of a save that failed, which give up after ten minutes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # the last: a signal came while it was flushed
+            stream.flush()
+    os._exit(code)

@@ -86,7 +86,7 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
 
     own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`.
     """
-    config = _resolved(config)
+    config = _resolved(config, own)
     require_training_data(config)
     given = str(own) if own is not None else config.init_from
     dataset = open_dataset(config, kind_of(config.objective).data, given)
@@ -99,7 +99,7 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     """The experiment of the run in a workdir, or of the released weights of `hf:DIR`, for reading: its own tokenizer,
     and training data only if need be.
     """
-    config = _resolved(config)
+    config = _resolved(config, None if is_released(place) else Path(place))
     config.tokenizer.path, config.init_from = str(place), None
     if config.data.validation.source is None:
         if is_released(place):
@@ -112,10 +112,12 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     return _put_together(config, open_validation(config, kind, tokenizer, labels))
 
 
-def _resolved(config: ConfigDict) -> ConfigDict:
-    """A copy with the special tokens named. What no run can have is refused before any data is read."""
+def _resolved(config: ConfigDict, workdir: Path | None) -> ConfigDict:
+    """A copy with the special tokens named, and the shape of the weights that it starts from, which the workdir of a
+    run that has begun knows. What no run can have is refused before any data is read.
+    """
     check(config)
-    config = with_released_shape(config)
+    config = with_released_shape(config, workdir)
     config = config.copy_and_resolve_references()
     config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
     return config

@@ -84,11 +84,17 @@ def check_format(found: Any, where: str) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace `path` by one rename. Raises UserError where it cannot be written; what stood there then stays."""
+    """Replace `path` by one rename. Raises UserError where it cannot be written; what stood there then stays.
+
+    The content is on the disk before it has its name, so that a machine that loses its power leaves no empty file.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
     with writing(path, "what stood there before is unharmed"):
         try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
         except OSError:
             with contextlib.suppress(OSError):

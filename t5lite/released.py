@@ -22,10 +22,11 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.objectives.objective import Objective, TooFewSentinels
 from t5lite.training.workdir import read_labels
+from t5lite.vocabulary import Vocabulary
 
 OF_THE_RUN = ("dropout", "dtype", "attention", "remat", "scan_layers")  # what of a model is no part of its shape
 SENTINELS_OF_T5 = 100
-LENGTH = 512
+LENGTH, SHORTEST = 512, 16
 
 
 def config_of(place: str | Path) -> ConfigDict:
@@ -66,6 +67,8 @@ def open_model(place: str | Path) -> Opened:
     """The config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
     config, labels = config_of(place), labels_of(place)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    if is_released(place):
+        _fit_sentinels(config, tokenizer.vocabulary)
     objective = make_objective(config.objective, config.model.architecture, tokenizer.vocabulary, labels)
     return Opened(config, tokenizer, labels, objective, make_model(config.model, tokenizer.vocabulary, objective.heads))
 
@@ -106,6 +109,22 @@ def with_released_shape(config: ConfigDict, workdir: Path | None = None) -> Conf
 
 def _set_shape(config: ConfigDict, released: Released) -> None:
     config.model.update({name: value for name, value in released.fields.items() if name in config.model})
+
+
+def _fit_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> None:
+    """Of an objective with sentinels, windows short enough for those that there are; without any, a prefix LM."""
+    fields, architecture = config.objective, config.model.architecture
+    while True:
+        try:
+            make_objective(fields, architecture, vocabulary)
+        except TooFewSentinels:
+            fields.inputs_length //= 2
+            if fields.inputs_length < SHORTEST:
+                fields.name, fields.inputs_length = "prefix_lm", LENGTH
+        except UserError:  # of labels, say, which do not concern sentinels
+            return
+        else:
+            return
 
 
 def _objective_of(released: Released) -> str:

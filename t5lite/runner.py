@@ -42,7 +42,6 @@ class _Process:
 
     def reason(self) -> str:
         """Why it failed, in a line."""
-        self.reader.join(timeout=5)
         code = self.process.returncode
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
@@ -144,6 +143,7 @@ class _Work:
             if code is None:
                 continue
             ended = self.running.pop(name)
+            ended.reader.join(timeout=5)  # what it said last may still be on its way
             if code == 0:
                 self.complete.add(name)
             elif code == RUN_ME_AGAIN and not interrupted:

@@ -17,7 +17,7 @@ from pathlib import Path
 from t5lite import cli
 from t5lite.checks import in_range
 from t5lite.config import override, to_dict
-from t5lite.errors import Interrupted, UserError, nearest
+from t5lite.errors import UserError, nearest
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
 from t5lite.reporting.report import write_report
@@ -120,8 +120,6 @@ def _run_here(study: Study, folder: Path) -> dict[str, str]:
             train(config, folder / name)
         except UserError as error:
             absent[name] = f"failed: {error}"
-        except Interrupted:
-            raise
         except Exception as error:  # a bug in one run is none in the others
             traceback.print_exc()
             absent[name] = f"failed: {type(error).__name__}: {error}"

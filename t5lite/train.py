@@ -29,7 +29,7 @@ from t5lite.released import with_released_shape
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
-from t5lite.training.hosts import agree, from_primary, is_primary, primary_first
+from t5lite.training.hosts import agree, count, from_primary, is_primary, primary_first
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog, NoLog, first_losses
 from t5lite.training.policy import make_policy
@@ -96,8 +96,8 @@ def _yardstick(config: ConfigDict, workdir: Path, allowed: Sequence[str], change
 def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes) -> dict[str, Any]:
     policy = make_policy(config)
     opened = with_siblings(config, workdir)
-    # A run that has begun needs the run it started from no more.
-    has_begun = from_primary((workdir / "checkpoints").is_dir() and (workdir / "tokenizer").is_dir())
+    # A run that has begun needs the run it started from no more. Its config is the last of its facts to be written.
+    has_begun = from_primary((workdir / "config.json").is_file() and (workdir / "tokenizer").is_dir())
     with primary_first():
         experiment = open_experiment(opened, workdir if has_begun else None)
     changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
@@ -113,9 +113,17 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
     if int(state.step) > steps:
         raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
     _write_facts(config, experiment.dataset, workdir, int(state.step), changes)
+    if int(state.step):
+        say(f"going on from step {int(state.step)} of {steps}")
     if hand_off is not None:
         say(hand_off.report())
-    state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
+    try:
+        state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
+    except UserError:
+        if count() == 1:  # of several, who waits for the others' parts may wait in vain
+            with contextlib.suppress(UserError):
+                checkpoints.wait()  # what is being saved is good, and would end with the process
+        raise
     checkpoints.close()
     return {
         "step": steps,

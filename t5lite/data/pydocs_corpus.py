@@ -105,8 +105,9 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "uvloop": ("uvloop",),
     "wrapt": ("wrapt",),
     "zipp": ("zipp",),
-    # It came after the corpus: with its docstrings in it, no run of before would find its text again.
+    # They came after the corpus: with their docstrings in it, no run of before would find its text again.
     "tokenizers": (),
+    "safetensors": (),
 }
 
 # Tests, tools of the distribution that most systems leave out, and other projects' copies.

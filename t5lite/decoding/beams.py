@@ -91,12 +91,12 @@ def _ranked(settings: Settings, request: Request, state: State, logprobs_BxRxV: 
     """What the beams are ranked by: log-probabilities, penalised if asked, of the ids that may come now."""
     if settings.repetition_penalty != 1:
         logprobs_BxRxV = penalise(logprobs_BxRxV, state.seen_BxRxV, request.numbers["repetition_penalty"])
-    allowed = request.allowed_V
+    allowed_BxV = request.allowed_BxV
     if request.forced_BxM is not None:
         forced_Bx1 = jax.lax.dynamic_slice_in_dim(request.forced_BxM, state.step, 1, axis=1)
-        forced_BxV = jnp.arange(allowed.shape[0]) == forced_Bx1
-        allowed = jnp.where(state.step < request.forced_lengths_B[:, None], forced_BxV, allowed)[:, None]
-    return jnp.where(allowed, logprobs_BxRxV, -jnp.inf)
+        forced_BxV = jnp.arange(allowed_BxV.shape[1]) == forced_Bx1
+        allowed_BxV = jnp.where(state.step < request.forced_lengths_B[:, None], forced_BxV, allowed_BxV)
+    return jnp.where(allowed_BxV[:, None], logprobs_BxRxV, -jnp.inf)
 
 
 def _penalty(request: Request, length: Array) -> Array | float:

@@ -48,7 +48,8 @@ class Generation:
 
     inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end.
     keys: one PRNG key a row [B], for samples. prefixes: tokens with which each row's answers must begin (and which
-    count as generated). allowed: bool [V or fewer] of the ids that may be generated; None: all.
+    count as generated). allowed: bool [V] or [B, V] of the ids that may be generated, V or the
+    first of them; None: all.
     prefix_attention: a decoder's prompt sees itself in both directions, as it must have in training.
     eos: the id that ends an answer. start: the id with which an encoder-decoder's answers begin, not generated itself.
     prepend_start: a decoder's prompt gets it in front too; if not, no prompt may be empty.
@@ -121,12 +122,17 @@ def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, set
     return generation.result()
 
 
-def padded(rows: Sequence[Sequence[int]], *, minimum: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs int32 [B, L] and their lengths [B], with B and L rounded up to powers of two, L at least `minimum`.
+def padded(
+    rows: Sequence[Sequence[int]], *, minimum: int = 16, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs int32 [B, L] and their lengths [B], with B and L rounded up to powers of two, L at least `minimum`, and at
+    most `most`, for which the model has positions.
 
     So few programs are compiled, whatever comes. Rows in excess of `rows` repeat the first, and never take longer.
     """
-    width = max(minimum, _power_of_two(max(map(len, rows))))
+    longest = max(map(len, rows))
+    width = max(minimum, _power_of_two(longest))
+    width = width if most is None else max(longest, min(width, most))
     inputs = np.zeros((_power_of_two(len(rows)), width), np.int32)
     lengths = np.full(len(inputs), len(rows[0]), np.int32)
     inputs[:, : len(rows[0])] = rows[0]
@@ -141,11 +147,12 @@ def _power_of_two(at_least: int) -> int:
 
 
 def _allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
-    allowed_V = np.zeros(vocab_size, bool)
-    allowed_V[: vocab_size if allowed is None else len(allowed)] = True if allowed is None else allowed
-    if not allowed_V.any():
+    """Bool [B or 1, V]."""
+    given = np.atleast_2d(np.ones(vocab_size, bool) if allowed is None else allowed)
+    allowed_BxV = np.pad(given, ((0, 0), (0, vocab_size - given.shape[1])))
+    if not allowed_BxV.any(axis=1).all():
         raise UserError("every id is suppressed: nothing can be generated")
-    return jnp.asarray(allowed_V)
+    return jnp.asarray(allowed_BxV)
 
 
 def _forced(

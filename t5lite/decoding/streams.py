@@ -28,11 +28,11 @@ Array = jax.Array
 class Request:
     """What stays the same while tokens are generated.
 
-    allowed_V: ids that may be generated. numbers: of the settings, by name. keys_B: one a row, for samples.
+    allowed_BxV: ids that may be generated; B may be 1. numbers: of the settings, by name. keys_B: one a row, to draw.
     forced_BxM, forced_lengths_B: the tokens with which each row has to begin, if any has.
     """
 
-    allowed_V: Array
+    allowed_BxV: Array
     numbers: dict[str, Array]
     keys_B: Array | None = None
     forced_BxM: Array | None = None
@@ -123,7 +123,7 @@ def sample(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, 
     numbers, scores = request.numbers, logits_BxRxV
     if settings.repetition_penalty != 1:
         scores = penalise(scores, state.seen_BxRxV, numbers["repetition_penalty"])
-    scores_NxV = jnp.where(request.allowed_V, scores, FORBIDDEN).reshape(batch * streams, -1)
+    scores_NxV = jnp.where(request.allowed_BxV[:, None], scores, FORBIDDEN).reshape(batch * streams, -1)
     keys_N = None
     if settings.sampled:
         fold = lambda key, stream: jax.random.fold_in(jax.random.fold_in(key, stream), state.step)

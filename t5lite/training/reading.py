@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,10 @@ def _read_item(folder: Path, like: Any) -> Any:
     hush_orphans()
     try:
         # Not a Checkpointer, in which hosts that could read would wait for one that could not.
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        # As little in flight as is possible: what is read stands beside what it becomes.
+        largest = max((math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like)), default=0)
+        handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=1 + largest // 10**9)
+        with contextlib.closing(handler):
             return handler.restore(folder, args=args)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise

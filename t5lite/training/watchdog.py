@@ -9,7 +9,6 @@ callback in Python is not to be had (jaxlib throws std::bad_cast on calling it):
 of SIGABRT.
 """
 
-import contextlib
 import ctypes
 import json
 import os
@@ -20,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from t5lite.errors import RUN_ME_AGAIN
+from t5lite.errors import RUN_ME_AGAIN, end_process
 
 BEATS, ENDS = "hosts/beat/", "hosts/end/"
 LINGER_SECONDS = 5.0  # that host 0, with the store, outlives the others at most
@@ -63,7 +62,7 @@ class Watchdog:
             self._linger()
         except RuntimeError:
             pass  # the store is gone, and with it whom to tell
-        _exit(code)
+        end_process(code)
 
     def _linger(self) -> None:
         until = time.monotonic() + LINGER_SECONDS
@@ -123,10 +122,3 @@ def explain_abort(line: str, code: int) -> None:
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, _HANDLER), ctypes.c_void_p
     libc.signal(signal.SIGABRT, _kept[-1])
-
-
-def _exit(code: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import flat, load_json, to_dict
 from t5lite.errors import UserError
-from t5lite.files import FORMAT, NUMBER, read_json, write_json
+from t5lite.files import FORMAT, NUMBER, read_json, write_json, writing
 from t5lite.progress import warn
 from t5lite.training.hosts import is_primary, meet
 
@@ -73,7 +73,7 @@ def owned(workdir: Path) -> Iterator[None]:
 
     A lock of the kernel (flock), so it ends with its owner, however that ends. Between machines it holds where their
     file system passes locks on, as NFS does unless mounted with local_lock; where there are none, a warning says so.
-    Raises UserError, with the owner's process and host, where another process has it.
+    Raises UserError, with the owner's process and host, where another process has it, or where nothing can be written.
     """
     with (workdir / LOCK).open("r+") as file:
         try:
@@ -85,12 +85,13 @@ def owned(workdir: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             warn(f"no lock on {workdir} ({error.strerror}): see to it yourself that nothing else trains there")
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        for pattern in LEFTOVERS:
-            for path in workdir.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with writing(workdir, "what is there is unharmed"):
+            file.truncate()
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            for pattern in LEFTOVERS:
+                for path in workdir.glob(pattern):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
 
 

@@ -83,6 +83,31 @@ def test_a_gzip_bomb_is_refused_by_line_or_read_in_little_memory(tmp_path):
     assert characters == 100 * 11 * ((1 << 20) // 11) and grown < 50
 
 
+@needs_proc
+@pytest.mark.parametrize("text", ["", " "], ids=["empty", "a space"])
+def test_a_million_empty_documents_take_the_memory_of_one(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    write(tmp_path / "b.jsonl", (tmp_path / "a.jsonl").read_text() * 1_000_000)
+    characters, grown, said = reading(tmp_path / "b.jsonl")
+    assert characters == 1_000_000 * len(text) and grown < 20 and said == ""
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_million_empty_pairs_are_prepared_in_bounded_memory(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from tests.small import small_config\ndef get_config(arg=None):\n"
+        "    config = small_config(arg, 'supervised')\n    config.tokenizer.vocab_size = 280\n    return config\n"
+    )
+    some = [json.dumps({"inputs": f"the old man and the sea {i}", "targets": "a ship"}) for i in range(1000)]
+    write(tmp_path / "a.jsonl", "\n".join([*some, *['{"inputs": "", "targets": ""}'] * 1_000_000]))
+    program = PEAK + "import sys; from t5lite import prepare; prepare.main(sys.argv[1:]); print(peak())"
+    command = [sys.executable, "-c", program, "--config", f"{config}:files:{tmp_path / 'a.jsonl'}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "in 1,901,900 documents" in said and int(said.splitlines()[-1]) < 600
+
+
 @pytest.mark.parametrize("repeated", [b"a\n", b'\n","', b'","'])
 def test_a_csv_row_that_does_not_end_is_refused_where_it_begins(tmp_path, monkeypatch, repeated):
     monkeypatch.setattr(readers, "LONGEST_LINE", 1 << 16)

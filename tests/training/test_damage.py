@@ -1,6 +1,10 @@
 """Damage to a checkpoint: whatever happens to any of its files, what is read is what was saved, or it is noticed."""
 
+import os
+import pickle
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import Policy
 from t5lite.training.sharding import make_mesh
 from t5lite.training.step import TrainState
+from tests.small import Spy
 
 PROGRESS = {"tokens": 3.0, "seconds": 0.1}
 
@@ -68,10 +73,13 @@ def _flip(path, rng):
     path.write_bytes(content)
 
 
+TRACE = Path(tempfile.gettempdir()) / f"t5lite-executed-{os.getpid()}"
+
 DAMAGES = {
     "truncated": lambda path, rng: path.write_bytes(path.read_bytes()[: int(rng.integers(path.stat().st_size))]),
     "flipped": _flip,
     "deleted": lambda path, rng: path.unlink(),
+    "a pickle": lambda path, rng: path.write_bytes(pickle.dumps(Spy(TRACE))),
 }
 
 
@@ -105,3 +113,4 @@ def test_any_file_may_be_damaged(saved, tmp_path, damage, capsys):
             assert said == ""
         shutil.rmtree(workdir)
     assert len(noticed) >= 6, noticed
+    assert not TRACE.exists(), "nothing of a checkpoint is executed"

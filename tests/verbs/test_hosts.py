@@ -116,29 +116,34 @@ def test_a_run_on_two_hosts_ends_as_on_one_whatever_comes_between(on_two, on_one
     assert [start["hosts"] for start in history] == [2, 1, 2, 2]
 
 
-def test_evaluate_on_two_hosts_says_once_what_one_host_says(on_two):
-    first, second = wait(start(["-m", "t5lite.evaluate", "--checkpoint", on_two, "--json"]))
-    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-    assert json.loads(first[1])["metrics"] == _result(on_two)["metrics"] and second[1] == ""
+HOSTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
 
-def test_generate_on_two_hosts_says_once_what_one_host_says(on_two, tmp_path, capsys):
+def _same_on_all(command, hosts):
+    """What host 0 prints, and no other."""
+    first, *others = wait(start(command, hosts=hosts))
+    assert [code for code, _, _ in (first, *others)] == [0] * hosts, (first, *others)
+    assert [out for _, out, _ in others] == [""] * (hosts - 1)
+    return first[1]
+
+
+@pytest.mark.parametrize("hosts", HOSTS)
+def test_evaluate_on_several_hosts_says_once_what_one_host_says(on_two, hosts):
+    said = json.loads(_same_on_all(["-m", "t5lite.evaluate", "--checkpoint", on_two, "--json"], hosts))["metrics"]
+    expected = _result(on_two)["metrics"]
+    assert said == expected if hosts == 2 else said["validation"] == pytest.approx(expected["validation"], rel=1e-5)
+
+
+@pytest.mark.parametrize("hosts", HOSTS)
+def test_generate_on_several_hosts_says_once_what_one_host_says(on_two, tmp_path, capsys, hosts):
     from t5lite.generate import main
 
-    (tmp_path / "texts").write_text("".join(f"the ship of {i}\n" for i in range(20)))
-    arguments = [
-        "--checkpoint",
-        str(on_two),
-        "--input_file",
-        str(tmp_path / "texts"),
-        "--max_new_tokens",
-        "8",
-        "--json",
-    ]
-    first, second = wait(start(["-m", "t5lite.generate", *arguments]))
-    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    texts = tmp_path / "texts"
+    texts.write_text("".join(f"the ship of {i}\n" for i in range(20)))
+    arguments = ["--checkpoint", str(on_two), "--input_file", str(texts), "--max_new_tokens", "8", "--json"]
+    said = _same_on_all(["-m", "t5lite.generate", *arguments], hosts)
     main(arguments)
-    assert first[1] == capsys.readouterr().out and second[1] == ""
+    assert said == capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -150,8 +155,12 @@ def test_a_split_model_goes_on_after_host_0_is_lost_also_with_caches_apart(sourc
 
 
 @pytest.mark.slow
-def test_four_hosts_come_near_to_what_one_computes(source, on_one, tmp_path):
-    ends = wait(_train(_config(tmp_path, source), tmp_path / "run", hosts=4))
+def test_four_hosts_stop_at_one_step_go_on_and_come_near_to_what_one_computes(source, on_one, tmp_path):
+    config = _config(tmp_path, source)
+    step = _stop_all_at_one_step(config, tmp_path / "run", 0, hosts=4)
+    assert 0 < step < 80
+    ends = wait(_train(config, tmp_path / "run", hosts=4))
     assert [code for code, _, _ in ends] == [0] * 4, ends
+    assert [line[:2] for line in _losses(tmp_path / "run")] == [line[:2] for line in _losses(on_one)]
     theirs, ours = _result(tmp_path / "run")["metrics"], _result(on_one)["metrics"]
     assert theirs["validation"]["loss"] == pytest.approx(ours["validation"]["loss"], rel=1e-3)

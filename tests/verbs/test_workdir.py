@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,6 +108,44 @@ def test_what_a_killed_owner_left_is_swept_away_but_not_under_a_living_one(tmp_p
         assert (tmp_path / left[0]).exists()
 
 
+# What a kill leaves
+
+
+class Killed(BaseException):
+    """SIGKILL, to what runs in this process."""
+
+
+def _killed_after(monkeypatch, files, work):
+    """Do `work`, killed once so many files have got their names; whether it was."""
+    replace, left = Path.replace, [files]
+
+    def counted(self, target):
+        replace(self, target)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        try:
+            work()
+        except Killed:
+            return True
+    return False
+
+
+def test_a_run_that_is_killed_after_any_of_its_files_is_gone_on_with(plain, texts, tmp_path, monkeypatch):
+    files, killed = 0, True
+    while killed:
+        files += 1
+        folder = tmp_path / str(files)
+        killed = _killed_after(monkeypatch, files, lambda folder=folder: train(_config(texts), folder))
+        train(_config(texts), folder)
+        assert _result(folder)["params_sha256"] == _result(plain)["params_sha256"]
+        assert _losses(folder) == _losses(plain)
+    assert files > 5
+
+
 # What it says when it was stopped in an evaluation
 
 
@@ -149,6 +188,35 @@ def test_a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_goes_on(step, u
     ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, unbroken))
     assert (ours["params_sha256"], ours["metrics"]) == (theirs["params_sha256"], theirs["metrics"])
     assert scores_of(tmp_path, "validation/loss") == pytest.approx(scores_of(unbroken, "validation/loss"), rel=1e-6)
+
+
+# A disk that may not be written
+
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+can_mount = subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount, reason="no folder can be made read-only here for one process alone")
+@pytest.mark.parametrize("left", ["", "9.orbax-checkpoint-tmp/params/d/0"], ids=["whole", "after a kill"])
+def test_a_read_only_disk_is_told_in_a_line_and_leaves_the_last_good_checkpoint(workdir, texts, tmp_path, left):
+    (workdir / "result.json").unlink()
+    folder = workdir / "checkpoints"
+    if left:
+        (folder / left).parent.mkdir(parents=True)
+        (folder / left).write_text("x")
+    (tmp_path / "config.py").write_text(
+        f"from tests.verbs.test_workdir import _config\ndef get_config(arg=None):\n"
+        f"    return _config({texts!r}, budget__steps=12)\n"
+    )
+    train_it = [sys.executable, "-m", "t5lite.train", "--config", tmp_path / "config.py", "--workdir", workdir]
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, folder, *train_it]
+    process = subprocess.run(
+        [*map(str, command), "--allow_changes=budget"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr
+    assert re.match(r"t5lite: cannot write .*: Read-only file system; .*", process.stderr.splitlines()[-1])
+    assert saved_steps(workdir) == [3, 6]
+    assert train(_config(texts, budget__steps=12), workdir, ["budget"])["step"] == 12
 
 
 # What may change
@@ -223,6 +291,19 @@ def test_other_text_may_be_allowed_and_is_on_record(texts, tmp_path):
         train(longer, tmp_path / "run", ["budget"])
     train(longer, tmp_path / "run", ["budget", "data.train"])
     assert set(_history(tmp_path / "run")[-1]["changes"]) == {"budget.steps", "data.train"}
+
+
+def test_another_tokenizer_behind_the_same_path_is_refused_and_may_not_slip_in(texts, tmp_path):
+    config = _config(texts, budget__steps=1)
+    train(config, tmp_path / "first")
+    config.tokenizer.path = str(shutil.copytree(tmp_path / "first" / "tokenizer", tmp_path / "given"))
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    other = _config(texts, budget__steps=1, tokenizer__vocab_size=280)
+    train(other, tmp_path / "second")
+    shutil.copytree(tmp_path / "second" / "tokenizer", tmp_path / "given", dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"other data: data\.train, tokenizer changed since"):
+        train(config, tmp_path / "run")
 
 
 def test_an_unknown_field_to_allow_is_refused(workdir, texts):

@@ -1,0 +1,290 @@
+"""Answers of a run, or of released weights, to texts: what `generate` prints.
+
+    generator = Generator("runs/tiny")
+    for answer in generator.answers([Request("The <extra_id_0> sat on the mat.")], Options(Settings())):
+        answer["output"], answer["logprob"]
+
+Requests are answered in batches of texts of like length and come back in the order in which they were given. A text's
+answer depends on its place and the seed, not on what shares its batch.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5lite.data.rows import clipped
+from t5lite.decoding.generate import Generated, Generation, padded
+from t5lite.decoding.score import score_targets
+from t5lite.decoding.settings import Settings
+from t5lite.errors import UserError
+from t5lite.model.transformer import parameter_shapes
+from t5lite.released import open_model
+from t5lite.training import hosts
+from t5lite.training.sharding import make_mesh
+from t5lite.training.start import load_params
+
+BATCH_SIZE = 16
+BATCHES_SORTED = 16  # a host's, among which texts of like length come together
+PIECE = 16  # tokens between two looks at whether a text is to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A text to answer. prefix: with which the answer must begin. target: to be scored instead. fields: of the line of
+    JSON that it came from, which its answer has too.
+    """
+
+    input: str
+    prefix: str = ""
+    target: str | None = None
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """settings: how tokens are chosen. stop: texts before which an answer ends. suppress: texts of one token each that
+    are never generated. seed: of what is drawn.
+    """
+
+    settings: Settings
+    stop: tuple[str, ...] = ()
+    suppress: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Generator:
+    """The model of a workdir or of `hf:DIR`, with its parameters.
+
+    step, average: which checkpoints instead of the newest, as for `load_params`. tensor: over how many of this host's
+    devices the model is split.
+    """
+
+    def __init__(self, place: str | Path, step: str | None = None, average: int = 1, tensor: int = 1):
+        opened = open_model(place)
+        self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
+        self.columns = opened.config.data.train.columns
+        self.mesh = make_mesh(1, 1, tensor, devices=jax.local_devices()[:tensor])
+        self.params, self.step = load_params(place, parameter_shapes(self.model.config), self.mesh, step, average)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens that the model reads: closed by EOS where the objective does so; a language model is to go on.
+
+        What was trained on pairs reads as many as a pair's inputs had, as in evaluation.
+        """
+        ids = self.tokenizer.encode(text, specials=True)
+        if not self.objective.closes_inputs:
+            return self._fitting(ids, text)
+        front = self._front()
+        ids = np.append(ids, self.tokenizer.vocabulary.eos).astype(np.int32)
+        if self.objective.rows == "pairs":
+            ids = clipped(ids, self.objective.inputs_length - len(front))
+        return self._fitting(np.concatenate([front, ids]), text)
+
+    def encode_target(self, text: str) -> np.ndarray:
+        """The tokens of a given answer as training has them: a language model's go on from its input, and nothing is
+        added to them; others are closed by EOS.
+        """
+        if not self.objective.closes_inputs:
+            return self._continued(text)
+        ids = self.tokenizer.encode(text, specials=True)
+        return np.concatenate([self._front(), ids, [self.tokenizer.vocabulary.eos]]).astype(np.int32)
+
+    def _continued(self, text: str) -> np.ndarray:
+        return self.tokenizer.encode_many([text], [True])[0]
+
+    def _front(self) -> np.ndarray:
+        return np.array([] if self.objective.bos is None else [self.objective.bos], np.int32)
+
+    def _prefix(self, text: str) -> list[int]:
+        """The tokens with which an answer has to begin."""
+        if not text:
+            return []
+        if not self.objective.closes_inputs:
+            return self._continued(text).tolist()
+        return [*self._front().tolist(), *self.tokenizer.encode(text, specials=True).tolist()]
+
+    def _fitting(self, ids: np.ndarray, text: str, more: int = 0) -> np.ndarray:
+        """`ids`, if the model has positions for so many and `more`. UserError for others."""
+        most = self.model.config.max_positions
+        if most is not None and len(ids) + more > most:
+            after = f" and {more} are to follow" if more else ""
+            raise UserError(
+                f"the text has {len(ids)} tokens{after}, the network has positions for {most}: {shortened(text)}"
+            )
+        return ids
+
+    def allowed(self, requests: Sequence[Request], suppress: Sequence[str]) -> np.ndarray:
+        """Bool [B, ids]: which ids may be generated for each request.
+
+        A text without a blank is answered without sentinels: weights that were trained with these, and then perhaps on
+        other tasks, as released ones are, leak them.
+        """
+        vocabulary = self.tokenizer.vocabulary
+        allowed = self.objective.allowed(vocabulary)
+        for text in suppress:
+            allowed[self._single(text)] = False
+        rows = np.repeat(allowed[None], len(requests), axis=0)
+        if self.objective.targets_hold_specials:
+            sentinels = slice(vocabulary.pieces, vocabulary.size)
+            for row, request in zip(rows, requests, strict=True):
+                row[sentinels] &= "<extra_id_" in request.input + request.prefix
+        return rows
+
+    def _single(self, text: str) -> int:
+        either = [self.tokenizer.encode(text, specials=True), self._continued(text)]
+        found = next((ids for ids in either if len(ids) == 1), None)
+        if found is None:
+            raise UserError(f"--suppress: {text!r} is {len(either[0])} tokens, but it takes what is one")
+        return int(found[0])
+
+    def answers(self, requests: Sequence[Request], options: Options, batch_size: int = BATCH_SIZE) -> Iterator[dict]:
+        """{"input", "output", "tokens", "token_logprobs", "logprob", "score"} of each request, in their order; with
+        num_return above 1 also "answers", the list of all, of which the first is the best.
+        """
+        yield from self._in_order(requests, batch_size, lambda chunk, places: self._answer(chunk, places, options))
+
+    def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE) -> Iterator[dict]:
+        """{"input", "target", "tokens", "token_logprobs", "logprob"} of the target of each request, in their order."""
+        yield from self._in_order(requests, batch_size, lambda chunk, places: self._score(chunk))
+
+    def _in_order(
+        self, requests: Sequence[Request], batch_size: int, function: Callable[[list[Request], list[int]], list[dict]]
+    ) -> Iterator[dict]:
+        """function(requests of like length, their places) for all, in the order of their places.
+
+        Several hosts take batches in turn, and host 0 yields the answers of all.
+        """
+        window = batch_size * BATCHES_SORTED * hosts.count()
+        for first in range(0, len(requests), window):
+            places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
+            batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+            found: dict[int, dict] = {}
+            for start in range(0, len(batches), hosts.count()):
+                mine = batches[start + hosts.index()] if start + hosts.index() < len(batches) else []
+                made = function([requests[i] for i in mine], mine) if mine else []
+                for places_of_host, each in hosts.to_primary((mine, made)):
+                    found |= dict(zip(places_of_host, each, strict=True))
+            yield from (found[place] for place in sorted(found))
+
+    def _answer(self, requests: list[Request], places: list[int], options: Options) -> list[dict]:
+        generation = self._generation(requests, places, options)
+        if options.stop:
+            for so_far in generation.pieces(PIECE, lambda row, tokens: self._stops(tokens, options.stop)):
+                del so_far
+        else:
+            generation.advance()
+        return self._read_out(requests, generation.result(), options)
+
+    def stream(self, request: Request, options: Options, every: int = 4) -> Iterator[str]:
+        """The answer to one request, in parts as they come."""
+        shown = ""
+        generation = self._generation([request], [0], options)
+        for so_far in generation.pieces(every, lambda row, tokens: self._stops(tokens, options.stop)):
+            text = self._read_out([request], so_far, options)[0]["output"]
+            whole = text.rstrip("\ufffd")  # bytes of a character that is still to come
+            if whole.startswith(shown) and len(whole) > len(shown):
+                yield whole[len(shown) :]
+                shown = whole
+
+    def _generation(self, requests: list[Request], places: list[int], options: Options) -> Generation:
+        encoded, vocabulary = [self.encode(request.input) for request in requests], self.tokenizer.vocabulary
+        prefixes = [self._prefix(request.prefix) for request in requests]
+        inputs, lengths = self._padded(encoded, requests, options.settings.max_new_tokens)
+        again = [0] * (len(inputs) - len(requests))  # rows in excess, which repeat the first
+        prefixes += [prefixes[i] for i in again]
+        seed = jax.random.key(options.seed)
+        keys = jax.vmap(lambda place: jax.random.fold_in(seed, place))(np.array([*places, *(places[i] for i in again)]))
+        allowed = self.allowed([*requests, *(requests[i] for i in again)], options.suppress)
+        with jax.set_mesh(self.mesh):
+            return Generation(
+                self.model,
+                self.params,
+                inputs,
+                lengths,
+                options.settings,
+                keys=keys,
+                prefixes=prefixes,
+                allowed=allowed,
+                eos=vocabulary.eos,
+                **self._reading(),
+            )
+
+    def _reading(self) -> dict[str, Any]:
+        """How the model reads what it is given, as in training."""
+        return {
+            "prefix_attention": self.objective.prefix_attention,
+            "start": self.tokenizer.vocabulary.start,
+            "prepend_start": self.tokenizer.begins_with_start,
+        }
+
+    def _padded(
+        self, encoded: list[np.ndarray], requests: Sequence[Request], more: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs [B, L] and lengths [B]. An empty prompt with nothing in front of it becomes `start`."""
+        if not self.objective.closes_inputs and not self.tokenizer.begins_with_start:
+            start = np.array([self.tokenizer.vocabulary.start], np.int32)
+            encoded = [ids if len(ids) else start for ids in encoded]
+        for ids, request in zip(encoded, requests, strict=True):
+            if self.model.config.num_encoder_layers:
+                self._fitting(ids[:0], request.input, more)
+            else:
+                self._fitting(ids, request.input, more + self.tokenizer.begins_with_start)
+        return padded(encoded, most=self.model.config.max_positions)
+
+    def _stops(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
+        text = self.tokenizer.decode(tokens)
+        return any(each in text for each in stop)
+
+    def _read_out(self, requests: Sequence[Request], generated: Generated, options: Options) -> list[dict]:
+        """An answer for each request; the rows in excess are left."""
+        found = []
+        for request, *row in zip(requests, *jax.device_get(generated), strict=False):
+            each = [self._one(*answer, options.stop) for answer in zip(*row, strict=True) if answer[1] > 0]
+            best = each[0] if each else {"output": "", "tokens": [], "token_logprobs": [], "logprob": 0.0, "score": 0.0}
+            more = {"answers": each} if options.settings.num_return > 1 else {}
+            found.append({**request.fields, "input": request.input, **best, **more})
+        return found
+
+    def _one(self, tokens: np.ndarray, length: int, logprobs: np.ndarray, score: float, stop: Sequence[str]) -> dict:
+        """One answer, cut before the first text that it stops at: the tokens up to the one that completes it stay."""
+        count, text = int(length), self.tokenizer.decode(tokens[:length])
+        if any(each in text for each in stop):
+            count = next(n for n in range(1, count + 1) if self._stops(tokens[:n], stop))
+            text = self.tokenizer.decode(tokens[:count])
+            text = text[: min(text.index(each) for each in stop if each in text)]
+        logprob = float(logprobs[:count].sum())
+        return {
+            "output": text,
+            "tokens": tokens[:count].tolist(),
+            "token_logprobs": logprobs[:count].tolist(),
+            "logprob": logprob,
+            "score": float(score) if count == length else logprob,
+        }
+
+    def _score(self, requests: list[Request]) -> list[dict]:
+        targets = [self.encode_target(request.target or "") for request in requests]
+        longest = max(map(len, targets))
+        inputs, lengths = self._padded([self.encode(request.input) for request in requests], requests, longest)
+        if longest == 0:
+            return [self._scored(request, [], []) for request in requests]
+        padded_targets, target_lengths = padded(targets, most=self.model.config.max_positions)
+        with jax.set_mesh(self.mesh):
+            logprobs = score_targets(
+                self.model, self.params, inputs, lengths, padded_targets, target_lengths, **self._reading()
+            )
+        rows = zip(requests, targets, np.asarray(logprobs), strict=False)
+        return [self._scored(request, ids.tolist(), row[: len(ids)].tolist()) for request, ids, row in rows]
+
+    @staticmethod
+    def _scored(request: Request, tokens: list[int], logprobs: list[float]) -> dict:
+        given = {**request.fields, "input": request.input, "target": request.target}
+        return {**given, "tokens": tokens, "token_logprobs": logprobs, "logprob": float(np.sum(logprobs))}
+
+
+def shortened(text: str) -> str:
+    """At most 60 characters of a text, for an error."""
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,270 @@
+"""generate as its users call it: texts and lines of JSON in, answers out in their order, scores, conversations."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5lite import generate
+from t5lite.answers import Generator, Options, Request
+from t5lite.decoding.settings import Settings
+from t5lite.generate import filled
+from t5lite.train import train
+from tests.data import released
+from tests.small import small_config, write_pairs, write_texts
+
+
+@pytest.fixture(scope="module")
+def spans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spans")
+    train(small_config(write_texts(folder / "texts")), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    train(small_config(write_pairs(folder / "pairs.jsonl"), "supervised"), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    train(small_config(write_texts(folder / "texts"), "causal_lm", "decoder"), folder / "run")
+    return folder / "run"
+
+
+def said(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def failed(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        generate.main(arguments)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_lines_of_json_are_answered_in_order_and_keep_their_fields(pairs, tmp_path, capsys):
+    lines = [{"id": i, "inputs": "the sea " * (1 + i % 5), "targets": "unused"} for i in range(40)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    generate.main(["--checkpoint", str(pairs), "--input_file", str(tmp_path / "q.jsonl"), "--json", "--batch_size=8"])
+    answers = said(capsys)
+    assert [answer["id"] for answer in answers] == list(range(40))
+    assert [answer["input"] for answer in answers] == [line["inputs"] for line in lines]
+    for answer in answers:
+        assert len(answer["tokens"]) == len(answer["token_logprobs"])
+        assert answer["logprob"] == pytest.approx(sum(answer["token_logprobs"]), rel=1e-4)
+
+
+def test_a_text_is_answered_alike_alone_and_among_others(spans):
+    generator = Generator(spans)
+    texts = ["the sea", "the <extra_id_0> went", "a white whale said the old captain of the cold ship.", "x"]
+    for settings in (Settings(max_new_tokens=9), Settings(max_new_tokens=9, num_beams=3)):
+        together = list(generator.answers([Request(text) for text in texts], Options(settings)))
+        for text, answer in zip(texts, together, strict=True):
+            (alone,) = generator.answers([Request(text)], Options(settings))
+            assert alone["tokens"] == answer["tokens"]
+            assert alone["token_logprobs"] == pytest.approx(answer["token_logprobs"], abs=1e-4)
+
+
+def test_a_given_answer_scores_as_when_it_is_generated(pairs, spans, language_model, capsys):
+    for workdir, text, target in (
+        (pairs, "the sea", "about the sea"),
+        (spans, "the <extra_id_0> went", "<extra_id_0> whale"),
+        (language_model, "the", " sea went"),
+    ):
+        command = ["--checkpoint", str(workdir), "--input", text, "--json"]
+        generate.main([*command, "--prefix", target])
+        (answer,) = said(capsys)
+        generate.main([*command, "--score", "--target", target])
+        (scored,) = said(capsys)
+        count = len(scored["tokens"]) - (workdir != language_model)  # EOS
+        assert scored["tokens"][:count] == answer["tokens"][:count] and count > 1
+        assert scored["token_logprobs"][:count] == pytest.approx(answer["token_logprobs"][:count], abs=1e-4)
+
+
+def test_targets_end_in_eos_and_a_language_models_go_on(pairs, language_model, capsys):
+    generate.main(["--checkpoint", str(pairs), "--input", "the sea", "--score", "--target", "other", "--json"])
+    (scored,) = said(capsys)
+    eos = Generator(pairs).tokenizer.vocabulary.eos
+    assert scored["tokens"][-1] == eos and scored["target"] == "other"
+    assert scored["logprob"] == pytest.approx(sum(scored["token_logprobs"]), rel=1e-5)
+    generate.main(["--checkpoint", str(language_model), "--input", "the", "--score", "--target", " sea", "--json"])
+    (scored,) = said(capsys)
+    tokenizer = Generator(language_model).tokenizer
+    assert tokenizer.encode("the").tolist() + scored["tokens"] == tokenizer.encode("the sea").tolist()
+    assert eos not in scored["tokens"]
+
+
+def test_scores_add_up_over_a_text_and_its_halves(language_model):
+    generator = Generator(language_model)
+    whole, first, second = (
+        next(generator.scores([Request(text, target=target)]))
+        for text, target in (("the", " sea went old"), ("the", " sea"), ("the sea", " went old"))
+    )
+    assert whole["tokens"] == first["tokens"] + second["tokens"]
+    assert whole["logprob"] == pytest.approx(first["logprob"] + second["logprob"], abs=1e-4)
+
+
+def test_several_answers_come_best_first(spans, capsys):
+    command = ["--checkpoint", str(spans), "--input", "the <extra_id_0> went", "--max_new_tokens", "6"]
+    generate.main([*command, "--num_beams", "4", "--num_return", "3", "--json"])
+    (answer,) = said(capsys)
+    scores = [each["score"] for each in answer["answers"]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True) and answer["score"] == scores[0]
+    generate.main([*command, "--num_beams", "4", "--num_return", "3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [float(line.split("\t")[0]) for line in lines] == pytest.approx(scores, abs=1e-3)
+
+
+def test_an_answer_ends_before_a_stop(language_model):
+    generator = Generator(language_model)
+    (free,) = generator.answers([Request("the")], Options(Settings(max_new_tokens=40)))
+    stop = free["output"][len(free["output"]) // 2 :][:3]
+    (stopped,) = generator.answers([Request("the")], Options(Settings(max_new_tokens=40), stop=(stop,)))
+    assert stopped["output"] == free["output"][: free["output"].index(stop)]
+    assert stopped["tokens"] == free["tokens"][: len(stopped["tokens"])]
+    assert stop in generator.tokenizer.decode(stopped["tokens"])
+    assert stopped["logprob"] == pytest.approx(sum(stopped["token_logprobs"]), rel=1e-5)
+
+
+def test_answers_begin_with_the_prefix_and_it_is_scored(pairs, capsys):
+    generate.main(["--checkpoint", str(pairs), "--input", "the sea", "--prefix", "about the", "--json"])
+    (answer,) = said(capsys)
+    assert answer["output"].startswith("about the")
+    prefix = Generator(pairs).tokenizer.encode("about the").tolist()
+    assert answer["tokens"][: len(prefix)] == prefix and answer["token_logprobs"][0] < 0
+
+
+def test_what_is_suppressed_is_not_generated(language_model, capsys):
+    generate.main(["--checkpoint", str(language_model), "--input", "the", "--json"])
+    (free,) = said(capsys)
+    tokenizer = Generator(language_model).tokenizer
+    often = max(set(free["tokens"]), key=free["tokens"].count)
+    text = tokenizer.decode([tokenizer.encode("a")[-1], often])[1:]
+    generate.main(["--checkpoint", str(language_model), "--input", "the", "--json", "--suppress", text])
+    (answer,) = said(capsys)
+    assert often not in answer["tokens"]
+
+
+def test_sentinels_come_only_where_the_text_has_a_blank(spans):
+    generator = Generator(spans)
+    texts = ["the sea", "the <extra_id_0> went", "old man"]
+    answers = list(generator.answers([Request(text) for text in texts], Options(Settings(40, temperature=3.0))))
+    assert ["<extra_id_" in answer["output"] for answer in answers] == [False, True, False]
+
+
+def test_blanks_are_filled():
+    text = "The <extra_id_0> sat on<extra_id_1>."
+    assert filled(text, "<extra_id_0> cat<extra_id_1> the mat") == "The cat sat on the mat."
+    assert filled(text, "<extra_id_0> cat") == "The cat sat on<extra_id_1>."
+    assert filled(text, "nothing") == text
+
+
+def test_what_streams_is_the_answer(language_model):
+    generator, options = Generator(language_model), Options(Settings(max_new_tokens=30))
+    parts = list(generator.stream(Request("the"), options))
+    (answer,) = generator.answers([Request("the")], options)
+    assert len(parts) > 1 and "".join(parts) == answer["output"].rstrip("\ufffd")
+
+
+def run_on_a_terminal(arguments, typed=""):
+    """What the verb shows on a terminal on which `typed` is typed."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "t5lite.generate", *arguments]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's other end is closed
+        while part := os.read(ours, 4096):
+            shown += part
+    process.wait()
+    errors = process.stderr.read().decode()
+    assert process.returncode == 0, errors
+    return shown.decode()
+
+
+def test_on_a_terminal_an_answer_appears_as_it_is_made(language_model):
+    shown = run_on_a_terminal(["--checkpoint", str(language_model), "--input", "the", "--max_new_tokens", "12"])
+    (answer,) = Generator(language_model).answers([Request("the")], Options(Settings(max_new_tokens=12)))
+    assert answer["output"].strip().splitlines()[0] in shown
+
+
+def test_a_conversation_fills_blanks_and_ends(spans):
+    typed = "the <extra_id_0> went\nthe sea\n\x04"
+    shown = run_on_a_terminal(["--checkpoint", str(spans), "--interactive", "--max_new_tokens", "8"], typed)
+    generator = Generator(spans)
+    (answer,) = generator.answers([Request("the <extra_id_0> went")], Options(Settings(max_new_tokens=8)))
+    assert filled("the <extra_id_0> went", answer["output"]).split("\n")[0] in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--score"], "--score needs a target for 'x'"),
+        (["--target", "y"], "--target is what --score scores"),
+        (["--num_beams=4", "--temperature=1"], "num_beams=4 searches .* temperature=1.0 draws"),
+        (["--num_return=2"], "num_return=2: the likeliest token, always, gives one answer"),
+        (["--num_beams=2", "--num_return=3"], "need as many beams"),
+        (["--num_beams=2", "--stop", "."], "--stop does not go with --num_beams"),
+        (["--stop", ""], "--stop: an empty text"),
+        (["--suppress", "the whole sentence"], "--suppress: .* is [0-9]+ tokens"),
+        (["--early_stopping", "perhaps"], "early_stopping='perhaps'"),
+        (["--min_p", "2"], "must be from 0 to 1"),
+        (["--prefix", "word " * 200], "prefix of [0-9]+ tokens is longer than max_new_tokens=64"),
+    ],
+)
+def test_mistakes_end_in_one_line(spans, arguments, message, capsys):
+    error = failed(["--checkpoint", str(spans), "--input", "x", *arguments], capsys)
+    assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: no JSON"),
+        ("[1]", "line 2: should be an object, is list"),
+        ('{"other": 1}', "line 2: inputs or text should be a text, is null"),
+        ('{"inputs": "x", "targets": 3}', "line 2: target should be a text, is 3"),
+        ("[" * 100_000, "line 2: no JSON"),
+    ],
+)
+def test_wrong_lines_of_json_are_named(spans, line, message, tmp_path, capsys):
+    (tmp_path / "q.jsonl").write_text('{"inputs": "x"}\n' + line + "\n")
+    assert message in failed(["--checkpoint", str(spans), "--input_file", str(tmp_path / "q.jsonl")], capsys)
+
+
+def test_a_text_longer_than_the_positions_is_refused(tmp_path, capsys):
+    config = small_config(write_texts(tmp_path / "texts"), "causal_lm", "decoder")
+    config.tokenizer.path = f"hf:{released.neox(tmp_path / 'released')}"
+    config.model.positions, config.model.max_positions, config.budget.steps = "learned", 40, 1
+    train(config, tmp_path / "run")
+    command = ["--checkpoint", str(tmp_path / "run"), "--input"]
+    generate.main([*command, "the sea", "--max_new_tokens", "20"])
+    capsys.readouterr()
+    assert "positions for 40" in failed([*command, "the sea went " * 30, "--max_new_tokens", "4"], capsys)
+    assert "20 are to follow" not in failed([*command, "the sea went " * 30, "--max_new_tokens", "4"], capsys)
+    assert "are to follow" in failed([*command, "the sea", "--max_new_tokens", "60"], capsys)
+
+
+def test_a_model_over_several_devices_answers_as_on_one(spans):
+    request = [Request("the <extra_id_0> went"), Request("the old man said.")]
+    options = Options(Settings(max_new_tokens=8, num_beams=2))
+    one, two = (list(Generator(spans, tensor=n).answers(request, options)) for n in (1, 2))
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["tokens"] == theirs["tokens"]
+        np.testing.assert_allclose(ours["token_logprobs"], theirs["token_logprobs"], atol=1e-4)
