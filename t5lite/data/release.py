@@ -10,10 +10,10 @@ Beside it tokenizer/, as in a workdir, from which t5lite itself opens it again.
 What is not the same there:
 
 - The names of padding, EOS and unknown in a text are these tokens, and no text: transformers has no other way.
-- Trained here: SentencePiece adds log-probabilities up in float32, the library in float64, so that ways to cut a run of
-  spaces that are equally likely may come in another order: in 117 of 4,000 excerpts of up to 3,000 characters of
-  Python's standard library, with 4,000 pieces. And in a run of bytes that is no UTF-8 it decodes each to �, not the
-  wrong ones alone.
+- Trained here: SentencePiece adds log-probabilities up in float32, the library in float64, so that of ways to cut a
+  text that are equally likely, as a run of spaces in 8 and 12 or in 12 and 8, they may take different ones: in 117 of
+  4,000 excerpts of up to 3,000 characters of Python's standard library, with 4,000 pieces. And in a run of bytes that
+  is no UTF-8 the library decodes each to �, not the wrong ones alone.
 - Of a tokenizer.json: a name of ours takes all white space before it with it, not one space, and what comes after it
   may begin with a space of its own, as in Llama's. A text that begins with a space may lack the one in front of it.
   WordPiece's decoder takes spaces away from before punctuation. [MASK] is text where the mask has another name.

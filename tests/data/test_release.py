@@ -75,11 +75,10 @@ def test_names_of_roles_are_these_tokens_there(own):
 
 
 def test_the_name_of_a_byte_is_text_where_a_piece_goes_across_its_first_cut(tmp_path):
-    lines = ["if a <0 or b <0x or <0 and <0"] * 20 + [TEXT]
-    tokenizer = train_tokenizer(sample_chunks(lines, 10**6), 400, 0)
-    assert any("<0" in piece for piece in tokenizer.pieces_and_scores()[0][3 + 256 :])
+    tokenizer = train_tokenizer(sample_chunks(["<0 a<0 it<0 the<0 so<0"] * 500 + [TEXT], 10**6), 400, 0)
     library = written(tokenizer, tmp_path)[0]
-    for text in ("a <0x41>", "<0x41><0xC3>", "<0"):
+    assert "<0" in tokenizer.pieces_and_scores()[0]
+    for text in ("a<0x41>", "<0x41><0xC3>", "the<0"):
         assert library.encode(text, add_special_tokens=False).ids == tokenizer.encode(text).tolist()
 
 
