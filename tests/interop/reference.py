@@ -21,7 +21,11 @@ def class_of(said: Mapping[str, Any]) -> Any:
 
 
 def fresh_model(said: Mapping[str, Any], seed: int) -> Any:
-    """A model of this config.json with weights that matter: norms near 1, biases that are not 0."""
+    """A model of this config.json with weights that matter: norms near 1, biases that are not 0.
+
+    T5's queries have the factor in them that its scores lack: else these are so large that float32 itself, here and
+    there, is off by more than what is compared to.
+    """
     import torch
     import transformers
 
@@ -38,7 +42,8 @@ def fresh_model(said: Mapping[str, Any], seed: int) -> Any:
             elif values.ndim == 1 or name == "final_logits_bias":
                 values.copy_(0.3 * noise)
             else:
-                values.copy_(noise if "embed" in name or "shared" in name else 1.5 * noise / values.shape[-1] ** 0.5)
+                fan_in = values.shape[-1] * (said["d_kv"] if name.endswith(".q.weight") else 1)
+                values.copy_(noise if "embed" in name or "shared" in name else 1.5 * noise / fan_in**0.5)
     return model
 
 
