@@ -68,7 +68,9 @@ def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, a
     describe(opened.model.config)  # before anything is read
     params, _ = load_params(workdir, parameter_shapes(opened.model.config), mesh, step, average)
     with atomic_folder(folder, ELSEWHERE) as temporary:
-        more = write_release(opened.tokenizer, temporary, opened.objective.closes_inputs)
+        more = write_release(
+            opened.tokenizer, temporary, opened.model.config.architecture, opened.objective.closes_inputs
+        )
         if opened.labels:
             more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
             more["label2id"] = {name: i for i, name in enumerate(opened.labels)}

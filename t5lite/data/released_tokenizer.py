@@ -134,6 +134,11 @@ class ReleasedTokenizer:
         self._hidden = {vocabulary.eos, *closing, roles.pad} | ({vocabulary.start} - {roles.cls})
 
     @property
+    def names(self) -> dict[int, str]:
+        """The name of each sentinel and special, its own and those above."""
+        return self._names
+
+    @property
     def sha256(self) -> str:
         """Identity of the tokenizer: its file, the roles, the sentinels and the specials above."""
         return hashlib.sha256(self.file + json.dumps(self._above()).encode()).hexdigest()

@@ -100,6 +100,21 @@ class Tokenizer:
         return Vocabulary(pieces, sentinels, ids, TokenTable(num_bytes, starts_word, ends_sentence, is_special))
 
     @property
+    def names(self) -> dict[int, str]:
+        """The name of each sentinel and special."""
+        return self._special_names
+
+    @property
+    def own_sentinels(self) -> int:
+        """How many of the model's own pieces are sentinels."""
+        return self._own_sentinels
+
+    def pieces_and_scores(self) -> tuple[list[str], list[float]]:
+        """Every piece of the model by id, and its log-probability."""
+        model, ids = self._pieces, range(self._pieces.get_piece_size())
+        return [model.id_to_piece(token) for token in ids], [model.get_score(token) for token in ids]
+
+    @property
     def sha256(self) -> str:
         """Identity of the tokenizer: the model's bytes, the sentinels and the specials."""
         above = json.dumps([self.vocabulary.sentinels, list(self.vocabulary.specials)])

@@ -92,6 +92,8 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         raise UserError(
             f"none of Llama, Qwen2 and Qwen3 has model.biases={config.biases!r} and model.qk_norm={config.qk_norm}"
         )
+    if variant == "llama" and config.d_model % config.num_heads:
+        raise UserError(f"Llama needs model.d_model={config.d_model} to be a multiple of its {config.num_heads} heads")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
     if config.rotary_scaling is not None:
         name, *numbers = config.rotary_scaling

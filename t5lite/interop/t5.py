@@ -2,6 +2,7 @@
 
 Whether the head is tied is told by its tensor being there: config.json says so of every T5 that transformers 5 writes.
 Of v1.1 the last hidden states are not scaled; `scale_decoder_outputs` says it, where absent `tie_word_embeddings`.
+Those of mT5 never are, though transformers 5 writes `tie_word_embeddings: true` of it too.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ FIXED = {
 def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
     layers = needed(json, "num_layers")
     decoder_layers = layers if json.get("num_decoder_layers") is None else needed(json, "num_decoder_layers")
-    scaled = json.get("scale_decoder_outputs", json.get("tie_word_embeddings", True))
+    usual = json["model_type"] != "mt5" and json.get("tie_word_embeddings", True)
+    scaled = json.get("scale_decoder_outputs", usual)
     return {
         **{name: value for name, value in FIXED.items() if name != "score_scale"},
         "architecture": "encoder_decoder",

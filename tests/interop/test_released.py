@@ -1,5 +1,6 @@
 """Released weights go in and out bit for bit, and a folder that is not what it should be is refused by name."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -240,6 +241,21 @@ def test_a_model_of_no_family_is_not_exported():
     model = ModelConfig(0, 2, 128, 24, 40, 3, 8, positions="alibi")
     with pytest.raises(UserError, match=r"no family of released models has this shape: .*model.positions"):
         describe(model)
+
+
+def test_a_width_that_its_heads_do_not_divide_is_no_llama():
+    """transformers opens none, whatever head_dim says; a Qwen3 it does."""
+    model = ModelConfig(0, 2, 128, 25, 40, 2, 8, positions="rotary", activation="swiglu")
+    with pytest.raises(UserError, match="d_model=25 to be a multiple of its 2 heads"):
+        describe(model)
+    assert describe(dataclasses.replace(model, qk_norm=True))[1]["model_type"] == "qwen3"
+
+
+@pytest.mark.parametrize(("model_type", "scale"), [("mt5", 1.0), ("t5", 24**-0.5)])
+def test_the_last_hidden_states_of_mt5_are_not_scaled_though_it_says_that_it_is_tied(model_type, scale, tmp_path):
+    said = {**VARIANTS["mt5"], "model_type": model_type, "tie_word_embeddings": True}
+    state = seeded_state(VARIANTS["mt5"], seed=0)
+    assert open_released(write_folder(tmp_path, said, state)).model.logit_scale == pytest.approx(scale)
 
 
 def test_every_model_type_has_a_family():

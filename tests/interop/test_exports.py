@@ -1,0 +1,97 @@
+"""A run trained here, as a folder that transformers loads: a text has the same ids, and these the same logits."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5lite import convert
+from t5lite.answers import Generator, Options, Request
+from t5lite.config import read_config
+from t5lite.data.tokenizer import load_tokenizer
+from t5lite.decoding.settings import Settings
+from t5lite.objectives.batch import Batch
+from t5lite.train import train
+from tests.interop import reference
+from tests.interop.ours import outputs_of
+from tests.interop.test_parity import assert_same, live
+from tests.small import write_texts
+
+TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
+ARGUMENTS = {"encoder_decoder": "", "decoder": ":objective=causal_lm"}
+TEXTS = ["the sea", "  a white  whale\nwent", "the <extra_id_0> said▁the captain <extra_id_1>", "é"]
+
+
+@pytest.fixture(scope="module", params=ARGUMENTS)
+def exported(request, tmp_path_factory):
+    """(workdir, folder) of configs/tiny.py, whose network is made tiny indeed."""
+    root = tmp_path_factory.mktemp(request.param)
+    config = read_config(f"{TINY}{ARGUMENTS[request.param]}")
+    config.data.train.source = write_texts(root / "texts")
+    config.objective.inputs_length = 64
+    config.tokenizer.vocab_size = 290
+    config.model.update({"d_model": 36, "d_ff": 40, "num_heads": 3, "head_dim": 10})
+    config.mesh.data = 1
+    config.budget.steps = 4
+    config.eval.rows = 8
+    train(config, root / "run")
+    convert.main(["--from", str(root / "run"), "--to", f"hf:{root / 'released'}"])
+    return root / "run", root / "released"
+
+
+def test_what_was_exported_answers_here_like_the_run(exported):
+    places, options = [str(exported[0]), f"hf:{exported[1]}"], Options(Settings(max_new_tokens=6))
+    assert len({load_tokenizer(place, 0, ()).sha256 for place in places}) == 1
+    ours, theirs = (list(Generator(place).answers(list(map(Request, TEXTS)), options)) for place in places)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["tokens"] == other["tokens"] and one["logprob"] == pytest.approx(other["logprob"], abs=1e-4)
+
+
+@live
+def test_transformers_loads_it_and_computes_the_same(exported):
+    import torch
+    import transformers
+
+    workdir, folder = exported
+    generator = Generator(workdir)
+    said = json.loads((folder / "config.json").read_text())
+    model, info = reference.loaded(folder, said)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    alone, start = said["model_type"] == "llama", [generator.tokenizer.vocabulary.start]
+    for text in TEXTS:
+        ids = generator.encode(text)
+        assert tokenizer(text)["input_ids"] == [*(start if alone else []), *ids]
+        decoded = np.array([[*start, *(ids if alone else [7, 8, 9, 389])]])
+        targets, inputs = jnp.zeros(decoded.shape, jnp.int32), None if alone else ids[None]
+        ours = Batch(targets, targets, inputs=inputs, decoder_inputs=jnp.asarray(decoded))
+        given = {"decoder_input_ids": decoded, "input_ids": inputs}
+        given = {"input_ids": decoded} if alone else given
+        with torch.no_grad():
+            theirs = model(**{name: torch.from_numpy(values.astype(np.int64)) for name, values in given.items()})
+        assert_same(outputs_of(generator.model, generator.params, ours), {"logits": theirs.logits.numpy()})
+
+
+@live
+def test_transformers_generates_what_is_generated_here(exported):
+    """Greedily, from text to text."""
+    import torch
+    import transformers
+
+    workdir, folder = exported
+    generator, said = Generator(workdir), json.loads((folder / "config.json").read_text())
+    model, tokenizer = reference.loaded(folder, said)[0], transformers.AutoTokenizer.from_pretrained(folder)
+    requests, options = list(map(Request, TEXTS)), Options(Settings(max_new_tokens=8))
+    allowed = generator.allowed(requests, ())
+    never = ~np.pad(allowed, ((0, 0), (0, said["vocab_size"] - allowed.shape[1])))
+    for answer, not_these in zip(generator.answers(requests, options), never, strict=True):
+        given = tokenizer(answer["input"], return_tensors="pt")
+        suppressed = np.flatnonzero(not_these).tolist()
+        with torch.no_grad():
+            out = model.generate(**given, max_new_tokens=8, do_sample=False, suppress_tokens=suppressed)[0].tolist()
+        new = out[1:] if model.config.is_encoder_decoder else out[given["input_ids"].shape[1] :]
+        assert new == answer["tokens"]
+        end = [] if new[-1:] != [tokenizer.eos_token_id] else new[-1:]
+        assert tokenizer.decode(new[: len(new) - len(end)], skip_special_tokens=False) == answer["output"]
