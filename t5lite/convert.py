@@ -29,10 +29,10 @@ from t5lite.interop.released import (
 )
 from t5lite.interop.tensors import DTYPES
 from t5lite.model.transformer import parameter_shapes
-from t5lite.released import Opened, open_model
+from t5lite.released import open_model
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import make_policy
-from t5lite.training.sharding import make_mesh, params_shardings
+from t5lite.training.sharding import make_mesh, placed_shapes
 from t5lite.training.start import load_params
 from t5lite.training.step import TrainState
 from t5lite.training.workdir import write_facts
@@ -46,9 +46,7 @@ def import_released(place: str, workdir: Path) -> Released:
         raise UserError(f"{workdir} exists already; choose another --to, or remove it")
     released, opened = open_released(folder_of(place)), open_model(place)
     opened.config.tokenizer.path, mesh = None, make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    shapes = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in released.shapes.items()}
-    shardings = flatten_dict(params_shardings(unflatten_dict(shapes, sep="/"), mesh), sep="/")
-    like = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[path]) for path, x in shapes.items()}
+    like = flatten_dict(placed_shapes(parameter_shapes(released.model), mesh), sep="/")
     with atomic_folder(workdir, ELSEWHERE) as temporary:
         opened.tokenizer.save(temporary / "tokenizer")
         provenance = {"data": {"tokenizer": opened.tokenizer.sha256}, "labels": opened.labels}
@@ -60,7 +58,7 @@ def import_released(place: str, workdir: Path) -> Released:
     return released
 
 
-def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, average: int) -> Opened:
+def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, average: int) -> None:
     """Make `folder` of the run in `workdir`."""
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another --to, or remove it")
@@ -75,7 +73,6 @@ def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, a
             more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
             more["label2id"] = {name: i for i, name in enumerate(opened.labels)}
         write_released(temporary, opened.model.config, flatten_dict(params, sep="/"), dtype, more)
-    return opened
 
 
 def _show(released: Released) -> None:

@@ -138,6 +138,12 @@ def params_shardings(params: Any, mesh: Mesh, rules: Table | None = None) -> Any
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
+def placed_shapes(params: Any, mesh: Mesh) -> Any:
+    """The shapes of `params` as jax.ShapeDtypeStruct, with the shardings that the rules give them."""
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(place, params, params_shardings(params, mesh))
+
+
 def _owner(path: str, params: Iterable[str]) -> str | None:
     """The parameter whose path is the longest suffix of a state leaf's: …/mu/encoder/final_norm/scale → encoder/…"""
     parts = path.split("/")

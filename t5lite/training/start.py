@@ -26,7 +26,7 @@ from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.hosts import whole
 from t5lite.training.reading import Items, chosen_steps, evaluated, intact
 from t5lite.training.record import Record
-from t5lite.training.sharding import params_shardings
+from t5lite.training.sharding import placed_shapes
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress
@@ -190,8 +190,7 @@ def load_params(
     step: as for `chosen_steps`. average: the mean of the parameters of so many checkpoints, the newest; their step is
     then that of the newest of them.
     """
-    shardings = params_shardings(shapes, mesh)
-    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    like = placed_shapes(shapes, mesh)
     if is_released(place):
         if step is not None or average > 1:
             raise UserError(f"--step and --average are of runs, and {place} is none; leave them out")
