@@ -115,7 +115,7 @@ def number(json: Json, name: str, usual: float) -> float:
 def chosen(json: Json, name: str, known: Mapping[str, str], usual: str) -> str:
     """Our word for what config.json says under `name`, one of `known`."""
     value = json.get(name, usual)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UserError(f"config.json: {name}={value!r} is not supported; known: {', '.join(known)}")
     return known[value]
 

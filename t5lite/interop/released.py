@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from t5lite.checks import RANGES
 from t5lite.errors import UserError
 from t5lite.files import read_json
 from t5lite.interop.bart import BART
@@ -79,7 +80,10 @@ class Released:
         named = self.json.get("id2label")
         if not isinstance(named, Mapping) or not (self.model.heads.classifier or self.model.heads.tagger):
             return None
-        return tuple(str(named[i]) for i in sorted(named, key=int))
+        try:
+            return tuple(str(named[i]) for i in sorted(named, key=int))
+        except ValueError as error:
+            raise UserError(f"{self.folder / CONFIG}: id2label should have numbers for names ({error})") from error
 
     def read(self, path: str) -> np.ndarray:
         """A parameter, float32, with the layers stacked; one tensor beside it in memory."""
@@ -106,7 +110,7 @@ def read_released_json(folder: Path) -> tuple[Json, Family]:
     if said is None:
         raise UserError(f"{folder} holds no {CONFIG}: it is no folder of released weights")
     model_type = said.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise UserError(f"{folder / CONFIG}: model_type {model_type!r} is not supported; known: {known}")
     return said, FAMILIES[model_type]
@@ -119,6 +123,7 @@ def open_released(folder: Path) -> Released:
     names = {family.name_of(name): name for name in tensors.tensors}
     try:
         fields = family.fields(said, names)
+        _check_ranges(fields)
         model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
@@ -137,6 +142,17 @@ def open_released(folder: Path) -> Released:
     released = Released(folder, said, family, fields, model, tensors, rows, (), ignored)
     _check_shapes(released)
     return dataclasses.replace(released, repeated=_repeated(released, names, left))
+
+
+def _check_ranges(fields: Mapping[str, Any]) -> None:
+    """UserError for a number that a config of ours could not have either."""
+    for name, value in fields.items():
+        least, most = RANGES.get(f"model.{name}", (None, None))
+        if least is not None and value is not None:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not least <= value <= most:
+                shown = f"{value!r}"[:40]
+                raise UserError(f"{CONFIG}: model.{name} would be {shown}, which is not from {least:,} to {most:,}")
 
 
 @functools.lru_cache(8)

@@ -156,7 +156,7 @@ class ModelConfig:
         if self.rotary_scaling is not None:
             name, *numbers = self.rotary_scaling or ("",)
             known = ", ".join(f"{name} and {count} numbers" for name, count in ROTARY_SCALINGS.items())
-            if ROTARY_SCALINGS.get(name) != len(numbers) or not all(isinstance(n, int | float) for n in numbers):
+            if ROTARY_SCALINGS.get(name) != len(numbers) or not all(map(_is_positive, numbers)):
                 raise UserError(f"model.rotary_scaling={self.rotary_scaling!r} is none of these: {known}")
 
     @property
@@ -190,6 +190,10 @@ class ModelConfig:
     def starts_like_t5(self) -> bool:
         """Whether fresh parameters are T5's; else GPT-2's."""
         return (self.initialisation or ("t5" if self.positions == "relative_bias" else "gpt2")) == "t5"
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < float("inf")
 
 
 def _require_int(field: str, value: object, *, minimum: int) -> None:

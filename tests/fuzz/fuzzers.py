@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from t5lite import compare, generate, prepare, preview, train
+from t5lite import compare, convert, generate, prepare, preview, train
 from t5lite.checks import RANGES
 from t5lite.config import base_config
 from t5lite.objectives.catalogue import OBJECTIVES
@@ -214,6 +214,23 @@ def _run_workdir(case: tuple[str, bytes], ground: Ground, folder: Path) -> Outco
     return run(compare.main, [folder / "run", "--out", folder / "report"])
 
 
+def _released_cases(ground: Ground) -> st.SearchStrategy:
+    files = sorted(path for path in ground.released.rglob("*") if path.is_file())
+    return st.sampled_from(files).flatmap(lambda path: st.tuples(st.just(path), _damage(path, ground)))
+
+
+def _run_released(case: tuple[Path, bytes], ground: Ground, folder: Path) -> Outcome:
+    """Weights that are damaged become a run, or nothing at all."""
+    path, content = case
+    shutil.copytree(path.parent, folder / "weights")
+    (folder / "weights" / path.name).write_bytes(content)
+    outcome = run(convert.main, ["--from", f"hf:{folder / 'weights'}", "--to", folder / "run"])
+    left = sorted(each.name for each in folder.iterdir() if each.name != "weights")
+    if left != (["run"] if outcome.kind == "succeeded" else []):
+        return Outcome("failed", f"{outcome.kind}, and left {left}")
+    return outcome
+
+
 def _cache_files(ground: Ground) -> list[Path]:
     parts = json.loads(ground.prepared)["parts"].values()
     folders = [ground.tokenizer, *{Path(part["folder"]) for part in parts}]
@@ -245,5 +262,6 @@ FUZZERS = {
     "training": Fuzzer(_training_cases, _run_training, 8),
     "answers": Fuzzer(_answer_cases, _run_answer, 8),
     "workdirs": Fuzzer(_workdir_cases, _run_workdir, 20),
+    "released": Fuzzer(_released_cases, _run_released, 15),
     "caches": Fuzzer(_cache_cases, _run_cache, 60),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from t5lite import prepare, train
 from tests.fuzz.outcome import Outcome, run
+from tests.interop.places import PLACES, make_place
 from tests.small import Spy, write_texts
 
 CONFIG = """
@@ -51,6 +52,13 @@ class Ground:
         workdir = self.folder / "complete"
         _must(train, "--config", f"{self.config}:objective=causal_lm,architecture=decoder", "--workdir", workdir)
         return workdir
+
+    @functools.cached_property
+    def released(self) -> Path:
+        """A folder of folders of released weights."""
+        for name in PLACES:
+            make_place(self.folder / "released" / name, name)
+        return self.folder / "released"
 
     @functools.cached_property
     def prepared(self) -> str:
