@@ -5,10 +5,17 @@ Programs are compiled without optimisation: the tests are many small programs th
 XLA runs the independent collectives of a program at once, each waiting on a thread of its own. Its pool has a thread a
 device or core, which eight devices on two cores exhaust now and then, and then wait for each other for ever: NPROC, the
 cores that XLA believes in, makes the pool larger.
+
+What a file has compiled goes with it: each program takes some memory maps, of which Linux gives a process 65,530, and
+XLA crashes where it gets no more.
 """
 
+import gc
 import os
+import sys
 import tempfile
+
+import pytest
 
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
@@ -21,3 +28,11 @@ os.environ["T5LITE_CACHE"] = _scratch.name
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch.name, "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_file():
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
