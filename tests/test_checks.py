@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from t5lite.checks import RANGES, check, check_budget
+from t5lite.checks import RANGES, check, check_budget, require_training_data
 from t5lite.config import at, base_config, put
 from tests.test_config import complaint, valid
 
@@ -118,6 +118,6 @@ def test_values_that_no_run_can_have_are_refused_by_name(field, value):
     (config[group] if group else config)[name] = value
     fault = {"data.train.source": "data.train", "data.train.mixture": "data.train", "budget.tokens": "budget"}
     complaint(
-        lambda: (check(config), check_budget(config)),
+        lambda: (check(config), check_budget(config), require_training_data(config)),
         f"config.{fault.get(field, 'budget' if value is None else field)}",
     )

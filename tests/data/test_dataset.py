@@ -315,9 +315,9 @@ def test_the_tokenizer_of_the_config_comes_before_that_of_the_workdir_given(tmp_
     other = train_tokenizer(sample_chunks([TEXT[::-1]], 10**6), 350)
     other.save(tmp_path / "parent" / "tokenizer")
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
-    assert open_dataset(config, "text", tmp_path / "parent").tokenizer.sha256 == TOKENIZER.sha256
+    assert open_dataset(config, "text", str(tmp_path / "parent")).tokenizer.sha256 == TOKENIZER.sha256
     config.tokenizer.path = None
-    opened = open_dataset(config, "text", tmp_path / "parent")
+    opened = open_dataset(config, "text", str(tmp_path / "parent"))
     assert opened.tokenizer.sha256 == opened.identity["tokenizer"] == other.sha256
 
 

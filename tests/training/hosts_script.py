@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def vote():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=cli.Path)
+    parser.add_argument("--folder", type=Path)
     cli.add_hosts(parser)
     arguments = parser.parse_args()
     with cli.jax_started(arguments):
