@@ -164,14 +164,15 @@ def test_every_default_row_is_used_by_an_encoder_decoder_or_an_encoders_heads(tr
     heads = {f"{name}/kernel": np.zeros(shape) for name, shape in {**kernels, "tagger": (D, 5)}.items()}
     heads |= {"token_type_embedding/embedding": np.zeros((2, D)), "mlm_transform/norm/scale": np.zeros(D)}
     heads |= {
-        "encoder/position_embedding/embedding": np.zeros((16, D)),
+        "more/position_embedding/embedding": np.zeros((16, D)),
+        "lm_head/kernel": np.zeros((D, 8)),
         "lm_head/bias": np.zeros(8),
         "pooler/bias": np.zeros(D),
     }
     heads |= {f"more/layers/{name}/bias": np.zeros((N, 8)) for name in ("self_attention/query", "mlp/up")}
     found = specs(params_shardings({**trees[0], **unflatten_dict(heads, sep="/")}, make_mesh(1, 4, 2), param_rules()))
     assert {found[f"{name}/kernel"] for name in (*kernels, "tagger")} == {P("fsdp", None)}
-    assert found["token_type_embedding/embedding"] == found["encoder/position_embedding/embedding"] == P(None, "fsdp")
+    assert found["token_type_embedding/embedding"] == found["more/position_embedding/embedding"] == P(None, "fsdp")
     assert found["lm_head/bias"] == P("tensor") and found["pooler/bias"] == P(None)
     assert found["more/layers/self_attention/query/bias"] == found["more/layers/mlp/up/bias"] == P(None, "tensor")
 
