@@ -62,15 +62,20 @@ def attend_cached(q_BxTxHxK: Array, keys_BxHxKxS: Array, values_BxHxSxK: Array, 
     q_BxGxRTxK = q_BxTxHxK.swapaxes(1, 2).reshape(batch, keys_BxHxKxS.shape[1], -1, head_dim)
     scores_BxGxRTxS = jnp.matmul(q_BxGxRTxK, keys_BxHxKxS[..., :slots], preferred_element_type=jnp.float32)
     scores_BxHxTxS = scores_BxGxRTxS.reshape(batch, heads, length, slots)
-    if scale != 1.0:
-        scores_BxHxTxS *= scale
-    if bias_BxHxTxS is not None:
-        scores_BxHxTxS += bias_BxHxTxS
-    if mask is not None:
-        scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, MASKED)
-    weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(values_BxHxSxK.dtype)
+    weights_BxHxTxS = _weights(scores_BxHxTxS, bias_BxHxTxS, mask, scale).astype(values_BxHxSxK.dtype)
     y_BxGxRTxK = jnp.matmul(weights_BxHxTxS.reshape(scores_BxGxRTxS.shape), values_BxHxSxK[:, :, :slots])
     return y_BxGxRTxK.reshape(batch, heads, length, head_dim).swapaxes(1, 2)
+
+
+def _weights(scores_BxHxTxS: Array, bias: Array | None, mask: Array | None, scale: float) -> Array:
+    """Softmax over the keys of scaled and biased scores under the mask, float32."""
+    if scale != 1.0:
+        scores_BxHxTxS *= scale
+    if bias is not None:
+        scores_BxHxTxS += bias
+    if mask is not None:
+        scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, MASKED)
+    return jax.nn.softmax(scores_BxHxTxS, axis=-1)
 
 
 def choose(query_shape: tuple[int, ...], key_shape: tuple[int, ...]) -> str:
@@ -86,14 +91,7 @@ def einsum_attention(q, k, v, bias, mask, *, scale, dropout, key):
     # G heads of keys, each with R heads of queries.
     q_BxTxGxRxK = q.reshape(batch, length, k.shape[2], -1, head_dim)
     scores = jnp.einsum("btgrk,bsgk->bgrts", q_BxTxGxRxK, k, preferred_element_type=jnp.float32)
-    scores_BxHxTxS = scores.reshape(batch, heads, length, -1)
-    if scale != 1.0:
-        scores_BxHxTxS *= scale
-    if bias is not None:
-        scores_BxHxTxS += bias
-    if mask is not None:
-        scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, MASKED)
-    weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(v.dtype)
+    weights_BxHxTxS = _weights(scores.reshape(batch, heads, length, -1), bias, mask, scale).astype(v.dtype)
     if dropout:
         keep = jax.random.bernoulli(key, 1 - dropout, weights_BxHxTxS.shape)
         weights_BxHxTxS = jnp.where(keep, weights_BxHxTxS / (1 - dropout), 0)
