@@ -9,6 +9,7 @@ answer depends on its place and the seed, not on what shares its batch.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ import jax
 import numpy as np
 
 from t5lite.data.rows import clipped
-from t5lite.decoding.generate import Generated, Generation, padded
+from t5lite.decoding.generate import Generated, Generation, padded, step_weights
 from t5lite.decoding.score import score_targets
 from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
-from t5lite.model.transformer import parameter_shapes
+from t5lite.model.transformer import StepWeights, parameter_shapes
 from t5lite.released import open_model
 from t5lite.training import hosts
 from t5lite.training.sharding import make_mesh
@@ -210,8 +211,13 @@ class Generator:
                 prefixes=prefixes,
                 allowed=allowed,
                 eos=vocabulary.eos,
+                weights=self._step_weights,
                 **self._reading(),
             )
+
+    @functools.cached_property
+    def _step_weights(self) -> StepWeights:
+        return step_weights(self.model, self.params)
 
     def _reading(self) -> dict[str, Any]:
         """How the model reads what it is given, as in training."""

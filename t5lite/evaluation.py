@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import flat, to_dict
 from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows
-from t5lite.decoding.generate import generate
+from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
@@ -185,7 +185,7 @@ class Evaluator:
         """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window."""
         experiment = self.experiment
         objective, vocabulary = self.objective, experiment.vocabulary
-        decode = experiment.dataset.tokenizer.decode
+        decode, weights = experiment.dataset.tokenizer.decode, step_weights(experiment.model, params)
         for index, rows in enumerate(batches):
             placed = put_batch(rows, self.mesh)
             valid = whole(placed.pop("valid"))
@@ -207,6 +207,7 @@ class Evaluator:
                 prefix_attention=objective.prefix_attention,
                 eos=vocabulary.eos,
                 start=vocabulary.start,
+                weights=weights,
             )
             examples, generated = whole((examples, generated))
             inputs = _real(examples.inputs, examples.inputs_segment_ids)

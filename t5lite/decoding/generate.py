@@ -23,7 +23,7 @@ import numpy as np
 from t5lite.decoding import beams, streams
 from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
-from t5lite.model.transformer import Transformer
+from t5lite.model.transformer import StepWeights, Transformer
 
 Array = jax.Array
 
@@ -53,12 +53,13 @@ class Generation:
     prefix_attention: a decoder's prompt sees itself in both directions, as it must have in training.
     eos: the id that ends an answer. start: the id with which an encoder-decoder's answers begin, not generated itself.
     prepend_start: a decoder's prompt gets it in front too; if not, no prompt may be empty.
+    weights: the `step_weights` of the same parameters, by who generates more than once; None: they are made here.
     """
 
     def __init__(self, model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings, *,
                  keys: Array | None = None, prefixes: Sequence[Sequence[int]] | None = None,
                  allowed: np.ndarray | None = None, prefix_attention: bool = False, eos: int = 1, start: int = 0,
-                 prepend_start: bool = True):  # fmt: skip
+                 prepend_start: bool = True, weights: StepWeights | None = None):  # fmt: skip
         if model.config.architecture == "encoder":
             raise UserError("an encoder alone generates nothing: model.num_decoder_layers is 0")
         if settings.sampled and keys is None:
@@ -79,7 +80,8 @@ class Generation:
         self._state = _begin(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(lengths, jnp.int32),
                              settings=program, prefix_attention=prefix_attention,
                              start=start if takes_start else None)  # fmt: skip
-        self._advance = functools.partial(_advance, model, params, request, settings=program, eos=eos)
+        weights = step_weights(model, params) if weights is None else weights
+        self._advance = functools.partial(_advance, model, params, weights, request, settings=program, eos=eos)
 
     def advance(self, limit: int | None = None) -> None:
         """Generate until answers have `limit` tokens (None: max_new_tokens) or have ended."""
@@ -120,6 +122,12 @@ def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, set
     generation = Generation(model, params, inputs, lengths, settings, **options)
     generation.advance()
     return generation.result()
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def step_weights(model: Transformer, params: Any) -> StepWeights:
+    """What the steps of `Generation` read, as large as the decoder again; under the mesh, if any, of the parameters."""
+    return model.apply({"params": params}, method=Transformer.step_weights)
 
 
 def padded(
@@ -179,13 +187,11 @@ def _begin(model, params, inputs, lengths, *, settings, prefix_attention, start)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings", "eos"), donate_argnames="state")
-def _advance(model, params, request, state, limit, *, settings, eos):
-    # Cut from the stack here: within the loop the parameters would be copied at every step.
-    layers = model.apply({"params": params}, method=Transformer.decoder_layers)
+def _advance(model, params, weights, request, state, limit, *, settings, eos):
     choose = beams.search if settings.num_beams > 1 else streams.sample
 
     def step(state):
-        logits_BxRxV, state = streams.read(model, params, layers, settings, state)
+        logits_BxRxV, state = streams.read(model, params, weights, settings, state)
         return choose(settings, request, eos, logits_BxRxV, state)
 
     return jax.lax.while_loop(lambda state: (state.step < limit) & ~state.done_BxR.all(), step, state)

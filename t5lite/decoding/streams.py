@@ -20,7 +20,7 @@ from t5lite.decoding.prefill import prefill
 from t5lite.decoding.sampling import FORBIDDEN, next_tokens, penalise
 from t5lite.decoding.settings import Settings
 from t5lite.model.stack import Cache
-from t5lite.model.transformer import Transformer
+from t5lite.model.transformer import StepWeights, Transformer
 
 Array = jax.Array
 
@@ -106,15 +106,17 @@ def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, 
                  Answers.empty(batch, streams, steps), jnp.zeros((batch, streams), bool), seen)  # fmt: skip
 
 
-def read(model: Transformer, params: Any, layers: list, settings: Settings, state: State) -> tuple[Array, State]:
+def read(
+    model: Transformer, params: Any, weights: StepWeights, settings: Settings, state: State
+) -> tuple[Array, State]:
     """Logits float32 [B, R, V] after each stream's token, and the state with it in the cache."""
     streams, slots = settings.streams, state.visible_BxRxS.shape[-1]
     slot = slots - (settings.max_new_tokens - state.step) * streams
     own_RxS = jnp.arange(slots) == slot + jnp.arange(streams)[:, None]
     visible = state.visible_BxRxS | own_RxS
-    hidden_BxRxD, cache = model.apply({"params": params}, state.tokens_BxR, state.cache, slot, visible, layers,
+    hidden_BxRxD, cache = model.apply({"params": params}, state.tokens_BxR, state.cache, slot, visible, weights.layers,
                                       method=Transformer.extend)  # fmt: skip
-    logits = model.apply({"params": params}, hidden_BxRxD, method=Transformer.logits)
+    logits = model.apply({"params": params}, hidden_BxRxD, weights.vocabulary_DxV, method=Transformer.logits)
     return logits, state.replace(cache=cache, visible_BxRxS=visible)
 
 

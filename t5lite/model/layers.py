@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 
@@ -65,6 +66,9 @@ def kernel_stddev(config: ModelConfig, name: str) -> float:
     return (fan_in * config.head_dim) ** -0.5 if name == "query" else fan_in**-0.5
 
 
+QKV = ("query", "key", "value", "query_key_value")
+
+
 class Dense(nn.Module):
     """A product with a kernel [in, features] in the compute dtype, plus a bias [features] where the config has one.
 
@@ -79,7 +83,7 @@ class Dense(nn.Module):
         init, biases = nn.initializers.normal(kernel_stddev(self.config, self.name)), self.config.biases
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         y = x.reshape(-1, x.shape[-1]) @ kernel.astype(self.config.dtype)
-        if biases == "all" or (biases == "qkv" and self.name in ("query", "key", "value")):
+        if biases == "all" or (biases == "qkv" and self.name in QKV):
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.config.dtype)
         return y.reshape(*x.shape[:-1], self.features)
@@ -129,6 +133,7 @@ class Attention(nn.Module):
         self.norm = make_norm(config)
         self.query = Dense(config, config.num_heads * config.head_dim)
         self.key, self.value = (Dense(config, config.kv_heads * config.head_dim) for _ in range(2))
+        self.query_key_value = Dense(config, (config.num_heads + 2 * config.kv_heads) * config.head_dim)
         if config.qk_norm:
             self.query_norm, self.key_norm = RMSNorm(config), RMSNorm(config)
         self.output = Dense(config, config.d_model)
@@ -138,10 +143,25 @@ class Attention(nn.Module):
         x_BxTxHxK = x_BxTxHK.reshape(*x_BxTxHK.shape[:-1], -1, self.config.head_dim)
         return constrain(x_BxTxHxK, BATCH, None, TENSOR, None)
 
+    def _queries(self, q_BxTxHK: Array) -> Array:
+        q_BxTxHxK = self._heads(q_BxTxHK)
+        return self.query_norm(q_BxTxHxK) if self.config.qk_norm else q_BxTxHxK
+
+    def _keys(self, k_BxSxHK: Array) -> Array:
+        k_BxSxHxK = self._heads(k_BxSxHK)
+        return self.key_norm(k_BxSxHxK) if self.config.qk_norm else k_BxSxHxK
+
     def keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
         """Keys and values [B, S, KV heads, K] of what is attended to: of a decoder's memory, they serve all steps."""
-        keys, values = self._heads(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
-        return (self.key_norm(keys) if self.config.qk_norm else keys), values
+        return self._keys(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
+
+    def _own(self, h_BxTxD: Array) -> tuple[Array, Array, Array]:
+        """The tokens' own queries, keys and values [B, T, heads, K]: one product where the parameters are `joined`."""
+        if not self.has_variable("params", "query_key_value"):
+            return self._queries(self.query(h_BxTxD)), *self.keys_values(h_BxTxD)
+        ends = np.cumsum([self.config.num_heads, self.config.kv_heads]) * self.config.head_dim
+        q, k, v = jnp.split(self.query_key_value(h_BxTxD), ends, axis=-1)
+        return self._queries(q), self._keys(k), self._heads(v)
 
     def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, *,
                  keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
@@ -156,15 +176,13 @@ class Attention(nn.Module):
         """
         config, pre = self.config, self.config.norm_position == "pre"
         h_BxTxD = self.norm(x_BxTxD) if pre else x_BxTxD
-        q_BxTxHxK = self._heads(self.query(h_BxTxD))
-        if config.qk_norm:
-            q_BxTxHxK = self.query_norm(q_BxTxHxK)
-        k, v = keys_values or (None, None)
-        if k is None and (cache is None or slot is not None):
-            k, v = self.keys_values(h_BxTxD)
+        if keys_values is None and (cache is None or slot is not None):
+            q_BxTxHxK, k, v = self._own(h_BxTxD)
             if config.positions == "rotary":
                 index_BxT = jnp.arange(x_BxTxD.shape[1])[None] if positions_BxT is None else positions_BxT
                 q_BxTxHxK, k = (rotate(x, index_BxT, config.rotary_base, config.rotary_scaling) for x in (q_BxTxHxK, k))
+        else:
+            q_BxTxHxK, (k, v) = self._queries(self.query(h_BxTxD)), keys_values or (None, None)
         if cache is not None:
             cache = cache if slot is None else written(cache, k, v, slot)
             y_BxTxHxK = attend_cached(q_BxTxHxK, *cache, bias, mask, scale=config.score_scale)
@@ -214,11 +232,14 @@ class MLP(nn.Module):
         config, activation = self.config, ACTIVATIONS[self.config.activation]
         norm, pre = make_norm(config, name="norm"), config.norm_position == "pre"
         h_BxTxD = norm(x_BxTxD) if pre else x_BxTxD
-        h_BxTxF = Dense(config, config.d_ff, name="up")(h_BxTxD)
-        if config.gated:
-            h_BxTxF = activation(Dense(config, config.d_ff, name="gate")(h_BxTxD)) * h_BxTxF
+        if self.has_variable("params", "gate_up"):  # `joined`
+            gate_BxTxF, up_BxTxF = jnp.split(Dense(config, 2 * config.d_ff, name="gate_up")(h_BxTxD), 2, axis=-1)
+            h_BxTxF = activation(gate_BxTxF) * up_BxTxF
+        elif config.gated:
+            up_BxTxF = Dense(config, config.d_ff, name="up")(h_BxTxD)
+            h_BxTxF = activation(Dense(config, config.d_ff, name="gate")(h_BxTxD)) * up_BxTxF
         else:
-            h_BxTxF = activation(h_BxTxF)
+            h_BxTxF = activation(Dense(config, config.d_ff, name="up")(h_BxTxD))
         h_BxTxF = constrain(h_BxTxF, BATCH, None, TENSOR)
         h_BxTxF = nn.Dropout(config.dropout)(h_BxTxF, deterministic=deterministic)
         y_BxTxD = Dense(config, config.d_model, name="down")(h_BxTxF)
@@ -262,3 +283,26 @@ class Layer(nn.Module):
     def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
         """As a cache holds them: keys [B, H, K, S] and values [B, H, S, K]."""
         return as_cached(*self.cross_attention.keys_values(memory_BxSxD))
+
+
+def joined(layer: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """A layer's parameters with kernels in the compute dtype, and side by side where they read the same activations:
+
+        self_attention/query_key_value in place of query, key, value;  mlp/gate_up in place of gate, up
+
+    A step of few tokens takes as long as its weights take to read, and to begin with each. On a mesh that splits heads
+    or hidden width the parts stay apart: each device's share of the whole would not be its share of the parts.
+    """
+    layer = jax.tree.map_with_path(
+        lambda path, leaf: leaf.astype(config.dtype) if path[-1].key == "kernel" else leaf, layer
+    )
+    if jax.sharding.get_abstract_mesh().shape.get(TENSOR, 1) > 1:
+        return layer
+    attention = _side_by_side(layer["self_attention"], "query_key_value", ("query", "key", "value"))
+    mlp = _side_by_side(layer["mlp"], "gate_up", ("gate", "up")) if config.gated else layer["mlp"]
+    return {**layer, "self_attention": attention, "mlp": mlp}
+
+
+def _side_by_side(block: dict[str, Any], name: str, parts: tuple[str, ...]) -> dict[str, Any]:
+    rest = {key: value for key, value in block.items() if key not in parts}
+    return {**rest, name: jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), *(block[part] for part in parts))}

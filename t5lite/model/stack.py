@@ -11,7 +11,7 @@ from flax import linen as nn
 from t5lite.errors import UserError
 from t5lite.model.attention import causal_mask, segment_mask
 from t5lite.model.config import ModelConfig
-from t5lite.model.layers import Layer, embedding_stddev, make_norm
+from t5lite.model.layers import Layer, embedding_stddev, joined, make_norm
 from t5lite.model.positions import AlibiBias, LearnedPositions, RelativeBias, sinusoids
 
 Array = jax.Array
@@ -137,15 +137,15 @@ class Stack(nn.Module):
         bias = self._bias_at(positions_BxT, keys_BxS)
         mask, cross_mask = visible_BxTxS[:, None], segment_mask(None, cache.memory_segment_ids) if self.cross else None
         x_BxTxD, extended = self._enter(x_BxTxD, positions_BxT), []
-        for params, old in zip(layers or self.unstacked(), cache.layers, strict=True):
+        for params, old in zip(layers or _unstack(self.layers, self.num_layers), cache.layers, strict=True):
             x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT, old,
                                             slot, method=Layer.extend)  # fmt: skip
             extended.append(new)
         return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))
 
-    def unstacked(self) -> list[Any]:
-        """The parameters of each layer."""
-        return _unstack(self.layers, self.num_layers)
+    def joined(self) -> list[Any]:
+        """The parameters of each layer, `layers.joined`."""
+        return [joined(layer, self.config) for layer in _unstack(self.layers, self.num_layers)]
 
     def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
         """For every layer, keys [B, H, K, S] and values [B, H, S, K] of the encoder's output."""

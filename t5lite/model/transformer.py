@@ -61,6 +61,15 @@ class Outputs(NamedTuple):
     labels: Array | None
 
 
+class StepWeights(NamedTuple):
+    """Parameters as `extend` and `logits` read them fastest, a few tokens at a time: layers, of the decoder, each apart
+    and with its kernels side by side (`layers.joined`); vocabulary_DxV. Kernels are in the compute dtype.
+    """
+
+    layers: list[Any]
+    vocabulary_DxV: Array
+
+
 class Transformer(nn.Module):
     """The whole model. Every method runs through `model.apply({"params": params}, …, method=…)`."""
 
@@ -147,18 +156,24 @@ class Transformer(nn.Module):
                             positions=batch.targets_positions, prefix_mask=batch.prefix_mask, memory_BxSxD=memory,
                             memory_segment_ids=batch.inputs_segment_ids, deterministic=deterministic)  # fmt: skip
 
-    def logits(self, hidden_BxTxD: Array) -> Array:
-        """Float32 [B, T, V] of hidden [B, T, D], or [B, V] of [B, D]; products accumulate in float32."""
+    def logits(self, hidden_BxTxD: Array, vocabulary_DxV: Array | None = None) -> Array:
+        """Float32 [B, T, V] of hidden [B, T, D], or [B, V] of [B, D]; products accumulate in float32.
+
+        vocabulary_DxV: that of `step_weights`.
+        """
         if self.config.mlm_transform:
             hidden_BxTxD = self.mlm_transform(hidden_BxTxD)
         config = self.config
         if config.logit_scale != 1.0:
             hidden_BxTxD = hidden_BxTxD * config.logit_scale
-        if config.tie_embeddings:
+        if vocabulary_DxV is not None:
+            logits = self._project(hidden_BxTxD, vocabulary_DxV)
+        elif config.tie_embeddings:
             logits = self._project(hidden_BxTxD, self.token_embedding.embedding, transposed=True)
-            logits = logits + self.lm_head.bias if config.logits_bias else logits
         else:
-            logits = self._answer(hidden_BxTxD, self.lm_head)
+            logits = self._project(hidden_BxTxD, self.lm_head.kernel)
+        if config.logits_bias:
+            logits = logits + self.lm_head.bias
         if config.logits_soft_cap is not None:
             logits = config.logits_soft_cap * jnp.tanh(logits / config.logits_soft_cap)
         return constrain(logits, BATCH, *(None,) * (logits.ndim - 2), TENSOR)
@@ -200,15 +215,15 @@ class Transformer(nn.Module):
         """The decoder's hidden states [B, T, D] of tokens that join the cache in slots `slot` … slot + T - 1, and it.
 
         visible_BxTxS: which slots each token sees, its own included; B may be 1. Slots from S on are not looked at.
-        layers: what `decoder_layers` gives, which a loop calls for once, before it: to cut the stacked parameters
-        copies them.
+        layers: those of `step_weights`.
         """
         positions_BxT = jax.lax.dynamic_slice_in_dim(cache.positions, slot, tokens_BxT.shape[1], axis=1)
         return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, slot, visible_BxTxS, layers)
 
-    def decoder_layers(self) -> list[Any]:
-        """The parameters of each of the decoder's layers, for `extend`."""
-        return self.decoder.unstacked()
+    def step_weights(self) -> StepWeights:
+        """What many steps read, made once: to cut the stacked parameters copies them."""
+        kernel = self.token_embedding.embedding.T if self.config.tie_embeddings else self.lm_head.kernel
+        return StepWeights(self.decoder.joined(), kernel.astype(self.config.dtype))
 
 
 def parameter_shapes(config: ModelConfig) -> Any:

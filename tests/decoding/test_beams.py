@@ -105,11 +105,11 @@ def test_the_search_with_one_beam_is_greedy():
     state = module._begin(model, params, jnp.asarray(prompts(), jnp.int32), jnp.asarray(LENGTHS, jnp.int32),
                           settings=settings, prefix_attention=False, start=0)  # fmt: skip
     state = state.replace(search=module.beams.begin_search(state.answers))
-    layers = model.apply({"params": params}, method=Transformer.decoder_layers)
+    weights = module.step_weights(model, params)
 
     @jax.jit
     def step(state):
-        logits, state = module.streams.read(model, params, layers, settings, state)
+        logits, state = module.streams.read(model, params, weights, settings, state)
         return module.beams.search(settings, request, EOS, logits, state)
 
     for _ in range(STEPS):

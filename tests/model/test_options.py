@@ -120,6 +120,9 @@ KINDS = {
     "grouped queries": {"num_kv_heads": 2},
     "one head of keys": {"num_kv_heads": 1, "positions": "relative_bias"},
     "query-key norm, post-norm": {"qk_norm": True, "norm_position": "post"},
+    "gated": {"activation": "swiglu", "tie_embeddings": True, "logits_soft_cap": 2.0},
+    "biases": {"biases": "all", "norm": "layer", "logits_bias": True},
+    "biases of queries, keys, values": {"biases": "qkv", "num_kv_heads": 3},
     "linear scaling": {"rotary_scaling": ("linear", 3.0)},
     "Llama 3's scaling": {"rotary_scaling": ("llama3", 8.0, 1.0, 4.0, 16)},
 }
@@ -128,7 +131,9 @@ KINDS = {
 @pytest.mark.parametrize("encoder_layers", [0, 2], ids=["decoder", "encoder_decoder"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_at_a_time_gives_the_logits_of_the_whole(kind, encoder_layers):
-    """After a prompt of several; the slots of the cache lie in another order than the positions."""
+    """After a prompt of several; the slots of the cache lie in another order than the positions. The prompt is read
+    with the parameters as they are, what follows with those for steps.
+    """
     config = dataclasses.replace(PLAIN, num_encoder_layers=encoder_layers, relative_buckets=8, relative_max_distance=16,
                                  embedding_norm=True, **KINDS[kind])  # fmt: skip
     model, params = Transformer(config), params_of(config)
@@ -139,11 +144,31 @@ def test_a_token_at_a_time_gives_the_logits_of_the_whole(kind, encoder_layers):
     slots = jnp.asarray([*range(prompt), *[0] * gap, *range(prompt, len(TOKENS))], jnp.int32)[None]
     cache = method(1, slots, memory, method=Transformer.start_cache)
     real = jnp.asarray([True] * prompt + [False] * gap + [True] * (len(TOKENS) - prompt))
-    steps = [(0, TOKENS[:prompt]), *((gap + i, TOKENS[i : i + 1]) for i in range(prompt, len(TOKENS)))]
+    weights = method(method=Transformer.step_weights)
+    steps = [
+        (0, TOKENS[:prompt], (None, None)),
+        *((gap + i, TOKENS[i : i + 1], weights) for i in range(prompt, len(TOKENS))),
+    ]
     found = []
-    for slot, tokens in steps:
+    for slot, tokens, (layers, vocabulary) in steps:
         at = slot + jnp.arange(len(tokens))
         visible = (jnp.arange(slots.shape[1])[None] <= at[:, None]) & real
-        hidden, cache = method(jnp.asarray(tokens)[None], cache, slot, visible[None], method=Transformer.extend)
-        found.append(method(hidden[0], method=Transformer.logits))
+        hidden, cache = method(jnp.asarray(tokens)[None], cache, slot, visible[None], layers, method=Transformer.extend)
+        found.append(method(hidden[0], vocabulary, method=Transformer.logits))
     np.testing.assert_allclose(np.concatenate(found), whole, atol=2e-5 * np.abs(whole).max())
+
+
+def test_weights_for_steps_are_in_the_compute_dtype_and_side_by_side_unless_heads_are_split():
+    config = dataclasses.replace(PLAIN, activation="swiglu", dtype="bfloat16")
+    method = functools.partial(
+        Transformer(config).apply, {"params": params_of(config)}, method=Transformer.step_weights
+    )
+    layers, vocabulary = jax.eval_shape(method)
+    attention, mlp = layers[1]["self_attention"], layers[1]["mlp"]
+    assert set(attention) == {"norm", "query_key_value", "output"} and set(mlp) == {"norm", "gate_up", "down"}
+    joined = attention["query_key_value"]["kernel"]
+    assert joined.shape == (24, 180) and joined.dtype == vocabulary.dtype == jnp.bfloat16
+    assert attention["norm"]["scale"].dtype == jnp.float32
+    with jax.set_mesh(jax.make_mesh((2,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))):
+        layers, _ = jax.eval_shape(lambda: method())
+    assert {"query", "key", "value"} <= set(layers[1]["self_attention"]) and {"gate", "up"} <= set(layers[1]["mlp"])
