@@ -27,6 +27,10 @@ from t5lite.model.transformer import StepWeights, Transformer
 
 Array = jax.Array
 
+# Of the tokens to be generated, for so many the cache of a row has slots at first; then it doubles, and so does what a
+# step reads of it. So it is the answers that cost, not what they might have been; each size is a program.
+FIRST_SLOTS = 128
+
 
 class Generated(NamedTuple):
     """R = num_return answers to each row, the best first; M = max_new_tokens.
@@ -77,8 +81,9 @@ class Generation:
             forced,
             forced_lengths,
         )
+        room = min(max(1, FIRST_SLOTS // settings.streams), settings.max_new_tokens)
         self._state = _begin(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(lengths, jnp.int32),
-                             settings=program, prefix_attention=prefix_attention,
+                             settings=program, room=room, prefix_attention=prefix_attention,
                              start=start if takes_start else None)  # fmt: skip
         weights = step_weights(model, params) if weights is None else weights
         self._advance = functools.partial(_advance, model, params, weights, request, settings=program, eos=eos)
@@ -86,7 +91,12 @@ class Generation:
     def advance(self, limit: int | None = None) -> None:
         """Generate until answers have `limit` tokens (None: max_new_tokens) or have ended."""
         limit = self.settings.max_new_tokens if limit is None else min(limit, self.settings.max_new_tokens)
-        self._state = self._advance(self._state, jnp.int32(limit))
+        while True:
+            room = streams.room(self.settings, self._state)
+            self._state, going_on = self._advance(self._state, jnp.int32(min(limit, room)))
+            if limit <= room or not going_on:
+                return
+            self._state = _grow(self._state, settings=self.settings)
 
     def pieces(self, every: int = 16, stopped: Callable[[int, list[int]], bool] | None = None) -> Iterator[Generated]:
         """What there is after every `every` tokens, as NumPy arrays, until all answers have ended.
@@ -180,9 +190,9 @@ def _forced(
     return jnp.asarray(forced), jnp.asarray([len(prefix) for prefix in prefixes], jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "settings", "prefix_attention", "start"))
-def _begin(model, params, inputs, lengths, *, settings, prefix_attention, start):
-    state = streams.begin(model, params, inputs, lengths, settings, prefix_attention, start)
+@functools.partial(jax.jit, static_argnames=("model", "settings", "room", "prefix_attention", "start"))
+def _begin(model, params, inputs, lengths, *, settings, room, prefix_attention, start):
+    state = streams.begin(model, params, inputs, lengths, settings, room, prefix_attention, start)
     return state.replace(search=beams.begin_search(state.answers)) if settings.num_beams > 1 else state
 
 
@@ -194,7 +204,14 @@ def _advance(model, params, weights, request, state, limit, *, settings, eos):
         logits_BxRxV, state = streams.read(model, params, weights, settings, state)
         return choose(settings, request, eos, logits_BxRxV, state)
 
-    return jax.lax.while_loop(lambda state: (state.step < limit) & ~state.done_BxR.all(), step, state)
+    state = jax.lax.while_loop(lambda state: (state.step < limit) & ~state.done_BxR.all(), step, state)
+    return state, ~state.done_BxR.all()
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _grow(state, *, settings):
+    room = min(2 * streams.room(settings, state), settings.max_new_tokens)
+    return state.replace(cache=state.cache.grown(streams.slot(settings, state, room)))
 
 
 def _so_far(state: streams.State) -> Generated:

@@ -44,17 +44,20 @@ class Prefilled(NamedTuple):
 
 
 def prefill(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, *, steps: int, streams: int = 1,
-            prefix_attention: bool = False, start: int | None = 0) -> Prefilled:  # fmt: skip
-    """Read inputs int32 [B, L] of `lengths_B`: the encoder's, or a decoder's prompts. Room is made for `steps` steps.
+            room: int | None = None, prefix_attention: bool = False, start: int | None = 0) -> Prefilled:  # fmt: skip
+    """Read inputs int32 [B, L] of `lengths_B`: the encoder's, or a decoder's prompts. `steps` steps are to follow.
 
+    room: for how many of them the cache has slots, before it is grown; None: all.
     start: the id in front of what a decoder reads; None: nothing, for a decoder alone.
     """
     batch, length = inputs_BxL.shape
+    own_slots = (steps if room is None else room) * streams
     after = jnp.repeat(jnp.arange(steps), streams)
     if model.config.num_encoder_layers:
         segment_ids = (jnp.arange(length) < lengths_B[:, None]).astype(jnp.int32)
         memory = model.apply({"params": params}, inputs_BxL, segment_ids, method=Transformer.encode)
-        cache = model.apply({"params": params}, batch, after[None], memory, segment_ids, method=Transformer.start_cache)
+        cache = model.apply({"params": params}, batch, after[None], memory, segment_ids, own_slots,
+                            method=Transformer.start_cache)  # fmt: skip
         first = jnp.full((batch, 1), start, jnp.int32)
         return Prefilled(cache, first[:, 0], jnp.zeros((batch, len(after)), bool), first, jnp.ones(batch, jnp.int32))
     if start is not None:
@@ -63,7 +66,8 @@ def prefill(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array
     slots_P = jnp.arange(inputs_BxL.shape[1])
     last_Bx1 = lengths_B[:, None] - 1
     positions = jnp.concatenate([jnp.broadcast_to(slots_P, inputs_BxL.shape), last_Bx1 + after], axis=1)
-    cache = model.apply({"params": params}, batch, positions, method=Transformer.start_cache)
+    cache = model.apply({"params": params}, batch, positions, slots=len(slots_P) + own_slots,
+                        method=Transformer.start_cache)  # fmt: skip
     seen = (slots_P <= slots_P[:, None])[None]
     if prefix_attention:
         prompt_BxP = slots_P <= last_Bx1

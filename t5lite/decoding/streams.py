@@ -89,12 +89,12 @@ def take_streams(x_BxRx: Array, index_BxC: Array) -> Array:
     return jnp.take_along_axis(x_BxRx, index_BxC.reshape(*index_BxC.shape, *(1,) * (x_BxRx.ndim - 2)), axis=1)
 
 
-def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, settings: Settings,
+def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, settings: Settings, room: int,
           prefix_attention: bool, start: int | None) -> State:  # fmt: skip
-    """The state before the first step; see `prefill` for the inputs."""
+    """The state before the first step; see `prefill` for the inputs and `room`."""
     streams, steps = settings.streams, settings.max_new_tokens
     batch, vocab_size = len(inputs_BxL), model.config.vocab_size
-    ready = prefill(model, params, inputs_BxL, lengths_B, steps=steps, streams=streams,
+    ready = prefill(model, params, inputs_BxL, lengths_B, steps=steps, streams=streams, room=room,
                     prefix_attention=prefix_attention, start=start)  # fmt: skip
     each = lambda x: jnp.repeat(x[:, None], streams, axis=1)
     seen = None
@@ -106,15 +106,24 @@ def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, 
                  Answers.empty(batch, streams, steps), jnp.zeros((batch, streams), bool), seen)  # fmt: skip
 
 
-def read(
-    model: Transformer, params: Any, weights: StepWeights, settings: Settings, state: State
-) -> tuple[Array, State]:
+def slot(settings: Settings, state: State, step: Array | int) -> Array | int:
+    """The first slot that the streams write in `step`."""
+    return state.visible_BxRxS.shape[-1] - (settings.max_new_tokens - step) * settings.streams
+
+
+def room(settings: Settings, state: State) -> int:
+    """For how many steps the cache has slots."""
+    return (state.cache.slots - slot(settings, state, 0)) // settings.streams
+
+
+def read(model: Transformer, params: Any, weights: StepWeights, settings: Settings,
+         state: State) -> tuple[Array, State]:  # fmt: skip
     """Logits float32 [B, R, V] after each stream's token, and the state with it in the cache."""
-    streams, slots = settings.streams, state.visible_BxRxS.shape[-1]
-    slot = slots - (settings.max_new_tokens - state.step) * streams
-    own_RxS = jnp.arange(slots) == slot + jnp.arange(streams)[:, None]
+    first = slot(settings, state, state.step)
+    own_RxS = jnp.arange(state.visible_BxRxS.shape[-1]) == first + jnp.arange(settings.streams)[:, None]
     visible = state.visible_BxRxS | own_RxS
-    hidden_BxRxD, cache = model.apply({"params": params}, state.tokens_BxR, state.cache, slot, visible, weights.layers,
+    hidden_BxRxD, cache = model.apply({"params": params}, state.tokens_BxR, state.cache, first,
+                                      visible[..., : state.cache.slots], weights.layers,
                                       method=Transformer.extend)  # fmt: skip
     logits = model.apply({"params": params}, hidden_BxRxD, weights.vocabulary_DxV, method=Transformer.logits)
     return logits, state.replace(cache=cache, visible_BxRxS=visible)

@@ -25,12 +25,24 @@ class Cache:
     slot in the same step. positions [B, S], or [1, S] where the same for all rows: where the token of each slot stands.
 
     layers: for each layer {"self": (keys [B, H, K, S], values [B, H, S, K])}, with an encoder also "cross", of
-    L in place of S. memory_segment_ids [B, L]: the encoder's padding (0), or None.
+    L in place of S. There may be fewer slots than positions, until it has `grown`. memory_segment_ids [B, L]: the
+    encoder's padding (0), or None.
     """
 
     layers: tuple[dict[str, Any], ...]
     positions: Array
     memory_segment_ids: Array | None = None
+
+    @property
+    def slots(self) -> int:
+        return self.layers[0]["self"][0].shape[-1]
+
+    def grown(self, slots: int) -> "Cache":
+        """With so many slots, the new ones empty."""
+        more = slots - self.slots
+        pad = lambda x, axis: jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
+        layers = tuple({**layer, "self": (pad(layer["self"][0], 3), pad(layer["self"][1], 2))} for layer in self.layers)
+        return self.replace(layers=layers)
 
 
 class Stack(nn.Module):

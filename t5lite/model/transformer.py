@@ -197,13 +197,14 @@ class Transformer(nn.Module):
                             deterministic=deterministic)  # fmt: skip
 
     def start_cache(self, batch: int, positions_BxS: Array, memory_BxSxD: Array | None = None,
-                    memory_segment_ids: Array | None = None) -> Cache:  # fmt: skip
-        """An empty cache of `batch` rows with a slot for each of `positions_BxS`, int32 [B, S] or [1, S].
+                    memory_segment_ids: Array | None = None, slots: int | None = None) -> Cache:  # fmt: skip
+        """An empty cache of `batch` rows with a slot for each of `positions_BxS`, int32 [B, S] or [1, S], or for the
+        first `slots` of them.
 
         With an encoder, its output is turned into keys and values once.
         """
         config = self.config
-        zeros = jnp.zeros((batch, positions_BxS.shape[1], config.kv_heads, config.head_dim), config.dtype)
+        zeros = jnp.zeros((batch, slots or positions_BxS.shape[1], config.kv_heads, config.head_dim), config.dtype)
         layers = [{"self": as_cached(zeros, zeros)} for _ in range(config.num_decoder_layers)]
         if config.num_encoder_layers:
             cross = self.decoder.cross_keys_values(memory_BxSxD)

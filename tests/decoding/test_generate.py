@@ -72,6 +72,33 @@ def test_in_pieces_it_is_the_same_bit_for_bit(settings):
         np.testing.assert_array_equal(each, whole)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [("encoder_decoder", BEAMS), ("decoder", SAMPLED), ("t5_decoder", GREEDY)]
+)
+def test_a_cache_that_grows_changes_nothing(monkeypatch, name, settings):
+    whole = run(name, settings)
+    monkeypatch.setattr("t5lite.decoding.generate.FIRST_SLOTS", 2 * settings.streams)
+    generation = Generation(*model_and_params(name), prompts(), LENGTHS, settings, keys=KEYS, eos=NEVER)
+    small = generation._state.cache.slots
+    generation.advance(2)
+    assert generation._state.cache.slots == small  # There is room for two.
+    generation.advance()
+    assert generation._state.cache.slots == small + 4 * settings.streams
+    grown = jax.device_get(generation.result())
+    np.testing.assert_array_equal(grown.tokens, whole.tokens)
+    np.testing.assert_allclose(grown.logprobs, whole.logprobs, atol=2e-5)
+
+
+def test_answers_that_have_ended_make_no_room_for_more(monkeypatch):
+    monkeypatch.setattr("t5lite.decoding.generate.FIRST_SLOTS", 2)
+    model, params = model_and_params("decoder")
+    first = int(run("decoder").tokens[0, 0, 0])
+    generation = Generation(model, params, prompts()[:1], LENGTHS[:1], GREEDY, eos=first)
+    small = generation._state.cache.slots
+    generation.advance()
+    assert generation._state.cache.slots == small and generation.result().lengths.tolist() == [[1]]
+
+
 def test_rows_end_at_eos_each_on_its_own():
     endless = run("encoder_decoder")
     eos = int(endless.tokens[0, 0, 2])
