@@ -99,7 +99,8 @@ def main() -> None:
             for measured in measure(command):
                 runs[name].append(measured)
                 print(json.dumps({"side": name, **measured}), flush=True)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
+               "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES")}  # fmt: skip
     for setting in SETTINGS:
         print(json.dumps({**summary(setting, runs), "pairs": arguments.pairs, **machine}))
 

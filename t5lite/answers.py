@@ -57,6 +57,26 @@ class Options:
     seed: int = 0
 
 
+def in_order(
+    requests: Sequence[Request], batch_size: int, function: Callable[[list[Request], list[int]], list[dict]]
+) -> Iterator[dict]:
+    """function(requests of like length, their places) for all, in the order of their places.
+
+    Several hosts take batches in turn, and host 0 yields the answers of all.
+    """
+    window = batch_size * BATCHES_SORTED * hosts.count()
+    for first in range(0, len(requests), window):
+        places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
+        batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        found: dict[int, dict] = {}
+        for start in range(0, len(batches), hosts.count()):
+            mine = batches[start + hosts.index()] if start + hosts.index() < len(batches) else []
+            made = function([requests[i] for i in mine], mine) if mine else []
+            for places_of_host, each in hosts.to_primary((mine, made)):
+                found |= dict(zip(places_of_host, each, strict=True))
+        yield from (found[place] for place in sorted(found))
+
+
 class Generator:
     """The model of a workdir or of `hf:DIR`, with its parameters.
 
@@ -146,30 +166,11 @@ class Generator:
         """{"input", "output", "tokens", "token_logprobs", "logprob", "score"} of each request, in their order; with
         num_return above 1 also "answers", the list of all, of which the first is the best.
         """
-        yield from self._in_order(requests, batch_size, lambda chunk, places: self._answer(chunk, places, options))
+        yield from in_order(requests, batch_size, lambda chunk, places: self._answer(chunk, places, options))
 
     def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE) -> Iterator[dict]:
         """{"input", "target", "tokens", "token_logprobs", "logprob"} of the target of each request, in their order."""
-        yield from self._in_order(requests, batch_size, lambda chunk, places: self._score(chunk))
-
-    def _in_order(
-        self, requests: Sequence[Request], batch_size: int, function: Callable[[list[Request], list[int]], list[dict]]
-    ) -> Iterator[dict]:
-        """function(requests of like length, their places) for all, in the order of their places.
-
-        Several hosts take batches in turn, and host 0 yields the answers of all.
-        """
-        window = batch_size * BATCHES_SORTED * hosts.count()
-        for first in range(0, len(requests), window):
-            places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
-            batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
-            found: dict[int, dict] = {}
-            for start in range(0, len(batches), hosts.count()):
-                mine = batches[start + hosts.index()] if start + hosts.index() < len(batches) else []
-                made = function([requests[i] for i in mine], mine) if mine else []
-                for places_of_host, each in hosts.to_primary((mine, made)):
-                    found |= dict(zip(places_of_host, each, strict=True))
-            yield from (found[place] for place in sorted(found))
+        yield from in_order(requests, batch_size, lambda chunk, places: self._score(chunk))
 
     def _answer(self, requests: list[Request], places: list[int], options: Options) -> list[dict]:
         generation = self._generation(requests, places, options)

@@ -227,7 +227,7 @@ def main(argv: Sequence[str]) -> None:
         if arguments.score:
             answers = generator.scores(requests, arguments.batch_size)
         elif encodes:
-            answers = Reader(generator).answers(requests)
+            answers = Reader(generator).answers(requests, arguments.batch_size)
         else:
             answers = generator.answers(requests, options, arguments.batch_size)
         for answer in answers:

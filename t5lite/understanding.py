@@ -1,17 +1,19 @@
 """Answers of an encoder: the likeliest piece in place of each [MASK], the label of a text, the tag of each word."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from t5lite.answers import Generator, Request, shortened
+from t5lite.answers import BATCH_SIZE, Generator, Request, in_order, shortened
 from t5lite.data.build import pieces_of_words
+from t5lite.decoding.generate import padded
 from t5lite.errors import UserError
+from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
-from t5lite.training import hosts
 from t5lite.vocabulary import CLS, MASK, SEP
 
 
@@ -22,58 +24,76 @@ class Reader:
         self.tokenizer, self.objective = generator.tokenizer, generator.objective
         self._model, self._params = generator.model, generator.params
 
-    def answers(self, requests: Sequence[Request]) -> Iterator[dict]:
-        """{"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
+    def answers(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE) -> Iterator[dict]:
+        """{"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order."""
+        yield from in_order(requests, batch_size, lambda chunk, places: self._understood(chunk))
 
-        Several hosts take texts in turn, and host 0 yields the answers of all.
+    def _understood(self, requests: list[Request]) -> list[dict]:
+        """What the encoder makes of each text. Raises UserError for one that it cannot take."""
+        read = [self._read(request.input) for request in requests]
+        inputs, lengths = padded([ids for ids, _ in read], most=self.objective.inputs_length)
+        asked, _ = padded([places for _, places in read], minimum=1)
+        outputs = self._outputs(inputs, lengths, asked)
+        found = []
+        for row, (request, (ids, places)) in enumerate(zip(requests, read, strict=True)):
+            logits = outputs.labels[row, None] if outputs.tokens is None else outputs.tokens[row, : len(places)]
+            found.append({**request.fields, **self._answer(request.input, ids, places, logits)})
+        return found
+
+    def _read(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of a text, and the places that are asked for: each [MASK], the first piece of each word, or none,
+        where it is the whole text.
         """
-        for first in range(0, len(requests), hosts.count()):
-            mine = requests[first + hosts.index() :][:1]
-            for each in hosts.to_primary([{**request.fields, **self._understood(request.input)} for request in mine]):
-                yield from each
-
-    def _understood(self, text: str) -> dict:
-        """What the encoder makes of a text. Raises UserError for one that it cannot take."""
         vocabulary, heads, length = self.tokenizer.vocabulary, self.objective.heads, self.objective.inputs_length
-        words = text.split()
-        by_word = pieces_of_words(self.tokenizer, [words])[0] if heads.tagger else [self.tokenizer.encode(text, True)]
+        by_word = [self.tokenizer.encode(text, True)]
+        if heads.tagger:
+            by_word = pieces_of_words(self.tokenizer, [text.split()])[0]
         pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
         pieces = pieces[: length - 2] if heads.classifier else pieces  # as in evaluation
         ids = np.concatenate([[vocabulary.specials[CLS]], pieces, [vocabulary.specials[SEP]]]).astype(np.int32)
         if len(ids) > length:
             raise UserError(f"the text has {len(ids)} tokens, the network reads {length}: {shortened(text)}")
-        outputs = self._outputs(np.pad(ids, (0, length - len(ids))), np.arange(length) < len(ids))
-        if heads.vocabulary:
-            places = np.flatnonzero(ids == vocabulary.specials[MASK])
-            if len(places) == 0:
-                raise UserError(f"a masked language model fills in {MASK}, and the text has none: {shortened(text)}")
-            allowed = ~vocabulary.table.is_special[: vocabulary.pieces]
-            scores = np.where(allowed, outputs.tokens[places, : vocabulary.pieces], -np.inf)
-            ids[places] = scores.argmax(axis=-1)
-            return _answer(text, self.tokenizer.decode(ids[1:-1]), ids[1:-1], outputs.tokens[places], ids[places])
-        names = self.objective.labels
+        if heads.tagger:
+            return ids, np.cumsum([1, *map(len, by_word)])[:-1]
         if heads.classifier:
-            best = outputs.labels.argmax()
-            return _answer(text, names[best], [best], outputs.labels[None], [best])
-        places = np.cumsum([1, *map(len, by_word)])[:-1]
-        tags = outputs.tokens[places].argmax(axis=-1)
-        said = " ".join(f"{word}/{names[tag]}" for word, tag in zip(words, tags, strict=True))
-        return _answer(text, said, tags, outputs.tokens[places], tags)
+            return ids, np.zeros(0, int)
+        places = np.flatnonzero(ids == vocabulary.specials[MASK])
+        if len(places) == 0:
+            raise UserError(f"a masked language model fills in {MASK}, and the text has none: {shortened(text)}")
+        return ids, places
+
+    def _answer(self, text: str, ids: np.ndarray, places: np.ndarray, logits_NxC: np.ndarray) -> dict:
+        """The answer by the logits of what was asked for."""
+        vocabulary, names = self.tokenizer.vocabulary, self.objective.labels
+        if self.objective.heads.vocabulary:
+            allowed = ~vocabulary.table.is_special[: vocabulary.pieces]
+            chosen = np.where(allowed, logits_NxC[:, : vocabulary.pieces], -np.inf).argmax(axis=-1)
+            filled = ids.copy()
+            filled[places] = chosen
+            output, tokens = self.tokenizer.decode(filled[1:-1]), filled[1:-1]
+        else:
+            chosen = tokens = logits_NxC.argmax(axis=-1)
+            said = [names[index] for index in chosen]
+            if self.objective.heads.tagger:
+                said = [f"{word}/{name}" for word, name in zip(text.split(), said, strict=True)]
+            output = " ".join(said)
+        logprobs = np.asarray(jax.nn.log_softmax(logits_NxC))[np.arange(len(chosen)), chosen]
+        answer = {"input": text, "output": output, "tokens": list(map(int, tokens))}
+        return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}
 
     @functools.cached_property
-    def _outputs(self) -> Any:
-        """(inputs [L], which of them are no padding) -> Outputs of one example, as NumPy arrays."""
+    def _outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], Outputs]:
+        """(inputs [B, L], their lengths [B], places asked for [B, P]) -> Outputs with tokens [B, P, …], in NumPy."""
+        heads = self.objective.heads
 
         @jax.jit
-        def apply(params: Any, inputs: jax.Array, real: jax.Array) -> Any:
-            batch = Batch(inputs[None], real[None], inputs=inputs[None], inputs_segment_ids=real[None].astype(np.int32))
-            return jax.tree.map(lambda x: x[0], self._model.apply({"params": params}, batch, method="outputs"))
+        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, asked: jax.Array) -> Outputs:
+            real = (jnp.arange(inputs.shape[1]) < lengths[:, None]).astype(jnp.int32)
+            batch = Batch(inputs, real, inputs=inputs, inputs_segment_ids=real,
+                          predicted=asked if heads.vocabulary else None)  # fmt: skip
+            outputs = self._model.apply({"params": params}, batch, method="outputs")
+            if heads.tagger:
+                outputs = outputs._replace(tokens=jnp.take_along_axis(outputs.tokens, asked[..., None], axis=1))
+            return outputs
 
         return lambda *arrays: jax.device_get(apply(self._params, *arrays))
-
-
-def _answer(text: str, output: str, tokens: Any, logits: np.ndarray, chosen: Any) -> dict:
-    """The answer, with the log-probability of each of `chosen` [n] under `logits` [n, C]."""
-    logprobs = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), chosen]
-    answer = {"input": text, "output": output, "tokens": list(map(int, tokens))}
-    return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}

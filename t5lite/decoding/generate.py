@@ -87,6 +87,7 @@ class Generation:
                              start=start if takes_start else None)  # fmt: skip
         weights = step_weights(model, params) if weights is None else weights
         self._advance = functools.partial(_advance, model, params, weights, request, settings=program, eos=eos)
+        self._grow = functools.partial(_grow, settings=program)
 
     def advance(self, limit: int | None = None) -> None:
         """Generate until answers have `limit` tokens (None: max_new_tokens) or have ended."""
@@ -96,7 +97,7 @@ class Generation:
             self._state, going_on = self._advance(self._state, jnp.int32(min(limit, room)))
             if limit <= room or not going_on:
                 return
-            self._state = _grow(self._state, settings=self.settings)
+            self._state = self._grow(self._state)
 
     def pieces(self, every: int = 16, stopped: Callable[[int, list[int]], bool] | None = None) -> Iterator[Generated]:
         """What there is after every `every` tokens, as NumPy arrays, until all answers have ended.

@@ -10,10 +10,12 @@ import pytest
 
 from t5lite import bench, evaluate, generate, preview
 from t5lite import train as train_verb
+from t5lite.answers import Generator, Request
 from t5lite.train import train
 from t5lite.training import loop
 from t5lite.training.reading import saved_steps
 from t5lite.training.record import read_record
+from t5lite.understanding import Reader
 from tests.small import sentence, small_config, write_pairs, write_texts
 
 TRANSFORM = ["mlm_transform/dense/kernel", "mlm_transform/norm/scale"]
@@ -216,6 +218,25 @@ def test_generate_fills_blanks_names_labels_and_tags_words(pretrained, classifie
     assert answer(classifier, "the old whale " * 40) in ("about the sea", "other")
     said = answer(tagger, "said white old said").split()
     assert [word.partition("/")[0] for word in said] == ["said", "white", "old", "said"] and said[1] == "white/B-X"
+
+
+def test_texts_are_answered_together_as_they_are_alone(pretrained, classifier, tagger):
+    """In their order, whatever their lengths and the number of blanks."""
+    texts = [
+        "the [MASK] whale [MASK] [MASK].",
+        "[MASK]",
+        "the old whale said [MASK]. " + "the white sea. " * 3,
+        "a [MASK]",
+    ]
+    for workdir in (pretrained, classifier, tagger):
+        reader = Reader(Generator(workdir))
+        together = list(reader.answers([Request(text, fields={"id": i}) for i, text in enumerate(texts)], batch_size=3))
+        for index, (text, answer) in enumerate(zip(texts, together, strict=True)):
+            (alone,) = reader.answers([Request(text)])
+            assert answer["id"] == index and answer["input"] == text
+            assert (answer["output"], answer["tokens"]) == (alone["output"], alone["tokens"])
+            np.testing.assert_allclose(answer["token_logprobs"], alone["token_logprobs"], rtol=1e-4, atol=1e-5)
+    assert [len(answer["token_logprobs"]) for answer in reader.answers([Request("said white"), Request("")])] == [2, 0]
 
 
 def test_generate_needs_a_blank(pretrained, capsys):
