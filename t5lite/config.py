@@ -23,6 +23,8 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from t5lite.errors import UserError, nearest
 from t5lite.files import FORMAT, check_format, read_json
 
+BAG_OF_WORDS = "bag_of_words"  # as model.architecture: no network, the yardstick of labelled tasks
+
 
 def _optional(kind: type) -> Any:
     return config_dict.placeholder(kind)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import base_config, load_json
+from t5lite.config import BAG_OF_WORDS, base_config, load_json
 from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
@@ -30,9 +30,16 @@ LENGTH, SHORTEST = 512, 16
 
 
 def config_of(place: str | Path) -> ConfigDict:
-    """The config of the run in a workdir, or one for the released weights of `hf:DIR`, without any data."""
+    """The config of the run in a workdir, or one for the released weights of `hf:DIR`, without any data.
+
+    UserError where there is no network to open: a bag of words.
+    """
     if not is_released(place):
-        return load_json(Path(place) / "config.json")
+        config = load_json(Path(place) / "config.json")
+        if config.model.architecture == BAG_OF_WORDS:
+            raise UserError(f"{place} is a bag of words, and left no network: its metrics are in its result.json, "
+                            "where compare finds them")  # fmt: skip
+        return config
     released, config = open_released(folder_of(place)), base_config()
     config.name = folder_of(place).resolve().name
     _set_shape(config, released)

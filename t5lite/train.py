@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.checks import check, check_budget, require_training_data
-from t5lite.config import at, flat, require, to_dict
+from t5lite.config import BAG_OF_WORDS, at, flat, require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.rows import prefetch
 from t5lite.errors import UserError
@@ -51,7 +51,6 @@ from t5lite.training.workdir import (
 )
 
 _MISSING = object()
-BAG_OF_WORDS = "bag_of_words"  # as model.architecture: no network, the yardstick of labelled tasks
 
 
 def train(config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = ()) -> dict[str, Any]:

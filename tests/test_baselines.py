@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from t5lite import baselines
+from t5lite import baselines, evaluate, generate
 from t5lite.data.dataset import open_dataset, pair_plan
 from t5lite.errors import UserError
 from t5lite.reporting.document import cost_table
@@ -64,6 +64,14 @@ def test_what_it_does_not_count_is_not_known(config, tmp_path):
     report = write_report([tmp_path / "run"], tmp_path / "report", "t")
     ((_, tokens, compute, _, _, memory, _),) = cost_table(report).rows
     assert (tokens, compute, memory) == ("–", "–", "–")
+
+
+def test_there_is_no_network_to_open(config, tmp_path, capsys):
+    train(config, tmp_path / "bag")
+    for verb, *flags in ((evaluate,), (generate, "--input", "a")):
+        with pytest.raises(SystemExit) as stop:
+            verb.main(["--checkpoint", str(tmp_path / "bag"), *flags])
+        assert stop.value.code == 2 and "is a bag of words, and left no network" in capsys.readouterr().err
 
 
 def test_its_held_out_pairs_are_a_networks(config, tmp_path):
