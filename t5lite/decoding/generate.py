@@ -27,8 +27,8 @@ from t5lite.model.transformer import StepWeights, Transformer
 
 Array = jax.Array
 
-# Of the tokens to be generated, for so many the cache of a row has slots at first; then it doubles, and so does what a
-# step reads of it. So it is the answers that cost, not what they might have been; each size is a program.
+# Slots in a row's cache for what its streams generate, at first. They double as answers go on, and with them what a
+# step reads: so it is the answers that cost, not what they might have been. Each size is a program.
 FIRST_SLOTS = 128
 
 

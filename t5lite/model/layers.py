@@ -286,23 +286,29 @@ class Layer(nn.Module):
 
 
 def joined(layer: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """A layer's parameters with kernels in the compute dtype, and side by side where they read the same activations:
+    """A decoder layer's parameters for steps: kernels in the compute dtype, and side by side where they read the same
+    activations; without those that made cross-attention's keys and values, which the cache holds.
 
         self_attention/query_key_value in place of query, key, value;  mlp/gate_up in place of gate, up
 
     A step of few tokens takes as long as its weights take to read, and to begin with each. On a mesh that splits heads
     or hidden width the parts stay apart: each device's share of the whole would not be its share of the parts.
     """
-    layer = jax.tree.map_with_path(
-        lambda path, leaf: leaf.astype(config.dtype) if path[-1].key == "kernel" else leaf, layer
-    )
-    if jax.sharding.get_abstract_mesh().shape.get(TENSOR, 1) > 1:
-        return layer
-    attention = _side_by_side(layer["self_attention"], "query_key_value", ("query", "key", "value"))
-    mlp = _side_by_side(layer["mlp"], "gate_up", ("gate", "up")) if config.gated else layer["mlp"]
-    return {**layer, "self_attention": attention, "mlp": mlp}
+    cast = lambda path, leaf: leaf.astype(config.dtype) if path[-1].key == "kernel" else leaf
+    blocks = dict(jax.tree.map_with_path(cast, layer))
+    if "cross_attention" in blocks:
+        blocks["cross_attention"] = _without(blocks["cross_attention"], ("key", "value", "key_norm"))
+    if jax.sharding.get_abstract_mesh().shape.get(TENSOR, 1) == 1:
+        blocks["self_attention"] = _side_by_side(blocks["self_attention"], "query_key_value", ("query", "key", "value"))
+        if config.gated:
+            blocks["mlp"] = _side_by_side(blocks["mlp"], "gate_up", ("gate", "up"))
+    return blocks
 
 
 def _side_by_side(block: dict[str, Any], name: str, parts: tuple[str, ...]) -> dict[str, Any]:
-    rest = {key: value for key, value in block.items() if key not in parts}
-    return {**rest, name: jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), *(block[part] for part in parts))}
+    together = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), *(block[part] for part in parts))
+    return {**_without(block, parts), name: together}
+
+
+def _without(block: dict[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in block.items() if key not in parts}

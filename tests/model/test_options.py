@@ -159,13 +159,14 @@ def test_a_token_at_a_time_gives_the_logits_of_the_whole(kind, encoder_layers):
 
 
 def test_weights_for_steps_are_in_the_compute_dtype_and_side_by_side_unless_heads_are_split():
-    config = dataclasses.replace(PLAIN, activation="swiglu", dtype="bfloat16")
+    config = dataclasses.replace(PLAIN, num_encoder_layers=1, activation="swiglu", dtype="bfloat16")
     method = functools.partial(
         Transformer(config).apply, {"params": params_of(config)}, method=Transformer.step_weights
     )
     layers, vocabulary = jax.eval_shape(method)
     attention, mlp = layers[1]["self_attention"], layers[1]["mlp"]
     assert set(attention) == {"norm", "query_key_value", "output"} and set(mlp) == {"norm", "gate_up", "down"}
+    assert set(layers[1]["cross_attention"]) == {"norm", "query", "output"}  # The cache has keys and values.
     joined = attention["query_key_value"]["kernel"]
     assert joined.shape == (24, 180) and joined.dtype == vocabulary.dtype == jnp.bfloat16
     assert attention["norm"]["scale"].dtype == jnp.float32
