@@ -178,8 +178,8 @@ def _optimizer() -> dict[str, Any]:
         "epsilon": _optional(float),
         "momentum": _optional(float),
         "weight_decay": 0.0,
-        "clip_norm": 1.0,  # of all gradients together; 0: off
-        "min_size_to_factor": 128,
+        "clip_norm": 1.0,  # of the gradients of all trainable parameters together; 0: off
+        "min_size_to_factor": 128,  # adafactor: smaller matrices keep their whole second moment
         "adam_rate": 1.0,  # muon: the rate of what Adam updates, as a multiple of the schedule's
         "rate_multipliers": _optional(tuple),  # ((regex, multiplier), …)
         "weight_decay_multipliers": _optional(tuple),
@@ -189,11 +189,11 @@ def _optimizer() -> dict[str, Any]:
 def _schedule() -> dict[str, Any]:
     return {
         "name": "constant",
-        "rate": 1e-3,
+        "rate": 1e-3,  # the peak
         "warmup_steps": 0,
-        "final_fraction": 0.0,
-        "decay_fraction": 0.2,
-        "decay_shape": "1-sqrt",
+        "final_fraction": 0.0,  # of the peak, at the last step; constant and inverse_square_root do not read it
+        "decay_fraction": 0.2,  # of all steps; warmup_stable_decay only
+        "decay_shape": "1-sqrt",  # or "linear"; warmup_stable_decay only
     }
 
 

@@ -47,14 +47,14 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What a step needs beside model, objective and optimizer."""
+    """What a step needs beside model, objective and optimizer: fields of the config."""
 
     batch_size: int
-    microbatches: int = 1
-    seed: int = 0
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    ema_decay: float | None = None
+    microbatches: int
+    seed: int
+    label_smoothing: float
+    z_loss: float
+    ema_decay: float | None
 
 
 TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
