@@ -99,6 +99,7 @@ def _data() -> dict[str, Any]:
             "source": _optional(str),
             "split": _optional(str),
             "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
+            "quoting": "auto",  # of .csv and .tsv, held-out ones too; or "csv", "none": see data/delimited.py
             "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
             "mixture": {},  # NAME: {source, weight, split}, instead of `source`
         },

@@ -102,7 +102,7 @@ class _Opener:
         self.identity = {"tokenizer": tokenizer.sha256}
 
     def _stores(self, name: str, spec: str, split: str | None, usual_split: str, hold_out: bool) -> tuple[Span, Span]:
-        source = _open(spec, self.columns, split, usual_split)
+        source = _open(spec, self.columns, split, usual_split, self.config.data.train.quoting)
         folder = store_folder(source, self.columns, self.tokenizer, self.kind, hold_out)
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
@@ -147,12 +147,12 @@ def _members(config: ConfigDict) -> dict[str, Member]:
     return members
 
 
-def _open(spec: str, columns: Columns, split: str | None, usual: str) -> Source:
+def _open(spec: str, columns: Columns, split: str | None, usual: str, quoting: str) -> Source:
     """The source's `split`; where that is None, the `usual` one, or the only one that it has."""
     if split is None:
         available = available_splits(spec)
         split = available[0] if len(available) == 1 else usual
-    return open_source(spec, columns, split)
+    return open_source(spec, columns, split, quoting)
 
 
 def _own_validation(member: Member) -> str | None:
@@ -179,7 +179,8 @@ def open_tokenizer(config: ConfigDict, kind: str, given: str | None = None) -> T
     if fields.path is not None or given is not None:
         return load_tokenizer(fields.path or given, fields.sentinels, specials)
     columns = Columns(**config.data.train.columns)
-    sources = [_open(member.source, columns, member.split, "train") for member in _members(config).values()]
+    members, quoting = _members(config).values(), config.data.train.quoting
+    sources = [_open(member.source, columns, member.split, "train", quoting) for member in members]
     facts = {
         "sources": [source.fingerprint() for source in sources],
         "columns": dataclasses.asdict(columns),
