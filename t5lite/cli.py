@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 import absl.logging
 from ml_collections import ConfigDict
 
-from t5lite.config import base_config, override, read_config
+from t5lite.config import base_config, read_config
 from t5lite.data.cache import cache_dir
 from t5lite.errors import UserError, clean_exit, end_process
 from t5lite.objectives.catalogue import unused_fields
+from t5lite.overrides import override
 from t5lite.progress import keep_quiet
 from t5lite.signals import terminable
 

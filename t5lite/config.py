@@ -1,7 +1,8 @@
-"""Configs: every field with its default, reading them from files and flags, and the checks of their values.
+"""Configs: every field with its default, and reading them from files. checks.py has the ranges of their values.
 
 A config file has `get_config(arg)` that starts from `base_config()` and sets fields; `--config file.py:key=value,…`
-passes it arguments, `--config.a.b=value` overrides any field. A field without a value is a typed placeholder (None).
+passes it arguments, `--config.a.b=value` overrides any field (overrides.py). A field without a value is a typed
+placeholder (None).
 
     config = base_config()
     config.batch_size = 32
@@ -13,12 +14,11 @@ import importlib.util
 import json
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import ConfigDict, config_dict
 
 from t5lite.errors import UserError, nearest
 from t5lite.files import FORMAT, check_format, read_json
@@ -101,11 +101,30 @@ def _data() -> dict[str, Any]:
             "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
             "quoting": "auto",  # of .csv and .tsv, held-out ones too; or "csv", "none": see data/delimited.py
             "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
-            "mixture": {},  # NAME: {source, weight, split}, instead of `source`
+            "mixture": {},  # NAME: {source, weight, split, columns}, instead of `source`; see member_fields
         },
-        "validation": {"source": _optional(str), "split": _optional(str)},
+        "validation": {
+            "source": _optional(str),
+            "split": _optional(str),
+            "columns": _columns(),  # None: those of `train`
+        },
         "labels": _optional(bool),  # targets are labels of a closed set; None: decided from the training targets
     }
+
+
+def _columns() -> dict[str, Any]:
+    return {"text": _optional(str), "inputs": _optional(str), "targets": _optional(str)}
+
+
+def member_fields(group: str) -> ConfigDict:
+    """The fields that a member of a mixture may have, unset: of "data.train", or of "objective"."""
+    if group == "data.train":
+        fields = {"source": _optional(str), "split": _optional(str), "columns": _columns()}
+    else:
+        usual = ConfigDict(_objective())
+        fields = {name: _optional(usual.get_type(name)) for name in usual if name != "mixture"}
+        fields["mode"] = _optional(str)
+    return ConfigDict({**fields, "weight": _optional(float)})
 
 
 def _objective() -> dict[str, Any]:
@@ -292,45 +311,6 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
             if not isinstance(config[name], ConfigDict):
                 raise UserError(f"{where}: {name} is a group of fields; set one of them: {', '.join(group)}")
             _check_fields(config[name], group, f"{where}: {name}")
-
-
-def _known_path(config: ConfigDict, path: str) -> None:
-    """Raise where the dotted `path` is not a field of `config`."""
-    at, walked = config, "config"
-    for part in path.split("."):
-        if not isinstance(at, ConfigDict) or part not in at:
-            known = list(at) if isinstance(at, ConfigDict) else []
-            raise UserError(f"unknown config field {walked}.{part}; {nearest(part, known)}")
-        at, walked = at[part], f"{walked}.{part}"
-    if isinstance(at, ConfigDict):
-        raise UserError(f"{walked} is a group of fields; set one of them: {', '.join(at)}")
-
-
-def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
-    """Apply `--config.a.b=value` arguments; `=None` clears an optional field, once the others are set.
-
-    An unknown field or a value of another type is a UserError.
-    """
-    cleared, argv = [], ["t5lite"]
-    for argument in arguments:
-        field, _, value = re.sub("^--?config[.]", "", argument).partition("=")
-        if field != argument.partition("=")[0]:
-            _known_path(config, field)
-            if value == "None" and at(base_config(), field, missing="") is None:
-                cleared.append(field)
-                continue
-        argv.append(argument)
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        left = values(argv)[1:]
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
-    if left:
-        raise UserError(f"unexpected argument {left[0]!r}")
-    for field in cleared:
-        put(config, field, None)
-    return config
 
 
 def at(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from t5lite import cli
 from t5lite.checks import in_range
-from t5lite.config import override, to_dict
+from t5lite.config import to_dict
 from t5lite.errors import UserError
+from t5lite.overrides import override
 from t5lite.reporting.bases import Candidate, find_bases, subject_of
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes

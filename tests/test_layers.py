@@ -23,7 +23,19 @@ LAYERS = (
     ("model",),
     ("objectives",),
     ("data",),
-    ("runner", "studies", "checks", "config", "progress", "vocabulary", "errors", "files", "memory", "signals"),
+    (
+        "runner",
+        "studies",
+        "checks",
+        "config",
+        "overrides",
+        "progress",
+        "vocabulary",
+        "errors",
+        "files",
+        "memory",
+        "signals",
+    ),
 )
 WITHOUT_DATA = ("training", "decoding", "model", "objectives")
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -197,7 +197,7 @@ def _settings(fields: Mapping) -> dict:
 
 def _table(s: dict, field: str, default: tuple, kind: type | tuple, params: Any) -> Any:
     """The tree of values that the table in `field`, or its default, gives to `params`; all of type `kind`."""
-    what = "trainable" if field == "trainable" else f"optimizer.{field}"
+    what = "config.trainable" if field == "trainable" else f"config.optimizer.{field}"
     given = s[field] is not None
     values = match_table(s[field] if given else default, params, what, allow_unused=not given)
     for path, value in flatten_with_paths(values):

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from t5lite import study
-from t5lite.config import base_config, override
+from t5lite.config import base_config
 from t5lite.errors import Interrupted, UserError
+from t5lite.overrides import override
 from t5lite.studies import repeat
 from t5lite.training.workdir import check_same_run, read_result
 from tests.reporting.fakes import write_run
