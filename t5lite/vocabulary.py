@@ -47,7 +47,7 @@ class Vocabulary:
 
     eos: closes every document and both sides of an example. start: a decoder's first input, at each start of a
     segment. bos: stands in front of both sides of an encoder-decoder's example; None: nothing does. unknown: what
-    stands for text that has no piece.
+    stands for text that has no piece; None: every text has pieces. The unknown token is read, and never generated.
     """
 
     pieces: int
@@ -57,7 +57,7 @@ class Vocabulary:
     eos: int = EOS
     start: int = PAD
     bos: int | None = None
-    unknown: int = UNKNOWN
+    unknown: int | None = UNKNOWN
 
     @property
     def size(self) -> int:

@@ -103,12 +103,15 @@ def build_tagged(
 
 
 def pieces_of_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
-    """The ids of each word of each sentence, a space before all but the first; at least one, if only the unknown."""
+    """The ids of each word of each sentence, a space before all but the first. A word has at least one: without a piece
+    of its own the unknown token, or a space's where there is no unknown token.
+    """
     words = [word if i == 0 else f" {word}" for sentence in sentences for i, word in enumerate(sentence)]
     continues = [i > 0 for sentence in sentences for i in range(len(sentence))]
     ids = iter(tokenizer.encode_many(words, continues))
-    unknown = np.array([tokenizer.vocabulary.unknown], np.int32)
-    return [[of_word if len(of_word := next(ids)) else unknown for _ in sentence] for sentence in sentences]
+    unknown = tokenizer.vocabulary.unknown
+    nothing = tokenizer.encode_many([" "], [True])[0][:1] if unknown is None else np.array([unknown], np.int32)
+    return [[of_word if len(of_word := next(ids)) else nothing for _ in sentence] for sentence in sentences]
 
 
 def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:

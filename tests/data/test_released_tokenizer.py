@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
+from t5lite.data.build import pieces_of_words
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import CLS, MASK, SEP
 from tests.data import released
+from tests.objectives.made import build
 
 FAMILIES = {
     "gpt2": released.gpt2,
@@ -84,6 +86,35 @@ def test_roles_are_those_of_the_release(folders, opened, name):
     assert (vocabulary.eos, vocabulary.start, opened[name].begins_with_start) == (id_of(eos), id_of(start), begins)
     assert vocabulary.bos == (None if bos is None else id_of(bos))
     assert vocabulary.unknown != vocabulary.eos
+
+
+def test_a_tokenizer_without_an_unknown_token_can_say_all_its_text(folders, opened):
+    """Byte-level ones have none, GPT-2's calls its EOS so: each other id is text, "!" among them."""
+    for name in ("gpt2", "gpt2 with a space", "neox"):
+        vocabulary = opened[name].vocabulary
+        assert vocabulary.unknown is None, name
+        for objective, architecture in (("causal_lm", "decoder"), ("prefix_lm", "encoder_decoder")):
+            allowed = build(objective, architecture, vocabulary).allowed(vocabulary)
+            assert allowed[opened[name].encode("!Oil, 0.")].all()
+    for name, unknown in (("bart", "<unk>"), ("bert", "[UNK]"), ("llama", "<unk>"), ("t5", "<unk>")):
+        assert opened[name].vocabulary.unknown == library(folders[name]).token_to_id(unknown)
+
+
+def test_a_name_that_normalisation_makes_is_text_without_an_unknown_token(tmp_path):
+    released.gpt2(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    spec = json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}}
+    file.write_text(json.dumps(spec))
+    tokenizer = load_tokenizer(f"hf:{tmp_path}", 0, ())
+    assert tokenizer.decode(tokenizer.encode("an <|EndOfText|> oil")) == "an <|endoftext|> oil"
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "t5"])
+def test_every_word_has_an_id(opened, name):
+    tokenizer = opened[name]
+    (found,) = pieces_of_words(tokenizer, [["", "oil", "", "\u200b"]])
+    assert all(len(ids) for ids in found)
+    assert tokenizer.vocabulary.eos not in np.concatenate(found)
 
 
 def test_masks_and_separators_are_the_tokenizers_own_whatever_their_names(opened):
