@@ -192,7 +192,7 @@ def test_encoder_sees_both_directions():
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_how_it_computes_changes_nothing(name, change, dropout):
-    config = dataclasses.replace(CONFIGS[name], dropout=dropout)
+    config = dataclasses.replace(CONFIGS[name], dropout=dropout, dropout_places=("attention",))
     loss, gradients = loss_and_gradients(config)
     other_loss, others = loss_and_gradients(dataclasses.replace(config, **change))
     np.testing.assert_allclose(loss, other_loss, rtol=1e-6)
