@@ -115,7 +115,9 @@ class Evaluator:
             sums = self._steps[objective](params, put_batch(rows, self.mesh), jnp.int32(index))
             total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
         total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
-        metrics = from_sums(total, objective.predicts_text)
+        if "bytes" in total:
+            total["bytes"] *= source.byte_scale
+        metrics = from_sums(total)
         return {name: float(value) for name, value in metrics.items()}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
