@@ -183,6 +183,7 @@ def _model() -> dict[str, Any]:
         "token_types": _optional(int),  # an encoder's, A's tokens and B's; None: 2 whatever the objective needs
         "mlm_transform": True,  # BERT's dense layer, activation and norm between an encoder and its vocabulary
         "dropout": 0.0,
+        "dropout_places": _optional(tuple),  # None: those of the model's family, see model/config.py
         "dtype": "float32",
         "attention": "auto",
         "remat": "none",

@@ -115,10 +115,13 @@ class ReleasedTokenizer:
         pieces = rows - own_sentinels
         ids |= {name: pieces + sentinels + place for place, name in enumerate(self.above)}
         table = token_table(spec, self._pieces, {*self._own, *sentinel_ids})
+        if table.num_bytes[self._encode([" a" if self._adds_space else "a"])[0]].sum() < 2:  # no space is put in front
+            table = dataclasses.replace(table, num_bytes_first=table.num_bytes)
         missing = pieces + sentinels + len(self.above) - rows
-        fills = {"num_bytes": 0, "starts_word": False, "ends_sentence": False, "is_special": True}
+        fills = {"num_bytes": 0, "num_bytes_first": 0, "starts_word": False, "ends_sentence": False, "is_special": True}
         table = TokenTable(**{n: np.append(getattr(table, n), np.full(missing, fill)) for n, fill in fills.items()})
-        table = dataclasses.replace(table, num_bytes=table.num_bytes.astype(np.int32))
+        counts = {name: getattr(table, name).astype(np.int32) for name in ("num_bytes", "num_bytes_first")}
+        table = dataclasses.replace(table, **counts)
         unknown = None if roles.unk == roles.closing else roles.unk  # GPT-2 calls its EOS unknown
         bos = roles.bos if roles.front == roles.bos else None
         return Vocabulary(pieces, sentinels, ids, table, roles.closing, roles.starting, bos, unknown)
