@@ -16,10 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t5lite.config import base_config
 from t5lite.data import readers
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
 from t5lite.data.readers import ColumnTypes, decoded_blocks, format_of, place_of, readable, rows_of, size_of
 from t5lite.errors import UserError
+
+USUAL_COLUMNS = base_config().data.train.columns
 
 LONGEST_FRAGMENT = 2 << 20  # characters; cut anywhere where no space is found in so many
 LONGEST_SENTENCE = 1 << 20  # characters of words with tags
@@ -37,9 +40,9 @@ class Fragment(NamedTuple):
 class Columns:
     """The names of the columns that hold the text, or the pairs' inputs and targets."""
 
-    text: str = "text"
-    inputs: str = "inputs"
-    targets: str = "targets"
+    text: str = USUAL_COLUMNS.text
+    inputs: str = USUAL_COLUMNS.inputs
+    targets: str = USUAL_COLUMNS.targets
 
 
 class Tagged(NamedTuple):

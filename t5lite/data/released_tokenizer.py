@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from t5lite.config import base_config
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
     Parts,
@@ -35,6 +36,7 @@ from t5lite.errors import UserError
 from t5lite.files import read_bytes, read_json, write_atomically
 from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
+SENTINELS = base_config().tokenizer.sentinels  # where none are asked for
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocabulary.json"
 NAMED = ("bos", "eos", "unk", "pad", "mask", "cls", "sep")  # the roles of which a file may name the token
 NUMBERED = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "pad_token_id", "start": "decoder_start_token_id"}
@@ -76,7 +78,7 @@ class ReleasedTokenizer:
         self,
         file: bytes,
         roles: Roles,
-        sentinels: int = 100,
+        sentinels: int = SENTINELS,
         specials: Sequence[str] = (),
         begins_with_start: bool | None = None,
     ):

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from t5lite.data.released_tokenizer import TOKENIZER_FILE, open_released, reopen_released
+from t5lite.data.released_tokenizer import SENTINELS, TOKENIZER_FILE, open_released, reopen_released
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
     Parts,
@@ -56,7 +56,7 @@ class Tokenizer:
 
     begins_with_start = True
 
-    def __init__(self, model: bytes, sentinels: int = 100, specials: Sequence[str] = ()):
+    def __init__(self, model: bytes, sentinels: int = SENTINELS, specials: Sequence[str] = ()):
         self.model = model
         check_above(sentinels, specials)
         self._pieces = _processor(model)
@@ -240,7 +240,7 @@ def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[s
 
 
 def train_tokenizer(
-    chunks: Sequence[str], vocab_size: int, sentinels: int = 100, specials: Sequence[str] = ()
+    chunks: Sequence[str], vocab_size: int, sentinels: int = SENTINELS, specials: Sequence[str] = ()
 ) -> Tokenizer:
     """A unigram model of `vocab_size` pieces: the same text gives the same model, byte for byte.
 

@@ -15,8 +15,7 @@ ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
     """The model of `fields`. Its embedding has a row for every id of `vocabulary`, to a multiple of 128.
 
-    What the fields leave open follows from the architecture: which stacks have layers, and the kind of positions.
-    heads: those that the objective asks for.
+    Which stacks have layers follows from the architecture. heads: those that the objective asks for.
     """
     fields = dict(fields)
     architecture = fields.pop("architecture")
@@ -26,12 +25,9 @@ def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads =
         fields["num_encoder_layers"] = 0
     elif architecture == "encoder":
         fields["num_decoder_layers"] = 0
-    alone = architecture == "encoder"
     fields["heads"] = heads
-    # The same whatever the objective needs, so that pre-training and fine-tuning share all but the heads.
-    fields["token_types"] = (2 if fields["token_types"] is None else fields["token_types"]) if alone else 0
-    fields["mlm_transform"] = bool(fields["mlm_transform"] and alone and heads.vocabulary)
-    fields["positions"] = fields["positions"] or ("rotary" if architecture == "decoder" else "relative_bias")
+    if architecture != "encoder":
+        fields["token_types"] = 0
     fields["vocab_size"] = fields["vocab_size"] or -(-vocabulary.rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     require(
         fields["vocab_size"] >= vocabulary.rows,

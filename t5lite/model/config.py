@@ -8,10 +8,10 @@
 An array's name ends in its shape, `x_BxTxD`; 1 stands for a dimension that broadcasts. In `attention`, T is the length
 of the queries, whichever side they come from.
 
-Every field is on its own; a family is a choice of them (`presets.py` has the published ones). What a field leaves open
-(None) follows from the positions: with T5's relative bias come its unscaled attention scores, its scaled logits where
-they are tied, and its initialisation; with all others scores scaled by head_dim ** -0.5, logits as they are, and
-GPT-2's initialisation.
+Every field is on its own; a family is a choice of them (`presets.py` has the published ones). The defaults are those of
+the config. What a field leaves open (None) follows from the architecture (positions, token_types), or from the
+positions: with T5's relative bias come its unscaled attention scores, its scaled logits where embeddings are tied, and
+its initialisation; with all others scores scaled by head_dim ** -0.5, logits as they are, and GPT-2's initialisation.
 
     T5 v1.0     relative_bias, rms, relu, tied              BERT   learned, layer, post, gelu, biases, embedding_norm
     T5 v1.1     relative_bias, rms, geglu, untied           BART   the same, encoder and decoder
@@ -38,6 +38,7 @@ and every other model where BERT and GPT-2 do. Presets and released weights of B
 
 import dataclasses
 
+from t5lite.config import base_config
 from t5lite.errors import UserError, nearest
 from t5lite.objectives.objective import OF_TOKENS, Heads
 
@@ -55,6 +56,7 @@ ATTENTION = ("auto", "einsum", "mapped")
 DROPOUT_PLACES = ("embedding", "attention", "activation", "residual", "final", "head")
 USUAL_DROPOUT_PLACES = ("embedding", "attention", "residual", "head")
 VOCAB_MULTIPLE = 128
+USUAL = base_config().model  # the defaults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,39 +96,40 @@ class ModelConfig:
     d_ff: int
     num_heads: int
     head_dim: int
-    num_kv_heads: int | None = None
-    positions: str = "relative_bias"
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
-    rotary_base: float = 10000.0
-    rotary_scaling: tuple | None = None
-    max_positions: int | None = None
-    position_offset: int = 0
-    norm: str = "rms"
-    norm_position: str = "pre"
-    norm_epsilon: float = 1e-6
-    embedding_norm: bool = False
-    scale_embeddings: bool = False
-    activation: str = "geglu"
-    biases: str = "none"
-    qk_norm: bool = False
-    scale_scores: bool | None = None
-    tie_embeddings: bool = False
-    scale_logits: bool | None = None
-    logits_soft_cap: float | None = None
-    logits_bias: bool = False
-    initialisation: str | None = None
-    dropout: float = 0.0
-    dropout_places: tuple[str, ...] | None = None
-    dtype: str = "float32"
-    remat: str = "none"
-    scan_layers: bool = False
-    attention: str = "auto"
+    num_kv_heads: int | None = USUAL.num_kv_heads
+    positions: str | None = USUAL.positions
+    relative_buckets: int = USUAL.relative_buckets
+    relative_max_distance: int = USUAL.relative_max_distance
+    rotary_base: float = USUAL.rotary_base
+    rotary_scaling: tuple | None = USUAL.rotary_scaling
+    max_positions: int | None = USUAL.max_positions
+    position_offset: int = USUAL.position_offset
+    norm: str = USUAL.norm
+    norm_position: str = USUAL.norm_position
+    norm_epsilon: float = USUAL.norm_epsilon
+    embedding_norm: bool = USUAL.embedding_norm
+    scale_embeddings: bool = USUAL.scale_embeddings
+    activation: str = USUAL.activation
+    biases: str = USUAL.biases
+    qk_norm: bool = USUAL.qk_norm
+    scale_scores: bool | None = USUAL.scale_scores
+    tie_embeddings: bool = USUAL.tie_embeddings
+    scale_logits: bool | None = USUAL.scale_logits
+    logits_soft_cap: float | None = USUAL.logits_soft_cap
+    logits_bias: bool = USUAL.logits_bias
+    initialisation: str | None = USUAL.initialisation
+    dropout: float = USUAL.dropout
+    dropout_places: tuple[str, ...] | None = USUAL.dropout_places
+    dtype: str = USUAL.dtype
+    remat: str = USUAL.remat
+    scan_layers: bool = USUAL.scan_layers
+    attention: str = USUAL.attention
     heads: Heads = OF_TOKENS
-    token_types: int = 0
-    mlm_transform: bool = False
+    token_types: int | None = USUAL.token_types
+    mlm_transform: bool = USUAL.mlm_transform
 
     def __post_init__(self):
+        self._settle()
         for field in ("num_encoder_layers", "num_decoder_layers"):
             _require_int(field, getattr(self, field), minimum=0)
         for field in ("vocab_size", "d_model", "d_ff", "num_heads", "head_dim"):
@@ -149,13 +152,23 @@ class ModelConfig:
             if place not in DROPOUT_PLACES:
                 raise UserError(f"model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}")
         _require_int("token_types", self.token_types, minimum=0)
-        if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types or self.mlm_transform):
-            raise UserError(
-                "model.token_types, model.mlm_transform and heads are an encoder's: set them to 0 and False"
-            )
+        if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types):
+            raise UserError("model.token_types and heads are an encoder's: set token_types to 0")
         for field in ("norm_epsilon", "rotary_base", "logits_soft_cap"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise UserError(f"model.{field}={getattr(self, field)} must be above 0")
+
+    def _settle(self) -> None:
+        """Give the fields that follow from the architecture their values."""
+        on_encoder = self.architecture == "encoder"
+        usual_positions = "rotary" if self.architecture == "decoder" else "relative_bias"
+        settled = {
+            "positions": usual_positions if self.positions is None else self.positions,
+            "token_types": 2 * on_encoder if self.token_types is None else self.token_types,
+            "mlm_transform": bool(self.mlm_transform and on_encoder and self.heads.vocabulary),
+        }
+        for field, value in settled.items():
+            object.__setattr__(self, field, value)
 
     def _check_heads(self) -> None:
         if self.num_kv_heads is not None:

@@ -36,8 +36,8 @@ class LoopSettings:
     evaluate_every: int | None
     flops_per_step: float
     peak_flops: float
-    most_skipped: int = 0
-    debug_nans: bool = False
+    most_skipped: int
+    debug_nans: bool
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation follows this step: so many steps apart, and at the end."""

@@ -35,7 +35,9 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
         return types.SimpleNamespace(step=state.step + 1), metrics
 
     trainer = types.SimpleNamespace(step=step, schedule=lambda step: 0.1)
-    settings = LoopSettings(total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, most_skipped=3)
+    settings = LoopSettings(
+        total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, most_skipped=3, debug_nans=False
+    )
     checkpoints, log = Saved(), MetricsLog(tmp_path, keep_until=-1)
     state = types.SimpleNamespace(step=0)
     try:
