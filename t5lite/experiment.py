@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from t5lite.checks import check, require_training_data
 from t5lite.config import load_json
+from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
-from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
+from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizer import load_tokenizer
@@ -67,6 +68,22 @@ class Experiment:
                 raise UserError(f"data.{name}: the held-out text is shorter than one row; give more of it")
         return sources
 
+    def cut(self) -> dict[str, Cut]:
+        """{split: what is cut} of training and of each held-out set; {} where rows are windows, which cut nothing."""
+        if self.objective.rows == "windows":
+            return {}
+        limit, trained = self.config.data.train.limit, self.dataset.train
+        sources = {
+            "train" if len(trained) == 1 else f"train_{name}": self._source(span, self.objective, False, limit)
+            for name, span in trained.items()
+        }
+        return {name: source.cut() for name, source in (sources | self.validation_sources(self.evaluated)).items()}
+
+    def cut_notes(self) -> list[str]:
+        """A sentence for each split of which something is cut, with what to raise."""
+        said = {name: describe_cut(cut, self.config.objective) for name, cut in self.cut().items()}
+        return [f"{name}: {note}" for name, note in said.items() if note is not None]
+
     def _source(
         self, span: Span, objective: Objective, packed: bool, limit: int | None = None, evaluates: bool = False
     ) -> RowSource:
@@ -83,10 +100,10 @@ class Experiment:
         lengths = (objective.inputs_length, objective.targets_length)
         plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed, objective.bos)
         if objective.rows == "pairs":
-            return PackedPairs(span.store, plan, objective.bos)
+            return PackedPairs(span.store, plan, objective.bos, numbered=evaluates)
         texts = (span.store, plan.order, objective.window)
         if objective.rows == "tags":
-            return TaggedSentences(*texts, objective.labels)
+            return TaggedSentences(*texts, objective.labels, continued=evaluates)
         return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
 
 
@@ -140,6 +157,10 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
         make(config.objective, config.model.architecture, vocabulary, dataset.labels)
         for make in (make_objective, make_evaluated)
     )
+    if dataset.labels is not None and evaluated.rows != "tags":
+        is_text = evaluated.rows == "pairs"
+        front = int(evaluated.bos is not None)
+        check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
     standards = make_standards(config.objective, objective, vocabulary)
     model = make_model(config.model, vocabulary, objective.heads)
     return Experiment(config, dataset, objective, evaluated, standards, model)

@@ -46,7 +46,8 @@ class Dataset:
     """Opened data. `train` and `validation` map names to stretches of token stores.
 
     weights: of the training members. labels: the targets of a closed set, in a fixed order; None where targets are
-    free text; of tagged words, their tags. identity: fingerprints by which a run knows its data again.
+    free text; of tagged words, their tags. identity: fingerprints by which a run knows its data again. rows: documents
+    or pairs that were read of each source, those that are held out of it included.
     """
 
     tokenizer: TextTokenizer
@@ -55,6 +56,7 @@ class Dataset:
     validation: dict[str, Span]
     labels: tuple[str, ...] | None
     identity: dict[str, str]
+    rows: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def heldout(self) -> dict[str, str]:
@@ -83,7 +85,7 @@ def open_dataset(config: ConfigDict, kind: str, given_tokenizer: str | None = No
             train[name], heldout[split] = opener.train(where, member, hold_out=True)
     labels = None if kind == "text" else _labels(config.data.labels, kind, train, heldout)
     weights = {name: member.weight for name, member in members.items()}
-    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity)
+    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows)
 
 
 def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
@@ -92,7 +94,8 @@ def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, lab
     heldout = {"validation": opener.validation()}
     if labels is not None:
         _refuse_strange(heldout, labels)
-    return Dataset(tokenizer, {}, {}, heldout, None if labels is None else tuple(labels), opener.identity)
+    labels = None if labels is None else tuple(labels)
+    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows)
 
 
 class _Opener:
@@ -101,6 +104,7 @@ class _Opener:
     def __init__(self, config: ConfigDict, tokenizer: TextTokenizer, kind: str):
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
         self.identity = {"tokenizer": tokenizer.sha256}
+        self.rows: dict[str, int] = {}
 
     def _stores(
         self, name: str, spec: str, columns: Columns, split: str | None, usual_split: str, hold_out: bool
@@ -110,6 +114,8 @@ class _Opener:
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
+        unit = 1 if self.kind == "text" else 2  # documents of the store
+        self.rows[name] = sum(span.store.num_documents for span in spans) // unit
         # Of the tokens, not of the files: the same text copied to another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
@@ -274,7 +280,7 @@ def pair_plan(
 
     bos: what stands in front of both sides of each, if anything does.
     """
-    lengths = np.diff(np.asarray(store.ends), prepend=0).reshape(-1, 2) + (bos is not None)
+    lengths = store.pair_lengths() + (bos is not None)
     chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
     if not packed:
         return one_a_row(chosen, inputs_length, targets_length)

@@ -3,7 +3,8 @@
     Windows      {"tokens": [n, L]}, with "segment_ids" where the objective keeps documents apart, with "others"
                  [n, L], windows of other documents, where it compares, with "begins" [n, L], 1 where a document
                  begins, where bytes are counted
-    PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}
+    PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}, with "pairs" [n],
+                 the number of each row's pair, where answers are compared with whole targets
 
 A row source has a length and `fetch(indices)`. `TrainRows` gives the rows of step N: Grain's random-access datasets say
 which row stands at which place of the shuffled, repeated, mixed stream, and each host fetches only its share of the
@@ -21,6 +22,7 @@ from typing import Protocol
 import grain
 import numpy as np
 
+from t5lite.data.cut import Cut, count_cut
 from t5lite.data.packing import PackingPlan
 from t5lite.data.store import Span, TokenStore
 from t5lite.errors import UserError
@@ -147,14 +149,34 @@ def _scattered(numbers: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class PackedPairs:
-    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row, `bos` in front of each side."""
+    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row, `bos` in front of each side.
+
+    numbered: bring the number of the pair in each row, where rows have one pair.
+    """
 
     store: TokenStore
     plan: PackingPlan
     bos: int | None = None
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.plan)
+
+    def _lengths(self, pairs: np.ndarray) -> np.ndarray:
+        return self.store.pair_lengths()[pairs] + (self.bos is not None)
+
+    def cut(self) -> Cut:
+        """What is cut of all pairs."""
+        return count_cut(self._lengths(self.plan.order), (self.plan.inputs_length, self.plan.targets_length))
+
+    def lost_targets(self, indices: np.ndarray) -> int:
+        """Tokens that are cut off the targets of the rows `indices`, of one pair each."""
+        lengths = self._lengths(self.plan.order[indices])[:, 1]
+        return int(np.maximum(lengths - self.plan.targets_length, 0).sum())
+
+    def target(self, pair: int) -> np.ndarray:
+        """The tokens of a pair's targets, whole, EOS included."""
+        return self.store.document(2 * pair + 1)
 
     def fetch(self, indices: np.ndarray) -> Rows:
         lengths = {"inputs": self.plan.inputs_length, "targets": self.plan.targets_length}
@@ -171,7 +193,7 @@ class PackedPairs:
                     rows[name][row, at[name] : stop] = tokens
                     rows[f"{name}_segment_ids"][row, at[name] : stop] = segment
                     at[name] = stop
-        return rows
+        return rows | {"pairs": self.plan.order[indices].astype(np.int32)} if self.numbered else rows
 
 
 def clipped(tokens: np.ndarray, length: int) -> np.ndarray:

@@ -164,6 +164,10 @@ class TokenStore:
             start, first = end, first + 1
         return np.concatenate(parts)
 
+    def pair_lengths(self) -> np.ndarray:
+        """Int64 [n, 2]: tokens of the inputs and targets of each pair, EOS included."""
+        return np.diff(np.asarray(self.ends), prepend=0).reshape(-1, 2)
+
     def document(self, index: int) -> np.ndarray:
         """Tokens of document `index`, its EOS included."""
         return self.read(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))

@@ -139,6 +139,7 @@ def compare(
         *notes.provenance_notes(groups),
         *notes.change_notes(groups),
         *notes.cost_notes(members),
+        *notes.evaluated_notes(groups),
         *notes.multiplicity_notes(intervals),
     ]
     entries = _entries(runs, groups, absent)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from t5lite.config import at, flat
+from t5lite.data.cut import describe_cut, describe_share
 from t5lite.reporting.costs import unread_origin
 from t5lite.reporting.groups import Group, differing_rows, watches
 from t5lite.reporting.runs import Run
@@ -246,6 +247,23 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
             if origin.result is None:
                 uncounted.setdefault(f"{origin.run}, which is not complete: its cost is not known", []).append(run.run)
     return notes + [f"{shortened(names, 8)} started from {origin}." for origin, names in uncounted.items()]
+
+
+def evaluated_notes(groups: Sequence[Group]) -> list[str]:
+    """What rows lack: texts that were cut, and held-out rows that the metrics are not of."""
+    found: dict[str, dict[str, None]] = {}
+    for group in groups:
+        for run in group.runs:
+            result = run.result or {}
+            said = {
+                split: describe_cut(cut, run.config["objective"]) for split, cut in (result.get("cut") or {}).items()
+            }
+            shares = result.get("evaluated") or {}
+            said |= {f"{split} ": describe_share(counts) for split, counts in shares.items()}
+            for split, note in said.items():
+                if note is not None:
+                    found.setdefault(f"{split.strip()}: {note}", {})[group.name] = None
+    return [f"{shortened(list(names), 8)}, {note}." for note, names in found.items()]
 
 
 def multiplicity_notes(intervals: int) -> list[str]:

@@ -171,16 +171,14 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, 
 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
         rows = dict(rows)
-        valid, begins = rows.pop("valid"), rows.pop("begins", None)
+        valid = rows.pop("valid")
         keys = example_keys(validation_key(), index, batch_size)
         batch = _made(objective, keys, rows, table)
         batch = batch.replace(weights=batch.weights * valid[:, None])
         if batch.labels is not None:
             batch = batch.replace(labels=jnp.where(valid, batch.labels, -1))
         outputs = model.apply({"params": params}, batch, deterministic=True, method="outputs")
-        sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective)
-        if begins is not None:
-            sums |= byte_sums(objective, keys, rows, begins, batch.weights, table)
-        return sums
+        sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective, rows.get("next_tags"))
+        return sums | byte_sums(objective, keys, rows, batch.weights, table) if "begins" in rows else sums
 
     return eval_step

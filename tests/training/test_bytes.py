@@ -57,10 +57,9 @@ def bytes_of(tokenizer, store, objective_name, length):
     made = make_objective(fields, "decoder", vocabulary)
     source = Windows(Span.whole(store), made.window, made.with_eos, made.segments, begins=True)
     rows = source.fetch(np.arange(len(source)))
-    begins = rows.pop("begins")
     keys = example_keys(jax.random.key(0), jnp.int32(0), len(source))
     batch = make_batch(made, keys, rows, vocabulary.table)
-    return int(byte_sums(made, keys, rows, begins, batch.weights, vocabulary.table)["bytes"]), batch, source
+    return int(byte_sums(made, keys, rows, batch.weights, vocabulary.table)["bytes"]), batch, source
 
 
 @pytest.mark.parametrize("name", ["own", *FAMILIES])
