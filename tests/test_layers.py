@@ -14,7 +14,7 @@ PACKAGE = ROOT / "t5lite"
 LAYERS = (
     ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "convert", "cli"),
     ("reporting",),
-    ("evaluation", "baselines", "examples", "answers", "understanding"),
+    ("evaluation", "baselines", "examples", "answers", "understanding", "requests"),
     ("experiment", "released"),
     ("training",),
     ("decoding",),
