@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5lite import cli
 from t5lite.data.cache import atomic_folder
+from t5lite.data.generation_config import write_generation_config
 from t5lite.data.release import write_release
 from t5lite.errors import UserError
 from t5lite.interop.dropout import unsaid_places
@@ -72,6 +73,9 @@ def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, a
         more = write_release(
             opened.tokenizer, temporary, opened.model.config.architecture, opened.objective.closes_inputs
         )
+        if opened.model.config.num_decoder_layers:
+            conventions, rows = opened.conventions, opened.model.config.vocab_size
+            write_generation_config(temporary, more, conventions.rules, conventions.allowed, rows)
         if opened.labels:
             more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
             more["label2id"] = {name: i for i, name in enumerate(opened.labels)}

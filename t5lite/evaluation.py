@@ -59,6 +59,7 @@ class Evaluator:
     def __init__(self, experiment: Experiment, mesh: Mesh, between_batches: Callable[[], None] = lambda: None):
         self._between_batches = between_batches
         self.experiment, self.mesh, self.objective = experiment, mesh, experiment.evaluated
+        self._conventions = experiment.conventions
         self._sources = experiment.validation_sources(self.objective)
         self._standards = {}
         for name, objective in experiment.standards.items():
@@ -153,8 +154,7 @@ class Evaluator:
             params,
             candidates=labels,
             candidate_lengths=label_lengths,
-            prefix_attention=self.objective.prefix_attention,
-            start=experiment.vocabulary.start,
+            **self._conventions.reading(),
         )
         gold, chosen = [], []
         for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
@@ -237,11 +237,8 @@ class Evaluator:
                 examples.inputs,
                 lengths,
                 Settings(max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length),
-                allowed=objective.allowed(vocabulary),
-                prefix_attention=objective.prefix_attention,
-                eos=vocabulary.eos,
-                start=vocabulary.start,
                 weights=weights,
+                **self._conventions.generating(),
             )
             examples, generated = whole((examples, generated))
             inputs = _real(examples.inputs, examples.inputs_segment_ids)
@@ -249,7 +246,7 @@ class Evaluator:
             for row in np.flatnonzero(valid):
                 answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
                 target = targets[row] if pairs is None else source.target(int(pairs[row]))
-                yield Shown(decode(inputs[row]), decode(target), decode(answer))
+                yield Shown(decode(inputs[row]), decode(target), decode(self._conventions.text_tokens(answer)))
 
 
 def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
@@ -280,9 +277,8 @@ def _lengths(rows: Rows) -> np.ndarray:
 
 def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them; and their lengths."""
-    length, bos = experiment.evaluated.targets_length, experiment.evaluated.bos
+    length, front = experiment.evaluated.targets_length, experiment.conventions.front
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
-    front = [] if bos is None else [bos]
     each = [
         [*front, *clipped(np.append(encode(label), eos), length - len(front))]
         for label in experiment.dataset.labels or ()

@@ -7,6 +7,7 @@ Verbs stand on this module; the nouns below do not know each other's neighbours.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +21,16 @@ from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, l
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizer import load_tokenizer
+from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.errors import UserError
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
+from t5lite.progress import say
 from t5lite.released import labels_of, with_released_shape
-from t5lite.vocabulary import Vocabulary
+from t5lite.vocabulary import Rules, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,12 @@ class Experiment:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.dataset.tokenizer.vocabulary
+
+    @functools.cached_property
+    def conventions(self) -> Conventions:
+        """How its model is asked and answers, in evaluation."""
+        tokenizer = self.dataset.tokenizer
+        return conventions_of(self.evaluated, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """The rows of each step; `places`: those of a batch that this host reads, None for all."""
@@ -112,6 +121,20 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
 
     own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`.
     """
+    experiment = _opened(config, own)
+    tokenizer = experiment.dataset.tokenizer
+    tokenizer.begins_with_start = True  # as all that it is trained on, whatever a released one's own does
+    rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
+    in_targets = objective.allowed(vocabulary)
+    dropped = {*rules.never, *rules.never_first, *rules.stops} - {vocabulary.eos}
+    if in_targets[list(dropped)].any():
+        say("note: the release suppresses tokens, or ends answers at some, that targets of this run may hold; "
+            "this run does not")  # fmt: skip
+    tokenizer.rules = rules.after_training(in_targets, objective.bos)
+    return experiment
+
+
+def _opened(config: ConfigDict, own: Path | None = None) -> Experiment:
     config = _resolved(config, own)
     require_training_data(config)
     given = str(own) if own is not None else config.init_from
@@ -132,7 +155,7 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     if config.data.validation.source is None:
         if is_released(place):
             raise UserError(f"config.data.validation.source: {place} brings no text of its own; set it")
-        return open_experiment(config)
+        return _opened(config)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
     kind = kind_of(config.objective).data
     are_free = config.data.labels is False and kind != "tags"

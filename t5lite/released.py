@@ -14,8 +14,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
+from t5lite.data.released_tokenizer import closes_texts
 from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
+from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.errors import UserError
 from t5lite.interop.dropout import is_honoured
 from t5lite.interop.released import Released, folder_of, is_released, open_released
@@ -50,6 +52,8 @@ def config_of(place: str | Path) -> ConfigDict:
     config.tokenizer.path = str(place)
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
     config.objective.name = _objective_of(released)
+    if released.model.architecture == "decoder" and closes_texts(folder_of(place)):
+        config.objective.name = "supervised"  # EOS ends what it reads, as in pairs
     config.objective.inputs_length = min(LENGTH, released.model.max_positions or LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
@@ -72,6 +76,12 @@ class Opened:
     labels: list[str] | None
     objective: Objective
     model: Transformer
+
+    @property
+    def conventions(self) -> Conventions:
+        """How the model is asked and answers."""
+        tokenizer = self.tokenizer
+        return conventions_of(self.objective, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
 
 def open_model(place: str | Path) -> Opened:

@@ -154,7 +154,6 @@ def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int,
     agree({"tokenizer": dataset.tokenizer.sha256, **dataset.identity, **facts["packages"], "code": facts["git_commit"]})
     if is_primary():
         set_aside_result(workdir)
-        dataset.tokenizer.begins_with_start = True  # as all that it is trained on, whatever a released one's own does
         dataset.tokenizer.save(workdir / "tokenizer")
         write_facts(workdir, config, facts, step, changes)
 

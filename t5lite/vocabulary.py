@@ -20,6 +20,7 @@ Arrays are padded with id 0 whatever that stands for: what is padding is told by
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,33 @@ class TokenTable:
     starts_word: np.ndarray
     ends_sentence: np.ndarray
     is_special: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What an answer is made of whatever the user's settings are. The files of a release say it; it belongs to what its
+    weights mean.
+
+    stops: ids that end an answer, as EOS does. first: the id with which every answer of an encoder-decoder begins;
+    None: any may come first. last: the id in the last place that `max_new_tokens` leaves. never: ids that are not
+    generated. never_first: ids that are not generated in the first place, or in the second after `first`.
+    asked: {name: value} of what the files ask for beside that. Those are settings, and the user's to choose.
+    """
+
+    stops: tuple[int, ...] = ()
+    first: int | None = None
+    last: int | None = None
+    never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
+    asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def after_training(self, in_targets: np.ndarray, bos: int | None) -> "Rules":
+        """The rules of a run that starts from such weights. The run learns to say all that its targets hold (bool
+        `in_targets`): no such id ends an answer, none is forbidden, and an answer begins with what stands in front of
+        targets (`bos`).
+        """
+        stops = tuple(token for token in self.stops if not in_targets[token] and token != bos)
+        return Rules(stops=stops, first=bos, last=self.last)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

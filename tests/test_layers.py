@@ -15,7 +15,7 @@ LAYERS = (
     ("__main__",),
     ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "convert", "cli"),
     ("reporting",),
-    ("evaluation", "baselines", "examples", "answers", "understanding"),
+    ("evaluation", "baselines", "examples", "answers", "understanding", "requests"),
     ("experiment", "released"),
     ("training",),
     ("decoding",),

@@ -128,19 +128,23 @@ def _too_long(place: str) -> str:
 
 def _jsonl_rows(path: Path, names: list[str]) -> Iterator[Row]:
     for number, line in lines(path):
-        if not line or line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except RecursionError:
-            raise UserError(f"{path}, line {number} is nested too deeply; a line holds one flat JSON object") from None
-        except ValueError as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error}); a line holds one JSON object") from None
-        if not isinstance(row, dict):
-            raise UserError(f'{path}, line {number} is not a JSON object; write lines such as {{"{names[0]}": "…"}}')
-        if "\\ud" in line or "\\uD" in line:
-            row |= {name: _without_lone_surrogates(row[name]) for name in names if name in row}
-        yield number, row
+        if line and not line.isspace():
+            yield number, json_row(line, names, f"{path}, line {number}")
+
+
+def json_row(line: str, names: list[str], place: str) -> dict[str, Any]:
+    """The object in a line of a .jsonl, whose columns `names` are read. UserError, with `place`, for anything else."""
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise UserError(f"{place} is nested too deeply; a line holds one flat JSON object") from None
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON ({error}); a line holds one JSON object") from None
+    if not isinstance(row, dict):
+        raise UserError(f'{place} is not a JSON object; write lines such as {{"{names[0]}": "…"}}')
+    if "\\ud" in line or "\\uD" in line:
+        row |= {name: _without_lone_surrogates(row[name]) for name in names if name in row}
+    return row
 
 
 def _without_lone_surrogates(value: Any) -> Any:

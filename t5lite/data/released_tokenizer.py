@@ -5,7 +5,7 @@ lacks. A tokenizer whose last ids are sentinels, as T5's are, keeps these. In a 
 
     tokenizer/tokenizer.json    as it was released
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[NLU]"], "roles": {"eos": 2, …},
-                                 "begins_with_start": true, "sha256": "…"}
+                                 "begins_with_start": true, "sha256": "…", "generation": {…}}
 
 Byte-level tokenizers and Llama's lose nothing of a text, but where they normalise it, as few do. A space in front of it
 is kept too, for which Llama's has two: as in SentencePiece itself, where `tokenizers` sometimes has one.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from t5lite.config import base_config
+from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
     Parts,
@@ -31,10 +32,10 @@ from t5lite.data.text_tokenizer import (
     parts_of,
     sentinels_on_top,
 )
-from t5lite.data.tokenizer_json import added_tokens, parse, pieces_by_id, prepared, token_table
+from t5lite.data.tokenizer_json import added_tokens, last_of_text, parse, pieces_by_id, prepared, token_table
 from t5lite.errors import UserError
 from t5lite.files import read_bytes, read_json, write_atomically
-from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
+from t5lite.vocabulary import CLS, MASK, SEP, Rules, TokenTable, Vocabulary
 
 SENTINELS = base_config().tokenizer.sentinels  # where none are asked for
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocabulary.json"
@@ -83,6 +84,7 @@ class ReleasedTokenizer:
         begins_with_start: bool | None = None,
     ):
         self.file, self.roles = file, roles
+        self.rules: Rules | None = None
         check_above(sentinels, specials)
         spec = parse(file)
         used = [token for token in dataclasses.asdict(roles).values() if token is not None]
@@ -223,6 +225,7 @@ class ReleasedTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self.file)
         above = {**self._above(), "begins_with_start": self.begins_with_start, "sha256": self.sha256}
+        above |= {} if self.rules is None else {"generation": rules_to_json(self.rules)}
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
 
@@ -236,14 +239,16 @@ def open_released(file: Path, sentinels: int, specials: Sequence[str]) -> Releas
         bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
         if full[:1] != bare[:1]:
             roles = dataclasses.replace(roles, front=full[0])
-        return ReleasedTokenizer(content, roles, sentinels, specials)
+        made = ReleasedTokenizer(content, roles, sentinels, specials)
+    made.rules = read_rules(file.parent, made.vocabulary)
+    return made
 
 
 def _roles(folder: Path, spec: dict[str, Any], pieces: Sequence[str | None]) -> Roles:
-    """By the names in the tokenizer's own files, then by the ids in the model's config.json."""
+    """By the names in the tokenizer's own files, then by the ids in the model's files."""
     ids = {piece: token for token, piece in enumerate(pieces) if piece is not None}
     named = [read_json(folder / name, COPY_ANEW) or {} for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    config = read_json(folder / "config.json", COPY_ANEW) or {}
+    config = said_of_generation(folder)
     found: dict[str, int] = {}
     for role in NAMED:
         for names in named:
@@ -265,6 +270,17 @@ def _roles(folder: Path, spec: dict[str, Any], pieces: Sequence[str | None]) -> 
     return roles
 
 
+def closes_texts(folder: Path) -> bool:
+    """Whether the tokenizer.json of a release puts EOS after a text."""
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        return False
+    last, name = last_of_text(parse(_read(file))), None
+    for other in ("special_tokens_map.json", "tokenizer_config.json"):
+        name = (read_json(folder / other, COPY_ANEW) or {}).get("eos_token", name)
+    return last is not None and last == (name.get("content") if isinstance(name, dict) else name)
+
+
 def reopen_released(file: Path, above: Path) -> ReleasedTokenizer:
     """The tokenizer that `save` wrote, with what the file `above` tells."""
     names = {field.name: (int, None) for field in dataclasses.fields(Roles)}
@@ -274,6 +290,7 @@ def reopen_released(file: Path, above: Path) -> ReleasedTokenizer:
     with _named(file):
         roles = Roles(**{name: facts["roles"].get(name) for name in names})
         made = ReleasedTokenizer(content, roles, facts["sentinels"], facts["specials"], facts["begins_with_start"])
+        made.rules = rules_from_json(facts.get("generation"), above, made.vocabulary.rows)
     if facts["sha256"] != made.sha256:
         raise UserError(f"{file} or {above.name} beside it is damaged (they are not what they were); {COPY_ANEW}")
     return made

@@ -5,6 +5,7 @@ ids above them, kept in `vocabulary.json` beside it:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "sha256": "…"}
+                                with "start" and "generation" where the files of a release say so
 
 A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
 from t5lite.data.released_tokenizer import SENTINELS, TOKENIZER_FILE, open_released, reopen_released
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
@@ -33,8 +35,8 @@ from t5lite.data.text_tokenizer import (
     sentinels_on_top,
 )
 from t5lite.errors import UserError
-from t5lite.files import read_bytes, read_json, write_atomically
-from t5lite.vocabulary import EOS, PAD, UNKNOWN, TokenTable, Vocabulary
+from t5lite.files import has_shape, read_bytes, read_json, write_atomically
+from t5lite.vocabulary import EOS, PAD, UNKNOWN, Rules, TokenTable, Vocabulary
 
 SPACE = "▁"
 MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
@@ -51,13 +53,15 @@ class OtherIds(UserError):
 class Tokenizer:
     """A SentencePiece model with the sentinels and specials above its pieces.
 
-    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says.
+    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says. start: a decoder's
+    first input.
     """
 
     begins_with_start = True
 
-    def __init__(self, model: bytes, sentinels: int = SENTINELS, specials: Sequence[str] = ()):
+    def __init__(self, model: bytes, sentinels: int = SENTINELS, specials: Sequence[str] = (), start: int = PAD):
         self.model = model
+        self.rules: Rules | None = None
         check_above(sentinels, specials)
         self._pieces = _processor(model)
         ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
@@ -72,7 +76,7 @@ class Tokenizer:
         if self._pieces.decode(self._line_break) != "\n":
             self._line_break = []
         self._own_sentinels = sentinels_on_top(self._pieces.get_piece_size(), self._id_of)
-        self.vocabulary = self._make_vocabulary(self._own_sentinels or sentinels, tuple(specials))
+        self.vocabulary = self._make_vocabulary(self._own_sentinels or sentinels, tuple(specials), start)
         above = range(self.vocabulary.sentinels)
         self._special_names = {self.vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in above}
         self._special_names |= {token: name for name, token in self.vocabulary.specials.items()}
@@ -82,7 +86,7 @@ class Tokenizer:
         found = self._pieces.piece_to_id(piece)
         return None if found == UNKNOWN else found
 
-    def _make_vocabulary(self, sentinels: int, specials: tuple[str, ...]) -> Vocabulary:
+    def _make_vocabulary(self, sentinels: int, specials: tuple[str, ...], start: int) -> Vocabulary:
         model = self._pieces
         pieces = model.get_piece_size() - self._own_sentinels
         rows = pieces + sentinels + len(specials)
@@ -98,9 +102,11 @@ class Tokenizer:
             starts_word[token] = piece.startswith((SPACE, "\n"))
             ends_sentence[token] = piece.endswith((".", "?", "!"))
         ids = {name: pieces + sentinels + i for i, name in enumerate(specials)}
+        if not 0 <= start < rows:
+            raise UserError(f"a decoder cannot start with {start}: the tokenizer has {rows:,} ids")
         num_bytes_first = num_bytes - (has_space & self._adds_space)
         table = TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)
-        return Vocabulary(pieces, sentinels, ids, table)
+        return Vocabulary(pieces, sentinels, ids, table, start=start)
 
     @property
     def names(self) -> dict[int, str]:
@@ -119,8 +125,10 @@ class Tokenizer:
 
     @property
     def sha256(self) -> str:
-        """Identity of the tokenizer: the model's bytes, the sentinels and the specials."""
-        above = json.dumps([self.vocabulary.sentinels, list(self.vocabulary.specials)])
+        """Identity of the tokenizer: the model's bytes, the sentinels and the specials, and a start of its own."""
+        vocabulary = self.vocabulary
+        start = [] if vocabulary.start == PAD else [vocabulary.start]
+        above = json.dumps([vocabulary.sentinels, list(vocabulary.specials), *start])
         return hashlib.sha256(self.model + above.encode()).hexdigest()
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
@@ -198,6 +206,8 @@ class Tokenizer:
             "specials": list(self.vocabulary.specials),
             "sha256": self.sha256,
         }
+        above |= {} if self.vocabulary.start == PAD else {"start": self.vocabulary.start}
+        above |= {} if self.rules is None else {"generation": rules_to_json(self.rules)}
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
 
@@ -288,8 +298,16 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTo
     """The tokenizer at `path`: a SentencePiece .model file, a run's workdir, or `hf:DIR` with the files of a release.
 
     A workdir's tokenizer brings its own sentinels and specials; others get those of the arguments, but for the
-    sentinels that a release has itself.
+    sentinels that a release has itself. The rules of generation are those that the files of `hf:DIR` say now, whoever
+    wrote them.
     """
+    tokenizer = _load(path, sentinels, specials)
+    if path.startswith("hf:"):
+        tokenizer.rules = read_rules(Path(path.removeprefix("hf:")), tokenizer.vocabulary)
+    return tokenizer
+
+
+def _load(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
     place = Path(path.removeprefix("hf:"))
     if not os.path.exists(place):  # Path's own raises where a name is too long
         raise UserError(f"tokenizer.path: {place} does not exist")
@@ -300,7 +318,7 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTo
         return _open_release(place, sentinels, specials)
     if (folder / TOKENIZER_FILE).is_file():
         return reopen_released(folder / TOKENIZER_FILE, folder / VOCABULARY_FILE)
-    return _open(folder / MODEL_FILE, *_read_above(folder / VOCABULARY_FILE))
+    return _reopen(folder)
 
 
 def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
@@ -308,7 +326,12 @@ def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextT
     has_json = (place / TOKENIZER_FILE).is_file()
     if (place / "spiece.model").is_file():
         try:
-            return _open(place / "spiece.model", _extra_ids(place, sentinels), specials)
+            start = said_of_generation(place).get("decoder_start_token_id", PAD)
+            if not has_shape(start, int):
+                raise UserError(f"{place}: decoder_start_token_id should be an id, is {start!r:.60}")
+            made = _open(place / "spiece.model", _extra_ids(place, sentinels), specials, start=start)
+            made.rules = read_rules(place, made.vocabulary)
+            return made
         except OtherIds:
             if not has_json:
                 raise
@@ -327,18 +350,29 @@ def _extra_ids(place: Path, otherwise: int) -> int:
     return otherwise if found is None else found
 
 
-def _read_above(file: Path) -> tuple[int, list[str], str | None]:
-    """(sentinels, specials, the tokenizer's identity, which older files lack)."""
+def _reopen(folder: Path) -> Tokenizer:
+    """What `save` wrote. Older files have no identity."""
+    file = folder / VOCABULARY_FILE
     above = read_json(file, COPY_ANEW)
     sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
-    if type(sentinels) is not int or not isinstance(specials, list) or not isinstance(sha256, str | None):
+    start = above.get("start", PAD)
+    if (
+        type(sentinels) is not int
+        or type(start) is not int
+        or not isinstance(specials, list)
+        or not isinstance(sha256, str | None)
+    ):
         raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
-    return sentinels, specials, sha256
+    made = _open(folder / MODEL_FILE, sentinels, specials, sha256, start)
+    made.rules = rules_from_json(above.get("generation"), file, made.vocabulary.rows)
+    return made
 
 
-def _open(model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None) -> Tokenizer:
+def _open(
+    model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None, start: int = PAD
+) -> Tokenizer:
     try:
-        tokenizer = Tokenizer(read_bytes(model), sentinels, specials)
+        tokenizer = Tokenizer(read_bytes(model), sentinels, specials, start)
     except OSError as error:
         raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
     except UserError as error:

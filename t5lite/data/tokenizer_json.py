@@ -122,10 +122,21 @@ def _copied(spec: dict[str, Any]) -> dict[str, Any]:
 def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """The component, or those that a Sequence of them consists of."""
     found = [component]
-    for name in ("normalizers", "pretokenizers", "decoders"):
+    for name in ("normalizers", "pretokenizers", "decoders", "processors"):
         if component and isinstance(component.get(name), list):
             found = component[name]
     yield from (part for part in found if isinstance(part, dict))
+
+
+def last_of_text(spec: dict[str, Any]) -> str | None:
+    """The name of the token that the file puts after a text; None: of none."""
+    for part in _parts(spec.get("post_processor")):
+        if part.get("type") in ("BertProcessing", "RobertaProcessing") and has_shape(part.get("sep"), list):
+            return str(next(iter(part["sep"]), None))
+        if part.get("type") == "TemplateProcessing" and has_shape(part.get("single"), [dict]) and part["single"]:
+            special = part["single"][-1].get("SpecialToken")
+            return str(special.get("id")) if isinstance(special, dict) else None
+    return None
 
 
 def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
