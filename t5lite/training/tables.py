@@ -68,3 +68,18 @@ def match_table(table: Table, tree: Any, what: str, *, allow_unused: bool = Fals
         raise UserError(f"{what}: the row {pattern.pattern!r} matches no parameter; {hint}")
     first = {path: next(value for pattern, value in rows if pattern.fullmatch(path)) for path in paths}
     return jax.tree_util.tree_map_with_path(lambda keys, _: first[path_of(keys)], tree)
+
+
+def keep(tree: Any, kept: Any) -> Any:
+    """`tree` with None, which JAX counts as no leaf, where the bool of the tree `kept` is False."""
+    return jax.tree.map(lambda is_kept, leaf: leaf if is_kept else None, kept, tree)
+
+
+def fill(tree: Any, rest: Any) -> Any:
+    """`tree` with the leaves of `rest`, a tree like it, where `tree` has None."""
+    return jax.tree.map(lambda leaf, other: other if leaf is None else leaf, tree, rest, is_leaf=lambda x: x is None)
+
+
+def is_there(tree: Any) -> Any:
+    """A tree of bools: False where `tree` has None."""
+    return jax.tree.map(lambda leaf: leaf is not None, tree, is_leaf=lambda x: x is None)
