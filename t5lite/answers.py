@@ -22,10 +22,10 @@ from t5lite.decoding.generate import Generated, Generation, padded, step_weights
 from t5lite.decoding.score import score_targets
 from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
-from t5lite.model.transformer import StepWeights, parameter_shapes
+from t5lite.model.transformer import StepWeights
 from t5lite.released import open_model
 from t5lite.training import hosts
-from t5lite.training.sharding import make_mesh
+from t5lite.training.sharding import make_mesh, placed_shapes
 from t5lite.training.start import load_params
 
 BATCH_SIZE = 16
@@ -89,7 +89,7 @@ class Generator:
         self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
         self.columns = opened.config.data.train.columns
         self.mesh = make_mesh(1, 1, tensor, devices=jax.local_devices()[:tensor])
-        self.params, self.step = load_params(place, parameter_shapes(self.model.config), self.mesh, step, average)
+        self.params, self.step = load_params(place, placed_shapes(self.model.config, self.mesh), step, average)
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens that the model reads: closed by EOS where the objective does so; a language model is to go on.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import at, base_config, require
+from t5lite.config import at, base_config, member_fields, require
 
 STEPS = 2**31 - 1  # what an int32 counts
 LENGTH = 2**18  # tokens of a window; dense attention is over their square
@@ -87,11 +87,10 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-# Fields of a mixture's members beside those of the objective: {field: (type, may be None, range)}
-OF_MEMBERS = {
-    "data.train": {"source": (str, False, None), "split": (str, True, None), "weight": (float, False, (0, FACTOR))},
-    "objective": {"mode": (str, True, None), "weight": (float, False, (0, FACTOR))},
-}
+# Of the fields of a mixture's members (config.member_fields): those that may not be None, and the ranges of numbers
+# that are not those of the objective.
+OF_MEMBERS = {"data.train": ("source", "weight"), "objective": ("weight",)}
+WEIGHTS = (0, FACTOR)
 
 
 def check(config: ConfigDict) -> None:
@@ -110,6 +109,8 @@ def check(config: ConfigDict) -> None:
     require(validation.split is None or validation.source is not None, "data.validation.split", "needs a source")
     train = config.data.train
     require(train.source is None or not train.mixture, "data.train", "set source or mixture, not both")
+    mixed = "is of data.train.source; give it to a member, config.data.train.mixture.NAME.split"
+    require(train.split is None or not train.mixture, "data.train.split", mixed)
 
 
 def require_training_data(config: ConfigDict) -> None:
@@ -138,14 +139,17 @@ def _check_group(config: ConfigDict, base: ConfigDict, prefix: str) -> None:
 
 
 def _check_members(config: ConfigDict, base: ConfigDict, group: str) -> None:
-    known = dict(OF_MEMBERS[group])
-    if group == "objective":
-        usual = base.objective
-        known |= {name: (usual.get_type(name), usual[name] is None, RANGES.get(f"objective.{name}")) for name in usual}
+    known = member_fields(group)
     for member, values in at(config, group).mixture.items():
+        where = f"{group}.mixture.{member}"
         for name, value in values.items() if isinstance(values, ConfigDict) else ():
-            if name in known:
-                _check_value(f"{group}.mixture.{member}.{name}", value, *known[name])
+            if isinstance(known.get(name), ConfigDict):
+                for part, text in value.items() if isinstance(value, ConfigDict) else ():
+                    _check_value(f"{where}.{name}.{part}", text, str, True, None)
+            elif name in known:
+                optional = name not in OF_MEMBERS[group] and at(base, group).get(name) is None
+                limits = WEIGHTS if name == "weight" else RANGES.get(f"objective.{name}")
+                _check_value(f"{where}.{name}", value, known.get_type(name), optional, limits)
 
 
 def _check_value(field: str, value: Any, kind: type, optional: bool, limits: tuple[float, float] | None) -> None:

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 import absl.logging
 from ml_collections import ConfigDict
 
-from t5lite.config import base_config, override, read_config
+from t5lite.config import base_config, read_config
 from t5lite.data.cache import cache_dir
 from t5lite.errors import UserError, clean_exit, end_process
 from t5lite.objectives.catalogue import unused_fields
+from t5lite.overrides import override
 from t5lite.progress import keep_quiet
 from t5lite.signals import terminable
 
@@ -93,6 +94,17 @@ def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--step", help='the checkpoint of this step, or "best"; default: the newest')
     group.add_argument("--average", type=_positive, default=1, metavar="N", help="the mean of the newest N checkpoints")
+
+
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """The flag --base of a verb that writes a report."""
+    parser.add_argument(
+        "--base",
+        action="append",
+        metavar="GROUP|TASK=GROUP",
+        help="the group that the others of its task are held against, else the task's first; TASK is a part of a "
+        "task's title; may be given again, and of several bases a group takes the one with the nearest config",
+    )
 
 
 def _positive(text: str) -> int:

@@ -1,7 +1,8 @@
-"""Configs: every field with its default, reading them from files and flags, and the checks of their values.
+"""Configs: every field with its default, and reading them from files. checks.py has the ranges of their values.
 
 A config file has `get_config(arg)` that starts from `base_config()` and sets fields; `--config file.py:key=value,…`
-passes it arguments, `--config.a.b=value` overrides any field. A field without a value is a typed placeholder (None).
+passes it arguments, `--config.a.b=value` overrides any field (overrides.py). A field without a value is a typed
+placeholder (None).
 
     config = base_config()
     config.batch_size = 32
@@ -13,12 +14,11 @@ import importlib.util
 import json
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import ConfigDict, config_dict
 
 from t5lite.errors import UserError, nearest
 from t5lite.files import FORMAT, check_format, read_json
@@ -99,12 +99,32 @@ def _data() -> dict[str, Any]:
             "source": _optional(str),
             "split": _optional(str),
             "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
+            "quoting": "auto",  # of .csv and .tsv, held-out ones too; or "csv", "none": see data/delimited.py
             "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
-            "mixture": {},  # NAME: {source, weight, split}, instead of `source`
+            "mixture": {},  # NAME: {source, weight, split, columns}, instead of `source`; see member_fields
         },
-        "validation": {"source": _optional(str), "split": _optional(str)},
+        "validation": {
+            "source": _optional(str),
+            "split": _optional(str),
+            "columns": _columns(),  # None: those of `train`
+        },
         "labels": _optional(bool),  # targets are labels of a closed set; None: decided from the training targets
     }
+
+
+def _columns() -> dict[str, Any]:
+    return {"text": _optional(str), "inputs": _optional(str), "targets": _optional(str)}
+
+
+def member_fields(group: str) -> ConfigDict:
+    """The fields that a member of a mixture may have, unset: of "data.train", or of "objective"."""
+    if group == "data.train":
+        fields = {"source": _optional(str), "split": _optional(str), "columns": _columns()}
+    else:
+        usual = ConfigDict(_objective())
+        fields = {name: _optional(usual.get_type(name)) for name in usual if name != "mixture"}
+        fields["mode"] = _optional(str)
+    return ConfigDict({**fields, "weight": _optional(float)})
 
 
 def _objective() -> dict[str, Any]:
@@ -163,6 +183,7 @@ def _model() -> dict[str, Any]:
         "token_types": _optional(int),  # an encoder's, A's tokens and B's; None: 2 whatever the objective needs
         "mlm_transform": True,  # BERT's dense layer, activation and norm between an encoder and its vocabulary
         "dropout": 0.0,
+        "dropout_places": _optional(tuple),  # None: those of the model's family, see model/config.py
         "dtype": "float32",
         "attention": "auto",
         "remat": "none",
@@ -178,8 +199,8 @@ def _optimizer() -> dict[str, Any]:
         "epsilon": _optional(float),
         "momentum": _optional(float),
         "weight_decay": 0.0,
-        "clip_norm": 1.0,  # of all gradients together; 0: off
-        "min_size_to_factor": 128,
+        "clip_norm": 1.0,  # of the gradients of all trainable parameters together; 0: off
+        "min_size_to_factor": 128,  # adafactor: smaller matrices keep their whole second moment
         "adam_rate": 1.0,  # muon: the rate of what Adam updates, as a multiple of the schedule's
         "rate_multipliers": _optional(tuple),  # ((regex, multiplier), …)
         "weight_decay_multipliers": _optional(tuple),
@@ -189,11 +210,11 @@ def _optimizer() -> dict[str, Any]:
 def _schedule() -> dict[str, Any]:
     return {
         "name": "constant",
-        "rate": 1e-3,
+        "rate": 1e-3,  # the peak
         "warmup_steps": 0,
-        "final_fraction": 0.0,
-        "decay_fraction": 0.2,
-        "decay_shape": "1-sqrt",
+        "final_fraction": 0.0,  # of the peak, at the last step; constant and inverse_square_root do not read it
+        "decay_fraction": 0.2,  # of all steps; warmup_stable_decay only
+        "decay_shape": "1-sqrt",  # or "linear"; warmup_stable_decay only
     }
 
 
@@ -291,45 +312,6 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
             if not isinstance(config[name], ConfigDict):
                 raise UserError(f"{where}: {name} is a group of fields; set one of them: {', '.join(group)}")
             _check_fields(config[name], group, f"{where}: {name}")
-
-
-def _known_path(config: ConfigDict, path: str) -> None:
-    """Raise where the dotted `path` is not a field of `config`."""
-    at, walked = config, "config"
-    for part in path.split("."):
-        if not isinstance(at, ConfigDict) or part not in at:
-            known = list(at) if isinstance(at, ConfigDict) else []
-            raise UserError(f"unknown config field {walked}.{part}; {nearest(part, known)}")
-        at, walked = at[part], f"{walked}.{part}"
-    if isinstance(at, ConfigDict):
-        raise UserError(f"{walked} is a group of fields; set one of them: {', '.join(at)}")
-
-
-def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
-    """Apply `--config.a.b=value` arguments; `=None` clears an optional field, once the others are set.
-
-    An unknown field or a value of another type is a UserError.
-    """
-    cleared, argv = [], ["t5lite"]
-    for argument in arguments:
-        field, _, value = re.sub("^--?config[.]", "", argument).partition("=")
-        if field != argument.partition("=")[0]:
-            _known_path(config, field)
-            if value == "None" and at(base_config(), field, missing="") is None:
-                cleared.append(field)
-                continue
-        argv.append(argument)
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        left = values(argv)[1:]
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
-    if left:
-        raise UserError(f"unexpected argument {left[0]!r}")
-    for field in cleared:
-        put(config, field, None)
-    return config
 
 
 def at(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:

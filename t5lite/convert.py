@@ -18,6 +18,7 @@ from t5lite import cli
 from t5lite.data.cache import atomic_folder
 from t5lite.data.release import write_release
 from t5lite.errors import UserError
+from t5lite.interop.dropout import unsaid_places
 from t5lite.interop.released import (
     Released,
     describe,
@@ -28,7 +29,7 @@ from t5lite.interop.released import (
     write_released,
 )
 from t5lite.interop.tensors import DTYPES
-from t5lite.model.transformer import parameter_shapes
+from t5lite.progress import say
 from t5lite.released import open_model
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import make_policy
@@ -46,7 +47,7 @@ def import_released(place: str, workdir: Path) -> Released:
         raise UserError(f"{workdir} exists already; choose another --to, or remove it")
     released, opened = open_released(folder_of(place)), open_model(place)
     opened.config.tokenizer.path, mesh = None, make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    like = flatten_dict(placed_shapes(parameter_shapes(released.model), mesh), sep="/")
+    like = flatten_dict(placed_shapes(released.model, mesh), sep="/")
     with atomic_folder(workdir, ELSEWHERE) as temporary:
         opened.tokenizer.save(temporary / "tokenizer")
         provenance = {"data": {"tokenizer": opened.tokenizer.sha256}, "labels": opened.labels}
@@ -63,8 +64,10 @@ def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, a
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another --to, or remove it")
     opened, mesh = open_model(workdir), make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    describe(opened.model.config)  # before anything is read
-    params, _ = load_params(workdir, parameter_shapes(opened.model.config), mesh, step, average)
+    family, _ = describe(opened.model.config)  # before anything is read
+    if places := unsaid_places(opened.model.config, family.dropout):
+        say(f"config.json of {family.model_types[0]} has no dropout at these places of the run: {', '.join(places)}")
+    params, _ = load_params(workdir, placed_shapes(opened.model.config, mesh), step, average)
     with atomic_folder(folder, ELSEWHERE) as temporary:
         more = write_release(
             opened.tokenizer, temporary, opened.model.config.architecture, opened.objective.closes_inputs

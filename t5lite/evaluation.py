@@ -27,14 +27,13 @@ from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
 from t5lite.experiment import Experiment, open_run
-from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.progress import progress
 from t5lite.released import config_of
 from t5lite.training.hosts import agree, primary_first, whole
 from t5lite.training.metrics import Metrics, from_sums, of_confusion
-from t5lite.training.sharding import local_rows, make_mesh, put_batch
+from t5lite.training.sharding import local_rows, make_mesh, placed_shapes, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import compile_eval_step
@@ -115,7 +114,9 @@ class Evaluator:
             sums = self._steps[objective](params, put_batch(rows, self.mesh), jnp.int32(index))
             total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
         total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
-        metrics = from_sums(total, objective.predicts_text)
+        if "bytes" in total:
+            total["bytes"] *= source.byte_scale
+        metrics = from_sums(total)
         return {name: float(value) for name, value in metrics.items()}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
@@ -235,7 +236,7 @@ def load_evaluator(
         experiment = open_run(config, place)
     agree({**flat(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
-    params, found = load_params(place, parameter_shapes(experiment.model.config), mesh, step, average)
+    params, found = load_params(place, placed_shapes(experiment.model.config, mesh), step, average)
     return Evaluator(experiment, mesh), params, found
 
 

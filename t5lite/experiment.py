@@ -61,15 +61,24 @@ class Experiment:
     def validation_sources(self, objective: Objective) -> dict[str, RowSource]:
         """The rows for `objective` of each held-out set; pairs stand one to a row, so that metrics are by pair."""
         heldout = self.dataset.validation
-        sources = {name: self._source(span, objective, packed=False) for name, span in heldout.items()}
+        sources = {name: self._source(span, objective, packed=False, evaluates=True) for name, span in heldout.items()}
         for name, source in sources.items():
             if len(source) == 0:
                 raise UserError(f"data.{name}: the held-out text is shorter than one row; give more of it")
         return sources
 
-    def _source(self, span: Span, objective: Objective, packed: bool, limit: int | None = None) -> RowSource:
+    def _source(
+        self, span: Span, objective: Objective, packed: bool, limit: int | None = None, evaluates: bool = False
+    ) -> RowSource:
         if objective.rows == "windows":
-            return Windows(span, objective.window, objective.with_eos, objective.segments, objective.second_window)
+            return Windows(
+                span,
+                objective.window,
+                objective.with_eos,
+                objective.segments,
+                objective.second_window,
+                begins=evaluates and objective.predicts_text,
+            )
         packed = packed and objective.rows == "pairs"
         lengths = (objective.inputs_length, objective.targets_length)
         plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed, objective.bos)

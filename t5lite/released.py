@@ -7,7 +7,9 @@ A run that starts from released weights has their shape, whatever its config say
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -15,6 +17,7 @@ from t5lite.config import BAG_OF_WORDS, base_config, load_json
 from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
+from t5lite.interop.dropout import is_honoured
 from t5lite.interop.released import Released, folder_of, is_released, open_released
 from t5lite.model.build import make_model
 from t5lite.model.config import VOCAB_MULTIPLE
@@ -24,7 +27,8 @@ from t5lite.objectives.objective import Objective, TooFewSentinels
 from t5lite.training.workdir import read_labels
 from t5lite.vocabulary import Vocabulary
 
-OF_THE_RUN = ("dropout", "dtype", "attention", "remat", "scan_layers")  # what of a model is no part of its shape
+# Fields of a model that are no part of its shape. dropout_places follows the weights where the run leaves it open.
+OF_THE_RUN = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
 SENTINELS_OF_T5 = 100
 LENGTH, SHORTEST = 512, 16
 
@@ -42,7 +46,7 @@ def config_of(place: str | Path) -> ConfigDict:
         return config
     released, config = open_released(folder_of(place)), base_config()
     config.name = folder_of(place).resolve().name
-    _set_shape(config, released)
+    _set_shape(config, released.fields)
     config.tokenizer.path = str(place)
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
     config.objective.name = _objective_of(released)
@@ -92,11 +96,11 @@ def with_released_shape(config: ConfigDict, workdir: Path | None = None) -> Conf
     if workdir is not None and (workdir / "config.json").is_file():
         begun = load_json(workdir / "config.json")
         if begun.init_from == config.init_from:
-            config.model.update({name: begun.model[name] for name in begun.model if name not in OF_THE_RUN})
+            _set_shape(config, begun.model)
             config.tokenizer.sentinels = begun.tokenizer.sentinels
             return config
     released = open_released(folder_of(config.init_from))
-    _set_shape(config, released)
+    _set_shape(config, released.fields)
     place, architecture = config.tokenizer.path or config.init_from, config.model.architecture
     specials = special_tokens(config.tokenizer, config.objective, architecture)
     try:
@@ -114,8 +118,24 @@ def with_released_shape(config: ConfigDict, workdir: Path | None = None) -> Conf
     return config
 
 
-def _set_shape(config: ConfigDict, released: Released) -> None:
-    config.model.update({name: value for name, value in released.fields.items() if name in config.model})
+def _set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
+    """Give `config` the model's shape in `fields`. What is the run's own stays."""
+    config.model.update({name: fields[name] for name in fields if name in config.model and name not in OF_THE_RUN})
+    if config.model.dropout_places is None:
+        config.model.dropout_places = fields["dropout_places"]
+
+
+def dropout_note(config: ConfigDict) -> str | None:
+    """What to say where the run of `config` drops otherwise than the release that it starts from; None: nothing."""
+    if not is_released(config.init_from or ""):
+        return None
+    released, model = open_released(folder_of(config.init_from)), config.model
+    if is_honoured(released.dropout, released.family.dropout, model.dropout):
+        return None
+    theirs = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
+    return f"dropout: config.json has {theirs}; this run has model.dropout={model.dropout:g}" + (
+        f" at {', '.join(model.dropout_places)}" if model.dropout else ""
+    )
 
 
 def _fit_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> None:

@@ -25,7 +25,7 @@ from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
 from t5lite.model.flops import peak_flops
 from t5lite.progress import progress, say
-from t5lite.released import with_released_shape
+from t5lite.released import dropout_note, with_released_shape
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
@@ -116,6 +116,8 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
         say(f"going on from step {int(state.step)} of {steps}")
     if hand_off is not None:
         say(hand_off.report())
+        if note := dropout_note(opened):
+            say(note)
     try:
         state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
     except UserError:

@@ -33,9 +33,11 @@ class TokenTable:
     """Facts about each token, as arrays over ids (int32 or bool, [R] with R = `Vocabulary.rows`).
 
     `num_bytes` is the UTF-8 bytes of text that a token stands for (0 for specials): bits per byte comes from it.
+    `num_bytes_first` is the same of a token that begins a text, without the space that the tokenizer puts in front.
     """
 
     num_bytes: np.ndarray
+    num_bytes_first: np.ndarray
     starts_word: np.ndarray
     ends_sentence: np.ndarray
     is_special: np.ndarray
@@ -47,7 +49,7 @@ class Vocabulary:
 
     eos: closes every document and both sides of an example. start: a decoder's first input, at each start of a
     segment. bos: stands in front of both sides of an encoder-decoder's example; None: nothing does. unknown: what
-    stands for text that has no piece.
+    stands for text that has no piece; None: every text has pieces. The unknown token is read, and never generated.
     """
 
     pieces: int
@@ -57,7 +59,7 @@ class Vocabulary:
     eos: int = EOS
     start: int = PAD
     bos: int | None = None
-    unknown: int = UNKNOWN
+    unknown: int | None = UNKNOWN
 
     @property
     def size(self) -> int:
@@ -76,8 +78,10 @@ class Vocabulary:
         rows = size + len(specials)
         is_special = np.arange(rows) >= pieces
         is_special[: UNKNOWN + 1] = True
+        num_bytes = np.where(is_special, 0, 4).astype(np.int32)
         table = TokenTable(
-            num_bytes=np.where(is_special, 0, 4).astype(np.int32),
+            num_bytes=num_bytes,
+            num_bytes_first=num_bytes,
             starts_word=~is_special,
             ends_sentence=np.arange(rows) == UNKNOWN + 1,
             is_special=is_special,

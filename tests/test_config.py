@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from t5lite.checks import check
+from t5lite.checks import check, check_budget
 from t5lite.config import (
     base_config,
     load_function,
     load_json,
-    override,
     parse_arg,
     read_config,
     to_dict,
 )
 from t5lite.errors import UserError
+from t5lite.overrides import override
 
 
 def complaint(call, *parts):
@@ -76,6 +76,87 @@ def test_flags_reach_into_a_mixture():
     config = base_config()
     config.data.train.mixture.books = {"source": "pydocs", "weight": 1.0}
     assert override(config, ["--config.data.train.mixture.books.weight=2"]).data.train.mixture.books.weight == 2.0
+
+
+MIXED = "--config.data.train.mixture."
+
+
+def test_flags_make_members_of_a_mixture(tmp_path):
+    arguments = [f"{MIXED}domain.source=files:a", f"{MIXED}domain.weight=3", f"{MIXED}general.source=pydocs",
+                 f"{MIXED}general.split=train", f"{MIXED}domain.columns.text=body",
+                 "--config.objective.mixture.spans.name=span_corruption", "--config.objective.mixture.spans.weight=2",
+                 "--config.objective.mixture.spans.noise_density", "0.5",
+                 "--config.objective.mixture.spans.whole_words=false",
+                 "--config.objective.mixture.lm.name=prefix_lm",
+                 "--config.objective.mixture.lm.mode=[S2S]"]  # fmt: skip
+    made = file(tmp_path, " c = base_config()", " c.objective.name = 'mixture'", " return c")
+    config = override(read_config(str(made)), arguments)
+    check(config)
+    assert to_dict(config)["data"]["train"]["mixture"] == {
+        "domain": {"source": "files:a", "weight": 3.0, "columns": {"text": "body"}},
+        "general": {"source": "pydocs", "split": "train"},
+    }
+    spans, lm = config.objective.mixture.spans, config.objective.mixture.lm
+    assert spans.to_dict() == {"name": "span_corruption", "weight": 2.0, "noise_density": 0.5, "whole_words": False}
+    assert type(spans.weight) is float and lm.to_dict() == {"name": "prefix_lm", "mode": "[S2S]"}
+
+
+def test_flags_join_and_change_the_members_that_a_file_has(tmp_path):
+    line = " c.data.train.mixture.books = {'source': 'pydocs', 'weight': 1}"  # an int, which a flag may make 2.5
+    made = file(tmp_path, " c = base_config()", line, " return c")
+    arguments = [f"{MIXED}books.weight=2.5", f"{MIXED}books.split=test", f"{MIXED}more.source=files:a"]
+    mixture = override(read_config(str(made)), arguments).data.train.mixture
+    assert mixture.to_dict() == {
+        "books": {"source": "pydocs", "weight": 2.5, "split": "test"},
+        "more": {"source": "files:a"},
+    }
+    cleared = override(read_config(str(made)), [f"{MIXED}books.split=x", f"{MIXED}books.split=None"])
+    assert cleared.data.train.mixture.books.split is None
+
+
+def test_what_is_given_takes_the_place_of_what_the_file_says():
+    config = valid()  # with data.train.source and budget.steps
+    config.data.train.split = "train[:10%]"
+    mixed = override(config, [f"{MIXED}a.source=files:a", f"{MIXED}b.source=files:b", "--config.budget.minutes=5"])
+    check(mixed)
+    check_budget(mixed)
+    assert (mixed.data.train.source, mixed.data.train.split, mixed.budget.steps) == (None, None, None)
+    assert mixed.budget.minutes == 5.0
+    single = override(mixed, ["--config.data.train.source=files:c", "--config.budget.tokens=1e6"])
+    check(single)
+    check_budget(single)
+    assert single.data.train.source == "files:c" and not single.data.train.mixture
+    assert (single.budget.minutes, single.budget.tokens) == (None, 1e6)
+    assert override(valid(), ["--config.budget.minutes=None"]).budget.steps == 10
+    assert override(valid(), ["--config.data.train.source=None"]).data.train.source is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--config.budget.minutes=5", "--config.budget.steps=5"], ["config.budget", "exactly one"]),
+        ([f"{MIXED}a.source=x", "--config.data.train.source=y"], ["config.data.train: set source or mixture"]),
+        ([f"{MIXED}a.source=x", "--config.data.train.split=y"], ["config.data.train.split", "mixture.NAME.split"]),
+        ([f"{MIXED}a.sorce=x"], ["config.data.train.mixture.a.sorce", "did you mean 'source'?"]),
+        ([f"{MIXED}a=x"], ["config.data.train.mixture", "a"]),
+        ([f"{MIXED}a.weight=heavy"], ["config.data.train.mixture.a.weight", "heavy"]),
+        ([f"{MIXED}a.source=x", f"{MIXED}a.weight=-1"], ["config.data.train.mixture.a.weight: must be from 0"]),
+        ([f"{MIXED}a.source=None"], ["config.data.train.mixture.a.source: needs a value"]),
+        ([f"{MIXED}a.columns.txt=x"], ["config.data.train.mixture.a.columns.txt", "did you mean 'text'?"]),
+        ([f"{MIXED}a.columns=x"], ["config.data.train.mixture.a.columns is a group", "inputs, targets, text"]),
+        ([f"{MIXED}a.source.x=x"], ["config.data.train.mixture.a.source is no group"]),
+        (["--config.objective.mixture.a.noise_densty=1"], ["mixture.a.noise_densty", "did you mean 'noise_density'?"]),
+        (["--config.objective.mixture.a.noise_density=2"], ["mixture.a.noise_density: must be from 0 to 1"]),
+        (["--config.objective.mixture.a.mixture=2"], ["config.objective.mixture.a.mixture"]),
+    ],
+)
+def test_a_mistake_about_a_member_is_named(arguments, parts):
+    def call():
+        config = override(valid(), arguments)
+        check(config)
+        check_budget(config)
+
+    complaint(call, *parts)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "t5lite"
 
 # From the top down. A module may import from its own layer and from those below it.
 LAYERS = (
+    ("__main__",),
     ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "convert", "cli"),
     ("reporting",),
     ("evaluation", "baselines", "examples", "answers", "understanding"),
@@ -22,7 +23,19 @@ LAYERS = (
     ("model",),
     ("objectives",),
     ("data",),
-    ("runner", "studies", "checks", "config", "progress", "vocabulary", "errors", "files", "memory", "signals"),
+    (
+        "runner",
+        "studies",
+        "checks",
+        "config",
+        "overrides",
+        "progress",
+        "vocabulary",
+        "errors",
+        "files",
+        "memory",
+        "signals",
+    ),
 )
 WITHOUT_DATA = ("training", "decoding", "model", "objectives")
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from t5lite.config import member_fields
 from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
 from t5lite.data.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.data.packing import PackingPlan, one_a_row, pack
@@ -37,6 +38,7 @@ class Member:
     source: str
     split: str | None
     weight: float
+    columns: Columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +100,13 @@ class _Opener:
 
     def __init__(self, config: ConfigDict, tokenizer: TextTokenizer, kind: str):
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
-        self.columns = Columns(**config.data.train.columns)
         self.identity = {"tokenizer": tokenizer.sha256}
 
-    def _stores(self, name: str, spec: str, split: str | None, usual_split: str, hold_out: bool) -> tuple[Span, Span]:
-        source = _open(spec, self.columns, split, usual_split)
-        folder = store_folder(source, self.columns, self.tokenizer, self.kind, hold_out)
+    def _stores(
+        self, name: str, spec: str, columns: Columns, split: str | None, usual_split: str, hold_out: bool
+    ) -> tuple[Span, Span]:
+        source = _open(spec, columns, split, usual_split, self.config.data.train.quoting)
+        folder = store_folder(source, columns, self.tokenizer, self.kind, hold_out)
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
@@ -115,9 +118,10 @@ class _Opener:
         """The stretches to train on and, with `hold_out`, to evaluate on; `where` is the member's config field."""
         own = _own_validation(member) if hold_out else None
         cut = hold_out and own is None
-        train, heldout = self._stores(where, member.source, member.split, "train", cut)
+        columns = member.columns
+        train, heldout = self._stores(where, member.source, columns, member.split, "train", cut)
         if own is not None:
-            return train, self._stores(f"{where}.{own}", member.source, own, own, hold_out=False)[0]
+            return train, self._stores(f"{where}.{own}", member.source, columns, own, own, hold_out=False)[0]
         if not hold_out:
             return train, None
         if heldout.store.num_documents == 0:
@@ -127,32 +131,42 @@ class _Opener:
     def validation(self) -> Span:
         """What `data.validation` names."""
         fields = self.config.data.validation
-        return self._stores("data.validation", fields.source, fields.split, "validation", hold_out=False)[0]
+        columns = _columns(fields.columns, self.config.data.train.columns)
+        return self._stores("data.validation", fields.source, columns, fields.split, "validation", hold_out=False)[0]
 
 
 def _members(config: ConfigDict) -> dict[str, Member]:
     train = config.data.train
     if train.source is not None:
-        return {"train": Member(train.source, train.split, 1.0)}
-    members = {}
+        return {"train": Member(train.source, train.split, 1.0, Columns(**train.columns))}
+    members, known = {}, member_fields("data.train")
     for name, fields in train.mixture.items():
-        unknown = set(fields) - {"source", "split", "weight"} if isinstance(fields, ConfigDict) else {repr(fields)}
+        where = f"config.data.train.mixture.{name}"
+        unknown = set(fields) - set(known) if isinstance(fields, ConfigDict) else {repr(fields)}
         if unknown or not fields.get("source"):
             problem = f"unknown field {min(unknown)}" if unknown else "no source"
-            raise UserError(f"config.data.train.mixture.{name}: {problem}; it takes source, split and weight")
+            raise UserError(f"{where}: {problem}; it takes {', '.join(known)}")
         weight = fields.get("weight", 1.0)
         if not (isinstance(weight, int | float) and 0 < weight < np.inf):
-            raise UserError(f"config.data.train.mixture.{name}.weight: must be a positive number, is {weight!r}")
-        members[name] = Member(fields.source, fields.get("split"), float(weight))
+            raise UserError(f"{where}.weight: must be a positive number, is {weight!r}")
+        columns = fields.get("columns", ConfigDict())
+        if not isinstance(columns, ConfigDict) or set(columns) - set(known.columns):
+            raise UserError(f"{where}.columns: must be a group of fields, of {', '.join(known.columns)}")
+        members[name] = Member(fields.source, fields.get("split"), float(weight), _columns(columns, train.columns))
     return members
 
 
-def _open(spec: str, columns: Columns, split: str | None, usual: str) -> Source:
+def _columns(own: ConfigDict, usual: ConfigDict) -> Columns:
+    """The columns that are named in `own`, and for the rest the `usual` ones."""
+    return Columns(**{name: own.get(name) or usual[name] for name in usual})
+
+
+def _open(spec: str, columns: Columns, split: str | None, usual: str, quoting: str) -> Source:
     """The source's `split`; where that is None, the `usual` one, or the only one that it has."""
     if split is None:
         available = available_splits(spec)
         split = available[0] if len(available) == 1 else usual
-    return open_source(spec, columns, split)
+    return open_source(spec, columns, split, quoting)
 
 
 def _own_validation(member: Member) -> str | None:
@@ -178,11 +192,11 @@ def open_tokenizer(config: ConfigDict, kind: str, given: str | None = None) -> T
     specials = tuple(fields.specials or ())
     if fields.path is not None or given is not None:
         return load_tokenizer(fields.path or given, fields.sentinels, specials)
-    columns = Columns(**config.data.train.columns)
-    sources = [_open(member.source, columns, member.split, "train") for member in _members(config).values()]
+    members, quoting = _members(config).values(), config.data.train.quoting
+    sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {
-        "sources": [source.fingerprint() for source in sources],
-        "columns": dataclasses.asdict(columns),
+        "sources": [source.fingerprint() for source in sources],  # each with its columns
+        "columns": config.data.train.columns.to_dict(),
         "sentencepiece": version("sentencepiece"),
         "kind": kind,
         "threads": TRAINING_THREADS,

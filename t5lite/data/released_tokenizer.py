@@ -97,7 +97,8 @@ class ReleasedTokenizer:
             roles.front == self.vocabulary.start if begins_with_start is None else begins_with_start
         )
         self._never = self.vocabulary.table.is_special.copy()  # what no text becomes
-        self._never[self.vocabulary.unknown] = False
+        if self.vocabulary.unknown is not None:
+            self._never[self.vocabulary.unknown] = False
         self._name_ids()
 
     def _make_vocabulary(
@@ -114,13 +115,14 @@ class ReleasedTokenizer:
         pieces = rows - own_sentinels
         ids |= {name: pieces + sentinels + place for place, name in enumerate(self.above)}
         table = token_table(spec, self._pieces, {*self._own, *sentinel_ids})
+        if table.num_bytes[self._encode([" a" if self._adds_space else "a"])[0]].sum() < 2:  # no space is put in front
+            table = dataclasses.replace(table, num_bytes_first=table.num_bytes)
         missing = pieces + sentinels + len(self.above) - rows
-        fills = {"num_bytes": 0, "starts_word": False, "ends_sentence": False, "is_special": True}
+        fills = {"num_bytes": 0, "num_bytes_first": 0, "starts_word": False, "ends_sentence": False, "is_special": True}
         table = TokenTable(**{n: np.append(getattr(table, n), np.full(missing, fill)) for n, fill in fills.items()})
-        table = dataclasses.replace(table, num_bytes=table.num_bytes.astype(np.int32))
-        unknown = roles.unk
-        if unknown in (None, roles.closing):  # GPT-2 calls its EOS unknown
-            unknown = int(np.argmin(table.is_special))
+        counts = {name: getattr(table, name).astype(np.int32) for name in ("num_bytes", "num_bytes_first")}
+        table = dataclasses.replace(table, **counts)
+        unknown = None if roles.unk == roles.closing else roles.unk  # GPT-2 calls its EOS unknown
         bos = roles.bos if roles.front == roles.bos else None
         return Vocabulary(pieces, sentinels, ids, table, roles.closing, roles.starting, bos, unknown)
 
@@ -180,7 +182,11 @@ class ReleasedTokenizer:
         # To a unigram model </s> is a piece like any other.
         parts = cut_in_names(text, [piece for piece in set(self._own.values()) if len(piece) > 1])
         if len(parts) == 1:  # the name came about by normalisation
-            return np.where(self._never[ids], np.int32(self.vocabulary.unknown), ids)
+            if self.vocabulary.unknown is not None:
+                return np.where(self._never[ids], np.int32(self.vocabulary.unknown), ids)
+            if len(text) == 1:
+                return ids[~self._never[ids]]
+            parts = list(text)  # one by one they come to no name
         each = [
             self._without_names(part, tokens) if self._never[tokens].any() else tokens
             for part, tokens in zip(parts, self._encode(parts), strict=True)

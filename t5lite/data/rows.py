@@ -1,7 +1,8 @@
 """Rows: what the host hands to the device, any of them computed from its index alone.
 
     Windows      {"tokens": [n, L]}, with "segment_ids" where the objective keeps documents apart, with "others"
-                 [n, L], windows of other documents, where it compares
+                 [n, L], windows of other documents, where it compares, with "begins" [n, L], 1 where a document
+                 begins, where bytes are counted
     PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}
 
 A row source has a length and `fetch(indices)`. `TrainRows` gives the rows of step N: Grain's random-access datasets say
@@ -41,7 +42,7 @@ class Windows:
 
     with_eos: whether the EOS tokens between documents belong to the stream. segments: give ids of the documents in
     a window, from 1 (needs with_eos). others: give each window another, that shares no document with it if any does
-    so; which one follows from its index.
+    so; which one follows from its index. begins: say where documents begin.
     """
 
     span: Span
@@ -49,10 +50,17 @@ class Windows:
     with_eos: bool
     segments: bool
     others: bool = False
+    begins: bool = False
 
     def __post_init__(self):
         ends = np.asarray(self.span.store.ends)
         object.__setattr__(self, "_clean_ends", ends - np.arange(1, len(ends) + 1))
+
+    @property
+    def byte_scale(self) -> float:
+        """Bytes of the text over those that its tokens stand for: 1 but where the tokenizer loses some."""
+        card = self.span.store.card
+        return card["bytes_of_text"] / card["bytes_in_tokens"] if card["bytes_in_tokens"] else 1.0
 
     def _bounds(self) -> tuple[int, int]:
         """The span in this source's own coordinate: with EOS tokens, or without them."""
@@ -69,7 +77,20 @@ class Windows:
     def fetch(self, indices: np.ndarray) -> Rows:
         """The windows at `indices` [n], each within [0, len(self))."""
         rows = self._fetch(indices)
-        return rows | {"others": self._fetch(self._others(indices))["tokens"]} if self.others else rows
+        rows |= {"others": self._fetch(self._others(indices))["tokens"]} if self.others else {}
+        return rows | {"begins": self._begins(indices)} if self.begins else rows
+
+    def _begins(self, indices: np.ndarray) -> np.ndarray:
+        begins = np.zeros((len(indices), self.length), np.int32)
+        ends = self.span.store.ends if self.with_eos else self._clean_ends
+        firsts = self._bounds()[0] + np.asarray(indices, np.int64) * self.length
+        for row, first in enumerate(firsts.tolist()):
+            # A document begins where the one before it ends; the first of all at 0.
+            low, high = np.searchsorted(ends, [first, first + self.length])
+            begins[row, ends[low:high] - first] = 1
+            if first == 0:
+                begins[row, 0] = 1
+        return begins
 
     def _fetch(self, indices: np.ndarray) -> Rows:
         tokens = np.empty((len(indices), self.length), np.int32)

@@ -22,7 +22,7 @@ from t5lite.errors import UserError
 from t5lite.files import read_json
 from t5lite.vocabulary import EOS
 
-FORMAT = 2
+FORMAT = 3
 SHARD_TOKENS = 32 * 2**20
 READ_TO_CHECK = 32 * 2**20  # tokens; a store of more is not read whole when it is opened, which takes a second a GB
 

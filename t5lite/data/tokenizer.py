@@ -86,7 +86,7 @@ class Tokenizer:
         model = self._pieces
         pieces = model.get_piece_size() - self._own_sentinels
         rows = pieces + sentinels + len(specials)
-        num_bytes = np.zeros(rows, np.int32)
+        num_bytes, has_space = np.zeros(rows, np.int32), np.zeros(rows, bool)
         starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
         for token in range(pieces):
             if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
@@ -94,10 +94,13 @@ class Tokenizer:
             piece = model.id_to_piece(token)
             is_special[token] = False
             num_bytes[token] = 1 if model.is_byte(token) else len(piece.replace(SPACE, " ").encode())
+            has_space[token] = piece.startswith(SPACE)
             starts_word[token] = piece.startswith((SPACE, "\n"))
             ends_sentence[token] = piece.endswith((".", "?", "!"))
         ids = {name: pieces + sentinels + i for i, name in enumerate(specials)}
-        return Vocabulary(pieces, sentinels, ids, TokenTable(num_bytes, starts_word, ends_sentence, is_special))
+        num_bytes_first = num_bytes - (has_space & self._adds_space)
+        table = TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)
+        return Vocabulary(pieces, sentinels, ids, table)
 
     @property
     def names(self) -> dict[int, str]:

@@ -21,7 +21,7 @@ Array = jax.Array
 
 # The score of a beam or hypothesis that is none yet: finite, so that the sum of two is no NaN.
 NONE = -1e9
-BLOCK = 128  # divides every vocabulary
+BLOCK = 128
 
 
 @flax.struct.dataclass
@@ -46,11 +46,14 @@ def begin_search(answers: Answers) -> Search:
 def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
     """`jax.lax.top_k` of many values: exact, equal ones in the same order, and far faster on CPU.
 
-    The k best values lie in the k blocks with the best maxima.
+    The k best values lie in the k blocks with the best maxima. The last block is filled up with -inf, which comes after
+    every value, as it stands last.
     """
-    blocks = x_BxN.reshape(len(x_BxN), -1, BLOCK)
-    if k >= blocks.shape[1]:
+    count = -(-x_BxN.shape[1] // BLOCK)
+    if k >= count:
         return jax.lax.top_k(x_BxN, k)
+    filled = jnp.pad(x_BxN, ((0, 0), (0, count * BLOCK - x_BxN.shape[1])), constant_values=-jnp.inf)
+    blocks = filled.reshape(len(x_BxN), count, BLOCK)
     best_Bxk = jnp.sort(jax.lax.top_k(blocks.max(axis=-1), k)[1], axis=-1)
     values, index = jax.lax.top_k(take_streams(blocks, best_Bxk).reshape(len(x_BxN), -1), k)
     return values, jnp.take_along_axis(best_Bxk, index // BLOCK, axis=1) * BLOCK + index % BLOCK

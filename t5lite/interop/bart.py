@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import Entry, Family, Json, chosen, inverse, layer_entries, needed, require_same
 from t5lite.model.config import ModelConfig
 
@@ -68,7 +69,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "encoder_attention_heads": config.num_heads,
         "decoder_attention_heads": config.num_heads,
         "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
-        "dropout": config.dropout,
         "scale_embedding": config.scale_embeddings,
         "tie_word_embeddings": True,
     }
@@ -101,6 +101,13 @@ BART = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={
+        "dropout": Rate(("embedding", "residual"), 0.1),
+        "attention_dropout": Rate(("attention",), 0.0),
+        "activation_dropout": Rate(("activation",), 0.0),
+        "encoder_layerdrop": Rate((), 0.0),
+        "decoder_layerdrop": Rate((), 0.0),
+    },
     renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
     twice={
         "model.encoder.embed_tokens.weight": "model.shared.weight",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
     Family,
@@ -89,8 +90,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.d_ff,
         "hidden_act": inverse(ACTIVATIONS, config.activation, "activation"),
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.dropout,
         "max_position_embeddings": config.max_positions,
         "type_vocab_size": config.token_types,
         "layer_norm_eps": config.norm_epsilon,
@@ -132,6 +131,11 @@ BERT = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={
+        "hidden_dropout_prob": Rate(("embedding", "residual"), 0.1),
+        "attention_probs_dropout_prob": Rate(("attention",), 0.1),
+        "classifier_dropout": Rate(("head",), "hidden_dropout_prob"),
+    },
     renamed=(
         (r"\.gamma$", ".weight"),
         (r"\.beta$", ".bias"),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rates
 from t5lite.model.config import ModelConfig
 
 Json = Mapping[str, Any]
@@ -58,6 +59,7 @@ class Family:
     model_types: those of config.json. fields: (config.json, names of the tensors) -> values of a config's `model`, with
     "heads" where the objective does not decide. to_json: (model) -> the part of config.json that describes it; it
     raises UserError for a model that is none of the family. entries: (model) -> the table.
+    dropout: the fields of config.json that are rates of dropout, for these two functions to leave out.
     renamed: (regex, replacement) for older names of the tensors. ignored: names of tensors that hold no parameters.
     twice: {name: the name of the tensor that it repeats}.
     """
@@ -66,6 +68,7 @@ class Family:
     fields: Callable[[Json, Sequence[str]], dict[str, Any]]
     to_json: Callable[[ModelConfig], dict[str, Any]]
     entries: Callable[[ModelConfig], list[Entry]]
+    dropout: Rates
     renamed: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     twice: Mapping[str, str] = dataclasses.field(default_factory=dict)

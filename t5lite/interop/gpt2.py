@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
     Family,
@@ -79,9 +80,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "n_head": config.num_heads,
         "n_inner": config.d_ff,
         "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
         "layer_norm_epsilon": config.norm_epsilon,
         "tie_word_embeddings": config.tie_embeddings,
     }
@@ -110,6 +108,11 @@ GPT2 = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={
+        "embd_pdrop": Rate(("embedding",), 0.1),
+        "attn_pdrop": Rate(("attention",), 0.1),
+        "resid_pdrop": Rate(("residual",), 0.1),
+    },
     renamed=((r"^(wte|wpe|h|ln_f)\.", r"transformer.\1."),),
     ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
     twice={"lm_head.weight": "transformer.wte.weight"},

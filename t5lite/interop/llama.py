@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
     Family,
@@ -118,7 +119,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rotary_base,
         "rope_scaling": scaling if config.rotary_scaling is not None else None,
         "rope_parameters": rope,
-        "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tie_embeddings,
     }
 
@@ -145,6 +145,7 @@ LLAMA = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={"attention_dropout": Rate(("attention",), 0.0)},
     renamed=((r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
     ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
     twice={"lm_head.weight": "model.embed_tokens.weight"},

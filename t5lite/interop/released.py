@@ -23,6 +23,7 @@ from t5lite.errors import UserError
 from t5lite.files import read_json
 from t5lite.interop.bart import BART
 from t5lite.interop.bert import BERT
+from t5lite.interop.dropout import rates_json, read_places, read_rates
 from t5lite.interop.family import Entry, Family, Json
 from t5lite.interop.gpt2 import GPT2
 from t5lite.interop.llama import LLAMA
@@ -85,6 +86,11 @@ class Released:
         except ValueError as error:
             raise UserError(f"{self.folder / CONFIG}: id2label should have numbers for names ({error})") from error
 
+    @property
+    def dropout(self) -> dict[str, float]:
+        """What config.json says of dropout, {field: rate}."""
+        return read_rates(self.json, self.family.dropout)
+
     def read(self, path: str) -> np.ndarray:
         """A parameter, float32, with the layers stacked; one tensor beside it in memory."""
         row, values = self.rows[path], np.zeros(self.shapes[path], np.float32)
@@ -122,7 +128,7 @@ def open_released(folder: Path) -> Released:
     tensors = TensorFolder(folder)
     names = {family.name_of(name): name for name in tensors.tensors}
     try:
-        fields = family.fields(said, names)
+        fields = family.fields(said, names) | {"dropout_places": read_places(said, family.dropout)}
         _check_ranges(fields)
         model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
     except UserError as error:
@@ -212,7 +218,7 @@ def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
     reasons = []
     for family in (T5, BART, BERT, GPT2, LLAMA):
         try:
-            return family, family.to_json(config)
+            return family, family.to_json(config) | rates_json(config, family.dropout)
         except UserError as error:
             reasons.append(str(error))
     raise UserError(f"no family of released models has this shape: {'; '.join(reasons)}")

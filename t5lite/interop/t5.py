@@ -8,6 +8,7 @@ Those of mT5 never are, though transformers 5 writes `tie_word_embeddings: true`
 from collections.abc import Sequence
 from typing import Any
 
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import Entry, Family, Json, chosen, inverse, layer_entries, needed, number, require_same
 from t5lite.model.config import ModelConfig
 
@@ -77,7 +78,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_heads": config.num_heads,
         "relative_attention_num_buckets": config.relative_buckets,
         "relative_attention_max_distance": config.relative_max_distance,
-        "dropout_rate": config.dropout,
         "layer_norm_epsilon": config.norm_epsilon,
         "feed_forward_proj": inverse(ACTIVATIONS, config.activation, "activation"),
         "tie_word_embeddings": config.tie_embeddings,
@@ -115,6 +115,7 @@ T5 = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={"dropout_rate": Rate(("embedding", "attention", "activation", "residual", "final"), 0.1)},
     # An early converter gave the decoder's cross-attention a bias of its own, which no model reads.
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     twice={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},

@@ -16,6 +16,24 @@ GPT-2's initialisation.
     T5 v1.0     relative_bias, rms, relu, tied              BERT   learned, layer, post, gelu, biases, embedding_norm
     T5 v1.1     relative_bias, rms, geglu, untied           BART   the same, encoder and decoder
     GPT-2       learned, layer, gelu_tanh, biases, tied     Llama  rotary, rms, swiglu, num_kv_heads
+
+Dropout has one rate, `dropout`, and places, which differ between families (DROPOUT_PLACES):
+
+    embedding   what enters the first layer, after positions and the embeddings' norm
+    attention   attention weights, after softmax
+    activation  inside the feed-forward block, before its last product
+    residual    what a block adds to the residual stream
+    final       what leaves a stack, after its last norm
+    head        what a classifier or a tagger reads
+
+    T5      embedding, attention, activation, residual, final       transformers' modeling_t5.py, as mesh-tensorflow
+    BERT    embedding, attention, residual, head                    modeling_bert.py, as google-research/bert
+    GPT-2   embedding, attention, residual                          modeling_gpt2.py
+    BART    embedding, attention, activation, residual              modeling_bart.py, as fairseq
+    Llama   attention                                               modeling_llama.py; Mistral and Qwen are the same
+
+Unless `dropout_places` says otherwise, a model with relative_bias drops at all places (T5's, and an encoder's head),
+and every other model where BERT and GPT-2 do. Presets and released weights of BART and Llama say otherwise.
 """
 
 import dataclasses
@@ -34,6 +52,8 @@ ROTARY_SCALINGS = {"linear": 1, "llama3": 4}  # {name: how many numbers come aft
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full")
 ATTENTION = ("auto", "einsum", "mapped")
+DROPOUT_PLACES = ("embedding", "attention", "activation", "residual", "final", "head")
+USUAL_DROPOUT_PLACES = ("embedding", "attention", "residual", "head")
 VOCAB_MULTIPLE = 128
 
 
@@ -54,6 +74,7 @@ class ModelConfig:
     biases: of all dense layers and layer norms, of queries, keys and values alone, or none.
     qk_norm: RMS norm of each head's queries and keys (Dehghani et al. 2023; Qwen3).
     scale_scores: attention scores times head_dim ** -0.5. scale_logits: last hidden states times d_model ** -0.5.
+    dropout: the rate. dropout_places: where, of DROPOUT_PLACES; None: the family's.
     logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: one a vocabulary row.
     dtype: of matrix products. Parameters, norms, softmax and logits are float32 whatever it is.
     remat: "full" keeps the inputs of each layer only and computes the rest again in the backward pass.
@@ -96,6 +117,7 @@ class ModelConfig:
     logits_bias: bool = False
     initialisation: str | None = None
     dropout: float = 0.0
+    dropout_places: tuple[str, ...] | None = None
     dtype: str = "float32"
     remat: str = "none"
     scan_layers: bool = False
@@ -123,6 +145,9 @@ class ModelConfig:
         self._check_positions()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1")
+        for place in self.dropout_places or ():
+            if place not in DROPOUT_PLACES:
+                raise UserError(f"model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}")
         _require_int("token_types", self.token_types, minimum=0)
         if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types or self.mlm_transform):
             raise UserError(
@@ -185,6 +210,11 @@ class ModelConfig:
         """What the last hidden states are multiplied by before the logits: T5's, with tied embeddings only."""
         of_t5 = self.positions == "relative_bias" and self.tie_embeddings
         return self.d_model**-0.5 if (of_t5 if self.scale_logits is None else self.scale_logits) else 1.0
+
+    def dropout_at(self, place: str) -> float:
+        """The rate of dropout at one of DROPOUT_PLACES; 0 where this model does not drop."""
+        usual = DROPOUT_PLACES if self.positions == "relative_bias" else USUAL_DROPOUT_PLACES
+        return self.dropout if place in (usual if self.dropout_places is None else self.dropout_places) else 0.0
 
     @property
     def starts_like_t5(self) -> bool:

@@ -69,7 +69,8 @@ class Stack(nn.Module):
             self.embedding_norm = make_norm(config)
         if config.norm_position == "pre":
             self.final_norm = make_norm(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop_embedding = nn.Dropout(config.dropout_at("embedding"))
+        self.drop_final = nn.Dropout(config.dropout_at("final"))
         self.layer = Layer(config, cross=self.cross, parent=None)
         self.layers = self.param("layers", self._init_layers)
 
@@ -104,8 +105,8 @@ class Stack(nn.Module):
         needs_key = self.config.dropout and not deterministic
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if needs_key else None
         x_BxTxD = self._enter(x_BxTxD, jnp.arange(length) if positions is None else positions)
-        x_BxTxD = self._over_layers(layer, keys, self.drop(x_BxTxD, deterministic=deterministic))
-        return self.drop(self._leave(x_BxTxD), deterministic=deterministic)
+        x_BxTxD = self._over_layers(layer, keys, self.drop_embedding(x_BxTxD, deterministic=deterministic))
+        return self.drop_final(self._leave(x_BxTxD), deterministic=deterministic)
 
     def _enter(self, x_BxTxD: Array, positions: Array) -> Array:
         """What the first layer reads: the embedded tokens, with their positions [T] or [B, T] added where these are

@@ -88,6 +88,25 @@ def seed_notes(groups: Sequence[Group]) -> list[str]:
     return notes
 
 
+def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]:
+    """A note for each difference between the training data of a group and that of its base.
+
+    base_of: {name of a group: name of its base}.
+    """
+    by_name = {group.name: group for group in groups}
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, base in base_of.items():
+        ours, theirs = (flat({"data": {"train": by_name[each].config["data"]["train"]}}) for each in (name, base))
+        changed = [field for field in {**theirs, **ours} if ours.get(field) != theirs.get(field)]
+        if changed:
+            values = listed(f"{field}={ours.get(field)} and not {theirs.get(field)}" for field in changed)
+            found.setdefault((base, values), []).append(name)
+    return [
+        f"{shortened(names)}: trained on other data than the base {base} ({values}); --base names another base."
+        for (base, values), names in found.items()
+    ]
+
+
 def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjects: Sequence[str]) -> list[str]:
     """Why the runs are of several tasks. subjects: a task's objective and source, which several tasks can share."""
     if len(members) < 2:

@@ -145,7 +145,7 @@ def truncate(path: Path, step: int) -> None:
         write_atomically(path, "".join(f"{line}\n" for line, values in read_log(path) if values["step"] <= step))
 
 
-def from_sums(sums: Mapping[str, Any], predicts_text: bool) -> Metrics:
+def from_sums(sums: Mapping[str, Any]) -> Metrics:
     """What the sums of all batches of a held-out set come to.
 
     Of the vocabulary: loss in nats a target token, its perplexity, token accuracy; bits per byte where the targets are
@@ -158,7 +158,7 @@ def from_sums(sums: Mapping[str, Any], predicts_text: bool) -> Metrics:
     if "correct" in sums:
         loss, weight = losses[""], max(sums["weight"], 1e-9)
         metrics |= {"perplexity": math.exp(min(loss, 700.0)), "token_accuracy": sums["correct"] / weight}
-        if predicts_text and sums["bytes"]:
+        if sums.get("bytes"):
             metrics["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
     if "confusion" in sums:
         of_labels = of_confusion(sums["confusion"])

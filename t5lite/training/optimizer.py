@@ -27,27 +27,13 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from t5lite.config import base_config
 from t5lite.errors import UserError, nearest
 from t5lite.training.schedules import settings_of
 from t5lite.training.tables import flatten_with_paths, is_stacked, match_table, path_of
 
-# The fields of the config's `optimizer`. None: the method's own default, below.
-FIELDS = {
-    "name": "adamw",
-    "b1": None,
-    "b2": None,
-    "epsilon": None,
-    "momentum": None,
-    "weight_decay": 0.0,
-    "clip_norm": 0.0,  # of the gradients of all trainable parameters together; 0: off
-    "min_size_to_factor": 128,  # adafactor: smaller matrices keep their whole second moment
-    "adam_rate": 1.0,  # muon: the rate of the parameters that Adam updates, as a multiple of the schedule's
-    "rate_multipliers": None,
-    "weight_decay_multipliers": None,
-    "trainable": None,
-}
-
-# What a method has no entry for it does not read; except adafactor's momentum, for which None says none at all.
+# What a method takes for a field that the config leaves open (None). A method does not read a field without an entry,
+# except that adafactor reads momentum, where None means no momentum.
 METHOD_DEFAULTS = {
     "adamw": {"b1": 0.9, "b2": 0.999, "epsilon": 1e-8},
     "adafactor": {"epsilon": 1e-30},
@@ -253,7 +239,8 @@ _METHODS = {"adamw": _adamw, "adafactor": _adafactor, "lion": _lion, "muon": _mu
 
 def _settings(fields: Mapping) -> dict:
     """All fields with their defaults. UserError, naming the field, for what is unknown or out of range."""
-    s = settings_of(fields, FIELDS, "optimizer")
+    config = base_config()
+    s = settings_of(fields, {**config.optimizer, "trainable": config.trainable}, "optimizer")
     if s["name"] not in _METHODS:
         raise UserError(f"optimizer.name: unknown optimizer {s['name']!r}; {nearest(s['name'], _METHODS)}")
     s |= {field: value for field, value in METHOD_DEFAULTS[s["name"]].items() if s[field] is None}
@@ -268,7 +255,7 @@ def _settings(fields: Mapping) -> dict:
 
 def _table(s: dict, field: str, default: tuple, kind: type | tuple, params: Any) -> Any:
     """The tree of values that the table in `field`, or its default, gives to `params`; all of type `kind`."""
-    what = "trainable" if field == "trainable" else f"optimizer.{field}"
+    what = "config.trainable" if field == "trainable" else f"config.optimizer.{field}"
     given = s[field] is not None
     values = match_table(s[field] if given else default, params, what, allow_unused=not given)
     for path, value in flatten_with_paths(values):
@@ -284,8 +271,10 @@ def trainable_mask(table: Any, params: Any) -> Any:
 
 
 def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.GradientTransformation:
-    """The optimizer that `fields` (those of `FIELDS`; a ConfigDict or a dict) describe, for the tree `params`.
+    """The optimizer that `fields` describe, for the tree `params`.
 
+    `fields` are those of the config's `optimizer`, and its `trainable`; a field that is left out has the config's
+    default.
     `schedule` takes the 0-based step of an update to its rate. `params` is a nested dict of float32 arrays or of
     their jax.ShapeDtypeStruct: only paths and shapes are read. `update` needs the parameters as its third argument,
     and takes `applies`, a bool scalar (see the module). Gradients and parameters may be None where frozen.

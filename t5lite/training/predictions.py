@@ -1,6 +1,7 @@
 """What the likeliest answers of a batch come to, as sums that add up over batches.
 
-of the vocabulary     "correct", targets that the likeliest token meets; "bytes" of text that they stand for
+of the vocabulary     "correct", targets that the likeliest token meets
+of plain text         "bytes" of text that the targets stand for
 of labels and tags    "confusion" [C, C], how often each true one (row) was taken for each (column)
 of tags B-x, I-x, O   "entities" [3]: true ones, predicted ones, those that are both
 """
@@ -14,7 +15,7 @@ import numpy as np
 
 from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
-from t5lite.objectives.objective import Objective
+from t5lite.objectives.objective import Objective, Row, make_batch
 from t5lite.training.loss import Sums, label_weights
 from t5lite.vocabulary import TokenTable
 
@@ -22,13 +23,12 @@ Array = jax.Array
 OUTSIDE, BEGIN, INSIDE = range(3)
 
 
-def prediction_sums(outputs: Outputs, batch: Batch, objective: Objective, table: TokenTable) -> Sums:
+def prediction_sums(outputs: Outputs, batch: Batch, objective: Objective) -> Sums:
     """The module's sums of a batch, float32, as far as the objective's heads have a meaning for them."""
     heads, sums = objective.heads, {}
     if heads.vocabulary:
         correct = (jnp.argmax(outputs.tokens, axis=-1) == batch.targets) * batch.weights
-        num_bytes = jnp.asarray(table.num_bytes)[batch.targets] * batch.weights
-        sums |= {"correct": jnp.sum(correct), "bytes": jnp.sum(num_bytes)}
+        sums["correct"] = jnp.sum(correct)
     if heads.tagger:
         chosen = jnp.argmax(outputs.tokens, axis=-1)
         sums["confusion"] = confusion(batch.targets, chosen, batch.weights, heads.tagger)
@@ -39,6 +39,18 @@ def prediction_sums(outputs: Outputs, batch: Batch, objective: Objective, table:
         chosen = jnp.argmax(outputs.labels, axis=-1)
         sums["confusion"] = confusion(batch.labels, chosen, label_weights(batch), heads.classes)
     return sums
+
+
+def byte_sums(objective: Objective, keys: Array, rows: Row, begins: Array, weights: Array, table: TokenTable) -> Sums:
+    """{"bytes"} of the targets that `objective` makes of `rows` of windows. begins [B, L]: 1 where a document begins.
+
+    The token that begins a document counts without the space that the tokenizer put in front of it. To be found again
+    among the targets, it has an id beyond all others here. weights [B, T]: of the targets.
+    """
+    marked = {**rows, "tokens": rows["tokens"] + begins * len(table.num_bytes)}
+    targets = make_batch(objective, keys, marked, table).targets
+    num_bytes = jnp.concatenate([jnp.asarray(table.num_bytes), jnp.asarray(table.num_bytes_first)])
+    return {"bytes": jnp.sum(num_bytes[targets] * weights)}
 
 
 def confusion(gold: Array, chosen: Array, weights: Array, classes: int) -> Array:

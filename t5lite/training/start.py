@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
 
 from t5lite.errors import UserError
 from t5lite.interop.released import folder_of, is_released, load_parameters, open_released
@@ -26,7 +25,6 @@ from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.hosts import whole
 from t5lite.training.reading import Items, chosen_steps, evaluated, intact
 from t5lite.training.record import Record
-from t5lite.training.sharding import placed_shapes
 from t5lite.training.step import TrainState
 from t5lite.training.tables import is_there, keep
 from t5lite.training.trainer import Trainer
@@ -185,15 +183,13 @@ def _free(arrays: list[jax.Array]) -> None:
             array.delete()
 
 
-def load_params(
-    place: str | Path, shapes: Any, mesh: Mesh, step: str | None = None, average: int = 1
-) -> tuple[Any, int]:
-    """(parameters of these shapes, step) from a checkpoint in a workdir, or (those of `hf:DIR`, 0).
+def load_params(place: str | Path, like: Any, step: str | None = None, average: int = 1) -> tuple[Any, int]:
+    """(parameters, step) from a checkpoint in a workdir, or (those of `hf:DIR`, 0).
 
-    step: as for `chosen_steps`. average: the mean of the parameters of so many checkpoints, the newest; their step is
-    then that of the newest of them.
+    like: their shapes with shardings, as of `placed_shapes`. step: as for `chosen_steps`.
+    average: the mean of the parameters of so many checkpoints, the newest; their step is then that of the newest of
+    them.
     """
-    like = placed_shapes(shapes, mesh)
     if is_released(place):
         if step is not None or average > 1:
             raise UserError(f"--step and --average are of runs, and {place} is none; leave them out")

@@ -28,7 +28,7 @@ from t5lite.objectives.batch import Batch, only_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.training.average import updated_average
 from t5lite.training.loss import Sums, finite_rows, joint, loss_sums, token_counts, weights_of
-from t5lite.training.predictions import prediction_sums
+from t5lite.training.predictions import byte_sums, prediction_sums
 from t5lite.training.tables import fill, keep
 from t5lite.vocabulary import TokenTable
 
@@ -54,14 +54,14 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What a step needs beside model, objective and optimizer."""
+    """What a step needs beside model, objective and optimizer: fields of the config."""
 
     batch_size: int
-    microbatches: int = 1
-    seed: int = 0
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    ema_decay: float | None = None
+    microbatches: int
+    seed: int
+    label_smoothing: float
+    z_loss: float
+    ema_decay: float | None
 
 
 TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
@@ -179,12 +179,16 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, 
 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
         rows = dict(rows)
-        valid = rows.pop("valid")
-        batch = _made(objective, example_keys(validation_key(), index, batch_size), rows, table)
+        valid, begins = rows.pop("valid"), rows.pop("begins", None)
+        keys = example_keys(validation_key(), index, batch_size)
+        batch = _made(objective, keys, rows, table)
         batch = batch.replace(weights=batch.weights * valid[:, None])
         if batch.labels is not None:
             batch = batch.replace(labels=jnp.where(valid, batch.labels, -1))
         outputs = model.apply({"params": params}, batch, deterministic=True, method="outputs")
-        return loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective, table)
+        sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective)
+        if begins is not None:
+            sums |= byte_sums(objective, keys, rows, begins, batch.weights, table)
+        return sums
 
     return eval_step

@@ -8,8 +8,9 @@ path (`re.fullmatch`), so a row says how far it reaches, and a pattern that is t
     (r".*", 1.0),
 """
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,11 @@ from t5lite.errors import UserError
 
 Table = Sequence[tuple[str, Any]]
 
+MOST_PATHS = 40  # that an error lists
+
 _STACKED = re.compile(r"(.*/)?layers/.*")
+# How the parameters of one layer are called elsewhere: layers_0/…, layers/3/…, layer.2.…, blocks/1/….
+_ONE_LAYER = re.compile(r"(layers?|blocks?|\bh)[_/.\\\[\]()]*(\d|(?<=\\)d)")
 
 
 def path_of(keypath: tuple) -> str:
@@ -61,13 +66,40 @@ def match_table(table: Table, tree: Any, what: str, *, allow_unused: bool = Fals
         if not any(pattern.fullmatch(path) for pattern, _ in rows):
             raise UserError(f"{what}: no row covers the parameter {path!r}; add one, or a last row '.*' for the rest")
     for pattern, _ in rows:
-        if allow_unused or any(map(pattern.fullmatch, paths)):
-            continue
-        partly = next(filter(pattern.search, paths), None)
-        hint = f"a pattern must match the whole path, such as {partly!r}" if partly else f"paths look like {paths[:1]}"
-        raise UserError(f"{what}: the row {pattern.pattern!r} matches no parameter; {hint}")
+        if not allow_unused and not any(map(pattern.fullmatch, paths)):
+            raise UserError(_matches_nothing(pattern, tree, what))
     first = {path: next(value for pattern, value in rows if pattern.fullmatch(path)) for path in paths}
     return jax.tree_util.tree_map_with_path(lambda keys, _: first[path_of(keys)], tree)
+
+
+def _matches_nothing(pattern: re.Pattern, tree: Any, what: str) -> str:
+    """The error for a row that matches no parameter of `tree`: why that may be, and which paths there are."""
+    text, leaves = pattern.pattern, flatten_with_paths(tree)
+    parts = [f"{what}: the row {text!r} matches no parameter"]
+    if partly := [path for path, _ in leaves if pattern.search(path)]:
+        parts.append(f"a pattern must match the whole path, such as {_nearest_first(text, partly)[0]!r}")
+    if stacked := list(_stacks(leaves)):
+        wrong = "no path holds the number of a layer: " if _ONE_LAYER.search(text) else ""
+        parts.append(
+            f"{wrong}layers are stacked, so that one path holds a parameter of them all ({'; '.join(stacked)})"
+        )
+    paths = _nearest_first(text, [path for path, _ in leaves])
+    more = f" and {len(paths) - MOST_PATHS} more" if len(paths) > MOST_PATHS else ""
+    parts.append(f"the paths, the nearest first: {', '.join(paths[:MOST_PATHS])}{more}")
+    return "; ".join(parts)
+
+
+def _nearest_first(text: str, paths: Sequence[str]) -> list[str]:
+    """`paths`, those first that are most like `text`; equals stay in their order."""
+    plain = re.sub(r"[\\^$.*+?()\[\]{}|]+|\d+", "", text)
+    return sorted(paths, key=lambda path: -difflib.SequenceMatcher(None, plain, path, autojunk=False).ratio())
+
+
+def _stacks(leaves: Sequence[tuple[str, Any]]) -> Iterator[str]:
+    """How many layers a path of each stack holds, in words."""
+    sizes = {path.partition("layers/")[0]: getattr(leaf, "shape", ()) for path, leaf in leaves if is_stacked(path)}
+    for before, shape in sizes.items():
+        yield f"a path under {before}layers/ holds all {shape[0] if shape else 'its'} layers"
 
 
 def keep(tree: Any, kept: Any) -> Any:

@@ -90,7 +90,7 @@ def make_trainer(
     shapes = jax.eval_shape(init)
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
     check_fits(held, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
-    shardings = state_shardings(shapes, mesh, params)
+    shardings = state_shardings(shapes, mesh, params, model.config)
     function = make_train_step(model, objective, table, optimizer, settings, trainable)
     step = jax.jit(
         function,

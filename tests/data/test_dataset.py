@@ -72,7 +72,7 @@ def test_a_sources_own_validation_split_comes_second(config, monkeypatch):
             return None
 
     monkeypatch.setattr(dataset_module, "available_splits", lambda spec: ("train", "validation", "test"))
-    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split: Split(split))
+    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split, quoting: Split(split))
     config.data.train.source = "tfds:anything"
     opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"train {i}" for i in range(40)]
@@ -101,9 +101,9 @@ def test_a_split_that_is_asked_for_is_never_replaced_by_another(config, monkeypa
     """A dataset with one split: a part of it, train[:10%], is not all of it."""
     asked = []
     monkeypatch.setattr(dataset_module, "available_splits", lambda spec: ("train",))
-    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split: asked.append(split))
+    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split, quoting: asked.append(split))
     for split in (None, "train", "train[:10%]", "trian"):
-        dataset_module._open("tfds:anything", None, split, "validation")
+        dataset_module._open("tfds:anything", None, split, "validation", "auto")
     assert asked == ["train", "train", "train[:10%]", "trian"]
 
 
@@ -261,7 +261,12 @@ def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
         ({"source": "pydocs", "weight": float("inf")}, "positive number"),
         ({"source": "pydocs", "weight": "lots"}, "positive number, is 'lots'"),
         ({"source": "pydocs", "weight": None}, "positive number, is None"),
-        ("pydocs", "takes source, split and weight"),
+        ("pydocs", "takes columns, source, split, weight"),
+        (
+            {"source": "pydocs", "columns": {"txt": "body"}},
+            "columns: must be a group of fields, of inputs, targets, text",
+        ),
+        ({"source": "pydocs", "columns": "body"}, "columns: must be a group of fields"),
     ],
 )
 def test_a_mistake_in_a_mixture_names_the_member(config, fields, problem):
@@ -275,6 +280,41 @@ def test_an_empty_member_of_a_mixture_is_named(tmp_path, config):
     config.data.train.mixture.b = {"source": documents(tmp_path / "empty.jsonl", 0)}
     with pytest.raises(UserError, match=r"data\.train\.mixture\.b: .*empty\.jsonl has no text"):
         open_dataset(config, "text")
+
+
+def test_members_and_held_out_text_may_have_columns_of_their_own(tmp_path, config):
+    """What they do not name is the training data's, or what it is called by default."""
+    columns = {"a": ("frage", "targets"), "b": ("inputs", "antwort"), "c": ("q", "antwort")}
+    sources = {
+        name: jsonl(tmp_path / f"{name}.jsonl", [{key: f"{name} {i}" for key in keys} for i in range(40)])
+        for name, keys in columns.items()
+    }
+    config.data.train.columns.targets = "antwort"
+    config.data.train.mixture.a = {"source": sources["a"], "columns": {"inputs": "frage", "targets": "targets"}}
+    config.data.train.mixture.b = {"source": sources["b"]}
+    config.data.validation.source, config.data.validation.columns.inputs = sources["c"], "q"
+    opened = open_dataset(config, "pairs")
+    assert texts(opened.train["a"])[:2] == ["a 0", "a 0"] and texts(opened.train["b"])[:2] == ["b 0", "b 0"]
+    assert texts(opened.validation["validation"])[:2] == ["c 0", "c 0"]
+    assert texts(open_validation(config, "pairs", TOKENIZER, None).validation["validation"])[:2] == ["c 0", "c 0"]
+    config.data.train.mixture.a.columns.inputs = "nichts"
+    with pytest.raises(UserError, match=r"a\.jsonl.*nichts"):
+        open_dataset(config, "pairs")
+
+
+def test_a_tokenizer_is_trained_on_the_columns_of_each_member(tmp_path, config):
+    """A letter that it has not seen is bytes to it, two of them."""
+    config.tokenizer.path, config.tokenizer.vocab_size, config.tokenizer.sentinels = None, 300, 0
+    czech = jsonl(tmp_path / "a.jsonl", [{"body": "žž " * 99 + TEXT}])
+    german = jsonl(tmp_path / "b.jsonl", [{"text": "öö " * 99, "x": TEXT}])
+    config.data.train.mixture.a = {"source": czech, "columns": {"text": "body"}}
+    config.data.train.mixture.b = {"source": german}
+    is_known = lambda tokenizer, letter: len(tokenizer.encode(f"{letter}{letter}")) < 4
+    first = open_tokenizer(config, "text")
+    assert is_known(first, "ž") and is_known(first, "ö")
+    config.data.train.mixture.b.columns = {"text": "x"}
+    second = open_tokenizer(config, "text")
+    assert is_known(second, "ž") and not is_known(second, "ö")
 
 
 # The tokenizer

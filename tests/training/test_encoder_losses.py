@@ -152,13 +152,13 @@ def test_only_begin_inside_outside_tags_have_entities():
 
 
 def test_metrics_by_hand():
-    tokens = {"nll": 12.0, "weight": 4.0, "correct": 1.0, "bytes": 9.0}
+    tokens = {"nll": 12.0, "weight": 4.0, "correct": 1.0}
     both = from_sums({**tokens, "label_nll": 6.0, "label_weight": 10.0,
-                      "confusion": np.array([[3.0, 1.0], [2.0, 4.0]])}, predicts_text=False)  # fmt: skip
+                      "confusion": np.array([[3.0, 1.0], [2.0, 4.0]])})  # fmt: skip
     assert (both["loss"], both["mlm_loss"], both["next_sentence_loss"]) == pytest.approx((3.6, 3.0, 0.6))
     assert (both["next_sentence_accuracy"], both["next_sentence_negatives"]) == pytest.approx((0.7, 0.6))
     assert both["perplexity"] == pytest.approx(np.exp(3)) and "accuracy" not in both
     tagger = from_sums({"nll": 5.0, "weight": 10.0, "confusion": np.array([[6.0, 0.0], [2.0, 2.0]]),
-                        "entities": np.array([4.0, 6.0, 3.0])}, predicts_text=False)  # fmt: skip
+                        "entities": np.array([4.0, 6.0, 3.0])})  # fmt: skip
     assert tagger["loss"] == 0.5 and tagger["accuracy"] == pytest.approx(0.8)
     assert tagger["entity_f1"] == pytest.approx(2 * 0.5 * 0.75 / 1.25)

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from t5lite import study
-from t5lite.config import base_config, override
+from t5lite.config import base_config
 from t5lite.errors import Interrupted, UserError
+from t5lite.overrides import override
 from t5lite.studies import repeat
 from t5lite.training.workdir import check_same_run, read_result
 from tests.reporting.fakes import write_run
@@ -137,7 +138,7 @@ def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path
     runs = repeat({"after": after, "broken": broken}, [0]) | {"pretrain": pretrain}  # none where it can run
     out = tmp_path / "out"
     for _ in range(2):
-        report = study.run_and_report(runs, out, "Mine", base="after", parallel=None)
+        report = study.run_and_report(runs, out, "Mine", bases=["after"], parallel=None)
         status = {entry.run: entry.status for entry in report.entries}
         assert status["pretrain"] == "complete" and re.match("failed: .*init_from", status["broken-0"])
         assert status["after-0"] == "not run: it needs broken-0, which has no result"
