@@ -26,6 +26,7 @@ from t5lite.training.hosts import whole
 from t5lite.training.reading import Items, chosen_steps, evaluated, intact
 from t5lite.training.record import Record
 from t5lite.training.step import TrainState
+from t5lite.training.tables import is_there, keep
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import read_labels
@@ -112,7 +113,9 @@ def hand_over(
         rows[tuple(slice(size) for size in theirs[path])] = whole(values[path])
         values[path] = jax.device_put(rows, shardings[path])
     params = unflatten_dict({**ours, **values}, sep="/")
-    average = None if state.average is None else jax.tree.map(jnp.copy, params)
+    average = None
+    if state.average is not None:
+        average = jax.tree.map(jnp.copy, keep(params, is_there(state.average)))
     named = (sorted(values), sorted(ours.keys() - values.keys()), sorted(theirs.keys() - values.keys()))
     return state.replace(params=params, average=average), HandOff(source, at, *map(tuple, named), tuple(sorted(grown)))
 

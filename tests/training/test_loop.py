@@ -32,6 +32,7 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
     def step(state, rows):
         metrics = {name: jnp.ones(()) for name in ("loss", "tokens", "places", "grad_norm")}
         metrics |= {"skipped": jnp.bool_(state.step in sick), "finite_rows": jnp.ones(2, bool)}
+        metrics["finite_update"] = jnp.bool_(True)
         return types.SimpleNamespace(step=state.step + 1), metrics
 
     trainer = types.SimpleNamespace(step=step, schedule=lambda step: 0.1)
