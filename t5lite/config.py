@@ -164,7 +164,7 @@ def _model() -> dict[str, Any]:
         "relative_max_distance": 128,
         "rotary_base": 10000.0,
         "rotary_scaling": _optional(tuple),  # ("linear", factor), or Llama 3's: see model/config.py
-        "max_positions": _optional(int),  # of learned positions
+        "max_positions": _optional(int),  # the longest side that is read; learned positions need it
         "position_offset": 0,  # rows of their table before the first
         "norm": "rms",
         "norm_position": "pre",

@@ -29,7 +29,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.progress import say
-from t5lite.released import labels_of, with_released_shape
+from t5lite.released import labels_of, open_fitted, with_released_shape
 from t5lite.vocabulary import Rules, Vocabulary
 
 
@@ -157,6 +157,7 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
             raise UserError(f"config.data.validation.source: {place} brings no text of its own; set it")
         return _opened(config)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
+    tokenizer = open_fitted(place, tokenizer, config.model.vocab_size)
     kind = kind_of(config.objective).data
     are_free = config.data.labels is False and kind != "tags"
     labels = None if are_free else labels_of(place)

@@ -7,13 +7,14 @@ A run that starts from released weights has their shape, whatever its config say
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
+from t5lite.data.fitted_tokenizer import fit_tokenizer
 from t5lite.data.released_tokenizer import closes_texts
 from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
@@ -26,8 +27,9 @@ from t5lite.model.config import VOCAB_MULTIPLE
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.objectives.objective import Objective, TooFewSentinels
+from t5lite.progress import warn
 from t5lite.training.workdir import read_labels
-from t5lite.vocabulary import Vocabulary
+from t5lite.vocabulary import MASK, Vocabulary
 
 # Fields of a model that are no part of its shape. dropout_places follows the weights where the run leaves it open.
 OF_THE_RUN = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
@@ -69,10 +71,14 @@ def labels_of(place: str | Path) -> list[str] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A run or released weights, opened for reading without any data."""
+    """A run or released weights, opened for reading without any data.
+
+    tokenizer: as far as the model has rows for its ids. whole: with all of its ids.
+    """
 
     config: ConfigDict
     tokenizer: TextTokenizer
+    whole: TextTokenizer
     labels: list[str] | None
     objective: Objective
     model: Transformer
@@ -87,11 +93,23 @@ class Opened:
 def open_model(place: str | Path) -> Opened:
     """The config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
     config, labels = config_of(place), labels_of(place)
-    tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    whole = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    tokenizer = open_fitted(place, whole, config.model.vocab_size)
     if is_released(place):
-        _fit_sentinels(config, tokenizer.vocabulary)
-    objective = make_objective(config.objective, config.model.architecture, tokenizer.vocabulary, labels)
-    return Opened(config, tokenizer, labels, objective, make_model(config.model, tokenizer.vocabulary, objective.heads))
+        _fit_objective(config, tokenizer.vocabulary, labels)
+    vocabulary = tokenizer.vocabulary
+    objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
+    return Opened(config, tokenizer, whole, labels, objective, make_model(config.model, vocabulary, objective.heads))
+
+
+def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
+    """The tokenizer as far as the weights have `rows`; a warning names the first id that has none."""
+    fitted = fit_tokenizer(tokenizer, rows)
+    if fitted is not tokenizer:
+        count = tokenizer.vocabulary.rows
+        warn(f"{place}: the tokenizer has {count} ids, the weights have rows for {rows}: no text may hold "
+             f"{tokenizer.decode([rows])!r}" + (" or the ids after it" if count > rows + 1 else ""))  # fmt: skip
+    return fitted
 
 
 def with_released_shape(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
@@ -109,8 +127,10 @@ def with_released_shape(config: ConfigDict, workdir: Path | None = None) -> Conf
             _set_shape(config, begun.model)
             config.tokenizer.sentinels = begun.tokenizer.sentinels
             return config
-    released = open_released(folder_of(config.init_from))
+    released, wanted = open_released(folder_of(config.init_from)), config.model.architecture
     _set_shape(config, released.fields)
+    if wanted in released.family.architectures:
+        config.model.architecture = wanted
     place, architecture = config.tokenizer.path or config.init_from, config.model.architecture
     specials = special_tokens(config.tokenizer, config.objective, architecture)
     try:
@@ -148,17 +168,21 @@ def dropout_note(config: ConfigDict) -> str | None:
     )
 
 
-def _fit_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> None:
-    """Of an objective with sentinels, windows short enough for those that there are; without any, a prefix LM."""
+def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[str] | None) -> None:
+    """Choose an objective that the vocabulary allows: short windows where sentinels are few, a prefix LM where there
+    are none, and for BART without [MASK] one that deletes tokens.
+    """
     fields, architecture = config.objective, config.model.architecture
+    if fields.name == "bart" and MASK not in vocabulary.specials:
+        fields.name = "token_deletion"
     while True:
         try:
-            make_objective(fields, architecture, vocabulary)
+            make_objective(fields, architecture, vocabulary, labels)
         except TooFewSentinels:
             fields.inputs_length //= 2
             if fields.inputs_length < SHORTEST:
                 fields.name, fields.inputs_length = "prefix_lm", LENGTH
-        except UserError:  # of labels, say, which do not concern sentinels
+        except UserError:  # which does not concern sentinels
             return
         else:
             return

@@ -69,6 +69,8 @@ class ModelConfig:
     keys, with rotary_base and rotary_scaling: ("linear", factor) or ("llama3", factor, low frequency factor, high
     frequency factor, original length). "learned" adds a row of a table of position_offset + max_positions (BART leaves
     its first two rows unused), "sinusoidal" sines and cosines. "alibi" lowers scores by distance.
+    max_positions: the longest side that is read. Learned positions need it; with others it is set where a released
+    model's attention slides over a window of so many tokens, up to which it is plain attention.
     norm, norm_position: "pre" norms what enters a block and once more after the last layer, "post" the sum after each
     block. norm_epsilon: added to the mean square or variance. embedding_norm: of what enters the first layer.
     scale_embeddings: tokens' embeddings times sqrt(d_model).

@@ -123,12 +123,15 @@ class Stack(nn.Module):
         return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
 
     def _check_length(self, length: int) -> None:
-        """UserError where learned positions have no row for all of `length`."""
+        """UserError where the model cannot read `length` tokens: learned positions have no row for all of them, or a
+        released model's attention slides over fewer.
+        """
         most = self.config.max_positions
-        if self.config.positions == "learned" and length > most:
+        if most is not None and length > most:
             side = "decoder" if self.causal else "encoder"
-            raise UserError(f"the {side} would read {length} tokens, but it has learned positions for {most}: "
-                            "model.max_positions")  # fmt: skip
+            kind = "learned positions for" if self.config.positions == "learned" else "attention over a window of"
+            raise UserError(f"the {side} would read {length} tokens, but it has {kind} {most}: "
+                            "model.max_positions; shorten objective.inputs_length")  # fmt: skip
 
     def _bias(self, queries: int, keys: int) -> Array | None:
         if self.config.positions == "relative_bias":

@@ -161,11 +161,18 @@ def params_shardings(params: Any, mesh: Mesh, config: ModelConfig, rules: Table 
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
-def placed_shapes(config: ModelConfig, mesh: Mesh) -> Any:
-    """The shapes of a model's parameters as jax.ShapeDtypeStruct, with the shardings that the rules give them."""
-    params = parameter_shapes(config)
+def place_shapes(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
+    """The shapes of `params`, arrays or their shapes, as jax.ShapeDtypeStruct, with the shardings of the rules.
+
+    config: the model that the parameters are of; there may be some that it does not have, such as other heads.
+    """
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.tree.map(place, params, params_shardings(params, mesh, config))
+
+
+def placed_shapes(config: ModelConfig, mesh: Mesh) -> Any:
+    """`place_shapes` of all parameters of a model."""
+    return place_shapes(parameter_shapes(config), mesh, config)
 
 
 def _owner(path: str, params: Iterable[str]) -> str | None:
