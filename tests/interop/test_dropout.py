@@ -7,7 +7,8 @@ import pytest
 
 from t5lite.errors import UserError
 from t5lite.interop.dropout import is_honoured, read_places, read_rates, unsaid_places
-from t5lite.interop.released import FAMILIES, describe
+from t5lite.interop.released import FAMILIES
+from t5lite.interop.writing import describe
 from t5lite.objectives.objective import OF_TOKENS, Heads
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 
