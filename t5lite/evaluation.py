@@ -5,7 +5,9 @@ answer stands in training/metrics.py. At the end also by the standards of `objec
 Of pairs also
 
     accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
-    exact_match          the greedily generated target is the given one, on `eval.generate_rows` pairs
+    exact_match          the greedily generated target is the given one, whole, on `eval.generate_rows` pairs
+
+What rows have no place for counts as missed: tokens of targets, tags and entities.
 """
 
 import contextlib
