@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from t5lite.data.added_tokens import place_above, read_added
 from t5lite.data.released_tokenizer import TOKENIZER_FILE, open_released, reopen_released
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
@@ -305,7 +306,7 @@ def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextT
     has_json = (place / TOKENIZER_FILE).is_file()
     if (place / "spiece.model").is_file():
         try:
-            return _open(place / "spiece.model", _extra_ids(place, sentinels), specials)
+            return _open_spiece(place, sentinels, specials)
         except OtherIds:
             if not has_json:
                 raise
@@ -314,6 +315,20 @@ def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextT
             f"tokenizer.path: {place} holds neither tokenizer/{VOCABULARY_FILE} nor spiece.model nor {TOKENIZER_FILE}"
         )
     return open_released(place / TOKENIZER_FILE, sentinels, specials)
+
+
+def _open_spiece(place: Path, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
+    """T5's tokenizer, with the tokens that the files beside it add. OtherIds where it cannot hold them all."""
+    file = place / "spiece.model"
+    bare, spec = _open(file, 0, ()), read_json(place / TOKENIZER_FILE, COPY_ANEW) or {}
+    added = read_added(place, spec)
+    sentinels, above = place_above(added, bare.pieces_and_scores()[0], _extra_ids(place, sentinels))
+    texts = [each.content for each in added if each.content in above and not each.special]
+    if texts:
+        raise OtherIds(
+            f"{file}: the files beside it add {texts[0]!r}, which is text: only a tokenizer.json can hold it"
+        )
+    return _open(file, sentinels, (*above, *(name for name in specials if name not in above)))
 
 
 def _extra_ids(place: Path, otherwise: int) -> int:
