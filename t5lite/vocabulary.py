@@ -70,6 +70,13 @@ class Rules:
         stops = tuple(token for token in self.stops if not in_targets[token] and token != bos)
         return Rules(stops=stops, first=bos, last=self.last)
 
+    def below(self, rows: int) -> "Rules":
+        """The rules of weights with so many rows: ids that have none are never generated, so they need no rule."""
+        lists = {name: getattr(self, name) for name in ("stops", "never", "never_first")}
+        kept = {name: tuple(token for token in tokens if token < rows) for name, tokens in lists.items()}
+        forced = {name: token for name in ("first", "last") if (token := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **kept, **{name: t if t < rows else None for name, t in forced.items()})
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:

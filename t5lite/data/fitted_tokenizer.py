@@ -25,6 +25,7 @@ class FittedTokenizer:
         self.whole, self._rows = tokenizer, rows
         self.vocabulary = _cut(tokenizer.vocabulary, rows)
         self.begins_with_start = tokenizer.begins_with_start
+        self.rules = None if tokenizer.rules is None else tokenizer.rules.below(rows)
 
     @property
     def sha256(self) -> str:

@@ -70,7 +70,7 @@ def _tables_of(pattern, params):
         for table, given in rows.items()
     }
     sharding = ((pattern, (None,)), (".*", ()))
-    return calls | {"sharding rules": lambda: params_shardings(params, make_mesh(1, 1, 1), sharding)}
+    return calls | {"sharding rules": lambda: params_shardings(params, make_mesh(1, 1, 1), SMALL, sharding)}
 
 
 @pytest.mark.parametrize("table", _tables_of("", {}))
