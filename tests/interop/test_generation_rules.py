@@ -32,7 +32,7 @@ def rules_for(name, place):
         "eos_token_id": [vocabulary.eos, *text[20:60]],
         "forced_eos_token_id": vocabulary.eos,
         "begin_suppress_tokens": text[100:200],
-        "bad_words_ids": [[token] for token in text[200:210]],
+        "bad_words_ids": [[token] for token in text[60:70]],
         "suppress_tokens": sorted({*range(rows)} - {*text, vocabulary.eos, *([0] if name == "bart" else [])}),
         "pad_token_id": 1,
     }
