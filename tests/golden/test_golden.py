@@ -49,7 +49,10 @@ def test_it_evaluates_to_the_same_loss(golden, capsys):
     evaluate.main(["--checkpoint", str(golden), "--json"])
     said = json.loads(capsys.readouterr().out)
     assert said["step"] == 4
-    assert said["metrics"]["validation"] == pytest.approx(_result(golden)["metrics"]["validation"], rel=1e-4)
+    now, before = said["metrics"]["validation"], _result(golden)["metrics"]["validation"]
+    # It counted the space that the tokenizer puts in front of each document as a byte of the text.
+    assert 1 < now.pop("bits_per_byte") / before.pop("bits_per_byte") < 1.01
+    assert now == pytest.approx(before, rel=1e-4)
 
 
 def test_it_can_be_gone_on_with(golden):
