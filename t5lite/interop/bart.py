@@ -140,7 +140,7 @@ BART = Family(
         "ForCausalLM": ("encoder",),
         "": ("encoder",),
     },
-    answers=("ForConditionalGeneration", "Model", ""),
+    answers=("ForConditionalGeneration", "Model", "ForCausalLM", ""),
     heads={r"classification_head\..*": "ForSequenceClassification", r"qa_outputs\..*": "ForQuestionAnswering"},
     buffers=(r"(model\.)?(encoder|decoder)\.version",),
     renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),

@@ -74,7 +74,7 @@ class Family:
         dropout: the fields of config.json that are rates of dropout; `fields` and `to_json` leave them out.
         kinds: {kind: parts that its weights may lack}. A part is the first name of a path ("decoder", "lm_head").
             "" stands for weights whose config.json names no class.
-        answers: the kinds that the model here answers like. Weights of other kinds are something to start from.
+        answers: the kinds whose weights answer, if no part is missing. Others are something to start from.
         needs: {kind: tensors that its weights must have, beside the parts}.
         heads: {regex of a tensor: its kind} of heads that no model here has. They are kept, not read.
         buffers: regexes of tensors that are computed. They are kept too.

@@ -150,7 +150,7 @@ T5 = Family(
         "ForTokenClassification": ("decoder", "lm_head"),
         "": ("decoder", "lm_head"),
     },
-    answers=("ForConditionalGeneration", "Model", ""),
+    answers=("ForConditionalGeneration", "Model", "EncoderModel", ""),
     heads={
         r"classification_head\..*": "ForSequenceClassification",
         r"qa_outputs\..*": "ForQuestionAnswering",
