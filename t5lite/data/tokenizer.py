@@ -4,7 +4,10 @@ The model file holds the pieces alone, but for mT5's, whose last pieces are its 
 ids above them, kept in `vocabulary.json` beside it:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
-    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "sha256": "…"}
+    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "below": 0, "sha256": "…"}
+
+Specials stand above the sentinels, but for the first `below` of them: those that a tokenizer without sentinels had
+before it got some (`grown`), and whose ids stay what they are.
 
 A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
 """
@@ -29,6 +32,7 @@ from t5lite.data.text_tokenizer import (
     check_above,
     cut_in_names,
     encode_with_names,
+    lacking,
     parts_of,
     sentinels_on_top,
 )
@@ -51,13 +55,14 @@ class OtherIds(UserError):
 class Tokenizer:
     """A SentencePiece model with the sentinels and specials above its pieces.
 
-    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says.
+    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says. below: so many of
+    the specials, the first ones, stand below the sentinels.
     """
 
     begins_with_start = True
 
-    def __init__(self, model: bytes, sentinels: int = 100, specials: Sequence[str] = ()):
-        self.model = model
+    def __init__(self, model: bytes, sentinels: int = 100, specials: Sequence[str] = (), below: int = 0):
+        self.model, self.below = model, below
         check_above(sentinels, specials)
         self._pieces = _processor(model)
         ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
@@ -96,8 +101,9 @@ class Tokenizer:
             num_bytes[token] = 1 if model.is_byte(token) else len(piece.replace(SPACE, " ").encode())
             starts_word[token] = piece.startswith((SPACE, "\n"))
             ends_sentence[token] = piece.endswith((".", "?", "!"))
-        ids = {name: pieces + sentinels + i for i, name in enumerate(specials)}
-        return Vocabulary(pieces, sentinels, ids, TokenTable(num_bytes, starts_word, ends_sentence, is_special))
+        ids = {name: pieces + i + (0 if i < self.below else sentinels) for i, name in enumerate(specials)}
+        table = TokenTable(num_bytes, starts_word, ends_sentence, is_special)
+        return Vocabulary(pieces + self.below, sentinels, ids, table)
 
     @property
     def names(self) -> dict[int, str]:
@@ -117,8 +123,21 @@ class Tokenizer:
     @property
     def sha256(self) -> str:
         """Identity of the tokenizer: the model's bytes, the sentinels and the specials."""
-        above = json.dumps([self.vocabulary.sentinels, list(self.vocabulary.specials)])
-        return hashlib.sha256(self.model + above.encode()).hexdigest()
+        above = [self.vocabulary.sentinels, list(self.vocabulary.specials), *([self.below] if self.below else [])]
+        return hashlib.sha256(self.model + json.dumps(above).encode()).hexdigest()
+
+    @property
+    def base(self) -> bytes:
+        """The model, by which the ids of the pieces are known."""
+        return self.model
+
+    def grown(self, sentinels: int, specials: Sequence[str]) -> "Tokenizer":
+        """See TextTokenizer."""
+        own, new = self.vocabulary, lacking(self.vocabulary, specials)
+        if not new and (own.sentinels or not sentinels):
+            return self
+        below = self.below if own.sentinels else min(sentinels, 1) * len(own.specials)
+        return Tokenizer(self.model, own.sentinels or sentinels, [*own.specials, *new], below)
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
         """Ids of `text`, int32 [n], without EOS.
@@ -154,7 +173,7 @@ class Tokenizer:
 
     def _encode_names_as_text(self, text: str, ids: np.ndarray, continues: bool) -> np.ndarray:
         # To the model a name of one of its own sentinels is a piece like any other.
-        parts = cut_in_names(text, self._special_ids)
+        parts = cut_in_names(text, [f"<extra_id_{k}>" for k in range(self._own_sentinels)])
         if len(parts) == 1:  # the name came about by normalisation
             return np.where(ids >= self.vocabulary.pieces, np.int32(UNKNOWN), ids)
         return np.concatenate(self.encode_many(parts, [continues, *[True] * (len(parts) - 1)]))
@@ -176,7 +195,7 @@ class Tokenizer:
         names = {EOS: "</s>", **self._special_names}
         return parts_of(
             tokens,
-            lambda token: EOS < token < self.vocabulary.pieces,
+            lambda token: EOS < token < self.vocabulary.pieces and token not in self._special_names,
             lambda token: names.get(token, f"<{token}>"),
             self._decode,
         )
@@ -193,6 +212,7 @@ class Tokenizer:
         above = {
             "sentinels": self.vocabulary.sentinels,
             "specials": list(self.vocabulary.specials),
+            **({"below": self.below} if self.below else {}),
             "sha256": self.sha256,
         }
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
@@ -324,18 +344,20 @@ def _extra_ids(place: Path, otherwise: int) -> int:
     return otherwise if found is None else found
 
 
-def _read_above(file: Path) -> tuple[int, list[str], str | None]:
-    """(sentinels, specials, the tokenizer's identity, which older files lack)."""
+def _read_above(file: Path) -> tuple[int, list[str], int, str | None]:
+    """(sentinels, specials, how many of these stand below them, the tokenizer's identity, which older files lack)."""
     above = read_json(file, COPY_ANEW)
     sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
-    if type(sentinels) is not int or not isinstance(specials, list) or not isinstance(sha256, str | None):
+    below = above.get("below", 0)
+    fits = type(sentinels) is int and isinstance(specials, list) and isinstance(sha256, str | None)
+    if not fits or type(below) is not int or not 0 <= below <= len(specials):
         raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
-    return sentinels, specials, sha256
+    return sentinels, specials, below, sha256
 
 
-def _open(model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None) -> Tokenizer:
+def _open(model: Path, sentinels: int, specials: Sequence[str], below: int = 0, sha256: str | None = None) -> Tokenizer:
     try:
-        tokenizer = Tokenizer(read_bytes(model), sentinels, specials)
+        tokenizer = Tokenizer(read_bytes(model), sentinels, specials, below)
     except OSError as error:
         raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
     except UserError as error:
