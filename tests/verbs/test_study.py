@@ -132,7 +132,7 @@ def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path
     pretrain = small_config(write_texts(tmp_path / "text"))
     pretrain.name = "pretrain"
     broken = pretrain.copy_and_resolve_references()
-    broken.init_from, broken.model.d_model = "@pretrain", 48
+    broken.init_from, broken.model.architecture = "@pretrain", "decoder"
     after = pretrain.copy_and_resolve_references()
     after.init_from = "@broken"
     runs = repeat({"after": after, "broken": broken}, [0]) | {"pretrain": pretrain}  # none where it can run
