@@ -21,7 +21,8 @@ import numpy as np
 
 from t5lite.config import base_config
 from t5lite.data.tokenizer import train_tokenizer
-from t5lite.interop.released import describe, open_released, write_released
+from t5lite.interop.released import open_released
+from t5lite.interop.writing import describe, write_released
 from t5lite.model.build import make_model
 from t5lite.model.presets import preset
 from t5lite.model.transformer import num_parameters, parameter_shapes

@@ -5,14 +5,15 @@
         answer["output"], answer["logprob"]
 
 Requests are answered in batches of texts of like length and come back in the order in which they were given. A text's
-answer depends on its place and the seed, not on what shares its batch.
+answer depends on its place and the seed, not on what shares its batch. Of a text that was cut to what the network
+reads, the answer has "cut": {"tokens": 900, "read": 512}.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,10 +23,10 @@ from t5lite.decoding.generate import Generated, Generation, padded, step_weights
 from t5lite.decoding.score import score_targets
 from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
-from t5lite.model.transformer import StepWeights, parameter_shapes
+from t5lite.model.transformer import StepWeights
 from t5lite.released import open_model
 from t5lite.training import hosts
-from t5lite.training.sharding import make_mesh
+from t5lite.training.sharding import make_mesh, placed_shapes
 from t5lite.training.start import load_params
 
 BATCH_SIZE = 16
@@ -36,13 +37,33 @@ PIECE = 16  # tokens between two looks at whether a text is to stop
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A text to answer. prefix: with which the answer must begin. target: to be scored instead. fields: of the line of
-    JSON that it came from, which its answer has too.
+    JSON that it came from, which its answer has too. place: its file and line, for errors. fault: why it cannot be
+    answered, if that is known already.
     """
 
     input: str
     prefix: str = ""
     target: str | None = None
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    place: str = ""
+    fault: str | None = None
+
+
+class Ready(NamedTuple):
+    """A request in tokens. ids: what the network reads. tokens: the prefix of its answer, or the target to score.
+    asked: the places that an encoder is asked for. cut: see the module's docstring; None: nothing was.
+    """
+
+    request: Request
+    ids: np.ndarray
+    tokens: Sequence[int] = ()
+    asked: np.ndarray | None = None
+    cut: dict[str, int] | None = None
+
+    def answer(self, found: dict[str, Any]) -> dict[str, Any]:
+        """The answer `found` with what belongs to every answer."""
+        cut = {} if self.cut is None else {"cut": self.cut}
+        return {**self.request.fields, "input": self.request.input, **found, **cut}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +79,33 @@ class Options:
 
 
 def in_order(
-    requests: Sequence[Request], batch_size: int, function: Callable[[list[Request], list[int]], list[dict]]
+    requests: Sequence[Request],
+    batch_size: int,
+    prepare: Callable[[Request], Ready],
+    function: Callable[[list[Ready], list[int]], list[dict]],
+    strict: bool = True,
 ) -> Iterator[dict]:
-    """function(requests of like length, their places) for all, in the order of their places.
+    """function(prepared requests of like length, their places) for all, in the order of their places.
 
-    Several hosts take batches in turn, and host 0 yields the answers of all.
+    Several hosts take batches in turn, and host 0 yields the answers of all. Of a request that `prepare` refuses with a
+    UserError the answer is {"input", "error"}; strict: the error is raised when its turn comes.
     """
+
+    def answered(places: list[int]) -> list[dict]:
+        ready, found = {}, {}
+        for place in places:
+            request = requests[place]
+            try:
+                if request.fault is not None:
+                    raise UserError(request.fault)
+                ready[place] = prepare(request)
+            except UserError as error:
+                where = f"{request.place}: " if request.place else ""
+                found[place] = {"input": request.input, "error": f"{where}{error}"}
+        if ready:
+            found |= dict(zip(ready, function(list(ready.values()), list(ready)), strict=True))
+        return [found[place] for place in places]
+
     window = batch_size * BATCHES_SORTED * hosts.count()
     for first in range(0, len(requests), window):
         places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
@@ -71,10 +113,12 @@ def in_order(
         found: dict[int, dict] = {}
         for start in range(0, len(batches), hosts.count()):
             mine = batches[start + hosts.index()] if start + hosts.index() < len(batches) else []
-            made = function([requests[i] for i in mine], mine) if mine else []
-            for places_of_host, each in hosts.to_primary((mine, made)):
+            for places_of_host, each in hosts.to_primary((mine, answered(mine))):
                 found |= dict(zip(places_of_host, each, strict=True))
-        yield from (found[place] for place in sorted(found))
+        for place in sorted(found):
+            if strict and "error" in found[place]:
+                raise UserError(found[place]["error"])
+            yield found[place]
 
 
 class Generator:
@@ -87,23 +131,29 @@ class Generator:
     def __init__(self, place: str | Path, step: str | None = None, average: int = 1, tensor: int = 1):
         opened = open_model(place)
         self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
+        self.conventions = opened.conventions
         self.columns = opened.config.data.train.columns
         self.mesh = make_mesh(1, 1, tensor, devices=jax.local_devices()[:tensor])
-        self.params, self.step = load_params(place, parameter_shapes(self.model.config), self.mesh, step, average)
+        self.params, self.step = load_params(place, placed_shapes(self.model.config, self.mesh), step, average)
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens that the model reads: closed by EOS where the objective does so; a language model is to go on.
 
         What was trained on pairs reads as many as a pair's inputs had, as in evaluation.
         """
+        return self._fitting(self._encode(text)[0], text)
+
+    def _encode(self, text: str) -> tuple[np.ndarray, dict[str, int] | None]:
+        """The tokens of `encode`, and how many there were where they had to be cut."""
         ids = self.tokenizer.encode(text, specials=True)
         if not self.objective.closes_inputs:
-            return self._fitting(ids, text)
-        front = self._front()
-        ids = np.append(ids, self.tokenizer.vocabulary.eos).astype(np.int32)
-        if self.objective.rows == "pairs":
-            ids = clipped(ids, self.objective.inputs_length - len(front))
-        return self._fitting(np.concatenate([front, ids]), text)
+            return ids, None
+        front = np.array([] if self.objective.bos is None else [self.objective.bos], np.int32)
+        whole = np.concatenate([front, ids, [self.tokenizer.vocabulary.eos]]).astype(np.int32)
+        if self.objective.rows != "pairs":
+            return whole, None
+        ids = clipped(whole, self.objective.inputs_length)
+        return ids, None if len(ids) == len(whole) else {"tokens": len(whole), "read": len(ids)}
 
     def encode_target(self, text: str) -> np.ndarray:
         """The tokens of a given answer as training has them: a language model's go on from its input, and nothing is
@@ -112,13 +162,11 @@ class Generator:
         if not self.objective.closes_inputs:
             return self._continued(text)
         ids = self.tokenizer.encode(text, specials=True)
-        return np.concatenate([self._front(), ids, [self.tokenizer.vocabulary.eos]]).astype(np.int32)
+        front = self.conventions.front
+        return np.concatenate([front, ids, [self.tokenizer.vocabulary.eos]]).astype(np.int32)
 
     def _continued(self, text: str) -> np.ndarray:
         return self.tokenizer.encode_many([text], [True])[0]
-
-    def _front(self) -> np.ndarray:
-        return np.array([] if self.objective.bos is None else [self.objective.bos], np.int32)
 
     def _prefix(self, text: str) -> list[int]:
         """The tokens with which an answer has to begin."""
@@ -126,7 +174,7 @@ class Generator:
             return []
         if not self.objective.closes_inputs:
             return self._continued(text).tolist()
-        return [*self._front().tolist(), *self.tokenizer.encode(text, specials=True).tolist()]
+        return [*self.conventions.front, *self.tokenizer.encode(text, specials=True).tolist()]
 
     def _fitting(self, ids: np.ndarray, text: str, more: int = 0) -> np.ndarray:
         """`ids`, if the model has positions for so many and `more`. UserError for others."""
@@ -145,7 +193,7 @@ class Generator:
         other tasks, as released ones are, leak them.
         """
         vocabulary = self.tokenizer.vocabulary
-        allowed = self.objective.allowed(vocabulary)
+        allowed = self.conventions.allowed.copy()
         for text in suppress:
             allowed[self._single(text)] = False
         rows = np.repeat(allowed[None], len(requests), axis=0)
@@ -162,45 +210,73 @@ class Generator:
             raise UserError(f"--suppress: {text!r} is {len(either[0])} tokens, but it takes what is one")
         return int(found[0])
 
-    def answers(self, requests: Sequence[Request], options: Options, batch_size: int = BATCH_SIZE) -> Iterator[dict]:
+    def answers(
+        self, requests: Sequence[Request], options: Options, batch_size: int = BATCH_SIZE, strict: bool = True
+    ) -> Iterator[dict]:
         """{"input", "output", "tokens", "token_logprobs", "logprob", "score"} of each request, in their order; with
-        num_return above 1 also "answers", the list of all, of which the first is the best.
+        num_return above 1 also "answers", the list of all, of which the first is the best. strict: see `in_order`.
         """
-        yield from in_order(requests, batch_size, lambda chunk, places: self._answer(chunk, places, options))
+        self.allowed(requests[:1], options.suppress)  # raises for all that no request can mend
+        prepare = functools.partial(self.prepare, more=options.settings.max_new_tokens)
+        function = functools.partial(self._answer, options=options)
+        yield from in_order(requests, batch_size, prepare, function, strict)
 
-    def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE) -> Iterator[dict]:
+    def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
         """{"input", "target", "tokens", "token_logprobs", "logprob"} of the target of each request, in their order."""
-        yield from in_order(requests, batch_size, lambda chunk, places: self._score(chunk))
+        yield from in_order(requests, batch_size, self._prepare_score, lambda chunk, places: self._score(chunk), strict)
 
-    def _answer(self, requests: list[Request], places: list[int], options: Options) -> list[dict]:
-        generation = self._generation(requests, places, options)
+    def prepare(self, request: Request, more: int) -> Ready:
+        """A request in tokens; `more` are to follow. UserError for a text that the model cannot take."""
+        prefix = self._prefix(request.prefix)
+        if len(prefix) > more:
+            raise UserError(f"a prefix of {len(prefix)} tokens is longer than max_new_tokens={more}")
+        return self._ready(request, prefix, more)
+
+    def _prepare_score(self, request: Request) -> Ready:
+        if request.target is None:
+            name = shortened(repr(request.input))
+            raise UserError(f"--score needs a target for {name}: give --target, or name it in a .jsonl")
+        target = self.encode_target(request.target).tolist()
+        return self._ready(request, target, len(target))
+
+    def _ready(self, request: Request, tokens: list[int], more: int) -> Ready:
+        ids, cut = self._encode(request.input)
+        self._fitting(ids, request.input)
+        if not len(ids) and not self.objective.closes_inputs and not self.tokenizer.begins_with_start:
+            ids = np.array([self.tokenizer.vocabulary.start], np.int32)  # an empty prompt, with nothing in front of it
+        if self.model.config.num_encoder_layers:
+            self._fitting(ids[:0], request.input, more)
+        else:
+            self._fitting(ids, request.input, more + self.tokenizer.begins_with_start)
+        return Ready(request, ids, tokens, cut=cut)
+
+    def _answer(self, ready: list[Ready], places: list[int], options: Options) -> list[dict]:
+        generation = self._generation(ready, places, options)
         if options.stop:
             for so_far in generation.pieces(PIECE, lambda row, tokens: self._stops(tokens, options.stop)):
                 del so_far
         else:
             generation.advance()
-        return self._read_out(requests, generation.result(), options)
+        return self._read_out(ready, generation.result(), options)
 
     def stream(self, request: Request, options: Options, every: int = 4) -> Iterator[str]:
         """The answer to one request, in parts as they come."""
-        shown = ""
-        generation = self._generation([request], [0], options)
+        shown, ready = "", [self.prepare(request, options.settings.max_new_tokens)]
+        generation = self._generation(ready, [0], options)
         for so_far in generation.pieces(every, lambda row, tokens: self._stops(tokens, options.stop)):
-            text = self._read_out([request], so_far, options)[0]["output"]
+            text = self._read_out(ready, so_far, options)[0]["output"]
             whole = text.rstrip("\ufffd")  # bytes of a character that is still to come
             if whole.startswith(shown) and len(whole) > len(shown):
                 yield whole[len(shown) :]
                 shown = whole
 
-    def _generation(self, requests: list[Request], places: list[int], options: Options) -> Generation:
-        encoded, vocabulary = [self.encode(request.input) for request in requests], self.tokenizer.vocabulary
-        prefixes = [self._prefix(request.prefix) for request in requests]
-        inputs, lengths = self._padded(encoded, requests, options.settings.max_new_tokens)
-        again = [0] * (len(inputs) - len(requests))  # rows in excess, which repeat the first
-        prefixes += [prefixes[i] for i in again]
+    def _generation(self, ready: list[Ready], places: list[int], options: Options) -> Generation:
+        inputs, lengths = padded([each.ids for each in ready], most=self.model.config.max_positions)
+        again = [0] * (len(inputs) - len(ready))  # rows in excess, which repeat the first
+        filled = [*ready, *(ready[i] for i in again)]
         seed = jax.random.key(options.seed)
         keys = jax.vmap(lambda place: jax.random.fold_in(seed, place))(np.array([*places, *(places[i] for i in again)]))
-        allowed = self.allowed([*requests, *(requests[i] for i in again)], options.suppress)
+        allowed = self.allowed([each.request for each in filled], options.suppress)
         with jax.set_mesh(self.mesh):
             return Generation(
                 self.model,
@@ -209,59 +285,38 @@ class Generator:
                 lengths,
                 options.settings,
                 keys=keys,
-                prefixes=prefixes,
-                allowed=allowed,
-                eos=vocabulary.eos,
+                prefixes=[each.tokens for each in filled],
                 weights=self._step_weights,
-                **self._reading(),
+                **(self.conventions.generating() | {"allowed": allowed}),
             )
 
     @functools.cached_property
     def _step_weights(self) -> StepWeights:
         return step_weights(self.model, self.params)
 
-    def _reading(self) -> dict[str, Any]:
-        """How the model reads what it is given, as in training."""
-        return {
-            "prefix_attention": self.objective.prefix_attention,
-            "start": self.tokenizer.vocabulary.start,
-            "prepend_start": self.tokenizer.begins_with_start,
-        }
-
-    def _padded(
-        self, encoded: list[np.ndarray], requests: Sequence[Request], more: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs [B, L] and lengths [B]. An empty prompt with nothing in front of it becomes `start`."""
-        if not self.objective.closes_inputs and not self.tokenizer.begins_with_start:
-            start = np.array([self.tokenizer.vocabulary.start], np.int32)
-            encoded = [ids if len(ids) else start for ids in encoded]
-        for ids, request in zip(encoded, requests, strict=True):
-            if self.model.config.num_encoder_layers:
-                self._fitting(ids[:0], request.input, more)
-            else:
-                self._fitting(ids, request.input, more + self.tokenizer.begins_with_start)
-        return padded(encoded, most=self.model.config.max_positions)
-
     def _stops(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
-        text = self.tokenizer.decode(tokens)
+        text = self._text(tokens)
         return any(each in text for each in stop)
 
-    def _read_out(self, requests: Sequence[Request], generated: Generated, options: Options) -> list[dict]:
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(self.conventions.text_tokens(tokens))
+
+    def _read_out(self, ready: Sequence[Ready], generated: Generated, options: Options) -> list[dict]:
         """An answer for each request; the rows in excess are left."""
         found = []
-        for request, *row in zip(requests, *jax.device_get(generated), strict=False):
+        for asked, *row in zip(ready, *jax.device_get(generated), strict=False):
             each = [self._one(*answer, options.stop) for answer in zip(*row, strict=True) if answer[1] > 0]
             best = each[0] if each else {"output": "", "tokens": [], "token_logprobs": [], "logprob": 0.0, "score": 0.0}
             more = {"answers": each} if options.settings.num_return > 1 else {}
-            found.append({**request.fields, "input": request.input, **best, **more})
+            found.append(asked.answer({**best, **more}))
         return found
 
     def _one(self, tokens: np.ndarray, length: int, logprobs: np.ndarray, score: float, stop: Sequence[str]) -> dict:
         """One answer, cut before the first text that it stops at: the tokens up to the one that completes it stay."""
-        count, text = int(length), self.tokenizer.decode(tokens[:length])
+        count, text = int(length), self._text(tokens[:length].tolist())
         if any(each in text for each in stop):
-            count = next(n for n in range(1, count + 1) if self._stops(tokens[:n], stop))
-            text = self.tokenizer.decode(tokens[:count])
+            count = next(n for n in range(1, count + 1) if self._stops(tokens[:n].tolist(), stop))
+            text = self._text(tokens[:count].tolist())
             text = text[: min(text.index(each) for each in stop if each in text)]
         logprob = float(logprobs[:count].sum())
         return {
@@ -272,24 +327,22 @@ class Generator:
             "score": float(score) if count == length else logprob,
         }
 
-    def _score(self, requests: list[Request]) -> list[dict]:
-        targets = [self.encode_target(request.target or "") for request in requests]
-        longest = max(map(len, targets))
-        inputs, lengths = self._padded([self.encode(request.input) for request in requests], requests, longest)
-        if longest == 0:
-            return [self._scored(request, [], []) for request in requests]
-        padded_targets, target_lengths = padded(targets, most=self.model.config.max_positions)
+    def _score(self, ready: list[Ready]) -> list[dict]:
+        most = self.model.config.max_positions
+        inputs, lengths = padded([each.ids for each in ready], most=most)
+        targets, target_lengths = padded([each.tokens for each in ready], most=most)
         with jax.set_mesh(self.mesh):
-            logprobs = score_targets(
-                self.model, self.params, inputs, lengths, padded_targets, target_lengths, **self._reading()
+            logprobs = np.asarray(
+                score_targets(
+                    self.model, self.params, inputs, lengths, targets, target_lengths, **self.conventions.reading()
+                )
             )
-        rows = zip(requests, targets, np.asarray(logprobs), strict=False)
-        return [self._scored(request, ids.tolist(), row[: len(ids)].tolist()) for request, ids, row in rows]
+        return [self._scored(each, row[: len(each.tokens)]) for each, row in zip(ready, logprobs, strict=False)]
 
     @staticmethod
-    def _scored(request: Request, tokens: list[int], logprobs: list[float]) -> dict:
-        given = {**request.fields, "input": request.input, "target": request.target}
-        return {**given, "tokens": tokens, "token_logprobs": logprobs, "logprob": float(np.sum(logprobs))}
+    def _scored(ready: Ready, logprobs: np.ndarray) -> dict:
+        found = {"target": ready.request.target, "tokens": ready.tokens, "token_logprobs": logprobs.tolist()}
+        return ready.answer({**found, "logprob": float(np.sum(logprobs))})
 
 
 def shortened(text: str) -> str:

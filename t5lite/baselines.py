@@ -37,10 +37,11 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     classifier = LinearSVC(random_state=config.seed)
     classifier.fit(vectorizer.fit_transform(inputs), targets)
-    metrics = {}
+    metrics, evaluated = {}, {}
     for split, span in dataset.validation.items():
         pairs = evenly_spaced(span.store.num_documents // 2, config.eval.rows)
         gold = _texts(dataset, span.store, 2 * pairs + 1)
+        evaluated[split] = {"used": len(pairs), "of": span.store.num_documents // 2}
         chosen = classifier.predict(vectorizer.transform(_texts(dataset, span.store, 2 * pairs)))
         metrics[split] = {
             "accuracy": float(accuracy_score(gold, chosen)),
@@ -51,6 +52,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     return {
         "step": 0,
         "metrics": metrics,
+        "evaluated": evaluated,
         "params_sha256": params_sha256(weights),
         "cost": {"tokens": None, "flops": None, "seconds": seconds, "device_seconds": seconds, "peak_bytes": None},
     }

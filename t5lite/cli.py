@@ -104,6 +104,17 @@ def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--average", type=_positive, default=1, metavar="N", help="the mean of the newest N checkpoints")
 
 
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """The flag --base of a verb that writes a report."""
+    parser.add_argument(
+        "--base",
+        action="append",
+        metavar="GROUP|TASK=GROUP",
+        help="the group that the others of its task are held against, else the task's first; TASK is a part of a "
+        "task's title; may be given again, and of several bases a group takes the one with the nearest config",
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a number from 1, is {text!r}")

@@ -2,6 +2,7 @@
 
 python -m t5lite.compare runs/scratch-0 runs/scratch-1 runs/pretrained-0 runs/pretrained-1 --out runs/report
 python -m t5lite.compare runs/summary --base scratch --out runs/summary
+python -m t5lite.compare runs/tasks --base science_topic=scratch --base summary=scratch --out runs/tasks
 """
 
 import json
@@ -36,12 +37,12 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.parser("compare", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="D", help="a run's workdir, or a folder with several")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.html, report.md and report.json")
-    parser.add_argument("--base", help="name of the group that the others are held against; else the first")
+    cli.add_base(parser)
     parser.add_argument("--title", help="the report's title")
     parser.add_argument("--json", action="store_true", help="print the content of report.json as one line")
     arguments = parser.parse_args(argv)
     workdirs, title = find_workdirs(arguments.folders), arguments.title or _title(arguments.folders)
-    report = write_report(workdirs, arguments.out, title, arguments.base, _absent(arguments.folders))
+    report = write_report(workdirs, arguments.out, title, arguments.base or (), _absent(arguments.folders))
     if arguments.json:
         print(json.dumps(to_json(report)))
         return

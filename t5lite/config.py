@@ -99,6 +99,7 @@ def _data() -> dict[str, Any]:
             "source": _optional(str),
             "split": _optional(str),
             "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
+            "quoting": "auto",  # of .csv and .tsv, held-out ones too; or "csv", "none": see data/delimited.py
             "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
             "mixture": {},  # NAME: {source, weight, split, columns}, instead of `source`; see member_fields
         },
@@ -163,7 +164,7 @@ def _model() -> dict[str, Any]:
         "relative_max_distance": 128,
         "rotary_base": 10000.0,
         "rotary_scaling": _optional(tuple),  # ("linear", factor), or Llama 3's: see model/config.py
-        "max_positions": _optional(int),  # of learned positions
+        "max_positions": _optional(int),  # the longest side that is read; learned positions need it
         "position_offset": 0,  # rows of their table before the first
         "norm": "rms",
         "norm_position": "pre",
@@ -182,6 +183,7 @@ def _model() -> dict[str, Any]:
         "token_types": _optional(int),  # an encoder's, A's tokens and B's; None: 2 whatever the objective needs
         "mlm_transform": True,  # BERT's dense layer, activation and norm between an encoder and its vocabulary
         "dropout": 0.0,
+        "dropout_places": _optional(tuple),  # None: those of the model's family, see model/config.py
         "dtype": "float32",
         "attention": "auto",
         "remat": "none",
@@ -197,8 +199,8 @@ def _optimizer() -> dict[str, Any]:
         "epsilon": _optional(float),
         "momentum": _optional(float),
         "weight_decay": 0.0,
-        "clip_norm": 1.0,  # of all gradients together; 0: off
-        "min_size_to_factor": 128,
+        "clip_norm": 1.0,  # of the gradients of all trainable parameters together; 0: off
+        "min_size_to_factor": 128,  # adafactor: smaller matrices keep their whole second moment
         "adam_rate": 1.0,  # muon: the rate of what Adam updates, as a multiple of the schedule's
         "rate_multipliers": _optional(tuple),  # ((regex, multiplier), …)
         "weight_decay_multipliers": _optional(tuple),
@@ -208,11 +210,11 @@ def _optimizer() -> dict[str, Any]:
 def _schedule() -> dict[str, Any]:
     return {
         "name": "constant",
-        "rate": 1e-3,
+        "rate": 1e-3,  # the peak
         "warmup_steps": 0,
-        "final_fraction": 0.0,
-        "decay_fraction": 0.2,
-        "decay_shape": "1-sqrt",
+        "final_fraction": 0.0,  # of the peak, at the last step; constant and inverse_square_root do not read it
+        "decay_fraction": 0.2,  # of all steps; warmup_stable_decay only
+        "decay_shape": "1-sqrt",  # or "linear"; warmup_stable_decay only
     }
 
 

@@ -3,8 +3,9 @@
 python -m t5lite.convert --from hf:t5-small --to runs/t5_small
 python -m t5lite.convert --from runs/tiny --to hf:exported --dtype bfloat16
 
-Both ways bit for bit in the stored dtype. A table says what went where; a tensor that has no place, or that is missing,
-is an error that names it, and nothing is written. Weights are read as safetensors alone.
+Both ways bit for bit in the stored dtype. A table says what went where. A tensor that no model here uses is kept in the
+workdir, if it is of a known part, and goes back as it came. An unknown tensor, or one that is missing, is an error that
+names it, and nothing is written. Weights are read as safetensors alone.
 """
 
 from collections.abc import Sequence
@@ -13,26 +14,26 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
 from t5lite import cli
 from t5lite.data.cache import atomic_folder
+from t5lite.data.generation_config import write_generation_config
 from t5lite.data.release import write_release
 from t5lite.errors import UserError
-from t5lite.interop.released import (
-    Released,
-    describe,
-    folder_of,
-    is_released,
-    load_parameters,
-    open_released,
-    write_released,
-)
+from t5lite.interop.dropout import unsaid_places
+from t5lite.interop.kept import keep, read_kept, write_back
+from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.interop.tensors import DTYPES
-from t5lite.model.transformer import parameter_shapes
+from t5lite.interop.writing import describe, write_released
+from t5lite.model.config import ModelConfig
+from t5lite.progress import say
 from t5lite.released import open_model
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import make_policy
-from t5lite.training.sharding import make_mesh, placed_shapes
+from t5lite.training.reading import Items, chosen_steps, intact
+from t5lite.training.record import Record
+from t5lite.training.sharding import make_mesh, place_shapes, placed_shapes
 from t5lite.training.start import load_params
 from t5lite.training.step import TrainState
 from t5lite.training.workdir import write_facts
@@ -46,33 +47,61 @@ def import_released(place: str, workdir: Path) -> Released:
         raise UserError(f"{workdir} exists already; choose another --to, or remove it")
     released, opened = open_released(folder_of(place)), open_model(place)
     opened.config.tokenizer.path, mesh = None, make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    like = flatten_dict(placed_shapes(parameter_shapes(released.model), mesh), sep="/")
+    shapes = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in released.shapes.items()}
+    like = flatten_dict(place_shapes(unflatten_dict(shapes, sep="/"), mesh, released.model), sep="/")
     with atomic_folder(workdir, ELSEWHERE) as temporary:
-        opened.tokenizer.save(temporary / "tokenizer")
-        provenance = {"data": {"tokenizer": opened.tokenizer.sha256}, "labels": opened.labels}
+        opened.whole.save(temporary / "tokenizer")
+        provenance = {"data": {"tokenizer": opened.whole.sha256}, "labels": opened.labels}
         write_facts(temporary, opened.config, provenance, 0, {})
         checkpoints = Checkpoints(temporary, make_policy(opened.config))
         params = unflatten_dict(load_parameters(released, like), sep="/")
         checkpoints.save(TrainState(np.int32(0), params, {}), {})
         checkpoints.close()
+        keep(released, temporary)
     return released
 
 
-def export_released(workdir: Path, folder: Path, dtype: str, step: str | None, average: int) -> None:
-    """Make `folder` of the run in `workdir`."""
+def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | None, average: int) -> None:
+    """Make `folder` of the run in `workdir`.
+
+    dtype: of the weights; None: float32, or each tensor's own where the workdir was converted and not trained.
+    """
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another --to, or remove it")
+    kept = read_kept(workdir)
     opened, mesh = open_model(workdir), make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    describe(opened.model.config)  # before anything is read
-    params, _ = load_params(workdir, parameter_shapes(opened.model.config), mesh, step, average)
+    model = opened.model.config
+    if kept is None:
+        family, _ = describe(model)  # before anything is read
+        if places := unsaid_places(model, family.dropout):
+            say(
+                f"config.json of {family.model_types[0]} has no dropout at these places of the run: {', '.join(places)}"
+            )
+        params, _ = load_params(workdir, placed_shapes(model, mesh), step, average)
+    else:
+        params = _all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:
-        more = write_release(
-            opened.tokenizer, temporary, opened.model.config.architecture, opened.objective.closes_inputs
-        )
+        more = write_release(opened.whole, temporary, model.architecture, opened.objective.closes_inputs)
+        if model.num_decoder_layers and (kept is None or kept.refusal is None):
+            conventions = opened.conventions
+            write_generation_config(temporary, more, conventions.rules, conventions.allowed, model.vocab_size)
+        if kept is not None:
+            write_back(kept, temporary, model, params, dtype)
+            return
         if opened.labels:
             more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
-            more["label2id"] = {name: i for i, name in enumerate(opened.labels)}
-        write_released(temporary, opened.model.config, flatten_dict(params, sep="/"), dtype, more)
+        write_released(temporary, model, flatten_dict(params, sep="/"), dtype or "float32", more)
+
+
+def _all_params(workdir: Path, mesh: Mesh, model: ModelConfig, step: str | None) -> dict[str, jax.Array]:
+    """{path: array} of all that the checkpoint of a converted workdir holds."""
+
+    def wanted(record: Record) -> Items:
+        shapes = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in record.shapes("params").items()}
+        return {"params": place_shapes(unflatten_dict(shapes, sep="/"), mesh, model)}
+
+    _, items = next(intact(workdir, chosen_steps(workdir, step), wanted))
+    return flatten_dict(items["params"], sep="/")
 
 
 def _show(released: Released) -> None:
@@ -83,7 +112,9 @@ def _show(released: Released) -> None:
         theirs = row.entry.theirs if row.names else f"{row.entry.theirs}: not there, zeros"
         lines.append((theirs + layers, path, " × ".join(map(str, released.shapes[path]))))
     lines += [(name, "repeats another tensor", "") for name in released.repeated]
-    lines += [(name, "is no parameter", "") for name in released.ignored]
+    lines += [(name, "is kept, no model here has this head", "") for name in released.heads]
+    lines += [(name, "is kept, it is computed", "") for name in released.buffers]
+    lines += [("", f"{path} is not there", "") for path in released.lacking]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"{released.folder}: {released.json['model_type']}, {released.dtype}")
     for line in lines:
@@ -99,7 +130,9 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--to", dest="target", required=True, help="hf:DIR, or a workdir; it must not exist yet")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of the written weights of hf:DIR (default: %(default)s)"
+        "--dtype",
+        choices=DTYPES,
+        help="of the written weights of hf:DIR (default: float32; as they came, where the workdir was converted)",
     )
     cli.add_which_checkpoint(parser)
     arguments = parser.parse_args(argv)

@@ -19,6 +19,7 @@ from rich.text import Text
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
 from t5lite.evaluation import Evaluator, load_evaluator
+from t5lite.progress import warn
 from t5lite.training.hosts import is_primary
 
 
@@ -38,19 +39,22 @@ def _shortened(text: str, limit: int = 600) -> str:
 
 def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
     evaluator, params, step = load_evaluator(arguments.checkpoint, config, arguments.step, arguments.average)
-    metrics = evaluator.all(params)
+    for note in evaluator.experiment.cut_notes():
+        warn(note)
+    metrics, rows = evaluator.all(params), evaluator.evaluated()
     if arguments.examples:
         _show_examples(evaluator, params, metrics, arguments.examples)
     if arguments.json:
-        print(json.dumps({"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics}))
+        found = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
+        print(json.dumps(found))
         return
-    rows = evaluator.rows()
     table = Table(title=Text(f"{arguments.checkpoint}, step {step}"))
     names = sorted({name for values in metrics.values() for name in values})
     for column in ("split", "rows", *names):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, values in metrics.items():
-        table.add_row(split, f"{rows[split]}", *(f"{values[name]:.4f}" if name in values else "" for name in names))
+        used = f"{rows[split]['used']:,} of {rows[split]['of']:,}"
+        table.add_row(split, used, *(f"{values[name]:.4f}" if name in values else "" for name in names))
     Console().print(table)
 
 
@@ -58,7 +62,7 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
 def main(argv: Sequence[str]) -> None:
     """Print the metrics as a table, or as one JSON object."""
     parser = cli.parser("evaluate", __doc__)
-    parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics"}')
+    parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics", "evaluated"}')
     parser.add_argument(
         "--examples", type=in_range(int, 0, STEPS), default=0, help="also show so many held-out examples with answers"
     )

@@ -21,20 +21,22 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t5lite.config import flat, to_dict
-from t5lite.data.rows import Rows, RowSource, clipped, evaluation_rows
+from t5lite.data.cut import describe_share
+from t5lite.data.labelled import TaggedSentences
+from t5lite.data.rows import PackedPairs, Rows, RowSource, clipped, evaluation_rows, evenly_spaced
 from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.errors import UserError
 from t5lite.experiment import Experiment, open_run
-from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
 from t5lite.progress import progress
 from t5lite.released import config_of
 from t5lite.training.hosts import agree, primary_first, whole
 from t5lite.training.metrics import Metrics, from_sums, of_confusion
-from t5lite.training.sharding import local_rows, make_mesh, put_batch
+from t5lite.training.predictions import missed_sums
+from t5lite.training.sharding import local_rows, make_mesh, placed_shapes, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import compile_eval_step
@@ -57,6 +59,7 @@ class Evaluator:
     def __init__(self, experiment: Experiment, mesh: Mesh, between_batches: Callable[[], None] = lambda: None):
         self._between_batches = between_batches
         self.experiment, self.mesh, self.objective = experiment, mesh, experiment.evaluated
+        self._conventions = experiment.conventions
         self._sources = experiment.validation_sources(self.objective)
         self._standards = {}
         for name, objective in experiment.standards.items():
@@ -94,13 +97,25 @@ class Evaluator:
                 found[split]["exact_match"] = self._exact_match(params, split)
         return found
 
-    def rows(self) -> dict[str, int]:
-        """{split: how many rows its metrics are of}, less where some are of what is generated (eval.generate_rows)."""
-        limit = self.experiment.config.eval.rows
-        counts = {split: min(limit, len(source)) for split, source in self._sources.items()}
-        for name, (_, sources) in self._standards.items():
-            counts |= {f"{split}_{name}": min(limit, len(source)) for split, source in sources.items()}
+    def evaluated(self) -> dict[str, dict[str, int]]:
+        """{split: {"used", "of"}}: so many rows are used, of so many; "generated": so many for exact match."""
+        fields = self.experiment.config.eval
+        sources = dict(self._sources)
+        for name, (_, of_standard) in self._standards.items():
+            sources |= {f"{split}_{name}": source for split, source in of_standard.items()}
+        counts = {split: {"used": min(fields.rows, len(each)), "of": len(each)} for split, each in sources.items()}
+        if self.objective.rows == "pairs" and fields.generate_rows:
+            for split, source in self._sources.items():
+                counts[split]["generated"] = min(fields.generate_rows, len(source))
         return counts
+
+    def share_notes(self) -> list[str]:
+        """A sentence for each number of rows that metrics are of, where these are not all rows of a held-out set."""
+        said: dict[str, list[str]] = {}
+        for split, counts in self.evaluated().items():
+            if (note := describe_share(counts)) is not None:
+                said.setdefault(note, []).append(split)
+        return [f"{', '.join(splits)}: {note}" for note, splits in said.items()]
 
     def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
         with progress(title, -(-min(count, len(source)) // self._batch_size)) as advance:
@@ -115,8 +130,19 @@ class Evaluator:
             sums = self._steps[objective](params, put_batch(rows, self.mesh), jnp.int32(index))
             total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
         total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
-        metrics = from_sums(total, objective.predicts_text)
+        if "bytes" in total:
+            total["bytes"] *= source.byte_scale
+        for name, value in self._missed(source).items():
+            total[name] = total.get(name, 0.0) + value
+        metrics = from_sums(total)
         return {name: float(value) for name, value in metrics.items()}
+
+    def _missed(self, source: RowSource) -> dict[str, Any]:
+        """Sums of what was cut off the rows that are evaluated, and so cannot be met."""
+        indices = evenly_spaced(len(source), self.experiment.config.eval.rows)
+        if isinstance(source, TaggedSentences):
+            return missed_sums(source.cut_tags(indices), source.labels)
+        return {"lost": source.lost_targets(indices)} if isinstance(source, PackedPairs) else {}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
         """Of the label to which the model gives the highest probability among all labels."""
@@ -128,8 +154,7 @@ class Evaluator:
             params,
             candidates=labels,
             candidate_lengths=label_lengths,
-            prefix_attention=self.objective.prefix_attention,
-            start=experiment.vocabulary.start,
+            **self._conventions.reading(),
         )
         gold, chosen = [], []
         for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
@@ -144,13 +169,18 @@ class Evaluator:
         return of_confusion(confusion)
 
     def _exact_match(self, params: Any, split: str) -> float:
-        rows = self._rows(f"generating on {split}", self._sources[split], self.experiment.config.eval.generate_rows)
-        return float(np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows)]))
+        source = self._sources[split]
+        rows = self._rows(f"generating on {split}", source, self.experiment.config.eval.generate_rows)
+        return float(
+            np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows, source)])
+        )
 
     def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:
         """`count` held-out examples, evenly spaced, with what the model makes of each."""
-        answers = self._chosen if self.objective.architecture == "encoder" else self._generated
-        return answers(params, self._rows(f"{split}: examples", self._sources[split], count))
+        source = self._sources[split]
+        rows = self._rows(f"{split}: examples", source, count)
+        is_encoder = self.objective.architecture == "encoder"
+        return self._chosen(params, rows) if is_encoder else self._generated(params, rows, source)
 
     def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
         """Of an encoder: the likeliest token or tag in each place that is asked for, and the likeliest label."""
@@ -181,14 +211,18 @@ class Evaluator:
                 )
                 yield Shown(decode(_real(batch.inputs, batch.inputs_segment_ids)[row]), target, output)
 
-    def _generated(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
-        """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window."""
+    def _generated(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Shown]:
+        """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window.
+
+        The target of a pair is its whole text, also where the row, from `source`, has place for a part of it.
+        """
         experiment = self.experiment
         objective, vocabulary = self.objective, experiment.vocabulary
         decode, weights = experiment.dataset.tokenizer.decode, step_weights(experiment.model, params)
         for index, rows in enumerate(batches):
             placed = put_batch(rows, self.mesh)
             valid = whole(placed.pop("valid"))
+            pairs = whole(placed.pop("pairs")) if "pairs" in placed else None
             keys = example_keys(validation_key(), jnp.int32(index), len(valid))
             examples = make_examples(objective, keys, placed, vocabulary.table)
             if objective.inputs_length == 0:
@@ -203,18 +237,16 @@ class Evaluator:
                 examples.inputs,
                 lengths,
                 Settings(max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length),
-                allowed=objective.allowed(vocabulary),
-                prefix_attention=objective.prefix_attention,
-                eos=vocabulary.eos,
-                start=vocabulary.start,
                 weights=weights,
+                **self._conventions.generating(),
             )
             examples, generated = whole((examples, generated))
             inputs = _real(examples.inputs, examples.inputs_segment_ids)
             targets = _real(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
                 answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
-                yield Shown(decode(inputs[row]), decode(targets[row]), decode(answer))
+                target = targets[row] if pairs is None else source.target(int(pairs[row]))
+                yield Shown(decode(inputs[row]), decode(target), decode(self._conventions.text_tokens(answer)))
 
 
 def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
@@ -235,7 +267,7 @@ def load_evaluator(
         experiment = open_run(config, place)
     agree({**flat(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
-    params, found = load_params(place, parameter_shapes(experiment.model.config), mesh, step, average)
+    params, found = load_params(place, placed_shapes(experiment.model.config, mesh), step, average)
     return Evaluator(experiment, mesh), params, found
 
 
@@ -245,9 +277,8 @@ def _lengths(rows: Rows) -> np.ndarray:
 
 def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them; and their lengths."""
-    length, bos = experiment.evaluated.targets_length, experiment.evaluated.bos
+    length, front = experiment.evaluated.targets_length, experiment.conventions.front
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
-    front = [] if bos is None else [bos]
     each = [
         [*front, *clipped(np.append(encode(label), eos), length - len(front))]
         for label in experiment.dataset.labels or ()

@@ -9,9 +9,12 @@ r"""Generate: answers to texts, or the probabilities of given ones, from a run o
 
 A text a line, from --input, --input_file or standard input; in a .jsonl file (or with --jsonl) an object a line, whose
 columns inputs, targets and prefix are read and whose other fields its answer keeps. One answer a line, in the same
-order, with line breaks within it as \n. A network that was fine-tuned on pairs answers; one pre-trained with span
-corruption fills in the blanks; a language model goes on. An encoder puts the likeliest piece in place of each [MASK] of
-a text, or says the label of a text, or the tag of each word. On a terminal a single answer appears as it is made.
+order, with line breaks within it as \n. Blank lines have none. A line that cannot be answered is named on standard
+error, the others are answered, and the exit code is 2; --strict ends at the first such line.
+
+A network that was fine-tuned on pairs answers; one pre-trained with span corruption fills in the blanks; a language
+model goes on. An encoder puts the likeliest piece in place of each [MASK] of a text, or says the label of a text, or
+the tag of each word. On a terminal a single answer appears as it is made.
 
 Specials are generated only where training had them in targets, sentinels only where the text has a blank.
 """
@@ -26,10 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from t5lite import cli
-from t5lite.answers import BATCH_SIZE, Generator, Options, Request
+from t5lite.answers import BATCH_SIZE, Generator, Options, Request, shortened
 from t5lite.checks import LENGTH, STEPS, in_range
+from t5lite.data.generation_config import note_of
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.errors import UserError
+from t5lite.progress import say, warn
+from t5lite.requests import read_requests
 from t5lite.training import hosts
 from t5lite.understanding import Reader
 
@@ -45,50 +51,19 @@ def filled(text: str, answer: str) -> str:
 
 
 def _read(arguments: argparse.Namespace, columns: Mapping[str, str]) -> list[Request]:
-    """The requests, in their order. Raises UserError for what is no text, or no object with the columns."""
-    place = "--input" if arguments.input is not None else arguments.input_file or "standard input"
-    try:
-        if arguments.input is not None:
-            lines = [arguments.input]
-        else:
-            source = sys.stdin if arguments.input_file is None else arguments.input_file.open(encoding="utf-8")
-            with source:
-                lines = [line.rstrip("\r\n") for line in source]
-        for line in lines:
-            line.encode()  # arguments and standard input may hold bytes that are not UTF-8 as half surrogate pairs
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"cannot read {place}: {error}") from error
-    is_json = arguments.jsonl or (arguments.input_file is not None and arguments.input_file.suffix == ".jsonl")
-    if is_json and arguments.input is None:
-        requests = [
-            _from_json(line, f"{place}, line {number}", columns) for number, line in enumerate(lines, 1) if line
-        ]
+    """The requests, in their order."""
+    if arguments.input is not None:
+        try:
+            arguments.input.encode()  # an argument may hold bytes that are not UTF-8 as half surrogate pairs
+        except UnicodeError as error:
+            raise UserError(f"cannot read --input: {error}") from error
+        requests = [Request(arguments.input)]
     else:
-        requests = [Request(line) for line in lines]
+        file = arguments.input_file
+        is_json = arguments.jsonl or (file is not None and file.name.removesuffix(".gz").endswith(".jsonl"))
+        requests = read_requests(file, is_json, columns, arguments.score)
     given = {name: value for name, value in (("prefix", arguments.prefix), ("target", arguments.target)) if value}
-    requests = [dataclasses.replace(request, **given) for request in requests]
-    if arguments.score and (lacking := next((r for r in requests if r.target is None), None)) is not None:
-        raise UserError(
-            f"--score needs a target for {lacking.input!r}: --target, or a .jsonl with {columns['targets']}"
-        )
-    return requests
-
-
-def _from_json(line: str, where: str, columns: Mapping[str, str]) -> Request:
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({error})") from error
-    if not isinstance(said, dict):
-        raise UserError(f"{where}: should be an object, is {type(said).__name__}")
-    name = columns["inputs"] if columns["inputs"] in said else columns["text"]
-    read = {"input": said.get(name), "target": said.get(columns["targets"]), "prefix": said.get("prefix", "")}
-    for field, value in read.items():
-        if not isinstance(value, str) and not (value is None and field == "target"):
-            wanted = f"{columns['inputs']} or {columns['text']}" if field == "input" else field
-            raise UserError(f"{where}: {wanted} should be a text, is {json.dumps(value)[:60]}")
-    used = {name, columns["targets"], "prefix", *read}
-    return Request(**read, fields={key: value for key, value in said.items() if key not in used})
+    return [dataclasses.replace(request, **given) for request in requests]
 
 
 def _lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator[str]:
@@ -105,9 +80,16 @@ def _lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator
         yield answer["output"] if single else answer["output"].replace("\n", "\\n")
 
 
+def _warn_of_cut(request: Request, cut: Mapping[str, int] | None) -> None:
+    if cut:
+        where = request.place or f"the text {shortened(request.input)!r}"
+        warn(f"{where}: {cut['tokens']} tokens, and the network reads {cut['read']}: the rest was cut off")
+
+
 def _stream(generator: Generator, request: Request, options: Options) -> str:
     """Print the answer as it comes, and return it."""
     said = ""
+    _warn_of_cut(request, generator.prepare(request, options.settings.max_new_tokens).cut)
     for part in generator.stream(request, options):
         print(part, end="", flush=True)
         said += part
@@ -133,9 +115,13 @@ def _converse(generator: Generator, options: Options) -> None:
         said = f"{said}\n{line}" if goes_on and said else line
         try:
             if reader is not None:
-                print(next(reader.answers([Request(line)]))["output"])
+                answer = next(reader.answers([Request(line)]))
+                _warn_of_cut(Request(line), answer.get("cut"))
+                print(answer["output"])
             elif BLANK.search(line):
-                print(filled(line, next(generator.answers([Request(line)], options))["output"]))
+                answer = next(generator.answers([Request(line)], options))
+                _warn_of_cut(Request(line), answer.get("cut"))
+                print(filled(line, answer["output"]))
             else:
                 said += _stream(generator, Request(said), options)
         except UserError as error:  # a text too long, or one without a blank: the next may be better
@@ -158,20 +144,24 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         ("num_return", in_range(int, 1, 2**10), "answers to each text, the best first"),
     ):
         default = getattr(usual, name)
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: {default})")
+        parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
     known = {str(value).lower(): value for value in EARLY_STOPPING}
     parser.add_argument(
         "--early_stopping",
         type=lambda text: known.get(text.lower(), text),
-        default=usual.early_stopping,
         help="of beams: true, false or never (default: false)",
     )
 
 
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the user gave."""
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _options(arguments: argparse.Namespace) -> Options:
-    fields = [field.name for field in dataclasses.fields(Settings)]
     stop = tuple(text.replace("\\n", "\n") for text in arguments.stop or ())
-    settings = Settings(**{name: getattr(arguments, name) for name in fields})
+    settings = Settings(**_given(arguments))
     if settings.num_beams > 1 and stop:
         raise UserError("--stop does not go with --num_beams: beams change as they go on")
     if "" in stop:
@@ -186,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     texts.add_argument("--input", help="one text")
     texts.add_argument("--input_file", type=Path, help="a file with a text a line; default: standard input")
     texts.add_argument("--interactive", action="store_true", help="answer what is typed")
+    parser.add_argument("--strict", action="store_true", help="end at the first line that cannot be answered")
     parser.add_argument("--jsonl", action="store_true", help="standard input, or a file of another name, is .jsonl")
     parser.add_argument("--prefix", help="what every answer begins with")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="an answer ends before it; may be repeated")
@@ -212,6 +203,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--target is what --score scores; give both")
     with cli.jax_started(arguments):
         generator = Generator(arguments.checkpoint, arguments.step, arguments.average, arguments.tensor)
+        _say_what_is_not_taken_over(generator, arguments)
         if arguments.interactive:
             _converse(generator, options)
             return
@@ -224,15 +216,36 @@ def main(argv: Sequence[str]) -> None:
         if alone and sys.stdout.isatty() and options.settings.streams == 1 and hosts.count() == 1:
             _stream(generator, requests[0], options)
             return
+        strict = arguments.strict or arguments.input is not None
         if arguments.score:
-            answers = generator.scores(requests, arguments.batch_size)
+            answers = generator.scores(requests, arguments.batch_size, strict)
         elif encodes:
-            answers = Reader(generator).answers(requests, arguments.batch_size)
+            answers = Reader(generator).answers(requests, arguments.batch_size, strict)
         else:
-            answers = generator.answers(requests, options, arguments.batch_size)
-        for answer in answers:
-            for line in _lines(answer, arguments):
-                print(line, flush=True)
+            answers = generator.answers(requests, options, arguments.batch_size, strict)
+        _print_all(answers, requests, arguments)
+
+
+def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: argparse.Namespace) -> None:
+    """Print each answer. Those that failed are named on stderr, and there is a UserError at the end."""
+    failed = 0
+    for answer, request in zip(answers, requests, strict=False):  # only host 0 has answers
+        _warn_of_cut(request, answer.get("cut"))
+        if "error" in answer:
+            failed += 1
+            say(f"t5lite: {answer['error']}")
+            continue
+        for line in _lines(answer, arguments):
+            print(line, flush=True)
+    if failed:
+        raise UserError(f"{failed} of {len(requests)} texts could not be answered; the lines above name them")
+
+
+def _say_what_is_not_taken_over(generator: Generator, arguments: argparse.Namespace) -> None:
+    rules, architecture = generator.tokenizer.rules, generator.objective.architecture
+    given = [f"--{name}" for name in (*_given(arguments), *(("stop",) if arguments.stop else ()))]
+    if rules is not None and architecture != "encoder" and (note := note_of(rules, architecture, given)):
+        say(f"note: {note}")
 
 
 if __name__ == "__main__":

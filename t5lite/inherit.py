@@ -8,8 +8,7 @@ line says so. Fields that the command line has set are refused where they differ
 that has begun knows its shape by its own config.json, and needs what it started from no more.
 """
 
-import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from t5lite.model.config import VOCAB_MULTIPLE
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.objectives.objective import TooFewSentinels
 from t5lite.progress import say
-from t5lite.released import config_of
+from t5lite.released import OF_THE_RUN, config_of, set_shape
 from t5lite.studies import with_siblings
 from t5lite.vocabulary import Vocabulary
 
 # The fields of a model that decide neither the shape nor the meaning of a parameter: they are the config's own.
-OWN = ("architecture", "dropout", "dtype", "attention", "remat", "scan_layers")
+OWN = ("architecture", *OF_THE_RUN)
 
 
 def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> ConfigDict:
@@ -48,7 +47,7 @@ def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given:
     shaped = as_begun(config, workdir)
     if shaped is None:
         shaped = config.copy_and_resolve_references()
-        shaped.model.update(_shape_of(place, config))
+        set_shape(shaped, _model_at(place, config))
         shaped.tokenizer.sentinels = _sentinels(shaped, opened.tokenizer.path or place, given)
         _make_room(shaped, config, opened.tokenizer.path or place)
     _tell(config, shaped, place, given)
@@ -63,7 +62,7 @@ def as_begun(config: ConfigDict, workdir: Path | None) -> ConfigDict | None:
     if with_siblings(begun, workdir).init_from != with_siblings(config, workdir).init_from:
         return None
     shaped = config.copy_and_resolve_references()
-    shaped.model.update({name: begun.model[name] for name in begun.model if name not in OWN})
+    set_shape(shaped, {name: value for name, value in begun.model.items() if name != "architecture"})
     shaped.tokenizer.sentinels = begun.tokenizer.sentinels
     return shaped
 
@@ -90,25 +89,30 @@ def _specials(config: ConfigDict) -> tuple[str, ...]:
     return special_tokens(config.tokenizer, config.objective, config.model.architecture)
 
 
-def _shape_of(place: str, config: ConfigDict) -> dict[str, Any]:
-    """The fields of the shape of the model at `place`. Raises UserError where its architecture is not the config's."""
-    if is_released(place):
-        model = open_released(folder_of(place)).model
-        theirs, fields = (
-            model.architecture,
-            {each.name: getattr(model, each.name) for each in dataclasses.fields(model)},
-        )
-    else:
-        fields = dict(config_of(place).model)
-        theirs = fields["architecture"]
+def _model_at(place: str, config: ConfigDict) -> Mapping[str, Any]:
+    """The fields of the model at `place`. Raises UserError where its architecture is not the config's.
+
+    A release may be of a family whose weights serve another architecture too, as T5's serve an encoder. Fields that
+    such a release does not tell are then the config's own.
+    """
     ours = config.model.architecture
+    if is_released(place):
+        released = open_released(folder_of(place))
+        theirs, fields = released.model.architecture, released.fields
+        if ours == theirs:
+            fields = {name: getattr(released.model, name) for name in config.model if name != "architecture"} | fields
+        elif ours in released.family.architectures:
+            theirs = ours
+    else:
+        fields = config_of(place).model
+        theirs = fields["architecture"]
     require(
         theirs == ours,
         "model.architecture",
         f"it is {ours}, and that of init_from={place} is {theirs}, whose parameters would mean nothing here; "
         f"set --config.model.architecture={theirs}, or start from another run",
     )
-    return {name: value for name, value in fields.items() if name in config.model and name not in OWN}
+    return {name: value for name, value in fields.items() if name != "architecture"}
 
 
 def _lacks_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentinels | None:

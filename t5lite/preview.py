@@ -7,6 +7,8 @@
 The examples are those that training would see: the same rows, the same noise. On a terminal noise has a colour, and in
 a pipe it stands in ⟦⟧. ▸ begins what a decoder's loss is on.
 
+Of pairs and of words with tags, a second table counts what is cut in all rows of the data, shown or not.
+
 With --json, a line an example: {"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate",
 "spans", "label", "token_types"}.
 
@@ -19,7 +21,7 @@ whole example: of a next sentence 1 where it is none.
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from rich.text import Text
 
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
+from t5lite.data.cut import Cut
 from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.examples import Realised, Seen, as_json, examples_of, padding_of, realised
 from t5lite.experiment import Experiment, open_experiment
@@ -162,6 +165,18 @@ def summary(found: Sequence[Realised], title: str) -> Table:
     return table
 
 
+def cut_table(cut: Mapping[str, Cut]) -> Table:
+    """A line for each split: how many of all its inputs and targets are cut."""
+    table = Table(title="all rows of the data", title_justify="left", box=box.SIMPLE)
+    columns = {"": "", "rows": "rows", "inputs cut": "inputs", "targets cut": "targets", "tokens lost": "tokens",
+               "longest inputs": "longest_inputs", "longest targets": "longest_targets"}  # fmt: skip
+    for title in columns:
+        table.add_column(title, justify="right" if title else "left", no_wrap=not title)
+    for split, counts in cut.items():
+        table.add_row(split, *(f"{counts[name]:,}" for name in columns.values() if name))
+    return table
+
+
 def _averages(each: Realised, total: int) -> dict[str, str]:
     """{column: text} of the examples of one objective, out of `total` examples."""
     count = len(each.padding)
@@ -206,6 +221,10 @@ def main(argv: Sequence[str]) -> None:
     found = realised(shown(), experiment.objective)
     if arguments.summary or arguments.n > 1:
         console.print(summary(found, f"{arguments.n} examples from step {arguments.step} on"))
+    if cut := experiment.cut():
+        console.print(cut_table(cut))
+        for note in experiment.cut_notes():
+            console.print(Text(note))
 
 
 if __name__ == "__main__":

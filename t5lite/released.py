@@ -5,22 +5,31 @@ config_of("hf:t5-small")      what a run that ended with these weights might hav
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
+from t5lite.data.fitted_tokenizer import fit_tokenizer
+from t5lite.data.released_tokenizer import closes_texts
 from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
+from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.errors import UserError
+from t5lite.interop.dropout import is_honoured
 from t5lite.interop.released import Released, folder_of, is_released, open_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import Objective, TooFewSentinels
+from t5lite.progress import warn
 from t5lite.training.workdir import read_labels
-from t5lite.vocabulary import Vocabulary
+from t5lite.vocabulary import MASK, Vocabulary
 
+# Fields of a model that are no part of its shape. dropout_places follows the weights where the run leaves it open.
+OF_THE_RUN = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
 SENTINELS_OF_T5 = 100
 LENGTH, SHORTEST = 512, 16
 
@@ -38,10 +47,12 @@ def config_of(place: str | Path) -> ConfigDict:
         return config
     released, config = open_released(folder_of(place)), base_config()
     config.name = folder_of(place).resolve().name
-    _set_shape(config, released)
+    set_shape(config, released.fields)
     config.tokenizer.path = str(place)
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
     config.objective.name = _objective_of(released)
+    if released.model.architecture == "decoder" and closes_texts(folder_of(place)):
+        config.objective.name = "supervised"  # EOS ends what it reads, as in pairs
     config.objective.inputs_length = min(LENGTH, released.model.max_positions or LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
@@ -57,40 +68,82 @@ def labels_of(place: str | Path) -> list[str] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A run or released weights, opened for reading without any data."""
+    """A run or released weights, opened for reading without any data.
+
+    tokenizer: as far as the model has rows for its ids. whole: with all of its ids.
+    """
 
     config: ConfigDict
     tokenizer: TextTokenizer
+    whole: TextTokenizer
     labels: list[str] | None
     objective: Objective
     model: Transformer
+
+    @property
+    def conventions(self) -> Conventions:
+        """How the model is asked and answers."""
+        tokenizer = self.tokenizer
+        return conventions_of(self.objective, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
 
 def open_model(place: str | Path) -> Opened:
     """The config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
     config, labels = config_of(place), labels_of(place)
-    tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    whole = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    tokenizer = open_fitted(place, whole, config.model.vocab_size)
     if is_released(place):
-        _fit_sentinels(config, tokenizer.vocabulary)
-    objective = make_objective(config.objective, config.model.architecture, tokenizer.vocabulary, labels)
-    return Opened(config, tokenizer, labels, objective, make_model(config.model, tokenizer.vocabulary, objective.heads))
+        _fit_objective(config, tokenizer.vocabulary, labels)
+    vocabulary = tokenizer.vocabulary
+    objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
+    return Opened(config, tokenizer, whole, labels, objective, make_model(config.model, vocabulary, objective.heads))
 
 
-def _set_shape(config: ConfigDict, released: Released) -> None:
-    config.model.update({name: value for name, value in released.fields.items() if name in config.model})
+def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
+    """The tokenizer as far as the weights have `rows`; a warning names the first id that has none."""
+    fitted = fit_tokenizer(tokenizer, rows)
+    if fitted is not tokenizer:
+        count = tokenizer.vocabulary.rows
+        warn(f"{place}: the tokenizer has {count} ids, the weights have rows for {rows}: no text may hold "
+             f"{tokenizer.decode([rows])!r}" + (" or the ids after it" if count > rows + 1 else ""))  # fmt: skip
+    return fitted
 
 
-def _fit_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> None:
-    """Of an objective with sentinels, windows short enough for those that there are; without any, a prefix LM."""
+def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
+    """Give `config` the model's shape in `fields`. What is the run's own stays."""
+    config.model.update({name: fields[name] for name in fields if name in config.model and name not in OF_THE_RUN})
+    if config.model.dropout_places is None:
+        config.model.dropout_places = fields.get("dropout_places")
+
+
+def dropout_note(config: ConfigDict) -> str | None:
+    """What to say where the run of `config` drops otherwise than the release that it starts from; None: nothing."""
+    if not is_released(config.init_from or ""):
+        return None
+    released, model = open_released(folder_of(config.init_from)), config.model
+    if is_honoured(released.dropout, released.family.dropout, model.dropout):
+        return None
+    theirs = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
+    return f"dropout: config.json has {theirs}; this run has model.dropout={model.dropout:g}" + (
+        f" at {', '.join(model.dropout_places)}" if model.dropout else ""
+    )
+
+
+def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[str] | None) -> None:
+    """Choose an objective that the vocabulary allows: short windows where sentinels are few, a prefix LM where there
+    are none, and for BART without [MASK] one that deletes tokens.
+    """
     fields, architecture = config.objective, config.model.architecture
+    if fields.name == "bart" and MASK not in vocabulary.specials:
+        fields.name = "token_deletion"
     while True:
         try:
-            make_objective(fields, architecture, vocabulary)
+            make_objective(fields, architecture, vocabulary, labels)
         except TooFewSentinels:
             fields.inputs_length //= 2
             if fields.inputs_length < SHORTEST:
                 fields.name, fields.inputs_length = "prefix_lm", LENGTH
-        except UserError:  # of labels, say, which do not concern sentinels
+        except UserError:  # which does not concern sentinels
             return
         else:
             return

@@ -17,9 +17,10 @@ from pathlib import Path
 from t5lite import cli
 from t5lite.checks import in_range
 from t5lite.config import at, to_dict
-from t5lite.errors import UserError, nearest
+from t5lite.errors import UserError
 from t5lite.inherit import as_begun
 from t5lite.overrides import given_fields, override
+from t5lite.reporting.bases import Candidate, find_bases, subject_of
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
 from t5lite.reporting.report import write_report
@@ -42,15 +43,13 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     count = in_range(int, 1, 1000)
     parser.add_argument("--parallel", type=count, default=1, help="runs at a time, which share cores or GPUs")
     parser.add_argument("--seeds", type=count, help="repeat every run with the seeds 0 … SEEDS - 1")
-    parser.add_argument("--base", help="what the report compares with; else the first runs of each task")
+    cli.add_base(parser)
     arguments, rest = parser.parse_known_args(argv)
     study, arguments.given = read_study(arguments.config), given_fields(rest)
     _check_repeated(study, arguments.seeds is not None, rest)
     for config in {id(config): config for config in study.values()}.values():
         override(config, rest)
-    names = {config.name for config in study.values()}
-    if arguments.base is not None and arguments.base not in names:
-        raise UserError(f"--base: no runs are called {arguments.base!r}; {nearest(arguments.base, names)}")
+    find_bases(arguments.base or (), _candidates(study))  # now, and not when all has run
     if arguments.seeds is not None:
         study = repeat(study, range(arguments.seeds))
     return arguments, study
@@ -67,6 +66,11 @@ def _check_repeated(study: Study, seeds: bool, overrides: Sequence[str]) -> None
             raise UserError(f"{flag}: {repeated[0]} says that the study repeats its runs itself")
 
 
+def _candidates(study: Study) -> list[Candidate]:
+    """What may be a base of the report, by the runs' configs."""
+    return [Candidate({name, config.name}, subject_of(to_dict(config))) for name, config in study.items()]
+
+
 def _is_complete(study: Study, folder: Path, name: str) -> bool:
     """Whether the run has its result. Raises UserError where its folder holds another run."""
     workdir = folder / name
@@ -78,15 +82,15 @@ def run_and_report(
     study: Study,
     folder: Path,
     title: str,
-    base: str | None = None,
+    bases: Sequence[str] = (),
     only: Sequence[str] = (),
     parallel: int | None = 1,
     given: Collection[str] = (),
 ) -> Report:
     """Run what of `study` is not complete, each run in `folder`/name, and write the report into `folder`.
 
-    base: what the report compares with, as in `write_report`; no matter where none of its runs is complete. only: run
-    these and what they need; none: all. parallel: runs at a time, each a process; None: one after the other in this
+    bases: what the report compares with, as in `write_report`; a note says where none of its runs is complete. only:
+    run these and what they need; none: all. parallel: runs at a time, each a process; None: one after the other in this
     process, for a notebook, which may hold the only device. given: the fields that the command line has set.
 
     The report names the runs that failed. Raises UserError where none is complete, Interrupted after a signal.
@@ -107,9 +111,21 @@ def run_and_report(
     done = [name for name in study if name not in absent]
     if not done:
         raise UserError(_lacking(absent))
-    base = base if base in {study[name].name for name in done} else None
-    stale = evaluation_notes([read_run(folder / name) for name in done], {name: to_dict(study[name]) for name in done})
-    return write_report([folder / name for name in done], folder, title, base, absent, stale)
+    there = _candidates({name: study[name] for name in done})
+    lacking = [text for text in bases if not _has_base(text, there)]
+    remarks = [f"--base {text}: none of its runs is complete, so its task has another base." for text in lacking]
+    remarks += evaluation_notes(
+        [read_run(folder / name) for name in done], {name: to_dict(study[name]) for name in done}
+    )
+    bases = [text for text in bases if text not in lacking]
+    return write_report([folder / name for name in done], folder, title, bases, absent, remarks)
+
+
+def _has_base(text: str, candidates: Sequence[Candidate]) -> bool:
+    try:
+        return bool(find_bases([text], candidates))
+    except UserError:
+        return False
 
 
 def _unfit(is_complete: Callable[[str], bool], name: str) -> str | None:
@@ -164,7 +180,7 @@ def main(argv: Sequence[str]) -> None:
     arguments, study = _parse(argv)
     title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
     only, parallel = arguments.only or (), arguments.parallel
-    report = run_and_report(study, arguments.workdir, title, arguments.base, only, parallel, arguments.given)
+    report = run_and_report(study, arguments.workdir, title, arguments.base or (), only, parallel, arguments.given)
     show(report, arguments.workdir)
     statuses = {each.run: each.status for each in report.entries}
     absent = {name: statuses[name] for name in study if statuses[name] != "complete"}

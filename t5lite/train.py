@@ -18,6 +18,7 @@ from t5lite import cli
 from t5lite.checks import check, check_budget, require_training_data
 from t5lite.config import BAG_OF_WORDS, at, flat, require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
+from t5lite.data.labelled import check_labels
 from t5lite.data.rows import prefetch
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
@@ -28,7 +29,8 @@ from t5lite.inherit import with_inherited_shape
 from t5lite.interop.released import is_released
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import parameter_shapes
-from t5lite.progress import progress, say
+from t5lite.progress import progress, say, warn
+from t5lite.released import dropout_note
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
@@ -97,7 +99,8 @@ def _yardstick(config: ConfigDict, workdir: Path, allowed: Sequence[str], change
         dataset = open_dataset(with_siblings(config, workdir), "pairs")
     changes |= check_same_data(dataset.identity, workdir, allowed)
     _write_facts(config, dataset, workdir, 0, changes)
-    return train_bag_of_words(config, dataset)
+    check_labels(dataset.tokenizer, dataset.labels or (), None)
+    return {**train_bag_of_words(config, dataset), "rows": dataset.rows, "cut": {}}
 
 
 def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes) -> dict[str, Any]:
@@ -132,8 +135,10 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
         say(f"going on from step {int(state.step)} of {steps}")
     if hand_off is not None:
         say(hand_off.report())
+        if note := dropout_note(opened):
+            say(note)
     try:
-        state, metrics = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
+        state, found = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
     except UserError:
         if count() == 1:  # of several, who waits for the others' parts may wait in vain
             with contextlib.suppress(UserError):
@@ -142,7 +147,9 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
     checkpoints.close()
     return {
         "step": steps,
-        "metrics": metrics,
+        **found,
+        "rows": experiment.dataset.rows,
+        "cut": experiment.cut(),
         "params_sha256": params_sha256(state.params),
         "skipped_steps": done.skipped,
         "cost": {
@@ -173,7 +180,6 @@ def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int,
     agree({"tokenizer": dataset.tokenizer.sha256, **dataset.identity, **facts["packages"], "code": facts["git_commit"]})
     if is_primary():
         set_aside_result(workdir)
-        dataset.tokenizer.begins_with_start = True  # as all that it is trained on, whatever a released one's own does
         dataset.tokenizer.save(workdir / "tokenizer")
         write_facts(workdir, config, facts, step, changes)
 
@@ -203,12 +209,16 @@ def _run(
     done: Progress,
     checkpoints: Checkpoints,
     workdir: Path,
-) -> tuple[TrainState, dict[str, Metrics]]:
-    """The state after the last step, and its metrics on each held-out set."""
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state after the last step, its "metrics" on each held-out set, and of how many rows: "evaluated"."""
     config = experiment.config
     first = int(state.step)
     stop = Stopping()
     evaluator = Evaluator(experiment, trainer.mesh, stop.between_batches)
+    for note in experiment.cut_notes():
+        warn(note)
+    for note in evaluator.share_notes():
+        say(note)
     # A run without a checkpoint of its own starts over, the evaluation before its first step included.
     log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
     at_end: dict[str, Metrics] = {}
@@ -238,7 +248,7 @@ def _run(
         if first == 0 or (settings.evaluates(first) and not from_primary(log.has_evaluation(first))):
             evaluate(state, first)
         state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, stop, title)
-    return state, at_end or evaluator.all(state.evaluated)
+    return state, {"metrics": at_end or evaluator.all(state.evaluated), "evaluated": evaluator.evaluated()}
 
 
 def provenance(dataset: Dataset) -> dict[str, Any]:

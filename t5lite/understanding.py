@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.answers import BATCH_SIZE, Generator, Request, in_order, shortened
+from t5lite.answers import BATCH_SIZE, Generator, Ready, Request, in_order, shortened
 from t5lite.data.build import pieces_of_words
 from t5lite.decoding.generate import padded
 from t5lite.errors import UserError
@@ -24,43 +24,48 @@ class Reader:
         self.tokenizer, self.objective = generator.tokenizer, generator.objective
         self._model, self._params = generator.model, generator.params
 
-    def answers(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE) -> Iterator[dict]:
-        """{"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order."""
-        yield from in_order(requests, batch_size, lambda chunk, places: self._understood(chunk))
+    def answers(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
+        """{"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
 
-    def _understood(self, requests: list[Request]) -> list[dict]:
-        """What the encoder makes of each text. Raises UserError for one that it cannot take."""
-        read = [self._read(request.input) for request in requests]
-        inputs, lengths = padded([ids for ids, _ in read], most=self.objective.inputs_length)
-        asked, _ = padded([places for _, places in read], minimum=1)
+        strict: see `in_order`.
+        """
+        yield from in_order(requests, batch_size, self._read, lambda chunk, places: self._understood(chunk), strict)
+
+    def _understood(self, ready: list[Ready]) -> list[dict]:
+        """What the encoder makes of each text."""
+        inputs, lengths = padded([each.ids for each in ready], most=self.objective.inputs_length)
+        asked, _ = padded([each.asked for each in ready], minimum=1)
         outputs = self._outputs(inputs, lengths, asked)
         found = []
-        for row, (request, (ids, places)) in enumerate(zip(requests, read, strict=True)):
-            logits = outputs.labels[row, None] if outputs.tokens is None else outputs.tokens[row, : len(places)]
-            found.append({**request.fields, **self._answer(request.input, ids, places, logits)})
+        for row, each in enumerate(ready):
+            logits = outputs.labels[row, None] if outputs.tokens is None else outputs.tokens[row, : len(each.asked)]
+            found.append(each.answer(self._answer(each.request.input, each.ids, each.asked, logits)))
         return found
 
-    def _read(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of a text, and the places that are asked for: each [MASK], the first piece of each word, or none,
-        where it is the whole text.
+    def _read(self, request: Request) -> Ready:
+        """A text in tokens, and the places that are asked for: each [MASK], the first piece of each word, or none,
+        where it is the whole text. Raises UserError for one that the encoder cannot take.
         """
+        text, cut = request.input, None
         vocabulary, heads, length = self.tokenizer.vocabulary, self.objective.heads, self.objective.inputs_length
         by_word = [self.tokenizer.encode(text, True)]
         if heads.tagger:
             by_word = pieces_of_words(self.tokenizer, [text.split()])[0]
         pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
-        pieces = pieces[: length - 2] if heads.classifier else pieces  # as in evaluation
+        if heads.classifier and len(pieces) > length - 2:  # as in evaluation
+            cut = {"tokens": len(pieces) + 2, "read": length}
+            pieces = pieces[: length - 2]
         ids = np.concatenate([[vocabulary.specials[CLS]], pieces, [vocabulary.specials[SEP]]]).astype(np.int32)
         if len(ids) > length:
             raise UserError(f"the text has {len(ids)} tokens, the network reads {length}: {shortened(text)}")
         if heads.tagger:
-            return ids, np.cumsum([1, *map(len, by_word)])[:-1]
+            return Ready(request, ids, asked=np.cumsum([1, *map(len, by_word)])[:-1])
         if heads.classifier:
-            return ids, np.zeros(0, int)
+            return Ready(request, ids, asked=np.zeros(0, int), cut=cut)
         places = np.flatnonzero(ids == vocabulary.specials[MASK])
         if len(places) == 0:
             raise UserError(f"a masked language model fills in {MASK}, and the text has none: {shortened(text)}")
-        return ids, places
+        return Ready(request, ids, asked=places)
 
     def _answer(self, text: str, ids: np.ndarray, places: np.ndarray, logits_NxC: np.ndarray) -> dict:
         """The answer by the logits of what was asked for."""
@@ -78,7 +83,7 @@ class Reader:
                 said = [f"{word}/{name}" for word, name in zip(text.split(), said, strict=True)]
             output = " ".join(said)
         logprobs = np.asarray(jax.nn.log_softmax(logits_NxC))[np.arange(len(chosen)), chosen]
-        answer = {"input": text, "output": output, "tokens": list(map(int, tokens))}
+        answer = {"output": output, "tokens": list(map(int, tokens))}
         return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}
 
     @functools.cached_property

@@ -21,6 +21,7 @@ Arrays are padded with id 0 whatever that stands for: what is padding is told by
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,41 @@ class TokenTable:
     """Facts about each token, as arrays over ids (int32 or bool, [R] with R = `Vocabulary.rows`).
 
     `num_bytes` is the UTF-8 bytes of text that a token stands for (0 for specials): bits per byte comes from it.
+    `num_bytes_first` is the same of a token that begins a text, without the space that the tokenizer puts in front.
     """
 
     num_bytes: np.ndarray
+    num_bytes_first: np.ndarray
     starts_word: np.ndarray
     ends_sentence: np.ndarray
     is_special: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What an answer is made of whatever the user's settings are. The files of a release say it; it belongs to what its
+    weights mean.
+
+    stops: ids that end an answer, as EOS does. first: the id with which every answer of an encoder-decoder begins;
+    None: any may come first. last: the id in the last place that `max_new_tokens` leaves. never: ids that are not
+    generated. never_first: ids that are not generated in the first place, or in the second after `first`.
+    asked: {name: value} of what the files ask for beside that. Those are settings, and the user's to choose.
+    """
+
+    stops: tuple[int, ...] = ()
+    first: int | None = None
+    last: int | None = None
+    never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
+    asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def after_training(self, in_targets: np.ndarray, bos: int | None) -> "Rules":
+        """The rules of a run that starts from such weights. The run learns to say all that its targets hold (bool
+        `in_targets`): no such id ends an answer, none is forbidden, and an answer begins with what stands in front of
+        targets (`bos`).
+        """
+        stops = tuple(token for token in self.stops if not in_targets[token] and token != bos)
+        return Rules(stops=stops, first=bos, last=self.last)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +78,7 @@ class Vocabulary:
 
     eos: closes every document and both sides of an example. start: a decoder's first input, at each start of a
     segment. bos: stands in front of both sides of an encoder-decoder's example; None: nothing does. unknown: what
-    stands for text that has no piece.
+    stands for text that has no piece; None: every text has pieces. The unknown token is read, and never generated.
     """
 
     pieces: int
@@ -58,7 +88,7 @@ class Vocabulary:
     eos: int = EOS
     start: int = PAD
     bos: int | None = None
-    unknown: int = UNKNOWN
+    unknown: int | None = UNKNOWN
 
     @property
     def size(self) -> int:
@@ -77,8 +107,10 @@ class Vocabulary:
         rows = size + len(specials)
         is_special = np.arange(rows) >= pieces
         is_special[: UNKNOWN + 1] = True
+        num_bytes = np.where(is_special, 0, 4).astype(np.int32)
         table = TokenTable(
-            num_bytes=np.where(is_special, 0, 4).astype(np.int32),
+            num_bytes=num_bytes,
+            num_bytes_first=num_bytes,
             starts_word=~is_special,
             ends_sentence=np.arange(rows) == UNKNOWN + 1,
             is_special=is_special,

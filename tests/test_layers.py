@@ -12,9 +12,10 @@ PACKAGE = ROOT / "t5lite"
 
 # From the top down. A module may import from its own layer and from those below it.
 LAYERS = (
+    ("__main__",),
     ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "convert", "cli"),
     ("reporting",),
-    ("evaluation", "baselines", "examples", "answers", "understanding"),
+    ("evaluation", "baselines", "examples", "answers", "understanding", "requests"),
     ("experiment", "inherit", "released"),
     ("training",),
     ("decoding",),

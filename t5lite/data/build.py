@@ -8,7 +8,7 @@ Where a source brings no validation split, every 20th document (or pair) goes to
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,16 @@ MOST_LABELS, LONGEST_LABEL = 1000, 1000  # of a closed set; characters
 ENCODE_CHARACTERS = 4 * 2**20  # of text that is encoded at a time
 Piece = tuple[str, bool]  # text, and whether the document ends with it
 Advance = Callable[[int], None]  # told the bytes of text that are done
+
+
+class Block(NamedTuple):
+    """Tokens of documents, one after the other; where documents end among them (exclusive), and the bytes of text of
+    each document that ends.
+    """
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    sizes: np.ndarray
 
 
 def first_tag(eos: int) -> int:
@@ -86,15 +96,18 @@ def build_tagged(
         index = {tag: number for number, tag in enumerate(places)}
         return [first_tag(eos) + index[tag] for tag in sentence.tags]
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks() -> Iterator[Block]:
         for block in _tagged_blocks(sentences):
             documents = []
             for sentence, pieces in zip(block, pieces_of_words(tokenizer, [each.words for each in block]), strict=True):
                 each = zip(numbered(sentence), pieces, strict=True)
                 tags = [np.where(np.arange(len(of_word)) == 0, tag, untagged) for tag, of_word in each]
                 documents += [np.concatenate([*side, [eos]]) for side in (pieces, tags)]
-            yield np.concatenate(documents), np.cumsum([len(document) for document in documents])
-            advance(sum(len(word.encode()) for sentence in block for word in sentence.words))
+            words = np.array([sum(len(word.encode()) for word in sentence.words) for sentence in block])
+            sizes = np.zeros(len(documents), np.int64)
+            sizes[::2] = words + [len(sentence.words) - 1 for sentence in block]  # and the spaces between them
+            yield Block(np.concatenate(documents), np.cumsum([len(document) for document in documents]), sizes)
+            advance(int(words.sum()))
 
     def card() -> dict[str, Any]:
         return {"labels": dict(sorted(labels.items())), "tags": list(places), "places": places}
@@ -103,12 +116,15 @@ def build_tagged(
 
 
 def pieces_of_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
-    """The ids of each word of each sentence, a space before all but the first; at least one, if only the unknown."""
+    """The ids of each word of each sentence, a space before all but the first. A word has at least one: without a piece
+    of its own the unknown token, or a space's where there is no unknown token.
+    """
     words = [word if i == 0 else f" {word}" for sentence in sentences for i, word in enumerate(sentence)]
     continues = [i > 0 for sentence in sentences for i in range(len(sentence))]
     ids = iter(tokenizer.encode_many(words, continues))
-    unknown = np.array([tokenizer.vocabulary.unknown], np.int32)
-    return [[of_word if len(of_word := next(ids)) else unknown for _ in sentence] for sentence in sentences]
+    unknown = tokenizer.vocabulary.unknown
+    nothing = tokenizer.encode_many([" "], [True])[0][:1] if unknown is None else np.array([unknown], np.int32)
+    return [[of_word if len(of_word := next(ids)) else nothing for _ in sentence] for sentence in sentences]
 
 
 def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:
@@ -126,43 +142,57 @@ def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:
 
 def _build(
     folder: Path,
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+    blocks: Iterable[Block],
     tokenizer: TextTokenizer,
     hold_out: bool,
     unit: int,
     card: Callable[[], dict[str, Any]],
     texts: int | None = None,
 ) -> None:
-    """Write `blocks` to the two stores; `unit` documents (a pair has two) stay together, the first `texts` are text."""
+    """Write `blocks` to the two stores; `unit` documents (a pair has two) stay together, the first `texts` are text.
+
+    The cards' "bytes_of_text" counts the text itself, "bytes_in_tokens" what the table says of its tokens: the two are
+    equal but where the tokenizer loses something.
+    """
     vocabulary = tokenizer.vocabulary
     rows = max(vocabulary.rows, first_tag(vocabulary.eos) + MOST_LABELS)  # ids that may stand in the stores
     writers = {name: StoreWriter(folder / name, rows, vocabulary.eos) for name in ("train", "heldout")}
-    num_bytes = dict.fromkeys(writers, 0)
-    documents = 0
-    for tokens, ends in blocks:
+    table, texts = vocabulary.table, unit if texts is None else texts
+    bytes_of_text, bytes_in_tokens = dict.fromkeys(writers, 0), dict.fromkeys(writers, 0)
+    documents, begins = 0, True  # so far; whether the next token begins one
+
+    def is_held(document: np.ndarray) -> np.ndarray:
+        return hold_out & (document // unit % HELDOUT_EVERY == HELDOUT_EVERY - 1)
+
+    for tokens, ends, sizes in blocks:
         # The document of each token, counted over the whole source; the last one may go on in the next block.
         document = documents + np.searchsorted(ends, np.arange(len(tokens)), side="right")
+        closed = documents + np.arange(len(ends))
         documents += len(ends)
-        held = hold_out & (document // unit % HELDOUT_EVERY == HELDOUT_EVERY - 1)
-        is_end = np.zeros(len(tokens), bool)
+        is_end, is_first = np.zeros(len(tokens), bool), np.zeros(len(tokens), bool)
         is_end[ends - 1] = True
-        for name, mine in (("train", ~held), ("heldout", held)):
-            chosen = tokens[mine]
-            writers[name].append(chosen, np.flatnonzero(is_end[mine]) + 1)
-            is_text = document[mine] % unit < (unit if texts is None else texts)
-            num_bytes[name] += int(vocabulary.table.num_bytes[chosen[is_text]].sum())
+        if len(tokens):
+            is_first[0], is_first[1:], begins = begins, is_end[:-1], bool(is_end[-1])
+        counts = np.where(is_first, table.num_bytes_first[tokens], table.num_bytes[tokens])
+        counts, sizes = (np.where(of % unit < texts, n, 0) for n, of in ((counts, document), (sizes, closed)))
+        for name, mine, ended in zip(writers, *((~is_held(of), is_held(of)) for of in (document, closed)), strict=True):
+            writers[name].append(tokens[mine], np.flatnonzero(is_end[mine]) + 1)
+            bytes_of_text[name] += int(sizes[ended].sum())
+            bytes_in_tokens[name] += int(counts[mine].sum())
     for name, writer in writers.items():
-        writer.close({"bytes_of_text": num_bytes[name], "tokenizer_sha256": tokenizer.sha256, **card()})
+        counted = {"bytes_of_text": bytes_of_text[name], "bytes_in_tokens": bytes_in_tokens[name]}
+        writer.close({**counted, "tokenizer_sha256": tokenizer.sha256, **card()})
 
 
 def encoded(
     pieces: Iterable[Piece], tokenizer: TextTokenizer, advance: Advance, keep_empty: bool = False
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(tokens, ends) for some megabytes of `pieces` at a time: EOS closes each document, `ends` are exclusive.
+) -> Iterator[Block]:
+    """A block for some megabytes of `pieces` at a time: EOS closes each document.
 
     Documents without a token leave no trace unless `keep_empty`.
     """
     open_document = begun = False  # across blocks: has the document tokens yet, and text
+    size = 0  # of the document so far, in bytes
     eos = np.array([tokenizer.vocabulary.eos], np.int32)
     for block in _blocks(pieces):
         texts, closes = zip(*block, strict=True)
@@ -170,18 +200,22 @@ def encoded(
         for text, closed in block:
             continued.append(begun)
             begun = (begun or text != "") and not closed
-        parts, ends, at = [], [], 0
-        for ids, closed in zip(tokenizer.encode_many(texts, continued), closes, strict=True):
+        parts, ends, sizes, at = [], [], [], 0
+        num_bytes = [len(text.encode()) for text in texts]
+        encodings = tokenizer.encode_many(texts, continued)
+        for ids, closed, added in zip(encodings, closes, num_bytes, strict=True):
             parts.append(ids)
             at += len(ids)
+            size += added
             open_document = open_document or len(ids) > 0 or keep_empty
             if closed and open_document:
                 parts.append(eos)
                 at += 1
                 ends.append(at)
-            open_document = open_document and not closed
-        yield np.concatenate(parts), np.asarray(ends, np.int64)
-        advance(sum(len(text.encode()) for text in texts))
+                sizes.append(size)
+            open_document, size = open_document and not closed, 0 if closed else size
+        yield Block(np.concatenate(parts), np.asarray(ends, np.int64), np.asarray(sizes, np.int64))
+        advance(sum(num_bytes))
 
 
 def _blocks(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

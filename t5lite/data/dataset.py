@@ -46,7 +46,8 @@ class Dataset:
     """Opened data. `train` and `validation` map names to stretches of token stores.
 
     weights: of the training members. labels: the targets of a closed set, in a fixed order; None where targets are
-    free text; of tagged words, their tags. identity: fingerprints by which a run knows its data again.
+    free text; of tagged words, their tags. identity: fingerprints by which a run knows its data again. rows: documents
+    or pairs that were read of each source, those that are held out of it included.
     """
 
     tokenizer: TextTokenizer
@@ -55,6 +56,7 @@ class Dataset:
     validation: dict[str, Span]
     labels: tuple[str, ...] | None
     identity: dict[str, str]
+    rows: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def heldout(self) -> dict[str, str]:
@@ -82,7 +84,7 @@ def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None 
             train[name], heldout[split] = opener.train(where, member, hold_out=True)
     labels = None if kind == "text" else _labels(config.data.labels, kind, train, heldout)
     weights = {name: member.weight for name, member in members.items()}
-    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity)
+    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows)
 
 
 def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
@@ -91,7 +93,8 @@ def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, lab
     heldout = {"validation": opener.validation()}
     if labels is not None:
         _refuse_strange(heldout, labels)
-    return Dataset(tokenizer, {}, {}, heldout, None if labels is None else tuple(labels), opener.identity)
+    labels = None if labels is None else tuple(labels)
+    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows)
 
 
 class _Opener:
@@ -100,15 +103,18 @@ class _Opener:
     def __init__(self, config: ConfigDict, tokenizer: TextTokenizer, kind: str):
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
         self.identity = {"tokenizer": tokenizer.sha256}
+        self.rows: dict[str, int] = {}
 
     def _stores(
         self, name: str, spec: str, columns: Columns, split: str | None, usual_split: str, hold_out: bool
     ) -> tuple[Span, Span]:
-        source = _open(spec, columns, split, usual_split)
+        source = _open(spec, columns, split, usual_split, self.config.data.train.quoting)
         folder = store_folder(source, columns, self.tokenizer, self.kind, hold_out)
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
+        unit = 1 if self.kind == "text" else 2  # documents of the store
+        self.rows[name] = sum(span.store.num_documents for span in spans) // unit
         # Of the tokens, not of the files: the same text copied to another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
@@ -160,12 +166,12 @@ def _columns(own: ConfigDict, usual: ConfigDict) -> Columns:
     return Columns(**{name: own.get(name) or usual[name] for name in usual})
 
 
-def _open(spec: str, columns: Columns, split: str | None, usual: str) -> Source:
+def _open(spec: str, columns: Columns, split: str | None, usual: str, quoting: str) -> Source:
     """The source's `split`; where that is None, the `usual` one, or the only one that it has."""
     if split is None:
         available = available_splits(spec)
         split = available[0] if len(available) == 1 else usual
-    return open_source(spec, columns, split)
+    return open_source(spec, columns, split, quoting)
 
 
 def _own_validation(member: Member) -> str | None:
@@ -191,7 +197,8 @@ def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
     specials = tuple(fields.specials or ())
     if fields.path is not None:
         return load_tokenizer(fields.path, fields.sentinels, specials)
-    sources = [_open(each.source, each.columns, each.split, "train") for each in _members(config).values()]
+    members, quoting = _members(config).values(), config.data.train.quoting
+    sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {
         "sources": [source.fingerprint() for source in sources],  # each with its columns
         "columns": config.data.train.columns.to_dict(),
@@ -272,7 +279,7 @@ def pair_plan(
 
     bos: what stands in front of both sides of each, if anything does.
     """
-    lengths = np.diff(np.asarray(store.ends), prepend=0).reshape(-1, 2) + (bos is not None)
+    lengths = store.pair_lengths() + (bos is not None)
     chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
     if not packed:
         return one_a_row(chosen, inputs_length, targets_length)

@@ -16,12 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t5lite.config import base_config
 from t5lite.data import readers
-from t5lite.data.readers import READERS, as_list, as_text, decoded_blocks, format_of, place_of, readable, size_of
+from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
+from t5lite.data.readers import ColumnTypes, decoded_blocks, format_of, place_of, readable, rows_of, size_of
 from t5lite.errors import UserError
+
+USUAL_COLUMNS = base_config().data.train.columns
 
 LONGEST_FRAGMENT = 2 << 20  # characters; cut anywhere where no space is found in so many
 LONGEST_SENTENCE = 1 << 20  # characters of words with tags
+CELLS = 2  # how lines of .csv and .tsv become cells; to be raised when that changes
 
 
 class Fragment(NamedTuple):
@@ -35,9 +40,9 @@ class Fragment(NamedTuple):
 class Columns:
     """The names of the columns that hold the text, or the pairs' inputs and targets."""
 
-    text: str = "text"
-    inputs: str = "inputs"
-    targets: str = "targets"
+    text: str = USUAL_COLUMNS.text
+    inputs: str = USUAL_COLUMNS.inputs
+    targets: str = USUAL_COLUMNS.targets
 
 
 class Tagged(NamedTuple):
@@ -50,58 +55,67 @@ class Tagged(NamedTuple):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files that were found by a glob, read in the order of their paths."""
+    """Files that were found by a glob, read in the order of their paths. quoting: of .csv and .tsv."""
 
     paths: tuple[Path, ...]
     columns: Columns = Columns()
+    quoting: str = AUTO
+
+    def __post_init__(self):
+        check_quoting(self.quoting)
 
     def fragments(self) -> Iterator[Fragment]:
         """The documents' text. Rows with an empty text are no documents. Raises UserError as a file calls for it."""
+        types = ColumnTypes()
         for path in self.paths:
             if format_of(path) == ".txt":
                 yield from _cut(decoded_blocks(path))
                 continue
-            for (text,) in self._values(path, [self.columns.text]):
+            for (text,) in self._values(path, [self.columns.text], types):
                 if text:
                     yield from fragments_of(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """(inputs, targets) of each row. Raises UserError as a file calls for it."""
+        types = ColumnTypes()
         for path in self.paths:
             if format_of(path) == ".txt":
                 raise UserError(f"{path} has no columns: pairs need .jsonl, .csv, .tsv or .parquet files")
-            yield from map(tuple, self._values(path, [self.columns.inputs, self.columns.targets]))
+            yield from map(tuple, self._values(path, [self.columns.inputs, self.columns.targets], types))
 
     def tagged(self) -> Iterator[Tagged]:
         """The words of each row and as many tags. Raises UserError as a file calls for it."""
-        names = [self.columns.inputs, self.columns.targets]
+        names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
             if format_of(path) not in (".jsonl", ".parquet"):
                 raise UserError(f"{path} has no lists: words and their tags need .jsonl or .parquet files")
-            for number, row in READERS[format_of(path)](path, names):
+            for number, row in rows_of(path, names):
                 place = place_of(path, number)
-                words, tags = (as_list(row, name, place) for name in names)
+                words, tags = (types.texts(row, name, place) for name in names)
                 if len(words) != len(tags):
                     raise UserError(f"{place}: {len(words)} words but {len(tags)} tags; give each word one tag")
                 if sum(map(len, words)) + len(words) > LONGEST_SENTENCE:
                     raise UserError(f"{place}: the words are over {LONGEST_SENTENCE:,} characters; a row is a sentence")
                 yield Tagged(words, tags, place)
 
-    def _values(self, path: Path, names: list[str]) -> Iterator[list[str]]:
-        for number, row in READERS[format_of(path)](path, names):
+    def _values(self, path: Path, names: list[str], types: ColumnTypes) -> Iterator[list[str]]:
+        for number, row in rows_of(path, names, self.quoting):
             values = [row.get(name) for name in names]
-            if not all(type(value) is str for value in values):  # rare, so that messages are not built in vain
-                values = [as_text(row, name, place_of(path, number)) for name in names]
+            # The usual row needs no look at its types, and no message.
+            if not (types.are_text(names) and all(type(value) is str for value in values)):
+                values = [types.text(row, name, place_of(path, number)) for name in names]
             yield values
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, size and time of change of each file, wherever the folder stands, and the columns."""
+        """Name, size and time of change of each file, wherever the folder stands; the columns; how cells are read."""
         facts = []
         for path in self.paths:
             with readable(path):
                 status = path.stat()
                 facts.append([path.name, status.st_size, status.st_mtime_ns])
-        return {"files": facts, "columns": asdict(self.columns)}
+        has_cells = any(format_of(path) in DELIMITERS for path in self.paths)
+        cells = {"cells": CELLS, "quoting": self.quoting} if has_cells else {}
+        return {"files": facts, "columns": asdict(self.columns), **cells}
 
     def num_bytes(self) -> int:
         """About how many bytes of UTF-8 the fragments add up to: sizes of files, unpacked where that is known."""

@@ -4,7 +4,8 @@
     TaggedSentences   {"inputs": [n, L], "inputs_segment_ids": [n, L], "tags": [n, L]}
 
 Inputs end in EOS, also where they were cut. Labels and tags are places in `Dataset.labels`; a piece without a tag of
-its own has -1, and so has a text whose label is unknown. All arrays are int32.
+its own has -1, and so has a text whose label is unknown. Where tags are evaluated, "next_tags" [n] are those of the
+first word that was cut off, -1 where none was. All arrays are int32.
 """
 
 import dataclasses
@@ -13,9 +14,36 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from t5lite.data.build import first_tag
+from t5lite.data.cut import Cut, count_cut
 from t5lite.data.rows import Rows, clipped
 from t5lite.data.store import TokenStore
 from t5lite.data.text_tokenizer import TextTokenizer
+from t5lite.errors import UserError
+
+
+def check_labels(tokenizer: TextTokenizer, labels: Sequence[str], targets_length: int | None, front: int = 0) -> None:
+    """Refuse labels that are the same tokens, altogether or as far as a row holds them.
+
+    targets_length: the most tokens of a label with EOS and `front` tokens before it; None: a label is not cut.
+    """
+    seen: dict[bytes, tuple[str, np.ndarray]] = {}
+    room = None if targets_length is None else max(targets_length - front - 1, 0)
+    for label, tokens in zip(labels, tokenizer.encode_many(list(labels)), strict=True):
+        other, before = seen.setdefault(tokens[:room].tobytes(), (label, tokens))
+        if other == label:
+            continue
+        if np.array_equal(tokens, before):
+            raise UserError(
+                f"the labels {other!r} and {label!r} are the same tokens to this tokenizer; rename one of them, or set "
+                "config.data.labels=False if targets are free text"
+            )
+        least = min(len(tokens), len(before))
+        differ = np.flatnonzero(tokens[:least] != before[:least])
+        needed = front + 2 + (int(differ[0]) if len(differ) else least)
+        raise UserError(
+            f"config.objective.targets_length: the labels {other!r} and {label!r} are alike when cut to "
+            f"{targets_length} tokens; raise it to {needed} at least"
+        )
 
 
 def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, int]:
@@ -35,6 +63,10 @@ class _Texts:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def cut(self) -> Cut:
+        """What is cut of all inputs, with the [CLS] that will stand in front of each."""
+        return count_cut(self.store.pair_lengths()[self.order] + 1, (self.length + 1, None))
 
     def _inputs(self, indices: np.ndarray) -> Rows:
         inputs = np.zeros((len(indices), self.length), np.int32)
@@ -59,9 +91,10 @@ class LabelledTexts(_Texts):
 
 @dataclasses.dataclass(frozen=True)
 class TaggedSentences(_Texts):
-    """`labels` are the tags in the order in which rows number them."""
+    """`labels` are the tags in the order in which rows number them. continued: bring "next_tags"."""
 
     labels: tuple[str, ...]
+    continued: bool = False
 
     def __post_init__(self):
         numbers = [self.labels.index(tag) for tag in self.store.card["tags"]]
@@ -72,4 +105,19 @@ class TaggedSentences(_Texts):
         for row, pair in enumerate(self.order[indices]):
             document = clipped(self.store.document(2 * int(pair) + 1), self.length)
             tags[row, : len(document)] = self._numbers[document]
-        return self._inputs(indices) | {"tags": tags}
+        rows = self._inputs(indices) | {"tags": tags}
+        if self.continued:
+            rows["next_tags"] = np.array(
+                [after[0] if len(after) else -1 for _, after in self.cut_tags(indices)], np.int32
+            )
+        return rows
+
+    def cut_tags(self, indices: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Of each row: the tag of its last word, -1 if it has none, and the tags of the words that were cut off."""
+        found = []
+        for pair in self.order[indices]:
+            tags = self._numbers[self.store.document(2 * int(pair) + 1)]
+            kept, after = (tags, tags[:0]) if len(tags) <= self.length else np.split(tags, [self.length - 1])
+            kept, after = kept[kept >= 0], after[after >= 0]
+            found.append((int(kept[-1]) if len(kept) else -1, after))
+        return found

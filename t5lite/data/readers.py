@@ -1,7 +1,7 @@
 """The formats of files: bytes to text, text to rows, in bounded memory whatever a file holds.
 
     lines(path)                   (1, 'one\\n'), (2, 'two\\n')      of a .txt, .jsonl, .csv or .tsv, also with .gz
-    READERS[".csv"](path, names)  (2, {"text": "one", …})         line or row number, columns
+    rows_of(path, names)          (2, {"text": "one", …})         line or row number, columns
 
 Nothing is decompressed beyond what is read next, and nothing is executed. What would not fit is refused, by file and
 line: see `LONGEST_LINE`. Every fault of a file is a UserError.
@@ -9,7 +9,6 @@ line: see `LONGEST_LINE`. Every fault of a file is a UserError.
 
 import codecs
 import contextlib
-import csv
 import gzip
 import io
 import json
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from t5lite.data.delimited import AUTO, CSV, DELIMITERS, FIELD, MARK, records
 from t5lite.errors import UserError
 from t5lite.files import only_files
 
@@ -34,7 +34,7 @@ def format_of(path: Path) -> str:
     """ ".jsonl" of a.jsonl and a.jsonl.gz. Raises UserError for an unknown suffix."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in (".txt", *READERS) or (suffix == ".parquet" and name.endswith(".gz")):
+    if suffix not in (".txt", *READERS, *DELIMITERS) or (suffix == ".parquet" and name.endswith(".gz")):
         known = ".txt, .jsonl, .csv, .tsv (each also with .gz) and .parquet"
         raise UserError(f"cannot read {path}: its suffix is not one of {known}; narrow the pattern or convert the file")
     return suffix
@@ -128,19 +128,23 @@ def _too_long(place: str) -> str:
 
 def _jsonl_rows(path: Path, names: list[str]) -> Iterator[Row]:
     for number, line in lines(path):
-        if not line or line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except RecursionError:
-            raise UserError(f"{path}, line {number} is nested too deeply; a line holds one flat JSON object") from None
-        except ValueError as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error}); a line holds one JSON object") from None
-        if not isinstance(row, dict):
-            raise UserError(f'{path}, line {number} is not a JSON object; write lines such as {{"{names[0]}": "…"}}')
-        if "\\ud" in line or "\\uD" in line:
-            row |= {name: _without_lone_surrogates(row[name]) for name in names if name in row}
-        yield number, row
+        if line and not line.isspace():
+            yield number, json_row(line, names, f"{path}, line {number}")
+
+
+def json_row(line: str, names: list[str], place: str) -> dict[str, Any]:
+    """The object in a line of a .jsonl, whose columns `names` are read. UserError, with `place`, for anything else."""
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise UserError(f"{place} is nested too deeply; a line holds one flat JSON object") from None
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON ({error}); a line holds one JSON object") from None
+    if not isinstance(row, dict):
+        raise UserError(f'{place} is not a JSON object; write lines such as {{"{names[0]}": "…"}}')
+    if "\\ud" in line or "\\uD" in line:
+        row |= {name: _without_lone_surrogates(row[name]) for name in names if name in row}
+    return row
 
 
 def _without_lone_surrogates(value: Any) -> Any:
@@ -150,40 +154,17 @@ def _without_lone_surrogates(value: Any) -> Any:
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
-def _csv_rows(path: Path, names: list[str], delimiter: str = ",") -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_LINE)
-    start, held = 1, 0  # of the row that is being read: its first line, and its characters so far
-
-    def pieces() -> Iterator[str]:
-        nonlocal held
-        for _, line in lines(path):
-            held += len(line)
-            if held > LONGEST_LINE:
-                raise UserError(f"{_too_long(f'the row that begins at {path}, line {start}')}, or close its quotes")
-            yield line
-
-    reader = csv.reader(pieces(), delimiter=delimiter, strict=True)
+def _delimited_rows(path: Path, names: list[str], suffix: str, quoting: str) -> Iterator[Row]:
     header: list[str] | None = None
-    try:
-        for row in reader:
-            if header is None and row:
-                header = row
-                _check_columns(names, header, f"{path}, line {reader.line_num}")
-            elif row:
-                if len(row) != len(header):
-                    place = f"{path}, line {reader.line_num}"
-                    raise UserError(f"{place} has {len(row)} fields, the header {len(header)}; quote or mend the line")
-                yield reader.line_num, dict(zip(header, row, strict=True))
-            start, held = reader.line_num + 1, 0
-    except csv.Error as error:
-        way_out = "convert its line ends" if "new-line character" in str(error) else "mend the quotes or write .jsonl"
-        raise UserError(
-            f"{path}, line {reader.line_num}, in the row that begins at line {start}: {error}; {way_out}"
-        ) from error
-
-
-def _tsv_rows(path: Path, names: list[str]) -> Iterator[Row]:
-    return _csv_rows(path, names, "\t")
+    for number, cells in records(lines(path), path, suffix, quoting, LONGEST_LINE):
+        if header is None:
+            header = cells
+            _check_columns(names, header, f"{path}, line {number}")
+        elif len(cells) != len(header):
+            cure = "mend the line" if MARK not in "".join(cells) else f"mend the line, or set {FIELD}={CSV}"
+            raise UserError(f"{path}, line {number} has {len(cells)} fields, the header {len(header)}; {cure}")
+        else:
+            yield number, dict(zip(header, cells, strict=True))
 
 
 def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
@@ -231,12 +212,13 @@ def _check_type(kind: Any, place: str) -> None:
         raise UserError(f"{place} is of type {kind}; cast it to string")
 
 
-READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {
-    ".jsonl": _jsonl_rows,
-    ".csv": _csv_rows,
-    ".tsv": _tsv_rows,
-    ".parquet": _parquet_rows,
-}
+READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+
+
+def rows_of(path: Path, names: list[str], quoting: str = AUTO) -> Iterator[Row]:
+    """The rows of a file, with at least the columns `names`. quoting: of .csv and .tsv, see delimited.py."""
+    suffix = format_of(path)
+    return _delimited_rows(path, names, suffix, quoting) if suffix in DELIMITERS else READERS[suffix](path, names)
 
 
 def _check_columns(names: Iterable[str], present: list[str], place: str) -> None:
@@ -255,7 +237,7 @@ def check_column(name: str, present: Iterable[str], place: str) -> None:
 
 
 def as_text(row: dict[str, Any], name: str, place: str) -> str:
-    """Column `name` of a row as text: numbers and booleans as Python prints them, bytes as UTF-8.
+    """Column `name` of a row as text: numbers as `number_text`, booleans as Python prints them, bytes as UTF-8.
 
     Raises UserError, beginning with `place`, for a missing, empty (null, NaN) or composite value.
     """
@@ -268,17 +250,56 @@ def as_text(row: dict[str, Any], name: str, place: str) -> str:
             return value.decode()
         except UnicodeDecodeError as error:
             raise UserError(f"{place}: column {name!r} is not UTF-8 at its byte {error.start}; convert it") from None
-    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, bool):
         return str(value)
+    if isinstance(value, int | float) and math.isfinite(value):
+        return number_text(value)
     kind = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
     raise UserError(f"{place}: column {name!r} is {kind}; give it a text or a number")
 
 
-def as_list(row: dict[str, Any], name: str, place: str) -> list[str]:
-    """Column `name` of a row as a list of texts. Raises UserError for anything else, an empty list included."""
-    check_column(name, row, place)
-    value = row[name]
-    if not isinstance(value, list) or not value:
-        kind = "an empty list" if value == [] else "null" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{place}: column {name!r} is {kind}; give it a list of words, or of as many tags")
-    return [as_text({name: item}, name, place) for item in value]
+def number_text(value: int | float) -> str:
+    """A number as text. A whole float is written as the integer: tables with gaps hold 1 as 1.0."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if whole else value)
+
+
+class ColumnTypes:
+    """Reads columns as text, and refuses one that mixes texts, numbers and booleans: 1, "1" and true are three things.
+
+    One is for all files of a source.
+    """
+
+    def __init__(self):
+        self._first: dict[str, tuple[type, str]] = {}  # of each column: its type, and where a value stood first
+
+    def are_text(self, names: Iterable[str]) -> bool:
+        """Whether all of these columns are known to hold text."""
+        return all(self._first.get(name, (None,))[0] is str for name in names)
+
+    def text(self, row: dict[str, Any], name: str, place: str) -> str:
+        """As `as_text`. Raises UserError, with both places, where the value is of another type than those before."""
+        text = as_text(row, name, place)
+        kind = _plain_type(row[name])
+        first, where = self._first.setdefault(name, (kind, place))
+        if kind is not first:
+            raise UserError(
+                f"{place}: column {name!r} is {_PLAIN[kind]}, but {_PLAIN[first]} at {where}; write all values alike"
+            )
+        return text
+
+    def texts(self, row: dict[str, Any], name: str, place: str) -> list[str]:
+        """The same of a column of lists. Raises UserError for anything else, an empty list included."""
+        check_column(name, row, place)
+        value = row[name]
+        if not isinstance(value, list) or not value:
+            kind = "an empty list" if value == [] else "null" if value is None else f"a {type(value).__name__}"
+            raise UserError(f"{place}: column {name!r} is {kind}; give it a list of words, or of as many tags")
+        return [self.text({name: item}, name, place) for item in value]
+
+
+_PLAIN = {str: "a text", bool: "true or false", float: "a number"}
+
+
+def _plain_type(value: str | bytes | bool | int | float) -> type:
+    return bool if isinstance(value, bool) else float if isinstance(value, int | float) else str

@@ -201,7 +201,7 @@ def _write_t5(tokenizer: Tokenizer, folder: Path) -> dict[str, int]:
     }
     said |= {f"{role}_token": OWN_NAMES[token] for role, token in (("eos", EOS), ("pad", PAD), ("unk", UNKNOWN))}
     _dump(folder / CONFIG, said)
-    return {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD}
+    return {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": vocabulary.start}
 
 
 def _said_of(name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ lacks. A tokenizer whose last ids are sentinels, as T5's are, keeps these. In a 
 
     tokenizer/tokenizer.json    as it was released
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[NLU]"], "below": 0, "roles": {"eos": 2, …},
-                                 "begins_with_start": true, "sha256": "…"}
+                                 "begins_with_start": true, "sha256": "…", "generation": {…}}
 
 Byte-level tokenizers and Llama's lose nothing of a text, but where they normalise it, as few do. A space in front of it
 is kept too, for which Llama's has two: as in SentencePiece itself, where `tokenizers` sometimes has one.
@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from t5lite.config import base_config
+from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
     Parts,
@@ -31,11 +33,12 @@ from t5lite.data.text_tokenizer import (
     parts_of,
     sentinels_on_top,
 )
-from t5lite.data.tokenizer_json import added_tokens, parse, pieces_by_id, prepared, token_table
+from t5lite.data.tokenizer_json import added_tokens, last_of_text, parse, pieces_by_id, prepared, token_table
 from t5lite.errors import UserError
 from t5lite.files import read_bytes, read_json, write_atomically
-from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
+from t5lite.vocabulary import CLS, MASK, SEP, Rules, TokenTable, Vocabulary
 
+SENTINELS = base_config().tokenizer.sentinels  # where none are asked for
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocabulary.json"
 NAMED = ("bos", "eos", "unk", "pad", "mask", "cls", "sep")  # the roles of which a file may name the token
 NUMBERED = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "pad_token_id", "start": "decoder_start_token_id"}
@@ -78,12 +81,13 @@ class ReleasedTokenizer:
         self,
         file: bytes,
         roles: Roles,
-        sentinels: int = 100,
+        sentinels: int = SENTINELS,
         specials: Sequence[str] = (),
         begins_with_start: bool | None = None,
         below: int = 0,
     ):
         self.file, self.roles, self.below = file, roles, below
+        self.rules: Rules | None = None
         check_above(sentinels, specials)
         spec = parse(file)
         used = [token for token in dataclasses.asdict(roles).values() if token is not None]
@@ -100,7 +104,8 @@ class ReleasedTokenizer:
             roles.front == self.vocabulary.start if begins_with_start is None else begins_with_start
         )
         self._never = self.vocabulary.table.is_special.copy()  # what no text becomes
-        self._never[self.vocabulary.unknown] = False
+        if self.vocabulary.unknown is not None:
+            self._never[self.vocabulary.unknown] = False
         self._name_ids()
 
     def _make_vocabulary(
@@ -119,13 +124,14 @@ class ReleasedTokenizer:
             name: pieces + place + (0 if place < self.below else sentinels) for place, name in enumerate(self.above)
         }
         table = token_table(spec, self._pieces, {*self._own, *sentinel_ids})
+        if table.num_bytes[self._encode([" a" if self._adds_space else "a"])[0]].sum() < 2:  # no space is put in front
+            table = dataclasses.replace(table, num_bytes_first=table.num_bytes)
         missing = pieces + sentinels + len(self.above) - rows
-        fills = {"num_bytes": 0, "starts_word": False, "ends_sentence": False, "is_special": True}
+        fills = {"num_bytes": 0, "num_bytes_first": 0, "starts_word": False, "ends_sentence": False, "is_special": True}
         table = TokenTable(**{n: np.append(getattr(table, n), np.full(missing, fill)) for n, fill in fills.items()})
-        table = dataclasses.replace(table, num_bytes=table.num_bytes.astype(np.int32))
-        unknown = roles.unk
-        if unknown in (None, roles.closing):  # GPT-2 calls its EOS unknown
-            unknown = int(np.argmin(table.is_special))
+        counts = {name: getattr(table, name).astype(np.int32) for name in ("num_bytes", "num_bytes_first")}
+        table = dataclasses.replace(table, **counts)
+        unknown = None if roles.unk == roles.closing else roles.unk  # GPT-2 calls its EOS unknown
         bos = roles.bos if roles.front == roles.bos else None
         return Vocabulary(pieces + self.below, sentinels, ids, table, roles.closing, roles.starting, bos, unknown)
 
@@ -165,7 +171,9 @@ class ReleasedTokenizer:
             return self
         below = self.below if own else min(sentinels, 1) * len(self.above)
         above = [*self.above, *new]
-        return ReleasedTokenizer(self.file, self.roles, own or sentinels, above, self.begins_with_start, below)
+        made = ReleasedTokenizer(self.file, self.roles, own or sentinels, above, self.begins_with_start, below)
+        made.rules = self.rules
+        return made
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
         """Ids of `text`, int32 [n], without EOS.
@@ -200,7 +208,11 @@ class ReleasedTokenizer:
         # To a unigram model </s> is a piece like any other.
         parts = cut_in_names(text, [piece for piece in set(self._own.values()) if len(piece) > 1])
         if len(parts) == 1:  # the name came about by normalisation
-            return np.where(self._never[ids], np.int32(self.vocabulary.unknown), ids)
+            if self.vocabulary.unknown is not None:
+                return np.where(self._never[ids], np.int32(self.vocabulary.unknown), ids)
+            if len(text) == 1:
+                return ids[~self._never[ids]]
+            parts = list(text)  # one by one they come to no name
         each = [
             self._without_names(part, tokens) if self._never[tokens].any() else tokens
             for part, tokens in zip(parts, self._encode(parts), strict=True)
@@ -235,6 +247,7 @@ class ReleasedTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self.file)
         above = {**self._above(), "begins_with_start": self.begins_with_start, "sha256": self.sha256}
+        above |= {} if self.rules is None else {"generation": rules_to_json(self.rules)}
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
 
@@ -248,14 +261,16 @@ def open_released(file: Path, sentinels: int, specials: Sequence[str]) -> Releas
         bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
         if full[:1] != bare[:1]:
             roles = dataclasses.replace(roles, front=full[0])
-        return ReleasedTokenizer(content, roles, sentinels, specials)
+        made = ReleasedTokenizer(content, roles, sentinels, specials)
+    made.rules = read_rules(file.parent, made.vocabulary)
+    return made
 
 
 def _roles(folder: Path, spec: dict[str, Any], pieces: Sequence[str | None]) -> Roles:
-    """By the names in the tokenizer's own files, then by the ids in the model's config.json."""
+    """By the names in the tokenizer's own files, then by the ids in the model's files."""
     ids = {piece: token for token, piece in enumerate(pieces) if piece is not None}
     named = [read_json(folder / name, COPY_ANEW) or {} for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    config = read_json(folder / "config.json", COPY_ANEW) or {}
+    config = said_of_generation(folder)
     found: dict[str, int] = {}
     for role in NAMED:
         for names in named:
@@ -277,6 +292,17 @@ def _roles(folder: Path, spec: dict[str, Any], pieces: Sequence[str | None]) -> 
     return roles
 
 
+def closes_texts(folder: Path) -> bool:
+    """Whether the tokenizer.json of a release puts EOS after a text."""
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        return False
+    last, name = last_of_text(parse(_read(file))), None
+    for other in ("special_tokens_map.json", "tokenizer_config.json"):
+        name = (read_json(folder / other, COPY_ANEW) or {}).get("eos_token", name)
+    return last is not None and last == (name.get("content") if isinstance(name, dict) else name)
+
+
 def reopen_released(file: Path, above: Path) -> ReleasedTokenizer:
     """The tokenizer that `save` wrote, with what the file `above` tells."""
     names = {field.name: (int, None) for field in dataclasses.fields(Roles)}
@@ -289,6 +315,7 @@ def reopen_released(file: Path, above: Path) -> ReleasedTokenizer:
         made = ReleasedTokenizer(
             content, roles, facts["sentinels"], facts["specials"], facts["begins_with_start"], facts.get("below") or 0
         )
+        made.rules = rules_from_json(facts.get("generation"), above, made.vocabulary.rows)
     if facts["sha256"] != made.sha256:
         raise UserError(f"{file} or {above.name} beside it is damaged (they are not what they were); {COPY_ANEW}")
     return made

@@ -1,8 +1,10 @@
 """Rows: what the host hands to the device, any of them computed from its index alone.
 
     Windows      {"tokens": [n, L]}, with "segment_ids" where the objective keeps documents apart, with "others"
-                 [n, L], windows of other documents, where it compares
-    PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}
+                 [n, L], windows of other documents, where it compares, with "begins" [n, L], 1 where a document
+                 begins, where bytes are counted
+    PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}, with "pairs" [n],
+                 the number of each row's pair, where answers are compared with whole targets
 
 A row source has a length and `fetch(indices)`. `TrainRows` gives the rows of step N: Grain's random-access datasets say
 which row stands at which place of the shuffled, repeated, mixed stream, and each host fetches only its share of the
@@ -20,6 +22,7 @@ from typing import Protocol
 import grain
 import numpy as np
 
+from t5lite.data.cut import Cut, count_cut
 from t5lite.data.packing import PackingPlan
 from t5lite.data.store import Span, TokenStore
 from t5lite.errors import UserError
@@ -41,7 +44,7 @@ class Windows:
 
     with_eos: whether the EOS tokens between documents belong to the stream. segments: give ids of the documents in
     a window, from 1 (needs with_eos). others: give each window another, that shares no document with it if any does
-    so; which one follows from its index.
+    so; which one follows from its index. begins: say where documents begin.
     """
 
     span: Span
@@ -49,10 +52,17 @@ class Windows:
     with_eos: bool
     segments: bool
     others: bool = False
+    begins: bool = False
 
     def __post_init__(self):
         ends = np.asarray(self.span.store.ends)
         object.__setattr__(self, "_clean_ends", ends - np.arange(1, len(ends) + 1))
+
+    @property
+    def byte_scale(self) -> float:
+        """Bytes of the text over those that its tokens stand for: 1 but where the tokenizer loses some."""
+        card = self.span.store.card
+        return card["bytes_of_text"] / card["bytes_in_tokens"] if card["bytes_in_tokens"] else 1.0
 
     def _bounds(self) -> tuple[int, int]:
         """The span in this source's own coordinate: with EOS tokens, or without them."""
@@ -69,7 +79,20 @@ class Windows:
     def fetch(self, indices: np.ndarray) -> Rows:
         """The windows at `indices` [n], each within [0, len(self))."""
         rows = self._fetch(indices)
-        return rows | {"others": self._fetch(self._others(indices))["tokens"]} if self.others else rows
+        rows |= {"others": self._fetch(self._others(indices))["tokens"]} if self.others else {}
+        return rows | {"begins": self._begins(indices)} if self.begins else rows
+
+    def _begins(self, indices: np.ndarray) -> np.ndarray:
+        begins = np.zeros((len(indices), self.length), np.int32)
+        ends = self.span.store.ends if self.with_eos else self._clean_ends
+        firsts = self._bounds()[0] + np.asarray(indices, np.int64) * self.length
+        for row, first in enumerate(firsts.tolist()):
+            # A document begins where the one before it ends; the first of all at 0.
+            low, high = np.searchsorted(ends, [first, first + self.length])
+            begins[row, ends[low:high] - first] = 1
+            if first == 0:
+                begins[row, 0] = 1
+        return begins
 
     def _fetch(self, indices: np.ndarray) -> Rows:
         tokens = np.empty((len(indices), self.length), np.int32)
@@ -126,14 +149,34 @@ def _scattered(numbers: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class PackedPairs:
-    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row, `bos` in front of each side."""
+    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row, `bos` in front of each side.
+
+    numbered: bring the number of the pair in each row, where rows have one pair.
+    """
 
     store: TokenStore
     plan: PackingPlan
     bos: int | None = None
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.plan)
+
+    def _lengths(self, pairs: np.ndarray) -> np.ndarray:
+        return self.store.pair_lengths()[pairs] + (self.bos is not None)
+
+    def cut(self) -> Cut:
+        """What is cut of all pairs."""
+        return count_cut(self._lengths(self.plan.order), (self.plan.inputs_length, self.plan.targets_length))
+
+    def lost_targets(self, indices: np.ndarray) -> int:
+        """Tokens that are cut off the targets of the rows `indices`, of one pair each."""
+        lengths = self._lengths(self.plan.order[indices])[:, 1]
+        return int(np.maximum(lengths - self.plan.targets_length, 0).sum())
+
+    def target(self, pair: int) -> np.ndarray:
+        """The tokens of a pair's targets, whole, EOS included."""
+        return self.store.document(2 * pair + 1)
 
     def fetch(self, indices: np.ndarray) -> Rows:
         lengths = {"inputs": self.plan.inputs_length, "targets": self.plan.targets_length}
@@ -150,7 +193,7 @@ class PackedPairs:
                     rows[name][row, at[name] : stop] = tokens
                     rows[f"{name}_segment_ids"][row, at[name] : stop] = segment
                     at[name] = stop
-        return rows
+        return rows | {"pairs": self.plan.order[indices].astype(np.int32)} if self.numbered else rows
 
 
 def clipped(tokens: np.ndarray, length: int) -> np.ndarray:

@@ -9,6 +9,7 @@ with their tags, `Tagged(words, tags, place)`; a fingerprint of its contents for
 text are to come, for a progress bar. Nothing is downloaded or prepared before the first read.
 """
 
+from t5lite.data.delimited import AUTO
 from t5lite.data.files import Columns, FileSource, Fragment
 from t5lite.data.paths import find_files
 from t5lite.data.tfds_source import RecordSource, pydocs_source, tfds_source, tfds_splits
@@ -19,15 +20,15 @@ __all__ = ["Columns", "Fragment", "Source", "available_splits", "open_source"]
 Source = FileSource | RecordSource
 
 
-def open_source(spec: str, columns: Columns | None = None, split: str = "train") -> Source:
-    """The source that `spec` names. A files: source ignores `split`.
+def open_source(spec: str, columns: Columns | None = None, split: str = "train", quoting: str = AUTO) -> Source:
+    """The source that `spec` names. A files: source ignores `split`; the others have no `quoting`, of .csv and .tsv.
 
     Raises UserError for a spec that is not understood, a pattern without files, an unknown dataset, config or split.
     """
     kind, rest = _parse(spec)
     columns = columns or Columns()
     if kind == "files":
-        return FileSource(find_files(rest), columns)
+        return FileSource(find_files(rest), columns, quoting)
     if kind == "tfds":
         return tfds_source(rest, columns, split)
     return pydocs_source(rest, columns, split)

@@ -22,7 +22,7 @@ from t5lite.errors import UserError
 from t5lite.files import read_json
 from t5lite.vocabulary import EOS
 
-FORMAT = 2
+FORMAT = 3
 SHARD_TOKENS = 32 * 2**20
 READ_TO_CHECK = 32 * 2**20  # tokens; a store of more is not read whole when it is opened, which takes a second a GB
 
@@ -163,6 +163,10 @@ class TokenStore:
             parts.append(self._shards[first][start - base : end - base])
             start, first = end, first + 1
         return np.concatenate(parts)
+
+    def pair_lengths(self) -> np.ndarray:
+        """Int64 [n, 2]: tokens of the inputs and targets of each pair, EOS included."""
+        return np.diff(np.asarray(self.ends), prepend=0).reshape(-1, 2)
 
     def document(self, index: int) -> np.ndarray:
         """Tokens of document `index`, its EOS included."""

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from t5lite.errors import UserError
-from t5lite.vocabulary import Vocabulary
+from t5lite.vocabulary import Rules, Vocabulary
 
 COPY_ANEW = "copy the folder anew from where it came, or delete it if the cache has it"
 MOST_SENTINELS = 100_000
@@ -24,11 +24,13 @@ class TextTokenizer(Protocol):
     """Text to ids and back.
 
     begins_with_start: whether a decoder's prompt begins with `vocabulary.start`: always where t5lite trained it; of a
-    released model whatever its own tokenizer does. No part of the identity.
+    released model whatever its own tokenizer does. rules: those of generation that the files beside it say; None: none
+    do. Neither is part of the identity.
     """
 
     vocabulary: Vocabulary
     begins_with_start: bool
+    rules: Rules | None
 
     @property
     def sha256(self) -> str:

@@ -5,6 +5,7 @@ ids above them, kept in `vocabulary.json` beside it:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "below": 0, "sha256": "…"}
+                                 with "start" and "generation" where the files of a release say so
 
 Specials stand above the sentinels, but for the first `below` of them: those that a tokenizer without sentinels had
 before it got some (`grown`), and whose ids stay what they are.
@@ -24,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from t5lite.data.released_tokenizer import TOKENIZER_FILE, open_released, reopen_released
+from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
+from t5lite.data.released_tokenizer import SENTINELS, TOKENIZER_FILE, open_released, reopen_released
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
     Parts,
@@ -37,8 +39,8 @@ from t5lite.data.text_tokenizer import (
     sentinels_on_top,
 )
 from t5lite.errors import UserError
-from t5lite.files import read_bytes, read_json, write_atomically
-from t5lite.vocabulary import EOS, PAD, UNKNOWN, TokenTable, Vocabulary
+from t5lite.files import has_shape, read_bytes, read_json, write_atomically
+from t5lite.vocabulary import EOS, PAD, UNKNOWN, Rules, TokenTable, Vocabulary
 
 SPACE = "▁"
 MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
@@ -55,14 +57,22 @@ class OtherIds(UserError):
 class Tokenizer:
     """A SentencePiece model with the sentinels and specials above its pieces.
 
-    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says. below: so many of
-    the specials, the first ones, stand below the sentinels.
+    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says. start: a decoder's
+    first input. below: so many of the specials, the first ones, stand below the sentinels.
     """
 
     begins_with_start = True
 
-    def __init__(self, model: bytes, sentinels: int = 100, specials: Sequence[str] = (), below: int = 0):
+    def __init__(
+        self,
+        model: bytes,
+        sentinels: int = SENTINELS,
+        specials: Sequence[str] = (),
+        start: int = PAD,
+        below: int = 0,
+    ):
         self.model, self.below = model, below
+        self.rules: Rules | None = None
         check_above(sentinels, specials)
         self._pieces = _processor(model)
         ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
@@ -77,7 +87,7 @@ class Tokenizer:
         if self._pieces.decode(self._line_break) != "\n":
             self._line_break = []
         self._own_sentinels = sentinels_on_top(self._pieces.get_piece_size(), self._id_of)
-        self.vocabulary = self._make_vocabulary(self._own_sentinels or sentinels, tuple(specials))
+        self.vocabulary = self._make_vocabulary(self._own_sentinels or sentinels, tuple(specials), start)
         above = range(self.vocabulary.sentinels)
         self._special_names = {self.vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in above}
         self._special_names |= {token: name for name, token in self.vocabulary.specials.items()}
@@ -87,11 +97,11 @@ class Tokenizer:
         found = self._pieces.piece_to_id(piece)
         return None if found == UNKNOWN else found
 
-    def _make_vocabulary(self, sentinels: int, specials: tuple[str, ...]) -> Vocabulary:
+    def _make_vocabulary(self, sentinels: int, specials: tuple[str, ...], start: int) -> Vocabulary:
         model = self._pieces
         pieces = model.get_piece_size() - self._own_sentinels
         rows = pieces + sentinels + len(specials)
-        num_bytes = np.zeros(rows, np.int32)
+        num_bytes, has_space = np.zeros(rows, np.int32), np.zeros(rows, bool)
         starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
         for token in range(pieces):
             if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
@@ -99,11 +109,15 @@ class Tokenizer:
             piece = model.id_to_piece(token)
             is_special[token] = False
             num_bytes[token] = 1 if model.is_byte(token) else len(piece.replace(SPACE, " ").encode())
+            has_space[token] = piece.startswith(SPACE)
             starts_word[token] = piece.startswith((SPACE, "\n"))
             ends_sentence[token] = piece.endswith((".", "?", "!"))
         ids = {name: pieces + i + (0 if i < self.below else sentinels) for i, name in enumerate(specials)}
-        table = TokenTable(num_bytes, starts_word, ends_sentence, is_special)
-        return Vocabulary(pieces + self.below, sentinels, ids, table)
+        if not 0 <= start < rows:
+            raise UserError(f"a decoder cannot start with {start}: the tokenizer has {rows:,} ids")
+        num_bytes_first = num_bytes - (has_space & self._adds_space)
+        table = TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)
+        return Vocabulary(pieces + self.below, sentinels, ids, table, start=start)
 
     @property
     def names(self) -> dict[int, str]:
@@ -122,14 +136,17 @@ class Tokenizer:
 
     @property
     def sha256(self) -> str:
-        """Identity of the tokenizer: the model's bytes, the sentinels and the specials."""
-        above = [self.vocabulary.sentinels, list(self.vocabulary.specials), *([self.below] if self.below else [])]
-        return hashlib.sha256(self.model + json.dumps(above).encode()).hexdigest()
+        """Identity of the tokenizer: the model's bytes, the sentinels and the specials, and a start of its own."""
+        vocabulary = self.vocabulary
+        start = [] if vocabulary.start == PAD else [vocabulary.start]
+        below = [{"below": self.below}] if self.below else []
+        above = json.dumps([vocabulary.sentinels, list(vocabulary.specials), *start, *below])
+        return hashlib.sha256(self.model + above.encode()).hexdigest()
 
     @property
-    def base(self) -> bytes:
-        """The model, by which the ids of the pieces are known."""
-        return self.model
+    def base(self) -> tuple[bytes, int]:
+        """The model, by which the ids of the pieces are known, and a decoder's start."""
+        return self.model, self.vocabulary.start
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "Tokenizer":
         """See TextTokenizer."""
@@ -137,7 +154,9 @@ class Tokenizer:
         if not new and (own.sentinels or not sentinels):
             return self
         below = self.below if own.sentinels else min(sentinels, 1) * len(own.specials)
-        return Tokenizer(self.model, own.sentinels or sentinels, [*own.specials, *new], below)
+        made = Tokenizer(self.model, own.sentinels or sentinels, [*own.specials, *new], own.start, below)
+        made.begins_with_start, made.rules = self.begins_with_start, self.rules
+        return made
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
         """Ids of `text`, int32 [n], without EOS.
@@ -215,6 +234,8 @@ class Tokenizer:
             **({"below": self.below} if self.below else {}),
             "sha256": self.sha256,
         }
+        above |= {} if self.vocabulary.start == PAD else {"start": self.vocabulary.start}
+        above |= {} if self.rules is None else {"generation": rules_to_json(self.rules)}
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
 
@@ -257,7 +278,7 @@ def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[s
 
 
 def train_tokenizer(
-    chunks: Sequence[str], vocab_size: int, sentinels: int = 100, specials: Sequence[str] = ()
+    chunks: Sequence[str], vocab_size: int, sentinels: int = SENTINELS, specials: Sequence[str] = ()
 ) -> Tokenizer:
     """A unigram model of `vocab_size` pieces: the same text gives the same model, byte for byte.
 
@@ -305,8 +326,16 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTo
     """The tokenizer at `path`: a SentencePiece .model file, a run's workdir, or `hf:DIR` with the files of a release.
 
     A workdir's tokenizer brings its own sentinels and specials; others get those of the arguments, but for the
-    sentinels that a release has itself.
+    sentinels that a release has itself. The rules of generation are those that the files of `hf:DIR` say now, whoever
+    wrote them.
     """
+    tokenizer = _load(path, sentinels, specials)
+    if path.startswith("hf:"):
+        tokenizer.rules = read_rules(Path(path.removeprefix("hf:")), tokenizer.vocabulary)
+    return tokenizer
+
+
+def _load(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
     place = Path(path.removeprefix("hf:"))
     if not os.path.exists(place):  # Path's own raises where a name is too long
         raise UserError(f"tokenizer.path: {place} does not exist")
@@ -317,7 +346,7 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTo
         return _open_release(place, sentinels, specials)
     if (folder / TOKENIZER_FILE).is_file():
         return reopen_released(folder / TOKENIZER_FILE, folder / VOCABULARY_FILE)
-    return _open(folder / MODEL_FILE, *_read_above(folder / VOCABULARY_FILE))
+    return _reopen(folder)
 
 
 def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
@@ -325,7 +354,12 @@ def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextT
     has_json = (place / TOKENIZER_FILE).is_file()
     if (place / "spiece.model").is_file():
         try:
-            return _open(place / "spiece.model", _extra_ids(place, sentinels), specials)
+            start = said_of_generation(place).get("decoder_start_token_id", PAD)
+            if not has_shape(start, int):
+                raise UserError(f"{place}: decoder_start_token_id should be an id, is {start!r:.60}")
+            made = _open(place / "spiece.model", _extra_ids(place, sentinels), specials, start=start)
+            made.rules = read_rules(place, made.vocabulary)
+            return made
         except OtherIds:
             if not has_json:
                 raise
@@ -344,20 +378,29 @@ def _extra_ids(place: Path, otherwise: int) -> int:
     return otherwise if found is None else found
 
 
-def _read_above(file: Path) -> tuple[int, list[str], int, str | None]:
-    """(sentinels, specials, how many of these stand below them, the tokenizer's identity, which older files lack)."""
+def _reopen(folder: Path) -> Tokenizer:
+    """What `save` wrote. Older files have no identity."""
+    file = folder / VOCABULARY_FILE
     above = read_json(file, COPY_ANEW)
     sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
-    below = above.get("below", 0)
-    fits = type(sentinels) is int and isinstance(specials, list) and isinstance(sha256, str | None)
-    if not fits or type(below) is not int or not 0 <= below <= len(specials):
+    start, below = above.get("start", PAD), above.get("below", 0)
+    if (
+        not {type(sentinels), type(start), type(below)} == {int}
+        or not isinstance(specials, list)
+        or not isinstance(sha256, str | None)
+        or not 0 <= below <= len(specials)
+    ):
         raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
-    return sentinels, specials, below, sha256
+    made = _open(folder / MODEL_FILE, sentinels, specials, sha256, start, below)
+    made.rules = rules_from_json(above.get("generation"), file, made.vocabulary.rows)
+    return made
 
 
-def _open(model: Path, sentinels: int, specials: Sequence[str], below: int = 0, sha256: str | None = None) -> Tokenizer:
+def _open(
+    model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None, start: int = PAD, below: int = 0
+) -> Tokenizer:
     try:
-        tokenizer = Tokenizer(read_bytes(model), sentinels, specials, below)
+        tokenizer = Tokenizer(read_bytes(model), sentinels, specials, start, below)
     except OSError as error:
         raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
     except UserError as error:

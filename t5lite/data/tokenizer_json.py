@@ -122,10 +122,21 @@ def _copied(spec: dict[str, Any]) -> dict[str, Any]:
 def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """The component, or those that a Sequence of them consists of."""
     found = [component]
-    for name in ("normalizers", "pretokenizers", "decoders"):
+    for name in ("normalizers", "pretokenizers", "decoders", "processors"):
         if component and isinstance(component.get(name), list):
             found = component[name]
     yield from (part for part in found if isinstance(part, dict))
+
+
+def last_of_text(spec: dict[str, Any]) -> str | None:
+    """The name of the token that the file puts after a text; None: of none."""
+    for part in _parts(spec.get("post_processor")):
+        if part.get("type") in ("BertProcessing", "RobertaProcessing") and has_shape(part.get("sep"), list):
+            return str(next(iter(part["sep"]), None))
+        if part.get("type") == "TemplateProcessing" and has_shape(part.get("single"), [dict]) and part["single"]:
+            special = part["single"][-1].get("SpecialToken")
+            return str(special.get("id")) if isinstance(special, dict) else None
+    return None
 
 
 def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -150,9 +161,12 @@ def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> TokenTable:
-    """Facts about each piece. What is added to a tokenizer and not special is text as it stands."""
+    """Facts about each piece. What is added to a tokenizer and not special is text as it stands.
+
+    num_bytes_first counts as if the tokenizer put a space in front of each text.
+    """
     rows = len(pieces)
-    num_bytes = np.zeros(rows, np.int32)
+    num_bytes, num_bytes_first = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
     starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
     added = added_tokens(spec)
     types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))]
@@ -162,16 +176,17 @@ def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collect
             continue
         is_special[token] = False
         text, starts = piece.replace(SPACE, " "), piece.startswith((SPACE, " ", "\n"))
-        size = len(text.encode())
+        size, has_space = len(text.encode()), text.startswith(" ")
         if token in added:
-            size, starts = len(piece.encode()), piece[:1].isspace()
+            size, starts, has_space = len(piece.encode()), piece[:1].isspace(), False
         elif "ByteLevel" in types:
-            size, starts = len(piece), piece.startswith(BYTES_OF_SPACE)
+            size, starts, has_space = len(piece), piece.startswith(BYTES_OF_SPACE), piece.startswith(BYTES_OF_SPACE[0])
         elif spec["model"].get("type") == "WordPiece":
             starts = not piece.startswith(prefix)
             text = piece if starts else piece.removeprefix(prefix)
-            size = len(text.encode()) + starts
+            size, has_space = len(text.encode()) + starts, starts
         elif "ByteFallback" in types and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             size = 1
         num_bytes[token], starts_word[token], ends_sentence[token] = size, starts, text.endswith((".", "?", "!"))
-    return TokenTable(num_bytes, starts_word, ends_sentence, is_special)
+        num_bytes_first[token] = size - has_space
+    return TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)

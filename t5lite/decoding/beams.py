@@ -15,13 +15,13 @@ import jax.numpy as jnp
 
 from t5lite.decoding.sampling import penalise
 from t5lite.decoding.settings import Settings
-from t5lite.decoding.streams import Answers, Request, State, take_streams, with_tokens
+from t5lite.decoding.streams import Answers, Request, State, are_stops, take_streams, with_tokens
 
 Array = jax.Array
 
 # The score of a beam or hypothesis that is none yet: finite, so that the sum of two is no NaN.
 NONE = -1e9
-BLOCK = 128  # divides every vocabulary
+BLOCK = 128
 
 
 @flax.struct.dataclass
@@ -46,17 +46,20 @@ def begin_search(answers: Answers) -> Search:
 def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
     """`jax.lax.top_k` of many values: exact, equal ones in the same order, and far faster on CPU.
 
-    The k best values lie in the k blocks with the best maxima.
+    The k best values lie in the k blocks with the best maxima. The last block is filled up with -inf, which comes after
+    every value, as it stands last.
     """
-    blocks = x_BxN.reshape(len(x_BxN), -1, BLOCK)
-    if k >= blocks.shape[1]:
+    count = -(-x_BxN.shape[1] // BLOCK)
+    if k >= count:
         return jax.lax.top_k(x_BxN, k)
+    filled = jnp.pad(x_BxN, ((0, 0), (0, count * BLOCK - x_BxN.shape[1])), constant_values=-jnp.inf)
+    blocks = filled.reshape(len(x_BxN), count, BLOCK)
     best_Bxk = jnp.sort(jax.lax.top_k(blocks.max(axis=-1), k)[1], axis=-1)
     values, index = jax.lax.top_k(take_streams(blocks, best_Bxk).reshape(len(x_BxN), -1), k)
     return values, jnp.take_along_axis(best_Bxk, index // BLOCK, axis=1) * BLOCK + index % BLOCK
 
 
-def search(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, state: State) -> State:
+def search(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
     """The beams and hypotheses after one more token."""
     before, beams, vocab_size = state.search, settings.num_beams, logits_BxRxV.shape[-1]
     own_BxRxV = jax.nn.log_softmax(logits_BxRxV)
@@ -68,7 +71,7 @@ def search(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, 
     candidates = state.answers.take(parents_BxC).put(state.step, tokens_BxC, own_BxC, live_BxC)
 
     last = state.step + 1 == settings.max_new_tokens
-    ends_BxC = (tokens_BxC == eos) | last
+    ends_BxC = are_stops(tokens_BxC, eos) | last
     scores_BxR, kept_BxR = jax.lax.top_k(jnp.where(ends_BxC, scores_BxC + NONE, scores_BxC), beams)
     parents_BxR = jnp.take_along_axis(parents_BxC, kept_BxR, axis=1)
     tokens_BxR = jnp.take_along_axis(tokens_BxC, kept_BxR, axis=1)
@@ -88,14 +91,14 @@ def search(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, 
 
 
 def _ranked(settings: Settings, request: Request, state: State, logprobs_BxRxV: Array) -> Array:
-    """What the beams are ranked by: log-probabilities, penalised if asked, of the ids that may come now."""
+    """What the beams are ranked by: log-probabilities, penalised if asked, of the ids that may come now. What a rule
+    forces counts 0, as in transformers.
+    """
     if settings.repetition_penalty != 1:
         logprobs_BxRxV = penalise(logprobs_BxRxV, state.seen_BxRxV, request.numbers["repetition_penalty"])
-    allowed_BxV = request.allowed_BxV
-    if request.forced_BxM is not None:
-        forced_Bx1 = jax.lax.dynamic_slice_in_dim(request.forced_BxM, state.step, 1, axis=1)
-        forced_BxV = jnp.arange(allowed_BxV.shape[1]) == forced_Bx1
-        allowed_BxV = jnp.where(state.step < request.forced_lengths_B[:, None], forced_BxV, allowed_BxV)
+    if request.first is not None or request.last is not None:
+        logprobs_BxRxV = jnp.where(request.is_forced(state.step, settings.max_new_tokens), 0.0, logprobs_BxRxV)
+    allowed_BxV = request.may_come(state.step, settings.max_new_tokens)
     return jnp.where(allowed_BxV[:, None], logprobs_BxRxV, -jnp.inf)
 
 

@@ -55,15 +55,18 @@ class Generation:
     count as generated). allowed: bool [V] or [B, V] of the ids that may be generated, V or the
     first of them; None: all.
     prefix_attention: a decoder's prompt sees itself in both directions, as it must have in training.
-    eos: the id that ends an answer. start: the id with which an encoder-decoder's answers begin, not generated itself.
+    eos: the ids that end an answer. start: the id that an encoder-decoder's decoder reads first, not generated itself.
+    first, last: ids that have to come first, and in the last place that max_new_tokens leaves. never_first: ids that
+    may not come first, or second after `first`. A row's prefix has `first` in front already.
     prepend_start: a decoder's prompt gets it in front too; if not, no prompt may be empty.
     weights: the `step_weights` of the same parameters, by who generates more than once; None: they are made here.
     """
 
     def __init__(self, model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings, *,
                  keys: Array | None = None, prefixes: Sequence[Sequence[int]] | None = None,
-                 allowed: np.ndarray | None = None, prefix_attention: bool = False, eos: int = 1, start: int = 0,
-                 prepend_start: bool = True, weights: StepWeights | None = None):  # fmt: skip
+                 allowed: np.ndarray | None = None, prefix_attention: bool = False, eos: int | Sequence[int] = 1,
+                 start: int = 0, prepend_start: bool = True, first: int | None = None, last: int | None = None,
+                 never_first: Sequence[int] = (), weights: StepWeights | None = None):  # fmt: skip
         if model.config.architecture == "encoder":
             raise UserError("an encoder alone generates nothing: model.num_decoder_layers is 0")
         if settings.sampled and keys is None:
@@ -73,20 +76,30 @@ class Generation:
         if not takes_start and isinstance(lengths, np.ndarray) and not lengths.all():
             raise UserError("an empty prompt, and nothing in front of it: there is no token to go on from")
         program, numbers = settings.split()
+        if first is not None:
+            prefixes = [list(prefix) or [first] for prefix in prefixes or [()] * len(inputs)]
         forced, forced_lengths = _forced(prefixes, len(inputs), settings.max_new_tokens)
+        vocab_size = model.config.vocab_size
+        allowed_BxV = _allowed(allowed, vocab_size)
+        forbidden_V = np.isin(np.arange(vocab_size), never_first) if len(never_first) else None
+        if forbidden_V is not None:
+            _refuse_none(allowed_BxV & ~forbidden_V)
         request = streams.Request(
-            _allowed(allowed, model.config.vocab_size),
+            allowed_BxV,
             {name: jnp.float32(number) for name, number in numbers.items()},
             keys if settings.sampled else None,
             forced,
             forced_lengths,
+            *(None if token is None else jnp.int32(token) for token in (first, last)),
+            None if forbidden_V is None else jnp.asarray(forbidden_V),
         )
         room = min(max(1, FIRST_SLOTS // settings.streams), settings.max_new_tokens)
         self._state = _begin(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(lengths, jnp.int32),
                              settings=program, room=room, prefix_attention=prefix_attention,
                              start=start if takes_start else None)  # fmt: skip
         weights = step_weights(model, params) if weights is None else weights
-        self._advance = functools.partial(_advance, model, params, weights, request, settings=program, eos=eos)
+        stops = (eos,) if isinstance(eos, int) else tuple(eos)
+        self._advance = functools.partial(_advance, model, params, weights, request, settings=program, eos=stops)
         self._grow = functools.partial(_grow, settings=program)
 
     def advance(self, limit: int | None = None) -> None:
@@ -169,9 +182,13 @@ def _allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
     """Bool [B or 1, V]."""
     given = np.atleast_2d(np.ones(vocab_size, bool) if allowed is None else allowed)
     allowed_BxV = np.pad(given, ((0, 0), (0, vocab_size - given.shape[1])))
+    _refuse_none(allowed_BxV)
+    return jnp.asarray(allowed_BxV)
+
+
+def _refuse_none(allowed_BxV: np.ndarray) -> None:
     if not allowed_BxV.any(axis=1).all():
         raise UserError("every id is suppressed: nothing can be generated")
-    return jnp.asarray(allowed_BxV)
 
 
 def _forced(

@@ -31,6 +31,8 @@ class Request:
 
     allowed_BxV: ids that may be generated; B may be 1. numbers: of the settings, by name. keys_B: one a row, to draw.
     forced_BxM, forced_lengths_B: the tokens with which each row has to begin, if any has.
+    first, last: int32 [], the ids that have to come first, and in the last place of all. never_first_V: ids that may
+    not come first, or second after `first`. None: no such rule. What these rules force counts 0 in scores of beams.
     """
 
     allowed_BxV: Array
@@ -38,6 +40,31 @@ class Request:
     keys_B: Array | None = None
     forced_BxM: Array | None = None
     forced_lengths_B: Array | None = None
+    first: Array | None = None
+    last: Array | None = None
+    never_first_V: Array | None = None
+
+    def may_come(self, step: Array, max_new_tokens: int) -> Array:
+        """Bool [B or 1, V]: the ids that may be generated in `step`."""
+        allowed_BxV = self.allowed_BxV
+        ids_V = jnp.arange(allowed_BxV.shape[1])
+        if self.never_first_V is not None:
+            allowed_BxV = allowed_BxV & ~(self.never_first_V & (step == (0 if self.first is None else 1)))
+        if self.forced_BxM is not None:
+            forced_Bx1 = jax.lax.dynamic_slice_in_dim(self.forced_BxM, step, 1, axis=1)
+            allowed_BxV = jnp.where(step < self.forced_lengths_B[:, None], ids_V == forced_Bx1, allowed_BxV)
+        if self.last is not None:
+            allowed_BxV = jnp.where(step + 1 == max_new_tokens, ids_V == self.last, allowed_BxV)
+        return allowed_BxV
+
+    def is_forced(self, step: Array, max_new_tokens: int) -> Array:
+        """Bool []: whether `first` or `last` decides in `step`."""
+        return ((step == 0) & (self.first is not None)) | ((step + 1 == max_new_tokens) & (self.last is not None))
+
+
+def are_stops(tokens: Array, stops: tuple[int, ...]) -> Array:
+    """Bool, as `tokens`: which of them are among `stops`."""
+    return jnp.isin(tokens, jnp.array(stops, jnp.int32))
 
 
 @flax.struct.dataclass
@@ -129,13 +156,14 @@ def read(model: Transformer, params: Any, weights: StepWeights, settings: Settin
     return logits, state.replace(cache=cache, visible_BxRxS=visible)
 
 
-def sample(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, state: State) -> State:
+def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
     """A token more for each stream: the likeliest, or one drawn with a key of the row, the stream and the step."""
     batch, streams, _ = logits_BxRxV.shape
     numbers, scores = request.numbers, logits_BxRxV
     if settings.repetition_penalty != 1:
         scores = penalise(scores, state.seen_BxRxV, numbers["repetition_penalty"])
-    scores_NxV = jnp.where(request.allowed_BxV[:, None], scores, FORBIDDEN).reshape(batch * streams, -1)
+    allowed_BxV = request.may_come(state.step, settings.max_new_tokens)
+    scores_NxV = jnp.where(allowed_BxV[:, None], scores, FORBIDDEN).reshape(batch * streams, -1)
     keys_N = None
     if settings.sampled:
         fold = lambda key, stream: jax.random.fold_in(jax.random.fold_in(key, stream), state.step)
@@ -143,14 +171,11 @@ def sample(settings: Settings, request: Request, eos: int, logits_BxRxV: Array, 
         keys_N = keys_BxR.reshape(-1)
     filters = {name: numbers[name] for name in ("temperature", "top_p", "min_p") if name in numbers}
     tokens_BxR = next_tokens(scores_NxV, keys_N, top_k=settings.top_k, **filters).reshape(batch, streams)
-    if request.forced_BxM is not None:
-        forced_Bx1 = jax.lax.dynamic_slice_in_dim(request.forced_BxM, state.step, 1, axis=1)
-        tokens_BxR = jnp.where(state.step < request.forced_lengths_B[:, None], forced_Bx1, tokens_BxR)
     logprobs_BxR = jnp.take_along_axis(logits_BxRxV, tokens_BxR[..., None], axis=-1)[..., 0]
     logprobs_BxR -= jax.nn.logsumexp(logits_BxRxV, axis=-1)
     answers = state.answers.put(state.step, tokens_BxR, logprobs_BxR, ~state.done_BxR)
     return state.replace(step=state.step + 1, tokens_BxR=tokens_BxR, answers=answers,
-                         done_BxR=state.done_BxR | (tokens_BxR == eos),
+                         done_BxR=state.done_BxR | are_stops(tokens_BxR, eos),
                          seen_BxRxV=with_tokens(state.seen_BxRxV, tokens_BxR))  # fmt: skip
 
 

@@ -1,10 +1,22 @@
 """BART: post-norm, learned positions whose table has two rows that nothing uses in front."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from t5lite.errors import UserError
-from t5lite.interop.family import Entry, Family, Json, chosen, inverse, layer_entries, needed, require_same
+from t5lite.interop.dropout import Rate
+from t5lite.interop.family import (
+    Entry,
+    Family,
+    Json,
+    Shape,
+    chosen,
+    inverse,
+    layer_entries,
+    needed,
+    refuse_others,
+    require_same,
+)
 from t5lite.model.config import ModelConfig
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
@@ -23,8 +35,21 @@ FIXED = {
 }
 
 
-def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
-    del names
+# What the model here computes. Older files have fields for other ways.
+USUAL = {
+    "normalize_before": False,
+    "add_final_layer_norm": False,
+    "normalize_embedding": True,
+    "static_position_embeddings": False,
+    "extra_pos_embeddings": 2,
+    "tie_word_embeddings": True,
+    "tie_encoder_decoder": False,
+}
+
+
+def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    del shapes
+    refuse_others(json, USUAL)
     for pair in (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim")):
         if needed(json, pair[0]) != needed(json, pair[1]):
             raise UserError(f"config.json: {pair[0]} and {pair[1]} differ, which is not supported")
@@ -68,7 +93,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "encoder_attention_heads": config.num_heads,
         "decoder_attention_heads": config.num_heads,
         "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
-        "dropout": config.dropout,
         "scale_embedding": config.scale_embeddings,
         "tie_word_embeddings": True,
     }
@@ -101,8 +125,26 @@ BART = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={
+        "dropout": Rate(("embedding", "residual"), 0.1),
+        "attention_dropout": Rate(("attention",), 0.0),
+        "activation_dropout": Rate(("activation",), 0.0),
+        "encoder_layerdrop": Rate((), 0.0),
+        "decoder_layerdrop": Rate((), 0.0),
+    },
+    kinds={
+        "ForConditionalGeneration": (),
+        "Model": (),
+        "ForSequenceClassification": (),
+        "ForQuestionAnswering": (),
+        "ForCausalLM": ("encoder",),
+        "": ("encoder",),
+    },
+    answers=("ForConditionalGeneration", "Model", ""),
+    heads={r"classification_head\..*": "ForSequenceClassification", r"qa_outputs\..*": "ForQuestionAnswering"},
+    buffers=(r"(model\.)?(encoder|decoder)\.version",),
     renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
-    twice={
+    aliases={
         "model.encoder.embed_tokens.weight": "model.shared.weight",
         "model.decoder.embed_tokens.weight": "model.shared.weight",
         "lm_head.weight": "model.shared.weight",

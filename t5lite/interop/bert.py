@@ -1,21 +1,29 @@
-"""BERT: its encoder with the heads that its tensors say it has, for the vocabulary, the next sentence, or labels."""
+"""BERT: its encoder, with a head for the vocabulary, the next sentence, or labels.
 
-from collections.abc import Sequence
+config.json's `architectures` says which head it is. Where it names none, the tensors say it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
     Family,
     Json,
+    Shape,
     chosen,
     inverse,
     layer_entries,
+    named_kind,
     needed,
     number,
     refuse_others,
     require_same,
 )
+from t5lite.interop.labels import label_names, refuse_problem_type
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.objective import Heads
 
@@ -32,19 +40,41 @@ FIXED = {
     "tie_embeddings": True,
     "logits_soft_cap": None,
 }
-POOLER = "bert.pooler.dense.weight"
+POOLER, CLASSIFIER = "bert.pooler.dense.weight", "classifier.weight"
+VOCABULARY, NEXT_SENTENCE = "cls.predictions.bias", "cls.seq_relationship.weight"
+# {kind: the tensors that tell its head}
+KINDS = {
+    "Model": (),
+    "ForMaskedLM": (VOCABULARY,),
+    "LMHeadModel": (VOCABULARY,),
+    "ForPreTraining": (VOCABULARY, NEXT_SENTENCE),
+    "ForNextSentencePrediction": (NEXT_SENTENCE,),
+    "ForSequenceClassification": (CLASSIFIER, POOLER),
+    "ForTokenClassification": (CLASSIFIER,),
+    "ForQuestionAnswering": ("qa_outputs.weight",),
+    "ForMultipleChoice": (CLASSIFIER, POOLER),
+}
 
 
-def _heads(json: Json, names: Sequence[str]) -> Heads:
-    if "classifier.weight" in names:
-        labels = len(json.get("id2label") or {}) or json.get("num_labels", 2)
-        return Heads(False, classifier=labels) if POOLER in names else Heads(False, tagger=labels)
-    return Heads("cls.predictions.bias" in names, next_sentence="cls.seq_relationship.weight" in names)
+def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
+    """The head that answers. UserError for labels that contradict it."""
+    kind = named_kind(json)
+    if kind not in KINDS and CLASSIFIER in shapes:
+        kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
+    if kind in ("ForSequenceClassification", "ForTokenClassification") and CLASSIFIER in shapes:
+        rows = len(label_names(json, shapes[CLASSIFIER][0]))
+        if kind == "ForTokenClassification":
+            return Heads(False, tagger=rows)
+        refuse_problem_type(json, rows)
+        return Heads(False, classifier=rows)
+    told = KINDS.get(kind, tuple(shapes))
+    return Heads(VOCABULARY in told, next_sentence=NEXT_SENTENCE in told)
 
 
-def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
-    refuse_others(json, {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False})
-    d_model, num_heads, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads"), _heads(json, names)
+def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+    refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
+    d_model, num_heads, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads"), _heads(json, shapes)
     if d_model % num_heads:
         raise UserError(f"config.json: hidden_size={d_model} is no multiple of the {num_heads} heads")
     return {
@@ -89,13 +119,11 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.d_ff,
         "hidden_act": inverse(ACTIVATIONS, config.activation, "activation"),
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.dropout,
         "max_position_embeddings": config.max_positions,
         "type_vocab_size": config.token_types,
         "layer_norm_eps": config.norm_epsilon,
         "tie_word_embeddings": True,
-        **({"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}} if labels else {}),
+        **({"id2label": labels} if labels else {}),
     }
 
 
@@ -132,14 +160,24 @@ BERT = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={
+        "hidden_dropout_prob": Rate(("embedding", "residual"), 0.1),
+        "attention_probs_dropout_prob": Rate(("attention",), 0.1),
+        "classifier_dropout": Rate(("head",), "hidden_dropout_prob"),
+    },
+    kinds=dict.fromkeys((*KINDS, ""), ()),
+    answers=tuple(kind for kind in (*KINDS, "") if kind not in ("ForQuestionAnswering", "ForMultipleChoice")),
+    needs=KINDS,
+    heads={r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"},
+    buffers=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
+    more_parts=lambda model: (dataclasses.replace(model, heads=Heads(True, next_sentence=True), mlm_transform=True),),
     renamed=(
         (r"\.gamma$", ".weight"),
         (r"\.beta$", ".bias"),
         (r"^(embeddings|encoder|pooler)\.", r"bert.\1."),
     ),
-    ignored=(r"bert\.embeddings\.position_ids",),
-    twice={
+    aliases={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "cls.predictions.decoder.bias": VOCABULARY,
     },
 )

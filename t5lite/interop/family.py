@@ -7,16 +7,25 @@ conversion read the same rows.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rates
 from t5lite.model.config import ModelConfig
+from t5lite.model.transformer import parameter_shapes
 
 Json = Mapping[str, Any]
+Shape = tuple[int, ...]
+
+
+# How a class of transformers ends: its head, or none.
+KIND = re.compile(r"(For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|EncoderModel|Model)$")
 
 
 class Entry(NamedTuple):
@@ -53,31 +62,94 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How one architecture of released models is laid out.
+    """How one architecture of released models is laid out, and which parts its classes in transformers have.
 
-    model_types: those of config.json. fields: (config.json, names of the tensors) -> values of a config's `model`, with
-    "heads" where the objective does not decide. to_json: (model) -> the part of config.json that describes it; it
-    raises UserError for a model that is none of the family. entries: (model) -> the table.
-    renamed: (regex, replacement) for older names of the tensors. ignored: names of tensors that hold no parameters.
-    twice: {name: the name of the tensor that it repeats}.
+    A "kind" is the end of such a class's name, as "ForMaskedLM" of BertForMaskedLM.
+
+    Args:
+        model_types: those of config.json.
+        fields: (config.json, {tensor: shape}) -> values of a config's `model`, with "heads" of an encoder.
+        to_json: (model) -> the part of config.json that describes it. UserError for a model that is none of the family.
+        entries: (model) -> the table.
+        dropout: the fields of config.json that are rates of dropout; `fields` and `to_json` leave them out.
+        kinds: {kind: parts that its weights may lack}. A part is the first name of a path ("decoder", "lm_head").
+            "" stands for weights whose config.json names no class.
+        answers: the kinds that the model here answers like. Weights of other kinds are something to start from.
+        needs: {kind: tensors that its weights must have, beside the parts}.
+        heads: {regex of a tensor: its kind} of heads that no model here has. They are kept, not read.
+        buffers: regexes of tensors that are computed. They are kept too.
+        more_parts: (model) -> models with other heads, whose parts the weights may have beside those of `model`.
+        renamed: (regex, replacement) for other names of the tensors.
+        aliases: {name: the tensor that it repeats}. Weights may have a tensor under any one of its names.
+        ties: (config.json) -> whether it ties the head to the embedding, where a tensor can contradict it.
+        architectures: those that a run may take in place of the weights' own; it leaves what it does not need.
     """
 
     model_types: tuple[str, ...]
-    fields: Callable[[Json, Sequence[str]], dict[str, Any]]
+    fields: Callable[[Json, Mapping[str, Shape]], dict[str, Any]]
     to_json: Callable[[ModelConfig], dict[str, Any]]
     entries: Callable[[ModelConfig], list[Entry]]
+    dropout: Rates
+    kinds: Mapping[str, tuple[str, ...]]
+    answers: tuple[str, ...]
+    needs: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    buffers: tuple[str, ...] = ()
+    more_parts: Callable[[ModelConfig], tuple[ModelConfig, ...]] = lambda model: ()
     renamed: tuple[tuple[str, str], ...] = ()
-    ignored: tuple[str, ...] = ()
-    twice: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ties: Callable[[Json], bool] = lambda json: False
+    architectures: tuple[str, ...] = ()
 
-    def name_of(self, name: str) -> str:
+    def rename(self, name: str) -> str:
         """The name in the table of a tensor that the file calls `name`."""
         for pattern, replacement in self.renamed:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def ignores(self, name: str) -> bool:
-        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+    def is_buffer(self, name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in self.buffers)
+
+    def kind_of_head(self, name: str) -> str | None:
+        """The kind whose head the tensor is, where no model here has that head."""
+        return next((kind for pattern, kind in self.heads.items() if re.fullmatch(pattern, name)), None)
+
+    def kind_of(self, json: Json, names: Iterable[str]) -> str:
+        """The kind that config.json names; else the one whose head the tensors have; else ""."""
+        named = named_kind(json)
+        if named in self.kinds:
+            return named
+        return next(filter(None, map(self.kind_of_head, sorted(names))), "")
+
+
+def named_kind(json: Json) -> str:
+    """The kind of the first class that config.json's `architectures` names; "" where it names none."""
+    classes = json.get("architectures")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise UserError(f"config.json: architectures should be a list of names, is {str(classes)[:60]}")
+    found = KIND.search(classes[0]) if classes else None
+    return found[0] if found else ""
+
+
+@functools.lru_cache(16)
+def shapes_of(model: ModelConfig) -> dict[str, Shape]:
+    """{path: shape} of a model's parameters."""
+    leaves = jax.tree.leaves_with_path(parameter_shapes(model))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+
+def their_shape(entry: Entry, shape: Shape) -> Shape:
+    """The shape of a tensor that holds a parameter, or a layer of it, of this shape."""
+    shape = shape[1:] if entry.stacked else shape
+    shape = shape[::-1] if entry.transposed else shape
+    if entry.part is not None:
+        shape = (*shape[:-1], shape[-1] * entry.part[1])
+    return (1, *shape) if entry.row else shape
+
+
+def part_of(path: str) -> str:
+    """The part of a model that a parameter belongs to: the first name of its path."""
+    return path.partition("/")[0]
 
 
 def layer_entries(
@@ -125,6 +197,13 @@ def refuse_others(json: Json, expected: Mapping[str, Any]) -> None:
     for name, value in expected.items():
         if json.get(name, value) != value:
             raise UserError(f"config.json: {name}={json[name]!r} is not supported, only {value!r}")
+
+
+def refuse_contradictions(json: Json, field: str, derived: Mapping[str, Any]) -> None:
+    """UserError where other fields of config.json, which follow from `field`, say something else."""
+    for name, value in derived.items():
+        if json.get(name, value) not in (value, None):
+            raise UserError(f"config.json: {name}={json[name]!r} contradicts {field}={json.get(field)!r}; correct one")
 
 
 def inverse(known: Mapping[str, str], value: str, field: str) -> str:

@@ -1,13 +1,15 @@
 """GPT-2. Its kernels are [in, out] as ours, and one tensor holds those of queries, keys and values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
     Family,
     Json,
+    Shape,
     chosen,
     inverse,
     layer_entries,
@@ -39,7 +41,9 @@ FIXED = {
 }
 
 
-def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    del shapes
+    # reorder_and_upcast_attn is honoured as it is: scores and softmax are float32 here whatever it says.
     refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                          "add_cross_attention": False})  # fmt: skip
     d_model, heads = needed(json, "n_embd"), needed(json, "n_head")
@@ -59,7 +63,7 @@ def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
         "max_positions": needed(json, "n_positions"),
         "norm_epsilon": number(json, "layer_norm_epsilon", 1e-5),
         "activation": chosen(json, "activation_function", ACTIVATIONS, "gelu_new"),
-        "tie_embeddings": json.get("tie_word_embeddings", True) or "lm_head.weight" not in names,
+        "tie_embeddings": bool(json.get("tie_word_embeddings", True)),
         "scale_scores": True,
         "scale_logits": False,
         "initialisation": "gpt2",
@@ -79,9 +83,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "n_head": config.num_heads,
         "n_inner": config.d_ff,
         "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
         "layer_norm_epsilon": config.norm_epsilon,
         "tie_word_embeddings": config.tie_embeddings,
     }
@@ -110,7 +111,26 @@ GPT2 = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={
+        "embd_pdrop": Rate(("embedding",), 0.1),
+        "attn_pdrop": Rate(("attention",), 0.1),
+        "resid_pdrop": Rate(("residual",), 0.1),
+    },
+    kinds={
+        "LMHeadModel": (),
+        "DoubleHeadsModel": (),
+        **dict.fromkeys(
+            ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", ""), ("lm_head",)
+        ),
+    },
+    answers=("LMHeadModel", "DoubleHeadsModel", "Model", ""),
+    heads={
+        r"score\..*": "ForSequenceClassification",
+        r"classifier\..*": "ForTokenClassification",
+        r"qa_outputs\..*": "ForQuestionAnswering",
+        r"multiple_choice_head\..*": "DoubleHeadsModel",
+    },
+    buffers=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
     renamed=((r"^(wte|wpe|h|ln_f)\.", r"transformer.\1."),),
-    ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
-    twice={"lm_head.weight": "transformer.wte.weight"},
+    aliases={"lm_head.weight": "transformer.wte.weight"},
 )

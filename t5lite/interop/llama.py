@@ -1,13 +1,15 @@
 """Llama, and what differs from it in a field: Mistral, Qwen2 (biases of queries, keys, values), Qwen3 (their norms)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from t5lite.errors import UserError
+from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
     Family,
     Json,
+    Shape,
     chosen,
     inverse,
     layer_entries,
@@ -48,11 +50,20 @@ def _rotary(json: Json) -> tuple[float, tuple | None]:
     raise UserError(f"config.json: rotary positions scaled by {kind!r} are not supported; known: linear, llama3")
 
 
-def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+def _window(json: Json) -> int | None:
+    """The length up to which attention through a sliding window is plain attention; None where there is no window."""
+    if json["model_type"] == "llama":
+        refuse_others(json, {"use_sliding_window": False, "sliding_window": None})
+        return None
+    slides = json["model_type"] == "mistral" or json.get("use_sliding_window") is True
+    slides = slides or "sliding_attention" in (json.get("layer_types") or ())
+    return needed(json, "sliding_window") if slides and json.get("sliding_window") is not None else None
+
+
+def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    del shapes
     biases, qk_norm = VARIANTS[json["model_type"]]
-    refuse_others(json, {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False})
-    if json["model_type"] == "mistral" and json.get("sliding_window") is not None:
-        raise UserError("config.json: sliding_window is not supported")
+    refuse_others(json, {"attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0})
     d_model, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads")
     head_dim = d_model // heads if json.get("head_dim") is None else needed(json, "head_dim")
     try:
@@ -76,7 +87,8 @@ def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
         "activation": chosen(json, "hidden_act", ACTIVATIONS, "silu"),
         "biases": biases,
         "qk_norm": qk_norm,
-        "tie_embeddings": bool(json.get("tie_word_embeddings", False)) or "lm_head.weight" not in names,
+        "tie_embeddings": bool(json.get("tie_word_embeddings", False)),
+        "max_positions": _window(json),
         "scale_scores": True,
         "scale_logits": False,
         "initialisation": "gpt2",
@@ -118,7 +130,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rotary_base,
         "rope_scaling": scaling if config.rotary_scaling is not None else None,
         "rope_parameters": rope,
-        "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tie_embeddings,
     }
 
@@ -145,7 +156,20 @@ LLAMA = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
-    renamed=((r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
-    ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
-    twice={"lm_head.weight": "model.embed_tokens.weight"},
+    dropout={"attention_dropout": Rate(("attention",), 0.0)},
+    kinds={
+        "ForCausalLM": (),
+        **dict.fromkeys(
+            ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", ""), ("lm_head",)
+        ),
+    },
+    answers=("ForCausalLM", "Model", ""),
+    heads={
+        r"score\.weight": "ForSequenceClassification",
+        r"score\.bias": "ForTokenClassification",
+        r"qa_outputs\..*": "ForQuestionAnswering",
+    },
+    buffers=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
+    renamed=((r"^(embed_tokens|layers|norm|rotary_emb)\.", r"model.\1."), (r"^transformer\.", "model.")),
+    aliases={"lm_head.weight": "model.embed_tokens.weight"},
 )

@@ -1,17 +1,21 @@
-"""Released weights, read and written: a folder as transformers writes it, and the parameters of a Transformer.
+"""Released weights, read: a folder as transformers writes it, and the parameters of a Transformer.
 
     released = open_released(Path("t5-small"))        config.json understood, every tensor accounted for
     released.model                                    the ModelConfig
     released.read("encoder/final_norm/scale")         one parameter, float32, on the host
-    write_released(folder, config, params, "bfloat16")
 
-No tensor is dropped or made up in silence: what has no place, does not fit, or is missing is an error that names it.
+No tensor is dropped or made up in silence. Each one is either
+
+    a parameter          of the model that answers, or of a part that another run can use (BERT's pooler)
+    a repetition         of another tensor, as a tied head. The two must be equal; either one alone will do
+    kept                 of a known part that no model here has (a head of questions), or a computed buffer
+    unknown              an error that names it
+
+A part may be missing as a whole where the class in config.json has none, as T5EncoderModel has no decoder.
 """
 
 import dataclasses
-import functools
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,18 +27,18 @@ from t5lite.errors import UserError
 from t5lite.files import read_json
 from t5lite.interop.bart import BART
 from t5lite.interop.bert import BERT
-from t5lite.interop.family import Entry, Family, Json
+from t5lite.interop.dropout import read_places, read_rates
+from t5lite.interop.family import Entry, Family, Json, Shape, part_of, shapes_of, their_shape
 from t5lite.interop.gpt2 import GPT2
+from t5lite.interop.labels import label_names
 from t5lite.interop.llama import LLAMA
-from t5lite.interop.t5 import T5
-from t5lite.interop.tensors import NAMES, SHARD_BYTES, TensorFolder, ToWrite, write_tensors
+from t5lite.interop.names import CONFIG, Names
+from t5lite.interop.t5 import HEAD, T5
+from t5lite.interop.tensors import NAMES, TensorFolder
 from t5lite.model.config import ModelConfig
-from t5lite.model.transformer import parameter_shapes
 
-FAMILIES: dict[str, Family] = {
-    model_type: family for family in (T5, BART, BERT, GPT2, LLAMA) for model_type in family.model_types
-}
-CONFIG = "config.json"
+ALL = (T5, BART, BERT, GPT2, LLAMA)
+FAMILIES: dict[str, Family] = {model_type: family for family in ALL for model_type in family.model_types}
 SCHEME = "hf:"
 
 
@@ -48,25 +52,30 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """An opened folder of released weights. fields: values of a config's `model`. rows: {path: where it comes from}.
+    """An opened folder of released weights.
 
-    repeated, ignored: names of tensors that hold what another does, or no parameters.
+    Args:
+        kind: which class of transformers it is of, see `Family`.
+        fields: values of a config's `model`.
+        rows: {path: where it comes from} of all parameters that the files hold.
+        lacking: the parameters of `model` that they do not hold.
+        repeated: {name: that of the tensor whose values it repeats}.
+        heads: names of tensors of heads that no model here has. buffers: of computed tensors.
     """
 
     folder: Path
     json: Json
     family: Family
+    kind: str
     fields: dict[str, Any]
     model: ModelConfig
     tensors: TensorFolder
     rows: dict[str, Row]
-    repeated: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-    @functools.cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each parameter."""
-        return _shapes(self.model)
+    shapes: dict[str, Shape]
+    lacking: tuple[str, ...] = ()
+    repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    heads: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -77,13 +86,18 @@ class Released:
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes of its head for labels, in their order."""
-        named = self.json.get("id2label")
-        if not isinstance(named, Mapping) or not (self.model.heads.classifier or self.model.heads.tagger):
-            return None
-        try:
-            return tuple(str(named[i]) for i in sorted(named, key=int))
-        except ValueError as error:
-            raise UserError(f"{self.folder / CONFIG}: id2label should have numbers for names ({error})") from error
+        rows = self.model.heads.classifier or self.model.heads.tagger
+        return label_names(self.json, rows) if rows else None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the weights cannot answer; None where they can."""
+        return refusal(self.family, self.kind, self.json)
+
+    @property
+    def dropout(self) -> dict[str, float]:
+        """What config.json says of dropout, {field: rate}."""
+        return read_rates(self.json, self.family.dropout)
 
     def read(self, path: str) -> np.ndarray:
         """A parameter, float32, with the layers stacked; one tensor beside it in memory."""
@@ -92,6 +106,14 @@ class Released:
             place = values[layer] if row.entry.stacked else values
             place[...] = row.entry.to_ours(self.tensors.read(name))
         return values
+
+
+def refusal(family: Family, kind: str, json: Json) -> str | None:
+    """Why weights of this kind cannot answer; None where they can, if no part of the model is missing."""
+    if kind in family.answers:
+        return None
+    name = next(iter(json.get("architectures") or ()), kind)
+    return f"it is a {name}, whose head no model here has"
 
 
 def is_released(place: str | Path) -> bool:
@@ -120,28 +142,88 @@ def open_released(folder: Path) -> Released:
     """Read config.json and the names and shapes of all tensors; their values wait until they are asked for."""
     said, family = read_released_json(folder)
     tensors = TensorFolder(folder)
-    names = {family.name_of(name): name for name in tensors.tensors}
+    names = Names(family, tensors)
     try:
-        fields = family.fields(said, names)
+        kind = family.kind_of(said, names.files)
+        fields = family.fields(said, names.shapes(but=_tied_head(family, said, names)))
+        fields |= {"dropout_places": read_places(said, family.dropout)}
         _check_ranges(fields)
         model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
-    ignored = tuple(file for name, file in names.items() if family.ignores(name))
-    left = {name: file for name, file in names.items() if not family.ignores(name)}
-    rows = {}
-    for entry in family.entries(model):
-        layers = _shapes(model)[entry.ours][0] if entry.stacked else 1
-        wanted = [entry.theirs.format(n=layer) if entry.stacked else entry.theirs for layer in range(layers)]
-        lacking = next((name for name in wanted if name not in names), None)
-        if lacking is not None and not entry.optional:
-            raise UserError(f"{folder}: the weights lack {lacking}, which {CONFIG} asks for; fetch them anew")
-        rows[entry.ours] = Row(entry.ours, entry, () if lacking else tuple(names[name] for name in wanted))
-        for name in wanted:
-            left.pop(name, None)
-    released = Released(folder, said, family, fields, model, tensors, rows, (), ignored)
+    models = (model, *family.more_parts(model))
+    names.resolve({name for each in models for name in tensor_names(family, each)})
+    _check_kind(folder, family, kind, names)
+    rows, lacking = _rows(family, kind, models, names)
+    released = Released(
+        folder, said, family, kind, fields, model, tensors, rows, _all_shapes(models, rows, lacking), lacking
+    )
     _check_shapes(released)
-    return dataclasses.replace(released, repeated=_repeated(released, names, left))
+    names.check_repetitions()
+    repeated = dict(names.repeated)
+    heads, buffers = _kept(released, {name for row in rows.values() for name in row.names} | repeated.keys())
+    return dataclasses.replace(released, repeated=repeated, heads=heads, buffers=buffers)
+
+
+def _tied_head(family: Family, said: Json, names: Names) -> str | None:
+    """T5's head where it only repeats the embedding that config.json ties it to: no parameter of its own."""
+    return HEAD if family.ties(said) and names.repeats_only(HEAD) else None
+
+
+def _check_kind(folder: Path, family: Family, kind: str, names: Names) -> None:
+    """Refuse weights that lack what tells the class that config.json names."""
+    lacking = next((name for name in family.needs.get(kind, ()) if name not in names.files), None)
+    if lacking is not None:
+        raise UserError(
+            f"{folder / CONFIG}: architectures names a class {kind}, but the weights lack {lacking}; correct one"
+        )
+
+
+def tensor_names(family: Family, model: ModelConfig) -> Iterator[str]:
+    """The names of all tensors of a model, in the order of the family's table."""
+    for entry in family.entries(model):
+        layers = shapes_of(model)[entry.ours][0] if entry.stacked else 1
+        yield from (entry.theirs.format(n=layer) if entry.stacked else entry.theirs for layer in range(layers))
+
+
+def _rows(
+    family: Family, kind: str, models: Sequence[ModelConfig], names: Names
+) -> tuple[dict[str, Row], tuple[str, ...]]:
+    """(the parameters that there are, those of the first model that are missing with their whole part)."""
+    rows: dict[str, Row] = {}
+    missing: dict[str, dict[str, str]] = {}  # {part: {path: a tensor that it lacks}}
+    for model in models:
+        for entry in family.entries(model):
+            layers = shapes_of(model)[entry.ours][0] if entry.stacked else 1
+            wanted = [entry.theirs.format(n=layer) if entry.stacked else entry.theirs for layer in range(layers)]
+            absent = next((name for name in wanted if name not in names.files), None)
+            if absent is None or entry.optional:
+                rows[entry.ours] = Row(entry.ours, entry, () if absent else tuple(map(names.files.get, wanted)))
+            elif any(name in names.files for name in wanted):
+                raise names.lacks(absent)
+            else:
+                missing.setdefault(part_of(entry.ours), {})[entry.ours] = absent
+    own = {entry.ours for entry in family.entries(models[0])}
+    for part, paths in missing.items():
+        whole = not any(part_of(path) == part for path, row in rows.items() if row.names)
+        of_model = [path for path in paths if path in own]
+        if not whole or (of_model and part not in family.kinds.get(kind, ())):
+            raise names.lacks(next(iter(paths.values())))
+        rows = {path: row for path, row in rows.items() if part_of(path) != part}
+    return rows, tuple(sorted(path for paths in missing.values() for path in paths if path in own))
+
+
+def _kept(released: Released, used: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the tensors of heads that no model here has, the buffers). UserError for any that is neither."""
+    family, left = released.family, [name for name in released.tensors.tensors if name not in used]
+    buffers = tuple(name for name in left if family.is_buffer(family.rename(name)))
+    heads = tuple(name for name in left if name not in buffers and family.kind_of_head(family.rename(name)))
+    unknown = [name for name in left if name not in buffers and name not in heads]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        model_type = released.json["model_type"]
+        raise UserError(f"{released.folder}: the tensor {unknown[0]}{more} has no place in {model_type}")
+    return heads, buffers
 
 
 def _check_ranges(fields: Mapping[str, Any]) -> None:
@@ -155,46 +237,23 @@ def _check_ranges(fields: Mapping[str, Any]) -> None:
                 raise UserError(f"{CONFIG}: model.{name} would be {shown}, which is not from {least:,} to {most:,}")
 
 
-@functools.lru_cache(8)
-def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree.leaves_with_path(parameter_shapes(model))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-
-
-def _their_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a tensor that holds a parameter, or a layer of it, of this shape."""
-    shape = shape[1:] if entry.stacked else shape
-    shape = shape[::-1] if entry.transposed else shape
-    if entry.part is not None:
-        shape = (*shape[:-1], shape[-1] * entry.part[1])
-    return (1, *shape) if entry.row else shape
+def _all_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
+    """The shape of each parameter of `rows`, which the models have between them."""
+    known = {path: shape for model in reversed(models) for path, shape in shapes_of(model).items()}
+    if missing := shapes_of(models[0]).keys() - rows.keys() - set(lacking):
+        raise ValueError(f"the family's table has no row for {min(missing)}")
+    return {path: known[path] for path in rows}
 
 
 def _check_shapes(released: Released) -> None:
-    if missing := released.shapes.keys() - released.rows.keys():
-        raise ValueError(f"the family's table has no row for {min(missing)}")
     for path, row in released.rows.items():
-        expected = _their_shape(row.entry, released.shapes[path])
+        expected = their_shape(row.entry, released.shapes[path])
         for name in row.names:
             stored = released.tensors.tensors[name]
             if stored.shape != expected:
                 raise UserError(
                     f"{stored.file}: {name} is {list(stored.shape)}, but by {CONFIG} it should be {list(expected)}"
                 )
-
-
-def _repeated(released: Released, names: Mapping[str, str], left: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of tensors that repeat another, as they must. UserError for any that has no place at all."""
-    for name, file in left.items():
-        original = names.get(released.family.twice.get(name, ""))
-        if original is None:
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            raise UserError(f"{released.folder}: the tensor {file}{more} has no place in {released.json['model_type']}")
-        if not np.array_equal(released.tensors.read(file), released.tensors.read(original)):
-            raise UserError(
-                f"{released.folder}: {file} should repeat {original}, which {CONFIG} ties it to, but differs"
-            )
-    return tuple(left.values())
 
 
 def load_parameters(released: Released, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -205,54 +264,3 @@ def load_parameters(released: Released, like: Mapping[str, jax.ShapeDtypeStruct]
             raise UserError(f"{path} is {released.shapes[path]} in {released.folder}, wanted is {leaf.shape}")
         arrays[path] = jax.device_put(released.read(path), leaf.sharding)
     return arrays
-
-
-def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
-    """The family that a model belongs to and what config.json says of it. UserError where it belongs to none."""
-    reasons = []
-    for family in (T5, BART, BERT, GPT2, LLAMA):
-        try:
-            return family, family.to_json(config)
-        except UserError as error:
-            reasons.append(str(error))
-    raise UserError(f"no family of released models has this shape: {'; '.join(reasons)}")
-
-
-def write_released(
-    folder: Path,
-    config: ModelConfig,
-    params: Mapping[str, Any],
-    dtype: str = "float32",
-    more: Json | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    fetch: Callable[[Any], np.ndarray] = np.asarray,
-) -> None:
-    """Write config.json and the weights into `folder`, which transformers then loads.
-
-    params: {path: array}. more: further fields of config.json, the ids of tokens among them. fetch: from an array of
-    `params` to the host. Raises UserError for a model that no family has.
-    """
-    family, said = describe(config)
-    fetched = functools.lru_cache(4)(lambda path: fetch(params[path]))
-    tensors: dict[str, ToWrite] = {}
-    for theirs, group in _grouped(family.entries(config)):
-        shape = _shapes(config)[group[0].ours]
-        for layer in range(shape[0]) if group[0].stacked else (None,):
-            name = theirs if layer is None else theirs.format(n=layer)
-            make = functools.partial(_join, group, layer, fetched)
-            tensors[name] = ToWrite(_their_shape(group[0], shape), make)
-    (folder / CONFIG).write_text(json.dumps({**said, "dtype": dtype, **(more or {})}, indent=2) + "\n")
-    write_tensors(folder, tensors, dtype, shard_bytes)
-
-
-def _grouped(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    """(name of a tensor, the entries that share it)."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.theirs, []).append(entry)
-    yield from groups.items()
-
-
-def _join(group: list[Entry], layer: int | None, fetched: Callable[[str], np.ndarray]) -> np.ndarray:
-    parts = [entry.to_theirs(fetched(entry.ours) if layer is None else fetched(entry.ours)[layer]) for entry in group]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

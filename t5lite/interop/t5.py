@@ -1,14 +1,28 @@
 """T5 v1.0 and v1.1, FLAN-T5, mT5 and UL2.
 
-Whether the head is tied is told by its tensor being there: config.json says so of every T5 that transformers 5 writes.
+The head is tied where config.json says so and no tensor contradicts: it says so of every T5 that transformers 5 writes.
 Of v1.1 the last hidden states are not scaled; `scale_decoder_outputs` says it, where absent `tie_word_embeddings`.
 Those of mT5 never are, though transformers 5 writes `tie_word_embeddings: true` of it too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from t5lite.interop.family import Entry, Family, Json, chosen, inverse, layer_entries, needed, number, require_same
+from t5lite.interop.dropout import Rate
+from t5lite.interop.family import (
+    Entry,
+    Family,
+    Json,
+    Shape,
+    chosen,
+    inverse,
+    layer_entries,
+    needed,
+    number,
+    refuse_contradictions,
+    refuse_others,
+    require_same,
+)
 from t5lite.model.config import ModelConfig
 
 ACTIVATIONS = {
@@ -34,11 +48,22 @@ FIXED = {
 }
 
 
-def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
+HEAD = "lm_head.weight"
+
+
+def _ties(json: Json) -> bool:
+    return bool(json.get("tie_word_embeddings", json["model_type"] != "mt5"))
+
+
+def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    refuse_others(json, {"tie_encoder_decoder": False, "is_decoder": False})
+    activation = chosen(json, "feed_forward_proj", ACTIVATIONS, "relu")
+    name = json.get("feed_forward_proj", "relu")
+    act = "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
+    refuse_contradictions(json, "feed_forward_proj", {"is_gated_act": name.startswith("gated-"), "dense_act_fn": act})
     layers = needed(json, "num_layers")
     decoder_layers = layers if json.get("num_decoder_layers") is None else needed(json, "num_decoder_layers")
-    usual = json["model_type"] != "mt5" and json.get("tie_word_embeddings", True)
-    scaled = json.get("scale_decoder_outputs", usual)
+    scaled = json.get("scale_decoder_outputs", json["model_type"] != "mt5" and _ties(json))
     return {
         **{name: value for name, value in FIXED.items() if name != "score_scale"},
         "architecture": "encoder_decoder",
@@ -53,8 +78,9 @@ def _fields(json: Json, names: Sequence[str]) -> dict[str, Any]:
         "relative_buckets": json.get("relative_attention_num_buckets", 32),
         "relative_max_distance": json.get("relative_attention_max_distance", 128),
         "norm_epsilon": number(json, "layer_norm_epsilon", 1e-6),
-        "activation": chosen(json, "feed_forward_proj", ACTIVATIONS, "relu"),
-        "tie_embeddings": "lm_head.weight" not in names,
+        "activation": activation,
+        "tie_embeddings": _ties(json) and HEAD not in shapes,
+        "token_types": 0,
         "scale_scores": False,
         "scale_logits": bool(scaled),
         "initialisation": "t5",
@@ -77,7 +103,6 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_heads": config.num_heads,
         "relative_attention_num_buckets": config.relative_buckets,
         "relative_attention_max_distance": config.relative_max_distance,
-        "dropout_rate": config.dropout,
         "layer_norm_epsilon": config.norm_epsilon,
         "feed_forward_proj": inverse(ACTIVATIONS, config.activation, "activation"),
         "tie_word_embeddings": config.tie_embeddings,
@@ -115,7 +140,30 @@ T5 = Family(
     fields=_fields,
     to_json=_to_json,
     entries=_entries,
+    dropout={"dropout_rate": Rate(("embedding", "attention", "activation", "residual", "final"), 0.1)},
+    kinds={
+        "ForConditionalGeneration": (),
+        "Model": ("lm_head",),
+        "ForSequenceClassification": ("lm_head",),
+        "ForQuestionAnswering": ("lm_head",),
+        "EncoderModel": ("decoder", "lm_head"),
+        "ForTokenClassification": ("decoder", "lm_head"),
+        "": ("decoder", "lm_head"),
+    },
+    answers=("ForConditionalGeneration", "Model", ""),
+    heads={
+        r"classification_head\..*": "ForSequenceClassification",
+        r"qa_outputs\..*": "ForQuestionAnswering",
+        r"classifier\..*": "ForTokenClassification",
+    },
     # An early converter gave the decoder's cross-attention a bias of its own, which no model reads.
-    ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
-    twice={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
+    buffers=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+    renamed=((r"^transformer\.", ""),),
+    aliases={
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+        HEAD: "shared.weight",
+    },
+    ties=_ties,
+    architectures=("encoder",),
 )

@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +28,7 @@ from t5lite.files import read_json
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+OF_FILE = {name: short for short, name in NAMES.items()}
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.ckpt.index", "tf_model.h5", "flax_model.msgpack")
 SHARD_BYTES = 5 * 10**9
 ALIGNMENT = 64
@@ -40,25 +42,44 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
 
+    def span(self, name: str) -> tuple[int, int]:
+        """(first byte, byte after the last) of the tensor `name` in the file."""
+        with self.file.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            return tuple(8 + length + offset for offset in json.loads(file.read(length))[name]["data_offsets"])
+
+    def bytes(self, name: str) -> bytes:
+        """What the file holds under `name`, as it stands there, whatever the dtype."""
+        start, end = self.span(name)
+        with self.file.open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
 
 class TensorFolder:
     """The tensors of a folder of released weights: what there is, and each when it is asked for.
 
     Raises UserError for a folder without weights, a file that is damaged or lacks a tensor of the index, and weights
     that only a pickle holds, which could run code when it is read.
+
+    other_names: {name: the stored tensor that it is one with}, which the files' metadata tells.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.tensors: dict[str, Stored] = {}
+        self.other_names: dict[str, str] = {}
         for file, names in _files(folder).items():
             with _opened(file) as opened:
                 found = set(opened.keys())
+                self.other_names |= opened.metadata() or {}
                 if names is not None and names - found:
                     raise UserError(f"{file}: lacks {min(names - found)}, which {INDEX} says it has; fetch it anew")
                 for name in sorted(found if names is None else names):
                     view = opened.get_slice(name)
                     self.tensors[name] = Stored(file, view.get_dtype(), tuple(view.get_shape()))
+        tensors = self.tensors
+        self.other_names = {a: b for a, b in self.other_names.items() if b in tensors and a not in tensors}
 
     def read(self, name: str) -> np.ndarray:
         """The tensor in its stored dtype. UserError for one of whole numbers or another dtype than NAMES lists."""
@@ -108,10 +129,24 @@ def _opened(file: Path) -> Iterator[safetensors.safe_open]:
 
 @dataclasses.dataclass(frozen=True)
 class ToWrite:
-    """A tensor that is to be written. make() gives its values, in any dtype, when its turn comes."""
+    """A tensor that is to be written. make() gives its values, in any dtype, when its turn comes.
+
+    stored: the file's name for its dtype, as I64, where make() gives the bytes themselves, of which there are `size`.
+    dtype: a name in DTYPES, where it is not that of the other tensors.
+    """
 
     shape: tuple[int, ...]
-    make: Callable[[], np.ndarray]
+    make: Callable[[], Any]
+    dtype: str | None = None
+    stored: str | None = None
+    size: int = 0
+
+    def layout(self, usual: str) -> tuple[str, int]:
+        """(the file's name for the dtype, bytes), where the other tensors are of the dtype `usual`."""
+        if self.stored is not None:
+            return self.stored, self.size
+        dtype = self.dtype or usual
+        return OF_FILE[dtype], math.prod(self.shape) * DTYPES[dtype].itemsize
 
 
 def write_tensors(
@@ -121,8 +156,7 @@ def write_tensors(
 
     More than one file get an index. The caller makes the folder, and moves it into place when all is written.
     """
-    width = DTYPES[dtype].itemsize
-    sizes = {name: math.prod(tensor.shape) * width for name, tensor in tensors.items()}
+    sizes = {name: tensor.layout(dtype)[1] for name, tensor in tensors.items()}
     shards: list[list[str]] = [[]]
     for name, size in sizes.items():
         if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
@@ -141,20 +175,27 @@ def write_tensors(
 
 
 def _write(file: Path, tensors: Mapping[str, ToWrite], names: Sequence[str], dtype: str) -> None:
-    of_file = {name: short for short, name in NAMES.items()}[dtype]
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name in names:
-        end = at + math.prod(tensors[name].shape) * DTYPES[dtype].itemsize
-        header[name] = {"dtype": of_file, "shape": list(tensors[name].shape), "data_offsets": [at, end]}
-        at = end
+        short, size = tensors[name].layout(dtype)
+        header[name] = {"dtype": short, "shape": list(tensors[name].shape), "data_offsets": [at, at + size]}
+        at += size
     said = json.dumps(header, separators=(",", ":")).encode()
     said += b" " * (-(len(said) + 8) % ALIGNMENT)
     with file.open("wb") as out:
         out.write(struct.pack("<Q", len(said)) + said)
         for name in names:
-            values = np.asarray(tensors[name].make())
-            if values.shape != tensors[name].shape:
-                raise ValueError(f"{name} is {values.shape}, announced as {tensors[name].shape}")
-            values = np.ascontiguousarray(values.astype(DTYPES[dtype], copy=False))
-            out.write(values.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
+            out.write(_bytes(name, tensors[name], dtype))
+
+
+def _bytes(name: str, tensor: ToWrite, dtype: str) -> Any:
+    """What is written of a tensor."""
+    made = tensor.make()
+    if tensor.stored is not None:
+        return made
+    values = np.asarray(made)
+    if values.shape != tensor.shape:
+        raise ValueError(f"{name} is {values.shape}, announced as {tensor.shape}")
+    values = np.ascontiguousarray(values.astype(DTYPES[tensor.dtype or dtype], copy=False))
+    return values.reshape(-1).view(np.uint8).data  # bfloat16 has no buffer of its own

@@ -9,6 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from t5lite.model.dropout import keep_weights
+
 Array = jax.Array
 
 # Finite, so that a row without keys is uniform rather than NaN, and far below any score plus bias in float32.
@@ -42,7 +44,9 @@ def attend(q_BxTxHxK: Array, k_BxSxHxK: Array, v_BxSxHxK: Array, bias_1xHxTxS: A
     """Softmax(scale · q k + bias) v under the mask, [B, T, H, K] in the dtype of v; softmax in float32.
 
     Keys and values may have fewer heads, each for as many query heads in a row as there are more of these.
-    dropout: the rate at which attention weights are dropped, with the PRNG `key`; 0 needs none.
+    dropout: the rate at which attention weights are dropped, with the PRNG `key`; 0 needs none. Which weights are
+    dropped depends on key, row of the batch, head, query and key position alone (`dropout.keep_weights`): all
+    implementations drop the same weights, on every mesh.
     """
     if implementation == "auto":
         implementation = choose(q_BxTxHxK.shape, k_BxSxHxK.shape)
@@ -93,8 +97,9 @@ def einsum_attention(q, k, v, bias, mask, *, scale, dropout, key):
     scores = jnp.einsum("btgrk,bsgk->bgrts", q_BxTxGxRxK, k, preferred_element_type=jnp.float32)
     weights_BxHxTxS = _weights(scores.reshape(batch, heads, length, -1), bias, mask, scale).astype(v.dtype)
     if dropout:
-        keep = jax.random.bernoulli(key, 1 - dropout, weights_BxHxTxS.shape)
-        weights_BxHxTxS = jnp.where(keep, weights_BxHxTxS / (1 - dropout), 0)
+        rows, heads, queries, keys = jnp.indices(weights_BxHxTxS.shape, sparse=True)
+        keep_BxHxTxS = keep_weights(key, rows, heads, queries, keys, dropout)
+        weights_BxHxTxS = jnp.where(keep_BxHxTxS, weights_BxHxTxS / (1 - dropout), 0)
     weights_BxGxRxTxS = weights_BxHxTxS.reshape(scores.shape)
     return jnp.einsum("bgrts,bsgk->btgrk", weights_BxGxRxTxS, v).reshape(q.shape)
 
@@ -131,9 +136,10 @@ def _mapped_mask(heads, index, mask):
     return mask[index // heads % mask.shape[0], 0]
 
 
-def _mapped_keep(dropout, key, index, shape):
-    """What dropout multiplies the weights by: 0, or what makes up for it."""
-    return jax.random.bernoulli(jax.random.fold_in(key, index), 1 - dropout, shape) * (1 / (1 - dropout))
+def _mapped_keep(heads, dropout, key, index, shape):
+    """Factors [T, S] that dropout multiplies the weights by: 0, or 1 / (1 - dropout)."""
+    queries, keys = jnp.indices(shape, sparse=True)
+    return keep_weights(key, index // heads, index % heads, queries, keys, dropout) * (1 / (1 - dropout))
 
 
 def _take(index, heads, *arrays):
@@ -167,7 +173,7 @@ def _mapped_forward(scale, dropout, q, k, v, bias, mask, key):
         exp_TxS = jnp.exp(scores_TxS - top_Tx1)
         sum_Tx1 = exp_TxS.sum(axis=-1, keepdims=True)
         if dropout:
-            exp_TxS *= _mapped_keep(dropout, key, index, exp_TxS.shape)
+            exp_TxS *= _mapped_keep(heads, dropout, key, index, exp_TxS.shape)
         y_TxK = jnp.matmul(exp_TxS.astype(v.dtype), v_SxK, preferred_element_type=jnp.float32) / sum_Tx1
         return _put(index, heads, y, y_TxK), (top_Tx1, sum_Tx1)
 
@@ -192,7 +198,7 @@ def _mapped_backward(scale, dropout, saved, dy):
         exp_TxS = jnp.exp(_mapped_scores(heads, scale, index, q_TxK, k_SxK, bias, mask) - top_Tx1)
         dweights_TxS, dropped_TxS = dot(dy_TxK, v_SxK.T), exp_TxS
         if dropout:
-            keep_TxS = _mapped_keep(dropout, key, index, exp_TxS.shape)
+            keep_TxS = _mapped_keep(heads, dropout, key, index, exp_TxS.shape)
             dweights_TxS, dropped_TxS = dweights_TxS * keep_TxS, exp_TxS * keep_TxS
         dv = _put(index, heads, dv, _dot_of_transpose(dropped_TxS.astype(v.dtype), dy_TxK))
         dscores_TxS = exp_TxS * (dweights_TxS - mean_Tx1)

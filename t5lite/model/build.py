@@ -12,39 +12,32 @@ from t5lite.vocabulary import Vocabulary
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 
 
-def _of_architecture(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` with what follows from the architecture: which stacks have layers, the kind of positions, token types.
-
-    The same whatever the objective needs, so that pre-training and fine-tuning share all but the heads.
-    """
-    architecture, fields = fields["architecture"], dict(fields)
+def _stacks_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ModelConfig, but for heads: which stacks have layers follows from the architecture."""
+    fields = dict(fields)
+    architecture = fields.pop("architecture")
+    known = ", ".join(ARCHITECTURES)
+    require(architecture in ARCHITECTURES, "model.architecture", f"{architecture!r} is none of {known}")
     if architecture == "decoder":
         fields["num_encoder_layers"] = 0
     elif architecture == "encoder":
         fields["num_decoder_layers"] = 0
-    alone = architecture == "encoder"
-    fields["token_types"] = (2 if fields["token_types"] is None else fields["token_types"]) if alone else 0
-    fields["mlm_transform"] = bool(fields["mlm_transform"] and alone)
-    fields["positions"] = fields["positions"] or ("rotary" if architecture == "decoder" else "relative_bias")
+    if architecture != "encoder":
+        fields["token_types"] = 0
     return fields
 
 
 def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` with all that they leave open (None), as ModelConfig understands it, but for `vocab_size`.
+    """`fields` with what they leave open (None) as the model understands it, but for `vocab_size`.
 
     Models whose settled fields, heads and vocabulary rows are equal are the same model.
     """
-    fields = _of_architecture(fields)
-    like_t5 = fields["positions"] == "relative_bias"
-    for name, usual in {
-        "num_kv_heads": fields["num_heads"],
-        "scale_scores": not like_t5,
-        "scale_logits": like_t5 and fields["tie_embeddings"],
-        "initialisation": "t5" if like_t5 else "gpt2",
-    }.items():
-        if fields[name] is None:
-            fields[name] = usual
-    return fields
+    rows = fields["vocab_size"]
+    model = ModelConfig(**_stacks_of(fields) | {"vocab_size": rows or VOCAB_MULTIPLE})
+    derived = {"num_kv_heads": model.kv_heads, "scale_scores": model.score_scale != 1.0,
+               "scale_logits": model.logit_scale != 1.0, "initialisation": "t5" if model.starts_like_t5 else "gpt2",
+               "vocab_size": rows}  # fmt: skip
+    return {name: derived.get(name, getattr(model, name, None)) for name in fields}
 
 
 def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
@@ -52,12 +45,8 @@ def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads =
 
     heads: those that the objective asks for.
     """
-    architecture, known = fields["architecture"], ", ".join(ARCHITECTURES)
-    require(architecture in ARCHITECTURES, "model.architecture", f"{architecture!r} is none of {known}")
-    fields = _of_architecture(fields)
-    del fields["architecture"]
+    fields = _stacks_of(fields)
     fields["heads"] = heads
-    fields["mlm_transform"] = fields["mlm_transform"] and heads.vocabulary
     fields["vocab_size"] = fields["vocab_size"] or -(-vocabulary.rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     require(
         fields["vocab_size"] >= vocabulary.rows,

@@ -8,18 +8,37 @@
 An array's name ends in its shape, `x_BxTxD`; 1 stands for a dimension that broadcasts. In `attention`, T is the length
 of the queries, whichever side they come from.
 
-Every field is on its own; a family is a choice of them (`presets.py` has the published ones). What a field leaves open
-(None) follows from the positions: with T5's relative bias come its unscaled attention scores, its scaled logits where
-they are tied, and its initialisation; with all others scores scaled by head_dim ** -0.5, logits as they are, and
-GPT-2's initialisation.
+Every field is on its own; a family is a choice of them (`presets.py` has the published ones). The defaults are those of
+the config. What a field leaves open (None) follows from the architecture (positions, token_types), or from the
+positions: with T5's relative bias come its unscaled attention scores, its scaled logits where embeddings are tied, and
+its initialisation; with all others scores scaled by head_dim ** -0.5, logits as they are, and GPT-2's initialisation.
 
     T5 v1.0     relative_bias, rms, relu, tied              BERT   learned, layer, post, gelu, biases, embedding_norm
     T5 v1.1     relative_bias, rms, geglu, untied           BART   the same, encoder and decoder
     GPT-2       learned, layer, gelu_tanh, biases, tied     Llama  rotary, rms, swiglu, num_kv_heads
+
+Dropout has one rate, `dropout`, and places, which differ between families (DROPOUT_PLACES):
+
+    embedding   what enters the first layer, after positions and the embeddings' norm
+    attention   attention weights, after softmax
+    activation  inside the feed-forward block, before its last product
+    residual    what a block adds to the residual stream
+    final       what leaves a stack, after its last norm
+    head        what a classifier or a tagger reads
+
+    T5      embedding, attention, activation, residual, final       transformers' modeling_t5.py, as mesh-tensorflow
+    BERT    embedding, attention, residual, head                    modeling_bert.py, as google-research/bert
+    GPT-2   embedding, attention, residual                          modeling_gpt2.py
+    BART    embedding, attention, activation, residual              modeling_bart.py, as fairseq
+    Llama   attention                                               modeling_llama.py; Mistral and Qwen are the same
+
+Unless `dropout_places` says otherwise, a model with relative_bias drops at all places (T5's, and an encoder's head),
+and every other model where BERT and GPT-2 do. Presets and released weights of BART and Llama say otherwise.
 """
 
 import dataclasses
 
+from t5lite.config import base_config
 from t5lite.errors import UserError, nearest
 from t5lite.objectives.objective import OF_TOKENS, Heads
 
@@ -34,7 +53,10 @@ ROTARY_SCALINGS = {"linear": 1, "llama3": 4}  # {name: how many numbers come aft
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full")
 ATTENTION = ("auto", "einsum", "mapped")
+DROPOUT_PLACES = ("embedding", "attention", "activation", "residual", "final", "head")
+USUAL_DROPOUT_PLACES = ("embedding", "attention", "residual", "head")
 VOCAB_MULTIPLE = 128
+USUAL = base_config().model  # the defaults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +69,8 @@ class ModelConfig:
     keys, with rotary_base and rotary_scaling: ("linear", factor) or ("llama3", factor, low frequency factor, high
     frequency factor, original length). "learned" adds a row of a table of position_offset + max_positions (BART leaves
     its first two rows unused), "sinusoidal" sines and cosines. "alibi" lowers scores by distance.
+    max_positions: the longest side that is read. Learned positions need it; with others it is set where a released
+    model's attention slides over a window of so many tokens, up to which it is plain attention.
     norm, norm_position: "pre" norms what enters a block and once more after the last layer, "post" the sum after each
     block. norm_epsilon: added to the mean square or variance. embedding_norm: of what enters the first layer.
     scale_embeddings: tokens' embeddings times sqrt(d_model).
@@ -54,6 +78,7 @@ class ModelConfig:
     biases: of all dense layers and layer norms, of queries, keys and values alone, or none.
     qk_norm: RMS norm of each head's queries and keys (Dehghani et al. 2023; Qwen3).
     scale_scores: attention scores times head_dim ** -0.5. scale_logits: last hidden states times d_model ** -0.5.
+    dropout: the rate. dropout_places: where, of DROPOUT_PLACES; None: the family's.
     logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: one a vocabulary row.
     dtype: of matrix products. Parameters, norms, softmax and logits are float32 whatever it is.
     remat: "full" keeps the inputs of each layer only and computes the rest again in the backward pass.
@@ -73,38 +98,40 @@ class ModelConfig:
     d_ff: int
     num_heads: int
     head_dim: int
-    num_kv_heads: int | None = None
-    positions: str = "relative_bias"
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
-    rotary_base: float = 10000.0
-    rotary_scaling: tuple | None = None
-    max_positions: int | None = None
-    position_offset: int = 0
-    norm: str = "rms"
-    norm_position: str = "pre"
-    norm_epsilon: float = 1e-6
-    embedding_norm: bool = False
-    scale_embeddings: bool = False
-    activation: str = "geglu"
-    biases: str = "none"
-    qk_norm: bool = False
-    scale_scores: bool | None = None
-    tie_embeddings: bool = False
-    scale_logits: bool | None = None
-    logits_soft_cap: float | None = None
-    logits_bias: bool = False
-    initialisation: str | None = None
-    dropout: float = 0.0
-    dtype: str = "float32"
-    remat: str = "none"
-    scan_layers: bool = False
-    attention: str = "auto"
+    num_kv_heads: int | None = USUAL.num_kv_heads
+    positions: str | None = USUAL.positions
+    relative_buckets: int = USUAL.relative_buckets
+    relative_max_distance: int = USUAL.relative_max_distance
+    rotary_base: float = USUAL.rotary_base
+    rotary_scaling: tuple | None = USUAL.rotary_scaling
+    max_positions: int | None = USUAL.max_positions
+    position_offset: int = USUAL.position_offset
+    norm: str = USUAL.norm
+    norm_position: str = USUAL.norm_position
+    norm_epsilon: float = USUAL.norm_epsilon
+    embedding_norm: bool = USUAL.embedding_norm
+    scale_embeddings: bool = USUAL.scale_embeddings
+    activation: str = USUAL.activation
+    biases: str = USUAL.biases
+    qk_norm: bool = USUAL.qk_norm
+    scale_scores: bool | None = USUAL.scale_scores
+    tie_embeddings: bool = USUAL.tie_embeddings
+    scale_logits: bool | None = USUAL.scale_logits
+    logits_soft_cap: float | None = USUAL.logits_soft_cap
+    logits_bias: bool = USUAL.logits_bias
+    initialisation: str | None = USUAL.initialisation
+    dropout: float = USUAL.dropout
+    dropout_places: tuple[str, ...] | None = USUAL.dropout_places
+    dtype: str = USUAL.dtype
+    remat: str = USUAL.remat
+    scan_layers: bool = USUAL.scan_layers
+    attention: str = USUAL.attention
     heads: Heads = OF_TOKENS
-    token_types: int = 0
-    mlm_transform: bool = False
+    token_types: int | None = USUAL.token_types
+    mlm_transform: bool = USUAL.mlm_transform
 
     def __post_init__(self):
+        self._settle()
         for field in ("num_encoder_layers", "num_decoder_layers"):
             _require_int(field, getattr(self, field), minimum=0)
         for field in ("vocab_size", "d_model", "d_ff", "num_heads", "head_dim"):
@@ -123,14 +150,27 @@ class ModelConfig:
         self._check_positions()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1")
+        for place in self.dropout_places or ():
+            if place not in DROPOUT_PLACES:
+                raise UserError(f"model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}")
         _require_int("token_types", self.token_types, minimum=0)
-        if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types or self.mlm_transform):
-            raise UserError(
-                "model.token_types, model.mlm_transform and heads are an encoder's: set them to 0 and False"
-            )
+        if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types):
+            raise UserError("model.token_types and heads are an encoder's: set token_types to 0")
         for field in ("norm_epsilon", "rotary_base", "logits_soft_cap"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise UserError(f"model.{field}={getattr(self, field)} must be above 0")
+
+    def _settle(self) -> None:
+        """Give the fields that follow from the architecture their values."""
+        on_encoder = self.architecture == "encoder"
+        usual_positions = "rotary" if self.architecture == "decoder" else "relative_bias"
+        settled = {
+            "positions": usual_positions if self.positions is None else self.positions,
+            "token_types": 2 * on_encoder if self.token_types is None else self.token_types,
+            "mlm_transform": bool(self.mlm_transform and on_encoder and self.heads.vocabulary),
+        }
+        for field, value in settled.items():
+            object.__setattr__(self, field, value)
 
     def _check_heads(self) -> None:
         if self.num_kv_heads is not None:
@@ -185,6 +225,11 @@ class ModelConfig:
         """What the last hidden states are multiplied by before the logits: T5's, with tied embeddings only."""
         of_t5 = self.positions == "relative_bias" and self.tie_embeddings
         return self.d_model**-0.5 if (of_t5 if self.scale_logits is None else self.scale_logits) else 1.0
+
+    def dropout_at(self, place: str) -> float:
+        """The rate of dropout at one of DROPOUT_PLACES; 0 where this model does not drop."""
+        usual = DROPOUT_PLACES if self.positions == "relative_bias" else USUAL_DROPOUT_PLACES
+        return self.dropout if place in (usual if self.dropout_places is None else self.dropout_places) else 0.0
 
     @property
     def starts_like_t5(self) -> bool:

@@ -5,6 +5,8 @@ Each block is residual, with its norm before or after:
     pre    x + dropout(block(norm(x)))        (T5, GPT-2, Llama)
     post   norm(x + dropout(block(x)))        (BERT, BART)
 
+`ModelConfig.dropout_at` says at which places a model drops; this dropout is its place "residual".
+
 Kernels are 2-D and applied to 2-D activations: one matrix product, which XLA's CPU backend runs faster than the same
 product of more dimensions.
 """
@@ -137,7 +139,7 @@ class Attention(nn.Module):
         if config.qk_norm:
             self.query_norm, self.key_norm = RMSNorm(config), RMSNorm(config)
         self.output = Dense(config, config.d_model)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = nn.Dropout(config.dropout_at("residual"))
 
     def _heads(self, x_BxTxHK: Array) -> Array:
         x_BxTxHxK = x_BxTxHK.reshape(*x_BxTxHK.shape[:-1], -1, self.config.head_dim)
@@ -187,7 +189,7 @@ class Attention(nn.Module):
             cache = cache if slot is None else written(cache, k, v, slot)
             y_BxTxHxK = attend_cached(q_BxTxHxK, *cache, bias, mask, scale=config.score_scale)
         else:
-            rate = 0.0 if deterministic else config.dropout
+            rate = 0.0 if deterministic else config.dropout_at("attention")
             y_BxTxHxK = attend(q_BxTxHxK, k, v, bias, mask, scale=config.score_scale, dropout=rate,
                                key=self.make_rng("dropout") if rate else None,
                                implementation=config.attention)  # fmt: skip
@@ -241,9 +243,9 @@ class MLP(nn.Module):
         else:
             h_BxTxF = activation(Dense(config, config.d_ff, name="up")(h_BxTxD))
         h_BxTxF = constrain(h_BxTxF, BATCH, None, TENSOR)
-        h_BxTxF = nn.Dropout(config.dropout)(h_BxTxF, deterministic=deterministic)
+        h_BxTxF = nn.Dropout(config.dropout_at("activation"))(h_BxTxF, deterministic=deterministic)
         y_BxTxD = Dense(config, config.d_model, name="down")(h_BxTxF)
-        y_BxTxD = nn.Dropout(config.dropout)(y_BxTxD, deterministic=deterministic)
+        y_BxTxD = nn.Dropout(config.dropout_at("residual"))(y_BxTxD, deterministic=deterministic)
         y_BxTxD = x_BxTxD + constrain(y_BxTxD, BATCH, None, None)
         return y_BxTxD if pre else norm(y_BxTxD)
 

@@ -3,10 +3,10 @@
     config.model.update(preset("t5_v1_1_base"))
     config.model.update(preset("llama3_8b"))
 
-A preset says all that a family fixes; what it leaves to the run (dropout, dtype, rematerialisation) keeps the config's
-values. Sources: Raffel et al. 2020 and Google's t5.1.1 configs (T5; FLAN-T5 has the shapes of v1.1), Xue et al. 2021
-(mT5), Tay et al. 2022 (UL2), Lewis et al. 2020 (BART), Devlin et al. 2019 (BERT), Radford et al. 2019 (GPT-2), Touvron
-et al. 2023 and Grattafiori et al. 2024 (Llama 2 and 3).
+A preset says all that a family fixes. What it leaves to the run (the rate of dropout, dtype, rematerialisation) keeps
+the config's values. Sources: Raffel et al. 2020 and Google's t5.1.1 configs (T5; FLAN-T5 has the shapes of v1.1), Xue
+et al. 2021 (mT5), Tay et al. 2022 (UL2), Lewis et al. 2020 (BART), Devlin et al. 2019 (BERT), Radford et al. 2019
+(GPT-2), Touvron et al. 2023 and Grattafiori et al. 2024 (Llama 2 and 3).
 """
 
 from typing import Any
@@ -35,6 +35,7 @@ _LLAMA = {
     "activation": "swiglu",
     "biases": "none",
     "tie_embeddings": False,
+    "dropout_places": ("attention",),
 }
 FAMILIES: dict[str, Fields] = {
     "t5_v1_0": {**_T5, "activation": "relu", "tie_embeddings": True},
@@ -51,6 +52,7 @@ FAMILIES: dict[str, Fields] = {
         "logits_bias": True,
         "max_positions": 1024,
         "position_offset": 2,
+        "dropout_places": ("embedding", "attention", "activation", "residual"),
         "vocab_size": 50265,
     },
     "bert": {

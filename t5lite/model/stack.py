@@ -69,7 +69,8 @@ class Stack(nn.Module):
             self.embedding_norm = make_norm(config)
         if config.norm_position == "pre":
             self.final_norm = make_norm(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop_embedding = nn.Dropout(config.dropout_at("embedding"))
+        self.drop_final = nn.Dropout(config.dropout_at("final"))
         self.layer = Layer(config, cross=self.cross, parent=None)
         self.layers = self.param("layers", self._init_layers)
 
@@ -104,8 +105,8 @@ class Stack(nn.Module):
         needs_key = self.config.dropout and not deterministic
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if needs_key else None
         x_BxTxD = self._enter(x_BxTxD, jnp.arange(length) if positions is None else positions)
-        x_BxTxD = self._over_layers(layer, keys, self.drop(x_BxTxD, deterministic=deterministic))
-        return self.drop(self._leave(x_BxTxD), deterministic=deterministic)
+        x_BxTxD = self._over_layers(layer, keys, self.drop_embedding(x_BxTxD, deterministic=deterministic))
+        return self.drop_final(self._leave(x_BxTxD), deterministic=deterministic)
 
     def _enter(self, x_BxTxD: Array, positions: Array) -> Array:
         """What the first layer reads: the embedded tokens, with their positions [T] or [B, T] added where these are
@@ -122,12 +123,15 @@ class Stack(nn.Module):
         return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
 
     def _check_length(self, length: int) -> None:
-        """UserError where learned positions have no row for all of `length`."""
+        """UserError where the model cannot read `length` tokens: learned positions have no row for all of them, or a
+        released model's attention slides over fewer.
+        """
         most = self.config.max_positions
-        if self.config.positions == "learned" and length > most:
+        if most is not None and length > most:
             side = "decoder" if self.causal else "encoder"
-            raise UserError(f"the {side} would read {length} tokens, but it has learned positions for {most}: "
-                            "model.max_positions")  # fmt: skip
+            kind = "learned positions for" if self.config.positions == "learned" else "attention over a window of"
+            raise UserError(f"the {side} would read {length} tokens, but it has {kind} {most}: "
+                            "model.max_positions; shorten objective.inputs_length")  # fmt: skip
 
     def _bias(self, queries: int, keys: int) -> Array | None:
         if self.config.positions == "relative_bias":

@@ -99,7 +99,7 @@ class Transformer(nn.Module):
             self.tagger = Head(config.d_model, heads.tagger, init, biased)
         if heads.classes:
             self.pooler = Dense(config, config.d_model)
-            self.drop = nn.Dropout(config.dropout)
+        self.drop_head = nn.Dropout(config.dropout_at("head"))
         if heads.next_sentence:
             self.next_sentence = Head(config.d_model, 2, init, biased)
         if heads.classifier:
@@ -137,11 +137,13 @@ class Transformer(nn.Module):
                 wanted = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
             tokens = self.logits(wanted)
         elif heads.tagger:
-            tokens = self._answer(hidden_BxTxD, self.tagger)
+            tokens = self._answer(self.drop_head(hidden_BxTxD, deterministic=deterministic), self.tagger)
         if heads.classes:
-            pooled_BxD = self.drop(jnp.tanh(self.pooler(hidden_BxTxD[:, 0])), deterministic=deterministic)
-            head = self.next_sentence if heads.next_sentence else self.classifier
-            labels = self._answer(pooled_BxD, head)
+            pooled_BxD = jnp.tanh(self.pooler(hidden_BxTxD[:, 0]))
+        if heads.next_sentence:
+            labels = self._answer(pooled_BxD, self.next_sentence)
+        elif heads.classifier:
+            labels = self._answer(self.drop_head(pooled_BxD, deterministic=deterministic), self.classifier)
         return Outputs(tokens, labels)
 
     def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:

@@ -18,12 +18,10 @@ def corrupted_lengths(window: int, noise_density: float, mean_noise_span_length:
     return window - noise + spans + 1, noise + spans + 1
 
 
-def span_corruption_lengths(
-    inputs_length: int, noise_density: float = 0.15, mean_noise_span_length: float = 3.0
-) -> tuple[int, int]:
+def span_corruption_lengths(inputs_length: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
     """(window, targets length): the largest window whose corrupted inputs fit `inputs_length`.
 
-        span_corruption_lengths(512) == (568, 114)
+        span_corruption_lengths(512, 0.15, 3.0) == (568, 114)
 
     Source: text-to-text-transfer-transformer, `random_spans_helper`, which counts in float64. The mask counts in
     float32; where that makes a side longer, the window gives way (inputs) or the targets grow, so nothing is cut.

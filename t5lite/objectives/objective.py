@@ -120,7 +120,8 @@ class Objective:
         allowed = ~vocabulary.table.is_special
         if self.targets_hold_specials:
             allowed[[*range(vocabulary.pieces, vocabulary.size), *vocabulary.specials.values()]] = True
-        allowed[vocabulary.unknown] = False
+        if vocabulary.unknown is not None:
+            allowed[vocabulary.unknown] = False
         allowed[vocabulary.eos] = True
         return allowed
 

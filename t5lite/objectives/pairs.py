@@ -72,7 +72,7 @@ def _answered(fields: Fields, rows: str, make: Make, heads: Heads) -> Objective:
         window=length - 1,
         inputs_length=length,
         targets_length=length,
-        labels=fields["labels"],
+        labels=fields["labels"] or (),  # tags may not be known yet
         heads=heads,
     )
 
@@ -101,7 +101,7 @@ def _tagging(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         tags = jnp.concatenate([jnp.full(1, -1, jnp.int32), row["tags"]])
         return Example(inputs, jnp.maximum(tags, 0), (tags >= 0).astype(jnp.float32), segment_ids)
 
-    return _answered(fields, "tags", make, Heads(vocabulary=False, tagger=len(fields["labels"])))
+    return _answered(fields, "tags", make, Heads(vocabulary=False, tagger=len(fields["labels"] or ())))
 
 
 KINDS = {

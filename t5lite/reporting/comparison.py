@@ -7,9 +7,9 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
-from t5lite.config import at
-from t5lite.errors import UserError, nearest
+from t5lite.errors import UserError
 from t5lite.reporting import notes
+from t5lite.reporting.bases import assign_bases, candidate_of, find_bases, subject_of
 from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
 from t5lite.reporting.groups import Group, differing_rows, make_groups
 from t5lite.reporting.metrics import in_order, metric_of
@@ -54,20 +54,25 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Groups that were evaluated on the same rows. base: the name of the first, which the others are held against."""
+    """Groups that were evaluated on the same rows, each base before the groups that are held against it.
+
+    base_of: {name of a group that is no base: name of its base}.
+    """
 
     title: str
-    base: str
+    bases: tuple[str, ...]
+    base_of: Mapping[str, str]
     summaries: tuple[Summary, ...]
     comparisons: tuple[Comparison, ...]
 
     @property
     def against_base(self) -> tuple[Comparison, ...]:
-        return tuple(each for each in self.comparisons if each.a == self.base)
+        """The comparisons of a group with its base, `a`."""
+        return tuple(each for each in self.comparisons if self.base_of.get(each.b) == each.a)
 
     @property
     def among_others(self) -> tuple[Comparison, ...]:
-        return tuple(each for each in self.comparisons if each.a != self.base)
+        return tuple(each for each in self.comparisons if self.base_of.get(each.b) != each.a)
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
@@ -112,29 +117,29 @@ class Report:
 
 
 def compare(
-    runs: Sequence[Run], title: str, base: str | None, absent: Mapping[str, str], remarks: Sequence[str] = ()
+    runs: Sequence[Run], title: str, bases: Sequence[str], absent: Mapping[str, str], remarks: Sequence[str] = ()
 ) -> Report:
     """Compare what is complete among `runs`. `remarks` become notes.
 
-    Raises UserError where nothing is complete, or where no group is called `base`.
+    bases: the groups that the others of their task are held against, GROUP or TASK=GROUP as in `find_bases`; a task
+    without one has its first. Raises UserError where nothing is complete, or for a base that is no group.
     """
     complete = [run for run in runs if run.result is not None and run.run not in absent]
     if not complete:
         raise UserError(_nothing(runs, absent))
     groups = make_groups(with_standards(complete))
-    if base is not None and base not in {group.name for group in groups}:
-        names = [group.name for group in groups]
-        raise UserError(f"there is no group of runs {base!r} to compare with; {nearest(base, names)}")
+    chosen = [groups[place] for place in find_bases(bases, [candidate_of(group) for group in groups])]
     members = _members(groups)
-    subjects = [_subject(task[0]) for task in members]
+    subjects = [subject_of(task[0].config) for task in members]
     titles = _titles(members, subjects)
     said = [*remarks, *notes.task_notes(members, titles, subjects)]
-    tasks = [_task(title, of_task, base, said) for title, of_task in zip(titles, members, strict=True)]
+    tasks = [_task(title, of_task, chosen, said) for title, of_task in zip(titles, members, strict=True)]
     intervals = sum(comparison.delta.low is not None for task in tasks for comparison in task.comparisons)
     said += [
         *notes.provenance_notes(groups),
         *notes.change_notes(groups),
         *notes.cost_notes(members),
+        *notes.evaluated_notes(groups),
         *notes.multiplicity_notes(intervals),
     ]
     entries = _entries(runs, groups, absent)
@@ -196,13 +201,6 @@ def _comparable(a: Group, b: Group) -> bool:
     )
 
 
-def _subject(group: Group) -> str:
-    """The objective and the source of the training text."""
-    mixture = at(group.config, "data.train.mixture") or {}
-    source = at(group.config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
-    return f"{at(group.config, 'objective.name')} · {source}"
-
-
 def _titles(members: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list[str]:
     return [
         f"{subject} ({notes.shortened([group.name for group in task])})" if subjects.count(subject) > 1 else subject
@@ -210,16 +208,21 @@ def _titles(members: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list
     ]
 
 
-def _task(title: str, groups: Sequence[Group], base: str | None, said: list[str]) -> Task:
-    """Compare the groups of a task, each with each. What has to be said is appended to `said`."""
-    chosen = next((group for group in groups if group.name == base), groups[0])
-    groups = [chosen, *(group for group in groups if group is not chosen)]
+def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], said: list[str]) -> Task:
+    """Compare the groups of a task, each with each. What has to be said is appended to `said`.
+
+    chosen: bases that were asked for, of any task.
+    """
+    bases = [group for group in chosen if group in groups] or [groups[0]]
+    base_of = assign_bases(groups, bases)
+    groups = [each for base in bases for each in (base, *(g for g in groups if base_of.get(g.name) == base.name))]
     outcomes = [each for a, b in itertools.combinations(groups, 2) for each in _compare_pair(title, a, b)]
     said += notes.seed_notes(groups)
     said += notes.left_out_notes([each for each in outcomes if isinstance(each, LeftOut)])
     said += [note for group in groups for note in notes.group_notes(group)]
     comparisons = tuple(each for each in outcomes if isinstance(each, Comparison))
-    return Task(title, chosen.name, tuple(_summary(group) for group in groups), comparisons)
+    said += notes.data_notes(groups, base_of)
+    return Task(title, tuple(base.name for base in bases), base_of, tuple(map(_summary, groups)), comparisons)
 
 
 def _summary(group: Group) -> Summary:

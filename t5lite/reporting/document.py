@@ -123,7 +123,7 @@ def _notes(report: Report) -> list[Block]:
 
 
 def verdicts(report: Report) -> list[Block]:
-    """What came out against each task's base, by pair; a text where there is nothing."""
+    """What came out of each group against its base; a text where there is nothing."""
     found: list[Block] = []
     for task in report.tasks:
         caveats = {summary.name: [f"{summary.name}: {text}" for text in summary.caveats] for summary in task.summaries}
@@ -131,19 +131,20 @@ def verdicts(report: Report) -> list[Block]:
             of_pair = {(each.split, each.metric): each for each in task.against_base if each.b == summary.name}
             shown = tuple(of_pair[key] for key in main_metrics(of_pair))
             if shown:
-                caveat = tuple(caveats[summary.name] + caveats[task.base])
-                found.append(Verdicts(summary.name, task.base, shown, caveat))
+                base = task.base_of[summary.name]
+                found.append(Verdicts(summary.name, base, shown, tuple(caveats[summary.name] + caveats[base])))
     return found or [Text("There is nothing to hold against each other here: see the notes at the end.")]
 
 
 def task_section(task: Task) -> Section:
     """Pictures, each group's metrics, and the differences."""
     blocks: list[Block] = [Plots(task), Section("Each group", 3, (groups_table(task),))]
-    if task.against_base:
-        title = f"Differences to {task.base}"
-        blocks.append(Section(title, 3, (differences_table(task.against_base, task.base),)))
+    for base in task.bases:
+        to_base = [each for each in task.against_base if each.a == base]
+        if to_base:
+            blocks.append(Section(f"Differences to {base}", 3, (differences_table(to_base, base),)))
     if task.among_others:
-        table = differences_table(task.among_others, task.base)
+        table = differences_table(task.among_others)
         blocks.append(Section("Differences among the others", 3, (table,), folded=True))
     return Section(task.title, 2, tuple(blocks))
 
@@ -173,11 +174,11 @@ def groups_table(task: Task, short: bool = False) -> Table:
 
 
 def _marked(summary: Summary, task: Task) -> str:
-    return f"{summary.name} (base)" if summary.name == task.base and len(task.summaries) > 1 else summary.name
+    return f"{summary.name} (base)" if summary.name in task.bases and len(task.summaries) > 1 else summary.name
 
 
-def differences_table(comparisons: Sequence[Comparison], base: str) -> Table:
-    """A row a difference, with its interval and verdict."""
+def differences_table(comparisons: Sequence[Comparison], base: str | None = None) -> Table:
+    """A row a difference, with its interval and verdict. base: the group that the table's title names."""
     pairs = dict.fromkeys((each.a, each.b) for each in comparisons)
     found = {(each.a, each.b, each.split, each.metric): each for each in comparisons}
     keys = in_order((each.split, each.metric) for each in comparisons)

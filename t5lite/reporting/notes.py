@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from t5lite.config import at, flat
+from t5lite.data.cut import describe_cut, describe_share
 from t5lite.reporting.costs import unread_origin
 from t5lite.reporting.groups import Group, differing_rows, watches
 from t5lite.reporting.runs import Run
@@ -86,6 +87,25 @@ def seed_notes(groups: Sequence[Group]) -> list[str]:
         who = f"all comparisons of {_named(groups)}" if len(single) == len(pairs) > 1 else shortened(single)
         notes.append(f"Compared on one seed: no interval; repeat with more seeds: {who}.")
     return notes
+
+
+def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]:
+    """A note for each difference between the training data of a group and that of its base.
+
+    base_of: {name of a group: name of its base}.
+    """
+    by_name = {group.name: group for group in groups}
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, base in base_of.items():
+        ours, theirs = (flat({"data": {"train": by_name[each].config["data"]["train"]}}) for each in (name, base))
+        changed = [field for field in {**theirs, **ours} if ours.get(field) != theirs.get(field)]
+        if changed:
+            values = listed(f"{field}={ours.get(field)} and not {theirs.get(field)}" for field in changed)
+            found.setdefault((base, values), []).append(name)
+    return [
+        f"{shortened(names)}: trained on other data than the base {base} ({values}); --base names another base."
+        for (base, values), names in found.items()
+    ]
 
 
 def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjects: Sequence[str]) -> list[str]:
@@ -227,6 +247,23 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
             if origin.result is None:
                 uncounted.setdefault(f"{origin.run}, which is not complete: its cost is not known", []).append(run.run)
     return notes + [f"{shortened(names, 8)} started from {origin}." for origin, names in uncounted.items()]
+
+
+def evaluated_notes(groups: Sequence[Group]) -> list[str]:
+    """What rows lack: texts that were cut, and held-out rows that the metrics are not of."""
+    found: dict[str, dict[str, None]] = {}
+    for group in groups:
+        for run in group.runs:
+            result = run.result or {}
+            said = {
+                split: describe_cut(cut, run.config["objective"]) for split, cut in (result.get("cut") or {}).items()
+            }
+            shares = result.get("evaluated") or {}
+            said |= {f"{split} ": describe_share(counts) for split, counts in shares.items()}
+            for split, note in said.items():
+                if note is not None:
+                    found.setdefault(f"{split.strip()}: {note}", {})[group.name] = None
+    return [f"{shortened(list(names), 8)}, {note}." for note, names in found.items()]
 
 
 def multiplicity_notes(intervals: int) -> list[str]:

@@ -128,16 +128,17 @@ def draw(task: Task, name: str) -> tuple[list[Picture], str]:
 
 def _looks(task: Task) -> tuple[dict[str, Look], str]:
     """{group: look}, and a sentence on which groups have one of their own, where not all have."""
-    others = [summary.name for summary in task.summaries if summary.name != task.base]
+    base = task.bases[0]
+    others = [summary.name for summary in task.summaries if summary.name != base]
     if len(others) < len(LOOKS):
-        return {task.base: LOOKS[0], **dict(zip(others, LOOKS[1:], strict=False))}, ""
-    looks = {task.base: LOOKS[0], **dict.fromkeys(others, REST)}
+        return {base: LOOKS[0], **dict(zip(others, LOOKS[1:], strict=False))}, ""
+    looks = {base: LOOKS[0], **dict.fromkeys(others, REST)}
     for split, metric in main_metrics(task.metrics):
         better = metric_of(metric).better
         means = {
             summary.name: better * estimate.mean
             for summary in task.summaries
-            if summary.name != task.base
+            if summary.name != base
             and (estimate := summary.estimates.get(split, {}).get(metric)) is not None
             and estimate.mean is not None
         }
@@ -145,12 +146,12 @@ def _looks(task: Task) -> tuple[dict[str, Look], str]:
             best = max(means, key=means.__getitem__)
             looks[best] = LOOKS[1]
             about = f"{best}, the best of the others by {metric_of(metric).label} on {split}"
-            return looks, f"Of {len(looks)} groups {task.base} and {about}, have a colour of their own."
-    return looks, f"Of {len(looks)} groups {task.base} has a colour of its own."
+            return looks, f"Of {len(looks)} groups {base} and {about}, have a colour of their own."
+    return looks, f"Of {len(looks)} groups {base} has a colour of its own."
 
 
 def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: str) -> Picture:
-    """The values of each group that has the metric, and below them the differences to the base."""
+    """The values of each group that has the metric, and below them the differences to each base."""
     rows, said = [], []
     for summary in task.summaries:
         estimate = summary.estimates.get(split, {}).get(metric)
@@ -162,8 +163,10 @@ def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: s
     about = metric_of(metric)
     title = f"{about.label} on {split}"
     parts = [Drawing("", _svg(_rows(rows, about.unit), f"{name}-v"))]
-    differences = [each for each in task.against_base if (each.split, each.metric) == (split, metric)]
-    if differences:
+    for number, base in enumerate(task.bases):
+        differences = [each for each in task.against_base if (each.a, each.split, each.metric) == (base, split, metric)]
+        if not differences:
+            continue
         said += [words.sentence(each) for each in differences]
         unit = f" ({about.unit})" if about.unit else ""
         hint = {-1: f"← better{unit}", 1: f"better →{unit}", 0: about.unit}[about.better]
@@ -171,7 +174,7 @@ def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: s
             Row(each.b, words.delta_number(each), looks[each.b], each.delta, list(each.deltas.values()))
             for each in differences
         ]
-        parts.append(Drawing(f"difference to {task.base}", _svg(_rows(rows, hint, zero=True), f"{name}-d")))
+        parts.append(Drawing(f"difference to {base}", _svg(_rows(rows, hint, zero=True), f"{name}-d{number}")))
     return Picture(title, f"{title}: {'; '.join(said)}", tuple(parts))
 
 

@@ -20,17 +20,17 @@ def write_report(
     workdirs: Sequence[Path],
     out: Path,
     title: str,
-    base: str | None = None,
+    bases: Sequence[str] = (),
     absent: Mapping[str, str] = NONE_ABSENT,
     remarks: Sequence[str] = (),
 ) -> Report:
     """Compare the runs in `workdirs` and write the report into the folder `out`, which is made where it is missing.
 
-    base: the group that the others of its task are held against; None: the first of each task. absent: of runs that
-    have no result, why. remarks: further notes. Raises UserError where a folder is no workdir, nothing is complete, or
-    `out` cannot be written.
+    bases: the groups that the others of their task are held against, as in `find_bases`; a task without one has its
+    first. absent: of runs that have no result, why. remarks: further notes. Raises UserError where a folder is no
+    workdir, nothing is complete, or `out` cannot be written.
     """
-    report = compare([read_run(workdir) for workdir in workdirs], title, base, absent, remarks)
+    report = compare([read_run(workdir) for workdir in workdirs], title, bases, absent, remarks)
     sections = document(report)
     files = {"report.md": markdown.render(sections), "report.html": html.render(sections)}
     try:

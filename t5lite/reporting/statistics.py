@@ -22,6 +22,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 CONFIDENCE = 0.95
+FEWEST_SEEDS = 3  # below, a difference has an interval but no verdict
 EXACT_UP_TO = 6
 RESAMPLES = 10_000
 METHOD = (
@@ -30,8 +31,8 @@ METHOD = (
     "interval is too narrow for few seeds: with 3 seeds it is the range of the values and holds the true mean about "
     "three times in four (Hesterberg 2015, What Teachers Should Know about the Bootstrap). Differences are paired by "
     "seed. They cover what changes with the seed, not what other held-out data would change. Where a metric has a "
-    "range, its intervals end there: no accuracy is above 1. A difference is resolved when its interval excludes 0; "
-    "one below a millionth of the values is rounding and counts as 0."
+    "range, its intervals end there: no accuracy is above 1. A difference is resolved when its interval excludes 0 and "
+    f"it rests on {FEWEST_SEEDS} seeds or more; one below a millionth of the values is rounding and counts as 0."
 )
 ROUNDING = 1e-6  # of a value; metrics are sums of float32
 
@@ -52,8 +53,8 @@ class Estimate:
 
     @property
     def resolved(self) -> bool | None:
-        """Whether the interval excludes 0; None where there is none, or where its width of 0 says nothing."""
-        if self.mean is None or self.low is None or self.high is None:
+        """Whether the interval excludes 0. None where that cannot be said: too few seeds, or no width."""
+        if self.mean is None or self.low is None or self.high is None or self.n < FEWEST_SEEDS:
             return None
         if not self.has_spread:
             return False if self.mean == 0 else None

@@ -8,7 +8,7 @@ from t5lite.progress import duration
 from t5lite.reporting.comparison import Comparison
 from t5lite.reporting.costs import Cost
 from t5lite.reporting.metrics import metric_of
-from t5lite.reporting.statistics import Estimate
+from t5lite.reporting.statistics import FEWEST_SEEDS, Estimate
 
 NOTHING = "–"
 MOST_DECIMALS = 6
@@ -127,7 +127,9 @@ def reason(comparison: Comparison) -> str:
         return ""
     if comparison.delta.resolved is False:
         return "the interval includes 0"
-    return "repeat with more seeds" if comparison.delta.n == 1 else "the seeds show no spread to judge by"
+    if comparison.delta.n < FEWEST_SEEDS:
+        return f"a verdict takes {FEWEST_SEEDS} seeds"
+    return "the seeds show no spread to judge by"
 
 
 def interval_text(comparison: Comparison) -> str:

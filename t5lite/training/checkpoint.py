@@ -25,7 +25,7 @@ from t5lite.training.policy import Policy
 from t5lite.training.reading import FOLDER, Items, hush_orphans, intact, saved_steps, scores_of
 from t5lite.training.record import ITEM, Record, leaves_of, sealed
 from t5lite.training.step import TrainState
-from t5lite.training.tables import flatten_with_paths
+from t5lite.training.tables import flatten_with_paths, is_there, keep
 
 
 class Checkpoints:
@@ -92,6 +92,8 @@ class Checkpoints:
         steps = saved_steps(self.workdir)[::-1]
         record, items = next(intact(self.workdir, steps, wanted))
         self._set_aside(steps[: steps.index(record.step)])
+        if like.average is not None:
+            items["average"] = keep(items["average"], is_there(like.average))
         return TrainState(jax.device_put(np.int32(record.step), shardings.step), **items), record.progress
 
     def _set_aside(self, steps: Sequence[int]) -> None:
@@ -118,9 +120,11 @@ class Checkpoints:
 
 def _items(state: TrainState) -> Items:
     """What a checkpoint holds of a state, apart from the step: its items, each a tree. Orbax saves no empty ones, as
-    the optimizer's of weights that no run of ours has trained.
+    the optimizer's of weights that no run of ours has trained. The average is saved with the frozen parameters in it,
+    because it is read without the parameters.
     """
-    items = {"params": state.params, "opt_state": state.opt_state, "average": state.average}
+    average = None if state.average is None else state.evaluated
+    items = {"params": state.params, "opt_state": state.opt_state, "average": average}
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 

@@ -36,8 +36,8 @@ class LoopSettings:
     evaluate_every: int | None
     flops_per_step: float
     peak_flops: float
-    most_skipped: int = 0
-    debug_nans: bool = False
+    most_skipped: int
+    debug_nans: bool
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation follows this step: so many steps apart, and at the end."""
@@ -71,7 +71,7 @@ def run_loop(
             if pending is not None:
                 advance(1, note=meter.read(*pending))
             if settings.debug_nans and metrics["skipped"]:
-                before = state.replace(step=state.step - 1)  # whose parameters are as they were
+                before = state.replace(step=state.step - 1)  # the parameters are as they were
                 raise UserError(f"step {step}: {first_nan(trainer.function, before, rows, trainer.mesh)}")
             pending = (step, metrics)
             last = step == settings.total_steps
@@ -135,6 +135,7 @@ class _Meter:
     def read(self, step: int, metrics: Any) -> str:
         """Wait for the metrics of `step`, log them if it is time, and return a note for the progress bar."""
         values = jax.device_get(metrics)
+        self.watch.require_finite_update(step, bool(values.pop("finite_update")))
         skipped, finite_rows = bool(values.pop("skipped")), values.pop("finite_rows")
         values = {name: float(value) for name, value in values.items()}
         now = time.perf_counter()

@@ -8,8 +8,12 @@ Every method goes the same road; only the second line differs:
              ─ × −schedule(step) · rate multiplier            ─► update, added to the parameter
 
 So weight decay is decoupled from the gradient and multiplied by the schedule, as in optax.adamw. Frozen parameters
-leave the road at its start: no share in the norm, no state, an update that keeps their bits. The step that the
-schedule and the bias corrections see is counted in the optimizer's state, from 0.
+leave the road at its start: no share in the norm, no state, an update that keeps their bits.
+
+An update can be left out: `update(gradients, state, params, applies=False)`. The state then stays as it was, bit for
+bit, and the update keeps the parameters' bits. Only the schedule's own step goes on, because schedules depend on steps
+alone; the steps of the bias corrections do not. `applies` is asked leaf by leaf, where a moment is made and where an
+update is made, so that XLA writes both in place: a choice between two whole states would hold both.
 
 Layers are stacked, [N, ...] under a key `layers`. What a method does to "a matrix" or "a parameter" it does to each
 of the N layers apart.
@@ -23,27 +27,13 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from t5lite.config import base_config
 from t5lite.errors import UserError, nearest
 from t5lite.training.schedules import settings_of
 from t5lite.training.tables import flatten_with_paths, is_stacked, match_table, path_of
 
-# The fields of the config's `optimizer`. None: the method's own default, below.
-FIELDS = {
-    "name": "adamw",
-    "b1": None,
-    "b2": None,
-    "epsilon": None,
-    "momentum": None,
-    "weight_decay": 0.0,
-    "clip_norm": 0.0,  # of the gradients of all trainable parameters together; 0: off
-    "min_size_to_factor": 128,  # adafactor: smaller matrices keep their whole second moment
-    "adam_rate": 1.0,  # muon: the rate of the parameters that Adam updates, as a multiple of the schedule's
-    "rate_multipliers": None,
-    "weight_decay_multipliers": None,
-    "trainable": None,
-}
-
-# What a method has no entry for it does not read; except adafactor's momentum, for which None says none at all.
+# What a method takes for a field that the config leaves open (None). A method does not read a field without an entry,
+# except that adafactor reads momentum, where None means no momentum.
 METHOD_DEFAULTS = {
     "adamw": {"b1": 0.9, "b2": 0.999, "epsilon": 1e-8},
     "adafactor": {"epsilon": 1e-30},
@@ -76,9 +66,31 @@ def _per_parameter(function: Callable, values: Any) -> optax.GradientTransformat
     return optax.stateless(apply)
 
 
+NOTHING = -0.0  # the one number that leaves every float it is added to as it was: 0.0 turns -0.0 into 0.0
+
+
 def _freeze() -> optax.GradientTransformation:
-    """Updates of −0.0, the one number that leaves every float it is added to as it was (0.0 turns −0.0 into 0.0)."""
-    return optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates))
+    """Updates that leave every parameter as it was."""
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, NOTHING), updates))
+
+
+def _leave_out() -> optax.GradientTransformationExtraArgs:
+    """Updates that leave every parameter as it was, where the update is left out."""
+
+    def update(updates, state, params=None, *, applies=True, **_):
+        return jax.tree.map(lambda u: jnp.where(applies, u, NOTHING), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _hold(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`inner`, with a state that stays as it was where the update is left out."""
+
+    def update(updates, state, params=None, *, applies=True, **_):
+        updates, new = inner.update(updates, state, params)
+        return updates, optax.tree.where(applies, new, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _rms(x: jax.Array, stacked: bool) -> jax.Array:
@@ -111,18 +123,18 @@ def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> 
     def state_of(count, moments, like):
         return optax.FactoredState(count, *(jax.tree.map(lambda _, m, i=i: m[i], like, moments) for i in range(3)))
 
-    def update(grads, state, params=None):
+    def update(grads, state, params=None, *, applies=True, **_):
         count = optax.safe_increment(state.count)
         decay = 1.0 - count.astype(jnp.float32) ** -decay_rate
 
-        def moments(keys, g, v_row, v_col, v):
-            square = jnp.square(g) + epsilon
+        def moments(keys, g, *old):
+            (v_row, v_col, v), square = old, jnp.square(g) + epsilon
             if _is_factored(g.shape, is_stacked(path_of(keys)), min_size):
                 v_row = decay * v_row + (1.0 - decay) * jnp.mean(square, axis=-1)
                 v_col = decay * v_col + (1.0 - decay) * jnp.mean(square, axis=-2)
             else:
                 v = decay * v + (1.0 - decay) * square
-            return v_row, v_col, v
+            return optax.tree.where(applies, (v_row, v_col, v), old)
 
         def direction(keys, g, new):
             v_row, v_col, v = new
@@ -132,19 +144,51 @@ def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> 
             return g * row_factor[..., :, None] * jax.lax.rsqrt(v_col)[..., None, :]
 
         new = jax.tree_util.tree_map_with_path(moments, grads, state.v_row, state.v_col, state.v)
-        return jax.tree_util.tree_map_with_path(direction, grads, new), state_of(count, new, grads)
+        kept = jnp.where(applies, count, state.count)
+        return jax.tree_util.tree_map_with_path(direction, grads, new), state_of(kept, new, grads)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_adam, with its state, made from the moments that are kept.
+
+    So a moment is read from where it is written: made of the moments before the choice, as `_hold` would have it, the
+    update needs memory for both.
+    """
+    like = optax.scale_by_adam(b1, b2, epsilon)
+
+    def update(grads, state, params=None, *, applies=True, **_):
+        mu = optax.tree.where(applies, optax.tree.update_moment(grads, state.mu, b1, 1), state.mu)
+        nu = optax.tree.where(applies, optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2), state.nu)
+        count = optax.safe_increment(state.count)
+        mu_hat, nu_hat = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu_hat, nu_hat)
+        return updates, optax.ScaleByAdamState(jnp.where(applies, count, state.count), mu, nu)
+
+    return optax.GradientTransformationExtraArgs(like.init, update)
+
+
+def _average(decay: float) -> optax.GradientTransformationExtraArgs:
+    """optax.ema without its correction for the start, with its state, made from the average that is kept."""
+    like = optax.ema(decay, debias=False)
+
+    def update(updates, state, params=None, *, applies=True, **_):
+        ema = optax.tree.where(applies, optax.tree.update_moment(updates, state.ema, decay, 1), state.ema)
+        count = jnp.where(applies, optax.safe_increment(state.count), state.count)
+        return ema, optax.EmaState(count, ema)
+
+    return optax.GradientTransformationExtraArgs(like.init, update)
 
 
 def _adamw(s: dict, params: Any) -> list[optax.GradientTransformation]:
     """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
-    return [optax.scale_by_adam(s["b1"], s["b2"], s["epsilon"])]
+    return [_scale_by_adam(s["b1"], s["b2"], s["epsilon"])]
 
 
 def _lion(s: dict, params: Any) -> list[optax.GradientTransformation]:
     """The sign of an interpolated momentum (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms)."""
-    return [optax.scale_by_lion(s["b1"], s["b2"])]
+    return [_hold(optax.scale_by_lion(s["b1"], s["b2"]))]
 
 
 def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
@@ -161,7 +205,7 @@ def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
         _per_parameter(lambda u, p, stacked: u / jnp.maximum(1.0, _rms(u, stacked)), stacked),
         _per_parameter(lambda u, p, stacked: u * jnp.maximum(1e-3, _rms(p, stacked)), stacked),
     ]
-    return steps + ([optax.ema(s["momentum"], debias=False)] if s["momentum"] else [])
+    return steps + ([_average(s["momentum"])] if s["momentum"] else [])
 
 
 def _muon(s: dict, params: Any) -> list[optax.GradientTransformation]:
@@ -185,8 +229,8 @@ def _muon(s: dict, params: Any) -> list[optax.GradientTransformation]:
     orthogonal = scale_by_muon(
         ns_steps=3, preconditioning="aol", beta=s["momentum"], weight_dimension_numbers=dimension_numbers
     )
-    muon = optax.chain(orthogonal, scale)
-    adam = optax.chain(optax.scale_by_adam(s["b1"], s["b2"], s["epsilon"]))
+    muon = optax.chain(_hold(orthogonal), scale)
+    adam = optax.chain(_scale_by_adam(s["b1"], s["b2"], s["epsilon"]))
     return [optax.partition({"muon": muon, "adam": adam}, jax.tree.map(lambda m: "muon" if m else "adam", by_muon))]
 
 
@@ -195,7 +239,8 @@ _METHODS = {"adamw": _adamw, "adafactor": _adafactor, "lion": _lion, "muon": _mu
 
 def _settings(fields: Mapping) -> dict:
     """All fields with their defaults. UserError, naming the field, for what is unknown or out of range."""
-    s = settings_of(fields, FIELDS, "optimizer")
+    config = base_config()
+    s = settings_of(fields, {**config.optimizer, "trainable": config.trainable}, "optimizer")
     if s["name"] not in _METHODS:
         raise UserError(f"optimizer.name: unknown optimizer {s['name']!r}; {nearest(s['name'], _METHODS)}")
     s |= {field: value for field, value in METHOD_DEFAULTS[s["name"]].items() if s[field] is None}
@@ -226,10 +271,13 @@ def trainable_mask(table: Any, params: Any) -> Any:
 
 
 def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.GradientTransformation:
-    """The optimizer that `fields` (those of `FIELDS`; a ConfigDict or a dict) describe, for the tree `params`.
+    """The optimizer that `fields` describe, for the tree `params`.
 
+    `fields` are those of the config's `optimizer`, and its `trainable`; a field that is left out has the config's
+    default.
     `schedule` takes the 0-based step of an update to its rate. `params` is a nested dict of float32 arrays or of
-    their jax.ShapeDtypeStruct: only paths and shapes are read. `update` needs the parameters as its third argument.
+    their jax.ShapeDtypeStruct: only paths and shapes are read. `update` needs the parameters as its third argument,
+    and takes `applies`, a bool scalar (see the module). Gradients and parameters may be None where frozen.
     Raises UserError, naming the field, for an unknown name, a value out of range, a table that does not cover
     `params` or claims what is not there, and for a `trainable` that leaves nothing to train.
     """
@@ -250,5 +298,6 @@ def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.Gr
         steps.append(_per_parameter(lambda u, p, decay: u + decay * p if decay else u, decays))
     steps.append(optax.scale_by_learning_rate(schedule))
     steps.append(_per_parameter(lambda u, p, rate: u if rate == 1.0 else u * rate, rates))
+    steps.append(_leave_out())
     labels = jax.tree.map(lambda t: "trainable" if t else "frozen", trainable)
     return optax.partition({"trainable": optax.chain(*steps), "frozen": _freeze()}, labels)

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from t5lite.config import require
+from t5lite.config import base_config, require
 
 # Of the metrics in metrics.py; of every other one, more is better.
 LOWER_IS_BETTER = ("loss", "mlm_loss", "next_sentence_loss", "perplexity", "bits_per_byte")
+
+USUAL = base_config().checkpoint
 
 Scores = Mapping[int, float | None]  # {step: value of the metric, None where it was not evaluated}
 
@@ -23,11 +25,11 @@ Scores = Mapping[int, float | None]  # {step: value of the metric, None where it
 class Policy:
     """The fields of `config.checkpoint` that say what stays. mode: "min", "max", or None: as the metric's name says."""
 
-    keep: int = 1
-    keep_every_steps: int | None = None
-    keep_best: int | None = None
-    metric: str = "validation/loss"
-    mode: str | None = None
+    keep: int = USUAL.keep
+    keep_every_steps: int | None = USUAL.keep_every_steps
+    keep_best: int | None = USUAL.keep_best
+    metric: str = USUAL.metric
+    mode: str | None = USUAL.mode
 
     def ranked(self, scores: Scores) -> list[int]:
         """The steps that have a finite score, best first; of equals the earlier one."""

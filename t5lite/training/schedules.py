@@ -21,19 +21,10 @@ import jax.numpy as jnp
 import optax
 
 from t5lite.checks import STEPS
+from t5lite.config import base_config
 from t5lite.errors import UserError, nearest
 
 Schedule = Callable[[Any], jax.Array]
-
-# The fields of the config's `schedule`. None: it must be given.
-FIELDS = {
-    "name": "constant",
-    "rate": None,  # the peak
-    "warmup_steps": 0,
-    "final_fraction": 0.0,  # of the peak, at total_steps; constant and inverse_square_root do not read it
-    "decay_fraction": 0.2,  # of total_steps; warmup_stable_decay only
-    "decay_shape": "1-sqrt",  # or "linear"; warmup_stable_decay only
-}
 
 
 def _inverse_square_root(s: dict, total_steps: int) -> optax.Schedule:
@@ -85,7 +76,7 @@ _AFTER_WARMUP = {
 
 
 def settings_of(fields: Mapping, defaults: Mapping, what: str) -> dict:
-    """`defaults` overlaid with the `fields` that are not None. UserError for a field that `defaults` lacks."""
+    """The `defaults`, replaced by those `fields` that are not None. UserError for a field that `defaults` lacks."""
     for field in fields:
         if field not in defaults:
             raise UserError(f"{what}.{field}: unknown field; {nearest(field, defaults)}")
@@ -95,8 +86,6 @@ def settings_of(fields: Mapping, defaults: Mapping, what: str) -> dict:
 def _check(s: dict, total_steps: int) -> None:
     if s["name"] not in _AFTER_WARMUP:
         raise UserError(f"schedule.name: unknown schedule {s['name']!r}; {nearest(s['name'], _AFTER_WARMUP)}")
-    if s["rate"] is None:
-        raise UserError("schedule.rate: give the peak learning rate")
     if s["rate"] < 0:
         raise UserError(f"schedule.rate: must not be negative, got {s['rate']}")
     if total_steps < 1:
@@ -114,12 +103,13 @@ def _check(s: dict, total_steps: int) -> None:
 
 
 def make_schedule(fields: Mapping, total_steps: int) -> Schedule:
-    """The schedule that `fields` (those of `FIELDS`; a ConfigDict or a dict) describe, for a run of `total_steps`.
+    """The schedule that `fields` describe, for a run of `total_steps`.
 
+    `fields` are those of the config's `schedule`; a field that is left out has the config's default.
     The result takes the 0-based step of an update, a number or a traced scalar, and gives a float32 scalar.
     Raises UserError, naming the field, for an unknown name and for values out of range.
     """
-    s = settings_of(fields, FIELDS, "schedule")
+    s = settings_of(fields, base_config().schedule, "schedule")
     _check(s, total_steps)
     schedule, warmup = _AFTER_WARMUP[s["name"]](s, total_steps), s["warmup_steps"]
     if warmup:

@@ -5,6 +5,8 @@
     fsdp     the batch, and each parameter's model dimension   parameters are gathered, gradients scattered
     tensor   heads, the feed-forward width, the vocabulary     activations are summed, twice a block
 
+A head stays whole: its kernels are split over `tensor` only where that divides the number of heads.
+
 (Zhao et al. 2023, PyTorch FSDP; Shoeybi et al. 2019, Megatron-LM.) Computation follows data: the jitted step is
 written for one device, and XLA's partitioner inserts the traffic. Axis types are Auto, because under jax.make_mesh's
 default, Explicit, with_sharding_constraint only asserts.
@@ -22,6 +24,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t5lite.errors import UserError, nearest
+from t5lite.model.config import ModelConfig
+from t5lite.model.transformer import parameter_shapes
 from t5lite.training.tables import Table, flatten_with_paths, match_table, path_of
 
 AXES = ("data", "fsdp", "tensor")
@@ -101,8 +105,23 @@ def _axes_of(entry: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """`spec` with one entry a dimension, less the axes that do not divide theirs. UserError for what is no axis."""
+def head_counts(config: ModelConfig) -> Table:
+    """The table of (regex, heads): how many heads a parameter's columns or rows consist of; 0: of none.
+
+    With grouped queries, keys and values have fewer heads than queries, and may have to be replicated alone.
+    """
+    return (
+        (r".*_attention/(query|output)/.*", config.num_heads),
+        (r".*_attention/(key|value)/.*", config.kv_heads),
+        (r".*", 0),
+    )
+
+
+def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh, heads: int) -> P:
+    """`spec` with one entry a dimension, less the axes that do not divide theirs. UserError for what is no axis.
+
+    heads: the number of heads that the parameter consists of, which `tensor` must divide; 0 for none.
+    """
     axes = [axis for entry in spec for axis in _axes_of(entry)]
     for axis in axes:
         if axis not in mesh.axis_names:
@@ -116,32 +135,44 @@ def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     for size, entry in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
         kept = ()
         for axis in _axes_of(entry):
-            if size % math.prod(mesh.shape[a] for a in (*kept, axis)) == 0:
+            splits_heads = axis == "tensor" and heads % mesh.shape[axis] != 0
+            if not splits_heads and size % math.prod(mesh.shape[a] for a in (*kept, axis)) == 0:
                 kept += (axis,)
         fitted.append(kept[0] if len(kept) == 1 else kept or None)
     return P(*fitted)
 
 
-def params_shardings(params: Any, mesh: Mesh, rules: Table | None = None) -> Any:
+def params_shardings(params: Any, mesh: Mesh, config: ModelConfig, rules: Table | None = None) -> Any:
     """The tree of NamedShardings that `rules` (default: `param_rules`) give to `params`, arrays or their shapes.
 
-    A dimension that a mesh axis does not divide is not split over that axis: 6 heads on tensor=4 are replicated, and
-    the same rules serve small models. Raises UserError for a parameter that no row covers, for a given row that
+    A dimension that a mesh axis does not divide is not split over that axis, and the same rules serve small models.
+    Heads count as they are in `config`: 6 heads on tensor=4 are replicated, although 6 · 64 columns could be split.
+    Raises UserError for a parameter that no row covers, for a given row that
     covers none, and for a row that names no axis of the mesh.
     """
     table = match_table(param_rules() if rules is None else rules, params, "sharding rules", allow_unused=rules is None)
     specs = dict(flatten_with_paths(table))
+    heads = dict(flatten_with_paths(match_table(head_counts(config), params, "heads", allow_unused=True)))
 
     def sharding(keys, p):
-        return NamedSharding(mesh, _fit(specs[path_of(keys)], path_of(keys), p.shape, mesh))
+        path = path_of(keys)
+        return NamedSharding(mesh, _fit(specs[path], path, p.shape, mesh, heads[path]))
 
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
-def placed_shapes(params: Any, mesh: Mesh) -> Any:
-    """The shapes of `params` as jax.ShapeDtypeStruct, with the shardings that the rules give them."""
+def place_shapes(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
+    """The shapes of `params`, arrays or their shapes, as jax.ShapeDtypeStruct, with the shardings of the rules.
+
+    config: the model that the parameters are of; there may be some that it does not have, such as other heads.
+    """
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return jax.tree.map(place, params, params_shardings(params, mesh))
+    return jax.tree.map(place, params, params_shardings(params, mesh, config))
+
+
+def placed_shapes(config: ModelConfig, mesh: Mesh) -> Any:
+    """`place_shapes` of all parameters of a model."""
+    return place_shapes(parameter_shapes(config), mesh, config)
 
 
 def _owner(path: str, params: Iterable[str]) -> str | None:
@@ -150,7 +181,7 @@ def _owner(path: str, params: Iterable[str]) -> str | None:
     return next((tail for i in range(len(parts)) if (tail := "/".join(parts[i:])) in params), None)
 
 
-def state_shardings(state: Any, mesh: Mesh, params: Any, rules: Table | None = None) -> Any:
+def state_shardings(state: Any, mesh: Mesh, params: Any, config: ModelConfig, rules: Table | None = None) -> Any:
     """The tree of NamedShardings for an optimizer's `state`, or for a whole train state around it.
 
     `state` and `params` are arrays or their shapes. A leaf belongs to the parameter whose path ends its own. With the
@@ -158,7 +189,9 @@ def state_shardings(state: Any, mesh: Mesh, params: Any, rules: Table | None = N
     dimension that they average over; everything else, such as counters, is replicated.
     """
     shapes = {path: p.shape for path, p in flatten_with_paths(params)}
-    specs = {path: sharding.spec for path, sharding in flatten_with_paths(params_shardings(params, mesh, rules))}
+    specs = {
+        path: sharding.spec for path, sharding in flatten_with_paths(params_shardings(params, mesh, config, rules))
+    }
 
     def sharding(keys, leaf):
         path = path_of(keys)

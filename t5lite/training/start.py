@@ -10,7 +10,7 @@ A damaged checkpoint counts as none: the one before it takes its place, with a w
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
 
 from t5lite.errors import UserError
+from t5lite.interop.family import part_of
+from t5lite.interop.kept import read_kept
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.progress import say
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.hosts import whole
-from t5lite.training.reading import FOLDER, Items, chosen_steps, evaluated, intact
+from t5lite.training.reading import FOLDER, Items, chosen_steps, intact
 from t5lite.training.record import Damaged, Record, read_record
-from t5lite.training.sharding import placed_shapes
 from t5lite.training.step import TrainState
+from t5lite.training.tables import is_there, keep
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import read_labels
@@ -37,6 +38,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 # (shapes of the other's parameters, a function that tells its labels) -> what to read of it
 Wanted = Callable[[Shapes, Callable[[], Sequence[str] | None]], dict[str, jax.ShapeDtypeStruct]]
 OF_VOCABULARY = {"token_embedding/embedding": 0, "lm_head/kernel": 1, "lm_head/bias": 0}  # {path: the axis}
+# What the parts are called that released weights can lack.
+PARTS = {
+    "lm_head": "head for tokens",
+    "mlm_transform": "head for tokens",
+    "next_sentence": "head for the next sentence",
+}
 OF_LABELS = ("classifier", "tagger")  # the heads whose outputs are a run's labels, in their order
 
 
@@ -142,34 +149,43 @@ def hand_over(
             for path in common
         }
 
-    theirs, values, at = (_from_released if is_released(source) else _from_run)(source, step, wanted)
+    theirs, values, at, heads = (_from_released if is_released(source) else _from_run)(source, step, wanted)
     for path, rows in grown.items():
         rows, known = rows.copy(), [slice(size) for size in theirs[path]]
         known[OF_VOCABULARY[path]] = slice(known_rows or theirs[path][OF_VOCABULARY[path]])
         rows[tuple(known)] = whole(values[path])[tuple(known)]
         values[path] = jax.device_put(rows, shardings[path])
     params = unflatten_dict({**ours, **values}, sep="/")
-    average = None if state.average is None else jax.tree.map(jnp.copy, params)
-    named = (sorted(values), sorted(ours.keys() - values.keys()), sorted(theirs.keys() - values.keys()))
+    average = None
+    if state.average is not None:
+        average = jax.tree.map(jnp.copy, keep(params, is_there(state.average)))
+    named = (sorted(values), sorted(ours.keys() - values.keys()), sorted({*theirs, *heads} - values.keys()))
     return state.replace(params=params, average=average), HandOff(source, at, *map(tuple, named), tuple(sorted(grown)))
 
 
-def _from_run(source: str, step: str | None, wanted: Wanted) -> tuple[Shapes, dict[str, jax.Array], int]:
-    """(shapes of its parameters, those that are wanted, their step) of the run in a workdir."""
+def _from_run(
+    source: str, step: str | None, wanted: Wanted
+) -> tuple[Shapes, dict[str, jax.Array], int, tuple[str, ...]]:
+    """(shapes of its parameters, those that are wanted, their step, tensors that it keeps) of the run in a workdir."""
     workdir = Path(source)
+    kept = read_kept(workdir)
 
     def items_of(record: Record) -> Items:
         like = wanted(record.shapes(record.evaluated), lambda: read_labels(workdir))
         return {record.evaluated: unflatten_dict(like, sep="/")}
 
     record, items = next(intact(workdir, chosen_steps(workdir, step), items_of))
-    return record.shapes(record.evaluated), flatten_dict(items[record.evaluated], sep="/"), record.step
+    heads = () if kept is None else kept.heads
+    return record.shapes(record.evaluated), flatten_dict(items[record.evaluated], sep="/"), record.step, heads
 
 
-def _from_released(source: str, step: str | None, wanted: Wanted) -> tuple[Shapes, dict[str, jax.Array], None]:
+def _from_released(
+    source: str, step: str | None, wanted: Wanted
+) -> tuple[Shapes, dict[str, jax.Array], None, tuple[str, ...]]:
     """The same of released weights, which have no steps."""
     released = _open_released(source, step)
-    return released.shapes, load_parameters(released, wanted(released.shapes, lambda: released.labels)), None
+    values = load_parameters(released, wanted(released.shapes, lambda: released.labels))
+    return released.shapes, values, None, released.heads
 
 
 def _open_released(source: str, step: str | None) -> Released:
@@ -221,21 +237,29 @@ def _free(arrays: list[jax.Array]) -> None:
             array.delete()
 
 
-def load_params(
-    place: str | Path, shapes: Any, mesh: Mesh, step: str | None = None, average: int = 1
-) -> tuple[Any, int]:
-    """(parameters of these shapes, step) from a checkpoint in a workdir, or (those of `hf:DIR`, 0).
+def load_params(place: str | Path, like: Any, step: str | None = None, average: int = 1) -> tuple[Any, int]:
+    """(parameters, step) from a checkpoint in a workdir, or (those of `hf:DIR`, 0).
 
-    step: as for `chosen_steps`. average: the mean of the parameters of so many checkpoints, the newest; their step is
-    then that of the newest of them.
+    like: their shapes with shardings, as of `placed_shapes`. step: as for `chosen_steps`.
+    average: the mean of the parameters of so many checkpoints, the newest; their step is then that of the newest of
+    them.
     """
-    like = placed_shapes(shapes, mesh)
+    flat = flatten_dict(like, sep="/")
     if is_released(place):
         if step is not None or average > 1:
             raise UserError(f"--step and --average are of runs, and {place} is none; leave them out")
-        return _all_released(folder_of(place), flatten_dict(like, sep="/")), 0
+        released = open_released(folder_of(place))
+        _require_answers(place, released.refusal, flat.keys() - released.shapes.keys())
+        return unflatten_dict(load_parameters(released, flat), sep="/"), 0
     workdir, total, steps = Path(place), None, []
-    for record, items in intact(workdir, chosen_steps(workdir, step), evaluated(like)):
+    kept = read_kept(workdir)
+
+    def wanted(record: Record) -> Items:
+        if kept is not None:
+            _require_answers(place, kept.refusal, flat.keys() - record.shapes(record.evaluated).keys())
+        return {record.evaluated: like}
+
+    for record, items in intact(workdir, chosen_steps(workdir, step), wanted):
         params = items.pop(record.evaluated)
         total = params if total is None else jax.tree.map(jnp.add, total, params)
         steps.append(record.step)
@@ -249,9 +273,9 @@ def load_params(
     return total, steps[0]
 
 
-def _all_released(folder: Path, like: dict[str, jax.ShapeDtypeStruct]) -> Any:
-    released = open_released(folder)
-    lacking = sorted(like.keys() - released.shapes.keys())
-    if lacking:
-        raise UserError(f"{folder} has no {lacking[0]}: its weights are not of a model with this head")
-    return unflatten_dict(load_parameters(released, like), sep="/")
+def _require_answers(place: str | Path, refusal: str | None, lacking: Collection[str]) -> None:
+    """UserError for released weights that cannot answer: their head is of another kind, or a part is missing."""
+    parts = " and ".join(sorted({PARTS.get(part_of(path), part_of(path)) for path in lacking}))
+    reason = refusal or (f"the weights have no {parts}" if parts else None)
+    if reason is not None:
+        raise UserError(f"{place} cannot answer: {reason}; train it first: --config.init_from={place}")

@@ -3,8 +3,14 @@
     state, metrics = train_step(state, rows)          rows: what the host read, [B, …]
     sums = eval_step(params, rows, index)
 
-Noise and dropout are functions of (seed, state.step) alone. An update with a number in it that is not finite is left
-out, and the next step goes on from the parameters before.
+Noise and dropout are functions of (seed, state.step) alone.
+
+Where the loss or the norm of the gradient is not finite the update is left out: parameters and optimizer state stay as
+they were, bit for bit, and only the step counts. That is decided before the optimizer runs, so that no second state is
+held (see optimizer.py).
+
+Only trainable parameters are differentiated. A frozen one has no gradient, no optimizer state and no average, and the
+step returns the very array that it was given. XLA leaves out the backward pass below the lowest trainable parameter.
 """
 
 import dataclasses
@@ -22,7 +28,8 @@ from t5lite.objectives.batch import Batch, only_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.training.average import updated_average
 from t5lite.training.loss import Sums, finite_rows, joint, loss_sums, token_counts, weights_of
-from t5lite.training.predictions import prediction_sums
+from t5lite.training.predictions import byte_sums, prediction_sums
+from t5lite.training.tables import fill, keep
 from t5lite.vocabulary import TokenTable
 
 Array = jax.Array
@@ -30,8 +37,8 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32 scalar, the number of steps done. params: float32. opt_state: optax's. average: of the params, or
-    None where the config asks for none.
+    """step: int32 scalar, the number of steps done. params: float32. opt_state: optax's. average: of the trainable
+    parameters, with None in the place of each frozen one; None where the config asks for no average.
     """
 
     step: Array
@@ -42,19 +49,19 @@ class TrainState:
     @property
     def evaluated(self) -> Any:
         """The parameters by which the state is judged: the average where there is one."""
-        return self.params if self.average is None else self.average
+        return self.params if self.average is None else fill(self.average, self.params)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What a step needs beside model, objective and optimizer."""
+    """What a step needs beside model, objective and optimizer: fields of the config."""
 
     batch_size: int
-    microbatches: int = 1
-    seed: int = 0
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    ema_decay: float | None = None
+    microbatches: int
+    seed: int
+    label_smoothing: float
+    z_loss: float
+    ema_decay: float | None
 
 
 TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
@@ -62,11 +69,14 @@ EvalStep = Callable[[Any, Row, Array], Sums]
 
 
 def init_state(
-    model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: int, averages: bool = False
+    model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: int, averaged: Any = None
 ) -> TrainState:
-    """The state before the first step; `batch` gives the shapes. Jit it with the shardings that it should have."""
+    """The state before the first step; `batch` gives the shapes. Jit it with the shardings that it should have.
+
+    averaged: a tree of bools, the parameters of which the state holds an average; None: of none.
+    """
     params = model.init(jax.random.key(seed), batch)["params"]
-    average = jax.tree.map(jnp.copy, params) if averages else None
+    average = None if averaged is None else jax.tree.map(jnp.copy, keep(params, averaged))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
@@ -91,15 +101,20 @@ def make_train_step(
     table: TokenTable,
     optimizer: optax.GradientTransformation,
     settings: StepSettings,
+    trainable: Any,
 ) -> TrainStep:
     """The function (state, rows) -> (state, metrics). Not jitted: the caller knows the shardings.
 
     Sums of loss and gradient accumulate over microbatches and are divided once, by the weight of the whole batch.
-    metrics: float32 scalars; but "skipped", bool: the update was left out, and "finite_rows", bool [B].
+    trainable: a tree of bools like the parameters. grad_norm, which clipping compares, is of the trainable ones.
+    metrics: float32 scalars; but bool are "skipped", the update was left out, "finite_update", so is what the optimizer
+    made, and "finite_rows" [B].
     """
     noise, dropout = noise_key(settings.seed), jax.random.fold_in(jax.random.key(settings.seed), 1)
+    is_frozen = jax.tree.map(lambda is_trainable: not is_trainable, trainable)
 
-    def loss_of(params: Any, batch: Batch, key: Array, weights: Sums) -> tuple[Array, tuple[Sums, Array]]:
+    def loss_of(trained: Any, frozen: Any, batch: Batch, key: Array, weights: Sums) -> tuple[Array, tuple[Sums, Array]]:
+        params = fill(trained, frozen)
         outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}, method="outputs")
         sums = loss_sums(outputs, batch, settings.label_smoothing, settings.z_loss)
         return joint(sums, "objective", weights)[0], (sums | token_counts(batch), finite_rows(outputs, batch))
@@ -108,42 +123,35 @@ def make_train_step(
         keys = example_keys(noise, state.step, settings.batch_size)
         batch = _made(objective, keys, rows, table)
         key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch)
-        gradient_of = functools.partial(jax.grad(loss_of, has_aux=True), weights=weights)
+        trained = keep(state.params, trainable)
+        gradient_of = functools.partial(
+            jax.grad(loss_of, has_aux=True), trained, keep(state.params, is_frozen), weights=weights
+        )
         if settings.microbatches == 1:
-            gradient, (sums, rows_are_finite) = gradient_of(state.params, batch, key)
+            gradient, (sums, rows_are_finite) = gradient_of(batch, key)
         else:
-            gradient, (sums, rows_are_finite) = _accumulate(
-                gradient_of, state.params, batch, key, settings.microbatches
-            )
+            gradient, (sums, rows_are_finite) = _accumulate(gradient_of, batch, key, settings.microbatches)
         loss, weight = joint(sums, "nll", weights)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics = sums | {"loss": loss / weight, "grad_norm": optax.tree.norm(gradient)}
-        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"] + optax.tree.norm(updates))
-        metrics |= {"skipped": ~is_finite, "finite_rows": rows_are_finite}
-        params, opt_state = _chosen(
-            is_finite, (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
-        )
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained, applies=is_finite)
+        metrics |= {"skipped": ~is_finite, "finite_rows": rows_are_finite, "finite_update": _all_finite(updates)}
+        trained = optax.apply_updates(trained, updates)
         average, step = state.average, state.step + 1
         if settings.ema_decay is not None:
-            average = updated_average(average, params, settings.ema_decay, step)
-        return TrainState(step, params, opt_state, average), metrics
+            average = updated_average(average, trained, settings.ema_decay, step)
+        return TrainState(step, fill(trained, state.params), opt_state, average), metrics
 
     return train_step
 
 
-def _chosen(use_new: Array, new: Any, old: Any) -> Any:
-    """`new` or `old`. Counters go on in either case, because schedules depend on steps alone."""
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(use_new, new, old) if jnp.issubdtype(new.dtype, jnp.inexact) else new
-
-    return jax.tree.map(choose, new, old)
+def _all_finite(tree: Any) -> Array:
+    """Bool scalar: whether every number of every leaf is finite."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _accumulate(
-    gradient_of: Callable, params: Any, batch: Batch, key: Array, microbatches: int
-) -> tuple[Any, tuple[Sums, Array]]:
+def _accumulate(gradient_of: Callable, batch: Batch, key: Array, microbatches: int) -> tuple[Any, tuple[Sums, Array]]:
     """Sums of gradient and metrics over microbatches, taken across the batch so that each device keeps its rows; and
     whether the loss of each row is finite.
     """
@@ -153,11 +161,11 @@ def _accumulate(
 
     def add(total: Any, index_and_part: tuple[Array, Batch]) -> tuple[Any, Array]:
         index, part = index_and_part
-        gradient, (sums, rows_are_finite) = gradient_of(params, part, jax.random.fold_in(key, index))
+        gradient, (sums, rows_are_finite) = gradient_of(part, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, (gradient, sums)), rows_are_finite
 
     parts = (jnp.arange(microbatches), jax.tree.map(split, batch))
-    gradient, (sums, _) = jax.eval_shape(gradient_of, params, jax.tree.map(lambda x: x[0], parts[1]), key)
+    gradient, (sums, _) = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], parts[1]), key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (gradient, sums))
     (gradient, sums), rows_are_finite = jax.lax.scan(add, zeros, parts)
     return gradient, (sums, jnp.moveaxis(rows_are_finite, 0, 1).reshape(-1))
@@ -172,11 +180,13 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
         rows = dict(rows)
         valid = rows.pop("valid")
-        batch = _made(objective, example_keys(validation_key(), index, batch_size), rows, table)
+        keys = example_keys(validation_key(), index, batch_size)
+        batch = _made(objective, keys, rows, table)
         batch = batch.replace(weights=batch.weights * valid[:, None])
         if batch.labels is not None:
             batch = batch.replace(labels=jnp.where(valid, batch.labels, -1))
         outputs = model.apply({"params": params}, batch, deterministic=True, method="outputs")
-        return loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective, table)
+        sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective, rows.get("next_tags"))
+        return sums | byte_sums(objective, keys, rows, batch.weights, table) if "begins" in rows else sums
 
     return eval_step

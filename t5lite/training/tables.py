@@ -100,3 +100,18 @@ def _stacks(leaves: Sequence[tuple[str, Any]]) -> Iterator[str]:
     sizes = {path.partition("layers/")[0]: getattr(leaf, "shape", ()) for path, leaf in leaves if is_stacked(path)}
     for before, shape in sizes.items():
         yield f"a path under {before}layers/ holds all {shape[0] if shape else 'its'} layers"
+
+
+def keep(tree: Any, kept: Any) -> Any:
+    """`tree` with None, which JAX counts as no leaf, where the bool of the tree `kept` is False."""
+    return jax.tree.map(lambda is_kept, leaf: leaf if is_kept else None, kept, tree)
+
+
+def fill(tree: Any, rest: Any) -> Any:
+    """`tree` with the leaves of `rest`, a tree like it, where `tree` has None."""
+    return jax.tree.map(lambda leaf, other: other if leaf is None else leaf, tree, rest, is_leaf=lambda x: x is None)
+
+
+def is_there(tree: Any) -> Any:
+    """A tree of bools: False where `tree` has None."""
+    return jax.tree.map(lambda leaf: leaf is not None, tree, is_leaf=lambda x: x is None)

@@ -25,7 +25,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, example_keys, make_batch
 from t5lite.training.hosts import meet
-from t5lite.training.optimizer import make_optimizer
+from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
 from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
@@ -72,6 +72,7 @@ def make_trainer(
     batch = batch_shapes(objective, config.batch_size, table)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     optimizer = make_optimizer({**config.optimizer, "trainable": config.trainable}, schedule, params)
+    trainable = trainable_mask(config.trainable, params)
     settings = StepSettings(
         config.batch_size,
         config.microbatches,
@@ -84,13 +85,13 @@ def make_trainer(
     def init() -> TrainState:
         # Two rows are enough to make parameters, and keep the arrays of the tracing small.
         zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
-        return init_state(model, optimizer, zeros, config.seed, averages=config.ema_decay is not None)
+        return init_state(model, optimizer, zeros, config.seed, None if config.ema_decay is None else trainable)
 
     shapes = jax.eval_shape(init)
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
     check_fits(held, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
-    shardings = state_shardings(shapes, mesh, params)
-    function = make_train_step(model, objective, table, optimizer, settings)
+    shardings = state_shardings(shapes, mesh, params, model.config)
+    function = make_train_step(model, objective, table, optimizer, settings, trainable)
     step = jax.jit(
         function,
         donate_argnums=0,

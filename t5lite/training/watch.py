@@ -1,7 +1,8 @@
 """What is watched while a run trains: updates left out because a number was not finite, and spikes of the loss.
 
-The step itself leaves such an update out (`step.py`). Here it is counted and said, with the rows of the step, which
-`preview --step` shows; and where it happens too often in a row the run ends, its last checkpoint untouched.
+The step itself leaves out an update whose loss or gradient is not finite (`step.py`). Here it is counted and said, with
+the rows of the step, which `preview --step` shows; and where it happens too often in a row the run ends, its last
+checkpoint untouched. An optimizer that makes of finite numbers an update that is not finite ends the run at once.
 """
 
 import dataclasses
@@ -52,6 +53,16 @@ class Watch:
         self.done.skipped_in_a_row = 0
         return self._spike(step, loss)
 
+    @staticmethod
+    def require_finite_update(step: int, is_finite: bool) -> None:
+        """UserError where the update of `step` is not finite although its loss and gradient are."""
+        if not is_finite:
+            raise UserError(
+                f"step {step}: the loss and the gradient are finite, but what the optimizer made of them is not: a "
+                "division by zero or a number too large; raise optimizer.epsilon or lower schedule.rate. The same "
+                "command then goes on from the last checkpoint, which is intact"
+            )
+
     def _skipped(self, step: int, finite_rows: np.ndarray) -> dict[str, Any]:
         done = self.done
         done.skipped += 1
@@ -60,7 +71,7 @@ class Watch:
         places = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
         rows = ((step - 1) * len(finite_rows) + places).tolist()
         said = ", ".join(map(str, rows[:MOST_ROWS_SAID])) + (", …" if len(rows) > MOST_ROWS_SAID else "")
-        where = f"step {step}: the loss or the update is not finite, in the rows {said} (preview --step {step - 1})"
+        where = f"step {step}: the loss or the gradient is not finite, in the rows {said} (preview --step {step - 1})"
         if done.skipped_in_a_row > self.most_skipped:
             raise UserError(
                 f"{where}, as in the {done.skipped_in_a_row - 1} steps before it, since which no checkpoint was saved; "

@@ -45,6 +45,16 @@ RESULT = {
     "skipped_steps": (int, None),
     "metrics": {str: {str: NUMBER}},
     "cost": ({str: NUMBER}, None),
+    "rows": ({str: int}, None),
+    "cut": (
+        {
+            str: dict.fromkeys(
+                ("rows", "inputs", "targets", "tokens", "longest", "longest_inputs", "longest_targets"), int
+            )
+        },
+        None,
+    ),
+    "evaluated": ({str: {"used": int, "of": int, "generated": (int, None)}}, None),
 }
 
 Changes = dict[str, dict[str, Any]]  # {field: {"was": …, "now": …}}

@@ -15,9 +15,10 @@ from t5lite.data import build, store
 from t5lite.data.build import build_pairs, build_text
 from t5lite.data.cache import atomic_folder
 from t5lite.data.store import TokenStore
-from t5lite.data.tokenizer import sample_chunks, train_tokenizer
+from t5lite.data.tokenizer import load_tokenizer, sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS
+from tests.data import released
 
 WORDS = ["".join(random.Random(i).choices("etaoinshrdlu", k=1 + i % 7)) for i in range(300)]
 TEXT = " ".join(random.Random(0).choices(WORDS, k=4000))
@@ -107,11 +108,32 @@ def test_a_document_that_begins_with_an_empty_piece_is_a_document_from_its_start
     assert texts_of(train) == [" ab", " "]
 
 
-def test_bytes_of_text_are_those_of_the_documents_up_to_one_each(tmp_path, blocks):
-    texts = [f"é🙂▁ {TEXT[i : i + 40]}\n\0" for i in range(100)]
-    for opened in built(tmp_path, whole(texts), hold_out=True):
-        real = sum(len(text.encode()) for text in texts_of(opened))
-        assert 0 <= opened.card["bytes_of_text"] - real <= opened.num_documents
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.text("ab ▁\n\0🙂", max_size=6), st.booleans()), max_size=80), st.integers(1, 400))
+def test_bytes_of_text_and_of_tokens_are_those_of_the_documents(tmp_path_factory, pieces, limit):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "ENCODE_CHARACTERS", limit)
+        opened = built(tmp_path_factory.mktemp("build"), [*pieces, ("", True)], hold_out=True)
+    for store_of in opened:
+        real = sum(len(text.encode()) for text in texts_of(store_of))
+        assert (store_of.card["bytes_of_text"], store_of.card["bytes_in_tokens"]) == (real, real)
+
+
+def test_bytes_of_text_are_those_of_the_text_where_the_tokenizer_loses_some(tmp_path):
+    tokenizer = load_tokenizer(f"hf:{released.bert(tmp_path / 'released')}", 0, ())
+    texts = ["Some   text \n\n here.", "É, and an unknown 中 sign"] * 20
+    build_text(tmp_path, whole(texts), tokenizer, True, ignore)
+    cards = [TokenStore(tmp_path / name).card for name in ("train", "heldout")]
+    assert sum(card["bytes_of_text"] for card in cards) == sum(len(text.encode()) for text in texts)
+    assert all(0 < card["bytes_in_tokens"] < card["bytes_of_text"] for card in cards)
+
+
+def test_bytes_of_pairs_are_those_of_both_sides(tmp_path, blocks):
+    pairs = [(f"é {i}", "" if i % 3 else "▁ x") for i in range(50)]
+    build_pairs(tmp_path, pairs, TOKENIZER, True, ignore)
+    cards = [TokenStore(tmp_path / name).card for name in ("train", "heldout")]
+    for name in ("bytes_of_text", "bytes_in_tokens"):
+        assert sum(card[name] for card in cards) == sum(len(text.encode()) for pair in pairs for text in pair)
 
 
 def test_the_card_tells_tokens_documents_and_tokenizer(tmp_path, blocks):

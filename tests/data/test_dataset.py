@@ -72,7 +72,7 @@ def test_a_sources_own_validation_split_comes_second(config, monkeypatch):
             return None
 
     monkeypatch.setattr(dataset_module, "available_splits", lambda spec: ("train", "validation", "test"))
-    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split: Split(split))
+    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split, quoting: Split(split))
     config.data.train.source = "tfds:anything"
     opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"train {i}" for i in range(40)]
@@ -101,9 +101,9 @@ def test_a_split_that_is_asked_for_is_never_replaced_by_another(config, monkeypa
     """A dataset with one split: a part of it, train[:10%], is not all of it."""
     asked = []
     monkeypatch.setattr(dataset_module, "available_splits", lambda spec: ("train",))
-    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split: asked.append(split))
+    monkeypatch.setattr(dataset_module, "open_source", lambda spec, columns, split, quoting: asked.append(split))
     for split in (None, "train", "train[:10%]", "trian"):
-        dataset_module._open("tfds:anything", None, split, "validation")
+        dataset_module._open("tfds:anything", None, split, "validation", "auto")
     assert asked == ["train", "train", "train[:10%]", "trian"]
 
 

@@ -175,7 +175,7 @@ def test_two_columns_of_the_name_asked_for_are_refused(tmp_path, name):
 
 def test_a_quote_that_never_closes_is_named_by_the_line_where_its_row_begins(tmp_path):
     path = write(tmp_path / "a.csv", 'text\nfine\n"never closed\n' + "more\n" * 100)
-    complaint(lambda: texts(path), "line 103", "begins at line 3")
+    complaint(lambda: texts(path), f"{path}, line 3:", "never closes")
 
 
 def test_line_ends_of_old_are_named(tmp_path):

@@ -130,8 +130,9 @@ def test_bytes_of_text_are_the_words_alone(tmp_path, config):
     config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
     dataset = open_tagged(config)
     spans = [*dataset.train.values(), *dataset.validation.values()]
-    words = sum(len(" ".join(words).encode()) + 1 for words, _ in SENTENCES)
-    assert sum(span.store.card["bytes_of_text"] for span in spans) == words
+    words = sum(len(" ".join(words).encode()) for words, _ in SENTENCES)
+    for name in ("bytes_of_text", "bytes_in_tokens"):
+        assert sum(span.store.card[name] for span in spans) == words
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
+from t5lite.data.build import pieces_of_words
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import CLS, MASK, SEP
 from tests.data import released
+from tests.objectives.made import build
 
 FAMILIES = {
     "gpt2": released.gpt2,
@@ -86,6 +88,35 @@ def test_roles_are_those_of_the_release(folders, opened, name):
     assert vocabulary.unknown != vocabulary.eos
 
 
+def test_a_tokenizer_without_an_unknown_token_can_say_all_its_text(folders, opened):
+    """Byte-level ones have none, GPT-2's calls its EOS so: each other id is text, "!" among them."""
+    for name in ("gpt2", "gpt2 with a space", "neox"):
+        vocabulary = opened[name].vocabulary
+        assert vocabulary.unknown is None, name
+        for objective, architecture in (("causal_lm", "decoder"), ("prefix_lm", "encoder_decoder")):
+            allowed = build(objective, architecture, vocabulary).allowed(vocabulary)
+            assert allowed[opened[name].encode("!Oil, 0.")].all()
+    for name, unknown in (("bart", "<unk>"), ("bert", "[UNK]"), ("llama", "<unk>"), ("t5", "<unk>")):
+        assert opened[name].vocabulary.unknown == library(folders[name]).token_to_id(unknown)
+
+
+def test_a_name_that_normalisation_makes_is_text_without_an_unknown_token(tmp_path):
+    released.gpt2(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    spec = json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}}
+    file.write_text(json.dumps(spec))
+    tokenizer = load_tokenizer(f"hf:{tmp_path}", 0, ())
+    assert tokenizer.decode(tokenizer.encode("an <|EndOfText|> oil")) == "an <|endoftext|> oil"
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "t5"])
+def test_every_word_has_an_id(opened, name):
+    tokenizer = opened[name]
+    (found,) = pieces_of_words(tokenizer, [["", "oil", "", "\u200b"]])
+    assert all(len(ids) for ids in found)
+    assert tokenizer.vocabulary.eos not in np.concatenate(found)
+
+
 def test_masks_and_separators_are_the_tokenizers_own_whatever_their_names(opened):
     bart, bert, gpt2 = (opened[name].vocabulary for name in ("bart", "bert", "gpt2"))
     assert [bert.specials[name] for name in (CLS, SEP, MASK)] == [2, 3, 4]
@@ -123,7 +154,8 @@ def test_any_text_survives_the_round_trip(opened, name, text):
     assert tokenizer.decode(ids) == text
     assert tokenizer.decode([tokenizer.vocabulary.start, *ids, tokenizer.vocabulary.eos]) == text
     assert not table.is_special[ids].any()
-    assert table.num_bytes[ids].sum() - len(text.encode()) in (0, 1)  # the space in front
+    # Without the space that some put in front.
+    assert table.num_bytes_first[ids[:1]].sum() + table.num_bytes[ids[1:]].sum() == len(text.encode())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -198,7 +230,8 @@ def test_the_table_knows_words_sentences_and_bytes(opened):
     bert = opened["bert"]
     ids = bert.encode("oilseed rain.")
     table = bert.vocabulary.table
-    assert table.num_bytes[ids].sum() == len(" oilseed rain .") and table.starts_word[ids].sum() == 3
+    assert table.num_bytes[ids].sum() == len(" oilseed rain .")
+    assert table.num_bytes_first[ids[0]] == table.num_bytes[ids[0]] - 1 and table.starts_word[ids].sum() == 3
     assert table.ends_sentence[ids].tolist() == [False] * (len(ids) - 1) + [True]
 
 

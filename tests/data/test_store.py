@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5lite.data import store as store_module
-from t5lite.data.store import Span, StoreWriter, TokenStore
+from t5lite.data.store import FORMAT, Span, StoreWriter, TokenStore
 from t5lite.errors import UserError
 from tests.small import Spy
 
@@ -78,7 +78,7 @@ def test_the_card_has_the_counts_and_the_facts_given(tmp_path):
     card = json.loads((tmp_path / "card.json").read_text())
     assert len(card.pop("sha256")) == 64
     assert len(card.pop("card_sha256")) == 64
-    assert card == {"format": 2, "tokens": 36, "documents": 6, "shards": [36], "extra": "fact"}
+    assert card == {"format": FORMAT, "tokens": 36, "documents": 6, "shards": [36], "extra": "fact"}
 
 
 def test_positions_beyond_two_to_the_31_are_kept(tmp_path):
@@ -107,7 +107,7 @@ DAMAGE = {
     "half a shard": lambda folder: _cut(folder / "tokens-00001.npy", 135),
     "a shorter shard": lambda folder: np.save(folder / "tokens-00001.npy", np.zeros(3, np.uint16)),
     "another format": lambda folder: (folder / "card.json").write_text(
-        (folder / "card.json").read_text().replace('"format": 2', '"format": 1')
+        (folder / "card.json").read_text().replace(f'"format": {FORMAT}', '"format": 1')
     ),
     "another count in the card": lambda folder: (folder / "card.json").write_text(
         (folder / "card.json").read_text().replace('"fact"', '"fiction"')

@@ -12,7 +12,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 
 SMALL = ModelConfig(2, 2, 128, d_model=32, d_ff=48, num_heads=4, head_dim=8, relative_buckets=8,
-                    relative_max_distance=16, scan_layers=True)  # fmt: skip
+                    relative_max_distance=16, scan_layers=True, tie_embeddings=False)  # fmt: skip
 CONFIGS = {
     "encoder_decoder": SMALL,
     "decoder": dataclasses.replace(SMALL, num_encoder_layers=0, positions="rotary", activation="swiglu"),

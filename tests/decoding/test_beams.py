@@ -1,5 +1,7 @@
 """Beam search is transformers', by stored vectors, side by side, and by the same rules in plain Python."""
 
+import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -11,8 +13,9 @@ from t5lite.decoding.beams import top_k_by_blocks
 from t5lite.decoding.generate import generate
 from t5lite.decoding.settings import Settings
 from t5lite.model.transformer import Transformer
+from t5lite.objectives.batch import Batch
 from tests.decoding import beam_reference
-from tests.decoding.models import LENGTHS, log_probs, model_and_params, prompts
+from tests.decoding.models import CONFIGS, LENGTHS, log_probs, model_and_params, prompts
 from tests.model.t5_reference import to_ours
 
 VECTORS = np.load(pathlib.Path(__file__).with_name("beam_vectors.npz"))
@@ -120,9 +123,43 @@ def test_the_search_with_one_beam_is_greedy():
     np.testing.assert_allclose(found.logprobs_BxRxM, greedy.logprobs, rtol=1e-5)
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_the_best_of_many_are_found_by_blocks(ties):
-    x = jax.random.normal(jax.random.key(0), (3, 2048))
-    x = jnp.round(x) if ties else x
-    for found, expected in zip(top_k_by_blocks(x, 6), jax.lax.top_k(x, 6), strict=True):
-        np.testing.assert_array_equal(found, expected)
+@pytest.mark.parametrize("size", [2048, 1600, 1537, 130, 127])
+@pytest.mark.parametrize("kind", ["distinct", "ties", "few", "none"])
+def test_the_best_of_many_are_found_by_blocks(size, kind):
+    x = jax.random.normal(jax.random.key(0), (3, size))
+    x = jnp.round(x) if kind == "ties" else x
+    forbidden = {"few": jnp.arange(size) % 700 != 5, "none": jnp.ones(size, bool)}.get(kind, jnp.zeros(size, bool))
+    x = jnp.where(forbidden, -jnp.inf, x)
+    for k in (1, 6, 12):
+        for found, expected in zip(top_k_by_blocks(x, k), jax.lax.top_k(x, k), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+ANY_SIZE = 37  # of a vocabulary that no power of two divides
+
+
+@functools.cache
+def model_of_any_size():
+    config = dataclasses.replace(CONFIGS["decoder"], vocab_size=ANY_SIZE)
+    model, ids = Transformer(config), jnp.zeros((1, 4), jnp.int32)
+    params = model.init(jax.random.key(0), Batch(targets=ids, weights=ids, decoder_inputs=ids))["params"]
+    return model, jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+
+
+@pytest.mark.parametrize("beams", [2, 3, 7, 40, 100])
+@pytest.mark.parametrize("allowed", [3, ANY_SIZE])
+def test_any_number_of_beams_over_any_vocabulary(beams, allowed):
+    """Also more beams than ids, and than ids that may come: then every answer there is, once."""
+    model, params = model_of_any_size()
+    steps = 3
+    settings = Settings(steps, num_beams=beams, num_return=beams)
+    given = np.isin(np.arange(ANY_SIZE), np.arange(5, 5 + allowed) % ANY_SIZE)
+    eos = 5
+    found = generate(model, params, np.array([[3, 9]]), np.array([2]), settings, eos=eos, allowed=given)
+    answers = [tuple(row[:length].tolist()) for row, length in zip(found.tokens[0], found.lengths[0], strict=True)]
+    answers = [answer for answer in answers if answer]
+    possible = sum((allowed - 1) ** n for n in range(steps)) + (allowed - 1) ** steps
+    assert len(set(answers)) == len(answers) == min(beams, possible)
+    assert given[np.concatenate(answers)].all() and np.isfinite(found.logprobs).all()
+    scores = np.asarray(found.scores[0, : len(answers)])
+    assert (np.diff(scores) <= 0).all() and scores[-1] > -1e3

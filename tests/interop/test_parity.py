@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from t5lite.interop.released import open_released, write_released
+from t5lite.interop.released import open_released
+from t5lite.interop.writing import write_released
 from tests.interop import drawn, reference
 from tests.interop.ours import outputs
 from tests.interop.variants import KEPT, VARIANTS, seeded_batch, seeded_state, write_folder

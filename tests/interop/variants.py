@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from t5lite.interop.family import Entry, Json
-from t5lite.interop.released import FAMILIES, _shapes, _their_shape
+from t5lite.interop.family import Entry, Json, shapes_of, their_shape
+from t5lite.interop.released import FAMILIES
 from t5lite.interop.tensors import ToWrite, write_tensors
 from t5lite.model.config import ModelConfig
 
@@ -124,14 +124,10 @@ KEPT = (0, 1, 40, 99, 149)  # positions whose logits are stored
 def table(said: Json, tied: bool | None = None) -> tuple[ModelConfig, list[Entry]]:
     """The model and the rows of its family for a config.json."""
     family = FAMILIES[said["model_type"]]
-    heads = {
-        "BertForPreTraining": ["cls.predictions.bias", "cls.seq_relationship.weight"],
-        "BertForMaskedLM": ["cls.predictions.bias"],
-        "BertForSequenceClassification": ["classifier.weight", "bert.pooler.dense.weight"],
-    }.get(said.get("architectures", [""])[0], [])
+    shapes = {"classifier.weight": (len(said["id2label"]), 1)} if "id2label" in said else {}
     tied = bool(said.get("tie_word_embeddings", said["model_type"] in ("gpt2", "bart"))) if tied is None else tied
-    names = heads if tied else [*heads, "lm_head.weight"]
-    fields = family.fields(said, names)
+    shapes |= {} if tied else {"lm_head.weight": (1, 1)}
+    fields = family.fields(said, shapes)
     model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
     return model, family.entries(model)
 
@@ -141,9 +137,9 @@ def seeded_state(said: Json, seed: int) -> dict[str, np.ndarray]:
     model, entries = table(said)
     shapes = {}
     for entry in entries:
-        shape = _shapes(model)[entry.ours]
+        shape = shapes_of(model)[entry.ours]
         for layer in range(shape[0]) if entry.stacked else (0,):
-            shapes[entry.theirs.format(n=layer)] = _their_shape(entry, shape), entry
+            shapes[entry.theirs.format(n=layer)] = their_shape(entry, shape), entry
     random, state = np.random.RandomState(seed), {}
     for name, (shape, entry) in sorted(shapes.items()):
         values = random.standard_normal(shape)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from t5lite.model.attention import attend, causal_mask, choose, segment_mask
+from t5lite.model.dropout import keep_weights
 
 B, T, S, H, K = 2, 10, 12, 3, 8
 
@@ -52,18 +53,48 @@ def test_attention_is_softmax_by_hand(implementation, mask, with_bias, scale):
 
 @pytest.mark.parametrize("mask", ["none", "shared", "segments"])
 @pytest.mark.parametrize(("with_bias", "scale"), [(True, 1.0), (False, 0.3)])
-def test_mapped_gradients_equal_einsum_gradients(mask, with_bias, scale):
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_mapped_values_and_gradients_equal_those_of_einsum(mask, with_bias, scale, dropout):
     q, k, v, bias, dy = random_inputs()
     bias, mask = bias if with_bias else None, masks()[mask]
 
-    def gradients(implementation):
-        loss = lambda q, k, v, bias: jnp.vdot(
-            attend(q, k, v, bias, mask, scale=scale, implementation=implementation), dy
-        )  # fmt: skip
-        return jax.grad(loss, (0, 1, 2, 3) if with_bias else (0, 1, 2))(q, k, v, bias)
+    def values_and_gradients(implementation):
+        def loss(q, k, v, bias):
+            y = attend(q, k, v, bias, mask, scale=scale, dropout=dropout, key=jax.random.key(4),
+                       implementation=implementation)  # fmt: skip
+            return jnp.vdot(y, dy), y
 
-    for mapped, einsum in zip(gradients("mapped"), gradients("einsum"), strict=True):
+        arguments = (0, 1, 2, 3) if with_bias else (0, 1, 2)
+        gradients, y = jax.jit(jax.grad(loss, arguments, has_aux=True))(q, k, v, bias)
+        return y, *gradients
+
+    for mapped, einsum in zip(values_and_gradients("mapped"), values_and_gradients("einsum"), strict=True):
         np.testing.assert_allclose(mapped, einsum, atol=2e-5)
+
+
+@pytest.mark.parametrize("implementation", ["einsum", "mapped"])
+def test_the_dropped_weights_are_those_that_the_hash_names(implementation):
+    """With equal scores and one value a key, the output shows each weight: 0, or 1 / (S · keep)."""
+    rate, key = 0.3, jax.random.key(11)
+    zeros, one_hot = jnp.zeros((B, T, H, S)), jnp.broadcast_to(jnp.eye(S)[None, :, None], (B, S, H, S))
+    y_BxTxHxS = attend(zeros, jnp.zeros((B, S, H, S)), one_hot, None, None, scale=1.0, dropout=rate, key=key,
+                       implementation=implementation)  # fmt: skip
+    b, t, h, s = (index.ravel() for index in np.indices((B, T, H, S)))
+    kept = np.asarray(keep_weights(key, b, h, t, s, rate)).reshape(B, T, H, S)
+    np.testing.assert_allclose(y_BxTxHxS, kept / (S * (1 - rate)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)], ids=str)
+def test_dropped_weights_are_the_same_on_every_mesh(sizes):
+    batch, heads = 8, 4
+    q, k, v = (jax.random.normal(jax.random.key(i), (batch, T, heads, K)) for i in range(3))
+    function = jax.jit(lambda q, k, v: attend(q, k, v, None, None, scale=1.0, dropout=0.4, key=jax.random.key(4)))
+    alone = function(q, k, v)
+    mesh = jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp"), None, "tensor"))
+    with jax.set_mesh(mesh):
+        spread = function(*(jax.device_put(x, sharding) for x in (q, k, v)))
+    np.testing.assert_allclose(spread, alone, atol=1e-6)
 
 
 def test_mapped_bias_of_each_example_has_its_gradient():
@@ -78,16 +109,16 @@ def test_mapped_bias_of_each_example_has_its_gradient():
 @pytest.mark.parametrize("implementation", ["einsum", "mapped"])
 def test_dropout_keeps_the_mean_and_its_gradient_fits(implementation):
     q, k, v, bias, dy = random_inputs()
-    function = lambda v, key: attend(
+    function = jax.jit(lambda v, key: attend(
         q, k, v, bias, None, scale=1.0, dropout=0.25, key=key, implementation=implementation
-    )  # fmt: skip
+    ))  # fmt: skip
     many = jax.vmap(lambda key: function(v, key))(jax.random.split(jax.random.key(0), 200)).mean(axis=0)
     plain = attend(q, k, v, bias, None, scale=1.0, implementation=implementation)
     assert np.abs(many - plain).max() < 0.25  # 200 draws; a forgotten rescaling is above it.
     assert np.abs(function(v, jax.random.key(0)) - plain).max() > 0.3
-    loss = lambda q: jnp.vdot(
+    loss = jax.jit(lambda q: jnp.vdot(
         attend(q, k, v, bias, None, scale=1.0, dropout=0.25, key=jax.random.key(3), implementation=implementation), dy
-    )
+    ))  # fmt: skip
     direction = jax.random.normal(jax.random.key(5), q.shape)
     numeric = (loss(q + 1e-2 * direction) - loss(q - 1e-2 * direction)) / 2e-2
     np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(q), direction), numeric, rtol=2e-2)

@@ -12,7 +12,7 @@ from t5lite.model.transformer import Transformer, num_parameters
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Heads
 
-TINY = ModelConfig(2, 3, 256, d_model=64, d_ff=128, num_heads=4, head_dim=16, attention="einsum")
+TINY = ModelConfig(2, 3, 256, d_model=64, d_ff=128, num_heads=4, head_dim=16, attention="einsum", tie_embeddings=False)
 MODELS = {
     "encoder_decoder": TINY,
     "tied": dataclasses.replace(TINY, tie_embeddings=True, activation="relu"),
@@ -37,7 +37,9 @@ MODELS |= {
     ],
 )
 def test_parameters_of_released_models(layers, d_model, d_ff, heads, published):
-    config = ModelConfig(layers, layers, 32128, d_model=d_model, d_ff=d_ff, num_heads=heads, head_dim=64)
+    config = ModelConfig(
+        layers, layers, 32128, d_model=d_model, d_ff=d_ff, num_heads=heads, head_dim=64, tie_embeddings=False
+    )
     assert num_parameters(config) == published
 
 

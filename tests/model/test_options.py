@@ -15,7 +15,8 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from tests.model import numpy_reference
 
-PLAIN = ModelConfig(0, 2, 128, d_model=24, d_ff=20, num_heads=6, head_dim=10, positions="rotary", activation="relu")
+PLAIN = ModelConfig(0, 2, 128, d_model=24, d_ff=20, num_heads=6, head_dim=10, positions="rotary", activation="relu",
+                    tie_embeddings=False)  # fmt: skip
 OPTIONS = {
     "plain": {},
     "ALiBi": {"positions": "alibi"},

@@ -14,7 +14,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch, Example, decoder, encoder_decoder
 
 SMALL = ModelConfig(2, 2, 128, d_model=32, d_ff=48, num_heads=4, head_dim=8, relative_buckets=8,
-                    relative_max_distance=16, scan_layers=True)  # fmt: skip
+                    relative_max_distance=16, scan_layers=True, tie_embeddings=False)  # fmt: skip
 CONFIGS = {
     "encoder_decoder": SMALL,
     "rotary_encoder_decoder": dataclasses.replace(SMALL, positions="rotary", activation="gelu"),
@@ -47,11 +47,11 @@ def logits_of(config, params, batch):
 
 @functools.cache
 def loss_and_gradients(config):
-    """Of the plain batch and seeded parameters."""
-    batch = plain_batch(config)
+    """Of the plain batch and seeded parameters; with dropout where the config has a rate."""
+    batch, rngs = plain_batch(config), {"dropout": jax.random.key(5)}
 
     def loss(params):
-        logits = Transformer(config).apply({"params": params}, batch)
+        logits = Transformer(config).apply({"params": params}, batch, deterministic=not config.dropout, rngs=rngs)
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets[..., None], -1).mean()
 
     return jax.jit(jax.value_and_grad(loss))(params_for(config))
@@ -190,8 +190,9 @@ def test_encoder_sees_both_directions():
     [dict(scan_layers=False), dict(remat="full"), dict(scan_layers=False, remat="full"), dict(attention="mapped")],
     ids=lambda change: "+".join(change),
 )
-def test_how_it_computes_changes_nothing(name, change):
-    config = CONFIGS[name]
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_how_it_computes_changes_nothing(name, change, dropout):
+    config = dataclasses.replace(CONFIGS[name], dropout=dropout, dropout_places=("attention",))
     loss, gradients = loss_and_gradients(config)
     other_loss, others = loss_and_gradients(dataclasses.replace(config, **change))
     np.testing.assert_allclose(loss, other_loss, rtol=1e-6)

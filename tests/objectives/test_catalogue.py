@@ -1,5 +1,8 @@
 """The catalogue: which objective works on which architecture, what it needs, and what is refused with which words."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from t5lite.config import base_config
@@ -148,3 +151,9 @@ def test_what_targets_never_hold_may_not_be_generated(name, holds_specials):
     assert allowed.shape == (made.rows,)
     assert not allowed[[PAD, UNKNOWN]].any() and allowed[EOS] and allowed[UNKNOWN + 1 : made.pieces].all()
     assert (allowed[made.pieces :] == holds_specials).all()
+
+
+def test_without_an_unknown_token_all_text_may_be_generated():
+    made = dataclasses.replace(vocabulary(), unknown=None)
+    allowed = build("text_infilling", vocab=made).allowed(made)
+    assert allowed[np.flatnonzero(~made.table.is_special)].all() and not allowed[PAD]

@@ -10,6 +10,7 @@ from t5lite.objectives.objective import make_batch
 from t5lite.vocabulary import CLS, EOS, PAD, SEP
 from tests.objectives.made import FIELDS, SPECIALS, build, examples, vocabulary, windows
 from tests.objectives.test_every_objective import CASES
+from tests.sayable import unsayable
 
 TEXT = 900  # ids from 3 up to this are text
 NEW_BOS, NEW_EOS, NEW_START = 900, 901, 902
@@ -48,7 +49,7 @@ def test_all_objectives_are_here():
 
 @pytest.mark.parametrize(("name", "architecture", "settings"), ALL, ids=[f"{name}-{on}" for name, on, _ in ALL])
 def test_other_roles_change_these_ids_alone(name, architecture, settings):
-    """A token longer on both sides where there is one in front, the same text, the same noise."""
+    """A token longer on both sides where there is one in front, the same text, the same noise; and it can be said."""
     front = [NEW_BOS] if architecture == "encoder_decoder" else []
     usual = build(name, architecture, USUAL, 48, **settings)
     shifted = build(name, architecture, SHIFTED, 48 + len(front), **settings)
@@ -61,6 +62,8 @@ def test_other_roles_change_these_ids_alone(name, architecture, settings):
             assert not set(OLD) & set(found)
         if architecture != "encoder":
             check_decoder_inputs(seen.batch)
+            made = seen.example
+            assert not unsayable(shifted, SHIFTED, made.targets, made.targets_segment_ids, made.weights)
 
 
 @pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder"])

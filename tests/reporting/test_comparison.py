@@ -16,8 +16,8 @@ from tests.reporting.fakes import write_run, write_seeds
 WIDE = {"model.d_model": 512}
 
 
-def _report(workdirs, base=None, absent=None):
-    return compare([read_run(workdir) for workdir in workdirs], "t", base, absent or {})
+def _report(workdirs, bases=(), absent=None):
+    return compare([read_run(workdir) for workdir in workdirs], "t", bases, absent or {})
 
 
 def _said(report, *parts):
@@ -130,11 +130,11 @@ def test_the_base_is_the_first_group_or_the_one_asked_for(tmp_path):
         *write_seeds(tmp_path, "c", [1.0], fields={"model.d_model": 768}),
     ]
     assert [(each.a, each.b) for each in _report(runs).comparisons] == [("a", "b"), ("a", "c"), ("b", "c")]
-    (task,) = _report(runs, base="b").tasks
+    (task,) = _report(runs, ["b"]).tasks
     assert [(each.a, each.b) for each in task.against_base] == [("b", "a"), ("b", "c")]
     assert [(each.a, each.b) for each in task.among_others] == [("a", "c")]
     with pytest.raises(UserError, match="did you mean"):
-        _report([*write_seeds(tmp_path / "x", "scratch", [1.0])], base="scrath")
+        _report([*write_seeds(tmp_path / "x", "scratch", [1.0])], ["scrath"])
 
 
 def test_runs_without_a_result_are_listed_and_not_compared(tmp_path):

@@ -10,7 +10,7 @@ from tests.reporting.fakes import write_run
 
 
 def _panels(workdirs):
-    (task,) = compare([read_run(workdir) for workdir in workdirs], "t", None, {}).tasks
+    (task,) = compare([read_run(workdir) for workdir in workdirs], "t", (), {}).tasks
     return loss_panels(task)
 
 

@@ -13,7 +13,7 @@ WIDE = {"model.d_model": 512}
 
 
 def _report(workdirs):
-    return compare([read_run(workdir) for workdir in workdirs], "t", None, {})
+    return compare([read_run(workdir) for workdir in workdirs], "t", (), {})
 
 
 def _said(report, *parts):

@@ -19,7 +19,7 @@ def _runs(folder, name, objective, own, standard=None, **fields):
 
 
 def _found(runs):
-    report = compare(runs, "title", None, {})
+    report = compare(runs, "title", (), {})
     return {(each.a, each.b, each.split): each.delta.mean for each in report.comparisons}, report
 
 

@@ -76,4 +76,5 @@ def test_a_difference_is_resolved_when_the_interval_excludes_0():
 def test_seeds_that_all_say_the_same_do_not_resolve_a_difference():
     same = estimate([0.1, 0.5 - 0.4, 0.1])  # alike but for rounding
     assert same.low == same.high == same.mean and same.resolved is None
-    assert estimate([0.0, 0.0]).resolved is False
+    assert estimate([0.0, 0.0, 0.0]).resolved is False
+    assert estimate([0.0, 0.0]).resolved is None  # too few to say

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from t5lite.model.build import make_model
@@ -14,7 +16,7 @@ from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.training.loss import joint, loss_sums, weights_of
 from t5lite.training.metrics import from_sums, of_confusion
-from t5lite.training.predictions import confusion, entity_counts, entity_kinds
+from t5lite.training.predictions import confusion, entity_counts, entity_kinds, missed_sums
 from t5lite.training.sharding import put_batch
 from t5lite.training.trainer import make_trainer
 from t5lite.vocabulary import Vocabulary
@@ -124,7 +126,8 @@ def entities(gold, chosen):
     """(true, predicted, both) of two sentences of tags, with a piece between words that does not count."""
     sides = [np.array([tag for name in text.split() for tag in (TAGS.index(name), 3)]) for text in (gold, chosen)]
     counted = np.arange(len(sides[0])) % 2 == 0
-    return tuple(int(n) for n in entity_counts(*map(jnp.asarray, sides), jnp.asarray(counted), *entity_kinds(TAGS)))
+    counts = entity_counts(*map(jnp.asarray, sides), jnp.asarray(counted), jnp.int32(-1), *entity_kinds(TAGS))
+    return tuple(int(n) for n in counts)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,46 @@ def test_entities_by_hand(gold, chosen, counts):
     assert entities(gold, chosen) == counts
 
 
+def plain_entities(tags):
+    """{(type, where it begins, where it ends)}, by the letter of the rule."""
+    found, open_at = set(), None
+    for place, tag in enumerate([*tags, "O"]):
+        part, _, kind = tag.partition("-")
+        goes_on = open_at is not None and part == "I" and kind == tags[open_at].partition("-")[2]
+        if open_at is not None and not goes_on:
+            found.add((tags[open_at].partition("-")[2], open_at, place))
+            open_at = None
+        if part != "O" and not goes_on:
+            open_at = place
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(TAGS), min_size=1, max_size=7), st.lists(st.sampled_from(TAGS), max_size=7))
+def test_entities_that_are_cut_off_or_in_two_are_missed(kept, after):
+    length, guessed = 8, [*kept[:-1], TAGS[len(after) % len(TAGS)]]
+    row, guess = (np.array([*map(TAGS.index, tags), *[0] * (length - len(kept))]) for tags in (kept, guessed))
+    for chosen, names in ((row, kept), (guess, guessed)):
+        next_tag = TAGS.index(after[0]) if after else -1
+        sides = (jnp.asarray(row), jnp.asarray(chosen), jnp.arange(length) < len(kept), jnp.int32(next_tag))
+        cut = [(TAGS.index(kept[-1]), np.array([*map(TAGS.index, after)], int))]
+        found = np.asarray(entity_counts(*sides, *entity_kinds(TAGS))) + missed_sums(cut, TAGS)["entities"]
+        true, said = plain_entities([*kept, *after]), plain_entities(names)
+        assert found.tolist() == [len(true), len(said), len(true & said)]
+    assert missed_sums(cut, TAGS)["missed"].tolist() == [after.count(tag) for tag in TAGS]
+
+
+def test_tags_that_were_cut_off_count_as_missed():
+    sums = {"nll": 1.0, "weight": 4.0, "confusion": np.array([[3.0, 1.0], [0.0, 0.0]]), "missed": np.array([2.0, 2.0])}
+    metrics = from_sums(sums)
+    assert metrics["accuracy"] == 3 / 8
+    assert metrics["macro_f1"] == pytest.approx(
+        f1_score([0] * 4 + [0, 0, 1, 1], [0, 0, 0, 1] + [2] * 4, average=None)[:2].mean()
+    )
+    texts = {"nll": 1.0, "weight": 4.0, "correct": 4.0}
+    assert from_sums(texts)["token_accuracy"] == 1 and from_sums({**texts, "lost": 4})["token_accuracy"] == 0.5
+
+
 def test_only_begin_inside_outside_tags_have_entities():
     assert entity_kinds(TAGS) is not None
     for tags in (("NOUN", "VERB"), ("B-PER", "X"), ("O",)):
@@ -152,13 +195,13 @@ def test_only_begin_inside_outside_tags_have_entities():
 
 
 def test_metrics_by_hand():
-    tokens = {"nll": 12.0, "weight": 4.0, "correct": 1.0, "bytes": 9.0}
+    tokens = {"nll": 12.0, "weight": 4.0, "correct": 1.0}
     both = from_sums({**tokens, "label_nll": 6.0, "label_weight": 10.0,
-                      "confusion": np.array([[3.0, 1.0], [2.0, 4.0]])}, predicts_text=False)  # fmt: skip
+                      "confusion": np.array([[3.0, 1.0], [2.0, 4.0]])})  # fmt: skip
     assert (both["loss"], both["mlm_loss"], both["next_sentence_loss"]) == pytest.approx((3.6, 3.0, 0.6))
     assert (both["next_sentence_accuracy"], both["next_sentence_negatives"]) == pytest.approx((0.7, 0.6))
     assert both["perplexity"] == pytest.approx(np.exp(3)) and "accuracy" not in both
     tagger = from_sums({"nll": 5.0, "weight": 10.0, "confusion": np.array([[6.0, 0.0], [2.0, 2.0]]),
-                        "entities": np.array([4.0, 6.0, 3.0])}, predicts_text=False)  # fmt: skip
+                        "entities": np.array([4.0, 6.0, 3.0])})  # fmt: skip
     assert tagger["loss"] == 0.5 and tagger["accuracy"] == pytest.approx(0.8)
     assert tagger["entity_f1"] == pytest.approx(2 * 0.5 * 0.75 / 1.25)

@@ -32,10 +32,13 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
     def step(state, rows):
         metrics = {name: jnp.ones(()) for name in ("loss", "tokens", "places", "grad_norm")}
         metrics |= {"skipped": jnp.bool_(state.step in sick), "finite_rows": jnp.ones(2, bool)}
+        metrics["finite_update"] = jnp.bool_(True)
         return types.SimpleNamespace(step=state.step + 1), metrics
 
     trainer = types.SimpleNamespace(step=step, schedule=lambda step: 0.1)
-    settings = LoopSettings(total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, most_skipped=3)
+    settings = LoopSettings(
+        total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, most_skipped=3, debug_nans=False
+    )
     checkpoints, log = Saved(), MetricsLog(tmp_path, keep_until=-1)
     state = types.SimpleNamespace(step=0)
     try:

@@ -35,11 +35,11 @@ def test_what_json_cannot_hold_becomes_null(tmp_path):
 
 def test_metrics_from_sums():
     sums = {"nll": 20.0, "weight": 10.0, "correct": 4.0, "bytes": 40.0}
-    metrics = from_sums(sums, predicts_text=True)
+    metrics = from_sums(sums)
     assert metrics["loss"] == 2.0 and metrics["token_accuracy"] == 0.4
     assert math.isclose(metrics["perplexity"], math.exp(2))
     assert math.isclose(metrics["bits_per_byte"], 20 / math.log(2) / 40)
-    assert "bits_per_byte" not in from_sums(sums, predicts_text=False)
+    assert "bits_per_byte" not in from_sums({name: value for name, value in sums.items() if name != "bytes"})
 
 
 def test_accuracy_and_macro_f1_against_a_case_by_hand():

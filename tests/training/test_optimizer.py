@@ -41,8 +41,8 @@ def schedule(step):
 
 
 def run(fields, params, grads, steps=2):
-    """The updates of each step as flat dicts of float64, and the last state."""
-    optimizer = make_optimizer(fields, schedule, nest(params))
+    """The updates of each step as flat dicts of float64, and the last state. Clips only where `fields` say so."""
+    optimizer = make_optimizer({"clip_norm": 0.0, **fields}, schedule, nest(params))
     tree, updates = nest(params), []
     state = optimizer.init(tree)
     update = jax.jit(optimizer.update)
@@ -195,6 +195,50 @@ def test_frozen_parameters_keep_their_bits_and_have_no_state(name):
     assert any(KERNEL in at for at, _ in flatten_with_paths(state))
 
 
+@pytest.mark.parametrize(
+    "fields", [{"name": name} for name in ALL] + [{"name": "adafactor", "momentum": 0.9, "min_size_to_factor": 8}]
+)
+def test_an_update_that_is_left_out_leaves_no_trace(fields):
+    params = {**PARAMS, SCALE: np.full((N, D), -0.0, np.float32)}
+    optimizer = make_optimizer({**fields, "weight_decay": 0.3, "clip_norm": 1.0}, lambda step: 0.1, nest(params))
+    update = jax.jit(optimizer.update)
+    broken = nest({path: np.full_like(g, np.nan) for path, g in GRADS[0].items()})
+
+    def run(grads):
+        tree, state = nest(params), optimizer.init(nest(params))
+        for g in grads:
+            changes, state = update(g, state, tree, applies=g is not broken)
+            tree = optax.apply_updates(tree, changes)
+        return {path: np.asarray(leaf).tobytes() for path, leaf in flatten_with_paths((tree, state))}
+
+    straight, with_gap = (
+        run(grads) for grads in ([*map(nest, GRADS)], [broken, nest(GRADS[0]), broken, nest(GRADS[1])])
+    )
+    different = [path for path in straight if straight[path] != with_gap[path]]
+    assert len(different) == 1 and different[0].endswith("/count"), "the schedule's step alone goes on"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_leaving_an_update_out_holds_no_second_state(name):
+    shapes = {f"encoder/layers/mlp/{part}/kernel": (4, 128, 128) for part in ("gate", "up", "down")}
+    params = nest({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+    optimizer = make_optimizer({"name": name, "weight_decay": 0.1, "clip_norm": 1.0}, schedule, params)
+
+    def temporaries(chooses):
+        def step(params, state, inputs):
+            grads = jax.grad(lambda p: sum(jnp.sum(jnp.tanh(inputs @ leaf)) for leaf in jax.tree.leaves(p)))(params)
+            more = {"applies": jnp.isfinite(optax.tree.norm(grads))} if chooses else {}
+            changes, state = optimizer.update(grads, state, params, **more)
+            return optax.apply_updates(params, changes), state
+
+        inputs = jax.ShapeDtypeStruct((8, 128), jnp.float32)
+        state = jax.eval_shape(optimizer.init, params)
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, inputs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(chooses=True) <= 1.05 * temporaries(chooses=False)
+
+
 def test_clipping_is_by_the_norm_of_trainable_gradients_together():
     fields = {"name": "adamw", "b1": 0.0, "b2": 0.0, "epsilon": 1.0, "trainable": ((EMBEDDING, False), (r".*", True))}
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for path, g in GRADS[0].items() if path != EMBEDDING))
@@ -202,7 +246,7 @@ def test_clipping_is_by_the_norm_of_trainable_gradients_together():
     clipped = run({**fields, "clip_norm": 2.0}, PARAMS, GRADS, steps=1)[0]
     assert_same(clipped, run(fields, PARAMS, scaled, steps=1)[0])
     assert_same(run({**fields, "clip_norm": 2 * norm}, PARAMS, GRADS, steps=1)[0],
-                run({**fields, "clip_norm": None}, PARAMS, GRADS, steps=1)[0])  # fmt: skip
+                run({**fields, "clip_norm": 0.0}, PARAMS, GRADS, steps=1)[0])  # fmt: skip
 
 
 def test_multipliers_scale_the_rate_and_the_decay_of_what_they_name():

@@ -20,7 +20,6 @@ from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import Policy
 from t5lite.training.reading import chosen_steps, evaluated, intact, saved_steps
 from t5lite.training.record import Damaged, _digest, read_record
-from t5lite.training.sharding import make_mesh
 from t5lite.training.step import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -188,16 +187,17 @@ def test_the_mean_of_the_newest_checkpoints(tmp_path, capsys):
         params = {"final_norm": {"scale": jnp.asarray(value)}}
         checkpoints.save(TrainState(np.int32(step), params, {"count": jnp.int32(step)}), {})
     checkpoints.close()
-    mesh, shapes = make_mesh(1, 1, 1), {"final_norm": {"scale": jax.ShapeDtypeStruct((8, 6), jnp.float32)}}
-    mean, step = start.load_params(tmp_path, shapes, mesh, average=3)
+    here = SingleDeviceSharding(jax.devices()[0])
+    like = {"final_norm": {"scale": jax.ShapeDtypeStruct((8, 6), jnp.float32, sharding=here)}}
+    mean, step = start.load_params(tmp_path, like, average=3)
     np.testing.assert_allclose(mean["final_norm"]["scale"], values[1:].mean(axis=0), rtol=1e-6)
     assert step == 4 and "at the steps 2, 3, 4" in capsys.readouterr().err
     _damage(tmp_path, 3)
-    mean, step = start.load_params(tmp_path, shapes, mesh, average=3)
+    mean, step = start.load_params(tmp_path, like, average=3)
     np.testing.assert_allclose(mean["final_norm"]["scale"], values[[0, 1, 3]].mean(axis=0), rtol=1e-6)
     assert "at the steps 1, 2, 4" in capsys.readouterr().err
     with pytest.raises(UserError, match="has 3 intact checkpoints, fewer than the 4"):
-        start.load_params(tmp_path, shapes, mesh, average=4)
+        start.load_params(tmp_path, like, average=4)
 
 
 RESTORED = """

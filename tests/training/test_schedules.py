@@ -63,7 +63,6 @@ def test_a_schedule_is_float32_and_the_same_inside_jit():
     [
         ({"name": "cosin"}, r"schedule\.name.*'cosine'"),
         ({"rate": -1.0}, r"schedule\.rate"),
-        ({"rate": None}, r"schedule\.rate"),
         ({"warmup_steps": -1}, r"schedule\.warmup_steps"),
         ({"final_fraction": 1.5}, r"schedule\.final_fraction"),
         ({"decay_fraction": 0.0}, r"schedule\.decay_fraction"),

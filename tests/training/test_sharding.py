@@ -13,6 +13,7 @@ from flax.traverse_util import unflatten_dict
 from jax.sharding import PartitionSpec as P
 
 from t5lite.errors import UserError
+from t5lite.model.config import ModelConfig
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.sharding import (
     batch_sharding,
@@ -21,12 +22,14 @@ from t5lite.training.sharding import (
     make_mesh,
     param_rules,
     params_shardings,
+    placed_shapes,
     put_batch,
     state_shardings,
 )
 from t5lite.training.tables import flatten_with_paths
 
 N, D, HK, F, V, H = 3, 8, 16, 12, 32, 6
+MODEL = ModelConfig(N, N, V, d_model=D, d_ff=F, num_heads=4, head_dim=HK // 4)
 MATRICES = {"query": (N, D, HK), "key": (N, D, HK), "value": (N, D, HK), "output": (N, HK, D)}
 MESHES = ((2, 4, 1), (1, 4, 2), (8, 1, 1))
 
@@ -101,8 +104,8 @@ def test_a_sharded_update_equals_that_of_one_device(name, sizes, trees, on_one_d
     params, grads = map(one_of_each_kind, trees)
     mesh = make_mesh(*sizes)
     optimizer, step = updater(name, params)
-    of_params = params_shardings(params, mesh)
-    of_state = state_shardings(jax.eval_shape(optimizer.init, params), mesh, params)
+    of_params = params_shardings(params, mesh, MODEL)
+    of_state = state_shardings(jax.eval_shape(optimizer.init, params), mesh, params, MODEL)
     state = jax.jit(optimizer.init, out_shardings=of_state)(params)
     step = jax.jit(step, in_shardings=(of_state, of_params, of_params), out_shardings=(of_params, of_state))
     for _ in range(2):
@@ -114,7 +117,7 @@ def test_a_sharded_update_equals_that_of_one_device(name, sizes, trees, on_one_d
 
 def shard_shapes(name, sizes, params):
     mesh, optimizer = make_mesh(*sizes), updater(name, params)[0]
-    shardings = state_shardings(jax.eval_shape(optimizer.init, params), mesh, params)
+    shardings = state_shardings(jax.eval_shape(optimizer.init, params), mesh, params, MODEL)
     state = jax.jit(optimizer.init, out_shardings=shardings)(params)
     shapes = {path: leaf.addressable_shards[0].data.shape for path, leaf in flatten_with_paths(state)}
     return {path.split("inner_state/")[-1].split("/", 1)[-1]: shape for path, shape in shapes.items()}
@@ -145,17 +148,19 @@ def test_adafactors_factors_are_split_without_the_dimension_they_average_over(tr
 
 def test_factors_of_a_square_matrix_are_told_apart_by_name():
     mesh, params = make_mesh(1, 4, 2), {"lm_head": {"kernel": np.zeros((8, 8), np.float32)}}
-    optimizer = make_optimizer({"name": "adafactor", "min_size_to_factor": 8}, lambda step: 0.1, params)
-    found = specs(state_shardings(jax.eval_shape(optimizer.init, params), mesh, params))
+    optimizer = make_optimizer(
+        {"name": "adafactor", "min_size_to_factor": 8, "clip_norm": 0.0}, lambda step: 0.1, params
+    )
+    found = specs(state_shardings(jax.eval_shape(optimizer.init, params), mesh, params, MODEL))
     found = {path.split("/0/")[-1]: spec for path, spec in found.items()}
     assert found["v_row/lm_head/kernel"] == P("fsdp") and found["v_col/lm_head/kernel"] == P("tensor")
 
 
 def test_a_whole_train_state_gets_its_parameters_shardings(trees):
     mesh, params = make_mesh(2, 2, 2), trees[0]
-    found = specs(state_shardings({"params": params, "step": np.int32(0)}, mesh, params))
+    found = specs(state_shardings({"params": params, "step": np.int32(0)}, mesh, params, MODEL))
     assert found["step"] == P()
-    expected = specs(params_shardings(params, mesh))
+    expected = specs(params_shardings(params, mesh, MODEL))
     assert {path.removeprefix("params/"): spec for path, spec in found.items() if path != "step"} == expected
 
 
@@ -170,7 +175,8 @@ def test_every_default_row_is_used_by_an_encoder_decoder_or_an_encoders_heads(tr
         "pooler/bias": np.zeros(D),
     }
     heads |= {f"more/layers/{name}/bias": np.zeros((N, 8)) for name in ("self_attention/query", "mlp/up")}
-    found = specs(params_shardings({**trees[0], **unflatten_dict(heads, sep="/")}, make_mesh(1, 4, 2), param_rules()))
+    params = {**trees[0], **unflatten_dict(heads, sep="/")}
+    found = specs(params_shardings(params, make_mesh(1, 4, 2), MODEL, param_rules()))
     assert {found[f"{name}/kernel"] for name in (*kernels, "tagger")} == {P("fsdp", None)}
     assert found["token_type_embedding/embedding"] == found["more/position_embedding/embedding"] == P(None, "fsdp")
     assert found["lm_head/bias"] == P("tensor") and found["pooler/bias"] == P(None)
@@ -180,10 +186,36 @@ def test_every_default_row_is_used_by_an_encoder_decoder_or_an_encoders_heads(tr
 def test_an_axis_that_does_not_divide_a_dimension_is_dropped_there_alone():
     mesh = make_mesh(1, 2, 4)
     params = {"decoder": {"layers": {"mlp": {"up": {"kernel": np.zeros((N, 8, 6))}}}}}
-    assert specs(params_shardings(params, mesh)) == {"decoder/layers/mlp/up/kernel": P(None, "fsdp", None)}
+    assert specs(params_shardings(params, mesh, MODEL)) == {"decoder/layers/mlp/up/kernel": P(None, "fsdp", None)}
     both = {"kernel": np.zeros((4, 6))}
     rules = ((r".*", P(("tensor", "fsdp"), "data")),)
-    assert specs(params_shardings(both, mesh, rules)) == {"kernel": P("tensor", "data")}
+    assert specs(params_shardings(both, mesh, MODEL, rules)) == {"kernel": P("tensor", "data")}
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "whole"),
+    [
+        (4, None, set()),
+        (8, 4, set()),
+        (6, None, {"query", "key", "value", "output"}),
+        (6, 2, {"query", "key", "value", "output"}),
+        (8, 2, {"key", "value"}),
+        (4, 1, {"key", "value"}),
+    ],
+)
+def test_no_head_is_split_and_all_else_is(heads, kv_heads, whole):
+    """Over tensor=4, by which every width here can be divided: what stays whole does for the sake of its heads."""
+    model = ModelConfig(1, 1, 32, d_model=16, d_ff=8, num_heads=heads, head_dim=8, num_kv_heads=kv_heads, biases="all")
+    found = {path: leaf.sharding.spec for path, leaf in flatten_with_paths(placed_shapes(model, make_mesh(1, 2, 4)))}
+    split = {path for path, spec in found.items() if "tensor" in spec}
+    kernels = {"query", "key", "value", "output"} - whole
+    expected = {f"{block}/{name}/kernel" for block in ("self_attention", "cross_attention") for name in kernels}
+    expected |= {path.replace("kernel", "bias") for path in expected if "output" not in path}
+    expected |= {"mlp/up/kernel", "mlp/up/bias", "mlp/gate/kernel", "mlp/gate/bias", "mlp/down/kernel"}
+    in_layers = {path.split("layers/")[1] for path in split if "layers/" in path}
+    assert in_layers == expected
+    assert "token_embedding/embedding" in split
+    assert all("fsdp" in spec for path, spec in found.items() if path.endswith("/kernel"))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +230,7 @@ def test_an_axis_that_does_not_divide_a_dimension_is_dropped_there_alone():
 )
 def test_a_wrong_rule_is_refused_never_dropped(rules, message):
     with pytest.raises(UserError, match=message):
-        params_shardings({"kernel": np.zeros((8, 8))}, make_mesh(1, 4, 2), rules)
+        params_shardings({"kernel": np.zeros((8, 8))}, make_mesh(1, 4, 2), MODEL, rules)
 
 
 def test_a_mesh_has_its_sizes_and_minus_one_takes_the_rest():
@@ -240,6 +272,7 @@ import sys
 import jax, numpy as np
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from t5lite.errors import UserError
+from t5lite.model.config import ModelConfig
 from t5lite.training.sharding import local_rows, make_mesh, put_batch
 rows = np.arange(24, dtype=np.int32).reshape(8, 3)
 for sizes in ((2, 2, 1), (2, 1, 2), (1, 1, 4)):

@@ -80,9 +80,25 @@ def test_microbatches_equal_the_whole_batch_on_ragged_weighted_data(objective):
 @pytest.mark.parametrize("objective", ["span_corruption", "causal_lm"])
 def test_losses_on_eight_devices_are_those_on_one(mesh, objective):
     architecture = "decoder" if objective == "causal_lm" else "encoder_decoder"
-    fields = {"objective": objective, "architecture": architecture, **PLAIN}
+    fields = {
+        "objective": objective,
+        "architecture": architecture,
+        "model.dropout": 0.1,
+        "model.dropout_places": ("attention",),
+        **PLAIN,
+    }
     one = _train(_config(**fields))
     many = _train(_config(**fields, **{f"mesh.{axis}": size for axis, size in mesh.items()}))
+    np.testing.assert_allclose(many[0], one[0], rtol=1e-5)
+    assert _largest_difference(many[1], one[1]) < 2e-5
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, None), (8, 2)])
+def test_heads_that_the_mesh_does_not_divide_change_nothing(heads, kv_heads):
+    fields = {"objective": "causal_lm", "architecture": "decoder", "model.num_heads": heads, "model.head_dim": 8,
+              "model.num_kv_heads": kv_heads, "model.dropout": 0.1,
+              "model.dropout_places": ("attention",), **PLAIN}  # fmt: skip
+    one, many = _train(_config(**fields)), _train(_config(**fields, **{"mesh.data": 2, "mesh.tensor": 4}))
     np.testing.assert_allclose(many[0], one[0], rtol=1e-5)
     assert _largest_difference(many[1], one[1]) < 2e-5
 

@@ -1,6 +1,8 @@
 """generate as its users call it: texts and lines of JSON in, answers out in their order, scores, conversations."""
 
 import contextlib
+import gzip
+import io
 import json
 import os
 import pty
@@ -13,8 +15,9 @@ import numpy as np
 import pytest
 
 from t5lite import generate
-from t5lite.answers import Generator, Options, Request
+from t5lite.answers import Generator, Options, Ready, Request, in_order
 from t5lite.decoding.settings import Settings
+from t5lite.errors import UserError
 from t5lite.generate import filled
 from t5lite.train import train
 from tests.data import released
@@ -42,17 +45,32 @@ def language_model(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def short_positions(tmp_path_factory):
+    """A language model with positions for 40 tokens."""
+    folder = tmp_path_factory.mktemp("positions")
+    config = small_config(write_texts(folder / "texts"), "causal_lm", "decoder")
+    config.tokenizer.path = f"hf:{released.neox(folder / 'released')}"
+    config.model.positions, config.model.max_positions, config.budget.steps = "learned", 40, 1
+    train(config, folder / "run")
+    return folder / "run"
+
+
 def said(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def failed(arguments, capsys):
+def fails(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         generate.main(arguments)
     assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1
-    return captured.err
+    return capsys.readouterr()
+
+
+def failed(arguments, capsys):
+    out, err = fails(arguments, capsys)
+    assert out == "" and err.count("\n") == 1
+    return err
 
 
 def test_lines_of_json_are_answered_in_order_and_keep_their_fields(pairs, tmp_path, capsys):
@@ -236,24 +254,123 @@ def test_mistakes_end_in_one_line(spans, arguments, message, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: no JSON"),
-        ("[1]", "line 2: should be an object, is list"),
-        ('{"other": 1}', "line 2: inputs or text should be a text, is null"),
-        ('{"inputs": "x", "targets": 3}', "line 2: target should be a text, is 3"),
-        ("[" * 100_000, "line 2: no JSON"),
+        ("{", "line 2: is not JSON"),
+        ("[1]", "line 2: is not a JSON object"),
+        ('{"other": 1}', "line 2: has no inputs or text"),
+        ('{"inputs": ["x"]}', "line 2: column 'inputs' is a list"),
+        ('{"inputs": null}', "line 2: column 'inputs' is null"),
+        ('{"inputs": "x", "prefix": "word ' + "word " * 99 + '"}', "tokens is longer than max_new_tokens=4"),
+        ("[" * 100_000, "line 2: is nested too deeply"),
+        ("caf\udce9", "line 2: is not UTF-8 at its byte 3"),
     ],
 )
-def test_wrong_lines_of_json_are_named(spans, line, message, tmp_path, capsys):
-    (tmp_path / "q.jsonl").write_text('{"inputs": "x"}\n' + line + "\n")
-    assert message in failed(["--checkpoint", str(spans), "--input_file", str(tmp_path / "q.jsonl")], capsys)
+def test_a_wrong_line_is_named_and_the_others_are_answered(spans, line, message, tmp_path, capsys):
+    file = tmp_path / "q.jsonl"
+    file.write_bytes(f'{{"inputs": "x"}}\n{line}\n{{"inputs": "the", "id": 3}}\n'.encode(errors="surrogateescape"))
+    command = ["--checkpoint", str(spans), "--input_file", str(file), "--max_new_tokens=4", "--json"]
+    out, err = fails(command, capsys)
+    first, last = map(json.loads, out.splitlines())
+    assert (first["input"], last["input"], last["id"]) == ("x", "the", 3)
+    assert message in err.splitlines()[0] and str(file) in err and "1 of 3 texts" in err.splitlines()[1]
+    out, err = fails([*command, "--strict"], capsys)
+    assert [json.loads(line)["input"] for line in out.splitlines()] == ["x"]
+    assert message in err and err.count("\n") == 1
 
 
-def test_a_text_longer_than_the_positions_is_refused(tmp_path, capsys):
-    config = small_config(write_texts(tmp_path / "texts"), "causal_lm", "decoder")
-    config.tokenizer.path = f"hf:{released.neox(tmp_path / 'released')}"
-    config.model.positions, config.model.max_positions, config.budget.steps = "learned", 40, 1
-    train(config, tmp_path / "run")
-    command = ["--checkpoint", str(tmp_path / "run"), "--input"]
+def test_hosts_answer_in_turn_and_the_first_has_all_answers_and_faults(monkeypatch):
+    requests = [Request("x" * (i % 3), place=f"line {i}", fault="is wrong" if i % 5 == 0 else None) for i in range(40)]
+    sent = {0: [], 1: []}
+
+    def run(index):
+        def to_primary(value):
+            sent[index].append(json.loads(json.dumps(value)))
+            return [] if index else [sent[0][-1], sent[1][len(sent[0]) - 1]]
+
+        for name, function in (("count", lambda: 2), ("index", lambda: index), ("to_primary", to_primary)):
+            monkeypatch.setattr(f"t5lite.answers.hosts.{name}", function)
+
+        def prepare(request):
+            if request.place == "line 7":
+                raise UserError("is too long")
+            return Ready(request, np.zeros(1, np.int32))
+
+        function = lambda ready, places: [
+            each.answer({"output": place}) for each, place in zip(ready, places, strict=True)
+        ]
+        return list(in_order(requests, 4, prepare, function, strict=False))
+
+    assert run(1) == []
+    for place, answer in enumerate(run(0)):
+        expected = {7: "line 7: is too long"}.get(place, f"line {place}: is wrong" if place % 5 == 0 else None)
+        assert answer.get("error") == expected and answer.get("output") == (None if expected else place)
+
+
+def test_a_missing_target_is_named_and_the_others_are_scored(pairs, tmp_path, capsys):
+    lines = [{"inputs": "x", "targets": "other"}, {"inputs": "y"}, {"inputs": "z", "targets": 3}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["--checkpoint", str(pairs), "--input_file", str(tmp_path / "q.jsonl"), "--score", "--json"]
+    out, err = fails(command, capsys)
+    assert [json.loads(line)["target"] for line in out.splitlines()] == ["other", "3"]
+    assert "line 2: --score needs a target for 'y'" in err
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_files_are_read_as_training_reads_them(spans, end, tmp_path, capsys, monkeypatch):
+    """A byte-order mark, blank lines and numbers; .gz; the same from standard input."""
+    lines = ['{"inputs": "the sea"}', "", "   ", '{"inputs": 7, "id": 3}', '{"text": "half \\ud83d"}']
+    content = ("\ufeff" + end.join(lines) + end).encode()
+    (tmp_path / "q.jsonl").write_bytes(content)
+    (tmp_path / "q.jsonl.gz").write_bytes(gzip.compress(content))
+    command = ["--checkpoint", str(spans), "--max_new_tokens=2", "--json"]
+    expected = ["the sea", "7", "half \ufffd"]
+    for name in ("q.jsonl", "q.jsonl.gz"):
+        generate.main([*command, "--input_file", str(tmp_path / name)])
+        assert [answer["input"] for answer in said(capsys)] == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    generate.main([*command, "--jsonl"])
+    assert [answer["input"] for answer in said(capsys)] == expected
+    (tmp_path / "q.txt").write_bytes(f"\ufeffthe sea{end}{end}old man{end}".encode())
+    generate.main([*command, "--input_file", str(tmp_path / "q.txt")])
+    captured = capsys.readouterr()
+    assert [json.loads(line)["input"] for line in captured.out.splitlines()] == ["the sea", "old man"]
+    assert "blank lines are skipped and have no answer: 1 (2)" in captured.err
+
+
+def test_a_text_that_was_cut_is_named(pairs, tmp_path, capsys):
+    (tmp_path / "q.txt").write_text("the sea\n" + "the sea " * 60 + "\n")
+    generate.main(["--checkpoint", str(pairs), "--input_file", str(tmp_path / "q.txt"), "--json"])
+    captured = capsys.readouterr()
+    short, long = map(json.loads, captured.out.splitlines())
+    assert "cut" not in short and long["cut"]["read"] == 32 < long["cut"]["tokens"]
+    (warning,) = captured.err.splitlines()
+    assert f"{tmp_path / 'q.txt'}, line 2: {long['cut']['tokens']} tokens, and the network reads 32" in warning
+
+
+@pytest.mark.parametrize("more", [["--temperature=1", "--num_return=2"], ["--num_beams=3"], ["--stop", "."]])
+def test_a_text_too_long_for_the_positions_stops_no_other(short_positions, more, tmp_path, capsys):
+    (tmp_path / "q.txt").write_text("the sea\n" + "the sea went " * 30 + "\nold\n")
+    command = ["--checkpoint", str(short_positions), "--input_file", str(tmp_path / "q.txt"), "--max_new_tokens=9"]
+    out, err = fails([*command, "--json", *more], capsys)
+    assert [json.loads(line)["input"] for line in out.splitlines()] == ["the sea", "old"]
+    assert "line 2: the text has" in err and "positions for 40" in err
+
+
+def test_a_long_target_leaves_the_texts_beside_it_alone(short_positions, tmp_path, capsys):
+    lines = [{"inputs": "the sea went old " * 2, "targets": "x"}, {"inputs": "a", "targets": "the sea went " * 30}]
+    lines += [{"inputs": "a", "targets": "the sea went old"}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["--checkpoint", str(short_positions), "--score", "--json", "--input_file", str(tmp_path / "q.jsonl")]
+    out, err = fails(command, capsys)
+    together = [json.loads(line) for line in out.splitlines()]
+    assert [answer["target"] for answer in together] == [lines[0]["targets"], lines[2]["targets"]]
+    assert "line 2:" in err
+    for answer, line in zip(together, (lines[0], lines[2]), strict=True):
+        (alone,) = Generator(short_positions).scores([Request(line["inputs"], target=line["targets"])])
+        assert alone["logprob"] == pytest.approx(answer["logprob"], abs=1e-4)
+
+
+def test_a_text_longer_than_the_positions_is_refused(short_positions, capsys):
+    command = ["--checkpoint", str(short_positions), "--input"]
     generate.main([*command, "the sea", "--max_new_tokens", "20"])
     capsys.readouterr()
     assert "positions for 40" in failed([*command, "the sea went " * 30, "--max_new_tokens", "4"], capsys)

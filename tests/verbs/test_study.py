@@ -138,7 +138,7 @@ def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path
     runs = repeat({"after": after, "broken": broken}, [0]) | {"pretrain": pretrain}  # none where it can run
     out = tmp_path / "out"
     for _ in range(2):
-        report = study.run_and_report(runs, out, "Mine", base="after", parallel=None)
+        report = study.run_and_report(runs, out, "Mine", bases=["after"], parallel=None)
         status = {entry.run: entry.status for entry in report.entries}
         assert status["pretrain"] == "complete" and re.match("failed: .*init_from", status["broken-0"])
         assert status["after-0"] == "not run: it needs broken-0, which has no result"
@@ -152,7 +152,7 @@ def write_fake(monkeypatch):
     """Trainings that only leave a workdir; those of runs in the set that this returns raise what it holds for them."""
     failing = {}
 
-    def train(config, workdir):
+    def train(config, workdir, given=()):
         check_same_run(config, workdir)
         if read_result(workdir) is not None:
             return

@@ -1,0 +1,72 @@
+"""The command line without a verb: list the verbs, or run one.
+
+t5lite                   list the verbs, as `python -m t5lite` does
+t5lite train …           run one, as `python -m t5lite.train …` does
+"""
+
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from t5lite.errors import UserError, clean_exit, nearest
+from t5lite.signals import end_on_signals
+
+# In the order in which a model meets them.
+VERBS = ("prepare", "preview", "train", "evaluate", "generate", "study", "compare", "bench", "convert")
+
+
+def summary_of(verb: str) -> str:
+    """The first line of a verb's docstring after its name. The module is parsed, not imported, which takes seconds."""
+    source = Path(__file__).with_name(f"{verb}.py").read_text(encoding="utf-8")
+    line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return line.removeprefix(f"{verb.capitalize()}: ")
+
+
+def overview() -> str:
+    """Return the list of verbs, a line each, and how to learn more."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:{width}}  {summary_of(verb)}" for verb in VERBS]
+    return "\n".join(
+        [
+            "usage: t5lite VERB …, or python -m t5lite.VERB …",
+            "",
+            *lines,
+            "",
+            "t5lite VERB --help says more, with examples.",
+        ]
+    )
+
+
+def _version() -> str:
+    try:
+        return version("t5lite")
+    except PackageNotFoundError:
+        return "not installed: runs from its folder"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that the first argument names; without one, list the verbs.
+
+    Args:
+        argv: the arguments after the command's name; None: the process's own.
+    """
+    verb, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
+    with clean_exit():
+        if verb in ("", "-h", "--help", "help"):
+            print(overview())
+            return
+        if verb == "--version":
+            print(f"t5lite {_version()}")
+            return
+        if verb not in VERBS:
+            raise UserError(f"there is no verb {verb!r}; {nearest(verb, VERBS)}")
+    end_on_signals()  # until the verb's own handlers stand
+    sys.argv = [f"t5lite {verb}", *rest[:-1]]
+    importlib.import_module(f"t5lite.{verb}").main()
+
+
+if __name__ == "__main__":
+    main()

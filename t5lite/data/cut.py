@@ -1,0 +1,60 @@
+"""What rows leave out of longer texts: counted from the lengths in the store, over all rows of a split.
+
+{"rows": 200, "inputs": 0, "targets": 12, "tokens": 96, "longest": 31, "longest_inputs": 9, "longest_targets": 31}
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+Cut = dict[str, int]
+SIDES = ("inputs", "targets")
+
+
+def count_cut(lengths: np.ndarray, limits: tuple[int | None, int | None]) -> Cut:
+    """How many inputs and targets are longer than a row has place for.
+
+    Args:
+        lengths: [n, 2], tokens of each pair's inputs and targets, with all that closes them or stands in front.
+        limits: of the two sides; None: nothing of that side is cut.
+
+    Returns:
+        rows: n. inputs, targets: how many are cut. tokens: how many are lost. longest_inputs, longest_targets: the
+        tokens of the longest of each side. longest: of those that are cut; 0 if none is.
+    """
+    cut: Cut = {"rows": len(lengths), "inputs": 0, "targets": 0, "tokens": 0, "longest": 0}
+    for side, name in enumerate(SIDES):
+        of_side = lengths[:, side]
+        cut[f"longest_{name}"] = longest = int(of_side.max(initial=0))
+        if limits[side] is not None and longest > limits[side]:
+            cut[name] = int(np.sum(of_side > limits[side]))
+            cut["tokens"] += int(np.maximum(of_side - limits[side], 0).sum())
+            cut["longest"] = max(cut["longest"], longest)
+    return cut
+
+
+def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> str | None:
+    """A sentence on what is cut, with what to raise; None where nothing is. limits: {"inputs_length": n, …}."""
+    sides = [name for name in SIDES if cut.get(name)]
+    if not sides:
+        return None
+    parts = [
+        f"{cut[name]:,} of {cut['rows']:,} {name} are longer than {name}_length={limits[f'{name}_length']} "
+        f"(the longest: {cut[f'longest_{name}']:,} tokens)"
+        for name in sides
+    ]
+    fields = " and ".join(f"config.objective.{name}_length" for name in sides)
+    return f"{' and '.join(parts)}, so that {cut['tokens']:,} tokens are cut; raise {fields}"
+
+
+def describe_share(counts: Mapping[str, int]) -> str | None:
+    """A sentence on how many rows of a held-out set its metrics are of; None where they are of all.
+
+    counts: {"used", "of"}, and "generated" where exact match is of another number.
+    """
+    used, rows, generated = counts["used"], counts["of"], counts.get("generated")
+    generated = used if generated is None else generated
+    if used == generated == rows:
+        return None
+    exact = "" if generated == used else f", exact match of {generated:,}"
+    return f"metrics are of {used:,} of {rows:,} rows{exact} (eval.rows, eval.generate_rows)"

@@ -1,0 +1,79 @@
+"""How a model is asked and how it answers: the one place for what evaluation, answers and exports must agree on.
+
+    conventions = conventions_of(objective, vocabulary, tokenizer.begins_with_start, tokenizer.rules)
+    generate(model, params, inputs, lengths, settings, **conventions.generating())
+    score_targets(model, params, inputs, lengths, targets, target_lengths, **conventions.reading())
+    decode(conventions.text_tokens(answer))
+
+Whatever training puts in a target, generation can say: text, EOS, what stands in front of the target, and sentinels and
+specials where the objective's targets hold them. The unknown token is the exception: it stands for what cannot be said.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from t5lite.objectives.objective import Objective
+from t5lite.vocabulary import Rules, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conventions:
+    """The facts of the module's docstring.
+
+    prefix_attention, start, prepend_start: how inputs are read, see `Generation`. allowed: bool [rows], the ids that
+    may be generated. front: the ids in front of a given target, one or none. rules: with EOS as the first of the stops.
+    """
+
+    prefix_attention: bool
+    start: int
+    prepend_start: bool
+    allowed: np.ndarray
+    front: tuple[int, ...]
+    rules: Rules
+
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `score_targets` and `score_candidates`."""
+        return {
+            "prefix_attention": self.prefix_attention,
+            "start": self.start,
+            "prepend_start": self.prepend_start,
+        }
+
+    def generating(self) -> dict[str, Any]:
+        """The arguments of `Generation`."""
+        rules = self.rules
+        more = {"eos": rules.stops, "first": rules.first, "last": rules.last, "never_first": rules.never_first}
+        return {**self.reading(), "allowed": self.allowed, **more}
+
+    def text_tokens(self, tokens: Sequence[int]) -> Sequence[int]:
+        """An answer's tokens without the one that it had to begin with and the one that ended it."""
+        begin = 1 if len(tokens) and tuple(tokens[:1]) == self.front else 0
+        end = len(tokens) - 1 if len(tokens) and tokens[-1] in self.rules.stops else len(tokens)
+        return tokens[begin:end]
+
+
+def conventions_of(
+    objective: Objective, vocabulary: Vocabulary, begins_with_start: bool, rules: Rules | None
+) -> Conventions:
+    """The conventions of a model. rules: None where no file has any, as for what was trained here before there were."""
+    rules = Rules(first=objective.bos) if rules is None else rules
+    if objective.architecture != "encoder_decoder":
+        rules = dataclasses.replace(rules, first=None)
+    front = objective.bos if rules.first is None else rules.first
+    stops = tuple(dict.fromkeys([vocabulary.eos, *rules.stops]))
+    allowed = objective.allowed(vocabulary)
+    allowed[list(stops)] = True
+    if front is not None and rules.first is None:
+        allowed[front] = True
+    allowed[list(rules.never)] = False
+    return Conventions(
+        objective.prefix_attention,
+        vocabulary.start,
+        begins_with_start,
+        allowed,
+        () if front is None else (front,),
+        dataclasses.replace(rules, stops=stops),
+    )

@@ -1,0 +1,112 @@
+"""What a converted workdir keeps of its release, so that the way back gives the same names, dtypes and bits.
+
+    released/config.json         as it came
+    released/tensors.json        {"tensors": {"lm_head.weight": {"dtype": "BF16", "shape": [9, 4],
+                                                                 "of": "shared.weight"}, …}}
+    released/model.safetensors   what is no parameter of any model here: heads of other kinds, and buffers
+
+"of" is the tensor in the family's table whose values these are; null: it is in model.safetensors. A run that starts
+from the workdir keeps nothing of this: it has trained its own parameters, and is exported with these alone.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t5lite.files import read_json
+from t5lite.interop.family import Family, Json
+from t5lite.interop.names import CONFIG
+from t5lite.interop.released import FAMILIES, Released, refusal
+from t5lite.interop.tensors import NAMES, TensorFolder, ToWrite, write_tensors
+from t5lite.interop.writing import tensors_of
+from t5lite.model.config import ModelConfig
+
+FOLDER, TENSORS = "released", "tensors.json"
+SHAPE = {"tensors": {str: {"dtype": str, "shape": [int], "of": (str, None)}}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What a workdir keeps. kind: which class of transformers the release is of. tensors: as in tensors.json."""
+
+    folder: Path
+    json: Json
+    family: Family
+    kind: str
+    tensors: Mapping[str, Json]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the tensors of heads that no model here has."""
+        rename, others = self.family.rename, [name for name, each in self.tensors.items() if each["of"] is None]
+        return tuple(name for name in others if self.family.kind_of_head(rename(name)))
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the weights cannot answer; None where they can."""
+        return refusal(self.family, self.kind, self.json)
+
+
+def keep(released: Released, workdir: Path) -> None:
+    """Write into `workdir` what its parameters do not tell of the release."""
+    folder = workdir / FOLDER
+    folder.mkdir()
+    stored = released.tensors.tensors
+    of = {
+        file: row.entry.theirs.format(n=layer) for row in released.rows.values() for layer, file in enumerate(row.names)
+    }
+    of |= {again: of[original] for again, original in released.repeated.items()}
+    tensors = {
+        name: {"dtype": each.dtype, "shape": list(each.shape), "of": of.get(name)} for name, each in stored.items()
+    }
+    (folder / CONFIG).write_bytes((released.folder / CONFIG).read_bytes())
+    (folder / TENSORS).write_text(json.dumps({"tensors": tensors}, indent=1) + "\n")
+    others = {name: _as_it_is(released.tensors, name) for name in (*released.heads, *released.buffers)}
+    if others:
+        write_tensors(folder, others, "float32")
+
+
+def _as_it_is(tensors: TensorFolder, name: str) -> ToWrite:
+    stored = tensors.tensors[name]
+    start, end = stored.span(name)
+    return ToWrite(stored.shape, lambda: stored.bytes(name), stored=stored.dtype, size=end - start)
+
+
+def read_kept(workdir: Path) -> Kept | None:
+    """What a workdir keeps of a release; None where it was not converted from one."""
+    folder = workdir / FOLDER
+    tensors, said = read_json(folder / TENSORS, shape=SHAPE), read_json(folder / CONFIG, shape={"model_type": str})
+    if tensors is None or said is None or said["model_type"] not in FAMILIES:
+        return None
+    family = FAMILIES[said["model_type"]]
+    names = [family.rename(name) for name in tensors["tensors"]]
+    return Kept(folder, said, family, family.kind_of(said, names), tensors["tensors"])
+
+
+def write_back(kept: Kept, folder: Path, model: ModelConfig, params: Mapping[str, Any], dtype: str | None) -> None:
+    """Write the release into `folder` as it came: config.json, and the tensors by their own names.
+
+    Args:
+        model: that of the workdir. params: {path: array} of all that its checkpoint holds.
+        dtype: of all tensors but buffers; None: each its own.
+    """
+    entries = {
+        entry.ours: entry for each in (*kept.family.more_parts(model), model) for entry in kept.family.entries(each)
+    }
+    shapes = {path: array.shape for path, array in params.items()}
+    made = tensors_of([entry for path, entry in entries.items() if path in params], shapes, params)
+    others = TensorFolder(kept.folder) if any(each["of"] is None for each in kept.tensors.values()) else None
+    tensors = {}
+    for name, each in kept.tensors.items():
+        if each["of"] is not None:
+            tensors[name] = dataclasses.replace(made[each["of"]], dtype=dtype or NAMES[each["dtype"]])
+        elif dtype is not None and name in kept.heads and each["dtype"] in NAMES:
+            tensors[name] = ToWrite(tuple(each["shape"]), lambda name=name: others.read(name), dtype=dtype)
+        else:
+            tensors[name] = _as_it_is(others, name)
+    said = dict(kept.json)
+    said |= {field: dtype for field in ("dtype", "torch_dtype") if dtype is not None and field in said}
+    (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
+    write_tensors(folder, tensors, dtype or "float32")

@@ -1,0 +1,70 @@
+"""The tensors of a folder under the names of their family's table.
+
+A tensor may stand there under an older name (`gamma`), below another prefix, or under the name of one that repeats it,
+as a shared embedding under that of the decoder's.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from t5lite.errors import UserError
+from t5lite.interop.family import Family, Shape
+from t5lite.interop.tensors import TensorFolder
+
+CONFIG = "config.json"
+
+
+class Names:
+    """files: {name in the table: name in the files}. repeated: [(name in the files, that of the tensor it repeats)]."""
+
+    def __init__(self, family: Family, tensors: TensorFolder):
+        self._family, self._tensors = family, tensors
+        self.files: dict[str, str] = {}
+        self.repeated: list[tuple[str, str]] = []
+        for file in tensors.tensors:
+            name = family.rename(file)
+            if name in self.files:
+                self.repeated.append((file, self.files[name]))
+            else:
+                self.files[name] = file
+        for other, file in tensors.other_names.items():
+            self.files.setdefault(family.rename(other), file)
+
+    def shapes(self, but: str | None = None) -> dict[str, Shape]:
+        """{name in the table: shape}, without the name `but`; of a repeated tensor under all of its names."""
+        found = {name: self._tensors.tensors[file].shape for name, file in self.files.items()}
+        again = {of: found[alias] for alias, of in self._family.aliases.items() if alias in found}
+        return {name: shape for name, shape in {**again, **found}.items() if name != but}
+
+    def repeats_only(self, name: str) -> bool:
+        """Whether the tensor is equal to all that stand for the same one, by the family's aliases."""
+        original = self._family.aliases[name]
+        same = [original, *(alias for alias, of in self._family.aliases.items() if of == original)]
+        return name in self.files and all(self._equal(name, other) for other in same if other in self.files)
+
+    def _equal(self, one: str, other: str) -> bool:
+        one, other = self.files[one], self.files[other]
+        return one == other or np.array_equal(self._tensors.read(one), self._tensors.read(other))
+
+    def resolve(self, wanted: Collection[str]) -> None:
+        """Let an alias stand for a tensor that is not there. wanted: the names that are tensors of their own."""
+        for alias, original in self._family.aliases.items():
+            if alias in wanted or alias not in self.files:
+                continue
+            file = self.files[alias]
+            if self.files.setdefault(original, file) != file:
+                self.repeated.append((file, self.files[original]))
+
+    def check_repetitions(self) -> None:
+        """UserError where two names of one tensor have other values."""
+        for file, original in self.repeated:
+            if not np.array_equal(self._tensors.read(file), self._tensors.read(original)):
+                raise UserError(
+                    f"{self._tensors.folder}: {file} should repeat {original}, which {CONFIG} ties it to, but differs; "
+                    "fetch the weights anew"
+                )
+
+    def lacks(self, name: str) -> UserError:
+        """The error for a tensor that is missing."""
+        return UserError(f"{self._tensors.folder}: the weights lack {name}, which {CONFIG} asks for; fetch them anew")

@@ -1,0 +1,85 @@
+"""Parameters of a Transformer written as a folder that transformers loads.
+
+write_released(folder, config, params, "bfloat16")
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5lite.errors import UserError
+from t5lite.interop.dropout import rates_json
+from t5lite.interop.family import Entry, Family, Json, Shape, shapes_of, their_shape
+from t5lite.interop.names import CONFIG
+from t5lite.interop.released import ALL
+from t5lite.interop.tensors import SHARD_BYTES, ToWrite, write_tensors
+from t5lite.model.config import ModelConfig
+
+
+def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
+    """The family that a model belongs to and what config.json says of it. UserError where it belongs to none."""
+    reasons = []
+    for family in ALL:
+        try:
+            return family, family.to_json(config) | rates_json(config, family.dropout)
+        except UserError as error:
+            reasons.append(str(error))
+    raise UserError(f"no family of released models has this shape: {'; '.join(reasons)}")
+
+
+def write_released(
+    folder: Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    dtype: str = "float32",
+    more: Json | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    fetch: Callable[[Any], np.ndarray] = np.asarray,
+) -> None:
+    """Write config.json and the weights into `folder`, which transformers then loads.
+
+    params: {path: array}. more: further fields of config.json, the ids of tokens among them. fetch: from an array of
+    `params` to the host. Raises UserError for a model that no family has.
+    """
+    family, said = describe(config)
+    tensors = tensors_of(family.entries(config), shapes_of(config), params, fetch)
+    said |= {"dtype": dtype, **(more or {})}
+    if "id2label" in said:
+        said["label2id"] = {name: int(i) for i, name in said["id2label"].items()}
+    (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
+    write_tensors(folder, tensors, dtype, shard_bytes)
+
+
+def tensors_of(
+    entries: list[Entry],
+    shapes: Mapping[str, Shape],
+    params: Mapping[str, Any],
+    fetch: Callable[[Any], np.ndarray] = np.asarray,
+) -> dict[str, ToWrite]:
+    """{name in the family's table: tensor} of the parameters that `entries` tell of. shapes: {path: shape}."""
+    fetched = functools.lru_cache(4)(lambda path: fetch(params[path]))
+    tensors: dict[str, ToWrite] = {}
+    for theirs, group in _grouped(entries):
+        shape = shapes[group[0].ours]
+        for layer in range(shape[0]) if group[0].stacked else (None,):
+            name = theirs if layer is None else theirs.format(n=layer)
+            make = functools.partial(_join, group, layer, fetched)
+            tensors[name] = ToWrite(their_shape(group[0], shape), make)
+    return tensors
+
+
+def _grouped(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    """(name of a tensor, the entries that share it)."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.theirs, []).append(entry)
+    yield from groups.items()
+
+
+def _join(group: list[Entry], layer: int | None, fetched: Callable[[str], np.ndarray]) -> np.ndarray:
+    parts = [entry.to_theirs(fetched(entry.ours) if layer is None else fetched(entry.ours)[layer]) for entry in group]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

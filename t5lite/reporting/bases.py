@@ -1,0 +1,77 @@
+"""What each group is held against: the first group of its task, or the groups that `--base` names.
+
+    --base scratch                  every group called scratch is a base of its task
+    --base science_topic=scratch    only where the task's title has science_topic in it
+    --base small --base large       of several bases in one task, a group takes the one whose config is nearest its own
+
+So runs on all labels can be held against a run on all labels, and runs on 200 labels against one on 200.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from t5lite.config import at, flat
+from t5lite.errors import UserError, nearest
+from t5lite.reporting.groups import Group, watches
+
+
+class Candidate(NamedTuple):
+    """A group that may be a base. names: what it may be called. subject: as in the title of its task."""
+
+    names: Collection[str]
+    subject: str
+
+
+def subject_of(config: Mapping[str, Any]) -> str:
+    """The objective and the source of the training text of a config, as its task's title has them."""
+    mixture = at(config, "data.train.mixture") or {}
+    source = at(config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
+    return f"{at(config, 'objective.name')} · {source}"
+
+
+def candidate_of(group: Group) -> Candidate:
+    """A group by its name in the report, and by that of its configs."""
+    return Candidate({group.name, *(run.name for run in group.runs)}, subject_of(group.config))
+
+
+def find_bases(asked: Sequence[str], candidates: Sequence[Candidate]) -> list[int]:
+    """Return the places in `candidates` of the groups that `asked` names, in the order of `asked`.
+
+    Args:
+        asked: texts GROUP or TASK=GROUP, where TASK is a part of a task's title.
+
+    Raises:
+        UserError: for a text that names no group.
+    """
+    found: list[int] = []
+    for text in asked:
+        places = [i for i, each in enumerate(candidates) if text in each.names]
+        found += places or _find_in_task(text, candidates)
+    return list(dict.fromkeys(found))
+
+
+def _find_in_task(text: str, candidates: Sequence[Candidate]) -> list[int]:
+    task, equals, name = text.rpartition("=")
+    called = [i for i, each in enumerate(candidates) if name in each.names]
+    if not equals or not called:
+        names = {known for each in candidates for known in each.names if known}
+        raise UserError(f"--base {text}: no group of runs is called {name!r}; {nearest(name, names)}")
+    places = [i for i in called if task in candidates[i].subject]
+    if not places:
+        titles = ", ".join(dict.fromkeys(repr(candidates[i].subject) for i in called))
+        raise UserError(f"--base {text}: no task with {task!r} in its title has a group {name!r}; it is in {titles}")
+    return places
+
+
+def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, str]:
+    """Return {name of a group: name of its base} for the groups of a task that are no bases themselves."""
+    distances = {
+        group.name: [_count_differences(group, base) for base in bases] for group in groups if group not in bases
+    }
+    return {name: bases[each.index(min(each))].name for name, each in distances.items()}
+
+
+def _count_differences(a: Group, b: Group) -> int:
+    """In how many fields two groups' configs differ."""
+    ours, theirs = flat(a.config), flat(b.config)
+    return sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys() if not watches(name))

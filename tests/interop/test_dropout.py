@@ -1,0 +1,97 @@
+"""Dropout of released models: config.json's rates as places, and back; and the same activations as transformers."""
+
+import collections
+import dataclasses
+
+import pytest
+
+from t5lite.errors import UserError
+from t5lite.interop.dropout import is_honoured, read_places, read_rates, unsaid_places
+from t5lite.interop.released import FAMILIES, describe
+from t5lite.objectives.objective import OF_TOKENS, Heads
+from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
+
+MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", Heads(next_sentence=True)),
+          ("bert", Heads(False, classifier=3)), ("bert", Heads(False, tagger=4)), ("gpt2", OF_TOKENS),
+          ("bart", OF_TOKENS), ("llama2", OF_TOKENS)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "heads"), MODELS, ids=str)
+def test_what_is_written_reads_as_the_same_places(name, heads):
+    model = small_model(name, heads)
+    family, json = describe(model)
+    assert not unsaid_places(model, family.dropout)
+    again = dataclasses.replace(model, dropout_places=read_places(json, family.dropout))
+    assert {place: again.dropout_at(place) for place in again.dropout_places} == dict.fromkeys(
+        again.dropout_places, 0.1
+    )
+    assert is_honoured(read_rates(json, family.dropout), family.dropout, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("json", "places"),
+    [
+        ({"model_type": "bart"}, ("embedding", "residual")),  # transformers' own rates: dropout alone
+        ({"model_type": "bart", "activation_dropout": 0.1}, ("embedding", "activation", "residual")),
+        ({"model_type": "bart", "dropout": 0}, ("embedding", "attention", "activation", "residual")),
+        ({"model_type": "bert"}, ("embedding", "attention", "residual", "head")),
+        ({"model_type": "bert", "classifier_dropout": 0.0}, ("embedding", "attention", "residual")),
+        ({"model_type": "bert", "attention_probs_dropout_prob": 0.0}, ("embedding", "residual", "head")),
+        ({"model_type": "gpt2", "embd_pdrop": 0.0}, ("attention", "residual")),
+        ({"model_type": "llama"}, ("attention",)),
+        ({"model_type": "qwen2", "attention_dropout": 0.2}, ("attention",)),
+    ],
+    ids=str,
+)
+def test_places_are_those_with_a_rate_or_all_where_there_is_none(json, places):
+    assert read_places(json, FAMILIES[json["model_type"]].dropout) == places
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1, "0.1", True, float("nan")])
+def test_what_is_no_rate_is_named(rate):
+    with pytest.raises(UserError, match="resid_pdrop should be a rate"):
+        read_rates({"resid_pdrop": rate}, FAMILIES["gpt2"].dropout)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "json", "dropout", "honoured"),
+    [
+        ("bert", {}, 0.1, True),
+        ("bert", {}, 0.0, False),
+        ("bert", {}, 0.2, False),
+        ("bert", {"attention_probs_dropout_prob": 0.2}, 0.1, False),
+        ("bart", {"encoder_layerdrop": 0.1}, 0.1, False),
+        ("llama", {}, 0.0, True),
+        ("llama", {}, 0.1, False),
+    ],
+)
+def test_a_rate_that_the_run_does_not_have_is_noticed(model_type, json, dropout, honoured):
+    table = FAMILIES[model_type].dropout
+    assert is_honoured(read_rates(json, table), table, dropout) is honoured
+
+
+def test_places_that_a_family_cannot_say_are_known():
+    model = dataclasses.replace(small_model("llama2"), dropout_places=("embedding", "attention", "residual"))
+    assert unsaid_places(model, FAMILIES["llama"].dropout) == ["embedding", "residual"]
+
+
+@pytest.mark.parametrize(("name", "heads"), MODELS, ids=str)
+def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
+    """In train mode, by the shapes of what goes through its dropout. Needs torch and transformers."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = small_model(name, heads)
+    _, json = describe(model)
+    config = transformers.AutoConfig.for_model(**json, attn_implementation="eager")
+    theirs = getattr(transformers, json["architectures"][0])(config).train()
+    counts, plain = collections.Counter(), torch.nn.functional.dropout
+
+    def dropout(x, p=0.5, training=True, inplace=False):
+        counts[tuple(x.shape)] += bool(training and p)
+        return plain(x, p, training, inplace)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", dropout)
+    ids = {"input_ids": torch.ones(BATCH, LENGTH, dtype=torch.long)}
+    if model.architecture == "encoder_decoder":
+        ids["decoder_input_ids"] = torch.ones(BATCH, TARGETS, dtype=torch.long)
+    theirs(**ids)
+    assert {NAMES[shape]: count for shape, count in counts.items() if count} == count_dropped(model, monkeypatch)

@@ -1,0 +1,89 @@
+"""Released weights generate as transformers has them generate, by the rules in their files; so do their exports."""
+
+import json
+
+import numpy as np
+import pytest
+
+from t5lite import convert
+from t5lite.answers import Generator, Options, Request
+from t5lite.decoding.settings import Settings
+from tests.interop import reference
+from tests.interop.places import make_place
+from tests.interop.test_parity import live
+
+TEXTS = ["to the oil rain", "a", "seed , rain . near the"]
+SETTINGS = {
+    "greedy": (Settings(7), {}),
+    "beams": (Settings(7, num_beams=3), {"num_beams": 3}),
+    "long beams": (Settings(9, num_beams=4, length_penalty=2.0), {"num_beams": 4, "length_penalty": 2.0}),
+}
+
+
+def rules_for(name, place):
+    """generation_config.json with every rule. Specials are suppressed, which t5lite never generates of itself, and
+    sentinels, which it does where the text has a blank.
+    """
+    generator = Generator(f"hf:{place}")
+    vocabulary, rows = generator.tokenizer.vocabulary, generator.model.config.vocab_size
+    text = np.flatnonzero(generator.conventions.allowed)
+    text = [int(token) for token in text if token != vocabulary.eos and token < vocabulary.pieces]
+    said = {
+        "eos_token_id": [vocabulary.eos, *text[20:60]],
+        "forced_eos_token_id": vocabulary.eos,
+        "begin_suppress_tokens": text[100:200],
+        "bad_words_ids": [[token] for token in text[200:210]],
+        "suppress_tokens": sorted({*range(rows)} - {*text, vocabulary.eos}),
+        "pad_token_id": 1,
+    }
+    if name == "bart":
+        said |= {"forced_bos_token_id": 0, "decoder_start_token_id": 2, "bos_token_id": 0}
+        said["suppress_tokens"].remove(0)
+    else:
+        said |= {"decoder_start_token_id": vocabulary.start} if name == "t5" else {"bos_token_id": vocabulary.start}
+    return said
+
+
+@pytest.fixture(scope="module", params=["bart", "t5", "gpt2", "llama"])
+def places(request, tmp_path_factory):
+    """(a release with rules, the workdir that it becomes, the release that this becomes)."""
+    root = tmp_path_factory.mktemp(request.param)
+    place = make_place(root / "release", request.param)
+    (place / "generation_config.json").write_text(json.dumps(rules_for(request.param, place)))
+    convert.main(["--from", f"hf:{place}", "--to", str(root / "run")])
+    convert.main(["--from", str(root / "run"), "--to", f"hf:{root / 'back'}", "--dtype", "bfloat16"])
+    return place, root / "run", root / "back"
+
+
+def answers(place, settings):
+    return [each["tokens"] for each in Generator(place).answers(list(map(Request, TEXTS)), Options(settings))]
+
+
+def test_a_workdir_and_an_export_keep_the_rules(places):
+    place, workdir, back = places
+    expected = answers(f"hf:{place}", Settings(7))
+    assert answers(workdir, Settings(7)) == answers(f"hf:{back}", Settings(7)) == expected
+    stops = Generator(f"hf:{place}").conventions.rules.stops
+    assert all(not set(tokens[:-1]) & set(stops) and tokens[-1] in stops for tokens in expected)
+
+
+@live
+@pytest.mark.parametrize("case", SETTINGS)
+def test_transformers_generates_the_same(places, case):
+    import torch
+
+    settings, theirs = SETTINGS[case]
+    for place in (places[0], places[2]):
+        said = json.loads((place / "config.json").read_text())
+        model, generator = reference.loaded(place, said)[0], Generator(f"hf:{place}")
+        start = [generator.tokenizer.vocabulary.start] if generator.tokenizer.begins_with_start else []
+        for text, ours in zip(TEXTS, answers(f"hf:{place}", settings), strict=True):
+            ids = generator.encode(text).tolist()
+            is_pair = model.config.is_encoder_decoder
+            given = torch.tensor([ids if is_pair else [*start, *ids]])
+            with torch.no_grad():
+                out = model.generate(
+                    input_ids=given, attention_mask=torch.ones_like(given), do_sample=False,
+                    max_new_tokens=settings.max_new_tokens, use_cache=False, **theirs,
+                )[0].tolist()  # fmt: skip
+            assert (out[1:] if is_pair else out[given.shape[1] :]) == ours, text

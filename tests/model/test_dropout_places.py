@@ -1,0 +1,55 @@
+"""Dropout stands where each family has it, and nowhere else."""
+
+import dataclasses
+
+import pytest
+
+from t5lite.errors import UserError
+from t5lite.model.config import DROPOUT_PLACES
+from t5lite.objectives.objective import OF_TOKENS, Heads
+from tests.model.dropped import LAYERS, count_dropped, small_model
+
+N = LAYERS
+CLASSIFIER, TAGGER, NEXT_SENTENCE = Heads(False, classifier=3), Heads(False, tagger=4), Heads(next_sentence=True)
+T5 = {
+    # embeddings, each block's output, the end of the stack
+    "stream": 1 + 2 * N + 1, "decoder stream": 1 + 3 * N + 1,
+    "hidden": N, "decoder hidden": N,
+    "weights": N, "decoder weights": N, "cross weights": N,
+}  # fmt: skip
+BERT = {"stream": 1 + 2 * N, "weights": N}
+# {(family, heads): what is dropped, how often}, read from the modules of transformers and the papers' own code.
+EXPECTED = {
+    ("t5_v1_0", OF_TOKENS): T5,
+    ("t5_v1_1", OF_TOKENS): T5,
+    ("ul2", OF_TOKENS): T5,
+    ("bert", OF_TOKENS): BERT,
+    ("bert", NEXT_SENTENCE): BERT,
+    ("bert", CLASSIFIER): {**BERT, "pooled": 1},
+    ("bert", TAGGER): {**BERT, "stream": BERT["stream"] + 1},
+    ("gpt2", OF_TOKENS): {"stream": 1 + 2 * N, "weights": N},
+    ("bart", OF_TOKENS): {**T5, "stream": 1 + 2 * N, "decoder stream": 1 + 3 * N},
+    ("llama2", OF_TOKENS): {"weights": N},
+    ("llama3", OF_TOKENS): {"weights": N},
+}
+
+
+@pytest.mark.parametrize(("family", "heads"), EXPECTED, ids=str)
+def test_each_family_drops_in_its_places(family, heads, monkeypatch):
+    config = small_model(family, heads)
+    assert count_dropped(config, monkeypatch) == EXPECTED[family, heads]
+    assert count_dropped(config, monkeypatch, deterministic=True) == {}
+    assert count_dropped(dataclasses.replace(config, dropout=0.0), monkeypatch) == {}
+
+
+@pytest.mark.parametrize("place", DROPOUT_PLACES)
+def test_a_place_can_be_chosen_alone(place, monkeypatch):
+    config = dataclasses.replace(small_model("bert", CLASSIFIER), dropout_places=(place,))
+    alone = {"embedding": {"stream": 1}, "attention": {"weights": N}, "activation": {"hidden": N},
+             "residual": {"stream": 2 * N}, "final": {"stream": 1}, "head": {"pooled": 1}}  # fmt: skip
+    assert count_dropped(config, monkeypatch) == alone[place]
+
+
+def test_an_unknown_place_is_named():
+    with pytest.raises(UserError, match=r"model\.dropout_places: unknown place 'atention'.*attention"):
+        dataclasses.replace(small_model("gpt2"), dropout_places=("atention",))
