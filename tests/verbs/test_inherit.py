@@ -87,8 +87,8 @@ def test_every_field_of_a_model_is_inherited_but_those_that_are_named(denoiser, 
                   activation="gelu", biases="all", qk_norm=True, scale_scores=False, tie_embeddings=False,
                   scale_logits=True, logits_soft_cap=3.0, logits_bias=True, initialisation="t5", token_types=3,
                   mlm_transform=False)  # fmt: skip
-    own = dict(architecture="encoder_decoder", dropout=0.25, dropout_places=("attention",), dtype="bfloat16", attention="einsum", remat="full",
-               scan_layers=True)  # fmt: skip
+    own = dict(architecture="encoder_decoder", dropout=0.25, dropout_places=("attention",), dtype="bfloat16",
+               attention="einsum", remat="full", scan_layers=True)  # fmt: skip
     names = {field.name for field in dataclasses.fields(ModelConfig)} - {"heads"} | {"architecture"}
     assert names == set(base_config().model) == values.keys() | own.keys() and own.keys() == set(OWN)
     shutil.copytree(denoiser / "tokenizer", tmp_path / "source" / "tokenizer")
