@@ -54,7 +54,7 @@ def base_config() -> ConfigDict:
             "eval": {
                 "every_steps": _optional(int),  # None: at the end only
                 "rows": 256,  # windows of held-out text, or pairs
-                "batch_size": _optional(int),  # None: that of training
+                "batch_size": _optional(int),  # None: a microbatch of training
                 "generate_rows": 256,  # pairs whose targets are also generated, for exact match
                 "max_new_tokens": _optional(int),  # None: the targets' length
             },
@@ -72,7 +72,7 @@ def base_config() -> ConfigDict:
             "init_from": _optional(str),
             "init_from_step": _optional(str),  # a step, or "best"; None: the newest
             "ema_decay": _optional(float),  # of an average of the parameters, which is then what is evaluated
-            "trainable": _optional(tuple),  # ((regex, bool), …); None: everything
+            "trainable": _optional(tuple),  # ((regex, bool), …); None: everything. Frozen parts have no backward pass
             "deterministic": False,
             "debug_nans": False,  # as train's --debug_nans
         }

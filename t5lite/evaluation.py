@@ -5,7 +5,9 @@ answer stands in training/metrics.py. At the end also by the standards of `objec
 Of pairs also
 
     accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
-    exact_match          the greedily generated target is the given one, on `eval.generate_rows` pairs
+    exact_match          the greedily generated target is the given one, whole, on `eval.generate_rows` pairs
+
+What rows have no place for counts as missed: tokens of targets, tags and entities.
 """
 
 import contextlib
@@ -39,7 +41,7 @@ from t5lite.training.predictions import missed_sums
 from t5lite.training.sharding import local_rows, make_mesh, placed_shapes, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
-from t5lite.training.trainer import compile_eval_step
+from t5lite.training.trainer import compile_eval_step, under
 
 
 class Shown(NamedTuple):
@@ -65,14 +67,8 @@ class Evaluator:
         for name, objective in experiment.standards.items():
             with contextlib.suppress(UserError):  # the held-out text may be shorter than one of its windows
                 self._standards[name] = objective, experiment.validation_sources(objective)
-        # Up to what the mesh divides: the rows too many are not valid, and a row's noise depends on its place alone.
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        self._batch_size = -(-(experiment.config.eval.batch_size or experiment.config.batch_size) // shards) * shards
-        self._places = local_rows(self._batch_size, mesh)
         self._steps = {
-            objective: compile_eval_step(
-                experiment.model, objective, experiment.vocabulary.table, self._batch_size, mesh
-            )
+            objective: compile_eval_step(experiment.model, objective, experiment.vocabulary.table, mesh)
             for objective in (self.objective, *experiment.standards.values())
         }
 
@@ -117,9 +113,18 @@ class Evaluator:
                 said.setdefault(note, []).append(split)
         return [f"{', '.join(splits)}: {note}" for note, splits in said.items()]
 
+    def _batch_size(self, count: int) -> int:
+        """Rows of a batch where `count` are evaluated: no more than in a microbatch of training, whose memory is there,
+        and no more than `count`; rounded up to what the mesh divides. Metrics do not depend on it.
+        """
+        config, shards = self.experiment.config, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        most = config.eval.batch_size or config.batch_size // config.microbatches
+        return -(-min(most, max(count, 1)) // shards) * shards
+
     def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
-        with progress(title, -(-min(count, len(source)) // self._batch_size)) as advance:
-            for rows in evaluation_rows(source, count, self._batch_size, self._places):
+        size = self._batch_size(min(count, len(source)))
+        with progress(title, -(-min(count, len(source)) // size)) as advance:
+            for rows in evaluation_rows(source, count, size, local_rows(size, self.mesh)):
                 self._between_batches()
                 yield rows
                 advance()
@@ -149,7 +154,7 @@ class Evaluator:
         experiment = self.experiment
         labels, label_lengths = label_tokens(experiment)
         score = functools.partial(
-            score_candidates,
+            under(self.mesh, score_candidates),
             experiment.model,
             params,
             candidates=labels,
@@ -188,6 +193,7 @@ class Evaluator:
         decode = experiment.dataset.tokenizer.decode
         labels = objective.labels or ("true", "false")  # of a next sentence: does it belong there
 
+        @functools.partial(under, self.mesh)
         @jax.jit
         def choose(params: Any, rows: Any, index: jax.Array) -> tuple[Batch, Any]:
             keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
@@ -218,20 +224,27 @@ class Evaluator:
         """
         experiment = self.experiment
         objective, vocabulary = self.objective, experiment.vocabulary
-        decode, weights = experiment.dataset.tokenizer.decode, step_weights(experiment.model, params)
+        decode = experiment.dataset.tokenizer.decode
+        weights = under(self.mesh, step_weights)(experiment.model, params)
+
+        @functools.partial(under, self.mesh)
+        @jax.jit
+        def make(rows: Any, index: jax.Array) -> Example:
+            keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
+            return make_examples(objective, keys, rows, vocabulary.table)
+
         for index, rows in enumerate(batches):
             placed = put_batch(rows, self.mesh)
             valid = whole(placed.pop("valid"))
             pairs = whole(placed.pop("pairs")) if "pairs" in placed else None
-            keys = example_keys(validation_key(), jnp.int32(index), len(valid))
-            examples = make_examples(objective, keys, placed, vocabulary.table)
+            examples = make(placed, jnp.int32(index))
             if objective.inputs_length == 0:
                 half = objective.targets_length // 2
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
             full = jnp.ones(examples.inputs.shape, jnp.int32) if ids is None else ids
             lengths = jnp.sum(full > 0, axis=1, dtype=jnp.int32)
-            generated = generate(
+            generated = under(self.mesh, generate)(
                 experiment.model,
                 params,
                 examples.inputs,

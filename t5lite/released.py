@@ -18,7 +18,7 @@ from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.errors import UserError
-from t5lite.interop.dropout import is_honoured
+from t5lite.interop.dropout import rates_of
 from t5lite.interop.released import Released, folder_of, is_released, open_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
@@ -121,7 +121,7 @@ def dropout_note(config: ConfigDict) -> str | None:
     if not is_released(config.init_from or ""):
         return None
     released, model = open_released(folder_of(config.init_from)), config.model
-    if is_honoured(released.dropout, released.family.dropout, model.dropout):
+    if released.dropout == rates_of(model.dropout, model.dropout_places, released.family.dropout):
         return None
     theirs = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
     return f"dropout: config.json has {theirs}; this run has model.dropout={model.dropout:g}" + (

@@ -14,6 +14,7 @@ from t5lite.decoding.generate import padded
 from t5lite.errors import UserError
 from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
+from t5lite.training.trainer import under
 from t5lite.vocabulary import CLS, MASK, SEP
 
 
@@ -22,7 +23,7 @@ class Reader:
 
     def __init__(self, generator: Generator):
         self.tokenizer, self.objective = generator.tokenizer, generator.objective
-        self._model, self._params = generator.model, generator.params
+        self._model, self._params, self._mesh = generator.model, generator.params, generator.mesh
 
     def answers(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
         """{"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
@@ -101,4 +102,5 @@ class Reader:
                 outputs = outputs._replace(tokens=jnp.take_along_axis(outputs.tokens, asked[..., None], axis=1))
             return outputs
 
-        return lambda *arrays: jax.device_get(apply(self._params, *arrays))
+        placed = under(self._mesh, apply)
+        return lambda *arrays: jax.device_get(placed(self._params, *arrays))

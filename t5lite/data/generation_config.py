@@ -82,12 +82,14 @@ def read_rules(folder: Path, vocabulary: Vocabulary) -> Rules:
     suppressed, first = ids("suppress_tokens"), forced("forced_bos_token_id")
     if first is None and said.get("force_bos_token_to_be_generated") is True:  # as older files of BART say it
         first = forced("bos_token_id")
-    if first in suppressed:
-        raise UserError(f"{file}: forced_bos_token_id={first} is among suppress_tokens; mend one of them")
+    last = forced("forced_eos_token_id")
+    for name, token in (("forced_bos_token_id", first), ("forced_eos_token_id", last)):
+        if token in suppressed:
+            raise UserError(f"{file}: {name}={token} is among suppress_tokens; mend one of them")
     return Rules(
         stops=ids("eos_token_id"),
         first=first,
-        last=forced("forced_eos_token_id"),
+        last=last,
         never=tuple(sorted({*suppressed, *single})),
         never_first=ids("begin_suppress_tokens"),
         asked=_asked(said) | ({"bad_words_ids": longer} if longer else {}),
@@ -110,10 +112,12 @@ def note_of(rules: Rules, architecture: str, given: Collection[str] = ()) -> str
     asked = dict(rules.asked)
     if rules.first is not None and architecture == "decoder":
         asked["forced_bos_token_id"] = rules.first
+    flag_of = {name: flag for name, (_, flag) in SETTINGS.items()}
+    asked = {name: value for name, value in asked.items() if flag_of.get(name) not in given}
     flags, without = {}, []
     for name, value in asked.items():
-        flag = SETTINGS.get(name, (None, None))[1]
-        if name == "do_sample" or (flag is not None and flag in given):
+        flag = flag_of.get(name)
+        if name == "do_sample":
             continue
         if flag is None:
             without.append(name)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from t5lite.config import base_config
+from t5lite.data.added_tokens import refuse_contradictions, with_added
 from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
@@ -33,7 +34,7 @@ from t5lite.data.text_tokenizer import (
     parts_of,
     sentinels_on_top,
 )
-from t5lite.data.tokenizer_json import added_tokens, last_of_text, parse, pieces_by_id, prepared, token_table
+from t5lite.data.tokenizer_json import added_tokens, last_of_text, make, parse, pieces_by_id, prepared, token_table
 from t5lite.errors import UserError
 from t5lite.files import read_bytes, read_json, write_atomically
 from t5lite.vocabulary import CLS, MASK, SEP, Rules, TokenTable, Vocabulary
@@ -256,7 +257,12 @@ def open_released(file: Path, sentinels: int, specials: Sequence[str]) -> Releas
     content = _read(file)
     with _named(file):
         spec = parse(content)
+        refuse_contradictions(file.parent, spec)
+        content, spec = with_added(file.parent, content, spec, make(spec).get_vocab(with_added_tokens=True))
         made, _ = prepared(spec, ())
+        for token, (name, _) in added_tokens(spec).items():
+            if made.token_to_id(name) != token:
+                raise UserError(f"the added token {name!r} should have id {token}, but has {made.token_to_id(name)}")
         roles = _roles(file.parent, spec, pieces_by_id(made))
         bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
         if full[:1] != bare[:1]:

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from t5lite.data.added_tokens import place_above, read_added
 from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
 from t5lite.data.released_tokenizer import SENTINELS, TOKENIZER_FILE, open_released, reopen_released
 from t5lite.data.text_tokenizer import (
@@ -354,12 +355,7 @@ def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextT
     has_json = (place / TOKENIZER_FILE).is_file()
     if (place / "spiece.model").is_file():
         try:
-            start = said_of_generation(place).get("decoder_start_token_id", PAD)
-            if not has_shape(start, int):
-                raise UserError(f"{place}: decoder_start_token_id should be an id, is {start!r:.60}")
-            made = _open(place / "spiece.model", _extra_ids(place, sentinels), specials, start=start)
-            made.rules = read_rules(place, made.vocabulary)
-            return made
+            return _open_spiece(place, sentinels, specials)
         except OtherIds:
             if not has_json:
                 raise
@@ -368,6 +364,25 @@ def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextT
             f"tokenizer.path: {place} holds neither tokenizer/{VOCABULARY_FILE} nor spiece.model nor {TOKENIZER_FILE}"
         )
     return open_released(place / TOKENIZER_FILE, sentinels, specials)
+
+
+def _open_spiece(place: Path, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
+    """T5's tokenizer, with the tokens that the files beside it add. OtherIds where it cannot hold them all."""
+    file = place / "spiece.model"
+    bare, spec = _open(file, 0, ()), read_json(place / TOKENIZER_FILE, COPY_ANEW) or {}
+    added = read_added(place, spec)
+    sentinels, above = place_above(added, bare.pieces_and_scores()[0], _extra_ids(place, sentinels))
+    texts = [each.content for each in added if each.content in above and not each.special]
+    if texts:
+        raise OtherIds(
+            f"{file}: the files beside it add {texts[0]!r}, which is text: only a tokenizer.json can hold it"
+        )
+    start = said_of_generation(place).get("decoder_start_token_id", PAD)
+    if not has_shape(start, int):
+        raise UserError(f"{place}: decoder_start_token_id should be an id, is {start!r:.60}")
+    made = _open(file, sentinels, (*above, *(name for name in specials if name not in above)), start=start)
+    made.rules = read_rules(place, made.vocabulary)
+    return made
 
 
 def _extra_ids(place: Path, otherwise: int) -> int:

@@ -8,7 +8,7 @@ A model here has one rate for all of its places. It is the run's own; the places
 above 0, or all of the family's where every rate is 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from t5lite.errors import UserError
@@ -50,16 +50,17 @@ def read_places(json: Mapping[str, Any], table: Rates) -> tuple[str, ...]:
     return tuple(place for place in DROPOUT_PLACES if place in places)
 
 
+def rates_of(dropout: float, places: Collection[str], table: Rates) -> dict[str, float]:
+    """The rates that config.json has for a model that drops at `dropout` at these places: {field: rate}.
+
+    0 for a field whose places the model does not all drop at.
+    """
+    return {name: dropout if at and set(at) <= set(places) else 0.0 for name, (at, _) in table.items()}
+
+
 def rates_json(config: ModelConfig, table: Rates) -> dict[str, float]:
-    """The rates of a model as config.json has them: 0 for a field whose places the model does not all drop at."""
-    return {name: min(map(config.dropout_at, places), default=0.0) for name, (places, _) in table.items()}
-
-
-def is_honoured(rates: Mapping[str, float], table: Rates, dropout: float) -> bool:
-    """Whether a run that drops at `dropout` at the release's places does what its `rates` say."""
-    if not any(rates.values()):
-        return not dropout
-    return all(rate in (0.0, dropout if table[name].places else 0.0) for name, rate in rates.items())
+    """The rates of a model as config.json has them."""
+    return rates_of(config.dropout, [place for place in DROPOUT_PLACES if config.dropout_at(place)], table)
 
 
 def unsaid_places(config: ModelConfig, table: Rates) -> list[str]:

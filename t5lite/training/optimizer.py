@@ -74,13 +74,14 @@ def _freeze() -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, NOTHING), updates))
 
 
-def _leave_out() -> optax.GradientTransformationExtraArgs:
-    """Updates that leave every parameter as it was, where the update is left out."""
+def _leave_out(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """`inner`, with updates that leave every parameter as it was where the update is left out."""
 
-    def update(updates, state, params=None, *, applies=True, **_):
+    def update(updates, state, params=None, *, applies=True):
+        updates, state = inner.update(updates, state, params, applies=applies)
         return jax.tree.map(lambda u: jnp.where(applies, u, NOTHING), updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _hold(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -270,7 +271,7 @@ def trainable_mask(table: Any, params: Any) -> Any:
     return _table({"trainable": table}, "trainable", TRAINABLE, bool, params)
 
 
-def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.GradientTransformation:
+def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer that `fields` describe, for the tree `params`.
 
     `fields` are those of the config's `optimizer`, and its `trainable`; a field that is left out has the config's
@@ -298,6 +299,5 @@ def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.Gr
         steps.append(_per_parameter(lambda u, p, decay: u + decay * p if decay else u, decays))
     steps.append(optax.scale_by_learning_rate(schedule))
     steps.append(_per_parameter(lambda u, p, rate: u if rate == 1.0 else u * rate, rates))
-    steps.append(_leave_out())
     labels = jax.tree.map(lambda t: "trainable" if t else "frozen", trainable)
-    return optax.partition({"trainable": optax.chain(*steps), "frozen": _freeze()}, labels)
+    return _leave_out(optax.partition({"trainable": optax.chain(*steps), "frozen": _freeze()}, labels))

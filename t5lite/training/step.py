@@ -171,8 +171,9 @@ def _accumulate(gradient_of: Callable, batch: Batch, key: Array, microbatches: i
     return gradient, (sums, jnp.moveaxis(rows_are_finite, 0, 1).reshape(-1))
 
 
-def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, batch_size: int) -> EvalStep:
-    """The function (params, rows, index) -> sums. Its noise depends on `index`, the number of the batch, alone.
+def make_eval_step(model: Transformer, objective: Objective, table: TokenTable) -> EvalStep:
+    """The function (params, rows, index) -> sums. index: the number of the batch, by which each row's place among all
+    held-out rows is known. A row's noise depends on that place alone, so sums do not depend on the batch's size.
 
     Rows that are not "valid" count nothing. Beside the loss's sums: those of the predictions.
     """
@@ -180,7 +181,7 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable, 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:
         rows = dict(rows)
         valid = rows.pop("valid")
-        keys = example_keys(validation_key(), index, batch_size)
+        keys = example_keys(validation_key(), index, len(valid))
         batch = _made(objective, keys, rows, table)
         batch = batch.replace(weights=batch.weights * valid[:, None])
         if batch.labels is not None:

@@ -108,7 +108,7 @@ def make_trainer(
         schedule=schedule,
         shapes=shapes,
         shardings=shardings,
-        init=_under(mesh, jax.jit(init, out_shardings=shardings)),
+        init=under(mesh, jax.jit(init, out_shardings=shardings)),
         step=compiled,
         function=function,
         memory_bytes=_memory_bytes(compiled),
@@ -122,21 +122,21 @@ def flops_of_a_step(config: ConfigDict, model: Transformer, objective: Objective
     return step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
 
 
-def _under(mesh: Mesh, function: Callable) -> Callable:
+def under(mesh: Mesh, function: Callable) -> Callable:
+    """`function`, called with `mesh` as the ambient one, by which the model lays out its activations."""
+
     @functools.wraps(function)
-    def wrapped(*args: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         with jax.set_mesh(mesh):
-            return function(*args)
+            return function(*args, **kwargs)
 
     return wrapped
 
 
-def compile_eval_step(
-    model: Transformer, objective: Objective, table: TokenTable, batch_size: int, mesh: Mesh
-) -> Callable:
+def compile_eval_step(model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh) -> Callable:
     """The jitted evaluation step, (params, rows, index) -> sums; rows are placed on `mesh` by the caller."""
-    step = make_eval_step(model, objective, table, batch_size)
-    return _under(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
+    step = make_eval_step(model, objective, table)
+    return under(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
 
 
 def _memory_bytes(compiled: Any) -> int:

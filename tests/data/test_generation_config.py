@@ -99,6 +99,7 @@ def test_what_an_older_workdir_has_no_rules_of_is_none(tmp_path):
         ("forced_bos_token_id", 99999, "forced_bos_token_id=99999 should be one id of the tokenizer"),
         ("forced_eos_token_id", [1, 2], r"forced_eos_token_id=\[1, 2\] should be one id"),
         ("forced_bos_token_id", 60, "forced_bos_token_id=60 is among suppress_tokens"),
+        ("forced_eos_token_id", 60, "forced_eos_token_id=60 is among suppress_tokens"),
         ("bad_words_ids", [3], "bad_words_ids should be a list of lists of ids"),
     ],
 )

@@ -106,6 +106,8 @@ def drawn_class(family: str, kind: str, seed: int, **changes) -> tuple[dict, dic
     said.pop("id2label", None)
     full = {**said, "architectures": ["BertForPreTraining"]} if family == "bert" else said
     state = {name: values for name, values in seeded_state(full, seed).items() if not re.match(without, name)}
+    if (family, kind) == ("bart", "ForCausalLM"):
+        state["model.decoder.embed_tokens.weight"] = state.pop("model.shared.weight")
     if "Classification" in kind:
         said["id2label"] = {str(i): f"label {i}" for i in range(LABELS)}
     width = said.get("d_model") or said.get("hidden_size") or said["n_embd"]

@@ -5,10 +5,14 @@ import dataclasses
 
 import pytest
 
+from t5lite.config import base_config
 from t5lite.errors import UserError
-from t5lite.interop.dropout import is_honoured, read_places, read_rates, unsaid_places
-from t5lite.interop.released import FAMILIES, describe
+from t5lite.interop.dropout import rates_of, read_places, read_rates, unsaid_places
+from t5lite.interop.released import FAMILIES
+from t5lite.interop.writing import describe
 from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.released import dropout_note, with_released_shape
+from tests.interop.places import make_place
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 
 MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", Heads(next_sentence=True)),
@@ -25,7 +29,7 @@ def test_what_is_written_reads_as_the_same_places(name, heads):
     assert {place: again.dropout_at(place) for place in again.dropout_places} == dict.fromkeys(
         again.dropout_places, 0.1
     )
-    assert is_honoured(read_rates(json, family.dropout), family.dropout, 0.1)
+    assert read_rates(json, family.dropout) == rates_of(0.1, again.dropout_places, family.dropout)
 
 
 @pytest.mark.parametrize(
@@ -54,20 +58,29 @@ def test_what_is_no_rate_is_named(rate):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "json", "dropout", "honoured"),
+    ("name", "rates", "dropout", "places", "said"),
     [
-        ("bert", {}, 0.1, True),
-        ("bert", {}, 0.0, False),
-        ("bert", {}, 0.2, False),
-        ("bert", {"attention_probs_dropout_prob": 0.2}, 0.1, False),
-        ("bart", {"encoder_layerdrop": 0.1}, 0.1, False),
-        ("llama", {}, 0.0, True),
-        ("llama", {}, 0.1, False),
+        ("gpt2", {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}, 0.1, None, None),
+        ("gpt2", {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0}, 0.1, None, None),
+        ("gpt2", {"resid_pdrop": 0.1}, 0.0, None, "resid_pdrop=0.1; this run has model.dropout=0"),
+        ("gpt2", {"resid_pdrop": 0.1}, 0.2, None, "model.dropout=0.2 at residual"),
+        ("gpt2", {"resid_pdrop": 0.1, "attn_pdrop": 0.3}, 0.1, None, "model.dropout=0.1 at attention, residual"),
+        ("gpt2", {"resid_pdrop": 0.1}, 0.1, ("attention", "residual"), "at attention, residual"),
+        ("bart", {"dropout": 0.1, "encoder_layerdrop": 0.1}, 0.1, None, "encoder_layerdrop=0.1"),
+        ("llama", {}, 0.0, None, None),
+        ("llama", {}, 0.1, None, "attention_dropout=0; this run has model.dropout=0.1 at attention"),
     ],
 )
-def test_a_rate_that_the_run_does_not_have_is_noticed(model_type, json, dropout, honoured):
-    table = FAMILIES[model_type].dropout
-    assert is_honoured(read_rates(json, table), table, dropout) is honoured
+def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropout, places, said, tmp_path):
+    config = base_config()
+    config.init_from, config.objective.name = f"hf:{make_place(tmp_path, name, **rates)}", "causal_lm"
+    if name == "bart":
+        config.objective.name = "supervised"
+    config.model.dropout, config.model.dropout_places = dropout, places
+    config = with_released_shape(config)
+    note = dropout_note(config)
+    assert note is None if said is None else said in note
+    assert places is None or config.model.dropout_places == places, "the run's own places stay"
 
 
 def test_places_that_a_family_cannot_say_are_known():

@@ -27,18 +27,17 @@ def rules_for(name, place):
     generator = Generator(f"hf:{place}")
     vocabulary, rows = generator.tokenizer.vocabulary, generator.model.config.vocab_size
     text = np.flatnonzero(generator.conventions.allowed)
-    text = [int(token) for token in text if token != vocabulary.eos and token < vocabulary.pieces]
+    text = [int(token) for token in text if token < vocabulary.pieces and not vocabulary.table.is_special[token]]
     said = {
         "eos_token_id": [vocabulary.eos, *text[20:60]],
         "forced_eos_token_id": vocabulary.eos,
         "begin_suppress_tokens": text[100:200],
         "bad_words_ids": [[token] for token in text[200:210]],
-        "suppress_tokens": sorted({*range(rows)} - {*text, vocabulary.eos}),
+        "suppress_tokens": sorted({*range(rows)} - {*text, vocabulary.eos, *([0] if name == "bart" else [])}),
         "pad_token_id": 1,
     }
     if name == "bart":
         said |= {"forced_bos_token_id": 0, "decoder_start_token_id": 2, "bos_token_id": 0}
-        said["suppress_tokens"].remove(0)
     else:
         said |= {"decoder_start_token_id": vocabulary.start} if name == "t5" else {"bos_token_id": vocabulary.start}
     return said

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from t5lite.errors import UserError
@@ -237,6 +238,27 @@ def test_leaving_an_update_out_holds_no_second_state(name):
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(chooses=True) <= 1.05 * temporaries(chooses=False)
+
+
+def test_the_state_is_laid_out_as_optax_lays_it_out_so_that_checkpoints_stay_readable():
+    table = ((EMBEDDING, False), (r".*", True))
+    frozen = jax.tree.map(lambda path: "frozen" if path == EMBEDDING else "trainable", nest({p: p for p in PARAMS}))
+    by_muon = jax.tree.map(lambda path: "muon" if path == KERNEL else "adam", nest({p: p for p in PARAMS}))
+    muon = optax.chain(optax.contrib.scale_by_muon(weight_dimension_numbers=lambda u: u), optax.identity())
+    methods = {
+        "adamw": [optax.scale_by_adam()],
+        "lion": [optax.scale_by_lion()],
+        "adafactor": [optax.scale_by_factored_rms(), optax.identity(), optax.identity(), optax.ema(0.9)],
+        "muon": [optax.partition({"muon": muon, "adam": optax.chain(optax.scale_by_adam())}, by_muon)],
+    }
+    for name, steps in methods.items():
+        fields = {"name": name, "weight_decay": 0.3, "clip_norm": 1.0, "trainable": table}
+        fields |= {"momentum": 0.9} if name == "adafactor" else {}
+        rates = [optax.identity(), optax.scale_by_learning_rate(schedule), optax.identity()]
+        chain = optax.chain(optax.clip_by_global_norm(1.0), *steps, *rates)
+        expected = optax.partition({"trainable": chain, "frozen": optax.identity()}, frozen).init(nest(PARAMS))
+        actual = make_optimizer(fields, schedule, nest(PARAMS)).init(nest(PARAMS))
+        assert jax.tree.structure(actual) == jax.tree.structure(expected), name
 
 
 def test_clipping_is_by_the_norm_of_trainable_gradients_together():

@@ -1,0 +1,122 @@
+"""What config.json says of heads and of the computation is honoured, or refused by the name of its field."""
+
+import json
+
+import pytest
+
+from t5lite.errors import UserError
+from t5lite.interop.released import open_released
+from t5lite.objectives.objective import Heads
+from tests.interop.classes import drawn_class, write_class
+
+
+def opened(tmp_path, kind="ForTokenClassification", family="bert", extra=None, **changes):
+    """Weights of a class, whose config.json has `changes`; a field that is ... is left out."""
+    said, state = drawn_class(family, kind, 1)
+    said |= changes
+    said = {name: value for name, value in said.items() if value is not ...}
+    return open_released(write_class(tmp_path, said, {**state, **(extra or {})}, 1))
+
+
+def test_architectures_decides_which_head_answers(tmp_path):
+    """A token classifier may still have the pooler of what it was trained from."""
+    pooler = {name: each for name, each in drawn_class("bert", "ForPreTraining", 1)[1].items() if "pooler" in name}
+    tagger = opened(tmp_path / "tags", extra=pooler)
+    assert tagger.model.heads == Heads(False, tagger=3) and {"pooler/kernel", "tagger/kernel"} <= tagger.rows.keys()
+    classifier = opened(tmp_path / "labels", "ForSequenceClassification")
+    assert classifier.model.heads == Heads(False, classifier=3)
+    masked = opened(tmp_path / "masked", "ForPreTraining", architectures=["BertForMaskedLM"])
+    assert masked.model.heads == Heads(True) and "next_sentence/kernel" in masked.rows
+
+
+def test_tensors_tell_the_head_where_no_class_is_named(tmp_path):
+    assert opened(tmp_path / "a", architectures=...).model.heads == Heads(False, tagger=3)
+    other = opened(tmp_path / "b", "ForSequenceClassification", architectures=None)
+    assert other.model.heads == Heads(False, classifier=3)
+
+
+def test_labels_without_names_are_numbered(tmp_path):
+    numbered = ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert opened(tmp_path / "a", id2label=...).labels == numbered
+    assert opened(tmp_path / "b", id2label=..., num_labels=3).labels == numbered
+    assert opened(tmp_path / "c", id2label={"2": "z", "0": "x", "1": "y"}).labels == ("x", "y", "z")
+
+
+REFUSED = {
+    "gap": ({"id2label": {"0": "a", "1": "b", "3": "c"}}, "id2label has no label 2"),
+    "twice": ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "id2label has the label 'a' twice"),
+    "too few": ({"id2label": {"0": "a", "1": "b"}}, "id2label has 2 labels, but the classifier has 3 rows"),
+    "count": ({"num_labels": 4}, "num_labels=4, but the classifier has 3 rows"),
+    "no ids": ({"id2label": {"x": "a", "y": "b", "z": "c"}}, "id2label should have numbers"),
+    "no object": ({"id2label": ["a", "b", "c"]}, "id2label should be an object"),
+    "inverse": ({"label2id": {"label 0": 1, "label 1": 0, "label 2": 2}}, "label2id contradicts id2label at 'label 0'"),
+    "more ids": ({"label2id": {"label 0": 0, "label 1": 1, "label 2": 2, "d": 3}}, "label2id contradicts id2label"),
+    "classes": ({"architectures": "BertModel"}, "architectures should be a list"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_labels_that_contradict_are_refused_by_field(name, tmp_path):
+    changes, message = REFUSED[name]
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path, **changes)
+
+
+def test_kinds_of_answers_that_do_not_exist_here_are_refused(tmp_path):
+    for number, kind in enumerate(("multi_label_classification", "regression")):
+        with pytest.raises(UserError, match=f"problem_type='{kind}' is not supported"):
+            opened(tmp_path / str(number), "ForSequenceClassification", problem_type=kind)
+    assert opened(tmp_path / "one", "ForSequenceClassification", problem_type="single_label_classification").labels
+    said, state = drawn_class("bert", "ForMultipleChoice", 1, architectures=["BertForSequenceClassification"])
+    with pytest.raises(UserError, match="a classifier of one label is a regression"):
+        open_released(write_class(tmp_path / "single", said, state, 1))
+
+
+# {family: {field of config.json: a value that changes the computation in a way that no model here has}}
+OTHER_WAYS = {
+    "bert": {"is_decoder": True, "tie_word_embeddings": False, "pruned_heads": {"0": [1]},
+             "position_embedding_type": "relative_key", "add_cross_attention": True},
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "add_cross_attention": True},
+    "llama": {"attention_bias": True, "mlp_bias": True, "partial_rotary_factor": 0.5, "sliding_window": 8},
+    "t5": {"is_gated_act": "no", "dense_act_fn": "tanh", "tie_encoder_decoder": True, "is_decoder": True},
+    "bart": {"normalize_before": True, "add_final_layer_norm": True, "static_position_embeddings": True,
+             "normalize_embedding": False, "extra_pos_embeddings": 0, "tie_word_embeddings": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "field"), [(family, field) for family in OTHER_WAYS for field in OTHER_WAYS[family]]
+)
+def test_fields_that_change_the_computation_are_refused_by_name(family, field, tmp_path):
+    with pytest.raises(UserError, match=f"{field}="):
+        opened(tmp_path, "Model", family, **{field: OTHER_WAYS[family][field]})
+
+
+@pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope"])
+def test_other_scalings_of_rotary_positions_are_refused(kind, tmp_path):
+    with pytest.raises(UserError, match=f"scaled by '{kind}'"):
+        opened(tmp_path, "Model", "llama", rope_parameters=None, rope_scaling={"rope_type": kind, "factor": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "window"),
+    [
+        ({"model_type": "mistral", "sliding_window": 9}, 9),
+        ({"model_type": "mistral", "sliding_window": None}, None),
+        ({"model_type": "mistral"}, None),
+        ({"model_type": "mistral", "layer_types": ["full_attention"], "sliding_window": None}, None),
+    ],
+)
+def test_a_sliding_window_is_the_longest_row(changes, window, tmp_path):
+    said, state = drawn_class("llama", "Model", 1)
+    released = open_released(write_class(tmp_path, {**said, **changes}, state, 1))
+    assert released.model.max_positions == window
+
+
+def test_every_field_that_is_checked_may_have_its_usual_value(tmp_path):
+    usual = {"bert": {"pruned_heads": {}, "is_decoder": False}, "gpt2": {"reorder_and_upcast_attn": True},
+             "t5": {"tie_encoder_decoder": False}, "bart": {"extra_pos_embeddings": 2, "normalize_embedding": True},
+             "llama": {"attention_bias": False, "pretraining_tp": 1}}  # fmt: skip
+    for family, changes in usual.items():
+        assert opened(tmp_path / family, "Model", family, **changes).rows
+        assert json.loads((tmp_path / family / "config.json").read_text()).items() >= changes.items()
