@@ -5,7 +5,7 @@
         --workdir runs/tiny_topic
 
 An encoder has no words of its own: it chooses among labels, of texts or (objective.name=tagging) of words.
-The tokenizer is that of `init_from`. Without `init_from` the same network is trained from scratch.
+Shape and tokenizer are those of `init_from`. Without `init_from` the network below is trained from scratch.
 """
 
 from t5lite.config import base_config, parse_arg

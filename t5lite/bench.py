@@ -1,4 +1,4 @@
-"""Bench: the training step of a config on this machine, with synthetic rows and no data, tokenizer or Grain.
+"""Bench: the training step of a config on this machine, with synthetic rows and no data or Grain.
 
 python -m t5lite.bench --config configs/tiny.py
 python -m t5lite.bench --config configs/tiny.py --config.model.dtype=bfloat16 --config.batch_size=64 --json
@@ -6,7 +6,7 @@ python -m t5lite.bench --config configs/tiny.py --config.model.dtype=bfloat16 --
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.checks import check_values
+from t5lite.inherit import given_tokenizer, with_inherited_shape
 from t5lite.model.build import make_model
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import num_parameters
@@ -41,12 +42,19 @@ def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int
     }
 
 
-def bench(config: ConfigDict) -> dict[str, Any]:
-    """Measure the config's training step: median seconds, tokens (encoder and decoder) a second, MFU, memory."""
+def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
+    """Measure the config's training step: median seconds, tokens (encoder and decoder) a second, MFU, memory.
+
+    given: the fields that the command line has set.
+    """
     check_values(config)
-    architecture = config.model.architecture
-    specials = special_tokens(config.tokenizer, config.objective, architecture)
-    vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)
+    config = with_inherited_shape(config, given=given)
+    architecture, tokenizer = config.model.architecture, given_tokenizer(config)
+    if tokenizer is None:
+        specials = special_tokens(config.tokenizer, config.objective, architecture)
+        vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)
+    else:
+        vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, architecture, vocabulary, LABELS)
     model = make_model(config.model, vocabulary, objective.heads)
     start = time.perf_counter()
@@ -86,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
     with cli.jax_started(arguments, config.deterministic):
-        measured = bench(config)
+        measured = bench(config, arguments.given)
         if arguments.json:
             print(json.dumps(measured))
             return

@@ -21,7 +21,7 @@ from t5lite.config import base_config, read_config
 from t5lite.data.cache import cache_dir
 from t5lite.errors import UserError, clean_exit, end_process
 from t5lite.objectives.catalogue import unused_fields
-from t5lite.overrides import override
+from t5lite.overrides import given_fields, override
 from t5lite.progress import keep_quiet
 from t5lite.signals import terminable
 
@@ -60,13 +60,21 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
 
 
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
-    """The verb's own arguments, and the config of `--config FILE[:…]` with its overrides."""
+    """The verb's own arguments, and the config of `--config FILE[:…]` with its overrides.
+
+    `given` among the arguments: the fields that overrides have set.
+    """
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,…]; --config.a.b=value overrides a field")
     arguments, rest = parser.parse_known_args(argv)
-    config = override(read_config(arguments.config), rest)
+    config, arguments.given = override(read_config(arguments.config), rest), given_fields(rest)
     fields = {**config.objective.to_dict(), "architecture": config.model.architecture}
     for name in unused_fields(fields, base_config().objective.to_dict()):
         print(f"note: config.objective.{name}={fields[name]} changes nothing in {fields['name']}", file=sys.stderr)
+    given_tokenizer = config.tokenizer.path or config.init_from
+    for name in ("vocab_size", "sample_bytes") if given_tokenizer else ():
+        if f"tokenizer.{name}" in arguments.given:
+            said = f"config.tokenizer.{name}={config.tokenizer[name]} changes nothing"
+            print(f"note: {said}: the tokenizer is that of {given_tokenizer}", file=sys.stderr)
     return arguments, config
 
 

@@ -8,28 +8,29 @@ Verbs stand on this module; the nouns below do not know each other's neighbours.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from t5lite.checks import check, require_training_data
-from t5lite.config import load_json
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
+from t5lite.data.text_tokenizer import TextTokenizer, extends
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.errors import UserError
+from t5lite.inherit import given_tokenizer, with_inherited_shape
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.progress import say
-from t5lite.released import labels_of, open_fitted, with_released_shape
+from t5lite.released import labels_of, open_fitted
 from t5lite.vocabulary import Rules, Vocabulary
 
 
@@ -116,12 +117,13 @@ class Experiment:
         return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
 
 
-def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
+def open_experiment(config: ConfigDict, own: Path | None = None, given: Collection[str] = ()) -> Experiment:
     """Open what `config` denotes, building tokenizer and token stores where the cache lacks them.
 
-    own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`.
+    own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`. given: the fields
+    that the command line has set.
     """
-    experiment = _opened(config, own)
+    experiment = _opened(config, own, given)
     tokenizer = experiment.dataset.tokenizer
     tokenizer.begins_with_start = True  # as all that it is trained on, whatever a released one's own does
     rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
@@ -134,28 +136,26 @@ def open_experiment(config: ConfigDict, own: Path | None = None) -> Experiment:
     return experiment
 
 
-def _opened(config: ConfigDict, own: Path | None = None) -> Experiment:
-    config = _resolved(config, own)
+def _opened(config: ConfigDict, own: Path | None = None, given: Collection[str] = ()) -> Experiment:
+    config = _resolved(config, own, given)
     require_training_data(config)
-    given = str(own) if own is not None else config.init_from
-    if given is not None and not is_released(given):
-        load_json(Path(given) / "config.json")  # a workdir, or the error that says it is none
-    dataset = open_dataset(config, kind_of(config.objective).data, given)
-    if given is not None and own is None:
-        _check_tokenizer(config, dataset, given)
-    return _put_together(config, dataset)
+    tokenizer = given_tokenizer(config, own)
+    if config.init_from is not None and own is None:
+        _check_tokenizer(config, tokenizer)
+    return _put_together(config, open_dataset(config, kind_of(config.objective).data, tokenizer))
 
 
 def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     """The experiment of the run in a workdir, or of the released weights of `hf:DIR`, for reading: its own tokenizer,
     and training data only if need be.
     """
-    config = _resolved(config, None if is_released(place) else Path(place))
-    config.tokenizer.path, config.init_from = str(place), None
+    own = None if is_released(place) else Path(place)
+    config = _resolved(config, own)
+    config.tokenizer.path, config.init_from = None, None
     if config.data.validation.source is None:
-        if is_released(place):
+        if own is None:
             raise UserError(f"config.data.validation.source: {place} brings no text of its own; set it")
-        return _opened(config)
+        return _opened(config, own)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
     tokenizer = open_fitted(place, tokenizer, config.model.vocab_size)
     kind = kind_of(config.objective).data
@@ -164,12 +164,12 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     return _put_together(config, open_validation(config, kind, tokenizer, labels))
 
 
-def _resolved(config: ConfigDict, workdir: Path | None) -> ConfigDict:
+def _resolved(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:
     """A copy with the special tokens named, and the shape of the weights that it starts from, which the workdir of a
     run that has begun knows. What no run can have is refused before any data is read.
     """
     check(config)
-    config = with_released_shape(config, workdir)
+    config = with_inherited_shape(config, workdir, given)
     config = config.copy_and_resolve_references()
     config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
     return config
@@ -190,10 +190,10 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
     return Experiment(config, dataset, objective, evaluated, standards, model)
 
 
-def _check_tokenizer(config: ConfigDict, dataset: Dataset, given: str) -> None:
-    above = config.tokenizer.sentinels, config.tokenizer.specials
-    if load_tokenizer(given, *above).sha256 != dataset.tokenizer.sha256:
+def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:
+    """Refuse a tokenizer in which an id of that of `init_from` means something else."""
+    if not extends(tokenizer, load_tokenizer(config.init_from, config.tokenizer.sentinels, config.tokenizer.specials)):
         raise UserError(
-            f"the tokenizer differs from that of init_from={given}, so its parameters would mean nothing; "
-            "leave config.tokenizer.path unset to use its own"
+            f"config.tokenizer.path: the tokenizer differs from that of init_from={config.init_from}, so that its "
+            "parameters would mean nothing; leave it unset to use its own"
         )

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.parser("prepare", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     arguments, config = cli.parse_with_config(parser, argv)
-    experiment = open_experiment(config)
+    experiment = open_experiment(config, given=arguments.given)
     dataset = experiment.dataset
     parts = {name: _facts(span) for name, span in {**dataset.train, **dataset.validation}.items()}
     vocabulary = dataset.tokenizer.vocabulary

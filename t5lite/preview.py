@@ -205,7 +205,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--summary", action="store_true", help="only what the examples came to together")
     arguments, config = cli.parse_with_config(parser, argv)
     cli.start_jax()
-    experiment = open_experiment(config)
+    experiment = open_experiment(config, given=arguments.given)
     console = Console(highlight=False)
 
     def shown() -> Iterator[Seen]:

@@ -1,9 +1,7 @@
 """Released weights in the place of a run: `hf:DIR` wherever a workdir is read, and as `init_from` of a run's config.
 
-    config_of("runs/tiny")        what the run left as config.json
-    config_of("hf:t5-small")      what a run that ended with these weights might have had
-
-A run that starts from released weights has their shape, whatever its config says of the model, and their tokenizer.
+config_of("runs/tiny")        what the run left as config.json
+config_of("hf:t5-small")      what a run that ended with these weights might have had
 """
 
 import dataclasses
@@ -23,9 +21,8 @@ from t5lite.errors import UserError
 from t5lite.interop.dropout import rates_of
 from t5lite.interop.released import Released, folder_of, is_released, open_released
 from t5lite.model.build import make_model
-from t5lite.model.config import VOCAB_MULTIPLE
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import Objective, TooFewSentinels
 from t5lite.progress import warn
 from t5lite.training.workdir import read_labels
@@ -50,7 +47,7 @@ def config_of(place: str | Path) -> ConfigDict:
         return config
     released, config = open_released(folder_of(place)), base_config()
     config.name = folder_of(place).resolve().name
-    _set_shape(config, released.fields)
+    set_shape(config, released.fields)
     config.tokenizer.path = str(place)
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
     config.objective.name = _objective_of(released)
@@ -112,47 +109,11 @@ def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -
     return fitted
 
 
-def with_released_shape(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
-    """`config`, in which the model's shape is that of the released weights that its `init_from` names, if it does.
-
-    The vocabulary grows by what the objective needs and the tokenizer lacks, and by no sentinels that it would not use.
-    workdir: of a run that may have begun; its config.json then knows, and the weights are needed no more.
-    """
-    if not is_released(config.init_from or ""):
-        return config
-    config = config.copy_and_resolve_references()
-    if workdir is not None and (workdir / "config.json").is_file():
-        begun = load_json(workdir / "config.json")
-        if begun.init_from == config.init_from:
-            _set_shape(config, begun.model)
-            config.tokenizer.sentinels = begun.tokenizer.sentinels
-            return config
-    released, wanted = open_released(folder_of(config.init_from)), config.model.architecture
-    _set_shape(config, released.fields)
-    if wanted in released.family.architectures:
-        config.model.architecture = wanted
-    place, architecture = config.tokenizer.path or config.init_from, config.model.architecture
-    specials = special_tokens(config.tokenizer, config.objective, architecture)
-    try:
-        make_objective(config.objective, architecture, load_tokenizer(place, 0, specials).vocabulary)
-        needs_sentinels = False
-    except TooFewSentinels:
-        needs_sentinels = True
-    except UserError:  # said again where it matters, as of labels that are not known yet
-        needs_sentinels = False
-    if not needs_sentinels and config.model.positions != "relative_bias":
-        config.tokenizer.sentinels = 0
-    rows = load_tokenizer(place, config.tokenizer.sentinels, specials).vocabulary.rows
-    if rows > config.model.vocab_size:
-        config.model.vocab_size = -(-rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-    return config
-
-
-def _set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
+def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
     """Give `config` the model's shape in `fields`. What is the run's own stays."""
     config.model.update({name: fields[name] for name in fields if name in config.model and name not in OF_THE_RUN})
     if config.model.dropout_places is None:
-        config.model.dropout_places = fields["dropout_places"]
+        config.model.dropout_places = fields.get("dropout_places")
 
 
 def dropout_note(config: ConfigDict) -> str | None:

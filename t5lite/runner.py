@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from t5lite.config import to_dict
@@ -59,9 +59,9 @@ def _reason(tail: list[str]) -> str:
     return said.removeprefix(OURS).strip()
 
 
-def train_command(config: Path, workdir: Path) -> list[str]:
-    """The command that trains the config in the file `config`."""
-    return [sys.executable, "-m", "t5lite.train", "--config", str(config), "--workdir", str(workdir)]
+def train_command(config: Path, workdir: Path, flags: Sequence[str] = ()) -> list[str]:
+    """The command that trains the config in the file `config`, with further `flags`."""
+    return [sys.executable, "-m", "t5lite.train", "--config", str(config), "--workdir", str(workdir), *flags]
 
 
 def run_study(

@@ -11,21 +11,22 @@ import functools
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from t5lite import cli
 from t5lite.checks import in_range
-from t5lite.config import to_dict
+from t5lite.config import at, to_dict
 from t5lite.errors import UserError
-from t5lite.overrides import override
+from t5lite.inherit import as_begun
+from t5lite.overrides import given_fields, override
 from t5lite.reporting.bases import Candidate, find_bases, subject_of
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
 from t5lite.reporting.report import write_report
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.terminal import show
-from t5lite.runner import run_study
+from t5lite.runner import run_study, train_command
 from t5lite.studies import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
 from t5lite.train import train
 from t5lite.training.workdir import check_same_run, make_workdir, read_result
@@ -44,7 +45,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     parser.add_argument("--seeds", type=count, help="repeat every run with the seeds 0 … SEEDS - 1")
     cli.add_base(parser)
     arguments, rest = parser.parse_known_args(argv)
-    study = read_study(arguments.config)
+    study, arguments.given = read_study(arguments.config), given_fields(rest)
     _check_repeated(study, arguments.seeds is not None, rest)
     for config in {id(config): config for config in study.values()}.values():
         override(config, rest)
@@ -72,8 +73,9 @@ def _candidates(study: Study) -> list[Candidate]:
 
 def _is_complete(study: Study, folder: Path, name: str) -> bool:
     """Whether the run has its result. Raises UserError where its folder holds another run."""
-    check_same_run(study[name], folder / name)
-    return read_result(folder / name) is not None
+    workdir = folder / name
+    check_same_run(as_begun(study[name], workdir) or study[name], workdir)
+    return read_result(workdir) is not None
 
 
 def run_and_report(
@@ -83,19 +85,24 @@ def run_and_report(
     bases: Sequence[str] = (),
     only: Sequence[str] = (),
     parallel: int | None = 1,
+    given: Collection[str] = (),
 ) -> Report:
     """Run what of `study` is not complete, each run in `folder`/name, and write the report into `folder`.
 
     bases: what the report compares with, as in `write_report`; a note says where none of its runs is complete. only:
     run these and what they need; none: all. parallel: runs at a time, each a process; None: one after the other in this
-    process, for a notebook, which may hold the only device. The report names the runs that failed. Raises UserError
-    where none is complete, Interrupted after a signal.
+    process, for a notebook, which may hold the only device. given: the fields that the command line has set.
+
+    The report names the runs that failed. Raises UserError where none is complete, Interrupted after a signal.
     """
     study = in_order(study)
     wanted = chosen(study, only) if only else study
     make_workdir(folder)
     is_complete = functools.partial(_is_complete, study, folder)
-    failed = _run_here(wanted, folder) if parallel is None else run_study(wanted, folder, is_complete, parallel)
+    if parallel is None:
+        failed = _run_here(wanted, folder, given)
+    else:
+        failed = run_study(wanted, folder, is_complete, parallel, functools.partial(_command, study, given))
     absent: dict[str, str] = {}
     for name in study:
         reason = failed.get(name) or _unfit(is_complete, name)
@@ -129,7 +136,17 @@ def _unfit(is_complete: Callable[[str], bool], name: str) -> str | None:
         return f"{NOT_ASKED_FOR}; {error}"
 
 
-def _run_here(study: Study, folder: Path) -> dict[str, str]:
+def _command(study: Study, given: Collection[str], config: Path, workdir: Path) -> list[str]:
+    """The command of the run in `workdir`. It sets the shape again that was `given`.
+
+    Else init_from would replace it in silence.
+    """
+    fields = study[workdir.name]
+    shape = [f"--config.{name}={at(fields, name)}" for name in given if name.startswith("model.")]
+    return train_command(config, workdir, shape)
+
+
+def _run_here(study: Study, folder: Path, given: Collection[str]) -> dict[str, str]:
     """As `run_study`, in this process."""
     absent: dict[str, str] = {}
     for number, (name, config) in enumerate(study.items(), 1):
@@ -139,7 +156,7 @@ def _run_here(study: Study, folder: Path) -> dict[str, str]:
             continue
         print(f"== {name} ({number} of {len(study)})", file=sys.stderr)
         try:
-            train(config, folder / name)
+            train(config, folder / name, given=given)
         except UserError as error:
             absent[name] = f"failed: {error}"
         except Exception as error:  # a bug in one run is none in the others
@@ -162,9 +179,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the study at --config in --workdir, and print what the report found."""
     arguments, study = _parse(argv)
     title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
-    report = run_and_report(
-        study, arguments.workdir, title, arguments.base or (), arguments.only or (), arguments.parallel
-    )
+    only, parallel = arguments.only or (), arguments.parallel
+    report = run_and_report(study, arguments.workdir, title, arguments.base or (), only, parallel, arguments.given)
     show(report, arguments.workdir)
     statuses = {each.run: each.status for each in report.entries}
     absent = {name: statuses[name] for name in study if statuses[name] != "complete"}

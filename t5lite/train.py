@@ -6,7 +6,7 @@ python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
 import contextlib
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,17 @@ from t5lite.config import BAG_OF_WORDS, at, flat, require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.labelled import check_labels
 from t5lite.data.rows import prefetch
+from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
+from t5lite.inherit import with_inherited_shape
+from t5lite.interop.released import is_released
 from t5lite.model.flops import peak_flops
+from t5lite.model.transformer import parameter_shapes
 from t5lite.progress import progress, say, warn
-from t5lite.released import dropout_note, with_released_shape
+from t5lite.released import dropout_note
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
@@ -34,10 +38,12 @@ from t5lite.training.hosts import agree, count, from_primary, is_primary, primar
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog, NoLog, first_losses
 from t5lite.training.policy import make_policy
+from t5lite.training.reading import saved_steps
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
-from t5lite.training.start import find_weights
+from t5lite.training.start import check_shapes, find_weights, shapes_at
 from t5lite.training.step import TrainState
 from t5lite.training.stopping import Stopping
+from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import (
@@ -54,16 +60,19 @@ from t5lite.training.workdir import (
 _MISSING = object()
 
 
-def train(config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = ()) -> dict[str, Any]:
+def train(
+    config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = (), given: Collection[str] = ()
+) -> dict[str, Any]:
     """Run `config` to its end in `workdir` and return its result. A complete run is not run again.
 
     allow_changes: fields or groups of the config, and data, that may differ from those with which the run began; where
-    they do, it goes on with the new ones. Raises UserError for what the user can mend, Interrupted after a signal.
+    they do, it goes on with the new ones. given: the fields that the command line has set. Raises UserError for what
+    the user can mend, Interrupted after a signal.
     """
     check_budget(config)
     check(config)
     require_training_data(config)
-    config = with_released_shape(config, workdir)
+    config = with_inherited_shape(config, workdir, given)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     for field in allow_changes:
         require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
@@ -99,8 +108,14 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
     opened = with_siblings(config, workdir)
     # A run that has begun needs the run it started from no more. Its config is the last of its facts to be written.
     has_begun = from_primary((workdir / "config.json").is_file() and (workdir / "tokenizer").is_dir())
+    starts = opened.init_from is not None and not from_primary(saved_steps(workdir))
+    theirs = shapes_at(opened.init_from, opened.init_from_step) if starts else {}  # or the error that there are none
     with primary_first():
         experiment = open_experiment(opened, workdir if has_begun else None)
+    labels = experiment.dataset.labels
+    if starts:
+        ours = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}
+        check_shapes(theirs, ours, opened.init_from, labels)
     changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
@@ -109,8 +124,10 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
         advance()
 
     checkpoints = Checkpoints(workdir, policy)
-    labels = experiment.dataset.labels
-    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step, labels)
+    known_rows = _known_rows(experiment) if starts else None
+    state, done, hand_off = find_weights(
+        trainer, checkpoints, opened.init_from, opened.init_from_step, labels, known_rows
+    )
     if int(state.step) > steps:
         raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
     _write_facts(config, experiment.dataset, workdir, int(state.step), changes)
@@ -143,6 +160,15 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
             "peak_bytes": peak_bytes(trainer),
         },
     }
+
+
+def _known_rows(experiment: Experiment) -> int | None:
+    """How many rows of the vocabulary mean something in the run at `init_from`, where there are more now."""
+    source = experiment.config.init_from
+    if is_released(source):
+        return None  # what its further rows hold may be meant for tokens that it does not name
+    before = load_tokenizer(source, 0, ()).vocabulary.rows
+    return before if before < experiment.vocabulary.rows else None
 
 
 def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int, changes: Changes) -> None:
@@ -288,7 +314,7 @@ def main(argv: Sequence[str]) -> None:
     arguments, config = cli.parse_with_config(parser, argv)
     config.debug_nans |= arguments.debug_nans
     with cli.jax_started(arguments, config.deterministic):
-        result = train(config, arguments.workdir, arguments.allow_changes)
+        result = train(config, arguments.workdir, arguments.allow_changes, arguments.given)
         _show(result, arguments.workdir)
         print(f"result: {arguments.workdir / 'result.json'}")
 

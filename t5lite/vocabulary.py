@@ -4,7 +4,8 @@
             pad   EOS   unk    pieces           … <extra_id_1> <extra_id_0>   [MASK] [CLS] …
 
 `size` counts pieces and sentinels, so that the k-th sentinel (k from 1) is `size - k`, as in T5. The specials that a
-config asks for come above, but for those that a released tokenizer has among its own ids. The model's embedding may
+config asks for come above, but for those that a released tokenizer has among its own ids, and those that there were
+before the sentinels: both count among `pieces`. The model's embedding may
 have more rows than `rows`; these are never generated.
 
 Which ids close, begin and start a text is the tokenizer's to say. T5's are the defaults:

@@ -16,7 +16,7 @@ LAYERS = (
     ("train", "prepare", "preview", "evaluate", "generate", "study", "compare", "bench", "convert", "cli"),
     ("reporting",),
     ("evaluation", "baselines", "examples", "answers", "understanding", "requests"),
-    ("experiment", "released"),
+    ("experiment", "inherit", "released"),
     ("training",),
     ("decoding",),
     ("interop",),

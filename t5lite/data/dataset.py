@@ -64,13 +64,12 @@ class Dataset:
         return {name: span.fingerprint for name, span in self.validation.items()}
 
 
-def open_dataset(config: ConfigDict, kind: str, given_tokenizer: str | None = None) -> Dataset:
+def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None) -> Dataset:
     """Open the data of `config`, building the tokenizer and the stores that the cache lacks.
 
-    kind: "text", "pairs" of texts, or "tags" of words. given_tokenizer: a workdir or `hf:DIR` whose tokenizer is used
-    where the config names none (that of `init_from`).
+    kind: "text", "pairs" of texts, or "tags" of words. tokenizer: None: as the config has it.
     """
-    opener = _Opener(config, open_tokenizer(config, kind, given_tokenizer), kind)
+    opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     given = config.data.validation.source is not None
     train: dict[str, Span] = {}
     heldout = {"validation": opener.validation()} if given else {}
@@ -192,12 +191,12 @@ def _cut(span: Span, source: str, kind: str) -> tuple[Span, Span]:
     return span.split(1 / HELDOUT_EVERY)
 
 
-def open_tokenizer(config: ConfigDict, kind: str, given: str | None = None) -> TextTokenizer:
-    """The tokenizer of `config`: the one at tokenizer.path, else that of `given`, else one trained."""
+def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
+    """The tokenizer of `config`: the one at tokenizer.path, else one trained."""
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
-    if fields.path is not None or given is not None:
-        return load_tokenizer(fields.path or given, fields.sentinels, specials)
+    if fields.path is not None:
+        return load_tokenizer(fields.path, fields.sentinels, specials)
     members, quoting = _members(config).values(), config.data.train.quoting
     sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {

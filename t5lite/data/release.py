@@ -190,6 +190,8 @@ def _check_ids(folder: Path, names: Mapping[int, str]) -> None:
 
 def _write_t5(tokenizer: Tokenizer, folder: Path) -> dict[str, int]:
     vocabulary = tokenizer.vocabulary
+    if tokenizer.below:
+        raise UserError(f"{next(iter(vocabulary.specials))} stands below the sentinels, which T5's class puts first")
     (folder / SENTENCEPIECE).write_bytes(tokenizer.model)
     above = {token: name for name, token in vocabulary.specials.items()}
     said: dict[str, Any] = {

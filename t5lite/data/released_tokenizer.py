@@ -4,7 +4,7 @@ Ids stay what they are. Above the last one come sentinels and specials, those th
 lacks. A tokenizer whose last ids are sentinels, as T5's are, keeps these. In a workdir:
 
     tokenizer/tokenizer.json    as it was released
-    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[NLU]"], "roles": {"eos": 2, …},
+    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[NLU]"], "below": 0, "roles": {"eos": 2, …},
                                  "begins_with_start": true, "sha256": "…", "generation": {…}}
 
 Byte-level tokenizers and Llama's lose nothing of a text, but where they normalise it, as few do. A space in front of it
@@ -30,6 +30,7 @@ from t5lite.data.text_tokenizer import (
     check_above,
     cut_in_names,
     encode_with_names,
+    lacking,
     parts_of,
     sentinels_on_top,
 )
@@ -73,7 +74,8 @@ class ReleasedTokenizer:
     """A tokenizer.json with the sentinels and specials above its ids.
 
     Where its last ids are sentinels, these are the sentinels, whatever `sentinels` says. begins_with_start: None: as
-    the tokenizer's own post-processor has it.
+    the tokenizer's own post-processor has it. below: so many of the specials above its ids, the first ones, stand below
+    the sentinels.
     """
 
     def __init__(
@@ -83,8 +85,9 @@ class ReleasedTokenizer:
         sentinels: int = SENTINELS,
         specials: Sequence[str] = (),
         begins_with_start: bool | None = None,
+        below: int = 0,
     ):
-        self.file, self.roles = file, roles
+        self.file, self.roles, self.below = file, roles, below
         self.rules: Rules | None = None
         check_above(sentinels, specials)
         spec = parse(file)
@@ -118,7 +121,9 @@ class ReleasedTokenizer:
         }
         self.above = [name for name in asked if name not in ids]
         pieces = rows - own_sentinels
-        ids |= {name: pieces + sentinels + place for place, name in enumerate(self.above)}
+        ids |= {
+            name: pieces + place + (0 if place < self.below else sentinels) for place, name in enumerate(self.above)
+        }
         table = token_table(spec, self._pieces, {*self._own, *sentinel_ids})
         if table.num_bytes[self._encode([" a" if self._adds_space else "a"])[0]].sum() < 2:  # no space is put in front
             table = dataclasses.replace(table, num_bytes_first=table.num_bytes)
@@ -129,7 +134,7 @@ class ReleasedTokenizer:
         table = dataclasses.replace(table, **counts)
         unknown = None if roles.unk == roles.closing else roles.unk  # GPT-2 calls its EOS unknown
         bos = roles.bos if roles.front == roles.bos else None
-        return Vocabulary(pieces, sentinels, ids, table, roles.closing, roles.starting, bos, unknown)
+        return Vocabulary(pieces + self.below, sentinels, ids, table, roles.closing, roles.starting, bos, unknown)
 
     def _name_ids(self) -> None:
         vocabulary, roles = self.vocabulary, self.roles
@@ -152,7 +157,24 @@ class ReleasedTokenizer:
 
     def _above(self) -> dict[str, Any]:
         roles = dataclasses.asdict(self.roles)
-        return {"sentinels": self.vocabulary.sentinels, "specials": self.above, "roles": roles}
+        below = {"below": self.below} if self.below else {}
+        return {"sentinels": self.vocabulary.sentinels, "specials": self.above, **below, "roles": roles}
+
+    @property
+    def base(self) -> tuple[bytes, Roles]:
+        """The file and the roles of its ids."""
+        return self.file, self.roles
+
+    def grown(self, sentinels: int, specials: Sequence[str]) -> "ReleasedTokenizer":
+        """See TextTokenizer."""
+        own, new = self.vocabulary.sentinels, lacking(self.vocabulary, specials)
+        if not new and (own or not sentinels):
+            return self
+        below = self.below if own else min(sentinels, 1) * len(self.above)
+        above = [*self.above, *new]
+        made = ReleasedTokenizer(self.file, self.roles, own or sentinels, above, self.begins_with_start, below)
+        made.rules = self.rules
+        return made
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
         """Ids of `text`, int32 [n], without EOS.
@@ -290,12 +312,15 @@ def closes_texts(folder: Path) -> bool:
 def reopen_released(file: Path, above: Path) -> ReleasedTokenizer:
     """The tokenizer that `save` wrote, with what the file `above` tells."""
     names = {field.name: (int, None) for field in dataclasses.fields(Roles)}
-    shape = {"sentinels": int, "specials": [str], "roles": names, "begins_with_start": bool, "sha256": str}
+    shape = {"sentinels": int, "specials": [str], "below": (int, None), "roles": names, "begins_with_start": bool,
+             "sha256": str}  # fmt: skip
     facts = read_json(above, COPY_ANEW, shape)
     content = _read(file)
     with _named(file):
         roles = Roles(**{name: facts["roles"].get(name) for name in names})
-        made = ReleasedTokenizer(content, roles, facts["sentinels"], facts["specials"], facts["begins_with_start"])
+        made = ReleasedTokenizer(
+            content, roles, facts["sentinels"], facts["specials"], facts["begins_with_start"], facts.get("below") or 0
+        )
         made.rules = rules_from_json(facts.get("generation"), above, made.vocabulary.rows)
     if facts["sha256"] != made.sha256:
         raise UserError(f"{file} or {above.name} beside it is damaged (they are not what they were); {COPY_ANEW}")

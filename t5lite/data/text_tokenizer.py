@@ -48,6 +48,20 @@ class TextTokenizer(Protocol):
     def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> Parts:
         """The same in parts, each with whether it stands for something else than text."""
 
+    @property
+    def names(self) -> dict[int, str]:
+        """The name of each sentinel and special."""
+
+    @property
+    def base(self) -> object:
+        """What makes its ids below the sentinels and specials that a config asks for. Equal where they are the same."""
+
+    def grown(self, sentinels: int, specials: Sequence[str]) -> "TextTokenizer":
+        """The tokenizer with the `specials` that it lacks, and with `sentinels` where it has none, above all its ids.
+
+        What it has keeps its ids. So a tokenizer with sentinels gets no more of them: the k-th is `size - k`.
+        """
+
     def save(self, folder: Path) -> None:
         """Write the files of which `load_tokenizer` makes it again."""
 
@@ -60,6 +74,16 @@ def check_above(sentinels: int, specials: Sequence[str]) -> None:
     wrong = [name for name in specials if not isinstance(name, str) or not name or names.count(name) > 1]
     if wrong:
         raise UserError(f"tokenizer.specials: {wrong[0]!r} is no name of a special token, or that of two")
+
+
+def extends(tokenizer: TextTokenizer, other: TextTokenizer) -> bool:
+    """Whether every id of `other` means the same in `tokenizer`, which may have more ids."""
+    return tokenizer.base == other.base and other.names.items() <= tokenizer.names.items()
+
+
+def lacking(vocabulary: Vocabulary, specials: Sequence[str]) -> list[str]:
+    """Those of `specials` that `vocabulary` has no id for."""
+    return [name for name in specials if name not in vocabulary.specials]
 
 
 def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:

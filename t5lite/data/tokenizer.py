@@ -4,8 +4,11 @@ The model file holds the pieces alone, but for mT5's, whose last pieces are its 
 ids above them, kept in `vocabulary.json` beside it:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
-    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "sha256": "…"}
-                                with "start" and "generation" where the files of a release say so
+    tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "below": 0, "sha256": "…"}
+                                 with "start" and "generation" where the files of a release say so
+
+Specials stand above the sentinels, but for the first `below` of them: those that a tokenizer without sentinels had
+before it got some (`grown`), and whose ids stay what they are.
 
 A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
 """
@@ -32,6 +35,7 @@ from t5lite.data.text_tokenizer import (
     check_above,
     cut_in_names,
     encode_with_names,
+    lacking,
     parts_of,
     sentinels_on_top,
 )
@@ -55,13 +59,20 @@ class Tokenizer:
     """A SentencePiece model with the sentinels and specials above its pieces.
 
     Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says. start: a decoder's
-    first input.
+    first input. below: so many of the specials, the first ones, stand below the sentinels.
     """
 
     begins_with_start = True
 
-    def __init__(self, model: bytes, sentinels: int = SENTINELS, specials: Sequence[str] = (), start: int = PAD):
-        self.model = model
+    def __init__(
+        self,
+        model: bytes,
+        sentinels: int = SENTINELS,
+        specials: Sequence[str] = (),
+        start: int = PAD,
+        below: int = 0,
+    ):
+        self.model, self.below = model, below
         self.rules: Rules | None = None
         check_above(sentinels, specials)
         self._pieces = _processor(model)
@@ -102,12 +113,12 @@ class Tokenizer:
             has_space[token] = piece.startswith(SPACE)
             starts_word[token] = piece.startswith((SPACE, "\n"))
             ends_sentence[token] = piece.endswith((".", "?", "!"))
-        ids = {name: pieces + sentinels + i for i, name in enumerate(specials)}
+        ids = {name: pieces + i + (0 if i < self.below else sentinels) for i, name in enumerate(specials)}
         if not 0 <= start < rows:
             raise UserError(f"a decoder cannot start with {start}: the tokenizer has {rows:,} ids")
         num_bytes_first = num_bytes - (has_space & self._adds_space)
         table = TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)
-        return Vocabulary(pieces, sentinels, ids, table, start=start)
+        return Vocabulary(pieces + self.below, sentinels, ids, table, start=start)
 
     @property
     def names(self) -> dict[int, str]:
@@ -129,8 +140,24 @@ class Tokenizer:
         """Identity of the tokenizer: the model's bytes, the sentinels and the specials, and a start of its own."""
         vocabulary = self.vocabulary
         start = [] if vocabulary.start == PAD else [vocabulary.start]
-        above = json.dumps([vocabulary.sentinels, list(vocabulary.specials), *start])
+        below = [{"below": self.below}] if self.below else []
+        above = json.dumps([vocabulary.sentinels, list(vocabulary.specials), *start, *below])
         return hashlib.sha256(self.model + above.encode()).hexdigest()
+
+    @property
+    def base(self) -> tuple[bytes, int]:
+        """The model, by which the ids of the pieces are known, and a decoder's start."""
+        return self.model, self.vocabulary.start
+
+    def grown(self, sentinels: int, specials: Sequence[str]) -> "Tokenizer":
+        """See TextTokenizer."""
+        own, new = self.vocabulary, lacking(self.vocabulary, specials)
+        if not new and (own.sentinels or not sentinels):
+            return self
+        below = self.below if own.sentinels else min(sentinels, 1) * len(own.specials)
+        made = Tokenizer(self.model, own.sentinels or sentinels, [*own.specials, *new], own.start, below)
+        made.begins_with_start, made.rules = self.begins_with_start, self.rules
+        return made
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
         """Ids of `text`, int32 [n], without EOS.
@@ -166,7 +193,7 @@ class Tokenizer:
 
     def _encode_names_as_text(self, text: str, ids: np.ndarray, continues: bool) -> np.ndarray:
         # To the model a name of one of its own sentinels is a piece like any other.
-        parts = cut_in_names(text, self._special_ids)
+        parts = cut_in_names(text, [f"<extra_id_{k}>" for k in range(self._own_sentinels)])
         if len(parts) == 1:  # the name came about by normalisation
             return np.where(ids >= self.vocabulary.pieces, np.int32(UNKNOWN), ids)
         return np.concatenate(self.encode_many(parts, [continues, *[True] * (len(parts) - 1)]))
@@ -188,7 +215,7 @@ class Tokenizer:
         names = {EOS: "</s>", **self._special_names}
         return parts_of(
             tokens,
-            lambda token: EOS < token < self.vocabulary.pieces,
+            lambda token: EOS < token < self.vocabulary.pieces and token not in self._special_names,
             lambda token: names.get(token, f"<{token}>"),
             self._decode,
         )
@@ -205,6 +232,7 @@ class Tokenizer:
         above = {
             "sentinels": self.vocabulary.sentinels,
             "specials": list(self.vocabulary.specials),
+            **({"below": self.below} if self.below else {}),
             "sha256": self.sha256,
         }
         above |= {} if self.vocabulary.start == PAD else {"start": self.vocabulary.start}
@@ -370,24 +398,24 @@ def _reopen(folder: Path) -> Tokenizer:
     file = folder / VOCABULARY_FILE
     above = read_json(file, COPY_ANEW)
     sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
-    start = above.get("start", PAD)
+    start, below = above.get("start", PAD), above.get("below", 0)
     if (
-        type(sentinels) is not int
-        or type(start) is not int
+        not {type(sentinels), type(start), type(below)} == {int}
         or not isinstance(specials, list)
         or not isinstance(sha256, str | None)
+        or not 0 <= below <= len(specials)
     ):
         raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
-    made = _open(folder / MODEL_FILE, sentinels, specials, sha256, start)
+    made = _open(folder / MODEL_FILE, sentinels, specials, sha256, start, below)
     made.rules = rules_from_json(above.get("generation"), file, made.vocabulary.rows)
     return made
 
 
 def _open(
-    model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None, start: int = PAD
+    model: Path, sentinels: int, specials: Sequence[str], sha256: str | None = None, start: int = PAD, below: int = 0
 ) -> Tokenizer:
     try:
-        tokenizer = Tokenizer(read_bytes(model), sentinels, specials, start)
+        tokenizer = Tokenizer(read_bytes(model), sentinels, specials, start, below)
     except OSError as error:
         raise UserError(f"cannot read the SentencePiece model {model}: {error.strerror}") from error
     except UserError as error:

@@ -12,11 +12,8 @@ from t5lite.vocabulary import Vocabulary
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 
 
-def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
-    """The model of `fields`. Its embedding has a row for every id of `vocabulary`, to a multiple of 128.
-
-    Which stacks have layers follows from the architecture. heads: those that the objective asks for.
-    """
+def _stacks_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ModelConfig, but for heads: which stacks have layers follows from the architecture."""
     fields = dict(fields)
     architecture = fields.pop("architecture")
     known = ", ".join(ARCHITECTURES)
@@ -25,9 +22,31 @@ def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads =
         fields["num_encoder_layers"] = 0
     elif architecture == "encoder":
         fields["num_decoder_layers"] = 0
-    fields["heads"] = heads
     if architecture != "encoder":
         fields["token_types"] = 0
+    return fields
+
+
+def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with what they leave open (None) as the model understands it, but for `vocab_size`.
+
+    Models whose settled fields, heads and vocabulary rows are equal are the same model.
+    """
+    rows = fields["vocab_size"]
+    model = ModelConfig(**_stacks_of(fields) | {"vocab_size": rows or VOCAB_MULTIPLE})
+    derived = {"num_kv_heads": model.kv_heads, "scale_scores": model.score_scale != 1.0,
+               "scale_logits": model.logit_scale != 1.0, "initialisation": "t5" if model.starts_like_t5 else "gpt2",
+               "vocab_size": rows}  # fmt: skip
+    return {name: derived.get(name, getattr(model, name, None)) for name in fields}
+
+
+def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
+    """The model of `fields`. Its embedding has a row for every id of `vocabulary`, to a multiple of 128.
+
+    heads: those that the objective asks for.
+    """
+    fields = _stacks_of(fields)
+    fields["heads"] = heads
     fields["vocab_size"] = fields["vocab_size"] or -(-vocabulary.rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     require(
         fields["vocab_size"] >= vocabulary.rows,

@@ -63,7 +63,7 @@ def make_objective(
     if lacking:
         raise UserError(
             f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, which the tokenizer lacks; "
-            "one made anew gets them, another run's keeps those it was made with: name them in that run's config"
+            "it gets them in training, from scratch or from init_from, unless tokenizer.specials names others"
         )
     built = kind.build(fields, vocabulary, kind.window(fields, vocabulary))
     return dataclasses.replace(built, start=vocabulary.start, bos=bos_of(fields, vocabulary))

@@ -8,6 +8,7 @@
 A damaged checkpoint counts as none: the one before it takes its place, with a warning.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from t5lite.errors import UserError
 from t5lite.interop.family import part_of
 from t5lite.interop.kept import read_kept
-from t5lite.interop.released import folder_of, is_released, load_parameters, open_released
+from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.progress import say
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.hosts import whole
-from t5lite.training.reading import Items, chosen_steps, intact
-from t5lite.training.record import Record
+from t5lite.training.reading import FOLDER, Items, chosen_steps, intact
+from t5lite.training.record import Damaged, Record, read_record
 from t5lite.training.step import TrainState
 from t5lite.training.tables import is_there, keep
 from t5lite.training.trainer import Trainer
@@ -76,10 +77,11 @@ def find_weights(
     init_from: str | None,
     init_from_step: str | None = None,
     labels: Sequence[str] | None = None,
+    known_rows: int | None = None,
 ) -> tuple[TrainState, Progress, HandOff | None]:
     """The state to go on from, in the order of the module's docstring, what it has cost so far, and the hand-off.
 
-    labels: of the run that starts.
+    labels: of the run that starts. known_rows: as for `hand_over`.
     """
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(trainer.shapes, trainer.shardings)
@@ -87,24 +89,56 @@ def find_weights(
     state = trainer.init()
     if init_from is None:
         return state, Progress(), None
-    state, hand_off = hand_over(state, trainer, init_from, init_from_step, labels)
+    state, hand_off = hand_over(state, trainer, init_from, init_from_step, labels, known_rows)
     return state, Progress(), hand_off
 
 
+def shapes_at(source: str, step: str | None = None) -> Shapes:
+    """The shapes of the parameters of `source`, a workdir or `hf:DIR`, without their values.
+
+    Raises UserError where there is no checkpoint, or where none says intact what it holds.
+    """
+    if is_released(source):
+        return _open_released(source, step).shapes
+    workdir = Path(source)
+    steps = chosen_steps(workdir, step)
+    for number in steps:
+        with contextlib.suppress(Damaged):
+            record = read_record(workdir.absolute() / FOLDER / str(number))
+            return record.shapes(record.evaluated)
+    raise Damaged(f"none of the checkpoints of {source} is intact; put a copy of one in its place if there is one")
+
+
+def check_shapes(theirs: Shapes, ours: Shapes, source: str, labels: Sequence[str] | None = None) -> None:
+    """Refuse before anything is compiled what `hand_over` would refuse. ours: the shapes of this run's parameters."""
+    _common(theirs, ours, source, lambda: _labels_at(source), labels)
+
+
+def _labels_at(source: str) -> Sequence[str] | None:
+    return open_released(folder_of(source)).labels if is_released(source) else read_labels(Path(source))
+
+
 def hand_over(
-    state: TrainState, trainer: Trainer, source: str, step: str | None = None, labels: Sequence[str] | None = None
+    state: TrainState,
+    trainer: Trainer,
+    source: str,
+    step: str | None = None,
+    labels: Sequence[str] | None = None,
+    known_rows: int | None = None,
 ) -> tuple[TrainState, HandOff]:
     """`state` with the parameters that `source`, a workdir or `hf:DIR`, has under the same path. The state is used up.
 
-    step: of a workdir's checkpoint, as for `chosen_steps`. Raises UserError where a path's shape differs, or where
-    nothing matches. Of a vocabulary that has grown the first rows are taken over, the others are new.
+    step: of a workdir's checkpoint, as for `chosen_steps`. known_rows: of the vocabulary those that mean something in
+    `source`, where this run's has more. These are taken over, the others are new. None: as many as `source` has.
+    Raises UserError where a path's shape differs, or where nothing matches.
     """
     ours, shardings = (flatten_dict(tree, sep="/") for tree in (state.params, trainer.shardings.params))
     grown: dict[str, np.ndarray] = {}
 
     def wanted(theirs: Shapes, their_labels: Callable[[], Sequence[str] | None]) -> dict[str, jax.ShapeDtypeStruct]:
         common = _common(theirs, {path: leaf.shape for path, leaf in ours.items()}, source, their_labels, labels)
-        grown.update({path: whole(ours[path]) for path in common if theirs[path] != ours[path].shape})
+        has_new_rows = lambda path: theirs[path] != ours[path].shape or (known_rows and path in OF_VOCABULARY)
+        grown.update({path: whole(ours[path]) for path in common if has_new_rows(path)})
         # What is to be replaced makes room first: there is never a second copy of the parameters.
         _free([ours[path] for path in common])
         _free(jax.tree.leaves(state.average))
@@ -117,8 +151,9 @@ def hand_over(
 
     theirs, values, at, heads = (_from_released if is_released(source) else _from_run)(source, step, wanted)
     for path, rows in grown.items():
-        rows = rows.copy()
-        rows[tuple(slice(size) for size in theirs[path])] = whole(values[path])
+        rows, known = rows.copy(), [slice(size) for size in theirs[path]]
+        known[OF_VOCABULARY[path]] = slice(known_rows or theirs[path][OF_VOCABULARY[path]])
+        rows[tuple(known)] = whole(values[path])[tuple(known)]
         values[path] = jax.device_put(rows, shardings[path])
     params = unflatten_dict({**ours, **values}, sep="/")
     average = None
@@ -148,11 +183,15 @@ def _from_released(
     source: str, step: str | None, wanted: Wanted
 ) -> tuple[Shapes, dict[str, jax.Array], None, tuple[str, ...]]:
     """The same of released weights, which have no steps."""
-    if step is not None:
-        raise UserError(f"init_from_step={step}: {source} is no run and has no steps; leave it unset")
-    released = open_released(folder_of(source))
+    released = _open_released(source, step)
     values = load_parameters(released, wanted(released.shapes, lambda: released.labels))
     return released.shapes, values, None, released.heads
+
+
+def _open_released(source: str, step: str | None) -> Released:
+    if step is not None:
+        raise UserError(f"config.init_from_step={step}: {source} is no run and has no steps; leave it unset")
+    return open_released(folder_of(source))
 
 
 def _common(
@@ -173,7 +212,7 @@ def _common(
         if theirs[path] != ours[path] and not _has_grown(path, theirs[path], ours[path]):
             raise UserError(
                 f"{path} has shape {theirs[path]} in init_from={source} but {ours[path]} in this config's model; "
-                "give the config the other run's model"
+                "its config and its checkpoint do not go together"
             )
     return sorted(common)
 

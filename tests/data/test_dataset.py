@@ -351,13 +351,11 @@ def test_pairs_and_text_of_one_file_have_tokenizers_of_their_own(tmp_path, confi
     assert open_tokenizer(config, "text").sha256 != open_tokenizer(config, "pairs").sha256
 
 
-def test_the_tokenizer_of_the_config_comes_before_that_of_the_workdir_given(tmp_path, config):
+def test_a_tokenizer_that_is_handed_over_is_used(tmp_path, config):
     other = train_tokenizer(sample_chunks([TEXT[::-1]], 10**6), 350)
-    other.save(tmp_path / "parent" / "tokenizer")
     config.data.train.source = documents(tmp_path / "train.jsonl", 40)
-    assert open_dataset(config, "text", str(tmp_path / "parent")).tokenizer.sha256 == TOKENIZER.sha256
-    config.tokenizer.path = None
-    opened = open_dataset(config, "text", str(tmp_path / "parent"))
+    assert open_dataset(config, "text").tokenizer.sha256 == TOKENIZER.sha256
+    opened = open_dataset(config, "text", other)
     assert opened.tokenizer.sha256 == opened.identity["tokenizer"] == other.sha256
 
 

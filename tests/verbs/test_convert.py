@@ -29,7 +29,7 @@ def place(request, tmp_path_factory):
 
 def config_from(place, source, objective="span_corruption", **fields):
     config = small_config(source, objective)
-    config.init_from = f"hf:{place}"
+    config.init_from, config.model.architecture = f"hf:{place}", open_released(place).model.architecture
     config.objective.inputs_length = 24
     config.budget.steps, config.eval.rows, config.eval.generate_rows = 2, 4, 2
     for name, value in fields.items():

@@ -131,7 +131,8 @@ def test_an_init_from_that_is_no_workdir(config, tmp_path, capsys):
 
 
 def test_several_budgets_or_none(config, tmp_path, capsys):
-    assert "budget" in _train(f"{config}:source=x", tmp_path, capsys, "--config.budget.tokens=100")
+    both = ["--config.budget.tokens=100", "--config.budget.steps=9"]
+    assert "set exactly one" in _train(f"{config}:source=x", tmp_path, capsys, *both)
     assert "budget" in _train(f"{config}:source=x", tmp_path, capsys, "--config.budget.steps=None")
 
 

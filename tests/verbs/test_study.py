@@ -132,7 +132,7 @@ def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path
     pretrain = small_config(write_texts(tmp_path / "text"))
     pretrain.name = "pretrain"
     broken = pretrain.copy_and_resolve_references()
-    broken.init_from, broken.model.d_model = "@pretrain", 48
+    broken.init_from, broken.model.architecture = "@pretrain", "decoder"
     after = pretrain.copy_and_resolve_references()
     after.init_from = "@broken"
     runs = repeat({"after": after, "broken": broken}, [0]) | {"pretrain": pretrain}  # none where it can run
@@ -152,7 +152,7 @@ def write_fake(monkeypatch):
     """Trainings that only leave a workdir; those of runs in the set that this returns raise what it holds for them."""
     failing = {}
 
-    def train(config, workdir):
+    def train(config, workdir, given=()):
         check_same_run(config, workdir)
         if read_result(workdir) is not None:
             return

@@ -110,26 +110,6 @@ def test_fine_tuning_starts_from_the_parameters_of_another_run(pretrained, tmp_p
     assert metrics["loss"] < _lines(tmp_path / "run")[0]["loss"] / 2
 
 
-def test_the_hand_off_names_what_is_new_and_what_was_left(pretrained, tmp_path, capsys):
-    config = small_config(write_pairs(tmp_path / "pairs.jsonl"), "supervised")
-    config.init_from = str(pretrained)
-    config.model.activation = "gelu"
-    config.model.tie_embeddings = False
-    config.budget.steps = 1
-    train(config, tmp_path / "run")
-    said = capsys.readouterr().err
-    assert "1 new (lm_head/kernel)" in said
-    assert "2 left (decoder/layers/mlp/gate/kernel, encoder/layers/mlp/gate/kernel)" in said
-
-
-def test_a_model_of_another_shape_is_refused(pretrained, tmp_path):
-    config = small_config(write_pairs(tmp_path / "pairs.jsonl"), "supervised")
-    config.init_from = str(pretrained)
-    config.model.d_ff = 128
-    with pytest.raises(UserError, match=r"mlp/.* has shape \(1, 64, 32\).*\(1, 128, 32\)"):
-        train(config, tmp_path / "run")
-
-
 def test_another_tokenizer_than_the_checkpoints_is_refused(pretrained, texts, tmp_path):
     other = small_config(texts)
     other.tokenizer.vocab_size = 280
