@@ -30,7 +30,7 @@ from t5lite.data.text_tokenizer import (
     check_above,
     cut_in_names,
     encode_with_names,
-    lacking,
+    growth,
     parts_of,
     sentinels_on_top,
 )
@@ -167,12 +167,10 @@ class ReleasedTokenizer:
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "ReleasedTokenizer":
         """See TextTokenizer."""
-        own, new = self.vocabulary.sentinels, lacking(self.vocabulary, specials)
-        if not new and (own or not sentinels):
+        found = growth(self.vocabulary, self.above, self.below, sentinels, specials)
+        if found is None:
             return self
-        below = self.below if own else min(sentinels, 1) * len(self.above)
-        above = [*self.above, *new]
-        made = ReleasedTokenizer(self.file, self.roles, own or sentinels, above, self.begins_with_start, below)
+        made = ReleasedTokenizer(self.file, self.roles, found[0], found[1], self.begins_with_start, found[2])
         made.rules = self.rules
         return made
 

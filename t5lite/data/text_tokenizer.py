@@ -81,9 +81,18 @@ def extends(tokenizer: TextTokenizer, other: TextTokenizer) -> bool:
     return tokenizer.base == other.base and other.names.items() <= tokenizer.names.items()
 
 
-def lacking(vocabulary: Vocabulary, specials: Sequence[str]) -> list[str]:
-    """Those of `specials` that `vocabulary` has no id for."""
-    return [name for name in specials if name not in vocabulary.specials]
+def growth(
+    vocabulary: Vocabulary, above: Sequence[str], below: int, sentinels: int, specials: Sequence[str]
+) -> tuple[int, list[str], int] | None:
+    """(sentinels, specials above the pieces, how many of these stand below the sentinels) of a tokenizer that grows.
+
+    None: it lacks nothing. above, below: what it has so far.
+    """
+    new = [name for name in specials if name not in vocabulary.specials]
+    if not new and (vocabulary.sentinels or not sentinels):
+        return None
+    below = below if vocabulary.sentinels else min(sentinels, 1) * len(above)
+    return vocabulary.sentinels or sentinels, [*above, *new], below
 
 
 def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:

@@ -35,7 +35,7 @@ from t5lite.data.text_tokenizer import (
     check_above,
     cut_in_names,
     encode_with_names,
-    lacking,
+    growth,
     parts_of,
     sentinels_on_top,
 )
@@ -151,11 +151,10 @@ class Tokenizer:
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "Tokenizer":
         """See TextTokenizer."""
-        own, new = self.vocabulary, lacking(self.vocabulary, specials)
-        if not new and (own.sentinels or not sentinels):
+        found = growth(self.vocabulary, list(self.vocabulary.specials), self.below, sentinels, specials)
+        if found is None:
             return self
-        below = self.below if own.sentinels else min(sentinels, 1) * len(own.specials)
-        made = Tokenizer(self.model, own.sentinels or sentinels, [*own.specials, *new], own.start, below)
+        made = Tokenizer(self.model, found[0], found[1], self.vocabulary.start, found[2])
         made.begins_with_start, made.rules = self.begins_with_start, self.rules
         return made
 
@@ -399,12 +398,8 @@ def _reopen(folder: Path) -> Tokenizer:
     above = read_json(file, COPY_ANEW)
     sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))
     start, below = above.get("start", PAD), above.get("below", 0)
-    if (
-        not {type(sentinels), type(start), type(below)} == {int}
-        or not isinstance(specials, list)
-        or not isinstance(sha256, str | None)
-        or not 0 <= below <= len(specials)
-    ):
+    is_known = isinstance(specials, list) and isinstance(sha256, str | None)
+    if not is_known or {type(sentinels), type(start), type(below)} != {int} or not 0 <= below <= len(specials):
         raise UserError(f"{file} is damaged (it should hold sentinels and specials); {COPY_ANEW}")
     made = _open(folder / MODEL_FILE, sentinels, specials, sha256, start, below)
     made.rules = rules_from_json(above.get("generation"), file, made.vocabulary.rows)
