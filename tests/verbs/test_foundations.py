@@ -5,6 +5,7 @@ import json
 import pytest
 
 from t5lite import convert, generate
+from t5lite.errors import UserError
 from t5lite.train import train
 from tests.interop.classes import contents, drawn_class, with_extras, write_class
 from tests.interop.places import PLACES
@@ -78,7 +79,7 @@ STARTS = {
 @pytest.mark.parametrize(("family", "kind", "objective", "architecture"), STARTS)
 def test_a_run_starts_from_it_and_names_what_is_new_and_left(family, kind, objective, architecture, tmp_path, capsys):
     new, left = STARTS[family, kind, objective, architecture]
-    folder = make_class(tmp_path / "there", family, kind)
+    folder = make_class(tmp_path / "there", family, kind, **({} if family == "bert" else {"tie_word_embeddings": True}))
     pairs = objective == "supervised"
     source = write_pairs(tmp_path / "pairs.jsonl") if pairs else write_texts(tmp_path / "texts", documents=20)
     convert.main(["--from", f"hf:{folder}", "--to", str(tmp_path / "converted")])
@@ -124,8 +125,6 @@ def test_a_row_longer_than_a_sliding_window_is_refused(tmp_path, capsys):
     config = small_config(write_texts(tmp_path / "texts", documents=20), "causal_lm", "decoder")
     config.init_from, config.budget.steps = f"hf:{folder}", 1
     config.objective.inputs_length = 64
-    from t5lite.errors import UserError
-
     with pytest.raises(UserError, match="attention over a window of 16"):
         train(config, tmp_path / "long")
     config.objective.inputs_length = 16
