@@ -49,6 +49,11 @@ class Request:
     fault: str | None = None
 
 
+# Fields of an answer. A request's own fields of these names stand together under "given".
+OWN_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "answers", "cut",
+                        "error", "given"))  # fmt: skip
+
+
 class Ready(NamedTuple):
     """A request in tokens. ids: what the network reads. tokens: the prefix of its answer, or the target to score.
     asked: the places that an encoder is asked for. cut: see the module's docstring; None: nothing was.
@@ -63,7 +68,11 @@ class Ready(NamedTuple):
     def answer(self, found: dict[str, Any]) -> dict[str, Any]:
         """The answer `found` with what belongs to every answer."""
         cut = {} if self.cut is None else {"cut": self.cut}
-        return {**self.request.fields, "input": self.request.input, **found, **cut}
+        fields, given = self.request.fields, {}
+        if clashing := fields.keys() & OWN_FIELDS:
+            given = {"given": {name: fields[name] for name in fields if name in clashing}}
+            fields = {name: value for name, value in fields.items() if name not in clashing}
+        return {**fields, **given, "input": self.request.input, **found, **cut}
 
 
 @dataclasses.dataclass(frozen=True)

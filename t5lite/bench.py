@@ -1,5 +1,7 @@
 """Bench: the training step of a config on this machine, with synthetic rows and no data or Grain.
 
+The shape of a config with init_from is that of what it names, which must be there.
+
 python -m t5lite.bench --config configs/tiny.py
 python -m t5lite.bench --config configs/tiny.py --config.model.dtype=bfloat16 --config.batch_size=64 --json
 """

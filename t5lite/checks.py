@@ -87,8 +87,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-# Of the fields of a mixture's members (config.member_fields): those that may not be None, and the ranges of numbers
-# that are not those of the objective.
+# Fields of a mixture's member (config.member_fields) that need a value. WEIGHTS: the range of `weight`; other numbers
+# have the objective's ranges.
 OF_MEMBERS = {"data.train": ("source", "weight"), "objective": ("weight",)}
 WEIGHTS = (0, FACTOR)
 

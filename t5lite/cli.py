@@ -111,7 +111,8 @@ def add_base(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="GROUP|TASK=GROUP",
         help="the group that the others of its task are held against, else the task's first; TASK is a part of a "
-        "task's title; may be given again, and of several bases a group takes the one with the nearest config",
+        "task's title. Repeat the flag for several bases: each group is compared with the base whose config differs "
+        "least",
     )
 
 

@@ -94,7 +94,7 @@ class Evaluator:
         return found
 
     def evaluated(self) -> dict[str, dict[str, int]]:
-        """{split: {"used", "of"}}: so many rows are used, of so many; "generated": so many for exact match."""
+        """Count rows, {split: {"used": rows evaluated, "of": rows in the set, "generated": rows for exact match}}."""
         fields = self.experiment.config.eval
         sources = dict(self._sources)
         for name, (_, of_standard) in self._standards.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from t5lite.checks import check, require_training_data
+from t5lite.config import require
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
@@ -140,6 +141,9 @@ def _opened(config: ConfigDict, own: Path | None = None, given: Collection[str] 
     config = _resolved(config, own, given)
     require_training_data(config)
     tokenizer = given_tokenizer(config, own)
+    if tokenizer is not None and "tokenizer.sentinels" in given:
+        asked, present = config.tokenizer.sentinels, tokenizer.vocabulary.sentinels
+        require(asked == present, f"tokenizer.sentinels={asked}", f"the given tokenizer has {present}; leave it out")
     if config.init_from is not None and own is None:
         _check_tokenizer(config, tokenizer)
     return _put_together(config, open_dataset(config, kind_of(config.objective).data, tokenizer))

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import BAG_OF_WORDS, load_json, require
+from t5lite.config import BAG_OF_WORDS, at, load_json, require
 from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.errors import UserError
@@ -44,7 +44,7 @@ def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given:
     require(config.model.architecture != BAG_OF_WORDS, "init_from", "a bag of words has no parameters; leave it unset")
     opened = config if workdir is None else with_siblings(config, workdir)
     place = opened.init_from
-    shaped = as_begun(config, workdir)
+    shaped = as_begun(config, workdir, given)
     if shaped is None:
         shaped = config.copy_and_resolve_references()
         set_shape(shaped, _model_at(place, config))
@@ -54,8 +54,16 @@ def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given:
     return shaped
 
 
-def as_begun(config: ConfigDict, workdir: Path | None) -> ConfigDict | None:
-    """`config` with the shape that the run in `workdir` took over when it began; None where none has begun so."""
+def may_be_inherited(field: str) -> bool:
+    """Whether a field of a config, by its dotted path, is one that `init_from` can decide."""
+    return field.startswith("model.") or field == "tokenizer.sentinels"
+
+
+def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict | None:
+    """`config` with the shape that the run in `workdir` took over when it began; None where none has begun so.
+
+    Raises UserError for a field of `given`, those that the command line has set, that differs.
+    """
     if workdir is None or config.init_from is None or not (workdir / "config.json").is_file():
         return None
     begun = load_json(workdir / "config.json")
@@ -64,6 +72,7 @@ def as_begun(config: ConfigDict, workdir: Path | None) -> ConfigDict | None:
     shaped = config.copy_and_resolve_references()
     set_shape(shaped, {name: value for name, value in begun.model.items() if name != "architecture"})
     shaped.tokenizer.sentinels = begun.tokenizer.sentinels
+    _refuse_given(config, shaped, str(workdir), given)
     return shaped
 
 
@@ -127,7 +136,7 @@ def _lacks_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentin
 
 
 def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
-    """How many sentinels the tokenizer at `place` has, or gets where it has none: none that would not be used."""
+    """The number of sentinels of the tokenizer at `place`. Without any, it gets some only if the objective uses them."""
     specials, asked = _specials(config), config.tokenizer.sentinels
     vocabulary = load_tokenizer(place, 0, specials).grown(0, specials).vocabulary
     present, lacks = vocabulary.sentinels, _lacks_sentinels(config, vocabulary)
@@ -151,23 +160,39 @@ def _make_room(shaped: ConfigDict, config: ConfigDict, place: str) -> None:
         model.vocab_size = -(-rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
-def _tell(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
-    """Say which fields of the shape were replaced; refuse to replace those that were `given`."""
+def _changed(config: ConfigDict, shaped: ConfigDict) -> list[str]:
+    """The names of the fields of the model that were replaced.
+
+    Some values follow from others, such as key heads that are as many as heads where they are not set. These are no
+    change.
+    """
     before, after = settled(config.model), settled(shaped.model)
-    # Some values follow from others: as many key heads as heads, where they are not set. These are not told.
-    changed = [
+    return [
         name
         for name in config.model
         if name not in OWN and before[name] != after[name] and config.model[name] != shaped.model[name]
     ]
+
+
+def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
+    """UserError where a field that was `given` has another value in what the shape comes from, at `place`."""
+    fields = [f"model.{name}" for name in _changed(config, shaped)]
+    if config.tokenizer.sentinels != shaped.tokenizer.sentinels:
+        fields.append("tokenizer.sentinels")
+    for field in fields:
+        if field in given:
+            raise UserError(
+                f"config.{field}={at(config, field)}: {place} has {at(shaped, field)}, and a run has the shape of what "
+                f"it starts from; leave --config.{field} out"
+            )
+
+
+def _tell(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
+    """Say which fields of the shape were replaced; refuse to replace those that were `given`."""
+    _refuse_given(config, shaped, f"init_from={place}", given)
+    before, after, changed = settled(config.model), settled(shaped.model), _changed(config, shaped)
     if before["vocab_size"] is None and "vocab_size" in changed:
         changed.remove("vocab_size")
-    for name in changed:
-        if f"model.{name}" in given:
-            raise UserError(
-                f"config.model.{name}={config.model[name]}: init_from={place} has {after[name]}, and a run has the "
-                f"shape of what it starts from; leave --config.model.{name} out"
-            )
     if changed:
         listed = ", ".join(f"config.model.{name} {before[name]} → {after[name]}" for name in changed)
         say(f"the shape is that of init_from={place}: {listed}")

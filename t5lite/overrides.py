@@ -9,6 +9,7 @@ What is given replaces what the file says in its place, also where that is anoth
     data.train.source            the file's mixture
 """
 
+import keyword
 import re
 from collections.abc import Iterable, Sequence
 
@@ -75,6 +76,11 @@ def _add_member_field(config: ConfigDict, path: str) -> bool:
     if match is None:
         return False
     group, name, field = match.groups()
+    if not name.isidentifier() or keyword.iskeyword(name) or hasattr(ConfigDict, name):
+        raise UserError(
+            f"config.{group}.mixture.{name}: {name!r} cannot be a member's name on the command line; take letters, "
+            f"digits and _, such as {re.sub('[^0-9A-Za-z]', '_', name)}_text"
+        )
     known = member_fields(group)
     _known_member_path(known, f"config.{group}.mixture.{name}", field)
     mixture = at(config, group).mixture

@@ -18,7 +18,7 @@ from t5lite import cli
 from t5lite.checks import in_range
 from t5lite.config import at, to_dict
 from t5lite.errors import UserError
-from t5lite.inherit import as_begun
+from t5lite.inherit import as_begun, may_be_inherited
 from t5lite.overrides import given_fields, override
 from t5lite.reporting.bases import Candidate, find_bases, subject_of
 from t5lite.reporting.comparison import Report
@@ -71,10 +71,10 @@ def _candidates(study: Study) -> list[Candidate]:
     return [Candidate({name, config.name}, subject_of(to_dict(config))) for name, config in study.items()]
 
 
-def _is_complete(study: Study, folder: Path, name: str) -> bool:
+def _is_complete(study: Study, folder: Path, given: Collection[str], name: str) -> bool:
     """Whether the run has its result. Raises UserError where its folder holds another run."""
     workdir = folder / name
-    check_same_run(as_begun(study[name], workdir) or study[name], workdir)
+    check_same_run(as_begun(study[name], workdir, given) or study[name], workdir)
     return read_result(workdir) is not None
 
 
@@ -98,7 +98,7 @@ def run_and_report(
     study = in_order(study)
     wanted = chosen(study, only) if only else study
     make_workdir(folder)
-    is_complete = functools.partial(_is_complete, study, folder)
+    is_complete = functools.partial(_is_complete, study, folder, given)
     if parallel is None:
         failed = _run_here(wanted, folder, given)
     else:
@@ -137,12 +137,9 @@ def _unfit(is_complete: Callable[[str], bool], name: str) -> str | None:
 
 
 def _command(study: Study, given: Collection[str], config: Path, workdir: Path) -> list[str]:
-    """The command of the run in `workdir`. It sets the shape again that was `given`.
-
-    Else init_from would replace it in silence.
-    """
+    """The command of the run in `workdir`. It sets again what was `given` and init_from would replace in silence."""
     fields = study[workdir.name]
-    shape = [f"--config.{name}={at(fields, name)}" for name in given if name.startswith("model.")]
+    shape = [f"--config.{name}={at(fields, name)}" for name in given if may_be_inherited(name)]
     return train_command(config, workdir, shape)
 
 

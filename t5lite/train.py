@@ -85,25 +85,30 @@ def train(
             say(f"{workdir} is complete")
             return result
         run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
-        result = run(config, workdir, allow_changes, changes)
+        result = run(config, workdir, allow_changes, changes, given)
         if is_primary():
             write_json(workdir / "result.json", result)
         return result
 
 
-def _yardstick(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes) -> dict[str, Any]:
+def _yardstick(
+    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
+) -> dict[str, Any]:
+    del given
     from t5lite.baselines import train_bag_of_words  # scikit-learn takes a second to import, and few runs need it
 
     require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
     with primary_first():
         dataset = open_dataset(with_siblings(config, workdir), "pairs")
     changes |= check_same_data(dataset.identity, workdir, allowed)
-    _write_facts(config, dataset, workdir, 0, changes)
     check_labels(dataset.tokenizer, dataset.labels or (), None)
+    _write_facts(config, dataset, workdir, 0, changes)
     return {**train_bag_of_words(config, dataset), "rows": dataset.rows, "cut": {}}
 
 
-def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes) -> dict[str, Any]:
+def _network(
+    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
+) -> dict[str, Any]:
     policy = make_policy(config)
     opened = with_siblings(config, workdir)
     # A run that has begun needs the run it started from no more. Its config is the last of its facts to be written.
@@ -111,7 +116,7 @@ def _network(config: ConfigDict, workdir: Path, allowed: Sequence[str], changes:
     starts = opened.init_from is not None and not from_primary(saved_steps(workdir))
     theirs = shapes_at(opened.init_from, opened.init_from_step) if starts else {}  # or the error that there are none
     with primary_first():
-        experiment = open_experiment(opened, workdir if has_begun else None)
+        experiment = open_experiment(opened, workdir if has_begun else None, given)
     labels = experiment.dataset.labels
     if starts:
         ours = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}

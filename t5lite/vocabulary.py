@@ -47,8 +47,8 @@ class TokenTable:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What an answer is made of whatever the user's settings are. The files of a release say it; it belongs to what its
-    weights mean.
+    """Rules that every answer follows, whatever settings the user chooses. They come from a release's files and are
+    part of the meaning of its weights.
 
     stops: ids that end an answer, as EOS does. first: the id with which every answer of an encoder-decoder begins;
     None: any may come first. last: the id in the last place that `max_new_tokens` leaves. never: ids that are not

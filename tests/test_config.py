@@ -136,6 +136,10 @@ def test_what_is_given_takes_the_place_of_what_the_file_says():
     [
         (["--config.budget.minutes=5", "--config.budget.steps=5"], ["config.budget", "exactly one"]),
         ([f"{MIXED}a.source=x", "--config.data.train.source=y"], ["config.data.train: set source or mixture"]),
+        *(
+            ([f"{MIXED}{name}.source=x"], [f"mixture.{name}: '{name}' cannot be a member's name"])
+            for name in ("items", "get", "wiki-en", "2020", "class")
+        ),
         ([f"{MIXED}a.source=x", "--config.data.train.split=y"], ["config.data.train.split", "mixture.NAME.split"]),
         ([f"{MIXED}a.sorce=x"], ["config.data.train.mixture.a.sorce", "did you mean 'source'?"]),
         ([f"{MIXED}a=x"], ["config.data.train.mixture", "a"]),

@@ -10,6 +10,7 @@ A name without an id gets the next one, as in transformers.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from t5lite.errors import UserError
 from t5lite.files import has_shape, read_json
 
 WAY_OUT = "fetch it anew"
+NAMED_LISTS = ("additional_special_tokens", "extra_special_tokens")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -57,10 +59,13 @@ def read_added(folder: Path, spec: Mapping[str, Any] | None = None) -> list[Adde
 
 
 def _listed(folder: Path, spec: Mapping[str, Any]) -> Iterator[tuple[Path, AddedToken]]:
-    for each in spec.get("added_tokens") or ():
+    own = spec.get("added_tokens") or []
+    if not has_shape(own, [{"id": int, "content": str}]):
+        raise UserError(f"{folder / 'tokenizer.json'}: added_tokens should be objects with id and content; {WAY_OUT}")
+    for each in own:
         yield folder / "tokenizer.json", _made(each["content"], each["id"], each)
     config = folder / "tokenizer_config.json"
-    said = read_json(config, WAY_OUT) or {}
+    said = read_json(config, WAY_OUT, {"added_tokens_decoder": (dict, None)}) or {}
     for token, each in (said.get("added_tokens_decoder") or {}).items():
         if not (token.isdecimal() and has_shape(each, {"content": str})):
             raise UserError(f"{config}: added_tokens_decoder should hold ids with their content, has {token!r}")
@@ -68,11 +73,15 @@ def _listed(folder: Path, spec: Mapping[str, Any]) -> Iterator[tuple[Path, Added
     file = folder / "added_tokens.json"
     for content, token in (read_json(file, WAY_OUT, {str: int}) or {}).items():
         yield file, AddedToken(content, token, False)
-    for file in (config, folder / "special_tokens_map.json"):
-        for each in (read_json(file, WAY_OUT) or {}).get("additional_special_tokens") or ():
+    for file, name in itertools.product((config, folder / "special_tokens_map.json"), NAMED_LISTS):
+        listed = (read_json(file, WAY_OUT) or {}).get(name) or []
+        listed = list(listed.values()) if isinstance(listed, dict) else listed  # {what it is for: the token}
+        if not isinstance(listed, list):
+            raise UserError(f"{file}: {name} should be a list of names, is {str(listed)[:60]}; {WAY_OUT}")
+        for each in listed:
             content = each.get("content") if isinstance(each, dict) else each
             if not isinstance(content, str) or not content:
-                raise UserError(f"{file}: additional_special_tokens should be names, has {str(each)[:60]}")
+                raise UserError(f"{file}: {name} should be names, has {str(each)[:60]}")
             yield file, AddedToken(content, None, True)
 
 

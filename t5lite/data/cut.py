@@ -48,7 +48,7 @@ def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> st
 
 
 def describe_share(counts: Mapping[str, int]) -> str | None:
-    """A sentence on how many rows of a held-out set its metrics are of; None where they are of all.
+    """Say how many rows of a held-out set were evaluated. None: all rows were.
 
     counts: {"used", "of"}, and "generated" where exact match is of another number.
     """

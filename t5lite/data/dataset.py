@@ -321,7 +321,9 @@ def _refuse_strange(heldout: dict[str, Span], labels: Iterable[str]) -> None:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             if place := span.store.card.get("places", {}).get(strange[0]):
                 raise UserError(f"{place}: the tag {strange[0]!r}{more} never occurs in training; mend the file")
+            way_out = "mend the file, or set config.data.labels=False if targets are free text"
+            if f"{strange[0]}.0" in labels:
+                way_out = f'whole numbers are read as {strange[0]} now; write the text "{strange[0]}.0" for them'
             raise UserError(
-                f"data.{name}: the label {strange[0]!r}{more} never occurs in the training targets; mend the file, or "
-                "set config.data.labels=False if targets are free text"
+                f"data.{name}: the label {strange[0]!r}{more} never occurs in the training targets; {way_out}"
             )

@@ -7,7 +7,8 @@
     none    every mark is text, in .csv too
 
 A mark that opens a cell and closes somewhere else would swallow records. Where that shows it is refused, by the line
-where the cell opens.
+where the cell opens. A cell may hold line breaks, so rows that a stray mark has joined may look right: a warning
+names the first such place of a file.
 """
 
 import csv
@@ -19,8 +20,8 @@ from t5lite.progress import warn
 
 AUTO, CSV, NONE = QUOTINGS = "auto", "csv", "none"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-MARK, FIELD = '"', "data.train.quoting"
-SUSPICIOUS_LINES = 3  # of one record, each with as many delimiters as the header
+MARK, FIELD = '"', "config.data.train.quoting"
+SUSPICIOUS_LINES = 2  # of one record, each with as many delimiters as the header
 
 Line = tuple[int, str]
 Record = tuple[int, list[str]]  # the line where it begins, and its cells
@@ -29,7 +30,7 @@ Record = tuple[int, list[str]]  # the line where it begins, and its cells
 def check_quoting(quoting: str) -> None:
     """Refuse what is not one of QUOTINGS."""
     if quoting not in QUOTINGS:
-        raise UserError(f"config.{FIELD}: no such way, {quoting!r}; {nearest(quoting, QUOTINGS)}")
+        raise UserError(f"{FIELD}: no such way, {quoting!r}; {nearest(quoting, QUOTINGS)}")
 
 
 def records(lines: Iterable[Line], path: Path, suffix: str, quoting: str, longest: int) -> Iterator[Record]:

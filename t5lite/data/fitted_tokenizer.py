@@ -59,7 +59,7 @@ class FittedTokenizer:
 
 
 def fit_tokenizer(tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
-    """`tokenizer`, or where it has more ids than `rows`, one that refuses texts that need these. None: any number."""
+    """Limit `tokenizer` to ids below `rows`: a text that needs a higher id is refused. rows: None means no limit."""
     if rows is None or tokenizer.vocabulary.rows <= rows:
         return tokenizer
     return FittedTokenizer(tokenizer, rows)

@@ -42,7 +42,8 @@ def check_labels(tokenizer: TextTokenizer, labels: Sequence[str], targets_length
         needed = front + 2 + (int(differ[0]) if len(differ) else least)
         raise UserError(
             f"config.objective.targets_length: the labels {other!r} and {label!r} are alike when cut to "
-            f"{targets_length} tokens; raise it to {needed} at least"
+            f"{targets_length} tokens; raise it to {needed} at least, or set config.data.labels=False to evaluate "
+            "without accuracy"
         )
 
 

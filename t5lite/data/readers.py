@@ -161,7 +161,8 @@ def _delimited_rows(path: Path, names: list[str], suffix: str, quoting: str) -> 
             header = cells
             _check_columns(names, header, f"{path}, line {number}")
         elif len(cells) != len(header):
-            cure = "mend the line" if MARK not in "".join(cells) else f"mend the line, or set {FIELD}={CSV}"
+            is_cut_anywhere = MARK in "".join(cells) and suffix == ".tsv" and quoting == AUTO
+            cure = f"mend the line, or set {FIELD}={CSV}" if is_cut_anywhere else "mend the line"
             raise UserError(f"{path}, line {number} has {len(cells)} fields, the header {len(header)}; {cure}")
         else:
             yield number, dict(zip(header, cells, strict=True))
@@ -252,7 +253,7 @@ def as_text(row: dict[str, Any], name: str, place: str) -> str:
             raise UserError(f"{place}: column {name!r} is not UTF-8 at its byte {error.start}; convert it") from None
     if isinstance(value, bool):
         return str(value)
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return number_text(value)
     kind = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
     raise UserError(f"{place}: column {name!r} is {kind}; give it a text or a number")

@@ -7,8 +7,8 @@ ids above them, kept in `vocabulary.json` beside it:
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "below": 0, "sha256": "…"}
                                  with "start" and "generation" where the files of a release say so
 
-Specials stand above the sentinels, but for the first `below` of them: those that a tokenizer without sentinels had
-before it got some (`grown`), and whose ids stay what they are.
+The first `below` specials stand below the sentinels: the tokenizer had them before it got sentinels (`grown`), and
+their ids must not change. The other specials stand above.
 
 A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
 """

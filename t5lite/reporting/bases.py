@@ -30,8 +30,9 @@ def subject_of(config: Mapping[str, Any]) -> str:
 
 
 def candidate_of(group: Group) -> Candidate:
-    """A group by its name in the report, and by that of its configs."""
-    return Candidate({group.name, *(run.name for run in group.runs)}, subject_of(group.config))
+    """A group by its name in the report, and by those of its configs and of its runs."""
+    names = (name for run in group.runs for name in (run.name, run.run))
+    return Candidate({group.name, *names}, subject_of(group.config))
 
 
 def find_bases(asked: Sequence[str], candidates: Sequence[Candidate]) -> list[int]:

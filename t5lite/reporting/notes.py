@@ -250,7 +250,7 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
 
 
 def evaluated_notes(groups: Sequence[Group]) -> list[str]:
-    """What rows lack: texts that were cut, and held-out rows that the metrics are not of."""
+    """Notes on texts that were cut, and on held-out rows that were not evaluated."""
     found: dict[str, dict[str, None]] = {}
     for group in groups:
         for run in group.runs:

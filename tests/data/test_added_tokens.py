@@ -67,6 +67,11 @@ WRONG = {
         "'<tool>' has id .*, elsewhere it has",
     ),
     "one id": (lambda f, rows: say(f, "added_tokens.json", **{"<a>": rows, "<b>": rows}), "'<a>' and '<b>' both"),
+    "no list": (lambda f, rows: say(f, "special_tokens_map.json", additional_special_tokens=3), "should be a list"),
+    "a text for a list": (
+        lambda f, rows: say(f, "special_tokens_map.json", additional_special_tokens="<x>"), "should be a list"),
+    "no object": (lambda f, rows: say(f, "tokenizer_config.json", added_tokens_decoder=[1]), "damaged"),
+    "newer names": (lambda f, rows: say(f, "tokenizer_config.json", extra_special_tokens={"tool": 3}), "be names"),
     "no names": (lambda f, rows: say(f, "special_tokens_map.json", additional_special_tokens=[3]), "should be names"),
 }  # fmt: skip
 

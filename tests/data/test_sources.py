@@ -124,6 +124,8 @@ def test_jsonl_csv_and_parquet_give_the_same_rows(tmp_path):
 def test_numbers_and_booleans_become_text(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"inputs": 3, "targets": true}\n{"inputs": 0.5, "targets": false}')
     assert pairs(path) == [("3", "True"), ("0.5", "False")]
+    long = "7" * 400  # beyond any float
+    assert pairs(write(tmp_path / "long.jsonl", f'{{"inputs": {long}, "targets": true}}')) == [(long, "True")]
     parquet.write_table(pyarrow.table({"inputs": [3], "targets": [True]}), tmp_path / "a.parquet")
     assert pairs(tmp_path / "a.parquet") == [("3", "True")]
 

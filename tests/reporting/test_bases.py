@@ -70,6 +70,10 @@ def test_a_base_may_be_that_of_one_task_alone(tmp_path):
         _report(runs, "science_topic=wied")
 
 
+def test_a_base_may_be_named_by_one_of_its_runs(labels):
+    assert _report(labels, "all-1").tasks[0].bases == ("all",)
+
+
 def test_a_name_may_hold_the_sign_that_parts_task_and_group(tmp_path):
     runs = [*write_seeds(tmp_path, "d=32", [3.0]), *write_seeds(tmp_path, "d=64", [2.0], fields=WIDE)]
     assert _report(runs, "d=64").tasks[0].bases == ("d=64",)

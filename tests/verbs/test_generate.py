@@ -85,6 +85,15 @@ def test_lines_of_json_are_answered_in_order_and_keep_their_fields(pairs, tmp_pa
         assert answer["logprob"] == pytest.approx(sum(answer["token_logprobs"]), rel=1e-4)
 
 
+def test_a_line_may_have_fields_that_are_called_like_those_of_its_answer(pairs, tmp_path, capsys):
+    line = {"inputs": "the sea", "error": "none", "cut": "short", "output": 7, "score": 0.5, "given": 1, "id": 3}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
+    generate.main(["--checkpoint", str(pairs), "--input_file", str(tmp_path / "q.jsonl"), "--json"])
+    (answer,) = said(capsys)
+    assert answer["id"] == 3 and isinstance(answer["output"], str) and "error" not in answer and "cut" not in answer
+    assert answer["given"] == {name: line[name] for name in ("error", "cut", "output", "score", "given")}
+
+
 def test_a_text_is_answered_alike_alone_and_among_others(spans):
     generator = Generator(spans)
     texts = ["the sea", "the <extra_id_0> went", "a white whale said the old captain of the cold ship.", "x"]

@@ -172,6 +172,23 @@ def test_what_differs_on_the_command_line_is_refused_before_anything_is_read(den
     assert all(part in said for part in parts), said
 
 
+def test_sentinels_that_the_command_line_asks_for_are_there(language_model, texts, tmp_path):
+    config = made(texts, "causal_lm", "decoder", init_from=str(language_model), **{"tokenizer.sentinels": 10})
+    train(config, tmp_path / "more", given=["tokenizer.sentinels"])
+    saved = json.loads((tmp_path / "more" / "tokenizer" / "vocabulary.json").read_text())
+    assert (
+        saved["sentinels"]
+        == json.loads((tmp_path / "more" / "config.json").read_text())["tokenizer"]["sentinels"]
+        == 10
+    )
+    again = made(texts, "causal_lm", "decoder", init_from=str(language_model), **{"tokenizer.sentinels": 7})
+    with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=7: .*more has 10"):
+        train(again, tmp_path / "more", given=["tokenizer.sentinels"])
+    given = made(texts, "causal_lm", "decoder", **{"tokenizer.path": str(tmp_path / "more"), "tokenizer.sentinels": 5})
+    with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=5: the given tokenizer has 10"):
+        train(given, tmp_path / "other", given=["tokenizer.sentinels"])
+
+
 def test_what_agrees_on_the_command_line_is_taken(denoiser, command, capsys):
     fields = ("model.d_model=16", "model.positions=relative_bias", "model.scale_scores=false", "model.dropout=0.1",
               "model.vocab_size=384", "tokenizer.sentinels=20")  # fmt: skip
