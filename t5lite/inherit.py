@@ -136,7 +136,7 @@ def _lacks_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentin
 
 
 def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
-    """The number of sentinels of the tokenizer at `place`. Without any, it gets some only if the objective uses them."""
+    """The number of sentinels of the tokenizer at `place`. One without any gets some if the objective uses them."""
     specials, asked = _specials(config), config.tokenizer.sentinels
     vocabulary = load_tokenizer(place, 0, specials).grown(0, specials).vocabulary
     present, lacks = vocabulary.sentinels, _lacks_sentinels(config, vocabulary)

@@ -3,10 +3,10 @@
     id      0     1     2      3 … pieces-1     then N sentinels              further specials
             pad   EOS   unk    pieces           … <extra_id_1> <extra_id_0>   [MASK] [CLS] …
 
-`size` counts pieces and sentinels, so that the k-th sentinel (k from 1) is `size - k`, as in T5. The specials that a
-config asks for come above, but for those that a released tokenizer has among its own ids, and those that there were
-before the sentinels: both count among `pieces`. The model's embedding may
-have more rows than `rows`; these are never generated.
+`size` counts pieces and sentinels, so that the k-th sentinel (k from 1) is `size - k`, as in T5. Specials that a config
+asks for stand above the sentinels. Two kinds stand below and count among `pieces`: a released tokenizer's own specials,
+and specials that are older than the sentinels. The model's embedding may have more rows than `rows`; these are never
+generated.
 
 Which ids close, begin and start a text is the tokenizer's to say. T5's are the defaults:
 
