@@ -5,8 +5,8 @@
         answer["output"], answer["logprob"]
 
 Requests are answered in batches of texts of like length and come back in the order in which they were given. A text's
-answer depends on its place and the seed, not on what shares its batch. Of a text that was cut to what the network
-reads, the answer has "cut": {"tokens": 900, "read": 512}.
+answer depends on its place and the seed, not on what shares its batch. If a text was cut to what the network
+reads, its answer has "cut": {"tokens": 900, "read": 512}.
 """
 
 import dataclasses
@@ -96,8 +96,8 @@ def in_order(
 ) -> Iterator[dict]:
     """function(prepared requests of like length, their places) for all, in the order of their places.
 
-    Several hosts take batches in turn, and host 0 yields the answers of all. Of a request that `prepare` refuses with a
-    UserError the answer is {"input", "error"}; strict: the error is raised when its turn comes.
+    Several hosts take batches in turn, and host 0 yields the answers of all. If `prepare` refuses a request with a
+    UserError, the answer is {"input", "error"}; strict: the error is raised when its turn comes.
     """
 
     def answered(places: list[int]) -> list[dict]:
@@ -204,7 +204,10 @@ class Generator:
         vocabulary = self.tokenizer.vocabulary
         allowed = self.conventions.allowed.copy()
         for text in suppress:
-            allowed[self._single(text)] = False
+            token, rules = self._single(text), self.conventions.rules
+            if token in (rules.first, rules.last):
+                raise UserError(f"--suppress: {text!r} is a token that every answer of this model has to hold")
+            allowed[token] = False
         rows = np.repeat(allowed[None], len(requests), axis=0)
         if self.objective.targets_hold_specials:
             sentinels = slice(vocabulary.pieces, vocabulary.size)

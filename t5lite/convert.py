@@ -69,20 +69,18 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another --to, or remove it")
     kept = read_kept(workdir)
+    if kept is not None and average > 1:
+        raise UserError(f"--average={average}: {workdir} was converted, and has one checkpoint; leave it out")
     opened, mesh = open_model(workdir), make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
     model = opened.model.config
     if kept is None:
-        family, _ = describe(model)  # before anything is read
-        if places := unsaid_places(model, family.dropout):
-            say(
-                f"config.json of {family.model_types[0]} has no dropout at these places of the run: {', '.join(places)}"
-            )
+        _say_what_is_lost(model)  # before anything is read
         params, _ = load_params(workdir, placed_shapes(model, mesh), step, average)
     else:
         params = _all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:
         more = write_release(opened.whole, temporary, model.architecture, opened.objective.closes_inputs)
-        if model.num_decoder_layers and (kept is None or kept.refusal is None):
+        if model.num_decoder_layers and kept is None:
             conventions = opened.conventions
             write_generation_config(temporary, more, conventions.rules, conventions.allowed, model.vocab_size)
         if kept is not None:
@@ -91,6 +89,16 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
         if opened.labels:
             more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
         write_released(temporary, model, flatten_dict(params, sep="/"), dtype or "float32", more)
+
+
+def _say_what_is_lost(model: ModelConfig) -> None:
+    """Say what config.json of the model's family has no field for. UserError for a model that is of no family."""
+    family, _ = describe(model)
+    file = f"config.json of {family.model_types[0]}"
+    if places := unsaid_places(model, family.dropout):
+        say(f"{file} has no dropout at these places of the run: {', '.join(places)}")
+    if model.max_positions is not None and model.positions != "learned":
+        say(f"{file} has no field for model.max_positions={model.max_positions}: transformers will read longer texts")
 
 
 def _all_params(workdir: Path, mesh: Mesh, model: ModelConfig, step: str | None) -> dict[str, jax.Array]:

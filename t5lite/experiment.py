@@ -133,7 +133,8 @@ def open_experiment(config: ConfigDict, own: Path | None = None, given: Collecti
     if in_targets[list(dropped)].any():
         say("note: the release suppresses tokens, or ends answers at some, that targets of this run may hold; "
             "this run does not")  # fmt: skip
-    tokenizer.rules = rules.after_training(in_targets, objective.bos)
+    continues = config.init_from is not None and objective.architecture == "encoder_decoder"
+    tokenizer.rules = rules.after_training(in_targets, objective.bos, continues)
     return experiment
 
 

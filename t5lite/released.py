@@ -18,9 +18,11 @@ from t5lite.data.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.errors import UserError
+from t5lite.files import read_json
 from t5lite.interop.dropout import rates_of
 from t5lite.interop.released import Released, folder_of, is_released, open_released
 from t5lite.model.build import make_model
+from t5lite.model.config import DROPOUT_PLACES, ModelConfig
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import Objective, TooFewSentinels
@@ -114,6 +116,19 @@ def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> Non
     config.model.update({name: fields[name] for name in fields if name in config.model and name not in OF_THE_RUN})
     if config.model.dropout_places is None:
         config.model.dropout_places = fields.get("dropout_places")
+
+
+def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
+    """What to say of a run that began when dropout had the same places in every model, and drops at fewer now."""
+    said = read_json(workdir / "config.json") or {}
+    places = [place for place in DROPOUT_PLACES if model.dropout_at(place)]
+    if not model.dropout or "dropout_places" in (said.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
+        return None
+    return (
+        f"dropout: this run began with dropout at {', '.join(DROPOUT_PLACES)}, and drops at {', '.join(places)} from "
+        f"here on, as its family does; --config.model.dropout_places=\"{DROPOUT_PLACES}\" with "
+        "--allow_changes=model.dropout_places goes on as before"
+    )
 
 
 def dropout_note(config: ConfigDict) -> str | None:

@@ -26,11 +26,12 @@ from t5lite.evaluation import Evaluator
 from t5lite.experiment import Experiment, open_experiment
 from t5lite.files import write_json
 from t5lite.inherit import with_inherited_shape
+from t5lite.interop.kept import read_kept
 from t5lite.interop.released import is_released
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import parameter_shapes
 from t5lite.progress import progress, say, warn
-from t5lite.released import dropout_note
+from t5lite.released import dropout_note, moved_dropout_note
 from t5lite.studies import with_siblings
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
@@ -133,11 +134,14 @@ def _network(
     state, done, hand_off = find_weights(
         trainer, checkpoints, opened.init_from, opened.init_from_step, labels, known_rows
     )
+    moved = moved_dropout_note(workdir, model.config) if int(state.step) else None  # before its config is written anew
     if int(state.step) > steps:
         raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
     _write_facts(config, experiment.dataset, workdir, int(state.step), changes)
     if int(state.step):
         say(f"going on from step {int(state.step)} of {steps}")
+    if moved is not None:
+        say(moved)
     if hand_off is not None:
         say(hand_off.report())
         if note := dropout_note(opened):
@@ -168,10 +172,10 @@ def _network(
 
 
 def _known_rows(experiment: Experiment) -> int | None:
-    """How many rows of the vocabulary mean something in the run at `init_from`, where there are more now."""
+    """The number of ids that the tokenizer at `init_from` has. None: this run adds none, or the rows were released."""
     source = experiment.config.init_from
-    if is_released(source):
-        return None  # what its further rows hold may be meant for tokens that it does not name
+    if is_released(source) or read_kept(Path(source)) is not None:
+        return None  # further rows of a release may be meant for tokens that it does not name
     before = load_tokenizer(source, 0, ()).vocabulary.rows
     return before if before < experiment.vocabulary.rows else None
 

@@ -63,13 +63,15 @@ class Rules:
     never_first: tuple[int, ...] = ()
     asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def after_training(self, in_targets: np.ndarray, bos: int | None) -> "Rules":
-        """The rules of a run that starts from such weights. The run learns to say all that its targets hold (bool
+    def after_training(self, in_targets: np.ndarray, bos: int | None, continues: bool = False) -> "Rules":
+        """The rules of a run that takes this tokenizer. The run learns to say all that its targets hold (bool
         `in_targets`): no such id ends an answer, none is forbidden, and an answer begins with what stands in front of
         targets (`bos`).
+
+        continues: the run starts from weights with these rules, and is an encoder-decoder as they are; `last` stays.
         """
         stops = tuple(token for token in self.stops if not in_targets[token] and token != bos)
-        return Rules(stops=stops, first=bos, last=self.last)
+        return Rules(stops=stops, first=bos, last=self.last if continues else None)
 
     def below(self, rows: int) -> "Rules":
         """The rules of weights with so many rows: ids that have none are never generated, so they need no rule."""

@@ -173,4 +173,7 @@ def write_generation_config(folder: Path, ids: Mapping[str, int], rules: Rules, 
     said["suppress_tokens"] = np.flatnonzero(forbidden).tolist()
     if rules.never_first:
         said["begin_suppress_tokens"] = list(rules.never_first)
-    (folder / FILE).write_text(json.dumps({**said, **rules.asked}, indent=2) + "\n")
+    asked = dict(rules.asked)
+    if words := [*said.pop("bad_words_ids", []), *asked.pop("bad_words_ids", [])]:
+        said["bad_words_ids"] = words
+    (folder / FILE).write_text(json.dumps({**said, **asked}, indent=2) + "\n")

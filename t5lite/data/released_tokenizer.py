@@ -74,8 +74,7 @@ class ReleasedTokenizer:
     """A tokenizer.json with the sentinels and specials above its ids.
 
     Where its last ids are sentinels, these are the sentinels, whatever `sentinels` says. begins_with_start: None: as
-    the tokenizer's own post-processor has it. below: so many of the specials above its ids, the first ones, stand below
-    the sentinels.
+    the tokenizer's own post-processor has it. below: how many of the added specials have ids lower than the sentinels'.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Request:
     allowed_BxV: ids that may be generated; B may be 1. numbers: of the settings, by name. keys_B: one a row, to draw.
     forced_BxM, forced_lengths_B: the tokens with which each row has to begin, if any has.
     first, last: int32 [], the ids that have to come first, and in the last place of all. never_first_V: ids that may
-    not come first, or second after `first`. None: no such rule. What these rules force counts 0 in scores of beams.
+    not come first, or second after `first`. None: no such rule. A forced token adds 0 to a beam's score.
     """
 
     allowed_BxV: Array

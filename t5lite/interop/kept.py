@@ -1,6 +1,6 @@
 """What a converted workdir keeps of its release, so that the way back gives the same names, dtypes and bits.
 
-    released/config.json         as it came
+    released/config.json         as it came, and generation_config.json if it did
     released/tensors.json        {"tensors": {"lm_head.weight": {"dtype": "BF16", "shape": [9, 4],
                                                                  "of": "shared.weight"}, …}}
     released/model.safetensors   what is no parameter of any model here: heads of other kinds, and buffers
@@ -24,6 +24,7 @@ from t5lite.interop.writing import tensors_of
 from t5lite.model.config import ModelConfig
 
 FOLDER, TENSORS = "released", "tensors.json"
+GENERATION = "generation_config.json"
 SHAPE = {"tensors": {str: {"dtype": str, "shape": [int], "of": (str, None)}}}
 
 
@@ -61,7 +62,9 @@ def keep(released: Released, workdir: Path) -> None:
     tensors = {
         name: {"dtype": each.dtype, "shape": list(each.shape), "of": of.get(name)} for name, each in stored.items()
     }
-    (folder / CONFIG).write_bytes((released.folder / CONFIG).read_bytes())
+    for name in (CONFIG, GENERATION):
+        if (released.folder / name).is_file():
+            (folder / name).write_bytes((released.folder / name).read_bytes())
     (folder / TENSORS).write_text(json.dumps({"tensors": tensors}, indent=1) + "\n")
     others = {name: _as_it_is(released.tensors, name) for name in (*released.heads, *released.buffers)}
     if others:
@@ -109,4 +112,6 @@ def write_back(kept: Kept, folder: Path, model: ModelConfig, params: Mapping[str
     said = dict(kept.json)
     said |= {field: dtype for field in ("dtype", "torch_dtype") if dtype is not None and field in said}
     (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
+    if (kept.folder / GENERATION).is_file():
+        (folder / GENERATION).write_bytes((kept.folder / GENERATION).read_bytes())
     write_tensors(folder, tensors, dtype or "float32")

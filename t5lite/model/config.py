@@ -169,6 +169,8 @@ class ModelConfig:
             "token_types": 2 * on_encoder if self.token_types is None else self.token_types,
             "mlm_transform": bool(self.mlm_transform and on_encoder and self.heads.vocabulary),
         }
+        if self.dropout_places is not None:
+            settled["dropout_places"] = tuple(self.dropout_places)
         for field, value in settled.items():
             object.__setattr__(self, field, value)
 

@@ -123,14 +123,14 @@ class Stack(nn.Module):
         return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
 
     def _check_length(self, length: int) -> None:
-        """UserError where the model cannot read `length` tokens: learned positions have no row for all of them, or a
-        released model's attention slides over fewer.
+        """UserError where the model cannot read `length` tokens: learned positions have no row for all of them, or
+        `max_positions` is lower, as for a released model whose attention slides over a window.
         """
         most = self.config.max_positions
         if most is not None and length > most:
             side = "decoder" if self.causal else "encoder"
-            kind = "learned positions for" if self.config.positions == "learned" else "attention over a window of"
-            raise UserError(f"the {side} would read {length} tokens, but it has {kind} {most}: "
+            has = "has learned positions for" if self.config.positions == "learned" else "reads at most"
+            raise UserError(f"the {side} would read {length} tokens, but it {has} {most}: "
                             "model.max_positions; shorten objective.inputs_length")  # fmt: skip
 
     def _bias(self, queries: int, keys: int) -> Array | None:

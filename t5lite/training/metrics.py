@@ -180,7 +180,7 @@ def from_sums(sums: Mapping[str, Any]) -> Metrics:
 def of_confusion(confusion: np.ndarray, missed: np.ndarray | float = 0.0) -> Metrics:
     """Accuracy, and macro F1: the mean of the F1 of each label that is true (rows) or chosen (columns) somewhere.
 
-    missed [C]: true ones for which none was chosen.
+    missed [C]: for each label, the examples that were cut off and so got no prediction.
     """
     hits, either = np.diagonal(confusion), confusion.sum(axis=0) + confusion.sum(axis=1) + missed
     f1 = 2 * hits[either > 0] / either[either > 0]

@@ -152,10 +152,9 @@ def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> 
 
 
 def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformationExtraArgs:
-    """optax.scale_by_adam, with its state, made from the moments that are kept.
+    """optax.scale_by_adam, with its state. The update is computed from the moments that are kept.
 
-    So a moment is read from where it is written: made of the moments before the choice, as `_hold` would have it, the
-    update needs memory for both.
+    Computing it from the moments before the choice, as `_hold` does, would hold both copies in memory.
     """
     like = optax.scale_by_adam(b1, b2, epsilon)
 

@@ -79,7 +79,7 @@ def missed_sums(cut_tags: Sequence[tuple[int, np.ndarray]], labels: Sequence[str
     """What the cut words of sentences come to: "missed" [C], how often each tag stands there; for tags B-x, I-x, O also
     "entities" [3], of which the first counts those that begin there.
 
-    cut_tags: of each sentence the last tag that is left, or -1, and the tags of the words that were cut off.
+    cut_tags: a pair for each sentence: the last tag that was kept (-1: none), and the tags that were cut off.
     """
     tags = np.concatenate([np.zeros(0, np.int64), *(after for _, after in cut_tags)]).astype(np.int64)
     sums = {"missed": np.bincount(tags, minlength=len(labels)).astype(np.float64)}

@@ -164,7 +164,7 @@ def params_shardings(params: Any, mesh: Mesh, config: ModelConfig, rules: Table 
 def place_shapes(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
     """The shapes of `params`, arrays or their shapes, as jax.ShapeDtypeStruct, with the shardings of the rules.
 
-    config: the model that the parameters are of; there may be some that it does not have, such as other heads.
+    config: the model's. `params` may hold further parameters, such as other heads.
     """
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.tree.map(place, params, params_shardings(params, mesh, config))

@@ -128,8 +128,8 @@ def hand_over(
 ) -> tuple[TrainState, HandOff]:
     """`state` with the parameters that `source`, a workdir or `hf:DIR`, has under the same path. The state is used up.
 
-    step: of a workdir's checkpoint, as for `chosen_steps`. known_rows: of the vocabulary those that mean something in
-    `source`, where this run's has more. These are taken over, the others are new. None: as many as `source` has.
+    step: of a workdir's checkpoint, as for `chosen_steps`. known_rows: take over only the first `known_rows` rows of
+    the vocabulary; the rest stay new. None: take over all rows of `source`.
     Raises UserError where a path's shape differs, or where nothing matches.
     """
     ours, shardings = (flatten_dict(tree, sep="/") for tree in (state.params, trainer.shardings.params))
@@ -152,7 +152,8 @@ def hand_over(
     theirs, values, at, heads = (_from_released if is_released(source) else _from_run)(source, step, wanted)
     for path, rows in grown.items():
         rows, known = rows.copy(), [slice(size) for size in theirs[path]]
-        known[OF_VOCABULARY[path]] = slice(known_rows or theirs[path][OF_VOCABULARY[path]])
+        there = theirs[path][OF_VOCABULARY[path]]
+        known[OF_VOCABULARY[path]] = slice(min(known_rows or there, there))
         rows[tuple(known)] = whole(values[path])[tuple(known)]
         values[path] = jax.device_put(rows, shardings[path])
     params = unflatten_dict({**ours, **values}, sep="/")

@@ -107,8 +107,8 @@ def make_train_step(
 
     Sums of loss and gradient accumulate over microbatches and are divided once, by the weight of the whole batch.
     trainable: a tree of bools like the parameters. grad_norm, which clipping compares, is of the trainable ones.
-    metrics: float32 scalars; but bool are "skipped", the update was left out, "finite_update", so is what the optimizer
-    made, and "finite_rows" [B].
+    metrics: float32 scalars, and three of bools. "skipped": the update was left out. "finite_update": the optimizer's
+    update is finite. "finite_rows" [B]: the row's loss is finite.
     """
     noise, dropout = noise_key(settings.seed), jax.random.fold_in(jax.random.key(settings.seed), 1)
     is_frozen = jax.tree.map(lambda is_trainable: not is_trainable, trainable)

@@ -59,8 +59,8 @@ class Watch:
         if not is_finite:
             raise UserError(
                 f"step {step}: the loss and the gradient are finite, but what the optimizer made of them is not: a "
-                "division by zero or a number too large; raise optimizer.epsilon or lower schedule.rate. The same "
-                "command then goes on from the last checkpoint, which is intact"
+                "division by zero or a number too large. The last checkpoint is intact: raise optimizer.epsilon or "
+                "lower schedule.rate, and go on from there with --allow_changes=optimizer.epsilon,schedule.rate"
             )
 
     def _skipped(self, step: int, finite_rows: np.ndarray) -> dict[str, Any]:

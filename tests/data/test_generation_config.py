@@ -1,5 +1,6 @@
 """What a release says of generation: read, kept by a workdir, written again; what is wrong in it, named."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -144,8 +145,15 @@ def test_samples_that_a_release_asks_for_are_in_the_note(tmp_path):
     assert all(flag in note for flag in ("--temperature 0.6", "--top_p 0.9", "--top_k 50")), note
 
 
+@pytest.mark.parametrize(("continues", "last"), [(True, 2), (False, None)])
+def test_what_ends_an_answer_by_force_stays_with_the_weights_that_it_came_with(continues, last):
+    in_targets = np.zeros(401, bool)
+    assert RULES.after_training(in_targets, 0, continues) == Rules(stops=(2, 50), first=0, last=last)
+
+
 def test_what_is_written_says_the_same_when_it_is_read(tmp_path):
     rows = 500
+    (tmp_path / "run").mkdir()
     allowed = np.ones(401, bool)
     allowed[[0, 1, 3, 60]] = False
     place_of(tmp_path)
@@ -153,6 +161,10 @@ def test_what_is_written_says_the_same_when_it_is_read(tmp_path):
     said = json.loads((tmp_path / "generation_config.json").read_text())
     assert said["suppress_tokens"] == [1, 3, 60, *range(401, rows)] and said["bad_words_ids"] == [[0]]
     assert said["eos_token_id"] == [2, 50] and said["forced_bos_token_id"] == 0
+    longer = dataclasses.replace(RULES, asked={"bad_words_ids": [[5, 6]]})
+    write_generation_config(tmp_path / "run", {"eos_token_id": 2}, longer, allowed, rows)
+    said = json.loads((tmp_path / "run" / "generation_config.json").read_text())
+    assert said["bad_words_ids"] == [[0], [5, 6]]
     again = load_tokenizer(f"hf:{tmp_path}", 0, ()).rules
     assert (again.stops, again.first, again.last, again.never_first) == ((2, 50), 0, 2, (70,))
     assert again.never == (0, 1, 3, 60)

@@ -2,16 +2,18 @@
 
 import collections
 import dataclasses
+import json
 
 import pytest
 
 from t5lite.config import base_config
 from t5lite.errors import UserError
+from t5lite.inherit import with_inherited_shape
 from t5lite.interop.dropout import rates_of, read_places, read_rates, unsaid_places
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.writing import describe
 from t5lite.objectives.objective import OF_TOKENS, Heads
-from t5lite.released import dropout_note, with_released_shape
+from t5lite.released import dropout_note, moved_dropout_note
 from tests.interop.places import make_place
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 
@@ -73,11 +75,11 @@ def test_what_is_no_rate_is_named(rate):
 )
 def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropout, places, said, tmp_path):
     config = base_config()
-    config.init_from, config.objective.name = f"hf:{make_place(tmp_path, name, **rates)}", "causal_lm"
-    if name == "bart":
-        config.objective.name = "supervised"
+    config.init_from = f"hf:{make_place(tmp_path, name, **rates)}"
+    config.model.architecture = "encoder_decoder" if name == "bart" else "decoder"
+    config.objective.name = "supervised" if name == "bart" else "causal_lm"
     config.model.dropout, config.model.dropout_places = dropout, places
-    config = with_released_shape(config)
+    config = with_inherited_shape(config)
     note = dropout_note(config)
     assert note is None if said is None else said in note
     assert places is None or config.model.dropout_places == places, "the run's own places stay"
@@ -108,3 +110,14 @@ def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
         ids["decoder_input_ids"] = torch.ones(BATCH, TARGETS, dtype=torch.long)
     theirs(**ids)
     assert {NAMES[shape]: count for shape, count in counts.items() if count} == count_dropped(model, monkeypatch)
+
+
+def test_a_run_that_began_before_dropout_had_places_is_told_where_it_drops_now(tmp_path):
+    file = tmp_path / "config.json"
+    gpt2, t5 = (small_model(name, OF_TOKENS) for name in ("gpt2", "t5_v1_1"))
+    file.write_text(json.dumps({"model": {"dropout": 0.1}}))
+    assert "drops at embedding, attention, residual, head from" in moved_dropout_note(tmp_path, gpt2)
+    assert moved_dropout_note(tmp_path, t5) is None, "it drops where it did"
+    assert moved_dropout_note(tmp_path, dataclasses.replace(gpt2, dropout=0.0)) is None
+    file.write_text(json.dumps({"model": {"dropout": 0.1, "dropout_places": None}}))
+    assert moved_dropout_note(tmp_path, gpt2) is None

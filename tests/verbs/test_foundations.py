@@ -125,7 +125,7 @@ def test_a_row_longer_than_a_sliding_window_is_refused(tmp_path, capsys):
     config = small_config(write_texts(tmp_path / "texts", documents=20), "causal_lm", "decoder")
     config.init_from, config.budget.steps = f"hf:{folder}", 1
     config.objective.inputs_length = 64
-    with pytest.raises(UserError, match="attention over a window of 16"):
+    with pytest.raises(UserError, match="reads at most 16"):
         train(config, tmp_path / "long")
     config.objective.inputs_length = 16
     train(config, tmp_path / "short")
@@ -149,5 +149,10 @@ def test_a_tokenizer_may_have_more_ids_than_the_weights_have_rows(tmp_path, caps
         assert f"a text needs '<mask>' (id {rows})" in capsys.readouterr().err.splitlines()[-1]
     config = small_config(write_texts(tmp_path / "texts", documents=20), "bart")
     config.init_from, config.budget.steps, config.objective.inputs_length = f"hf:{folder}", 1, 24
-    train(config, tmp_path / "trained")
-    assert "2 with new rows (lm_head/bias, token_embedding/embedding)" in capsys.readouterr().err
+    config.tokenizer.specials = ("[NEW]",)
+    for name, source in (("released", f"hf:{folder}"), ("converted", str(tmp_path / "run"))):
+        config.init_from = source
+        train(config, tmp_path / name)
+        assert "2 with new rows (lm_head/bias, token_embedding/embedding)" in capsys.readouterr().err
+    average = ["--from", str(tmp_path / "run"), "--to", f"hf:{tmp_path / 'back'}", "--average", "3"]
+    assert "--average=3" in fails(convert, average, capsys) and not (tmp_path / "back").exists()
