@@ -126,7 +126,7 @@ def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
         return None
     return (
         f"dropout: this run began with dropout at {', '.join(DROPOUT_PLACES)}, and drops at {', '.join(places)} from "
-        f"here on, as its family does; --config.model.dropout_places=\"{DROPOUT_PLACES}\" with "
+        f'here on, as its family does; --config.model.dropout_places="{DROPOUT_PLACES}" with '
         "--allow_changes=model.dropout_places goes on as before"
     )
 

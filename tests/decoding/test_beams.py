@@ -104,7 +104,7 @@ def test_the_search_with_one_beam_is_greedy():
     model, params = model_and_params("decoder")
     settings = Settings(STEPS, early_stopping=True)
     greedy = generate(model, params, prompts(), LENGTHS, settings, eos=EOS)
-    request = module.streams.Request(jnp.ones(128, bool), {})
+    request = module.streams.Request(jnp.ones((1, 128), bool), {})
     state = module._begin(model, params, jnp.asarray(prompts(), jnp.int32), jnp.asarray(LENGTHS, jnp.int32), room=STEPS,
                           settings=settings, prefix_attention=False, start=0)  # fmt: skip
     state = state.replace(search=module.beams.begin_search(state.answers))
