@@ -155,3 +155,18 @@ def refuse_contradictions(folder: Path, spec: Mapping[str, Any]) -> None:
                     f"{folder / 'tokenizer_config.json'}: {field}={said[field]!r} contradicts {own}={part.get(own)!r} "
                     f"of tokenizer.json's {name}; correct one of the files"
                 )
+
+
+def refuse_other_ends(folder: Path, begins: bool, ends: bool) -> None:
+    """UserError where tokenizer_config.json says something else of a text's first and last token than tokenizer.json.
+
+    begins, ends: whether tokenizer.json puts a token in front of a text, and after it.
+    """
+    file = folder / "tokenizer_config.json"
+    said = read_json(file, WAY_OUT) or {}
+    for field, is_there in (("add_bos_token", begins), ("add_eos_token", ends)):
+        if isinstance(said.get(field), bool) and said[field] != is_there:
+            adds = "adds such a token" if is_there else "adds no such token"
+            raise UserError(
+                f"{file}: {field}={said[field]}, but the post_processor of tokenizer.json {adds}; correct one of them"
+            )

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from t5lite.config import base_config
-from t5lite.data.added_tokens import refuse_contradictions, with_added
+from t5lite.data.added_tokens import refuse_contradictions, refuse_other_ends, with_added
 from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
 from t5lite.data.text_tokenizer import (
     COPY_ANEW,
@@ -262,6 +262,7 @@ def open_released(file: Path, sentinels: int, specials: Sequence[str]) -> Releas
                 raise UserError(f"the added token {name!r} should have id {token}, but has {made.token_to_id(name)}")
         roles = _roles(file.parent, spec, pieces_by_id(made))
         bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
+        refuse_other_ends(file.parent, begins=full[:1] != bare[:1], ends=full[-1:] != bare[-1:])
         if full[:1] != bare[:1]:
             roles = dataclasses.replace(roles, front=full[0])
         made = ReleasedTokenizer(content, roles, sentinels, specials)

@@ -98,6 +98,19 @@ def test_normalisation_that_two_files_tell_differently_is_refused(tmp_path):
         load_tokenizer(f"hf:{folder}", 0, ())
 
 
+@pytest.mark.parametrize(
+    ("family", "field", "value"),
+    [("gpt2", "add_bos_token", True), ("bart", "add_bos_token", False), ("gpt2", "add_eos_token", True)],
+)
+def test_ends_of_a_text_that_two_files_tell_differently_are_refused(family, field, value, tmp_path):
+    folder = getattr(released, family)(tmp_path / family)
+    say(folder, "tokenizer_config.json", **{field: not value})
+    load_tokenizer(f"hf:{folder}", 0, ())
+    say(folder, "tokenizer_config.json", **{field: value})
+    with pytest.raises(UserError, match=f"{field}={value}, but the post_processor of tokenizer.json adds"):
+        load_tokenizer(f"hf:{folder}", 0, ())
+
+
 # SentencePiece: T5's own file has the pieces alone
 
 
