@@ -176,14 +176,15 @@ def _changed(config: ConfigDict, shaped: ConfigDict) -> list[str]:
 
 def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
     """UserError where a field that was `given` has another value in what the shape comes from, at `place`."""
-    fields = [f"model.{name}" for name in _changed(config, shaped)]
+    after = settled(shaped.model)
+    there = {f"model.{name}": after[name] for name in _changed(config, shaped)}
     if config.tokenizer.sentinels != shaped.tokenizer.sentinels:
-        fields.append("tokenizer.sentinels")
-    for field in fields:
+        there["tokenizer.sentinels"] = shaped.tokenizer.sentinels
+    for field, value in there.items():
         if field in given:
             raise UserError(
-                f"config.{field}={at(config, field)}: {place} has {at(shaped, field)}, and a run has the shape of what "
-                f"it starts from; leave --config.{field} out"
+                f"config.{field}={at(config, field)}: {place} has {value}, and a run has the shape of what it starts "
+                f"from; leave --config.{field} out"
             )
 
 
