@@ -84,7 +84,7 @@ def test_a_study_ends_in_a_report_and_does_nothing_twice(write, tmp_path, capfd)
 
 
 def test_a_failed_run_is_told_and_the_rest_still_compared(write, tmp_path, capsys):
-    more = "pretrained.model.d_model = 48; pretrained.model.head_dim = 24; del tasks['bag']"
+    more = "pretrained.model.architecture = 'decoder'; del tasks['bag']"
     error = failure(write(more), capsys)
     assert "2 runs have no result: pretrained-0 failed: " in error and "init_from" in error
     report = json.loads((tmp_path / "out/report.json").read_text())
