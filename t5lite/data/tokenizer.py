@@ -21,9 +21,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import sentencepiece
 
 from t5lite.data.added_tokens import place_above, read_added
 from t5lite.data.generation_config import read_rules, rules_from_json, rules_to_json, said_of_generation
@@ -42,6 +42,9 @@ from t5lite.data.text_tokenizer import (
 from t5lite.errors import UserError
 from t5lite.files import has_shape, read_bytes, read_json, write_atomically
 from t5lite.vocabulary import EOS, PAD, UNKNOWN, Rules, TokenTable, Vocabulary
+
+if TYPE_CHECKING:
+    import sentencepiece
 
 SPACE = "▁"
 MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
@@ -239,8 +242,10 @@ class Tokenizer:
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
 
-def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+def _processor(model: bytes) -> "sentencepiece.SentencePieceProcessor":
     """Raises UserError for bytes that are no model, or one that cannot encode and decode."""
+    import sentencepiece  # here, since a benchmark has no text
+
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         processor.decode(processor.encode("a\n")[:1])
@@ -286,6 +291,8 @@ def train_tokenizer(
     """
     if not chunks:
         raise UserError("cannot train a tokenizer: the training source has no text")
+    import sentencepiece
+
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
