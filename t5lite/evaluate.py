@@ -43,7 +43,7 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
         warn(note)
     metrics, rows = evaluator.all(params), evaluator.evaluated()
     if arguments.examples:
-        _show_examples(evaluator, params, metrics, arguments.examples)
+        _show_examples(evaluator, params, evaluator.splits, arguments.examples)
     if arguments.json:
         found = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
         print(json.dumps(found))
@@ -51,7 +51,7 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
     table = Table(title=Text(f"{arguments.checkpoint}, step {step}"))
     names = sorted({name for values in metrics.values() for name in values})
     for column in ("split", "rows", *names):
-        table.add_column(column, justify="left" if column == "split" else "right")
+        table.add_column(column, justify="left" if column == "split" else "right", overflow="fold")
     for split, values in metrics.items():
         used = f"{rows[split]['used']:,} of {rows[split]['of']:,}"
         table.add_row(split, used, *(f"{values[name]:.4f}" if name in values else "" for name in names))

@@ -72,6 +72,11 @@ class Evaluator:
             for objective in (self.objective, *experiment.standards.values())
         }
 
+    @property
+    def splits(self) -> list[str]:
+        """The names of the held-out sets, which have examples. Standards have none."""
+        return list(self._sources)
+
     def losses(self, params: Any) -> dict[str, Metrics]:
         """{split: metrics} of each held-out set, with the labels' accuracy where targets are labels."""
         found = {}

@@ -36,8 +36,20 @@ CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Q
 
 
 def _rotary(json: Json) -> tuple[float, tuple | None]:
-    """(base, scaling). transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling."""
-    said = json.get("rope_parameters") or {**(json.get("rope_scaling") or {}), "rope_theta": json.get("rope_theta")}
+    """Return (base, scaling). transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling.
+
+    Raises UserError for files in which the two differ.
+    """
+    earlier = {**(json.get("rope_scaling") or {}), "rope_theta": json.get("rope_theta")}
+    said = json.get("rope_parameters") or earlier
+    read = _rotary_of(said)
+    for place, name in enumerate(("rope_theta", "rope_scaling")):
+        if json.get(name) and _rotary_of(earlier)[place] != read[place]:
+            raise UserError(f"config.json: {name}={json[name]!r} contradicts rope_parameters={said!r}; correct one")
+    return read
+
+
+def _rotary_of(said: Mapping[str, Any]) -> tuple[float, tuple | None]:
     base = float(said.get("rope_theta") or 10000.0)
     kind = said.get("rope_type", said.get("type", "default"))
     if kind == "default":

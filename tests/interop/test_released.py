@@ -229,6 +229,12 @@ def test_wrong_indices_are_refused(change, message, tmp_path):
     [
         ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' are not supported"),
         ("llama", {"rope_scaling": {"rope_type": "linear"}}, "not understood"),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, "rope_theta=500.0 contradicts"),
+        (
+            "llama_linear",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+            "rope_scaling=.* contradicts",
+        ),
         ("llama", {"attention_bias": True}, "attention_bias=True is not supported"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),

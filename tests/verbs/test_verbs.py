@@ -77,6 +77,19 @@ def test_evaluate_reads_other_text_and_prints_a_table(spans, folder, capsys):
     assert re.search(r"rows .*\n.*\n *\W* *validation *\W *16 ", said.out)
 
 
+def test_evaluate_shows_examples_of_the_held_out_text_where_standards_stand_beside_it(
+    folder, texts, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    config = small_config(texts, "span_corruption", "decoder")
+    config.budget.steps = 1
+    train(config, folder / "spans_of_a_decoder")
+    evaluate.main(["--checkpoint", str(folder / "spans_of_a_decoder"), "--examples", "2"])
+    said = capsys.readouterr()
+    assert said.err.count("target: ") == 2
+    assert "validation_c" in said.out and "…" not in said.out
+
+
 def test_evaluate_of_other_text_does_not_need_the_training_text(tmp_path, capsys):
     source = write_texts(tmp_path / "texts")
     other = write_texts(tmp_path / "other", documents=3, seed=7)
