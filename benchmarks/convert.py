@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from t5lite.config import base_config
-from t5lite.data.tokenizer import train_tokenizer
+from t5lite.data.tokenizers.training import train_tokenizer
 from t5lite.interop.released import open_released
 from t5lite.interop.writing import describe, write_released
 from t5lite.model.build import make_model

@@ -24,7 +24,8 @@ from t5lite.data.packing import PackingPlan, one_a_row, pack
 from t5lite.data.sources import Columns, Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
 from t5lite.data.text_tokenizer import TextTokenizer
-from t5lite.data.tokenizer import TRAINING_THREADS, load_tokenizer, sample_chunks, train_tokenizer
+from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.training import TRAINING_THREADS, sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.progress import progress
 

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers: training one, reading a given one, text to ids and back. And `load_tokenizer`, for all.
+"""SentencePiece tokenizers: reading one, text to ids and back. And `load_tokenizer`, for all.
 
 The model file holds the pieces alone, but for mT5's, whose last pieces are its sentinels. Sentinels and specials are
 ids above them, kept in `vocabulary.json` beside it:
@@ -10,18 +10,15 @@ ids above them, kept in `vocabulary.json` beside it:
 The first `below` specials stand below the sentinels: the tokenizer had them before it got sentinels (`grown`), and
 their ids must not change. The other specials stand above.
 
-A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
+`tokenizers/training.py` trains one.
 """
 
 import hashlib
-import heapq
-import io
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -43,15 +40,8 @@ from t5lite.errors import UserError
 from t5lite.files import has_shape, read_bytes, read_json, write_atomically
 from t5lite.vocabulary import EOS, PAD, UNKNOWN, Rules, TokenTable, Vocabulary
 
-if TYPE_CHECKING:
-    import sentencepiece
-
 SPACE = "▁"
 MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
-# The model changes with the number of training threads, so that is part of the recipe, not of the machine.
-TRAINING_THREADS = 2
-TRAINING_CHUNK = 2000  # characters
-SHORT_CHUNK = 16  # bytes; a sample holds no more chunks than it could of this size
 
 
 class OtherIds(UserError):
@@ -242,8 +232,8 @@ class Tokenizer:
         write_atomically(folder / VOCABULARY_FILE, json.dumps(above) + "\n")
 
 
-def _processor(model: bytes) -> "sentencepiece.SentencePieceProcessor":
-    """Raises UserError for bytes that are no model, or one that cannot encode and decode."""
+def _processor(model: bytes) -> Any:
+    """Return a SentencePieceProcessor. Raises UserError for a model that cannot be read, or cannot encode."""
     import sentencepiece  # here, since a benchmark has no text
 
     try:
@@ -254,79 +244,6 @@ def _processor(model: bytes) -> "sentencepiece.SentencePieceProcessor":
     except (RuntimeError, ValueError, IndexError, OSError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(f"not a readable SentencePiece model: {error}") from error
     return processor
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for start in range(0, len(text), TRAINING_CHUNK):
-            chunk = text[start : start + TRAINING_CHUNK].replace("\0", " ")
-            if chunk.strip():
-                yield chunk
-
-
-def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
-    """A uniform sample of `texts` in chunks of up to 2,000 characters, `num_bytes` of UTF-8 in all, in their order.
-
-    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay. There
-    are fewer bytes where chunks are so short that their number is what takes memory.
-    """
-    rng = np.random.default_rng(seed)
-    kept: list[tuple[float, int, str, int]] = []
-    total = 0
-    for index, chunk in enumerate(_chunks(texts)):
-        size = len(chunk.encode())
-        heapq.heappush(kept, (-rng.random(), index, chunk, size))
-        total += size
-        while len(kept) > 1 and (total > num_bytes or len(kept) > num_bytes // SHORT_CHUNK):
-            total -= heapq.heappop(kept)[3]
-    return [chunk for _, _, chunk, _ in sorted(kept, key=lambda item: item[1])]
-
-
-def train_tokenizer(
-    chunks: Sequence[str], vocab_size: int, sentinels: int = SENTINELS, specials: Sequence[str] = ()
-) -> Tokenizer:
-    """A unigram model of `vocab_size` pieces: the same text gives the same model, byte for byte.
-
-    Source of the method: Kudo 2018, "Subword Regularization" (the unigram language model).
-    """
-    if not chunks:
-        raise UserError("cannot train a tokenizer: the training source has no text")
-    import sentencepiece
-
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(chunks),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            pad_id=PAD,
-            eos_id=EOS,
-            unk_id=UNKNOWN,
-            bos_id=-1,
-            byte_fallback=True,
-            required_chars=SPACE,  # also where the text has none: it stands for spaces and before each text
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            user_defined_symbols=["\n"],
-            max_sentence_length=8 * TRAINING_CHUNK,
-            num_threads=TRAINING_THREADS,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise UserError(_explain(str(error), vocab_size)) from error
-    return Tokenizer(model.getvalue(), sentinels, specials)
-
-
-def _explain(error: str, vocab_size: int) -> str:
-    if limit := re.search(r"value <= (\d+)", error):
-        return f"tokenizer.vocab_size: the text is too short for {vocab_size} pieces; at most {limit[1]} are possible"
-    if need := re.search(r"(?:vocab_size|required_chars)[^.]*?(\d+) vs (\d+)", error) or re.search(
-        r"(\d+) vs (\d+)", error
-    ):
-        return f"tokenizer.vocab_size: {vocab_size} pieces are too few for bytes and characters ({need[0]})"
-    return f"tokenizer.vocab_size={vocab_size}: SentencePiece cannot train on this text: {error.strip()}"
 
 
 def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:

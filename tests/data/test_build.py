@@ -15,7 +15,8 @@ from t5lite.data import build, store
 from t5lite.data.build import build_pairs, build_text
 from t5lite.data.cache import atomic_folder
 from t5lite.data.store import TokenStore
-from t5lite.data.tokenizer import load_tokenizer, sample_chunks, train_tokenizer
+from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS
 from tests.data import released

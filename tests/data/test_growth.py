@@ -7,7 +7,8 @@ import pytest
 
 from t5lite.data.release import write_release
 from t5lite.data.text_tokenizer import extends
-from t5lite.data.tokenizer import Tokenizer, load_tokenizer, sample_chunks, train_tokenizer
+from t5lite.data.tokenizer import Tokenizer, load_tokenizer
+from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from tests.data import released
 from tests.data.test_tokenizer import T5_LIKE, like_mt5

@@ -17,7 +17,7 @@ from t5lite.data.build import LONGEST_LABEL, build_pairs, build_tagged
 from t5lite.data.files import Fragment, Tagged, fragments_of
 from t5lite.data.sources import open_source
 from t5lite.data.store import TokenStore
-from t5lite.data.tokenizer import SHORT_CHUNK, sample_chunks, train_tokenizer
+from t5lite.data.tokenizers.training import SHORT_CHUNK, sample_chunks, train_tokenizer
 from tests.data.test_sources import complaint, documents, texts, write
 
 

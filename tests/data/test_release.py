@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
 from t5lite.data.release import OWN_NAMES, frame_of, write_release
-from t5lite.data.tokenizer import Tokenizer, load_tokenizer, sample_chunks, train_tokenizer
+from t5lite.data.tokenizer import Tokenizer, load_tokenizer
+from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS, PAD, UNKNOWN
 from tests.data import released

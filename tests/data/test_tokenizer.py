@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
-from t5lite.data.tokenizer import Tokenizer, load_tokenizer, sample_chunks, train_tokenizer
+from t5lite.data.tokenizer import Tokenizer, load_tokenizer
+from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.errors import UserError
 from t5lite.vocabulary import EOS, PAD, UNKNOWN
 from tests.data import released

@@ -11,7 +11,8 @@ import pytest
 from t5lite.data.build import build_text
 from t5lite.data.rows import Windows
 from t5lite.data.store import Span, TokenStore
-from t5lite.data.tokenizer import load_tokenizer, sample_chunks, train_tokenizer
+from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.evaluation import Evaluator
 from t5lite.experiment import open_experiment
 from t5lite.objectives.catalogue import make_objective

@@ -1,0 +1,94 @@
+"""Training a SentencePiece tokenizer: the same text gives the same model, byte for byte.
+
+A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
+"""
+
+import heapq
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from t5lite.data.released_tokenizer import SENTINELS
+from t5lite.data.tokenizer import SPACE, Tokenizer
+from t5lite.errors import UserError
+from t5lite.vocabulary import EOS, PAD, UNKNOWN
+
+# The model changes with the number of training threads, so that is part of the recipe, not of the machine.
+TRAINING_THREADS = 2
+TRAINING_CHUNK = 2000  # characters
+SHORT_CHUNK = 16  # bytes; a sample holds no more chunks than it could of this size
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for start in range(0, len(text), TRAINING_CHUNK):
+            chunk = text[start : start + TRAINING_CHUNK].replace("\0", " ")
+            if chunk.strip():
+                yield chunk
+
+
+def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
+    """A uniform sample of `texts` in chunks of up to 2,000 characters, `num_bytes` of UTF-8 in all, in their order.
+
+    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay. There
+    are fewer bytes where chunks are so short that their number is what takes memory.
+    """
+    rng = np.random.default_rng(seed)
+    kept: list[tuple[float, int, str, int]] = []
+    total = 0
+    for index, chunk in enumerate(_chunks(texts)):
+        size = len(chunk.encode())
+        heapq.heappush(kept, (-rng.random(), index, chunk, size))
+        total += size
+        while len(kept) > 1 and (total > num_bytes or len(kept) > num_bytes // SHORT_CHUNK):
+            total -= heapq.heappop(kept)[3]
+    return [chunk for _, _, chunk, _ in sorted(kept, key=lambda item: item[1])]
+
+
+def train_tokenizer(
+    chunks: Sequence[str], vocab_size: int, sentinels: int = SENTINELS, specials: Sequence[str] = ()
+) -> Tokenizer:
+    """A unigram model of `vocab_size` pieces: the same text gives the same model, byte for byte.
+
+    Source of the method: Kudo 2018, "Subword Regularization" (the unigram language model).
+    """
+    if not chunks:
+        raise UserError("cannot train a tokenizer: the training source has no text")
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(chunks),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            pad_id=PAD,
+            eos_id=EOS,
+            unk_id=UNKNOWN,
+            bos_id=-1,
+            byte_fallback=True,
+            required_chars=SPACE,  # also where the text has none: it stands for spaces and before each text
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            user_defined_symbols=["\n"],
+            max_sentence_length=8 * TRAINING_CHUNK,
+            num_threads=TRAINING_THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_explain(str(error), vocab_size)) from error
+    return Tokenizer(model.getvalue(), sentinels, specials)
+
+
+def _explain(error: str, vocab_size: int) -> str:
+    if limit := re.search(r"value <= (\d+)", error):
+        return f"tokenizer.vocab_size: the text is too short for {vocab_size} pieces; at most {limit[1]} are possible"
+    if need := re.search(r"(?:vocab_size|required_chars)[^.]*?(\d+) vs (\d+)", error) or re.search(
+        r"(\d+) vs (\d+)", error
+    ):
+        return f"tokenizer.vocab_size: {vocab_size} pieces are too few for bytes and characters ({need[0]})"
+    return f"tokenizer.vocab_size={vocab_size}: SentencePiece cannot train on this text: {error.strip()}"
