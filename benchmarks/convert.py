@@ -26,8 +26,8 @@ from t5lite.interop.writing import describe, write_released
 from t5lite.model.build import make_model
 from t5lite.model.presets import preset
 from t5lite.model.transformer import num_parameters, parameter_shapes
+from t5lite.system.vocabulary import Vocabulary
 from t5lite.training.tables import flatten_with_paths
-from t5lite.vocabulary import Vocabulary
 
 
 class Random:

@@ -32,7 +32,7 @@ from t5lite.objectives.catalogue import OBJECTIVES, make_objective, special_toke
 from t5lite.objectives.lengths import span_corruption_lengths
 from t5lite.objectives.noise import span_counts
 from t5lite.objectives.objective import Objective, example_keys, make_batch
-from t5lite.vocabulary import EOS, Vocabulary
+from t5lite.system.vocabulary import EOS, Vocabulary
 
 NAMES = [name for name, kind in OBJECTIVES.items() if kind.data == "text" and name != "mixture"]
 INPUTS_LENGTH = 512

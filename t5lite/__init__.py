@@ -2,8 +2,8 @@
 
 import sys
 
-from t5lite.memory import keep_freed_memory
-from t5lite.signals import end_on_signals
+from t5lite.system.memory import keep_freed_memory
+from t5lite.system.signals import end_on_signals
 
 # Here, because it must come before the first import of NumPy and JAX.
 keep_freed_memory()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from t5lite.errors import UserError, clean_exit, nearest
-from t5lite.signals import end_on_signals
+from t5lite.system.errors import UserError, clean_exit, nearest
+from t5lite.system.signals import end_on_signals
 
 # In the order in which a model meets them.
 VERBS = ("prepare", "preview", "train", "evaluate", "generate", "study", "compare", "bench", "convert")

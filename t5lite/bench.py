@@ -17,16 +17,16 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.checks import check_values
-from t5lite.inherit import given_tokenizer, with_inherited_shape
 from t5lite.model.build import make_model
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import num_parameters
 from t5lite.objectives.catalogue import make_objective, special_tokens
 from t5lite.objectives.objective import Objective
+from t5lite.run.inherit import given_tokenizer, with_inherited_shape
+from t5lite.system.vocabulary import Vocabulary
 from t5lite.training.budget import seconds_per_step
 from t5lite.training.sharding import local_rows, put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
-from t5lite.vocabulary import Vocabulary
 
 LABELS = ("O", "B-X", "I-X")  # of an encoder's classes or tags: how many they are hardly matters to its speed
 

@@ -18,12 +18,12 @@ import absl.logging
 from ml_collections import ConfigDict
 
 from t5lite.config import base_config, read_config
-from t5lite.data.cache import cache_dir
-from t5lite.errors import UserError, clean_exit, end_process
 from t5lite.objectives.catalogue import unused_fields
-from t5lite.overrides import given_fields, override
-from t5lite.progress import keep_quiet
-from t5lite.signals import terminable
+from t5lite.run.overrides import given_fields, override
+from t5lite.system.cache import cache_dir
+from t5lite.system.errors import UserError, clean_exit, end_process
+from t5lite.system.progress import keep_quiet
+from t5lite.system.signals import terminable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,7 +82,7 @@ def parse_with_checkpoint(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:
     """The verb's own arguments, and the config of the run at --checkpoint (or --workdir) with its overrides."""
-    from t5lite.released import config_of
+    from t5lite.run.released import config_of
 
     add_checkpoint(parser)
     arguments, rest = parser.parse_known_args(argv)
@@ -173,7 +173,7 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
     """`start_jax`, on several hosts where the arguments of `add_hosts` or the cluster say so. Host 0 alone prints."""
     start_jax(deterministic)
-    from t5lite.training import hosts
+    from t5lite.system import hosts
 
     if arguments.heartbeat_timeout <= 0:
         raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout} must be above 0")

@@ -20,8 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from t5lite.errors import UserError, nearest
-from t5lite.files import FORMAT, check_format, read_json
+from t5lite.system.errors import UserError, nearest
+from t5lite.system.files import FORMAT, check_format, read_json
 
 BAG_OF_WORDS = "bag_of_words"  # as model.architecture: no network, the yardstick of labelled tasks
 

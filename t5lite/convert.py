@@ -17,18 +17,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from t5lite import cli
-from t5lite.data.cache import atomic_folder
-from t5lite.data.generation_config import write_generation_config
-from t5lite.data.release import write_release
-from t5lite.errors import UserError
+from t5lite.data.tokenizers.generation_config import write_generation_config
+from t5lite.data.tokenizers.release import write_release
 from t5lite.interop.dropout import unsaid_places
 from t5lite.interop.kept import keep, read_kept, write_back
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.interop.tensors import DTYPES
 from t5lite.interop.writing import describe, write_released
 from t5lite.model.config import ModelConfig
-from t5lite.progress import say
-from t5lite.released import open_model
+from t5lite.run.released import open_model
+from t5lite.system.cache import atomic_folder
+from t5lite.system.errors import UserError
+from t5lite.system.progress import say
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import make_policy
 from t5lite.training.reading import Items, chosen_steps, intact

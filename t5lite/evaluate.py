@@ -18,9 +18,9 @@ from rich.text import Text
 
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
-from t5lite.evaluation import Evaluator, load_evaluator
-from t5lite.progress import warn
-from t5lite.training.hosts import is_primary
+from t5lite.run.evaluation import Evaluator, load_evaluator
+from t5lite.system.hosts import is_primary
+from t5lite.system.progress import warn
 
 
 def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:

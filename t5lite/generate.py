@@ -29,15 +29,15 @@ from pathlib import Path
 from typing import Any
 
 from t5lite import cli
-from t5lite.answers import BATCH_SIZE, Generator, Options, Request, shortened
 from t5lite.checks import LENGTH, STEPS, in_range
-from t5lite.data.generation_config import note_of
+from t5lite.data.tokenizers.generation_config import note_of
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
-from t5lite.errors import UserError
-from t5lite.progress import say, warn
-from t5lite.requests import read_requests
-from t5lite.training import hosts
-from t5lite.understanding import Reader
+from t5lite.run.answers import BATCH_SIZE, Generator, Options, Request, shortened
+from t5lite.run.requests import read_requests
+from t5lite.run.understanding import Reader
+from t5lite.system import hosts
+from t5lite.system.errors import UserError
+from t5lite.system.progress import say, warn
 
 BLANK = re.compile(r" ?<extra_id_\d+>")
 NEW = "/new"

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5lite import cli
-from t5lite.data.cache import cache_dir
 from t5lite.data.store import Span
-from t5lite.experiment import open_experiment
+from t5lite.run.experiment import open_experiment
+from t5lite.system.cache import cache_dir
 
 
 def _facts(span: Span) -> dict[str, Any]:

@@ -34,12 +34,12 @@ from rich.text import Text
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
 from t5lite.data.cut import Cut
-from t5lite.data.text_tokenizer import TextTokenizer
-from t5lite.examples import Realised, Seen, as_json, examples_of, padding_of, realised
-from t5lite.experiment import Experiment, open_experiment
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Expected, Objective
-from t5lite.vocabulary import Vocabulary
+from t5lite.run.examples import Realised, Seen, as_json, examples_of, padding_of, realised
+from t5lite.run.experiment import Experiment, open_experiment
+from t5lite.system.vocabulary import Vocabulary
 
 NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
 NEXT_SENTENCE = ("0, the second part follows the first", "1, the second part does not follow the first")

@@ -17,17 +17,17 @@ from pathlib import Path
 from t5lite import cli
 from t5lite.checks import in_range
 from t5lite.config import at, to_dict
-from t5lite.errors import UserError
-from t5lite.inherit import as_begun, may_be_inherited
-from t5lite.overrides import given_fields, override
 from t5lite.reporting.bases import Candidate, find_bases, subject_of
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
 from t5lite.reporting.report import write_report
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.terminal import show
-from t5lite.runner import run_study, train_command
-from t5lite.studies import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
+from t5lite.run.inherit import as_begun, may_be_inherited
+from t5lite.run.overrides import given_fields, override
+from t5lite.studies.runner import run_study, train_command
+from t5lite.studies.study import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
+from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.workdir import check_same_run, make_workdir, read_result
 

@@ -20,22 +20,23 @@ from t5lite.config import BAG_OF_WORDS, at, flat, require, to_dict
 from t5lite.data.dataset import Dataset, open_dataset
 from t5lite.data.labelled import check_labels
 from t5lite.data.rows import prefetch
-from t5lite.data.tokenizer import load_tokenizer
-from t5lite.errors import UserError
-from t5lite.evaluation import Evaluator
-from t5lite.experiment import Experiment, open_experiment
-from t5lite.files import write_json
-from t5lite.inherit import with_inherited_shape
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.interop.kept import read_kept
 from t5lite.interop.released import is_released
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import parameter_shapes
-from t5lite.progress import progress, say, warn
-from t5lite.released import dropout_note, moved_dropout_note
-from t5lite.studies import with_siblings
+from t5lite.run.evaluation import Evaluator
+from t5lite.run.experiment import Experiment, open_experiment
+from t5lite.run.inherit import with_inherited_shape
+from t5lite.run.released import dropout_note, moved_dropout_note
+from t5lite.run.siblings import with_siblings
+from t5lite.system.errors import UserError
+from t5lite.system.files import write_json
+from t5lite.system.hosts import agree, count, from_primary, is_primary, primary_first
+from t5lite.system.progress import progress, say, warn
+from t5lite.system.stopping import Stopping
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
-from t5lite.training.hosts import agree, count, from_primary, is_primary, primary_first
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import Metrics, MetricsLog, NoLog, first_losses
 from t5lite.training.policy import make_policy
@@ -43,7 +44,6 @@ from t5lite.training.reading import saved_steps
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import check_shapes, find_weights, shapes_at
 from t5lite.training.step import TrainState
-from t5lite.training.stopping import Stopping
 from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
 from t5lite.training.watch import Progress
@@ -96,7 +96,9 @@ def _yardstick(
     config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
 ) -> dict[str, Any]:
     del given
-    from t5lite.baselines import train_bag_of_words  # scikit-learn takes a second to import, and few runs need it
+    from t5lite.run.bag_of_words import (
+        train_bag_of_words,  # scikit-learn takes a second to import, and few runs need it
+    )
 
     require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
     with primary_first():

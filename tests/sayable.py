@@ -4,7 +4,7 @@ import numpy as np
 
 from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.objectives.objective import Objective
-from t5lite.vocabulary import Rules, Vocabulary
+from t5lite.system.vocabulary import Rules, Vocabulary
 
 # What a release may say, and what a run that starts from it must not keep: its text could not be said then.
 STRANGE = Rules(stops=(40, 900), first=41, last=901, never=(42, 43), never_first=(44,))

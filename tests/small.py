@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from t5lite.config import base_config
-from t5lite.data.tokenizer import Tokenizer
+from t5lite.data.tokenizers.tokenizer import Tokenizer
 
 WORDS = ["the", "a", "of", "sea", "ship", "captain", "whale", "white", "old", "man", "went", "said", "cold"]
 

@@ -9,7 +9,7 @@ import pytest
 VERB = """
 import threading, time
 from t5lite import cli
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 @cli.verb
 def main(argv):

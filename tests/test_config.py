@@ -13,8 +13,8 @@ from t5lite.config import (
     read_config,
     to_dict,
 )
-from t5lite.errors import UserError
-from t5lite.overrides import override
+from t5lite.run.overrides import override
+from t5lite.system.errors import UserError
 
 
 def complaint(call, *parts):

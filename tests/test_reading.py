@@ -7,8 +7,8 @@ import pickle
 import jax.numpy as jnp
 import pytest
 
-from t5lite.errors import LONGEST_MESSAGE, UserError, clean_exit
-from t5lite.files import NUMBER, has_shape, read_bytes, read_json
+from t5lite.system.errors import LONGEST_MESSAGE, UserError, clean_exit
+from t5lite.system.files import NUMBER, has_shape, read_bytes, read_json
 from t5lite.training.metrics import first_losses, read_log, truncate
 from t5lite.training.workdir import check_same_data, read_labels, read_result
 from tests.small import Spy

@@ -12,11 +12,11 @@ import pytest
 from t5lite import convert, evaluate, generate
 from t5lite.data.packing import pack
 from t5lite.data.rows import PackedPairs
-from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import conventions_of
 from t5lite.objectives.catalogue import OBJECTIVES, make_objective
+from t5lite.system.vocabulary import Rules
 from t5lite.train import train
-from t5lite.vocabulary import Rules
 from tests.data import released
 from tests.data.test_tokenizer import OWN
 from tests.interop.test_parity import live

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from t5lite.config import parse_arg
 from t5lite.objectives.catalogue import special_tokens
-from t5lite.studies import read_study, repeat
+from t5lite.studies.study import read_study, repeat
 
 PRETRAINED = ("span_corruption", "iid_denoising", "drop_tokens", "bert_style", "mass_style", "deshuffling", "prefix_lm",
               "text_infilling", "document_rotation", "ul2")  # fmt: skip

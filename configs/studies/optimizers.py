@@ -17,7 +17,7 @@ to -0.412); muon_tuned against muon -0.106 (-0.168 to -0.055).
 
 from pathlib import Path
 
-from t5lite.studies import read_study, repeat
+from t5lite.studies.study import read_study, repeat
 
 VARIANTS = {
     "adamw": {"optimizer.name": "adamw", "optimizer.weight_decay": 0.01, "optimizer.rate_multipliers": None},

@@ -14,8 +14,8 @@ import numpy as np
 
 from t5lite.data.files import Tagged, fragments_of
 from t5lite.data.store import StoreWriter
-from t5lite.data.text_tokenizer import TextTokenizer
-from t5lite.errors import UserError
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.system.errors import UserError
 
 HELDOUT_EVERY = 20
 MOST_LABELS, LONGEST_LABEL = 1000, 1000  # of a closed set; characters

@@ -19,15 +19,15 @@ from ml_collections import ConfigDict
 
 from t5lite.config import member_fields
 from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
-from t5lite.data.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.data.packing import PackingPlan, one_a_row, pack
 from t5lite.data.sources import Columns, Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
-from t5lite.data.text_tokenizer import TextTokenizer
-from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.data.tokenizers.training import TRAINING_THREADS, sample_chunks, train_tokenizer
-from t5lite.errors import UserError
-from t5lite.progress import progress
+from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
+from t5lite.system.errors import UserError
+from t5lite.system.progress import progress
 
 FEW_LABELS, PAIRS_PER_LABEL = 100, 10
 

@@ -15,8 +15,8 @@ import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from t5lite.errors import UserError, nearest
-from t5lite.progress import warn
+from t5lite.system.errors import UserError, nearest
+from t5lite.system.progress import warn
 
 AUTO, CSV, NONE = QUOTINGS = "auto", "csv", "none"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

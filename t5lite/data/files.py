@@ -20,7 +20,7 @@ from t5lite.config import base_config
 from t5lite.data import readers
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
 from t5lite.data.readers import ColumnTypes, decoded_blocks, format_of, place_of, readable, rows_of, size_of
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 USUAL_COLUMNS = base_config().data.train.columns
 

@@ -17,8 +17,8 @@ from t5lite.data.build import first_tag
 from t5lite.data.cut import Cut, count_cut
 from t5lite.data.rows import Rows, clipped
 from t5lite.data.store import TokenStore
-from t5lite.data.text_tokenizer import TextTokenizer
-from t5lite.errors import UserError
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.system.errors import UserError
 
 
 def check_labels(tokenizer: TextTokenizer, labels: Sequence[str], targets_length: int | None, front: int = 0) -> None:

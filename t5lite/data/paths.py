@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from t5lite.data.readers import format_of
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 
 def find_files(patterns: str) -> tuple[Path, ...]:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from t5lite.data.delimited import AUTO, CSV, DELIMITERS, FIELD, MARK, records
-from t5lite.errors import UserError
-from t5lite.files import only_files
+from t5lite.system.errors import UserError
+from t5lite.system.files import only_files
 
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST_LINE = 64 << 20  # bytes, and of a row of any format; as objects a hostile line takes 25 times as much

@@ -25,7 +25,7 @@ import numpy as np
 from t5lite.data.cut import Cut, count_cut
 from t5lite.data.packing import PackingPlan
 from t5lite.data.store import Span, TokenStore
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 Rows = dict[str, np.ndarray]
 

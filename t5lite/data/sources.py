@@ -13,7 +13,7 @@ from t5lite.data.delimited import AUTO
 from t5lite.data.files import Columns, FileSource, Fragment
 from t5lite.data.paths import find_files
 from t5lite.data.tfds_source import RecordSource, pydocs_source, tfds_source, tfds_splits
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 __all__ = ["Columns", "Fragment", "Source", "available_splits", "open_source"]
 
@@ -40,10 +40,10 @@ def available_splits(spec: str) -> tuple[str, ...]:
     if kind == "tfds":
         return tfds_splits(rest)
     if kind == "pydocs":
-        from t5lite.data import pydocs, pydocs_corpus
+        from t5lite.pydocs import builder, corpus
 
-        pydocs.check_config(rest)
-        return pydocs_corpus.SPLITS
+        builder.check_config(rest)
+        return corpus.SPLITS
     return ("train",)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.errors import UserError
-from t5lite.files import read_json
-from t5lite.vocabulary import EOS
+from t5lite.system.errors import UserError
+from t5lite.system.files import read_json
+from t5lite.system.vocabulary import EOS
 
 FORMAT = 3
 SHARD_TOKENS = 32 * 2**20

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from t5lite.data.files import Columns, Fragment, Tagged, fragments_of
 from t5lite.data.readers import as_text
-from t5lite.errors import UserError, nearest
+from t5lite.system.errors import UserError, nearest
 
 ROWS_A_READ = 1024  # a read by index costs about 100 µs a record alone, a tenth of it in company
 
@@ -96,17 +96,17 @@ def tfds_splits(name: str) -> tuple[str, ...]:
 
 def pydocs_source(config: str, columns: Columns, split: str) -> RecordSource:
     """A split of a config of pydocs. Raises UserError for an unknown config or split."""
-    from t5lite.data import pydocs, pydocs_corpus
+    from t5lite.pydocs import builder, corpus
 
-    pydocs.check_config(config)
-    if split not in pydocs_corpus.SPLITS:
-        raise UserError(f"pydocs/{config} has no split {split!r}; {nearest(split, pydocs_corpus.SPLITS)}")
+    builder.check_config(config)
+    if split not in corpus.SPLITS:
+        raise UserError(f"pydocs/{config} has no split {split!r}; {nearest(split, corpus.SPLITS)}")
 
     def load() -> Records:
-        rows = pydocs.prepare_pydocs(config)[split]
+        rows = builder.prepare_pydocs(config)[split]
         return Records(rows, rows.dataset_info.splits[split].num_bytes, {})
 
-    facts = {**pydocs_corpus.corpus_facts(), "config": config, "split": split}
+    facts = {**corpus.corpus_facts(), "config": config, "split": split}
     return RecordSource(f"pydocs/{config}", facts, functools.cache(load), columns)
 
 
@@ -139,7 +139,7 @@ def _prepared(name: str) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    from t5lite.data.pydocs import overtaken
+    from t5lite.pydocs.builder import overtaken
 
     builder = _builder(name)
     full_name = builder.info.full_name

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from t5lite.objectives.objective import Objective
-from t5lite.vocabulary import Rules, Vocabulary
+from t5lite.system.vocabulary import Rules, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

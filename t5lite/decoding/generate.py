@@ -22,8 +22,8 @@ import numpy as np
 
 from t5lite.decoding import beams, streams
 from t5lite.decoding.settings import Settings
-from t5lite.errors import UserError
 from t5lite.model.transformer import StepWeights, Transformer
+from t5lite.system.errors import UserError
 
 Array = jax.Array
 

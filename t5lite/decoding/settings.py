@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 EARLY_STOPPING = (False, True, "never")
 # Fields that a compiled program takes as numbers, so that another temperature needs no other program; and the value of

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from t5lite.errors import UserError
 from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
@@ -18,6 +17,7 @@ from t5lite.interop.family import (
     require_same,
 )
 from t5lite.model.config import ModelConfig
+from t5lite.system.errors import UserError
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 FIXED = {

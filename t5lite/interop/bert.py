@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from t5lite.errors import UserError
 from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
     Entry,
@@ -26,6 +25,7 @@ from t5lite.interop.family import (
 from t5lite.interop.labels import label_names, refuse_problem_type
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.objective import Heads
+from t5lite.system.errors import UserError
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 FIXED = {

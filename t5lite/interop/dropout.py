@@ -11,8 +11,8 @@ above 0, or all of the family's where every rate is 0.
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from t5lite.errors import UserError
 from t5lite.model.config import DROPOUT_PLACES, ModelConfig
+from t5lite.system.errors import UserError
 
 
 class Rate(NamedTuple):

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from t5lite.errors import UserError
 from t5lite.interop.dropout import Rates
 from t5lite.model.config import ModelConfig
 from t5lite.model.transformer import parameter_shapes
+from t5lite.system.errors import UserError
 
 Json = Mapping[str, Any]
 Shape = tuple[int, ...]

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t5lite.files import read_json
 from t5lite.interop.family import Family, Json
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import FAMILIES, Released, refusal
 from t5lite.interop.tensors import NAMES, TensorFolder, ToWrite, write_tensors
 from t5lite.interop.writing import tensors_of
 from t5lite.model.config import ModelConfig
+from t5lite.system.files import read_json
 
 FOLDER, TENSORS = "released", "tensors.json"
 GENERATION = "generation_config.json"

@@ -6,8 +6,8 @@ label_names({"num_labels": 2}, 2)                           ("LABEL_0", "LABEL_1
 
 from collections.abc import Mapping
 
-from t5lite.errors import UserError
 from t5lite.interop.family import Json
+from t5lite.system.errors import UserError
 
 
 def label_names(json: Json, rows: int) -> tuple[str, ...]:

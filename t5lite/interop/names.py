@@ -8,9 +8,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from t5lite.errors import UserError
 from t5lite.interop.family import Family, Shape
 from t5lite.interop.tensors import TensorFolder
+from t5lite.system.errors import UserError
 
 CONFIG = "config.json"
 

@@ -23,8 +23,6 @@ import jax
 import numpy as np
 
 from t5lite.checks import RANGES
-from t5lite.errors import UserError
-from t5lite.files import read_json
 from t5lite.interop.bart import BART
 from t5lite.interop.bert import BERT
 from t5lite.interop.dropout import read_places, read_rates
@@ -36,6 +34,8 @@ from t5lite.interop.names import CONFIG, Names
 from t5lite.interop.t5 import HEAD, T5
 from t5lite.interop.tensors import NAMES, TensorFolder
 from t5lite.model.config import ModelConfig
+from t5lite.system.errors import UserError
+from t5lite.system.files import read_json
 
 ALL = (T5, BART, BERT, GPT2, LLAMA)
 FAMILIES: dict[str, Family] = {model_type: family for family in ALL for model_type in family.model_types}

@@ -22,8 +22,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from t5lite.errors import UserError
-from t5lite.files import read_json
+from t5lite.system.errors import UserError
+from t5lite.system.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.errors import UserError
 from t5lite.interop.dropout import rates_json
 from t5lite.interop.family import Entry, Family, Json, Shape, shapes_of, their_shape
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import ALL
 from t5lite.interop.tensors import SHARD_BYTES, ToWrite, write_tensors
 from t5lite.model.config import ModelConfig
+from t5lite.system.errors import UserError
 
 
 def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:

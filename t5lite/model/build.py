@@ -7,7 +7,7 @@ from t5lite.config import require
 from t5lite.model.config import VOCAB_MULTIPLE, ModelConfig
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.objective import OF_TOKENS, Heads
-from t5lite.vocabulary import Vocabulary
+from t5lite.system.vocabulary import Vocabulary
 
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 

@@ -39,8 +39,8 @@ and every other model where BERT and GPT-2 do. Presets and released weights of B
 import dataclasses
 
 from t5lite.config import base_config
-from t5lite.errors import UserError, nearest
 from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.system.errors import UserError, nearest
 
 POSITIONS = ("relative_bias", "rotary", "learned", "sinusoidal", "alibi")
 GATED = ("geglu", "swiglu")

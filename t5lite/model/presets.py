@@ -11,7 +11,7 @@ et al. 2021 (mT5), Tay et al. 2022 (UL2), Lewis et al. 2020 (BART), Devlin et al
 
 from typing import Any
 
-from t5lite.errors import UserError, nearest
+from t5lite.system.errors import UserError, nearest
 
 Fields = dict[str, Any]
 

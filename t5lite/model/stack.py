@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5lite.errors import UserError
 from t5lite.model.attention import causal_mask, segment_mask
 from t5lite.model.config import ModelConfig
 from t5lite.model.layers import Layer, embedding_stddev, joined, make_norm
 from t5lite.model.positions import AlibiBias, LearnedPositions, RelativeBias, sinusoids
+from t5lite.system.errors import UserError
 
 Array = jax.Array
 

@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 
 from t5lite.objectives.noise import Noise
-from t5lite.vocabulary import PAD
+from t5lite.system.vocabulary import PAD
 
 Array = jax.Array
 

@@ -7,11 +7,11 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from t5lite.errors import UserError, nearest
 from t5lite.objectives import denoisers, language_models, masked_lm, pairs
 from t5lite.objectives.mixtures import mixture_kind
 from t5lite.objectives.objective import Fields, Kind, Objective, bos_of
-from t5lite.vocabulary import Vocabulary
+from t5lite.system.errors import UserError, nearest
+from t5lite.system.vocabulary import Vocabulary
 
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 OF_WINDOWS = {**denoisers.KINDS, **language_models.KINDS, **masked_lm.KINDS}

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5lite.errors import UserError, nearest
 from t5lite.objectives import noise, order, rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.lengths import span_corruption_lengths
 from t5lite.objectives.objective import Expected, Fields, Kind, Objective, Row, TooFewSentinels, bos_of
-from t5lite.vocabulary import MASK, TokenTable, Vocabulary
+from t5lite.system.errors import UserError, nearest
+from t5lite.system.vocabulary import MASK, TokenTable, Vocabulary
 
 Array = jax.Array
 

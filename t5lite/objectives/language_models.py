@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from t5lite.errors import UserError
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import Noise, of_mask
 from t5lite.objectives.objective import Fields, Kind, Objective, Row
-from t5lite.vocabulary import MIDDLE, PREFIX, SUFFIX, TokenTable, Vocabulary
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import MIDDLE, PREFIX, SUFFIX, TokenTable, Vocabulary
 
 Array = jax.Array
 FIM_TOKENS = (PREFIX, SUFFIX, MIDDLE)

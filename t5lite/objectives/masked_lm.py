@@ -15,12 +15,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5lite.errors import UserError, nearest
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, random_subset, room, word_numbers
 from t5lite.objectives.objective import Expected, Fields, Heads, Kind, Objective, Row
-from t5lite.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
+from t5lite.system.errors import UserError, nearest
+from t5lite.system.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
 DENSITY = 0.15

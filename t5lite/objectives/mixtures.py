@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.errors import UserError, nearest
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import of_mask
 from t5lite.objectives.objective import Fields, Heads, Kind, Member, Objective, Row, TooFewSentinels, bos_of
-from t5lite.vocabulary import TokenTable, Vocabulary
+from t5lite.system.errors import UserError, nearest
+from t5lite.system.vocabulary import TokenTable, Vocabulary
 
 Array = jax.Array
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.vocabulary import TokenTable
+from t5lite.system.vocabulary import TokenTable
 
 Array = jax.Array
 DEVIATIONS = 6  # of a random count that shapes have room for

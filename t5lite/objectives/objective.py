@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.errors import UserError
 from t5lite.objectives.batch import Batch, Example, Layout, layout_for
-from t5lite.vocabulary import PAD, TokenTable, Vocabulary
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import PAD, TokenTable, Vocabulary
 
 Array = jax.Array
 Row = Mapping[str, Array]

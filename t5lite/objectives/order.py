@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from t5lite.vocabulary import TokenTable
+from t5lite.system.vocabulary import TokenTable
 
 Array = jax.Array
 

@@ -7,10 +7,10 @@ On an encoder inputs are [CLS] tokens [SEP], and what is asked stands in the exa
 import jax
 import jax.numpy as jnp
 
-from t5lite.errors import UserError
 from t5lite.objectives.batch import Example
 from t5lite.objectives.objective import Fields, Heads, Kind, Make, Objective, Row
-from t5lite.vocabulary import CLS, SEP, TokenTable, Vocabulary
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import CLS, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.objectives.noise import Noise, Process, random_subset, span_starts
-from t5lite.vocabulary import MASK, Vocabulary
+from t5lite.system.vocabulary import MASK, Vocabulary
 
 Array = jax.Array
 

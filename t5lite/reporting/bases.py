@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5lite.config import at, flat
-from t5lite.errors import UserError, nearest
 from t5lite.reporting.groups import Group, watches
+from t5lite.system.errors import UserError, nearest
 
 
 class Candidate(NamedTuple):

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
-from t5lite.errors import UserError
 from t5lite.reporting import notes
 from t5lite.reporting.bases import assign_bases, candidate_of, find_bases, subject_of
 from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
@@ -17,6 +16,7 @@ from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run
 from t5lite.reporting.standards import with_standards
 from t5lite.reporting.statistics import METHOD, Estimate, differences, estimate
+from t5lite.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from t5lite.config import at, flat
 from t5lite.reporting.metrics import metric_of
 from t5lite.reporting.runs import Run, read_run
 from t5lite.reporting.standards import evaluated_fields, standard_split
-from t5lite.studies import REFERRING
+from t5lite.run.siblings import REFERRING
 
 # How a run is watched and where it runs; not what it computes, and not on which rows it is evaluated.
 WATCHING = (

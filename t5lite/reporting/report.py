@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t5lite.errors import UserError
-from t5lite.files import finite, write_atomically, write_json
 from t5lite.reporting import html, markdown
 from t5lite.reporting.comparison import Comparison, Entry, Report, Summary, compare
 from t5lite.reporting.document import document
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
+from t5lite.system.errors import UserError
+from t5lite.system.files import finite, write_atomically, write_json
 
 NONE_ABSENT: Mapping[str, str] = {}
 

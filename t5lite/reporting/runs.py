@@ -17,8 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from t5lite.config import at, base_config, to_dict
-from t5lite.errors import UserError
-from t5lite.files import FORMAT, NUMBER, check_format, read_json
+from t5lite.system.errors import UserError
+from t5lite.system.files import FORMAT, NUMBER, check_format, read_json
 from t5lite.training.metrics import read_log
 from t5lite.training.workdir import PROVENANCE, RESULT
 

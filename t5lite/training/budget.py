@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from t5lite.files import NUMBER, read_json, write_json
-from t5lite.training.hosts import from_primary, is_primary
+from t5lite.system.files import NUMBER, read_json, write_json
+from t5lite.system.hosts import from_primary, is_primary
 
 FILE = "budget.json"
 PROBE_SECONDS, PROBE_STEPS = 10.0, 5

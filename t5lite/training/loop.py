@@ -11,14 +11,14 @@ from typing import Any
 
 import jax
 
-from t5lite.errors import Interrupted, UserError
-from t5lite.progress import progress
+from t5lite.system.errors import Interrupted, UserError
+from t5lite.system.hosts import meet
+from t5lite.system.progress import progress
+from t5lite.system.stopping import EvaluationStopped, Stopping
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.debug import first_nan
-from t5lite.training.hosts import meet
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
-from t5lite.training.stopping import EvaluationStopped, Stopping
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress, Watch
 

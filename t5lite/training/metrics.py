@@ -21,8 +21,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from t5lite.errors import UserError
-from t5lite.files import NUMBER, has_shape, write_atomically, writing
+from t5lite.system.errors import UserError
+from t5lite.system.files import NUMBER, has_shape, write_atomically, writing
 
 Metrics = dict[str, float]
 

@@ -28,7 +28,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from t5lite.config import base_config
-from t5lite.errors import UserError, nearest
+from t5lite.system.errors import UserError, nearest
 from t5lite.training.schedules import settings_of
 from t5lite.training.tables import flatten_with_paths, is_stacked, match_table, path_of
 

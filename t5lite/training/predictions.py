@@ -18,8 +18,8 @@ import numpy as np
 from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, Row, make_batch
+from t5lite.system.vocabulary import TokenTable
 from t5lite.training.loss import Sums, label_weights
-from t5lite.vocabulary import TokenTable
 
 Array = jax.Array
 OUTSIDE, BEGIN, INSIDE = range(3)

@@ -21,11 +21,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from t5lite.config import load_json
-from t5lite.errors import UserError
-from t5lite.files import NUMBER, has_shape
-from t5lite.progress import warn
+from t5lite.system.errors import UserError
+from t5lite.system.files import NUMBER, has_shape
+from t5lite.system.hosts import agree, from_primary, to_primary
+from t5lite.system.progress import warn
 from t5lite.training.checksums import checksums
-from t5lite.training.hosts import agree, from_primary, to_primary
 from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
 from t5lite.training.record import Damaged, Record, read_record

@@ -18,8 +18,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from t5lite.errors import UserError
-from t5lite.files import FORMAT, check_format, finite
+from t5lite.system.errors import UserError
+from t5lite.system.files import FORMAT, check_format, finite
 from t5lite.training.checksums import checksums
 from t5lite.training.tables import flatten_with_paths
 

@@ -22,7 +22,7 @@ import optax
 
 from t5lite.checks import STEPS
 from t5lite.config import base_config
-from t5lite.errors import UserError, nearest
+from t5lite.system.errors import UserError, nearest
 
 Schedule = Callable[[Any], jax.Array]
 

@@ -23,9 +23,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5lite.errors import UserError, nearest
 from t5lite.model.config import ModelConfig
 from t5lite.model.transformer import parameter_shapes
+from t5lite.system.errors import UserError, nearest
 from t5lite.training.tables import Table, flatten_with_paths, match_table, path_of
 
 AXES = ("data", "fsdp", "tensor")

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5lite.errors import UserError
 from t5lite.interop.family import part_of
 from t5lite.interop.kept import read_kept
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
-from t5lite.progress import say
+from t5lite.system.errors import UserError
+from t5lite.system.hosts import whole
+from t5lite.system.progress import say
 from t5lite.training.checkpoint import Checkpoints
-from t5lite.training.hosts import whole
 from t5lite.training.reading import FOLDER, Items, chosen_steps, intact
 from t5lite.training.record import Damaged, Record, read_record
 from t5lite.training.step import TrainState

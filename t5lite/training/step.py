@@ -26,11 +26,11 @@ import optax
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch, only_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
+from t5lite.system.vocabulary import TokenTable
 from t5lite.training.average import updated_average
 from t5lite.training.loss import Sums, finite_rows, joint, loss_sums, token_counts, weights_of
 from t5lite.training.predictions import byte_sums, prediction_sums
 from t5lite.training.tables import fill, keep
-from t5lite.vocabulary import TokenTable
 
 Array = jax.Array
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 Table = Sequence[tuple[str, Any]]
 

@@ -19,17 +19,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from t5lite.errors import UserError
 from t5lite.model.flops import step_flops
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, example_keys, make_batch
-from t5lite.training.hosts import meet
+from t5lite.system.errors import UserError
+from t5lite.system.hosts import meet
+from t5lite.system.vocabulary import TokenTable
 from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
 from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
-from t5lite.vocabulary import TokenTable
 
 
 @dataclasses.dataclass(frozen=True)

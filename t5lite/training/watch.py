@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.errors import UserError
-from t5lite.progress import warn
+from t5lite.system.errors import UserError
+from t5lite.system.progress import warn
 
 SPIKE_DEVIATIONS = 6.0  # of recent losses, above their mean
 SPIKE_DECAY = 0.98  # of the weight of a loss, from step to step: the last fifty or so count

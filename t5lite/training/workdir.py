@@ -12,10 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from t5lite.config import flat, load_json, to_dict
-from t5lite.errors import UserError
-from t5lite.files import FORMAT, NUMBER, read_json, write_json, writing
-from t5lite.progress import warn
-from t5lite.training.hosts import is_primary, meet
+from t5lite.system.errors import UserError
+from t5lite.system.files import FORMAT, NUMBER, read_json, write_json, writing
+from t5lite.system.hosts import is_primary, meet
+from t5lite.system.progress import warn
 
 # What may differ when a workdir is gone on with. Of every other field the rest of the run would be another run's:
 # data, tokenizer, objective, batch_size, seed     what is learned from, in which order

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from t5lite.data import build, store
 from t5lite.data.build import build_pairs, build_text
-from t5lite.data.cache import atomic_folder
 from t5lite.data.store import TokenStore
-from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
-from t5lite.errors import UserError
-from t5lite.vocabulary import EOS
+from t5lite.system.cache import atomic_folder
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS
 from tests.data import released
 
 WORDS = ["".join(random.Random(i).choices("etaoinshrdlu", k=1 + i % 7)) for i in range(300)]
@@ -218,9 +218,9 @@ import resource, sys
 from pathlib import Path
 from t5lite.data import build, store
 from t5lite.data.build import build_text
-from t5lite.data.cache import atomic_folder
-from t5lite.data.tokenizer import load_tokenizer
-from t5lite.errors import clean_exit
+from t5lite.system.cache import atomic_folder
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
+from t5lite.system.errors import clean_exit
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 folder = Path(sys.argv[1])

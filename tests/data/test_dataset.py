@@ -12,7 +12,7 @@ from t5lite.data import dataset as dataset_module
 from t5lite.data.dataset import open_dataset, open_tokenizer, open_validation, pair_plan
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from tests.small import config_with
 
 pytestmark = pytest.mark.usefixtures("cache")

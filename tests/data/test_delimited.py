@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5lite.data.sources import open_source
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from tests.data.test_sources import complaint, write
 
 COLUMNS = ("inputs", "targets")

@@ -37,7 +37,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 from t5lite.data.sources import open_source
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 import pyarrow.parquet
 base = peak()
 characters, said = 0, ""
@@ -342,7 +342,7 @@ import sys
 from pathlib import Path
 from pathlib import Path
 from t5lite.data.readers import READERS
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 path, content = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
 for place in range(len(content) // 2, len(content)):
     for bit in (1, 4, 64, 255):

@@ -13,10 +13,10 @@ from t5lite.data.dataset import open_dataset, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.sources import Columns
 from t5lite.data.tfds_source import RecordSource
-from t5lite.data.tokenizer import Tokenizer
+from t5lite.data.tokenizers.tokenizer import Tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
-from t5lite.errors import UserError
-from t5lite.vocabulary import EOS, UNKNOWN
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS, UNKNOWN
 from tests.data import released
 from tests.small import config_with
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from t5lite.data.packing import one_a_row, pack
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import StoreWriter, TokenStore
-from t5lite.vocabulary import EOS, PAD
+from t5lite.system.vocabulary import EOS, PAD
 
 
 def row_sizes(plan, lengths):

@@ -15,8 +15,8 @@ from t5lite.data.dataset import pair_plan
 from t5lite.data.packing import PackingPlan, one_a_row
 from t5lite.data.rows import PackedPairs, TrainRows, Windows, clipped, evaluation_rows, prefetch
 from t5lite.data.store import Span, StoreWriter, TokenStore
-from t5lite.errors import UserError
-from t5lite.vocabulary import EOS
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS
 
 
 def make_store(folder, lengths, rows=60_000, eos=EOS):

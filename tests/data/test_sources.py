@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from t5lite.data import files, readers
 from t5lite.data.sources import Columns, Fragment, available_splits, open_source
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 
 
 def texts(pattern, **columns):

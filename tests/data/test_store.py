@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from t5lite.data import store as store_module
 from t5lite.data.store import FORMAT, Span, StoreWriter, TokenStore
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from tests.small import Spy
 
 

@@ -10,9 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5lite.decoding.generate import Generation, generate, padded
 from t5lite.decoding.settings import Settings
-from t5lite.errors import UserError
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
+from t5lite.system.errors import UserError
 from tests.decoding.models import LENGTHS, NEVER, SMALL, STEPS, log_probs, model_and_params, prompts
 
 GREEDY = Settings(max_new_tokens=STEPS)

@@ -5,7 +5,7 @@ import pytest
 
 from t5lite.decoding.generate import generate
 from t5lite.decoding.settings import Settings
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from tests.decoding.models import LENGTHS, NEVER, log_probs, model_and_params, prompts
 from tests.decoding.test_beams import search_by_the_rules
 

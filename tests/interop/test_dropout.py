@@ -7,13 +7,13 @@ import json
 import pytest
 
 from t5lite.config import base_config
-from t5lite.errors import UserError
-from t5lite.inherit import with_inherited_shape
 from t5lite.interop.dropout import rates_of, read_places, read_rates, unsaid_places
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.writing import describe
 from t5lite.objectives.objective import OF_TOKENS, Heads
-from t5lite.released import dropout_note, moved_dropout_note
+from t5lite.run.inherit import with_inherited_shape
+from t5lite.run.released import dropout_note, moved_dropout_note
+from t5lite.system.errors import UserError
 from tests.interop.places import make_place
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 

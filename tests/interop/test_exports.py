@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from t5lite import convert
-from t5lite.answers import Generator, Options, Request
 from t5lite.config import read_config
-from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch
+from t5lite.run.answers import Generator, Options, Request
 from t5lite.train import train
 from tests.interop import reference
 from tests.interop.ours import outputs_of

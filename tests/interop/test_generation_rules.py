@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from t5lite import convert
-from t5lite.answers import Generator, Options, Request
 from t5lite.decoding.settings import Settings
+from t5lite.run.answers import Generator, Options, Request
 from tests.interop import reference
 from tests.interop.places import make_place
 from tests.interop.test_parity import live

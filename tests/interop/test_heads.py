@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.interop.released import open_released
 from t5lite.objectives.objective import Heads
+from t5lite.system.errors import UserError
 from tests.interop.classes import drawn_class, write_class
 
 

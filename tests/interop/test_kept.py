@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.interop.kept import keep, read_kept, write_back
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import open_released
+from t5lite.system.errors import UserError
 from tests.interop import drawn
 from tests.interop.classes import ALL, COPIES, LABELS, NAMES, contents, drawn_class, with_extras, write_class
 from tests.interop.test_parity import live

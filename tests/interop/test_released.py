@@ -8,13 +8,13 @@ import shutil
 import numpy as np
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.interop.released import FAMILIES, open_released
 from t5lite.interop.tensors import DTYPES, INDEX, SINGLE, TensorFolder
 from t5lite.interop.writing import describe, write_released
 from t5lite.model.config import ModelConfig
 from t5lite.model.presets import PRESETS
 from t5lite.model.transformer import num_parameters
+from t5lite.system.errors import UserError
 from tests.interop.variants import VARIANTS, seeded_state, write_folder
 from tests.small import Spy
 
@@ -58,7 +58,7 @@ def preset_model(name: str) -> ModelConfig:
     from t5lite.config import base_config
     from t5lite.model.build import make_model
     from t5lite.objectives.objective import Heads
-    from t5lite.vocabulary import Vocabulary
+    from t5lite.system.vocabulary import Vocabulary
 
     fields = base_config().model
     fields.update(PRESETS[name])

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.model.config import DROPOUT_PLACES
 from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.system.errors import UserError
 from tests.model.dropped import LAYERS, count_dropped, small_model
 
 N = LAYERS

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Heads
-from t5lite.vocabulary import Vocabulary
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import Vocabulary
 from tests.small import small_config
 
 VOCABULARY = Vocabulary.synthetic(290, 20)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.model.config import ModelConfig
+from t5lite.system.errors import UserError
 
 SMALL = dict(
     num_encoder_layers=2, num_decoder_layers=2, vocab_size=256, d_model=32, d_ff=64, num_heads=4, head_dim=8

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.model.config import POSITIONS, ModelConfig
 from t5lite.model.positions import alibi_slopes, sinusoids
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
+from t5lite.system.errors import UserError
 from tests.model import numpy_reference
 
 PLAIN = ModelConfig(0, 2, 128, d_model=24, d_ff=20, num_heads=6, head_dim=10, positions="rotary", activation="relu",

@@ -20,7 +20,7 @@ from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.language_models import FIM_TOKENS
 from t5lite.objectives.noise import Noise
 from t5lite.objectives.objective import Objective, make_examples
-from t5lite.vocabulary import MASK, PAD, UNKNOWN, Vocabulary
+from t5lite.system.vocabulary import MASK, PAD, UNKNOWN, Vocabulary
 
 FIELDS = base_config().objective.to_dict()
 STOP = UNKNOWN + 1  # this and each tenth piece after it end a sentence

@@ -10,7 +10,7 @@ from t5lite.objectives import batch as batch_module
 from t5lite.objectives.batch import Example, layout_for
 from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import make_batch
-from t5lite.vocabulary import Vocabulary
+from t5lite.system.vocabulary import Vocabulary
 
 PACKED = Example(
     inputs=jnp.array([5, 6, 1, 8, 1, 0]),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from t5lite.config import base_config
-from t5lite.errors import UserError
 from t5lite.objectives.catalogue import ARCHITECTURES, OBJECTIVES, special_tokens
-from t5lite.vocabulary import EOS, MASK, PAD, UNKNOWN
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS, MASK, PAD, UNKNOWN
 from tests.objectives.made import build, vocabulary
 
 MODES, FIM = ("[NLU]", "[NLG]", "[S2S]"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")

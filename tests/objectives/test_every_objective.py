@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from scipy import stats
 
 from t5lite.objectives.objective import example_keys, make_batch
+from t5lite.system.vocabulary import EOS, MASK, PAD, UNKNOWN
 from t5lite.training.sharding import batch_sharding, make_mesh
-from t5lite.vocabulary import EOS, MASK, PAD, UNKNOWN
 from tests.objectives.made import FALSE_ALARM, PLAIN, build, examples, is_stop, lay_out, make_with, rows_of, windows
 
 SENTINELS = range(PLAIN.pieces, PLAIN.size)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from scipy import stats
 
-from t5lite.errors import UserError
 from t5lite.objectives import noise, order, rules
 from t5lite.objectives.denoisers import BART_NOISES, bart
-from t5lite.vocabulary import MASK
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import MASK
 from tests.objectives.made import (
     FALSE_ALARM,
     PLAIN,

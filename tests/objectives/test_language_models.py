@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.objectives.language_models import FIM_TOKENS, in_the_middle, parts_of
-from t5lite.vocabulary import EOS
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS
 from tests.objectives.made import PLAIN, build, check_chances, check_share, examples, make, windows
 
 PRE, SUF, MID = (PLAIN.specials[name] for name in FIM_TOKENS)

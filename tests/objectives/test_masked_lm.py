@@ -12,10 +12,10 @@ import pytest
 from scipy import stats
 
 from t5lite.config import base_config
-from t5lite.errors import UserError
 from t5lite.objectives.catalogue import make_evaluated, make_objective, special_tokens
 from t5lite.objectives.objective import make_batch, make_examples
-from t5lite.vocabulary import CLS, MASK, SEP, Vocabulary
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import CLS, MASK, SEP, Vocabulary
 
 FALSE_ALARM = 1e-6
 PIECES, STOP = 300, 3

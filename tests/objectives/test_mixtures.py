@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from t5lite.config import base_config
-from t5lite.errors import UserError
 from t5lite.objectives.catalogue import make_evaluated, make_objective
-from t5lite.vocabulary import EOS
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS
 from tests.objectives.made import PLAIN, build, check_chances, check_share, examples, make, vocabulary, windows
 from tests.objectives.test_every_objective import interleaved
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5lite.objectives import noise
-from t5lite.vocabulary import EOS
+from t5lite.system.vocabulary import EOS
 from tests.objectives.made import (
     PLAIN,
     build,

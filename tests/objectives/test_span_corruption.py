@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from scipy import stats
 
 from t5lite.config import base_config
-from t5lite.errors import UserError
 from t5lite.objectives import noise, rules
 from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.lengths import corrupted_lengths, span_corruption_lengths
 from t5lite.objectives.objective import make_batch, make_examples
-from t5lite.vocabulary import EOS, Vocabulary
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS, Vocabulary
 
 FIELDS = base_config().objective.to_dict() | {"inputs_length": 64}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t5lite.config import base_config, to_dict
-from t5lite.overrides import override
+from t5lite.run.overrides import override
 
 COST = {"tokens": 2_000_000, "flops": 8e12, "seconds": 90.0, "device_seconds": 90.0, "peak_bytes": 230 * 2**20}
 PROVENANCE = {

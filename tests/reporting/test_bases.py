@@ -3,11 +3,11 @@
 import pytest
 
 from t5lite import compare as compare_verb
-from t5lite.errors import UserError
 from t5lite.reporting import words
 from t5lite.reporting.comparison import compare
 from t5lite.reporting.document import document, verdicts
 from t5lite.reporting.runs import read_run
+from t5lite.system.errors import UserError
 from tests.reporting.fakes import write_seeds
 
 FEW, WIDE = {"data.train.limit": 200}, {"model.d_model": 512}

@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, compare
 from t5lite.reporting.document import groups_table, verdicts
 from t5lite.reporting.groups import differing_rows
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
+from t5lite.system.errors import UserError
 from tests.reporting.fakes import write_run, write_seeds
 
 WIDE = {"model.d_model": 512}

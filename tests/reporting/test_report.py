@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.reporting.report import to_json, write_report
+from t5lite.system.errors import UserError
 from tests.reporting.fakes import write_run
 
 EVIL = '<script>$x_1$</b> & | `b` "q"'

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
 from t5lite.reporting.groups import make_groups
 from t5lite.reporting.runs import find_workdirs, read_curves, read_run
+from t5lite.system.errors import UserError
 from tests.reporting.fakes import write_run
 
 

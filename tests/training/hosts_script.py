@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from t5lite import cli
 from t5lite.data.rows import TrainRows
-from t5lite.training import hosts
+from t5lite.system import hosts
 from t5lite.training.sharding import local_rows, make_mesh
 
 

@@ -11,12 +11,12 @@ import pytest
 from t5lite.data.build import build_text
 from t5lite.data.rows import Windows
 from t5lite.data.store import Span, TokenStore
-from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
-from t5lite.evaluation import Evaluator
-from t5lite.experiment import open_experiment
 from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import example_keys, make_batch
+from t5lite.run.evaluation import Evaluator
+from t5lite.run.experiment import open_experiment
 from t5lite.training.predictions import byte_sums
 from t5lite.training.trainer import make_trainer
 from tests.data import released

@@ -14,12 +14,12 @@ from t5lite.model.build import make_model
 from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.system.vocabulary import Vocabulary
 from t5lite.training.loss import joint, loss_sums, weights_of
 from t5lite.training.metrics import from_sums, of_confusion
 from t5lite.training.predictions import confusion, entity_counts, entity_kinds, missed_sums
 from t5lite.training.sharding import put_batch
 from t5lite.training.trainer import make_trainer
-from t5lite.vocabulary import Vocabulary
 from tests.small import small_config
 
 TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")

@@ -8,6 +8,7 @@ import pytest
 from t5lite.model.build import make_model
 from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.catalogue import make_objective
+from t5lite.system.vocabulary import Vocabulary
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.policy import Policy
@@ -15,7 +16,6 @@ from t5lite.training.sharding import put_batch
 from t5lite.training.step import StepSettings, TrainState, make_train_step
 from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import make_trainer
-from t5lite.vocabulary import Vocabulary
 from tests.small import small_config
 
 VOCABULARY = Vocabulary.synthetic(290, 20, specials=("[CLS]", "[SEP]"))

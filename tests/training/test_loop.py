@@ -8,10 +8,10 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from t5lite.errors import Interrupted
+from t5lite.system.errors import Interrupted
+from t5lite.system.stopping import Stopping
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog
-from t5lite.training.stopping import Stopping
 from t5lite.training.watch import Progress
 
 

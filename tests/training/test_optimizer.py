@@ -8,7 +8,7 @@ import optax
 import optax.contrib
 import pytest
 
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.tables import flatten_with_paths
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from t5lite.config import to_dict
-from t5lite.errors import UserError
-from t5lite.files import write_json
 from t5lite.reporting.metrics import METRICS
+from t5lite.system.errors import UserError
+from t5lite.system.files import write_json
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import LOWER_IS_BETTER, Policy, make_policy
 from t5lite.training.reading import chosen_steps, saved_steps

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from t5lite.errors import Interrupted, UserError
+from t5lite.system.errors import Interrupted, UserError
 from t5lite.training import start
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import Policy

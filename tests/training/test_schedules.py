@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from t5lite.training.schedules import make_schedule
 
 RATE, WARMUP, TOTAL = 0.02, 10, 100

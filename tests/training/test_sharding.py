@@ -12,8 +12,8 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from jax.sharding import PartitionSpec as P
 
-from t5lite.errors import UserError
 from t5lite.model.config import ModelConfig
+from t5lite.system.errors import UserError
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.sharding import (
     batch_sharding,
@@ -271,7 +271,7 @@ PROCESS = """
 import sys
 import jax, numpy as np
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from t5lite.model.config import ModelConfig
 from t5lite.training.sharding import local_rows, make_mesh, put_batch
 rows = np.arange(24, dtype=np.int32).reshape(8, 3)

@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import example_keys, make_batch
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import Vocabulary
 from t5lite.training.loss import token_counts, token_sums
 from t5lite.training.sharding import make_mesh, put_batch
 from t5lite.training.step import noise_key
 from t5lite.training.trainer import make_trainer
-from t5lite.vocabulary import Vocabulary
 from tests.small import small_config
 
 VOCABULARY = Vocabulary.synthetic(290, 20)

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from t5lite.errors import UserError
 from t5lite.model.transformer import parameter_shapes
+from t5lite.system.errors import UserError
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.sharding import make_mesh, params_shardings
 from t5lite.training.tables import MOST_PATHS, flatten_with_paths, is_stacked, match_table

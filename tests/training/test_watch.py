@@ -11,14 +11,14 @@ import pytest
 
 from t5lite import preview
 from t5lite import train as verb
-from t5lite.errors import UserError
 from t5lite.model.build import make_model
 from t5lite.objectives.catalogue import make_objective
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import Vocabulary
 from t5lite.training.sharding import put_batch
 from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import make_trainer
 from t5lite.training.watch import LOSSES_BEFORE_SPIKES, Progress, Watch
-from t5lite.vocabulary import Vocabulary
 from tests.small import small_config, write_texts
 
 VOCABULARY = Vocabulary.synthetic(290, 20)

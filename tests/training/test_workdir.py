@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from t5lite.training.workdir import make_workdir, owned
 
 ROOT = Path(__file__).parents[2]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from t5lite import convert, evaluate, generate
-from t5lite.answers import Generator, Options, Request
 from t5lite.config import load_json
 from t5lite.decoding.settings import Settings
-from t5lite.errors import UserError
 from t5lite.interop.released import open_released
 from t5lite.interop.tensors import SINGLE, TensorFolder
+from t5lite.run.answers import Generator, Options, Request
+from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.checkpoint import params_sha256
 from tests.data import released as tokenizers

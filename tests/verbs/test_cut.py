@@ -16,11 +16,11 @@ from t5lite.data.files import Tagged
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import TokenStore
-from t5lite.data.tokenizer import Tokenizer
-from t5lite.errors import UserError
-from t5lite.evaluation import Evaluator, load_evaluator
-from t5lite.experiment import open_experiment
+from t5lite.data.tokenizers.tokenizer import Tokenizer
 from t5lite.reporting.report import write_report
+from t5lite.run.evaluation import Evaluator, load_evaluator
+from t5lite.run.experiment import open_experiment
+from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.sharding import make_mesh
 from tests.data import released
@@ -119,7 +119,7 @@ def run(tmp_path_factory):
     config.budget.steps, config.schedule.rate = 60, 1e-2  # until it says what its cut targets hold
     with pytest.MonkeyPatch.context() as patch:
         said = []
-        patch.setattr("t5lite.progress.print", lambda line, **_: said.append(line), raising=False)
+        patch.setattr("t5lite.system.progress.print", lambda line, **_: said.append(line), raising=False)
         result = train(config, folder / "run")
     return folder / "run", config, said, result
 

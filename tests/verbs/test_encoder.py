@@ -10,12 +10,12 @@ import pytest
 
 from t5lite import bench, evaluate, generate, preview
 from t5lite import train as train_verb
-from t5lite.answers import Generator, Request
+from t5lite.run.answers import Generator, Request
+from t5lite.run.understanding import Reader
 from t5lite.train import train
 from t5lite.training import loop
 from t5lite.training.reading import saved_steps
 from t5lite.training.record import read_record
-from t5lite.understanding import Reader
 from tests.small import sentence, small_config, write_pairs, write_texts
 
 TRANSFORM = ["mlm_transform/dense/kernel", "mlm_transform/norm/scale"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from t5lite import convert, generate
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from t5lite.train import train
 from tests.interop.classes import contents, drawn_class, with_extras, write_class
 from tests.interop.places import PLACES

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from t5lite import generate
-from t5lite.answers import Generator, Options, Ready, Request, in_order
 from t5lite.decoding.settings import Settings
-from t5lite.errors import UserError
 from t5lite.generate import filled
+from t5lite.run.answers import Generator, Options, Ready, Request, in_order
+from t5lite.system.errors import UserError
 from t5lite.train import train
 from tests.data import released
 from tests.small import small_config, write_pairs, write_texts
@@ -296,7 +296,7 @@ def test_hosts_answer_in_turn_and_the_first_has_all_answers_and_faults(monkeypat
             return [] if index else [sent[0][-1], sent[1][len(sent[0]) - 1]]
 
         for name, function in (("count", lambda: 2), ("index", lambda: index), ("to_primary", to_primary)):
-            monkeypatch.setattr(f"t5lite.answers.hosts.{name}", function)
+            monkeypatch.setattr(f"t5lite.run.answers.hosts.{name}", function)
 
         def prepare(request):
             if request.place == "line 7":

@@ -12,15 +12,15 @@ from flax.traverse_util import flatten_dict
 from t5lite import preview, study
 from t5lite import train as train_verb
 from t5lite.config import base_config, load_json, to_dict
-from t5lite.data.text_tokenizer import extends
-from t5lite.data.tokenizer import load_tokenizer
-from t5lite.errors import UserError
-from t5lite.files import write_json
-from t5lite.inherit import OWN, with_inherited_shape
+from t5lite.data.tokenizers.text_tokenizer import extends
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.interop.released import is_released
 from t5lite.model.config import ModelConfig
-from t5lite.overrides import override
-from t5lite.studies import repeat
+from t5lite.run.inherit import OWN, with_inherited_shape
+from t5lite.run.overrides import override
+from t5lite.studies.study import repeat
+from t5lite.system.errors import UserError
+from t5lite.system.files import write_json
 from t5lite.train import train
 from t5lite.training.reading import intact, saved_steps
 from tests.interop.places import make_place

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from t5lite import preview
-from t5lite.examples import examples_of, realised
-from t5lite.experiment import open_experiment
 from t5lite.preview import show, summary
+from t5lite.run.examples import examples_of, realised
+from t5lite.run.experiment import open_experiment
 from tests.small import small_config, write_texts
 
 

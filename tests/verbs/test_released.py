@@ -5,7 +5,7 @@ import json
 import pytest
 
 from t5lite import evaluate, generate, preview
-from t5lite.data.tokenizer import load_tokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.train import train
 from tests.data import released
 from tests.small import small_config, write_pairs, write_texts

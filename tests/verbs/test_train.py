@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from t5lite.config import load_json
-from t5lite.errors import UserError
+from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.reading import saved_steps
 from t5lite.training.record import read_record

@@ -12,12 +12,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from t5lite import evaluate, evaluation
+from t5lite import evaluate
 from t5lite import train as train_verb
 from t5lite.config import load_json
-from t5lite.errors import Interrupted, UserError
-from t5lite.files import write_json
 from t5lite.reporting.runs import read_run
+from t5lite.run import evaluation
+from t5lite.system.errors import Interrupted, UserError
+from t5lite.system.files import write_json
 from t5lite.train import train
 from t5lite.training import loop, reading, start
 from t5lite.training.checkpoint import params_sha256

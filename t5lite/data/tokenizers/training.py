@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from t5lite.data.released_tokenizer import SENTINELS
-from t5lite.data.tokenizer import SPACE, Tokenizer
-from t5lite.errors import UserError
-from t5lite.vocabulary import EOS, PAD, UNKNOWN
+from t5lite.data.tokenizers.released import SENTINELS
+from t5lite.data.tokenizers.tokenizer import SPACE, Tokenizer
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import EOS, PAD, UNKNOWN
 
 # The model changes with the number of training threads, so that is part of the recipe, not of the machine.
 TRAINING_THREADS = 2

@@ -1,0 +1,213 @@
+"""A tokenizer written as transformers reads it: `AutoTokenizer.from_pretrained(folder)` then gives the ids that
+training and generation give the model, with what stands before and after a text, and decodes to the same text.
+
+    trained here            tokenizer.json, a unigram of our pieces
+    T5's and its family's   spiece.model and the name of transformers' own class, which makes the rest of it
+    of a tokenizer.json     as it was released, with our sentinels and specials above its ids
+
+Beside it tokenizer/, as in a workdir, from which t5lite itself opens it again.
+
+What is not the same there:
+
+- The names of padding, EOS and unknown in a text are these tokens, and no text: transformers has no other way.
+- Trained here: SentencePiece adds log-probabilities up in float32, the library in float64, so that of ways to cut a
+  text that are equally likely, as a run of spaces in 8 and 12 or in 12 and 8, they may take different ones: in 117 of
+  4,000 excerpts of up to 3,000 characters of Python's standard library, with 4,000 pieces. And in a run of bytes that
+  is no UTF-8 the library decodes each to �, not the wrong ones alone.
+- Of a tokenizer.json: a name of ours takes all white space before it with it, not one space, and what comes after it
+  may begin with a space of its own, as in Llama's. A text that begins with a space may lack the one in front of it.
+  WordPiece's decoder takes spaces away from before punctuation. [MASK] is text where the mask has another name.
+- T5's class ends every text with EOS: a decoder's prompts are to be encoded with add_special_tokens=False, and begun
+  with its start. mT5's sentinels are read after a space alone. The unknown token decodes to its name.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Library
+
+from t5lite.data.tokenizers.released import ReleasedTokenizer
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizers.tokenizer import SPACE, Tokenizer
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import CLS, EOS, MASK, PAD, SEP, UNKNOWN, Vocabulary
+
+FILE, CONFIG, SENTENCEPIECE = "tokenizer.json", "tokenizer_config.json", "spiece.model"
+OWN_NAMES = {PAD: "<pad>", EOS: "</s>", UNKNOWN: "<unk>"}
+GENERIC = "PreTrainedTokenizerFast"
+PROBE = "Ａ①ﬁ e\u0301  é\t▁\n \n x "
+
+
+class Frame(NamedTuple):
+    """The ids that stand before and after what the model reads of a text; None: nothing does."""
+
+    front: int | None
+    last: int | None
+
+
+def frame_of(tokenizer: TextTokenizer, architecture: str, closes: bool) -> Frame:
+    """As the objectives and generation have it. closes: EOS ends the inputs."""
+    vocabulary = tokenizer.vocabulary
+    if architecture == "encoder":
+        return Frame(vocabulary.specials[CLS], vocabulary.specials[SEP])
+    last = vocabulary.eos if closes else None
+    if architecture == "decoder":
+        return Frame(vocabulary.start if tokenizer.begins_with_start else None, last)
+    return Frame(vocabulary.bos if closes else None, last)
+
+
+def write_release(tokenizer: TextTokenizer, folder: Path, architecture: str, closes: bool) -> dict[str, int]:
+    """Write the tokenizer's files into `folder`; what the model's config.json says of its ids.
+
+    closes: EOS ends the model's inputs. Raises UserError for ids that cannot be those of a tokenizer.json.
+    """
+    frame = frame_of(tokenizer, architecture, closes)
+    tokenizer.save(folder / "tokenizer")
+    if isinstance(tokenizer, ReleasedTokenizer):
+        names, roles = tokenizer.names, _released_roles(tokenizer)
+        _write_json(folder, _with_names(tokenizer, frame))
+    elif tokenizer.decode(tokenizer.encode(PROBE)) == PROBE:
+        names, roles = OWN_NAMES | tokenizer.names, _own_roles(tokenizer.vocabulary, architecture)
+        _write_json(folder, own_library(tokenizer, frame))
+    else:
+        return _write_t5(tokenizer, folder)
+    _check_ids(folder, names)
+    if architecture == "decoder" and "bos" not in roles:
+        roles["bos"] = tokenizer.vocabulary.start
+    said = {"tokenizer_class": GENERIC, "clean_up_tokenization_spaces": False}
+    said |= {f"{role}_token": names[token] for role, token in roles.items()}
+    types = ["token_type_ids"] if architecture == "encoder" else []
+    said["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    if architecture == "decoder":
+        said["padding_side"] = "left"
+    _dump(folder / CONFIG, said)
+    return _ids(tokenizer.vocabulary, roles, architecture)
+
+
+def _ids(vocabulary: Vocabulary, roles: Mapping[str, int], architecture: str) -> dict[str, int]:
+    found = {f"{role}_token_id": roles[role] for role in ("pad", "eos", "bos") if role in roles}
+    return found | ({"decoder_start_token_id": vocabulary.start} if architecture == "encoder_decoder" else {})
+
+
+def _own_roles(vocabulary: Vocabulary, architecture: str) -> dict[str, int]:
+    """A decoder's first input is its padding too, so transformers pads with the unknown token, which no text has: a
+    mask that it makes by itself would hide the first input.
+    """
+    pad = UNKNOWN if architecture == "decoder" else PAD
+    named = {"mask": MASK, "cls": CLS, "sep": SEP} if architecture == "encoder" else {}
+    more = {role: vocabulary.specials[name] for role, name in named.items() if name in vocabulary.specials}
+    return {"pad": pad, "eos": EOS, "unk": UNKNOWN, **more}
+
+
+def _released_roles(tokenizer: ReleasedTokenizer) -> dict[str, int]:
+    roles = tokenizer.roles
+    found = {role: getattr(roles, role) for role in ("pad", "eos", "bos", "unk", "mask", "cls", "sep")}
+    return {role: token for role, token in found.items() if token is not None}
+
+
+def own_library(tokenizer: Tokenizer, frame: Frame) -> Library:
+    """The tokenizer of the `tokenizers` library that equals one trained here.
+
+    A space is itself in its pieces, not ▁, so that this character is bytes, as it is here. The space in front of a text
+    and the one that goes with a name are the normalizer's, who sees the whole text before names are found.
+    """
+    pieces, scores = tokenizer.pieces_and_scores()
+    pieces = [piece if place in OWN_NAMES else piece.replace(SPACE, " ") for place, piece in enumerate(pieces)]
+    pieces[: len(OWN_NAMES)] = OWN_NAMES.values()
+    library = Library(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=UNKNOWN, byte_fallback=True))
+    names = OWN_NAMES | tokenizer.names
+    any_name = _any_of(names.values())
+    library.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(f" (?={any_name})"), ""),
+            normalizers.Replace(Regex(rf"\A(?!{any_name}|{SPACE})(?=[\s\S])"), " "),
+        ]
+    )
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(_within_byte_names(pieces)), "merged_with_previous")
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    # Normalized, since others cut the text before the normalizer sees it.
+    library.add_special_tokens([AddedToken(names[token], normalized=True) for token in sorted(names)])
+    library.post_processor = _framing(frame, names)
+    return library
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return f"(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})"
+
+
+def _within_byte_names(pieces: list[str]) -> str:
+    """To the library <0x41> in a text is the piece of a byte, unless the text is cut within. A pattern for where to,
+    which is where no piece goes across, if there is such a place.
+    """
+    crossed = {"<": "<0", "<0": "0x", "<0x": "x"}
+    text = [piece for piece in pieces if not re.fullmatch("<0x..>", piece)]
+    free = (cut for cut, across in crossed.items() if not any(across in piece for piece in text))
+    cut = next(free, "<")
+    return f"{cut}(?={'<0x'.removeprefix(cut)}[0-9A-F]{{2}}>)"
+
+
+def _framing(frame: Frame, names: Mapping[int, str]) -> processors.TemplateProcessing:
+    """A post-processor. Of a pair, which only BERT's kind has, the second follows the first's end."""
+    front, last = ("" if token is None else f" {names[token]}" for token in frame)
+    single, pair = f"{front} $A{last}", f"{front} $A{last} $B:1{last and last + ':1'}"
+    special = [(names[token], token) for token in dict.fromkeys(frame) if token is not None]
+    return processors.TemplateProcessing(single=single.split(), pair=pair.split(), special_tokens=special)
+
+
+def _with_names(tokenizer: ReleasedTokenizer, frame: Frame) -> Library | bytes:
+    """The file as it was, where it has all ids and frames a text as the model wants it; else with these."""
+    library = Library.from_str(tokenizer.file.decode())
+    above = {token: name for token, name in tokenizer.names.items() if library.token_to_id(name) is None}
+    alone = Library.from_str(tokenizer.file.decode())
+    alone.no_padding()
+    alone.no_truncation()
+    full, bare = (alone.encode("a", add_special_tokens=special).ids for special in (True, False))
+    framed = [token for token in (frame.front, *bare, frame.last) if token is not None]
+    if not above and full == framed:
+        return tokenizer.file
+    added = [AddedToken(above[token], lstrip=True, normalized=False) for token in sorted(above)]
+    library.add_special_tokens(added)
+    if full != framed:
+        library.post_processor = _framing(frame, tokenizer.names)
+    return library
+
+
+def _write_json(folder: Path, library: Library | bytes) -> None:
+    content = library if isinstance(library, bytes) else library.to_str().encode()
+    (folder / FILE).write_bytes(content)
+
+
+def _check_ids(folder: Path, names: Mapping[int, str]) -> None:
+    library = Library.from_file(str(folder / FILE))
+    for token, name in names.items():
+        if library.token_to_id(name) != token:
+            raise UserError(f"{name} has id {token}, which in a tokenizer.json would be {library.token_to_id(name)}")
+
+
+def _write_t5(tokenizer: Tokenizer, folder: Path) -> dict[str, int]:
+    vocabulary = tokenizer.vocabulary
+    if tokenizer.below:
+        raise UserError(f"{next(iter(vocabulary.specials))} stands below the sentinels, which T5's class puts first")
+    (folder / SENTENCEPIECE).write_bytes(tokenizer.model)
+    above = {token: name for name, token in vocabulary.specials.items()}
+    said: dict[str, Any] = {
+        "tokenizer_class": "T5Tokenizer",
+        "extra_ids": 0 if tokenizer.own_sentinels else vocabulary.sentinels,
+        "added_tokens_decoder": {str(token): _said_of(name) for token, name in above.items()},
+    }
+    said |= {f"{role}_token": OWN_NAMES[token] for role, token in (("eos", EOS), ("pad", PAD), ("unk", UNKNOWN))}
+    _dump(folder / CONFIG, said)
+    return {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": vocabulary.start}
+
+
+def _said_of(name: str) -> dict[str, Any]:
+    flags = {"lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
+    return {"content": name, **flags, "special": True}
+
+
+def _dump(file: Path, value: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,192 @@
+"""tokenizer.json, the file of the `tokenizers` library: reading it, what to change of it, and facts about its pieces.
+
+It is data: no part of it is ever executed. What a file of it asks for is changed in so far as text must stay text:
+
+    added tokens      those with a role (</s>, <mask>) are special, so that their names in a text are no tokens
+    padding, truncation, BPE's dropout    off
+    the space in front of a text    taken out of the file, see `prepared`, and put there by the caller
+    WordPiece's decoder    without its clean-up, which takes spaces away from before punctuation
+"""
+
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from t5lite.system.errors import UserError
+from t5lite.system.files import has_shape
+from t5lite.system.vocabulary import TokenTable
+
+SPACE = "▁"
+MOST_IDS = 2**22
+SHAPE = {
+    "model": dict,
+    "added_tokens": ([{"id": int, "content": str, "special": (bool, None)}], None),
+    "normalizer": (dict, None),
+    "pre_tokenizer": (dict, None),
+    "decoder": (dict, None),
+}
+BYTES_OF_SPACE = ("Ġ", "Ċ", "ĉ", "č")  # how byte-level pieces write a space, line feed, tab and carriage return
+
+
+def parse(file: bytes) -> dict[str, Any]:
+    """The contents of a tokenizer.json. Raises UserError for what cannot be one."""
+    try:
+        spec = json.loads(file)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not a readable tokenizer.json: {error}") from error
+    if not has_shape(spec, SHAPE) or "vocab" not in spec["model"]:
+        raise UserError(
+            "not a readable tokenizer.json: it lacks a model with a vocabulary, or has parts of a wrong shape"
+        )
+    return spec
+
+
+def make(spec: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer of `spec`, to which names of special tokens are text. Raises UserError for one that is none."""
+    with _without_panic():
+        made = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        made.encode_special_tokens = True
+        for add in (False, True):
+            made.decode(made.encode(" a\nb", add_special_tokens=add).ids, skip_special_tokens=False)
+    return made
+
+
+@contextlib.contextmanager
+def _without_panic() -> Iterator[None]:
+    """Turn what the library raises into a UserError. Where a file breaks its assumptions it panics: that is no
+    Exception, and it prints a trace to the standard error stream itself.
+    """
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"not a readable tokenizer.json: {error}") from error
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
+    """The piece of each id; None where an id below the last has none."""
+    ids = made.get_vocab(with_added_tokens=True)
+    rows = max(ids.values(), default=-1) + 1
+    if not 0 < rows <= MOST_IDS:
+        raise UserError(f"not a readable tokenizer.json: it has {rows:,} ids; up to {MOST_IDS:,} are read")
+    pieces: list[str | None] = [None] * rows
+    for piece, token in ids.items():
+        pieces[token] = piece
+    return pieces
+
+
+def added_tokens(spec: dict[str, Any]) -> dict[int, tuple[str, bool]]:
+    """{id: (content, whether it is special)}."""
+    return {each["id"]: (each["content"], bool(each.get("special"))) for each in spec.get("added_tokens") or ()}
+
+
+def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.Tokenizer, bool]:
+    """(the tokenizer of `spec` with what the module's docstring says, whether a text gets a space in front).
+
+    Many tokenizers put a space in front of a text, so that its first word is like any other. Here the caller does,
+    and leaves it off a text that goes on from another. Where taking it out of the file would change ids it stays.
+    """
+    spec = _copied(spec) | {"truncation": None, "padding": None}
+    spec["model"] = spec["model"] | ({"dropout": None} if "dropout" in spec["model"] else {})
+    for token in spec.get("added_tokens") or ():
+        token["special"] = bool(token.get("special")) or token["id"] in roles
+    for part in _parts(spec.get("decoder")):
+        if part.get("type") == "WordPiece":
+            part["cleanup"] = False
+    given, bare = make(spec), _without_space(spec)
+    if bare is None:
+        return given, False
+    other = make(bare)
+    same = given.encode("a", add_special_tokens=False).ids == other.encode(" a", add_special_tokens=False).ids
+    return (other, True) if same else (given, False)
+
+
+def _copied(spec: dict[str, Any]) -> dict[str, Any]:
+    """A copy that shares the model, which is nearly all of a file."""
+    return {name: value if name == "model" else copy.deepcopy(value) for name, value in spec.items()}
+
+
+def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The component, or those that a Sequence of them consists of."""
+    found = [component]
+    for name in ("normalizers", "pretokenizers", "decoders", "processors"):
+        if component and isinstance(component.get(name), list):
+            found = component[name]
+    yield from (part for part in found if isinstance(part, dict))
+
+
+def last_of_text(spec: dict[str, Any]) -> str | None:
+    """The name of the token that the file puts after a text; None: of none."""
+    for part in _parts(spec.get("post_processor")):
+        if part.get("type") in ("BertProcessing", "RobertaProcessing") and has_shape(part.get("sep"), list):
+            return str(next(iter(part["sep"]), None))
+        if part.get("type") == "TemplateProcessing" and has_shape(part.get("single"), [dict]) and part["single"]:
+            special = part["single"][-1].get("SpecialToken")
+            return str(special.get("id")) if isinstance(special, dict) else None
+    return None
+
+
+def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """A copy that puts no space in front of a text; None if `spec` does not either."""
+    bare, found = _copied(spec), False
+    normalizers = list(_parts(bare.get("normalizer")))
+    for part in normalizers:
+        if part.get("type") == "Prepend" and part.get("prepend") in (SPACE, " "):
+            part.clear()
+            part |= {"type": "Sequence", "normalizers": []}
+            found = True
+    for part in list(_parts(bare.get("pre_tokenizer")))[:1]:  # a later one acts on what another has cut
+        if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
+            part["add_prefix_space"] = False
+            found = True
+        if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
+            part |= {"prepend_scheme": "never"}
+            part.pop("add_prefix_space", None)
+            found = True
+    strips = any(part.get("type") == "Strip" and part.get("strip_left") for part in normalizers)
+    return bare if found and not strips else None
+
+
+def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> TokenTable:
+    """Facts about each piece. What is added to a tokenizer and not special is text as it stands.
+
+    num_bytes_first counts as if the tokenizer put a space in front of each text.
+    """
+    rows = len(pieces)
+    num_bytes, num_bytes_first = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+    starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
+    added = added_tokens(spec)
+    types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))]
+    prefix = spec["model"].get("continuing_subword_prefix") or "##"
+    for token, piece in enumerate(pieces):
+        if piece is None or token in special:
+            continue
+        is_special[token] = False
+        text, starts = piece.replace(SPACE, " "), piece.startswith((SPACE, " ", "\n"))
+        size, has_space = len(text.encode()), text.startswith(" ")
+        if token in added:
+            size, starts, has_space = len(piece.encode()), piece[:1].isspace(), False
+        elif "ByteLevel" in types:
+            size, starts, has_space = len(piece), piece.startswith(BYTES_OF_SPACE), piece.startswith(BYTES_OF_SPACE[0])
+        elif spec["model"].get("type") == "WordPiece":
+            starts = not piece.startswith(prefix)
+            text = piece if starts else piece.removeprefix(prefix)
+            size, has_space = len(text.encode()) + starts, starts
+        elif "ByteFallback" in types and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            size = 1
+        num_bytes[token], starts_word[token], ends_sentence[token] = size, starts, text.endswith((".", "?", "!"))
+        num_bytes_first[token] = size - has_space
+    return TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)

@@ -1,0 +1,155 @@
+"""`pydocs`: a TFDS dataset made on the spot from docstrings installed on every machine that can run t5lite.
+
+    general            text: all of it but numpy and scipy
+    science            text: numpy and scipy
+    summary_general    the rest of a docstring -> its first sentence, of general
+    summary_science    the same, of science
+    summary            the same as summary_general
+    science_topic      a docstring of scipy -> its subpackage
+
+Text configs have the columns {"text", "id"}, the tasks {"inputs", "targets", "id"}. Splits are train, validation and
+test (about 90, 5 and 5 %) by module, the same in every config. The dataset is prepared under the cache folder, in the
+array_record format, without TensorFlow.
+"""
+
+import contextlib
+import errno
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from t5lite.pydocs.corpus import SPLITS, VERSION, Document, Root, corpus_folder, read_corpus
+from t5lite.pydocs.near_duplicates import normalised
+from t5lite.pydocs.tasks import summary_pair, topic_pairs
+from t5lite.system.errors import UserError
+
+SCIENCE = ("numpy", "scipy")
+CONFIGS = {
+    "general": "docstrings of the standard library and the packages t5lite installs, but numpy and scipy",
+    "science": "docstrings of numpy and scipy",
+    "summary_general": "the rest of a docstring of general -> its first sentence",
+    "summary_science": "the rest of a docstring of science -> its first sentence",
+    "summary": "the same as summary_general",
+    "science_topic": "a docstring of scipy -> its subpackage, the names of subpackages removed",
+}
+
+Example = dict[str, str]
+
+
+class Pydocs(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder. `corpus` is a folder made by `corpus_folder`, by default this installation's."""
+
+    name = "pydocs"
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [  # noqa: RUF012, TFDS reads the class attribute
+        tfds.core.BuilderConfig(name=name, description=description) for name, description in CONFIGS.items()
+    ]
+
+    def __init__(self, *, corpus: Path | None = None, **keywords: Any):
+        self._corpus = corpus
+        super().__init__(**keywords)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        columns = ("inputs", "targets", "id") if is_task(self.builder_config.name) else ("text", "id")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Docstrings of the Python standard library and of installed packages.",
+            features=tfds.features.FeaturesDict({column: tfds.features.Text() for column in columns}),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, Example]]]:
+        by_split: dict[str, list[Example]] = {split: [] for split in SPLITS}
+        for split, example in examples(read_corpus(self._corpus or corpus_folder()), self.builder_config.name):
+            by_split[split].append(example)
+        return {split: self._generate_examples(chosen) for split, chosen in by_split.items()}
+
+    def _generate_examples(self, chosen: Sequence[Example]) -> Iterator[tuple[str, Example]]:
+        for example in chosen:
+            yield example["id"], example
+
+
+def is_task(config: str) -> bool:
+    """Whether the config's examples are pairs."""
+    return config not in ("general", "science")
+
+
+def examples(documents: Sequence[Document], config: str) -> Iterator[tuple[str, Example]]:
+    """(split, example) of a config, in the order of splits, no two of a task with the same inputs.
+
+    ("train", {"id": "numpy:zeros", "text": "zeros(shape, …"}) or ("test", {"id": …, "inputs": …, "targets": …})
+    """
+    if config == "science_topic":
+        pairs = topic_pairs(documents)
+    else:
+        science = config.endswith("science")
+        documents = [d for d in documents if (d.module.partition(".")[0] in SCIENCE) == science]
+        if not is_task(config):
+            for document in documents:
+                yield document.split, {"id": document.id, "text": document.text}
+            return
+        pairs = [(d, *pair) for d in documents if (pair := summary_pair(d.text))]
+    seen = set()
+    for document, inputs, targets in sorted(pairs, key=lambda pair: SPLITS.index(pair[0].split)):
+        # Different documents may have become equal: boilerplate under two summaries, say.
+        if (key := normalised(inputs)) not in seen:
+            seen.add(key)
+            yield document.split, {"id": document.id, "inputs": inputs, "targets": targets}
+
+
+def prepare_pydocs(config: str = "general", roots: Sequence[Root] | None = None) -> dict[str, Sequence[Any]]:
+    """The data source of each split of `config`, prepared now if it is not there yet.
+
+    A data source gives examples by index, texts as bytes; `source.__getitems__(indices)` reads many at once. `roots`
+    replaces the installed packages. Raises UserError for an unknown config, or where the disk is full.
+    """
+    check_config(config)
+    folder = corpus_folder(roots)
+    try:
+        try:
+            return _prepare(config, folder)
+        except OSError as error:
+            if not overtaken(error):
+                raise
+            return _prepare(config, folder)  # finds what the other process prepared
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot prepare pydocs/{config} in {folder}: {reason}; free some space or set T5LITE_CACHE"
+        ) from error
+
+
+def _prepare(config: str, folder: Path) -> dict[str, Sequence[Any]]:
+    with _quiet():
+        builder = Pydocs(config=config, data_dir=folder / "tfds", file_format="array_record", corpus=folder)
+        download = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(file_format="array_record", download_config=download)
+        return {split: builder.as_data_source(split) for split in SPLITS if split in builder.info.splits}
+
+
+def overtaken(error: Exception) -> bool:
+    """Whether TFDS failed to rename its folder because another process had prepared the same dataset by then."""
+    return isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOTEMPTY
+
+
+def check_config(config: str) -> None:
+    """Raise UserError for an unknown config."""
+    if config not in CONFIGS:
+        raise UserError(f"pydocs has no config {config!r}; choose one of {', '.join(CONFIGS)}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep TFDS's bars, prints and log lines off the terminal."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,260 @@
+"""The documents of `pydocs`: docstrings of the Python standard library and of the packages t5lite installs.
+
+They are collected once on a machine, without importing what is read, given their split, freed of duplicates, and kept
+in the cache folder under a fingerprint of the versions read. `pydocs.py` makes its TFDS configs from them.
+
+One line of documents.jsonl is one `Document`:
+
+    {"id": "scipy.stats._qmc:Sobol", "module": "scipy.stats._qmc", "split": "train", "text": "Engine for generating …"}
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t5lite.pydocs import docstrings
+from t5lite.pydocs.near_duplicates import without_leaks
+from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
+from t5lite.system.errors import UserError
+from t5lite.system.progress import progress
+
+VERSION = "1.0.0"  # of what is collected and how; part of the fingerprint
+SPLITS = ("train", "validation", "test")
+MIN_CHARACTERS = 30
+FILES_PER_PROCESS = 128
+
+# Distribution -> the folders and files, under site-packages, that hold its Python source: those that requirements.txt
+# names, then what these bring along. A distribution that is absent, or keeps its source elsewhere, adds nothing.
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "absl-py": ("absl",),
+    "array-record": ("array_record",),
+    "flax": ("flax",),
+    "grain": ("grain",),
+    "importlib-resources": ("importlib_resources",),
+    "jax": ("jax",),
+    "matplotlib": ("matplotlib", "mpl_toolkits"),
+    "ml-collections": ("ml_collections",),
+    "numpy": ("numpy",),
+    "optax": ("optax",),
+    "orbax-checkpoint": ("orbax",),
+    "pyarrow": ("pyarrow",),
+    "rich": ("rich",),
+    "scikit-learn": ("sklearn",),
+    "scipy": ("scipy",),
+    "sentencepiece": ("sentencepiece",),
+    "tensorboardx": ("tensorboardX",),
+    "tensorflow-datasets": ("tensorflow_datasets",),
+    # what these bring along
+    "aiofiles": ("aiofiles",),
+    "attrs": ("attr", "attrs"),
+    "charset-normalizer": ("charset_normalizer",),
+    "cloudpickle": ("cloudpickle",),
+    "contourpy": ("contourpy",),
+    "cycler": ("cycler",),
+    "dm-tree": ("tree",),
+    "docstring-parser": ("docstring_parser",),
+    "einops": ("einops",),
+    "etils": ("etils",),
+    "fonttools": ("fontTools",),
+    "fsspec": ("fsspec",),
+    "humanize": ("humanize",),
+    "idna": ("idna",),
+    "immutabledict": ("immutabledict",),
+    "jaxlib": ("jaxlib",),
+    "joblib": ("joblib",),
+    "kiwisolver": ("kiwisolver",),
+    "markdown-it-py": ("markdown_it",),
+    "mdurl": ("mdurl",),
+    "ml-dtypes": ("ml_dtypes",),
+    "msgpack": ("msgpack",),
+    "narwhals": ("narwhals",),
+    "opt-einsum": ("opt_einsum",),
+    "packaging": ("packaging",),
+    "pillow": ("PIL",),
+    "portpicker": ("portpicker.py",),
+    "prometheus-client": ("prometheus_client",),
+    "promise": ("promise",),
+    "protobuf": ("google/protobuf",),
+    "psutil": ("psutil",),
+    "pygments": ("pygments",),
+    "pyparsing": ("pyparsing",),
+    "python-dateutil": ("dateutil",),
+    "pyyaml": ("yaml",),
+    "requests": ("requests",),
+    "simple-parsing": ("simple_parsing",),
+    "simplejson": ("simplejson",),
+    "sortedcontainers": ("sortedcontainers",),
+    "tensorflow-metadata": ("tensorflow_metadata",),
+    "tensorstore": ("tensorstore",),
+    "termcolor": ("termcolor",),
+    "threadpoolctl": ("threadpoolctl.py",),
+    "toml": ("toml",),
+    "tqdm": ("tqdm",),
+    "treescope": ("treescope",),
+    "typing-extensions": ("typing_extensions.py",),
+    "urllib3": ("urllib3",),
+    "uvloop": ("uvloop",),
+    "wrapt": ("wrapt",),
+    "zipp": ("zipp",),
+    # They came after the corpus: with their docstrings in it, no run of before would find its text again.
+    "tokenizers": (),
+    "safetensors": (),
+}
+
+# Tests, tools of the distribution that most systems leave out, and other projects' copies.
+_SKIPPED_FOLDERS = {
+    *("test", "tests", "_tests", "site-packages", "__pycache__", "_vendor", "_vendored", "vendored"),
+    *("idlelib", "lib2to3", "turtledemo", "ensurepip"),
+}
+
+
+class Root(NamedTuple):
+    """A package's folder or a module's file, and its dotted name."""
+
+    module: str
+    path: Path
+
+
+class Document(NamedTuple):
+    id: str  # "module:qualified name", unique
+    module: str
+    split: str
+    text: str
+
+
+def installed_roots() -> list[Root]:
+    """The standard library's modules and the installed DISTRIBUTIONS, found without importing any."""
+    library = Path(sysconfig.get_path("stdlib"))
+    roots = [Root(name, library / name) for name in sorted(sys.stdlib_module_names - _SKIPPED_FOLDERS)]
+    roots = [root if root.path.is_dir() else Root(root.module, root.path.with_suffix(".py")) for root in roots]
+    for name, places in DISTRIBUTIONS.items():
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for place in places:
+            module = place.removesuffix(".py").replace("/", ".")
+            roots.append(Root(module, Path(str(distribution.locate_file(place)))))
+    return [root for root in roots if root.path.exists()]
+
+
+def corpus_facts(roots: Sequence[Root] | None = None) -> dict[str, Any]:
+    """What the corpus depends on: versions for the installed roots, files with size and time for given ones."""
+    facts: dict[str, Any] = {"pydocs": VERSION, "python": platform.python_version()}
+    if roots is not None:
+        files = [(path, module) for root in roots for path, module in _source_files(root)]
+        stats = [Path(path).stat() for path, _ in files]
+        return facts | {"files": [[m, s.st_size, s.st_mtime_ns] for (_, m), s in zip(files, stats, strict=True)]}
+    packages = {}
+    for name in (name for name, places in DISTRIBUTIONS.items() if places):
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return facts | {"packages": packages}
+
+
+def corpus_folder(roots: Sequence[Root] | None = None) -> Path:
+    """The cache folder of the corpus, with documents.jsonl in it; collected now if it is not there yet.
+
+    `roots` replaces the installed ones. Raises UserError where the cache folder cannot be written.
+    """
+    folder = cache_dir() / f"pydocs-{fingerprint(corpus_facts(roots))}"
+    if not (folder / "documents.jsonl").is_file():
+        documents = collect(installed_roots() if roots is None else roots)
+        with atomic_folder(folder) as temporary, open(temporary / "documents.jsonl", "w", encoding="utf-8") as file:
+            for document in documents:
+                file.write(json.dumps(document._asdict()) + "\n")
+    return folder
+
+
+def read_corpus(folder: Path) -> list[Document]:
+    """The documents of a `corpus_folder`, in order."""
+    with open(folder / "documents.jsonl", encoding="utf-8") as file:
+        return [Document(**json.loads(line)) for line in file]
+
+
+def collect(roots: Sequence[Root]) -> list[Document]:
+    """Scan `roots`, assign splits and remove duplicates.
+
+    Every module is in one split, as are its near relatives (those that share the first three parts of the dotted
+    name). Of exact duplicates one is kept; a held-out document with a near duplicate in an earlier split is left out.
+    """
+    documents = []
+    times_seen: dict[str, int] = {}
+    for module, qualname, text in scan(roots):
+        if len(text) < MIN_CHARACTERS:
+            continue
+        name = f"{module}:{qualname}"
+        times_seen[name] = times_seen.get(name, 0) + 1  # a property's setter, a definition in each branch of an if
+        unique = name if times_seen[name] == 1 else f"{name}#{times_seen[name]}"
+        documents.append(Document(unique, module, split_of(module), text))
+    documents.sort()
+    keep = without_leaks([d.text for d in documents], [d.split for d in documents], SPLITS)
+    return [document for document, kept in zip(documents, keep, strict=True) if kept]
+
+
+def split_of(module: str) -> str:
+    """The split of a module: about 90, 5 and 5 % by a hash of the first three parts of its dotted name."""
+    # The salt is one under which both halves of pydocs come near these shares and all large scipy subpackages have
+    # held-out documents.
+    relatives = ".".join(module.split(".")[:3])
+    digest = hashlib.sha256(f"443:{relatives}".encode()).digest()
+    place = int.from_bytes(digest[:4], "big") / 2**32
+    return "train" if place < 0.9 else "validation" if place < 0.95 else "test"
+
+
+def scan(roots: Sequence[Root]) -> list[docstrings.Docstring]:
+    """All docstrings under `roots`, in the order of files, read by child processes that import nothing of ours.
+
+    Plain subprocesses: a fork is unsafe once JAX runs, and multiprocessing's spawn would import the caller's main
+    module, JAX included, in every child.
+    """
+    files = sorted({file for root in roots for file in _source_files(root)}, key=lambda file: (file[1], file[0]))
+    chunks = [files[start : start + FILES_PER_PROCESS] for start in range(0, len(files), FILES_PER_PROCESS)]
+    found: list[docstrings.Docstring] = []
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        with progress("pydocs: reading docstrings", total=max(len(files), 1)) as advance:
+            for chunk, result in zip(chunks, pool.map(_extract_in_child, chunks), strict=True):
+                found += result
+                advance(len(chunk))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
+
+
+def _extract_in_child(files: list[tuple[str, str]]) -> list[docstrings.Docstring]:
+    command = [sys.executable, "-I", "-S", docstrings.__file__]
+    try:
+        done = subprocess.run(command, input=json.dumps(files).encode(), capture_output=True, check=False)
+    except OSError as error:
+        raise UserError(f"cannot start {sys.executable} to read docstrings: {error.strerror}") from error
+    if done.returncode:
+        last_line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise RuntimeError(f"reading docstrings from {files[0][0]} on failed ({done.returncode}): {last_line}")
+    return [tuple(item) for item in json.loads(done.stdout)]
+
+
+def _source_files(root: Root) -> Iterator[tuple[str, str]]:
+    """(path, dotted module name) of each source file of `root`, tests left out."""
+    if root.path.is_file():
+        yield str(root.path), root.module
+        return
+    for folder, folders, names in os.walk(root.path):
+        folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS)
+        package = ".".join([root.module, *Path(folder).relative_to(root.path).parts])
+        for name in sorted(names):
+            stem = name.removesuffix(".py")
+            if stem == name or stem.startswith("test_") or stem.endswith("_test") or stem == "conftest":
+                continue
+            yield os.path.join(folder, name), package if stem == "__init__" else f"{package}.{stem}"

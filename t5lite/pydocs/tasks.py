@@ -1,0 +1,101 @@
+'''Two labelled tasks made from docstrings, so that fine-tuning can be tried with nothing downloaded.
+
+summary: the rest of a docstring -> its first sentence.
+
+    """linspace(start, stop)
+
+    Return evenly spaced numbers over an interval. The endpoint can be left out.
+
+    Parameters …"""
+    -> ("linspace(start, stop)\\n\\nThe endpoint can be left out.\\n\\nParameters …",
+        "Return evenly spaced numbers over an interval.")
+
+topic: a docstring of scipy -> the subpackage it stands in, with the subpackages' names removed.
+
+    ("scipy.stats._qmc", "Sobol engine, see `scipy.stats.qmc.Halton`") -> ("Sobol engine, see `qmc.Halton`", "stats")
+'''
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from t5lite.pydocs.corpus import Document
+from t5lite.pydocs.near_duplicates import normalised
+
+MIN_SUMMARY, MAX_SUMMARY, MIN_REST = 15, 200, 100  # characters
+MIN_TOPIC_CHARACTERS, MIN_TOPIC_DOCUMENTS = 60, 100
+
+# A signature as numpy writes it on docstrings' first lines: "zeros(shape, dtype=float)", "f(x) -> y".
+_SIGNATURE = re.compile(r"[\w.]+ *\([^)]*\)(?: *->.*)?(?=\n|$)")
+# Up to a full stop that ends a sentence: the text or a capital follows, and the stop does not close an abbreviation.
+_FIRST_SENTENCE = re.compile(
+    r"""(?s).+?(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)(?<!\betc)(?<!\bal)(?<!\b[A-Z])\.(?=\s+[A-Z`'"*(]|\s*$)"""
+)
+_NOT_PROSE = re.compile(r">>>|::|--|==|~~|\*\*\*|[|{}<]|:$|^[^\w`'\"]")
+
+
+def summary_pair(text: str) -> tuple[str, str] | None:
+    """(the rest of the docstring, its first sentence), or None where either is no reasonable half of a pair.
+
+    The sentence ends with a full stop or is a paragraph of its own, has 15 to 200 characters, three words or more and
+    little but letters; the rest has at least 100 characters and does not repeat the sentence.
+    """
+    head, body = "", text
+    while signature := _SIGNATURE.match(body):
+        head, body = f"{head}{signature[0]}\n", body[signature.end() :].lstrip()
+    paragraph, _, rest = body.partition("\n\n")
+    sentence = _FIRST_SENTENCE.match(paragraph)
+    summary = sentence[0] if sentence else paragraph
+    remainder = paragraph[len(summary) :].strip()
+    summary = " ".join(summary.split())
+    if not _reads_as_sentence(summary):
+        return None
+    rest = "\n\n".join(part for part in (head.strip(), remainder, rest.strip("\n")) if part)
+    if len(rest) < MIN_REST or normalised(summary).rstrip(".") in normalised(rest):
+        return None
+    return rest, summary
+
+
+def _reads_as_sentence(text: str) -> bool:
+    letters = sum(character.isalpha() or character.isspace() for character in text)
+    return (
+        MIN_SUMMARY <= len(text) <= MAX_SUMMARY
+        and len(text.split()) >= 3
+        and letters >= 0.75 * len(text)
+        and not _NOT_PROSE.search(text)
+    )
+
+
+def topic_pairs(documents: Sequence[Document]) -> list[tuple[Document, str, str]]:
+    """(document, its text without the names of topics, its topic) of scipy's documents.
+
+    The topics are the public subpackages with at least 100 documents of 60 characters or more after the removal.
+    """
+    candidates = [(document, _subpackage(document.module)) for document in documents]
+    names = sorted({topic for _, topic in candidates if topic})
+    if not names:
+        return []
+    giveaway = _giveaway(names)
+    pairs = [(d, _without_names(d.text, giveaway), topic) for d, topic in candidates if topic]
+    pairs = [pair for pair in pairs if len(pair[1]) >= MIN_TOPIC_CHARACTERS]
+    counts = Counter(topic for _, _, topic in pairs)
+    return [pair for pair in pairs if counts[pair[2]] >= MIN_TOPIC_DOCUMENTS]
+
+
+def _subpackage(module: str) -> str | None:
+    """ "stats" of "scipy.stats._qmc"; None outside scipy's public subpackages."""
+    first, *rest = module.split(".")
+    return rest[0] if first == "scipy" and rest and not rest[0].startswith("_") else None
+
+
+def _giveaway(names: Sequence[str]) -> re.Pattern[str]:
+    """Matches the names as words or as parts of dotted (then with the dot) and underscored ones, in any case."""
+    words = "|".join(map(re.escape, ["scipy", *names]))
+    return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])(?:\.(?=\w))?", re.IGNORECASE)
+
+
+_IMPORT_LINE = re.compile(r"^[ \t]*(?:>>> |\.\.\. )?[ \t]*(?:import|from[ \t]+\S+[ \t]+import)[ \t].*\n?", re.MULTILINE)
+
+
+def _without_names(text: str, giveaway: re.Pattern[str]) -> str:
+    return giveaway.sub("", _IMPORT_LINE.sub("", text)).strip()

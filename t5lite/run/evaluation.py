@@ -1,0 +1,307 @@
+"""Metrics of parameters on held-out text.
+
+Of every objective: loss, perplexity and token accuracy; bits per byte of language models; what else an encoder's heads
+answer stands in training/metrics.py. At the end also by the standards of `objectives/catalogue.py`, on the same text.
+Of pairs also
+
+    accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
+    exact_match          the greedily generated target is the given one, whole, on `eval.generate_rows` pairs
+
+What rows have no place for counts as missed: tokens of targets, tags and entities.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from t5lite.config import flat, to_dict
+from t5lite.data.cut import describe_share
+from t5lite.data.labelled import TaggedSentences
+from t5lite.data.rows import PackedPairs, Rows, RowSource, clipped, evaluation_rows, evenly_spaced
+from t5lite.decoding.generate import generate, step_weights
+from t5lite.decoding.score import score_candidates
+from t5lite.decoding.settings import Settings
+from t5lite.objectives.batch import Batch, Example
+from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
+from t5lite.run.experiment import Experiment, open_run
+from t5lite.run.released import config_of
+from t5lite.system.errors import UserError
+from t5lite.system.hosts import agree, primary_first, whole
+from t5lite.system.progress import progress
+from t5lite.training.metrics import Metrics, from_sums, of_confusion
+from t5lite.training.predictions import missed_sums
+from t5lite.training.sharding import local_rows, make_mesh, placed_shapes, put_batch
+from t5lite.training.start import load_params
+from t5lite.training.step import validation_key
+from t5lite.training.trainer import compile_eval_step, under
+
+
+class Shown(NamedTuple):
+    """The text of one held-out example, and of what was generated for it or chosen in its places."""
+
+    inputs: str
+    target: str
+    output: str
+
+
+class Evaluator:
+    """Evaluates parameters on the held-out sets of an experiment; its steps compile once.
+
+    between_batches: called before each batch; what it raises gives the evaluation up.
+    """
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, between_batches: Callable[[], None] = lambda: None):
+        self._between_batches = between_batches
+        self.experiment, self.mesh, self.objective = experiment, mesh, experiment.evaluated
+        self._conventions = experiment.conventions
+        self._sources = experiment.validation_sources(self.objective)
+        self._standards = {}
+        for name, objective in experiment.standards.items():
+            with contextlib.suppress(UserError):  # the held-out text may be shorter than one of its windows
+                self._standards[name] = objective, experiment.validation_sources(objective)
+        self._steps = {
+            objective: compile_eval_step(experiment.model, objective, experiment.vocabulary.table, mesh)
+            for objective in (self.objective, *experiment.standards.values())
+        }
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the held-out sets, which have examples. Standards have none."""
+        return list(self._sources)
+
+    def losses(self, params: Any) -> dict[str, Metrics]:
+        """{split: metrics} of each held-out set, with the labels' accuracy where targets are labels."""
+        found = {}
+        for split in self._sources:
+            found[split] = self._losses(params, split, self._sources[split], self.objective)
+            if self.objective.rows == "pairs" and self.experiment.dataset.labels is not None:
+                found[split] |= self._accuracy(params, split)
+        return found
+
+    def all(self, params: Any) -> dict[str, Metrics]:
+        """The same, what has to be generated, and {split_standard: metrics} of the standards."""
+        found = self.losses(params)
+        for name, (objective, sources) in self._standards.items():
+            for split, source in sources.items():
+                title = f"{split}_{name}"
+                found[title] = self._losses(params, title, source, objective)
+        if self.objective.rows == "pairs" and self.experiment.config.eval.generate_rows:
+            for split in self._sources:
+                found[split]["exact_match"] = self._exact_match(params, split)
+        return found
+
+    def evaluated(self) -> dict[str, dict[str, int]]:
+        """Count rows, {split: {"used": rows evaluated, "of": rows in the set, "generated": rows for exact match}}."""
+        fields = self.experiment.config.eval
+        sources = dict(self._sources)
+        for name, (_, of_standard) in self._standards.items():
+            sources |= {f"{split}_{name}": source for split, source in of_standard.items()}
+        counts = {split: {"used": min(fields.rows, len(each)), "of": len(each)} for split, each in sources.items()}
+        if self.objective.rows == "pairs" and fields.generate_rows:
+            for split, source in self._sources.items():
+                counts[split]["generated"] = min(fields.generate_rows, len(source))
+        return counts
+
+    def share_notes(self) -> list[str]:
+        """A sentence for each number of rows that metrics are of, where these are not all rows of a held-out set."""
+        said: dict[str, list[str]] = {}
+        for split, counts in self.evaluated().items():
+            if (note := describe_share(counts)) is not None:
+                said.setdefault(note, []).append(split)
+        return [f"{', '.join(splits)}: {note}" for note, splits in said.items()]
+
+    def _batch_size(self, count: int) -> int:
+        """Rows of a batch where `count` are evaluated: no more than in a microbatch of training, whose memory is there,
+        and no more than `count`; rounded up to what the mesh divides. Metrics do not depend on it.
+        """
+        config, shards = self.experiment.config, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        most = config.eval.batch_size or config.batch_size // config.microbatches
+        return -(-min(most, max(count, 1)) // shards) * shards
+
+    def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
+        size = self._batch_size(min(count, len(source)))
+        with progress(title, -(-min(count, len(source)) // size)) as advance:
+            for rows in evaluation_rows(source, count, size, local_rows(size, self.mesh)):
+                self._between_batches()
+                yield rows
+                advance()
+
+    def _losses(self, params: Any, split: str, source: RowSource, objective: Objective) -> Metrics:
+        total: dict[str, Any] = {}
+        for index, rows in enumerate(self._rows(f"evaluating on {split}", source, self.experiment.config.eval.rows)):
+            sums = self._steps[objective](params, put_batch(rows, self.mesh), jnp.int32(index))
+            total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
+        total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
+        if "bytes" in total:
+            total["bytes"] *= source.byte_scale
+        for name, value in self._missed(source).items():
+            total[name] = total.get(name, 0.0) + value
+        metrics = from_sums(total)
+        return {name: float(value) for name, value in metrics.items()}
+
+    def _missed(self, source: RowSource) -> dict[str, Any]:
+        """Sums of what was cut off the rows that are evaluated, and so cannot be met."""
+        indices = evenly_spaced(len(source), self.experiment.config.eval.rows)
+        if isinstance(source, TaggedSentences):
+            return missed_sums(source.cut_tags(indices), source.labels)
+        return {"lost": source.lost_targets(indices)} if isinstance(source, PackedPairs) else {}
+
+    def _accuracy(self, params: Any, split: str) -> Metrics:
+        """Of the label to which the model gives the highest probability among all labels."""
+        experiment = self.experiment
+        labels, label_lengths = label_tokens(experiment)
+        score = functools.partial(
+            under(self.mesh, score_candidates),
+            experiment.model,
+            params,
+            candidates=labels,
+            candidate_lengths=label_lengths,
+            **self._conventions.reading(),
+        )
+        gold, chosen = [], []
+        for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
+            placed = put_batch({**rows, "lengths": _lengths(rows)}, self.mesh)
+            best = jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1)
+            best, targets, valid = whole((best, placed["targets"], placed["valid"]))
+            same = (targets[:, None, : labels.shape[1]] == labels).all(axis=2)
+            gold.append(np.argmax(same, axis=1)[valid])
+            chosen.append(best[valid])
+        confusion = np.zeros((len(labels), len(labels)))
+        np.add.at(confusion, (np.concatenate(gold), np.concatenate(chosen)), 1)
+        return of_confusion(confusion)
+
+    def _exact_match(self, params: Any, split: str) -> float:
+        source = self._sources[split]
+        rows = self._rows(f"generating on {split}", source, self.experiment.config.eval.generate_rows)
+        return float(
+            np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows, source)])
+        )
+
+    def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:
+        """`count` held-out examples, evenly spaced, with what the model makes of each."""
+        source = self._sources[split]
+        rows = self._rows(f"{split}: examples", source, count)
+        is_encoder = self.objective.architecture == "encoder"
+        return self._chosen(params, rows) if is_encoder else self._generated(params, rows, source)
+
+    def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
+        """Of an encoder: the likeliest token or tag in each place that is asked for, and the likeliest label."""
+        experiment, objective = self.experiment, self.objective
+        decode = experiment.dataset.tokenizer.decode
+        labels = objective.labels or ("true", "false")  # of a next sentence: does it belong there
+
+        @functools.partial(under, self.mesh)
+        @jax.jit
+        def choose(params: Any, rows: Any, index: jax.Array) -> tuple[Batch, Any]:
+            keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
+            batch = make_batch(objective, keys, rows, experiment.vocabulary.table)
+            outputs = experiment.model.apply({"params": params}, batch, method="outputs")
+            return batch, jax.tree.map(lambda logits: jnp.argmax(logits, axis=-1), outputs)
+
+        def text(tokens: Any, label: Any) -> str:
+            parts = [decode([t]) if objective.heads.vocabulary else labels[t] for t in tokens]
+            return " | ".join(parts if label is None else [*parts, labels[label]])
+
+        for index, rows in enumerate(batches):
+            placed = put_batch(rows, self.mesh)
+            valid = whole(placed.pop("valid"))
+            batch, chosen = whole(choose(params, placed, jnp.int32(index)))
+            for row in np.flatnonzero(valid):
+                asked = batch.weights[row] > 0
+                target, output = (
+                    text(() if tokens is None else tokens[row][asked], None if label is None else label[row])
+                    for tokens, label in ((batch.targets, batch.labels), chosen)
+                )
+                yield Shown(decode(_real(batch.inputs, batch.inputs_segment_ids)[row]), target, output)
+
+    def _generated(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Shown]:
+        """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window.
+
+        The target of a pair is its whole text, also where the row, from `source`, has place for a part of it.
+        """
+        experiment = self.experiment
+        objective, vocabulary = self.objective, experiment.vocabulary
+        decode = experiment.dataset.tokenizer.decode
+        weights = under(self.mesh, step_weights)(experiment.model, params)
+
+        @functools.partial(under, self.mesh)
+        @jax.jit
+        def make(rows: Any, index: jax.Array) -> Example:
+            keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
+            return make_examples(objective, keys, rows, vocabulary.table)
+
+        for index, rows in enumerate(batches):
+            placed = put_batch(rows, self.mesh)
+            valid = whole(placed.pop("valid"))
+            pairs = whole(placed.pop("pairs")) if "pairs" in placed else None
+            examples = make(placed, jnp.int32(index))
+            if objective.inputs_length == 0:
+                half = objective.targets_length // 2
+                examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
+            ids = examples.inputs_segment_ids
+            full = jnp.ones(examples.inputs.shape, jnp.int32) if ids is None else ids
+            lengths = jnp.sum(full > 0, axis=1, dtype=jnp.int32)
+            generated = under(self.mesh, generate)(
+                experiment.model,
+                params,
+                examples.inputs,
+                lengths,
+                Settings(max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length),
+                weights=weights,
+                **self._conventions.generating(),
+            )
+            examples, generated = whole((examples, generated))
+            inputs = _real(examples.inputs, examples.inputs_segment_ids)
+            targets = _real(examples.targets, examples.targets_segment_ids)
+            for row in np.flatnonzero(valid):
+                answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
+                target = targets[row] if pairs is None else source.target(int(pairs[row]))
+                yield Shown(decode(inputs[row]), decode(target), decode(self._conventions.text_tokens(answer)))
+
+
+def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
+    """Of each row of `tokens` [B, L] what is no padding."""
+    return list(tokens) if segment_ids is None else [row[ids > 0] for row, ids in zip(tokens, segment_ids, strict=True)]
+
+
+def load_evaluator(
+    place: str | Path, config: ConfigDict | None = None, step: str | None = None, average: int = 1
+) -> tuple[Evaluator, Any, int]:
+    """The evaluator of the run in a workdir, the parameters of its newest checkpoint, and their step; of `hf:DIR`, 0.
+
+    config: its own, with other held-out text or settings of evaluation; None: as it was. step, average: which
+    checkpoints instead of the newest, as for `load_params`.
+    """
+    config = config_of(place) if config is None else config
+    with primary_first():
+        experiment = open_run(config, place)
+    agree({**flat(to_dict(config)), **experiment.dataset.identity})
+    mesh = make_mesh(**config.mesh)
+    params, found = load_params(place, placed_shapes(experiment.model.config, mesh), step, average)
+    return Evaluator(experiment, mesh), params, found
+
+
+def _lengths(rows: Rows) -> np.ndarray:
+    return (rows["inputs_segment_ids"] > 0).sum(axis=1, dtype=np.int32)
+
+
+def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them; and their lengths."""
+    length, front = experiment.evaluated.targets_length, experiment.conventions.front
+    encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
+    each = [
+        [*front, *clipped(np.append(encode(label), eos), length - len(front))]
+        for label in experiment.dataset.labels or ()
+    ]
+    tokens = np.zeros((len(each), max(map(len, each))), np.int32)
+    for row, label in zip(tokens, each, strict=True):
+        row[: len(label)] = label
+    return tokens, np.array([len(label) for label in each], np.int32)

@@ -1,0 +1,120 @@
+"""The examples of a training step as plain values, and what the noise of many came to.
+
+    for seen in examples_of(experiment, step=0, count=100):
+        as_json(seen, experiment.objective)
+
+They are those that training sees: the same rows, the same noise.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.objectives.batch import Batch, Example
+from t5lite.objectives.noise import Noise
+from t5lite.objectives.objective import Expected, Member, Objective, example_keys, make_batch, make_examples
+from t5lite.run.experiment import Experiment
+from t5lite.training.loss import token_counts
+from t5lite.training.step import noise_key
+
+
+class Seen(NamedTuple):
+    """One example on its way: its place in the run, the row, what the objective made of it, what the model eats."""
+
+    index: int
+    row: dict[str, np.ndarray]
+    example: Example
+    batch: Batch
+
+
+def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[Seen]:
+    """`count` examples, as NumPy arrays, from the batch of `step` (0-based) on."""
+    config, objective = experiment.config, experiment.objective
+    rows_of, table = experiment.train_rows(), experiment.vocabulary.table
+
+    @jax.jit
+    def make(rows: Any, step: jax.Array) -> tuple[Example, Batch]:
+        keys = example_keys(noise_key(config.seed), step, config.batch_size)
+        return make_examples(objective, keys, rows, table), make_batch(objective, keys, rows, table)
+
+    for index in range(count):
+        at, place = divmod(index, config.batch_size)
+        if place == 0:
+            rows = rows_of(step + at)
+            made = jax.device_get(make(rows, jnp.int32(step + at)))
+        row, (example, batch) = jax.tree.map(lambda x: x[place], (rows, made))  # noqa: B023 - used at once
+        yield Seen((step + at) * config.batch_size + place, row, example, batch)
+
+
+def span_lengths(noise: Noise | None) -> list[int]:
+    """Tokens of each span of noise, in order; then the spans of length 0."""
+    if noise is None:
+        return []
+    spans = np.cumsum(noise.starts)[np.asarray(noise.mask)]
+    return [*np.bincount(spans)[1:].tolist(), *[0] * int(noise.inserts)]
+
+
+def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
+    """One example as plain values, without padding. On a decoder `inputs` are shifted against `targets` by one."""
+    example, batch = seen.example, seen.batch
+    if batch.inputs is not None:
+        inputs, inputs_ids = batch.inputs, batch.inputs_segment_ids
+    else:
+        inputs, inputs_ids = batch.decoder_inputs, batch.targets_segment_ids
+    targets_ids = batch.targets_segment_ids if batch.decoder_inputs is not None else batch.inputs_segment_ids
+    real = slice(None) if targets_ids is None else targets_ids > 0
+    return {
+        "index": seen.index,
+        "objective": objective.name,
+        "member": None if example.member is None else objective.members[int(example.member)].name,
+        "window": seen.row["tokens"].tolist() if "tokens" in seen.row else None,
+        "inputs": (inputs if inputs_ids is None else inputs[inputs_ids > 0]).tolist(),
+        "targets": batch.targets[real].tolist(),
+        "weights": batch.weights[real].tolist(),
+        "mask_rate": float(np.mean(example.noise.mask)) if example.noise is not None else None,
+        "spans": span_lengths(example.noise),
+        "label": None if batch.labels is None or batch.labels < 0 else int(batch.labels),
+        "token_types": None if batch.token_types is None else batch.token_types.tolist(),
+    }
+
+
+def padding_of(batch: Batch) -> float:
+    """The share of the batch's places, on both sides, that hold padding."""
+    counts = token_counts(batch)
+    return 1 - float(counts["tokens"] / counts["places"])
+
+
+@dataclasses.dataclass
+class Realised:
+    """What the examples of one objective, or of one of a mixture's, came to: a value an example, or a span."""
+
+    name: str
+    share: float
+    expected: Expected
+    mask_rates: list[float] = dataclasses.field(default_factory=list)
+    spans: list[int] = dataclasses.field(default_factory=list)
+    padding: list[float] = dataclasses.field(default_factory=list)
+    labels: list[int] = dataclasses.field(default_factory=list)
+
+    def add(self, values: dict[str, Any], padding: float) -> None:
+        """Count one example, `values` as of `as_json`."""
+        self.padding.append(padding)
+        self.spans += values["spans"]
+        for into, name in ((self.mask_rates, "mask_rate"), (self.labels, "label")):
+            if values[name] is not None:
+                into.append(values[name])
+
+
+def realised(seen: Iterable[Seen], objective: Objective) -> list[Realised]:
+    """One for each of a mixture's members, with the share of the examples that it should have; else a single one."""
+    members = objective.members or (Member(objective.name, 1.0, objective.expected),)
+    found = collections.OrderedDict((member.name, Realised(*member)) for member in members)
+    for each in seen:
+        values = as_json(each, objective)
+        found[values["member"] or objective.name].add(values, padding_of(each.batch))
+    return list(found.values())

@@ -1,0 +1,204 @@
+"""What a config denotes: its tokenizer, objective, model and rows, put together from data, objectives and model.
+
+    experiment = open_experiment(config)
+    experiment.objective, experiment.model, experiment.train_rows(), experiment.dataset
+
+Verbs stand on this module; the nouns below do not know each other's neighbours.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from t5lite.checks import check, require_training_data
+from t5lite.config import require
+from t5lite.data.cut import Cut, describe_cut
+from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
+from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
+from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
+from t5lite.data.store import Span
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
+from t5lite.decoding.conventions import Conventions, conventions_of
+from t5lite.interop.released import is_released
+from t5lite.model.build import make_model
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
+from t5lite.objectives.objective import Objective
+from t5lite.run.inherit import given_tokenizer, with_inherited_shape
+from t5lite.run.released import labels_of, open_fitted
+from t5lite.system.errors import UserError
+from t5lite.system.progress import say
+from t5lite.system.vocabulary import Rules, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config with its data opened.
+
+    evaluated: the objective by which it is evaluated, on rows of its own. standards: those by which it compares with
+    runs of other objectives.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    objective: Objective
+    evaluated: Objective
+    standards: dict[str, Objective]
+    model: Transformer
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.dataset.tokenizer.vocabulary
+
+    @functools.cached_property
+    def conventions(self) -> Conventions:
+        """How its model is asked and answers, in evaluation."""
+        tokenizer = self.dataset.tokenizer
+        return conventions_of(self.evaluated, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
+
+    def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
+        """The rows of each step; `places`: those of a batch that this host reads, None for all."""
+        config, fields = self.config, self.config.objective
+        limit = config.data.train.limit
+        members = [
+            (self._source(span, self.objective, packed=fields.pack, limit=limit), self.dataset.weights[name])
+            for name, span in self.dataset.train.items()
+        ]
+        return TrainRows(members, config.batch_size, config.seed, places)
+
+    def validation_sources(self, objective: Objective) -> dict[str, RowSource]:
+        """The rows for `objective` of each held-out set; pairs stand one to a row, so that metrics are by pair."""
+        heldout = self.dataset.validation
+        sources = {name: self._source(span, objective, packed=False, evaluates=True) for name, span in heldout.items()}
+        for name, source in sources.items():
+            if len(source) == 0:
+                raise UserError(f"data.{name}: the held-out text is shorter than one row; give more of it")
+        return sources
+
+    def cut(self) -> dict[str, Cut]:
+        """{split: what is cut} of training and of each held-out set; {} where rows are windows, which cut nothing."""
+        if self.objective.rows == "windows":
+            return {}
+        limit, trained = self.config.data.train.limit, self.dataset.train
+        sources = {
+            "train" if len(trained) == 1 else f"train_{name}": self._source(span, self.objective, False, limit)
+            for name, span in trained.items()
+        }
+        return {name: source.cut() for name, source in (sources | self.validation_sources(self.evaluated)).items()}
+
+    def cut_notes(self) -> list[str]:
+        """A sentence for each split of which something is cut, with what to raise."""
+        said = {name: describe_cut(cut, self.config.objective) for name, cut in self.cut().items()}
+        return [f"{name}: {note}" for name, note in said.items() if note is not None]
+
+    def _source(
+        self, span: Span, objective: Objective, packed: bool, limit: int | None = None, evaluates: bool = False
+    ) -> RowSource:
+        if objective.rows == "windows":
+            return Windows(
+                span,
+                objective.window,
+                objective.with_eos,
+                objective.segments,
+                objective.second_window,
+                begins=evaluates and objective.predicts_text,
+            )
+        packed = packed and objective.rows == "pairs"
+        lengths = (objective.inputs_length, objective.targets_length)
+        plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed, objective.bos)
+        if objective.rows == "pairs":
+            return PackedPairs(span.store, plan, objective.bos, numbered=evaluates)
+        texts = (span.store, plan.order, objective.window)
+        if objective.rows == "tags":
+            return TaggedSentences(*texts, objective.labels, continued=evaluates)
+        return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
+
+
+def open_experiment(config: ConfigDict, own: Path | None = None, given: Collection[str] = ()) -> Experiment:
+    """Open what `config` denotes, building tokenizer and token stores where the cache lacks them.
+
+    own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`. given: the fields
+    that the command line has set.
+    """
+    experiment = _opened(config, own, given)
+    tokenizer = experiment.dataset.tokenizer
+    tokenizer.begins_with_start = True  # as all that it is trained on, whatever a released one's own does
+    rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
+    in_targets = objective.allowed(vocabulary)
+    dropped = {*rules.never, *rules.never_first, *rules.stops} - {vocabulary.eos}
+    if in_targets[list(dropped)].any():
+        say("note: the release suppresses tokens, or ends answers at some, that targets of this run may hold; "
+            "this run does not")  # fmt: skip
+    continues = config.init_from is not None and objective.architecture == "encoder_decoder"
+    tokenizer.rules = rules.after_training(in_targets, objective.bos, continues)
+    return experiment
+
+
+def _opened(config: ConfigDict, own: Path | None = None, given: Collection[str] = ()) -> Experiment:
+    config = _resolved(config, own, given)
+    require_training_data(config)
+    tokenizer = given_tokenizer(config, own)
+    if tokenizer is not None and "tokenizer.sentinels" in given:
+        asked, present = config.tokenizer.sentinels, tokenizer.vocabulary.sentinels
+        require(asked == present, f"tokenizer.sentinels={asked}", f"the given tokenizer has {present}; leave it out")
+    if config.init_from is not None and own is None:
+        _check_tokenizer(config, tokenizer)
+    return _put_together(config, open_dataset(config, kind_of(config.objective).data, tokenizer))
+
+
+def open_run(config: ConfigDict, place: str | Path) -> Experiment:
+    """The experiment of the run in a workdir, or of the released weights of `hf:DIR`, for reading: its own tokenizer,
+    and training data only if need be.
+    """
+    own = None if is_released(place) else Path(place)
+    config = _resolved(config, own)
+    config.tokenizer.path, config.init_from = None, None
+    if config.data.validation.source is None:
+        if own is None:
+            raise UserError(f"config.data.validation.source: {place} brings no text of its own; set it")
+        return _opened(config, own)
+    tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
+    tokenizer = open_fitted(place, tokenizer, config.model.vocab_size)
+    kind = kind_of(config.objective).data
+    are_free = config.data.labels is False and kind != "tags"
+    labels = None if are_free else labels_of(place)
+    return _put_together(config, open_validation(config, kind, tokenizer, labels))
+
+
+def _resolved(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:
+    """A copy with the special tokens named, and the shape of the weights that it starts from, which the workdir of a
+    run that has begun knows. What no run can have is refused before any data is read.
+    """
+    check(config)
+    config = with_inherited_shape(config, workdir, given)
+    config = config.copy_and_resolve_references()
+    config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
+    return config
+
+
+def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
+    vocabulary = dataset.tokenizer.vocabulary
+    objective, evaluated = (
+        make(config.objective, config.model.architecture, vocabulary, dataset.labels)
+        for make in (make_objective, make_evaluated)
+    )
+    if dataset.labels is not None and evaluated.rows != "tags":
+        is_text = evaluated.rows == "pairs"
+        front = int(evaluated.bos is not None)
+        check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
+    standards = make_standards(config.objective, objective, vocabulary)
+    model = make_model(config.model, vocabulary, objective.heads)
+    return Experiment(config, dataset, objective, evaluated, standards, model)
+
+
+def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:
+    """Refuse a tokenizer in which an id of that of `init_from` means something else."""
+    if not extends(tokenizer, load_tokenizer(config.init_from, config.tokenizer.sentinels, config.tokenizer.specials)):
+        raise UserError(
+            f"config.tokenizer.path: the tokenizer differs from that of init_from={config.init_from}, so that its "
+            "parameters would mean nothing; leave it unset to use its own"
+        )

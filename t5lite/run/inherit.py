@@ -1,0 +1,199 @@
+"""What a run takes over from the run, or the released weights, that its `init_from` names: shape and tokenizer.
+
+    config = with_inherited_shape(config, workdir)      before any data is read
+    tokenizer = given_tokenizer(config)                 with new ids for what the objective needs and it lacks
+
+The shape is every field of `config.model` but those in OWN. Fields of the config file that differ are replaced, and a
+line says so. Fields that the command line has set are refused where they differ, and so is another architecture. A run
+that has begun knows its shape by its own config.json, and needs what it started from no more.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from t5lite.config import BAG_OF_WORDS, at, load_json, require
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
+from t5lite.interop.released import folder_of, is_released, open_released
+from t5lite.model.build import settled
+from t5lite.model.config import VOCAB_MULTIPLE
+from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.objective import TooFewSentinels
+from t5lite.run.released import OF_THE_RUN, config_of, set_shape
+from t5lite.run.siblings import with_siblings
+from t5lite.system.errors import UserError
+from t5lite.system.progress import say
+from t5lite.system.vocabulary import Vocabulary
+
+# The fields of a model that decide neither the shape nor the meaning of a parameter: they are the config's own.
+OWN = ("architecture", *OF_THE_RUN)
+
+
+def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> ConfigDict:
+    """`config`, in which the model's shape is that of what its `init_from` names, if it names anything.
+
+    The vocabulary grows by what the objective needs and the tokenizer lacks, and by no sentinels that it would not use.
+    workdir: of the run, which may have begun. given: the fields that the command line has set.
+    Raises UserError for a field of `given` that differs, for another architecture, and for a place without a network.
+    """
+    if config.init_from is None:
+        return config
+    require(config.model.architecture != BAG_OF_WORDS, "init_from", "a bag of words has no parameters; leave it unset")
+    opened = config if workdir is None else with_siblings(config, workdir)
+    place = opened.init_from
+    shaped = as_begun(config, workdir, given)
+    if shaped is None:
+        shaped = config.copy_and_resolve_references()
+        set_shape(shaped, _model_at(place, config))
+        shaped.tokenizer.sentinels = _sentinels(shaped, opened.tokenizer.path or place, given)
+        _make_room(shaped, config, opened.tokenizer.path or place)
+    _tell(config, shaped, place, given)
+    return shaped
+
+
+def may_be_inherited(field: str) -> bool:
+    """Whether a field of a config, by its dotted path, is one that `init_from` can decide."""
+    return field.startswith("model.") or field == "tokenizer.sentinels"
+
+
+def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict | None:
+    """`config` with the shape that the run in `workdir` took over when it began; None where none has begun so.
+
+    Raises UserError for a field of `given`, those that the command line has set, that differs.
+    """
+    if workdir is None or config.init_from is None or not (workdir / "config.json").is_file():
+        return None
+    begun = load_json(workdir / "config.json")
+    if with_siblings(begun, workdir).init_from != with_siblings(config, workdir).init_from:
+        return None
+    shaped = config.copy_and_resolve_references()
+    set_shape(shaped, {name: value for name, value in begun.model.items() if name != "architecture"})
+    shaped.tokenizer.sentinels = begun.tokenizer.sentinels
+    _refuse_given(config, shaped, str(workdir), given)
+    return shaped
+
+
+def given_tokenizer(config: ConfigDict, own: Path | None = None) -> TextTokenizer | None:
+    """The tokenizer that `config` names, else that of its `init_from`, with new ids for what its objective needs.
+
+    None: one is to be trained. config: with the inherited shape. own: the workdir of a run that has begun; where the
+    config names none, the tokenizer is the run's own, as it is.
+    """
+    fields, specials = config.tokenizer, _specials(config)
+    if fields.path is None and own is not None:
+        return load_tokenizer(str(own), fields.sentinels, specials)
+    place = fields.path or config.init_from
+    if place is None:
+        return None
+    tokenizer, sentinels = load_tokenizer(place, fields.sentinels, specials), fields.sentinels
+    if config.init_from is None and not _lacks_sentinels(config, tokenizer.grown(0, specials).vocabulary):
+        sentinels = 0
+    return tokenizer.grown(sentinels, specials)
+
+
+def _specials(config: ConfigDict) -> tuple[str, ...]:
+    return special_tokens(config.tokenizer, config.objective, config.model.architecture)
+
+
+def _model_at(place: str, config: ConfigDict) -> Mapping[str, Any]:
+    """The fields of the model at `place`. Raises UserError where its architecture is not the config's.
+
+    A release may be of a family whose weights serve another architecture too, as T5's serve an encoder. Fields that
+    such a release does not tell are then the config's own.
+    """
+    ours = config.model.architecture
+    if is_released(place):
+        released = open_released(folder_of(place))
+        theirs, fields = released.model.architecture, released.fields
+        if ours == theirs:
+            fields = {name: getattr(released.model, name) for name in config.model if name != "architecture"} | fields
+        elif ours in released.family.architectures:
+            theirs = ours
+    else:
+        fields = config_of(place).model
+        theirs = fields["architecture"]
+    require(
+        theirs == ours,
+        "model.architecture",
+        f"it is {ours}, and that of init_from={place} is {theirs}, whose parameters would mean nothing here; "
+        f"set --config.model.architecture={theirs}, or start from another run",
+    )
+    return {name: value for name, value in fields.items() if name != "architecture"}
+
+
+def _lacks_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentinels | None:
+    """The complaint of the objective that `vocabulary` has too few sentinels for it."""
+    try:
+        make_objective(config.objective, config.model.architecture, vocabulary)
+    except TooFewSentinels as error:
+        return error
+    except UserError:  # said again where it matters, as of labels that are not known yet
+        return None
+    return None
+
+
+def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
+    """The number of sentinels of the tokenizer at `place`. One without any gets some if the objective uses them."""
+    specials, asked = _specials(config), config.tokenizer.sentinels
+    vocabulary = load_tokenizer(place, 0, specials).grown(0, specials).vocabulary
+    present, lacks = vocabulary.sentinels, _lacks_sentinels(config, vocabulary)
+    if present:
+        fixed = f"the tokenizer of {place} has {present} sentinels, whose ids cannot move"
+        is_other = "tokenizer.sentinels" in given and asked != present
+        require(not is_other, f"tokenizer.sentinels={asked}", f"{fixed}; leave it out")
+        if lacks is not None:
+            require(False, "objective.inputs_length", f"{fixed}, and {lacks.needed} are needed; shorten it")
+        return present
+    like_t5 = is_released(place) and config.model.positions == "relative_bias"
+    return asked if lacks is not None or like_t5 or "tokenizer.sentinels" in given else 0
+
+
+def _make_room(shaped: ConfigDict, config: ConfigDict, place: str) -> None:
+    """Give the embedding rows for all ids, where the number of rows is set. `config`: as it was before."""
+    specials = _specials(shaped)
+    tokenizer = load_tokenizer(place, shaped.tokenizer.sentinels, specials).grown(shaped.tokenizer.sentinels, specials)
+    rows, model = tokenizer.vocabulary.rows, shaped.model
+    if (model.vocab_size or 0) < rows and not model.vocab_size == config.model.vocab_size is None:
+        model.vocab_size = -(-rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def _changed(config: ConfigDict, shaped: ConfigDict) -> list[str]:
+    """The names of the fields of the model that were replaced.
+
+    Some values follow from others, such as key heads that are as many as heads where they are not set. These are no
+    change.
+    """
+    before, after = settled(config.model), settled(shaped.model)
+    return [
+        name
+        for name in config.model
+        if name not in OWN and before[name] != after[name] and config.model[name] != shaped.model[name]
+    ]
+
+
+def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
+    """UserError where a field that was `given` has another value in what the shape comes from, at `place`."""
+    after = settled(shaped.model)
+    there = {f"model.{name}": after[name] for name in _changed(config, shaped)}
+    if config.tokenizer.sentinels != shaped.tokenizer.sentinels:
+        there["tokenizer.sentinels"] = shaped.tokenizer.sentinels
+    for field, value in there.items():
+        if field in given:
+            raise UserError(
+                f"config.{field}={at(config, field)}: {place} has {value}, and a run has the shape of what it starts "
+                f"from; leave --config.{field} out"
+            )
+
+
+def _tell(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
+    """Say which fields of the shape were replaced; refuse to replace those that were `given`."""
+    _refuse_given(config, shaped, f"init_from={place}", given)
+    before, after, changed = settled(config.model), settled(shaped.model), _changed(config, shaped)
+    if before["vocab_size"] is None and "vocab_size" in changed:
+        changed.remove("vocab_size")
+    if changed:
+        listed = ", ".join(f"config.model.{name} {before[name]} → {after[name]}" for name in changed)
+        say(f"the shape is that of init_from={place}: {listed}")

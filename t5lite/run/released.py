@@ -1,0 +1,176 @@
+"""Released weights in the place of a run: `hf:DIR` wherever a workdir is read, and as `init_from` of a run's config.
+
+config_of("runs/tiny")        what the run left as config.json
+config_of("hf:t5-small")      what a run that ended with these weights might have had
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from t5lite.config import BAG_OF_WORDS, base_config, load_json
+from t5lite.data.tokenizers.fitted import fit_tokenizer
+from t5lite.data.tokenizers.released import closes_texts
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizers.tokenizer import load_tokenizer
+from t5lite.decoding.conventions import Conventions, conventions_of
+from t5lite.interop.dropout import rates_of
+from t5lite.interop.released import Released, folder_of, is_released, open_released
+from t5lite.model.build import make_model
+from t5lite.model.config import DROPOUT_PLACES, ModelConfig
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.catalogue import make_objective
+from t5lite.objectives.objective import Objective, TooFewSentinels
+from t5lite.system.errors import UserError
+from t5lite.system.files import read_json
+from t5lite.system.progress import warn
+from t5lite.system.vocabulary import MASK, Vocabulary
+from t5lite.training.workdir import read_labels
+
+# Fields of a model that are no part of its shape. dropout_places follows the weights where the run leaves it open.
+OF_THE_RUN = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
+SENTINELS_OF_T5 = 100
+LENGTH, SHORTEST = 512, 16
+
+
+def config_of(place: str | Path) -> ConfigDict:
+    """The config of the run in a workdir, or one for the released weights of `hf:DIR`, without any data.
+
+    UserError where there is no network to open: a bag of words.
+    """
+    if not is_released(place):
+        config = load_json(Path(place) / "config.json")
+        if config.model.architecture == BAG_OF_WORDS:
+            raise UserError(f"{place} is a bag of words, and left no network: its metrics are in its result.json, "
+                            "where compare finds them")  # fmt: skip
+        return config
+    released, config = open_released(folder_of(place)), base_config()
+    config.name = folder_of(place).resolve().name
+    set_shape(config, released.fields)
+    config.tokenizer.path = str(place)
+    config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
+    config.objective.name = _objective_of(released)
+    if released.model.architecture == "decoder" and closes_texts(folder_of(place)):
+        config.objective.name = "supervised"  # EOS ends what it reads, as in pairs
+    config.objective.inputs_length = min(LENGTH, released.model.max_positions or LENGTH)
+    config.objective.targets_length = config.objective.inputs_length
+    return config
+
+
+def labels_of(place: str | Path) -> list[str] | None:
+    """The closed set of targets of the run in a workdir, or of the head of released weights; None where it has none."""
+    if not is_released(place):
+        return read_labels(Path(place))
+    labels = open_released(folder_of(place)).labels
+    return None if labels is None else list(labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run or released weights, opened for reading without any data.
+
+    tokenizer: as far as the model has rows for its ids. whole: with all of its ids.
+    """
+
+    config: ConfigDict
+    tokenizer: TextTokenizer
+    whole: TextTokenizer
+    labels: list[str] | None
+    objective: Objective
+    model: Transformer
+
+    @property
+    def conventions(self) -> Conventions:
+        """How the model is asked and answers."""
+        tokenizer = self.tokenizer
+        return conventions_of(self.objective, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
+
+
+def open_model(place: str | Path) -> Opened:
+    """The config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
+    config, labels = config_of(place), labels_of(place)
+    whole = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    tokenizer = open_fitted(place, whole, config.model.vocab_size)
+    if is_released(place):
+        _fit_objective(config, tokenizer.vocabulary, labels)
+    vocabulary = tokenizer.vocabulary
+    objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
+    return Opened(config, tokenizer, whole, labels, objective, make_model(config.model, vocabulary, objective.heads))
+
+
+def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
+    """The tokenizer as far as the weights have `rows`; a warning names the first id that has none."""
+    fitted = fit_tokenizer(tokenizer, rows)
+    if fitted is not tokenizer:
+        count = tokenizer.vocabulary.rows
+        warn(f"{place}: the tokenizer has {count} ids, the weights have rows for {rows}: no text may hold "
+             f"{tokenizer.decode([rows])!r}" + (" or the ids after it" if count > rows + 1 else ""))  # fmt: skip
+    return fitted
+
+
+def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
+    """Give `config` the model's shape in `fields`. What is the run's own stays."""
+    config.model.update({name: fields[name] for name in fields if name in config.model and name not in OF_THE_RUN})
+    if config.model.dropout_places is None:
+        config.model.dropout_places = fields.get("dropout_places")
+
+
+def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
+    """What to say of a run that began when dropout had the same places in every model, and drops at fewer now."""
+    said = read_json(workdir / "config.json") or {}
+    places = [place for place in DROPOUT_PLACES if model.dropout_at(place)]
+    if not model.dropout or "dropout_places" in (said.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
+        return None
+    return (
+        f"dropout: this run began with dropout at {', '.join(DROPOUT_PLACES)}, and drops at {', '.join(places)} from "
+        f'here on, as its family does; --config.model.dropout_places="{DROPOUT_PLACES}" with '
+        "--allow_changes=model.dropout_places goes on as before"
+    )
+
+
+def dropout_note(config: ConfigDict) -> str | None:
+    """What to say where the run of `config` drops otherwise than the release that it starts from; None: nothing."""
+    if not is_released(config.init_from or ""):
+        return None
+    released, model = open_released(folder_of(config.init_from)), config.model
+    if released.dropout == rates_of(model.dropout, model.dropout_places, released.family.dropout):
+        return None
+    theirs = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
+    return f"dropout: config.json has {theirs}; this run has model.dropout={model.dropout:g}" + (
+        f" at {', '.join(model.dropout_places)}" if model.dropout else ""
+    )
+
+
+def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[str] | None) -> None:
+    """Choose an objective that the vocabulary allows: short windows where sentinels are few, a prefix LM where there
+    are none, and for BART without [MASK] one that deletes tokens.
+    """
+    fields, architecture = config.objective, config.model.architecture
+    if fields.name == "bart" and MASK not in vocabulary.specials:
+        fields.name = "token_deletion"
+    while True:
+        try:
+            make_objective(fields, architecture, vocabulary, labels)
+        except TooFewSentinels:
+            fields.inputs_length //= 2
+            if fields.inputs_length < SHORTEST:
+                fields.name, fields.inputs_length = "prefix_lm", LENGTH
+        except UserError:  # which does not concern sentinels
+            return
+        else:
+            return
+
+
+def _objective_of(released: Released) -> str:
+    """What such weights were trained with, as far as their heads tell."""
+    heads, architecture = released.model.heads, released.model.architecture
+    if architecture == "encoder":
+        if heads.classifier or heads.tagger:
+            return "supervised" if heads.classifier else "tagging"
+        return "mlm_nsp" if heads.next_sentence else "mlm"
+    if architecture == "decoder":
+        return "causal_lm"
+    return "span_corruption" if released.model.positions == "relative_bias" else "bart"

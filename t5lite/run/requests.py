@@ -1,0 +1,69 @@
+"""Requests read from a file or from standard input, for `generate`: a text a line, or an object a line of a .jsonl.
+
+A byte-order mark is dropped, blank lines are skipped, and numbers are read as texts, as where training reads its files.
+A line that cannot be read becomes a request with a `fault`: it is named in its turn, and the others are answered.
+"""
+
+import gzip
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from t5lite.data.readers import as_text, json_row, readable
+from t5lite.run.answers import Request
+from t5lite.system.errors import UserError
+from t5lite.system.progress import say
+
+BOM = b"\xef\xbb\xbf"
+SHOWN = 5  # numbers of blank lines
+
+
+def read_requests(source: Path | None, is_json: bool, columns: Mapping[str, str], scores: bool) -> list[Request]:
+    """The requests of a file, or of standard input (None), in their order.
+
+    scores: an object's target is read. Raises UserError for a file that cannot be read at all.
+    """
+    name = "standard input" if source is None else str(source)
+    requests, blank = [], []
+    for number, line in enumerate(_lines(source), 1):
+        place = f"{name}, line {number}"
+        try:
+            text = (line.removeprefix(BOM) if number == 1 else line).decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            requests.append(Request("", place=place, fault=f"is not UTF-8 at its byte {error.start}; convert it"))
+            continue
+        if not text or text.isspace():
+            blank.append(number)
+        elif is_json:
+            requests.append(_from_json(text, place, columns, scores))
+        else:
+            requests.append(Request(text, place=place))
+    if blank and not is_json:
+        shown = ", ".join(map(str, blank[:SHOWN])) + (", …" if len(blank) > SHOWN else "")
+        say(f"note: {name}: blank lines are skipped and have no answer: {len(blank)} ({shown})")
+    return requests
+
+
+def _lines(source: Path | None) -> Iterator[bytes]:
+    """The lines of a file, which may be a pipe, or of standard input."""
+    if source is None:
+        yield from sys.stdin.buffer
+        return
+    with readable(source), (gzip.open if source.suffix == ".gz" else open)(source, "rb") as file:
+        yield from file
+
+
+def _from_json(line: str, place: str, columns: Mapping[str, str], scores: bool) -> Request:
+    inputs, targets = columns["inputs"], columns["targets"]
+    try:
+        said = json_row(line, [inputs, columns["text"], targets, "prefix"], place)
+        name = inputs if inputs in said else columns["text"]
+        if name not in said:
+            raise UserError(f"{place} has no {inputs} or {columns['text']}, the text to answer")
+        text = as_text(said, name, place)
+        prefix = as_text(said, "prefix", place) if said.get("prefix") is not None else ""
+        target = as_text(said, targets, place) if scores and said.get(targets) is not None else None
+    except UserError as error:
+        return Request("", place=place, fault=str(error).removeprefix(place).lstrip(": "))
+    fields = {key: value for key, value in said.items() if key not in {name, targets, "prefix", "input", "target"}}
+    return Request(text, prefix, target, fields, place)

@@ -1,0 +1,106 @@
+"""Answers of an encoder: the likeliest piece in place of each [MASK], the label of a text, the tag of each word."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.data.build import pieces_of_words
+from t5lite.decoding.generate import padded
+from t5lite.model.transformer import Outputs
+from t5lite.objectives.batch import Batch
+from t5lite.run.answers import BATCH_SIZE, Generator, Ready, Request, in_order, shortened
+from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import CLS, MASK, SEP
+from t5lite.training.trainer import under
+
+
+class Reader:
+    """An encoder, ready to answer. generator: what holds its parameters."""
+
+    def __init__(self, generator: Generator):
+        self.tokenizer, self.objective = generator.tokenizer, generator.objective
+        self._model, self._params, self._mesh = generator.model, generator.params, generator.mesh
+
+    def answers(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
+        """{"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
+
+        strict: see `in_order`.
+        """
+        yield from in_order(requests, batch_size, self._read, lambda chunk, places: self._understood(chunk), strict)
+
+    def _understood(self, ready: list[Ready]) -> list[dict]:
+        """What the encoder makes of each text."""
+        inputs, lengths = padded([each.ids for each in ready], most=self.objective.inputs_length)
+        asked, _ = padded([each.asked for each in ready], minimum=1)
+        outputs = self._outputs(inputs, lengths, asked)
+        found = []
+        for row, each in enumerate(ready):
+            logits = outputs.labels[row, None] if outputs.tokens is None else outputs.tokens[row, : len(each.asked)]
+            found.append(each.answer(self._answer(each.request.input, each.ids, each.asked, logits)))
+        return found
+
+    def _read(self, request: Request) -> Ready:
+        """A text in tokens, and the places that are asked for: each [MASK], the first piece of each word, or none,
+        where it is the whole text. Raises UserError for one that the encoder cannot take.
+        """
+        text, cut = request.input, None
+        vocabulary, heads, length = self.tokenizer.vocabulary, self.objective.heads, self.objective.inputs_length
+        by_word = [self.tokenizer.encode(text, True)]
+        if heads.tagger:
+            by_word = pieces_of_words(self.tokenizer, [text.split()])[0]
+        pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
+        if heads.classifier and len(pieces) > length - 2:  # as in evaluation
+            cut = {"tokens": len(pieces) + 2, "read": length}
+            pieces = pieces[: length - 2]
+        ids = np.concatenate([[vocabulary.specials[CLS]], pieces, [vocabulary.specials[SEP]]]).astype(np.int32)
+        if len(ids) > length:
+            raise UserError(f"the text has {len(ids)} tokens, the network reads {length}: {shortened(text)}")
+        if heads.tagger:
+            return Ready(request, ids, asked=np.cumsum([1, *map(len, by_word)])[:-1])
+        if heads.classifier:
+            return Ready(request, ids, asked=np.zeros(0, int), cut=cut)
+        places = np.flatnonzero(ids == vocabulary.specials[MASK])
+        if len(places) == 0:
+            raise UserError(f"a masked language model fills in {MASK}, and the text has none: {shortened(text)}")
+        return Ready(request, ids, asked=places)
+
+    def _answer(self, text: str, ids: np.ndarray, places: np.ndarray, logits_NxC: np.ndarray) -> dict:
+        """The answer by the logits of what was asked for."""
+        vocabulary, names = self.tokenizer.vocabulary, self.objective.labels
+        if self.objective.heads.vocabulary:
+            allowed = ~vocabulary.table.is_special[: vocabulary.pieces]
+            chosen = np.where(allowed, logits_NxC[:, : vocabulary.pieces], -np.inf).argmax(axis=-1)
+            filled = ids.copy()
+            filled[places] = chosen
+            output, tokens = self.tokenizer.decode(filled[1:-1]), filled[1:-1]
+        else:
+            chosen = tokens = logits_NxC.argmax(axis=-1)
+            said = [names[index] for index in chosen]
+            if self.objective.heads.tagger:
+                said = [f"{word}/{name}" for word, name in zip(text.split(), said, strict=True)]
+            output = " ".join(said)
+        logprobs = np.asarray(jax.nn.log_softmax(logits_NxC))[np.arange(len(chosen)), chosen]
+        answer = {"output": output, "tokens": list(map(int, tokens))}
+        return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}
+
+    @functools.cached_property
+    def _outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], Outputs]:
+        """(inputs [B, L], their lengths [B], places asked for [B, P]) -> Outputs with tokens [B, P, …], in NumPy."""
+        heads = self.objective.heads
+
+        @jax.jit
+        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, asked: jax.Array) -> Outputs:
+            real = (jnp.arange(inputs.shape[1]) < lengths[:, None]).astype(jnp.int32)
+            batch = Batch(inputs, real, inputs=inputs, inputs_segment_ids=real,
+                          predicted=asked if heads.vocabulary else None)  # fmt: skip
+            outputs = self._model.apply({"params": params}, batch, method="outputs")
+            if heads.tagger:
+                outputs = outputs._replace(tokens=jnp.take_along_axis(outputs.tokens, asked[..., None], axis=1))
+            return outputs
+
+        placed = under(self._mesh, apply)
+        return lambda *arrays: jax.device_get(placed(self._params, *arrays))

@@ -1,0 +1,123 @@
+"""Studies: named configs that depend on one another.
+
+A study file has `get_study(arg)`, which returns {run name: config}. "@name" as `init_from` or `tokenizer.path` means
+another run of the study; in a workdir, the run in the folder beside it, so that a study's folder can be moved.
+
+    def get_study(arg=None):
+        pretrain, scratch = read_config("configs/tiny.py"), read_config("configs/finetune_tiny.py")
+        pretrained = scratch.copy_and_resolve_references()
+        scratch.tokenizer.path = pretrained.init_from = "@pretrain"
+        return {"pretrain": pretrain} | repeat({"scratch": scratch, "pretrained": pretrained}, seeds=range(3))
+"""
+
+import graphlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from t5lite.config import at, check_made, errors_of, load_function, put
+from t5lite.run.siblings import REFERRING
+from t5lite.system.errors import UserError, nearest
+
+Study = dict[str, ConfigDict]
+NAME = re.compile(r"\w[\w.=+-]*")
+# What a study's folder holds beside its runs, or what would make it look like a run; in any case, as not every disk
+# tells cases apart.
+RESERVED = ("configs", "config", "config.json", "result.json", "report", "report.html", "report.md", "report.json")
+
+
+def read_study(spec: str) -> Study:
+    """The study of `FILE.py[:key=value,…]`, in an order in which its runs can run.
+
+    Raises UserError for a name that is no folder's, a dependency that is not in the study, and a cycle.
+    """
+    path, _, arg = spec.partition(":")
+    get_study = load_function(Path(path), "get_study")
+    with errors_of(Path(path)):
+        study = get_study(arg or None)
+    if not isinstance(study, Mapping):
+        raise UserError(f"{path}: get_study returned {type(study).__name__} and not a dict of configs by name")
+    if not study:
+        raise UserError(f"{path}: get_study returned a dict without any run")
+    for name, config in study.items():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise UserError(f"{path}: a run's name is its folder's, {name!r} cannot be; use letters, digits and _-.=+")
+        if name.lower() in RESERVED:
+            raise UserError(f"{path}: a run cannot be called {name!r}, which the study's folder has a use for")
+        check_made(config, f"{path}: run {name}")
+        if not is_repeated(name, config):
+            config.name = name
+    return in_order(study)
+
+
+def is_repeated(name: str, config: ConfigDict) -> bool:
+    """Whether the run is one of several seeds, named as `repeat` names them."""
+    return name == f"{config.name}-{config.seed}"
+
+
+def references(config: ConfigDict) -> list[str]:
+    """Names of the runs of the same study that `config` needs."""
+    values = [at(config, field) for field in REFERRING]
+    return [value[1:] for value in values if value and value.startswith("@")]
+
+
+def unmet_need(config: ConfigDict, absent: Iterable[str]) -> str | None:
+    """Why `config` cannot run where the runs `absent` have no result; None where it can."""
+    lacking = [name for name in references(config) if name in absent]
+    return f"not run: it needs {lacking[0]}, which has no result" if lacking else None
+
+
+def in_order(study: Mapping[str, ConfigDict]) -> Study:
+    """The study with every run after those it needs, otherwise as it was."""
+    for name, config in study.items():
+        for needed in references(config):
+            if needed not in study:
+                raise UserError(f"run {name} needs @{needed}, which is not in the study; {nearest(needed, study)}")
+    try:
+        graphlib.TopologicalSorter({name: references(config) for name, config in study.items()}).prepare()
+    except graphlib.CycleError as error:
+        raise UserError(f"the study's runs need each other in a circle: {' -> '.join(error.args[1])}") from None
+    ordered: Study = {}
+
+    def add(name: str) -> None:
+        for needed in references(study[name]):
+            add(needed)
+        ordered.setdefault(name, study[name])
+
+    for name in study:
+        add(name)
+    return ordered
+
+
+def chosen(study: Study, only: Iterable[str]) -> Study:
+    """The runs named in `only`, each a run's name or the name that its repetitions share, and all that these need."""
+    names: set[str] = set()
+    for wanted in only:
+        found = {name for name, config in study.items() if wanted in (name, config.name)}
+        if not found:
+            known = set(study) | {config.name for config in study.values()}
+            raise UserError(f"the study has no run {wanted!r}; {nearest(wanted, known)}")
+        names |= found
+    for name in reversed(study):  # in order: what a run needs stands before it
+        if name in names:
+            names.update(references(study[name]))
+    return {name: config for name, config in study.items() if name in names}
+
+
+def repeat(runs: Mapping[str, ConfigDict], seeds: Iterable[int]) -> Study:
+    """Every run once a seed, as "name-seed" with the name in `config.name`.
+
+    What a run needs among `runs` becomes that run of the same seed; what it needs of others stays.
+    """
+    repeated = {}
+    for seed in seeds:
+        for name, config in runs.items():
+            copy = config.copy_and_resolve_references()
+            copy.name, copy.seed = name, seed
+            for field in REFERRING:
+                if at(copy, field) in {f"@{name}" for name in runs}:
+                    put(copy, field, f"{at(copy, field)}-{seed}")
+            repeated[f"{name}-{seed}"] = copy
+    return repeated

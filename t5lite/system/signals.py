@@ -1,0 +1,132 @@
+"""SIGTERM, by which schedulers take a machine back, and SIGINT (Ctrl-C), as an end that clears up after itself.
+
+The training loop has handlers of its own (training/stopping.py), which save first. Everywhere else nothing is lost by
+an end at once: files and folders appear whole or not at all.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from t5lite.system.errors import RUN_ME_AGAIN, STOPPED_AT_ONCE, Interrupted, end_process
+
+GRACE_SECONDS = 3.0  # to leave the block after a signal
+SHORT_GRACE_SECONDS = 0.5  # after a second Ctrl-C
+SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM and SIGINT end the process with a line and RUN_ME_AGAIN.
+
+    For the seconds in which a verb is imported: nothing can be lost then but the signal, in other people's code.
+    """
+
+    def on_signal(number: int, frame: Any) -> None:
+        os.write(2, f"t5lite: {_line(number)}\n".encode())
+        end_process(RUN_ME_AGAIN)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM and SIGINT raise Interrupted.
+
+    Where that has not led out of the block after GRACE_SECONDS, because Python does not come to it, as in a long
+    compilation, the process ends all the same, with the same line and exit code. A second SIGINT ends it at once,
+    whoever handles SIGINT then.
+    """
+
+    def on_signal(number: int, frame: Any) -> None:
+        raise Interrupted(_line(number))
+
+    if threading.current_thread() is not threading.main_thread():  # signals are somebody else's
+        yield
+        return
+    _hush_where_none_can_be_raised()
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    wakeup = signal.set_wakeup_fd(told.fileno())
+    is_ours = lambda number: signal.getsignal(number) is on_signal
+    threading.Thread(target=_watch, args=(heard, is_ours), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        told.close()
+
+
+@functools.cache
+def _hush_where_none_can_be_raised() -> None:
+    """A signal may come within a callback, as of JAX's at each garbage collection, out of which nothing is raised.
+    Python would print pages of that; the process ends after the grace.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _line(number: int) -> str:
+    return f"stopped by {signal.Signals(number).name}; run the same command again"
+
+
+def _watch(heard: socket.socket, is_ours: Callable[[int], bool]) -> None:
+    """End the process where a signal has not. Python sends each one's number at once, whatever its main thread does.
+
+    heard: closed at the other end when the block is left.
+    """
+    interrupts, patience = 0, _Patience()
+    while True:
+        heard.settimeout(patience.left())
+        try:
+            numbers = heard.recv(1)
+        except TimeoutError:
+            if patience.number is None or is_ours(patience.number):
+                patience.end()
+            # It got lost on its way, and somebody else sees to such signals by now.
+            interrupts -= patience.number == signal.SIGINT
+            os.kill(os.getpid(), patience.number)
+            patience = _Patience()
+            continue
+        if not numbers:
+            return
+        interrupts += numbers[0] == signal.SIGINT
+        if interrupts == 2:
+            patience = _Patience(None, SHORT_GRACE_SECONDS)
+        elif interrupts < 2 and is_ours(numbers[0]):
+            patience = _Patience(numbers[0], GRACE_SECONDS)
+
+
+class _Patience:
+    """How long is waited after a signal, if there was one. number: its own; None: of a second SIGINT."""
+
+    def __init__(self, number: int | None = None, seconds: float | None = None):
+        self.number = number
+        self.until = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        return None if self.until is None else max(self.until - time.monotonic(), 0.001)
+
+    def end(self) -> NoReturn:
+        """End the process."""
+        line, code = ("interrupted", STOPPED_AT_ONCE) if self.number is None else (_line(self.number), RUN_ME_AGAIN)
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr.isatty():
+                os.write(2, SHOW_CURSOR.encode())
+            os.write(2, f"t5lite: {line}\n".encode())
+        end_process(code)

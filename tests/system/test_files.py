@@ -1,0 +1,67 @@
+"""Files on a disk that takes no more: what stood there stays, and the user is told."""
+
+import contextlib
+import json
+import resource
+from pathlib import Path
+
+import pytest
+
+from t5lite.system.errors import UserError
+from t5lite.system.files import write_atomically, write_json
+from t5lite.training.metrics import MetricsLog
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """Within, no file grows beyond `size` bytes: not the one either into which pytest may report."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("content", [b"x" * 5000, "é" * 3000])
+def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path, content):
+    write_atomically(tmp_path / "result.json", "old")
+    with (
+        full_disk(1000),
+        pytest.raises(UserError, match=r"result\.json: File too large; what stood there before is unharmed"),
+    ):
+        write_atomically(tmp_path / "result.json", content)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert (tmp_path / "result.json").read_text() == "old"
+
+
+def test_json_is_read_back_with_null_for_what_is_not_finite(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [1.5, float("nan")], "y": float("inf")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.5, None], "y": None}
+
+
+def _lines(workdir: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("already", [0, 50], ids=["events", "lines"])
+def test_metrics_that_do_not_fit_end_in_an_error_and_the_log_goes_on_once_there_is_room(tmp_path, already):
+    metrics, log = {"loss": 1.0, "accuracy": 0.5}, MetricsLog(tmp_path, keep_until=-1)
+    for step in range(already):
+        log.write(step, "train", metrics)
+    log.close()
+    log, written = MetricsLog(tmp_path, keep_until=already), already
+    refusal = "File too large; the same command goes on from the last checkpoint"
+    with full_disk(3500):  # events are larger than lines, but their file is a new one at each start
+        with pytest.raises(UserError, match=refusal):
+            while written < 1000:
+                log.write(written, "train", metrics)
+                written += 1
+        log.close()
+    whole = (tmp_path / "metrics.jsonl").read_bytes().count(b"\n")
+    assert whole in (written, written + 1) and written > already + 3, "no line is lost without an error"
+    log = MetricsLog(tmp_path, keep_until=written - 2)
+    log.write(written - 1, "train", metrics)
+    log.sync()
+    log.close()
+    assert _lines(tmp_path) == list(range(written))
