@@ -45,7 +45,7 @@ training of this size does not help to tell topics; with 2,000 three seeds do no
 """
 
 from t5lite.config import base_config, parse_arg
-from t5lite.studies.study import repeat
+from t5lite.studies import repeat
 
 
 def network():

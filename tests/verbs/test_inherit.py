@@ -18,7 +18,7 @@ from t5lite.interop.released import is_released
 from t5lite.model.config import ModelConfig
 from t5lite.run.inherit import OWN, with_inherited_shape
 from t5lite.run.overrides import override
-from t5lite.studies.study import repeat
+from t5lite.studies import repeat
 from t5lite.system.errors import UserError
 from t5lite.system.files import write_json
 from t5lite.train import train

@@ -8,14 +8,14 @@ import pytest
 from t5lite import study
 from t5lite.config import base_config
 from t5lite.run.overrides import override
-from t5lite.studies.study import repeat
+from t5lite.studies import repeat
 from t5lite.system.errors import Interrupted, UserError
 from t5lite.training.workdir import check_same_run, read_result
 from tests.reporting.fakes import write_run
 from tests.small import small_config, write_pairs, write_texts
 
 BODY = """
-from t5lite.studies.study import repeat
+from t5lite.studies import repeat
 from tests.small import small_config
 
 def get_study(arg=None):
