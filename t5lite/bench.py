@@ -20,22 +20,23 @@ from t5lite.checks import check_values
 from t5lite.model.build import make_model
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import num_parameters
-from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.run.inherit import given_tokenizer, with_inherited_shape
 from t5lite.system.vocabulary import Vocabulary
+from t5lite.tasks.table import make_objective
 from t5lite.training.budget import seconds_per_step
 from t5lite.training.sharding import local_rows, put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
 
-LABELS = ("O", "B-X", "I-X")  # of an encoder's classes or tags: how many they are hardly matters to its speed
+LABELS = ("O", "B-X", "I-X")  # how many they are hardly matters to its speed
 
 
 def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int) -> dict[str, np.ndarray]:
     """Rows of random pieces without padding, in the shapes that `objective` wants; segment ids are 1."""
     rng = np.random.default_rng(0)
     shapes = objective.row_shapes(batch_size)
-    ranges = {"labels": (0, len(objective.labels)), "tags": (0, len(objective.labels))}
+    ranges = {"answers": (0, len(objective.labels))}
     return {
         name: np.ones(shape, np.int32)
         if name.endswith("segment_ids")

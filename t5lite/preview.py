@@ -10,14 +10,15 @@ a pipe it stands in ⟦⟧. ▸ begins what a decoder's loss is on.
 Of pairs and of words with tags, a second table counts what is cut in all rows of the data, shown or not.
 
 With --json, a line an example: {"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate",
-"spans", "label", "token_types"}.
+"spans", "answers", "token_types"}.
 
 `window` is the row, `inputs` and `targets` are token ids without padding, `weights` those of the targets, `spans` the
 numbers of tokens of the spans of noise, 0 for an insertion; `member` says which of a mixture's objectives made it. On
-an encoder `targets` are aligned with `inputs`, `weights` mark what is to be predicted, and `label` is the class of the
-whole example: of a next sentence 1 where it is none.
+an encoder `targets` are aligned with `inputs`, and `weights` mark what is to be predicted. `answers` are those of its
+heads, by the kind of answer: places among the run's labels; for a next sentence 1 where the second part is none.
 """
 
+import collections
 import itertools
 import json
 import re
@@ -40,9 +41,10 @@ from t5lite.objectives.objective import Expected, Objective
 from t5lite.run.examples import Realised, Seen, as_json, examples_of, padding_of, realised
 from t5lite.run.experiment import Experiment, open_experiment
 from t5lite.system.vocabulary import Vocabulary
+from t5lite.tasks.table import TASKS, names_of
 
 NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
-NEXT_SENTENCE = ("0, the second part follows the first", "1, the second part does not follow the first")
+MOST_SHARES = 6  # of classes, in a cell of the summary
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a random byte may be one, and move the terminal's cursor
 
 
@@ -120,12 +122,10 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
     for name, tokens, styles in _lines(values, seen, objective):
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
         parts.append(Text.assemble(count, decoded(tokens, tokenizer, styles, plain)))
-    if objective.heads.tagger:
-        asked = zip(values["targets"], values["weights"], strict=True)
-        parts.append(Text(f"tags: {' '.join(objective.labels[tag] for tag, weight in asked if weight)}"))
-    if values["label"] is not None:
-        label = (objective.labels or NEXT_SENTENCE)[values["label"]]
-        parts.append(Text.assemble(("label: ", "bold"), str(label)))
+    for head, given in seen.batch.answers.items():
+        names = names_of(head, given, given, objective.labels, tokenizer.decode)
+        if names:
+            parts.append(Text.assemble((f"{TASKS[head].name}: ", "bold"), " ".join(names)))
     if 1 in (values["token_types"] or ()):
         parts.append(Text.assemble(("token types: ", "bold"), f"1 from token {values['token_types'].index(1)} on"))
     expected = (
@@ -188,8 +188,10 @@ def _averages(each: Realised, total: int) -> dict[str, str]:
     if each.spans:
         line["spans"] = f"{len(each.spans) / count:.1f}"
         line["tokens a span"] = _beside(f"{np.mean(each.spans):.2f}", each.expected.span_length)
-    if each.labels:
-        line["label 1"] = f"{np.mean(each.labels):.1%}"
+    for name, answers in each.labels.items():
+        counts = collections.Counter(answers)
+        shares = [f"{answer}: {counts[answer] / len(answers):.1%}" for answer in sorted(counts)]
+        line[name] = ", ".join(shares) if len(shares) <= MOST_SHARES else f"{len(shares)} classes"
     return line | {"padding": f"{np.mean(each.padding):.1%}"}
 
 

@@ -35,10 +35,11 @@ from t5lite.system.files import write_json
 from t5lite.system.hosts import agree, count, from_primary, is_primary, primary_first
 from t5lite.system.progress import progress, say, warn
 from t5lite.system.stopping import Stopping
+from t5lite.tasks.metrics import Metrics
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import LoopSettings, run_loop
-from t5lite.training.metrics import Metrics, MetricsLog, NoLog, first_losses
+from t5lite.training.metrics import MetricsLog, NoLog, first_losses
 from t5lite.training.policy import make_policy
 from t5lite.training.reading import saved_steps
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch

@@ -9,10 +9,11 @@ from t5lite.checks import check, check_budget
 from t5lite.config import read_config
 from t5lite.model.build import make_model
 from t5lite.model.presets import SIZES
-from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.catalogue import special_tokens
 from t5lite.studies.study import read_study
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Vocabulary
+from t5lite.tasks.table import make_objective
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.schedules import make_schedule
 from t5lite.training.trainer import batch_shapes

@@ -20,6 +20,7 @@ LAYERS = (
     ("training",),
     ("decoding",),
     ("interop",),
+    ("tasks",),
     ("model",),
     ("objectives",),
     ("data",),
@@ -28,7 +29,7 @@ LAYERS = (
     ("config",),
     ("system",),
 )
-WITHOUT_DATA = ("training", "decoding", "model", "objectives")
+WITHOUT_DATA = ("training", "decoding", "tasks", "model", "objectives")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

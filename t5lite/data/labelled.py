@@ -1,11 +1,11 @@
 """Rows of texts with known answers, one text to a row: a label of each, or a tag of each word.
 
-    LabelledTexts     {"inputs": [n, L], "inputs_segment_ids": [n, L], "labels": [n]}
-    TaggedSentences   {"inputs": [n, L], "inputs_segment_ids": [n, L], "tags": [n, L]}
+    LabelledTexts     {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n]}
+    TaggedSentences   {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n, L]}
 
-Inputs end in EOS, also where they were cut. Labels and tags are places in `Dataset.labels`; a piece without a tag of
-its own has -1, and so has a text whose label is unknown. Where tags are evaluated, "next_tags" [n] are those of the
-first word that was cut off, -1 where none was. All arrays are int32.
+Inputs end in EOS, also where they were cut. Answers are places in `Dataset.labels`; a piece without a tag of its own
+has -1, and so has a text whose label is unknown. Where tags are evaluated, "next_answers" [n] are those of the first
+word that was cut off, -1 where none was. All arrays are int32.
 """
 
 import dataclasses
@@ -87,12 +87,12 @@ class LabelledTexts(_Texts):
     def fetch(self, indices: np.ndarray) -> Rows:
         documents = [self.store.document(2 * int(pair) + 1) for pair in self.order[indices]]
         labels = [self.ids.get(document.astype(np.int32).tobytes(), -1) for document in documents]
-        return self._inputs(indices) | {"labels": np.array(labels, np.int32)}
+        return self._inputs(indices) | {"answers": np.array(labels, np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
 class TaggedSentences(_Texts):
-    """`labels` are the tags in the order in which rows number them. continued: bring "next_tags"."""
+    """`labels` are the tags in the order in which rows number them. continued: bring "next_answers"."""
 
     labels: tuple[str, ...]
     continued: bool = False
@@ -106,9 +106,9 @@ class TaggedSentences(_Texts):
         for row, pair in enumerate(self.order[indices]):
             document = clipped(self.store.document(2 * int(pair) + 1), self.length)
             tags[row, : len(document)] = self._numbers[document]
-        rows = self._inputs(indices) | {"tags": tags}
+        rows = self._inputs(indices) | {"answers": tags}
         if self.continued:
-            rows["next_tags"] = np.array(
+            rows["next_answers"] = np.array(
                 [after[0] if len(after) else -1 for _, after in self.cut_tags(indices)], np.int32
             )
         return rows

@@ -24,8 +24,10 @@ from t5lite.interop.family import (
 )
 from t5lite.interop.labels import label_names, refuse_problem_type
 from t5lite.model.config import ModelConfig
+from t5lite.objectives.masked_lm import NEXT_SENTENCE
 from t5lite.objectives.objective import Heads
 from t5lite.system.errors import UserError
+from t5lite.tasks.table import TASKS
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 FIXED = {
@@ -41,14 +43,14 @@ FIXED = {
     "logits_soft_cap": None,
 }
 POOLER, CLASSIFIER = "bert.pooler.dense.weight", "classifier.weight"
-VOCABULARY, NEXT_SENTENCE = "cls.predictions.bias", "cls.seq_relationship.weight"
+VOCABULARY, IS_NEXT = "cls.predictions.bias", "cls.seq_relationship.weight"
 # {kind: the tensors that tell its head}
 KINDS = {
     "Model": (),
     "ForMaskedLM": (VOCABULARY,),
     "LMHeadModel": (VOCABULARY,),
-    "ForPreTraining": (VOCABULARY, NEXT_SENTENCE),
-    "ForNextSentencePrediction": (NEXT_SENTENCE,),
+    "ForPreTraining": (VOCABULARY, IS_NEXT),
+    "ForNextSentencePrediction": (IS_NEXT,),
     "ForSequenceClassification": (CLASSIFIER, POOLER),
     "ForTokenClassification": (CLASSIFIER,),
     "ForQuestionAnswering": ("qa_outputs.weight",),
@@ -57,18 +59,19 @@ KINDS = {
 
 
 def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
-    """The head that answers. UserError for labels that contradict it."""
+    """The heads that answer. UserError for labels that contradict them."""
     kind = named_kind(json)
     if kind not in KINDS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
-    if kind in ("ForSequenceClassification", "ForTokenClassification") and CLASSIFIER in shapes:
-        rows = len(label_names(json, shapes[CLASSIFIER][0]))
-        if kind == "ForTokenClassification":
-            return Heads(False, tagger=rows)
-        refuse_problem_type(json, rows)
-        return Heads(False, classifier=rows)
+    for task in TASKS.values():
+        of_release, _ = task.released.get("bert", ("", ""))
+        if task.has_labels and kind == of_release and CLASSIFIER in shapes:
+            rows = len(label_names(json, shapes[CLASSIFIER][0]))
+            if task.each == "example":
+                refuse_problem_type(json, rows)
+            return Heads(False, (task.make_head(rows),))
     told = KINDS.get(kind, tuple(shapes))
-    return Heads(VOCABULARY in told, next_sentence=NEXT_SENTENCE in told)
+    return Heads(VOCABULARY in told, (NEXT_SENTENCE,) if IS_NEXT in told else ())
 
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -107,9 +110,10 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
     heads = config.heads
     if heads.vocabulary:
         require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
-    kind = "ForPreTraining" if heads.next_sentence else "ForMaskedLM" if heads.vocabulary else "Model"
-    kind = "ForSequenceClassification" if heads.classifier else "ForTokenClassification" if heads.tagger else kind
-    labels = {str(i): f"LABEL_{i}" for i in range(heads.classifier or heads.tagger)}
+    kind = "ForMaskedLM" if heads.vocabulary else "Model"
+    for head in heads.others:
+        kind, _ = TASKS[head.name].released["bert"]
+    labels = {str(i): f"LABEL_{i}" for head in heads.others if TASKS[head.name].has_labels for i in range(head.size)}
     return {
         "model_type": "bert",
         "architectures": [f"Bert{kind}"],
@@ -143,15 +147,14 @@ def _entries(config: ModelConfig) -> list[Entry]:
     entries += layer_entries("encoder/layers/", "bert.encoder.layer.{n}.", kernels, norms, biases=True)
     heads = config.heads
     dense: dict[str, str] = {}
-    if heads.classes:
+    if heads.pooled:
         dense["pooler"] = "bert.pooler.dense"
     if heads.vocabulary:
         dense["mlm_transform/dense"] = "cls.predictions.transform.dense"
         norm = {"mlm_transform/norm": "cls.predictions.transform.LayerNorm"}
         entries += layer_entries("", "", {}, norm, biases=True)
         entries.append(Entry("lm_head/bias", "cls.predictions.bias"))
-    named = {"next_sentence": "cls.seq_relationship", "classifier": "classifier", "tagger": "classifier"}
-    dense |= {name: theirs for name, theirs in named.items() if getattr(heads, name)}
+    dense |= {head.name: TASKS[head.name].released["bert"][1] for head in heads.others}
     return entries + layer_entries("", "", dense, {}, biases=True)
 
 
@@ -170,7 +173,7 @@ BERT = Family(
     needs=KINDS,
     heads={r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"},
     buffers=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
-    more_parts=lambda model: (dataclasses.replace(model, heads=Heads(True, next_sentence=True), mlm_transform=True),),
+    more_parts=lambda model: (dataclasses.replace(model, heads=Heads(True, (NEXT_SENTENCE,)), mlm_transform=True),),
     renamed=(
         (r"\.gamma$", ".weight"),
         (r"\.beta$", ".bias"),

@@ -66,6 +66,6 @@ def rates_json(config: ModelConfig, table: Rates) -> dict[str, float]:
 def unsaid_places(config: ModelConfig, table: Rates) -> list[str]:
     """Where a model drops although the family's config.json will not say so."""
     said = {place for name, rate in rates_json(config, table).items() if rate for place in table[name].places}
-    has_head = config.heads.classifier or config.heads.tagger
+    has_head = any(head.dropout for head in config.heads.others)
     places = [place for place in DROPOUT_PLACES if place != "head" or has_head]
     return [place for place in places if config.dropout_at(place) and place not in said]

@@ -36,6 +36,7 @@ from t5lite.interop.tensors import NAMES, TensorFolder
 from t5lite.model.config import ModelConfig
 from t5lite.system.errors import UserError
 from t5lite.system.files import read_json
+from t5lite.tasks.table import TASKS
 
 ALL = (T5, BART, BERT, GPT2, LLAMA)
 FAMILIES: dict[str, Family] = {model_type: family for family in ALL for model_type in family.model_types}
@@ -86,7 +87,7 @@ class Released:
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes of its head for labels, in their order."""
-        rows = self.model.heads.classifier or self.model.heads.tagger
+        rows = next((head.size for head in self.model.heads.others if TASKS[head.name].has_labels), 0)
         return label_names(self.json, rows) if rows else None
 
     @property

@@ -67,10 +67,9 @@ def forward_flops(
         decoder += attention(width, length)
     predicted = predicted or (width if config.num_decoder_layers else length)
     heads, d_model = config.heads, config.d_model
-    of_a_token = (
-        (config.vocab_size if heads.vocabulary else 0) + heads.tagger + (d_model if config.mlm_transform else 0)
-    )
-    of_an_example = d_model + heads.classes if heads.classes else 0
+    outputs = {each: sum(head.size for head in heads.others if head.each == each) for each in ("token", "example")}
+    of_a_token = outputs["token"] + config.vocab_size * heads.vocabulary + d_model * config.mlm_transform
+    of_an_example = outputs["example"] + d_model * heads.pooled
     logits = 2 * d_model * (predicted * of_a_token + of_an_example)
     return float(batch) * (config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits)
 

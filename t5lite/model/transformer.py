@@ -19,7 +19,7 @@ Parameters, all float32; kernels of a stack carry the layers N in front, whether
     encoder/final_norm/scale [D]                                        (pre-norm only)
     decoder/…  the same, and decoder/layers/cross_attention/…  (encoder-decoder only)
     mlm_transform/{dense/kernel [D, D], norm/scale}                     (an encoder's, before the vocabulary)
-    pooler/kernel [D, D], next_sentence/kernel [D, 2] or classifier/kernel [D, classes], tagger/kernel [D, tags]
+    pooler/kernel [D, D], HEAD/kernel [D, its outputs]                  (heads beside the vocabulary, by their names)
     …/bias beside a kernel, and beside the scale of a layer norm        (biases)
 
 For generation: `encode` once, `start_cache`, then `extend` by a prompt, or by a token of each beam at a time.
@@ -48,17 +48,9 @@ from t5lite.model.layers import (
 )
 from t5lite.model.stack import Cache, Stack
 from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import VOCABULARY
 
 Array = jax.Array
-
-
-class Outputs(NamedTuple):
-    """Logits, float32. tokens: [B, T, V], of a tagger [B, L, tags], None on a classifier. labels: [B, classes], of the
-    whole example; None where nothing is asked of it.
-    """
-
-    tokens: Array | None
-    labels: Array | None
 
 
 class StepWeights(NamedTuple):
@@ -95,15 +87,11 @@ class Transformer(nn.Module):
                                 config.logits_bias)  # fmt: skip
         if config.mlm_transform:
             self.mlm_transform = HeadTransform(config)
-        if heads.tagger:
-            self.tagger = Head(config.d_model, heads.tagger, init, biased)
-        if heads.classes:
+        if heads.pooled:
             self.pooler = Dense(config, config.d_model)
         self.drop_head = nn.Dropout(config.dropout_at("head"))
-        if heads.next_sentence:
-            self.next_sentence = Head(config.d_model, 2, init, biased)
-        if heads.classifier:
-            self.classifier = Head(config.d_model, heads.classifier, init, biased)
+        for head in heads.others:
+            setattr(self, head.name, Head(config.d_model, head.size, init, biased))
 
     def _embed(self, tokens_BxT: Array, token_types_BxT: Array | None = None) -> Array:
         x_BxTxD = self.token_embedding.embedding[tokens_BxT].astype(self.config.dtype)
@@ -123,28 +111,27 @@ class Transformer(nn.Module):
         """Logits float32 [B, T, V] of the decoder, [B, L, V] of an encoder alone, or [B, P, V] of the places that the
         batch names: the tokens' of `outputs`.
         """
-        return self.outputs(batch, deterministic=deterministic).tokens
+        return self.outputs(batch, deterministic=deterministic).get(VOCABULARY)
 
-    def outputs(self, batch: Batch, *, deterministic: bool = True) -> Outputs:
-        """All that the config's heads answer. That of the whole example is BERT's: tanh of a dense layer on the first
-        token, and then a head.
+    def outputs(self, batch: Batch, *, deterministic: bool = True) -> dict[str, Array]:
+        """{head: logits, float32} of all heads: [B, T, V] of the "vocabulary", [B, L, C] or [B, C] of others.
+
+        A head for the whole example is BERT's: it reads tanh of a dense layer on the first token.
         """
         hidden_BxTxD, heads = self.hidden(batch, deterministic=deterministic), self.config.heads
-        tokens = labels = None
+        answers: dict[str, Array] = {}
         if heads.vocabulary:
             wanted = hidden_BxTxD
             if batch.predicted is not None:
                 wanted = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
-            tokens = self.logits(wanted)
-        elif heads.tagger:
-            tokens = self._answer(self.drop_head(hidden_BxTxD, deterministic=deterministic), self.tagger)
-        if heads.classes:
+            answers[VOCABULARY] = self.logits(wanted)
+        if heads.pooled:
             pooled_BxD = jnp.tanh(self.pooler(hidden_BxTxD[:, 0]))
-        if heads.next_sentence:
-            labels = self._answer(pooled_BxD, self.next_sentence)
-        elif heads.classifier:
-            labels = self._answer(self.drop_head(pooled_BxD, deterministic=deterministic), self.classifier)
-        return Outputs(tokens, labels)
+        for head in heads.others:
+            read = hidden_BxTxD if head.each == "token" else pooled_BxD
+            read = self.drop_head(read, deterministic=deterministic) if head.dropout else read
+            answers[head.name] = self._answer(read, getattr(self, head.name))
+        return answers
 
     def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:
         """What the logits are made of, [B, T, D] in the compute dtype: for a loss that never holds all logits."""

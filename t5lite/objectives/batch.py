@@ -31,7 +31,7 @@ in which 6 and 9 are to be predicted, with [CLS] 20, [SEP] 21, [MASK] 22:
              targets      20  5  6  7 21  8  9 21
              weights       0  0  1  0  0  0  1  0     (9 is one of the tenth that keep their place)
              token_types   0  0  0  0  0  1  1  1     (where there are two sentences)
-             labels        1                          (1: 8 9 is not how 5 6 7 went on)
+             answers      {"next_sentence": 1}   (1: 8 9 is not how 5 6 7 went on)
 """
 
 import functools
@@ -55,8 +55,8 @@ class Example:
     *_segment_ids: int32, from 1, 0 for padding; None says that the side is one segment without padding.
     noise: of the window; None where that has no meaning. ordered [window]: the tokens that it fell upon, where they
     were put in another order before. member: int32, which of a mixture's objectives made it.
-    token_types [L]: int32, which of two parts a token belongs to. labels: int32, the class of the whole example, -1
-    where it has none. Both an encoder's alone.
+    token_types [L]: int32, which of two parts a token belongs to. answers: {head: int32, of the whole example or [L]
+    of its tokens}, -1 where there is none. Both an encoder's alone.
     """
 
     inputs: Array
@@ -68,7 +68,7 @@ class Example:
     ordered: Array | None = None
     member: Array | None = None
     token_types: Array | None = None
-    labels: Array | None = None
+    answers: dict[str, Array] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -79,7 +79,7 @@ class Batch:
     decoder_inputs [B, T]: None on an encoder. targets, weights [B, T].
     targets_segment_ids, targets_positions [B, T]: of the decoder's side; None on an encoder.
     prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions; None: causal.
-    token_types [B, L], labels [B]: as in an Example, of an encoder; None where all are 0, or nothing is asked.
+    token_types [B, L]: as in an Example, of an encoder; None where all are 0. answers: {head: [B] or [B, L]}, likewise.
     predicted [B, P]: the places of an encoder's inputs that targets and weights, then [B, P], are for; None: for all.
     Segment ids of None say one segment without padding, positions of None count from 0: the attention mask of a
     batch that needs none is then never built.
@@ -95,8 +95,16 @@ class Batch:
     targets_positions: Array | None = None
     prefix_mask: Array | None = None
     token_types: Array | None = None
-    labels: Array | None = None
+    answers: dict[str, Array] = flax.struct.field(default_factory=dict)
     predicted: Array | None = None
+
+    def only(self, valid: Array) -> "Batch":
+        """Return the batch in which the rows that are not `valid`, bool [B], have no targets and no answers."""
+
+        def keep(answers: Array) -> Array:
+            return jnp.where(valid.reshape(-1, *[1] * (answers.ndim - 1)), answers, -1)
+
+        return self.replace(weights=self.weights * valid[:, None], answers=jax.tree.map(keep, self.answers))
 
 
 Layout = Callable[[Example], Batch]
@@ -185,7 +193,7 @@ def encoder(example: Example) -> Batch:
         targets=example.targets,
         weights=example.weights,
         token_types=example.token_types,
-        labels=example.labels,
+        answers=example.answers,
     )
 
 

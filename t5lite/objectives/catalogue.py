@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from t5lite.objectives import denoisers, language_models, masked_lm, pairs
 from t5lite.objectives.mixtures import mixture_kind
-from t5lite.objectives.objective import Fields, Kind, Objective, bos_of
+from t5lite.objectives.objective import Fields, Head, Kind, Objective, bos_of
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import Vocabulary
 
@@ -44,16 +44,20 @@ def unused_fields(fields: Fields, defaults: Fields) -> tuple[str, ...]:
 
 
 def make_objective(
-    fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
+    fields: Fields,
+    architecture: str,
+    vocabulary: Vocabulary,
+    labels: Sequence[str] | None = None,
+    answer: Head | None = None,
 ) -> Objective:
     """The objective that `fields` (a config's `objective`) describes, laid out for `architecture`.
 
-    labels: those of the data, where its targets are a closed set.
+    labels: those of the data, where its targets are a closed set. answer: the head for the answers that rows bring.
     Raises UserError for an unknown name, an architecture on which it has no meaning, special tokens that the
     vocabulary lacks, and settings that cannot work.
     """
     kind = kind_of(fields)
-    fields = {**fields, "architecture": architecture, "labels": None if labels is None else tuple(labels)}
+    fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer": answer}
     if architecture not in kind.architectures:
         raise UserError(
             f"config.objective.name: {fields['name']} has no meaning on model.architecture={architecture!r}; "
@@ -69,11 +73,9 @@ def make_objective(
     return dataclasses.replace(built, start=vocabulary.start, bos=bos_of(fields, vocabulary))
 
 
-def make_evaluated(
-    fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
-) -> Objective:
-    """The objective by which `make_objective`'s is evaluated: its kind's own settings, whatever those of training."""
-    return make_objective(kind_of(fields).evaluated_as(dict(fields)), architecture, vocabulary, labels)
+def evaluated_fields(fields: Fields) -> Fields:
+    """Return the fields of the objective by which runs with `fields` are evaluated, whatever training does."""
+    return kind_of(fields).evaluated_as(dict(fields))
 
 
 # What runs with different objectives are compared by: denoisers by T5's own, language models by the plain one.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, random_subset, room, word_numbers
-from t5lite.objectives.objective import Expected, Fields, Heads, Kind, Objective, Row
+from t5lite.objectives.objective import Expected, Fields, Head, Heads, Kind, Objective, Row
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
@@ -26,6 +26,7 @@ Array = jax.Array
 DENSITY = 0.15
 MASKED, MASKED_OR_RANDOM = 0.8, 0.9  # shares of the tokens to be predicted
 MASKINGS, REPLACEMENTS = ("count", "bernoulli"), ("independent", "exact")
+NEXT_SENTENCE = Head("next_sentence", 2, "example", dropout=False)  # 1: the second part does not belong there
 ADDED = {"mlm": 2, "mlm_nsp": 3, "mlm_sop": 3}  # [CLS] and [SEP]s
 
 
@@ -165,7 +166,8 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         types = (jnp.arange(length) > cut + 1).astype(jnp.int32)
         noise = of_mask(chosen[moved_to])
         weights = chosen.astype(jnp.float32)
-        return Example(inputs, tokens, weights, noise=noise, ordered=parts, token_types=types, labels=label)
+        return Example(inputs, tokens, weights, noise=noise, ordered=parts, token_types=types,
+                       answers={NEXT_SENTENCE.name: label})  # fmt: skip
 
     return Objective(
         name=name,
@@ -177,7 +179,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         targets_length=length,
         second_window=name == "mlm_nsp",
         predicted=masking.most,
-        heads=Heads(next_sentence=name != "mlm"),
+        heads=Heads(others=() if name == "mlm" else (NEXT_SENTENCE,)),
         expected=Expected(masking.density if masking.count is None else masking.count / window),
     )
 

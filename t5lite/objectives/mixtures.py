@@ -21,7 +21,7 @@ import numpy as np
 
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import of_mask
-from t5lite.objectives.objective import Fields, Heads, Kind, Member, Objective, Row, TooFewSentinels, bos_of
+from t5lite.objectives.objective import Fields, Head, Heads, Kind, Member, Objective, Row, TooFewSentinels, bos_of
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import TokenTable, Vocabulary
 
@@ -143,14 +143,14 @@ def _mixed(
     front = [0 if mode is None else 1 for mode in modes]
     inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
     targets_length = max(each.targets_length for each in objectives)
-    has_labels = any(each.heads.next_sentence for each in objectives)
+    others = tuple(dict.fromkeys(head for each in objectives for head in each.heads.others))
     cumulative = jnp.asarray(np.cumsum(weights)[:-1] / weights.sum(), jnp.float32)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         choice_key, member_key = jax.random.split(key)
         choice = jnp.searchsorted(cumulative, jax.random.uniform(choice_key), side="right").astype(jnp.int32)
         examples = [
-            _padded(made, row["tokens"], inputs_length, targets_length, has_labels)
+            _padded(made, row["tokens"], inputs_length, targets_length, others)
             for made in (
                 _with_mode(each.make(member_key, row, table), mode, first)
                 for each, mode in zip(objectives, modes, strict=True)
@@ -181,7 +181,7 @@ def _mixed(
         ),
         second_window=any(each.second_window for each in objectives),
         predicted=None if architecture != "encoder" else max(each.predicted for each in objectives),
-        heads=Heads(next_sentence=has_labels),
+        heads=Heads(others=others),
     )
 
 
@@ -196,7 +196,9 @@ def _with_mode(example: Example, mode: int | None, first: int) -> Example:
     )
 
 
-def _padded(example: Example, window: Array, inputs_length: int, targets_length: int, has_labels: bool) -> Example:
+def _padded(
+    example: Example, window: Array, inputs_length: int, targets_length: int, others: tuple[Head, ...]
+) -> Example:
     """The example with both sides padded, and every field given that another member gives."""
     inputs, targets = example.inputs, example.targets
     inputs_ids, targets_ids = (
@@ -216,5 +218,14 @@ def _padded(example: Example, window: Array, inputs_length: int, targets_length:
         noise=of_mask(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
         ordered=window if example.ordered is None else example.ordered,
         token_types=pad(inputs * 0 if example.token_types is None else example.token_types, inputs_length),
-        labels=(jnp.int32(-1) if example.labels is None else example.labels) if has_labels else None,
+        answers={head.name: _answer(example, head, inputs_length) for head in others},
     )
+
+
+def _answer(example: Example, head: Head, length: int) -> Array:
+    """The example's answers of `head`, none where its objective gives none."""
+    given = example.answers.get(head.name)
+    if head.each == "example":
+        return jnp.int32(-1) if given is None else given
+    given = jnp.zeros(0, jnp.int32) if given is None else given
+    return jnp.pad(given, (0, length - len(given)), constant_values=-1)

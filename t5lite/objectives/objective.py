@@ -26,20 +26,34 @@ Make = Callable[[Array, Row, TokenTable], Example]
 Fields = Mapping[str, Any]
 
 
-class Heads(NamedTuple):
-    """What a model answers. Of each token: the `vocabulary`, or one of so many tags (`tagger`). Of the whole example:
-    whether its two parts belong together (`next_sentence`), or one of so many classes (`classifier`).
+VOCABULARY = "vocabulary"  # the name of that output among those of all heads
+
+
+class Head(NamedTuple):
+    """An output of the model beside the vocabulary. What its answers mean is for tasks/ to say.
+
+    name: of its parameters, and of its answers in a Batch.
+    size: how many numbers it gives.
+    each: what it gives them for: "token" of the inputs, or the whole "example".
+    dropout: whether activations are dropped before it.
     """
 
+    name: str
+    size: int
+    each: str
+    dropout: bool = True
+
+
+class Heads(NamedTuple):
+    """All outputs of a model: the `vocabulary` for each token, and `others`."""
+
     vocabulary: bool = True
-    tagger: int = 0
-    next_sentence: bool = False
-    classifier: int = 0
+    others: tuple[Head, ...] = ()
 
     @property
-    def classes(self) -> int:
-        """Of the whole example; 0: nothing is asked of it."""
-        return 2 if self.next_sentence else self.classifier
+    def pooled(self) -> bool:
+        """Whether a head answers for whole examples."""
+        return any(head.each == "example" for head in self.others)
 
 
 OF_TOKENS = Heads()
@@ -80,8 +94,8 @@ class Member(NamedTuple):
 class Objective:
     """An objective with its sizes resolved, laid out for one architecture.
 
-    rows: "windows" of `window` tokens, "pairs", or inputs of at most `window` tokens each with one of the `labels`
-    ("labels") or with one for each word ("tags"). with_eos: the EOS tokens between documents belong to a window.
+    rows: "windows" of `window` tokens, "pairs", or "answers": inputs of at most `window` tokens with the answers that
+    the first of the other heads has to give. with_eos: the EOS tokens between documents belong to a window.
     segments: a window brings the ids of its documents. second_window: and another document's window.
     inputs_length, targets_length: the sides of the example. predicted: the most places of an encoder's inputs that are
     to be predicted; None: all. heads: what the model has to answer.
@@ -126,6 +140,11 @@ class Objective:
         return allowed
 
     @property
+    def answered(self) -> Head | None:
+        """The head for the answers that rows bring; None where rows bring none."""
+        return self.heads.others[0] if self.rows == "answers" else None
+
+    @property
     def lengths(self) -> tuple[int, int]:
         """(encoder, decoder) tokens of an example; a decoder takes both sides one after the other."""
         if self.architecture == "decoder":
@@ -149,8 +168,8 @@ class Objective:
             lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
             return {name: (batch_size, length) for name, length in lengths.items()}
         sentences = (batch_size, self.window)
-        answers = sentences if self.rows == "tags" else (batch_size,)
-        return {"inputs": sentences, "inputs_segment_ids": sentences, self.rows: answers}
+        answers = sentences if self.answered.each == "token" else (batch_size,)
+        return {"inputs": sentences, "inputs_segment_ids": sentences, "answers": answers}
 
 
 class Kind(NamedTuple):
@@ -163,7 +182,8 @@ class Kind(NamedTuple):
     standards: names of the objectives by which its runs compare with those of other objectives.
     data: "text", "pairs" of texts, or "tags": words with a tag each.
 
-    Beside those of the config, `fields` has "architecture" and "labels", the known ones of the data.
+    Beside those of the config, `fields` has "architecture", "labels", the known ones of the data, and "answer", the
+    head for the answers that rows bring.
     """
 
     architectures: tuple[str, ...]

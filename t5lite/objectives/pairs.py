@@ -1,14 +1,14 @@
-"""Known answers to given inputs: pairs of texts; on an encoder, a label of the text or a tag of each word.
+"""Known answers to given inputs: pairs of texts, or on an encoder inputs with the answers that a head has to give.
 
-On an encoder inputs are [CLS] tokens [SEP], and what is asked stands in the example in place of tokens: `labels`, or
-`targets` and `weights` that count at the first piece of each word.
+On an encoder inputs are [CLS] tokens [SEP]. The answers stand in `Example.answers`: one for the whole text, or one at
+the first piece of each word.
 """
 
 import jax
 import jax.numpy as jnp
 
 from t5lite.objectives.batch import Example
-from t5lite.objectives.objective import Fields, Heads, Kind, Make, Objective, Row
+from t5lite.objectives.objective import Fields, Heads, Kind, Objective, Row
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, SEP, TokenTable, Vocabulary
 
@@ -31,7 +31,7 @@ def _no_window(fields: Fields, vocabulary: Vocabulary) -> int:
 
 def _supervised(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     if _on_encoder(fields):
-        return _classification(fields, vocabulary)
+        return _answered(fields, vocabulary)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
@@ -59,49 +59,36 @@ def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabular
     return inputs, jnp.concatenate([jnp.ones(1, jnp.int32), segment_ids])
 
 
-def _answered(fields: Fields, rows: str, make: Make, heads: Heads) -> Objective:
-    """An encoder's objective whose rows bring labels or tags."""
-    length = fields["inputs_length"]
-    if length < 3:
-        raise UserError(f"config.objective.inputs_length: must be at least 3, is {length}")
-    return Objective(
-        name=fields["name"],
-        architecture=fields["architecture"],
-        make=make,
-        rows=rows,
-        window=length - 1,
-        inputs_length=length,
-        targets_length=length,
-        labels=fields["labels"] or (),  # tags may not be known yet
-        heads=heads,
-    )
-
-
-def _classification(fields: Fields, vocabulary: Vocabulary) -> Objective:
-    if not fields["labels"]:
+def _answered(fields: Fields, vocabulary: Vocabulary) -> Objective:
+    """The objective of an encoder whose rows bring answers, of the whole text or of its tokens."""
+    head, length = fields["answer"], fields["inputs_length"]
+    if head is None:
         raise UserError(
             "config.model.architecture: free-text targets need a decoder; if these are labels of a closed set, set "
             "config.data.labels=True"
         )
+    if length < 3:
+        raise UserError(f"config.objective.inputs_length: must be at least 3, is {length}")
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
         inputs, segment_ids = between_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
-        return Example(inputs, inputs, jnp.zeros(inputs.shape), segment_ids, labels=row["labels"])
+        answers = row["answers"]
+        if head.each == "token":
+            answers = jnp.concatenate([jnp.full(1, -1, jnp.int32), answers])  # [CLS] has none
+        return Example(inputs, inputs, jnp.zeros(inputs.shape), segment_ids, answers={head.name: answers})
 
-    return _answered(fields, "labels", make, Heads(vocabulary=False, classifier=len(fields["labels"])))
-
-
-def _tagging(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
-    del window
-
-    def make(key: Array, row: Row, table: TokenTable) -> Example:
-        del key, table
-        inputs, segment_ids = between_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
-        tags = jnp.concatenate([jnp.full(1, -1, jnp.int32), row["tags"]])
-        return Example(inputs, jnp.maximum(tags, 0), (tags >= 0).astype(jnp.float32), segment_ids)
-
-    return _answered(fields, "tags", make, Heads(vocabulary=False, tagger=len(fields["labels"] or ())))
+    return Objective(
+        name=fields["name"],
+        architecture=fields["architecture"],
+        make=make,
+        rows="answers",
+        window=length - 1,
+        inputs_length=length,
+        targets_length=length,
+        labels=fields["labels"] or (),
+        heads=Heads(vocabulary=False, others=(head,)),
+    )
 
 
 KINDS = {
@@ -113,5 +100,5 @@ KINDS = {
         lambda fields: (CLS, SEP) if _on_encoder(fields) else (),
         data="pairs",
     ),
-    "tagging": Kind(("encoder",), _no_window, _tagging, lambda fields: (), lambda fields: (CLS, SEP), data="tags"),
+    "tagging": Kind(("encoder",), _no_window, _supervised, lambda fields: (), lambda fields: (CLS, SEP), data="tags"),
 }

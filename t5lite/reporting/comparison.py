@@ -11,12 +11,13 @@ from t5lite.reporting import notes
 from t5lite.reporting.bases import assign_bases, candidate_of, find_bases, subject_of
 from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
 from t5lite.reporting.groups import Group, differing_rows, make_groups
-from t5lite.reporting.metrics import in_order, metric_of
+from t5lite.reporting.metrics import in_order
 from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run
 from t5lite.reporting.standards import with_standards
 from t5lite.reporting.statistics import METHOD, Estimate, differences, estimate
 from t5lite.system.errors import UserError
+from t5lite.tasks.metrics import metric_of
 
 
 @dataclasses.dataclass(frozen=True)

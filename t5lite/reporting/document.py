@@ -12,9 +12,10 @@ from t5lite.config import flat
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, Report, Summary, Task
 from t5lite.reporting.groups import Group, watches
-from t5lite.reporting.metrics import in_order, main_metrics, metric_of
+from t5lite.reporting.metrics import in_order, main_metrics
 from t5lite.reporting.notes import listed, shortened
 from t5lite.reporting.runs import Run
+from t5lite.tasks.metrics import metric_of
 
 
 class Code(str):

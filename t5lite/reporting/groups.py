@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from t5lite.config import at, flat
-from t5lite.reporting.metrics import metric_of
 from t5lite.reporting.runs import Run, read_run
 from t5lite.reporting.standards import evaluated_fields, standard_split
 from t5lite.run.siblings import REFERRING
+from t5lite.tasks.metrics import metric_of
 
 # How a run is watched and where it runs; not what it computes, and not on which rows it is evaluated.
 WATCHING = (

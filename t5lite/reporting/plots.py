@@ -29,9 +29,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Task
 from t5lite.reporting.curves import Series, loss_panels
-from t5lite.reporting.metrics import main_metrics, metric_of
+from t5lite.reporting.metrics import main_metrics
 from t5lite.reporting.statistics import Estimate
 from t5lite.reporting.style import LIGHT
+from t5lite.tasks.metrics import metric_of
 
 # What stands for the page's colours while matplotlib draws.
 COLORS = {name: f"#0102{i:02x}" for i, name in enumerate(LIGHT)}

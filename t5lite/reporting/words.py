@@ -6,9 +6,9 @@ import unicodedata
 
 from t5lite.reporting.comparison import Comparison
 from t5lite.reporting.costs import Cost
-from t5lite.reporting.metrics import metric_of
 from t5lite.reporting.statistics import FEWEST_SEEDS, Estimate
 from t5lite.system.progress import duration
+from t5lite.tasks.metrics import metric_of
 
 NOTHING = "–"
 MOST_DECIMALS = 6

@@ -12,7 +12,7 @@ What rows have no place for counts as missed: tokens of targets, tags and entiti
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +30,14 @@ from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
-from t5lite.objectives.objective import Objective, example_keys, make_batch, make_examples
+from t5lite.objectives.objective import VOCABULARY, Objective, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment, open_run
 from t5lite.run.released import config_of
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import agree, primary_first, whole
 from t5lite.system.progress import progress
-from t5lite.training.metrics import Metrics, from_sums, of_confusion
-from t5lite.training.predictions import missed_sums
+from t5lite.tasks.metrics import Metrics, accuracy, macro_f1, metrics_of
+from t5lite.tasks.table import TASKS, heads_of, names_of, sum_key
 from t5lite.training.sharding import local_rows, make_mesh, placed_shapes, put_batch
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
@@ -144,14 +144,16 @@ class Evaluator:
             total["bytes"] *= source.byte_scale
         for name, value in self._missed(source).items():
             total[name] = total.get(name, 0.0) + value
-        metrics = from_sums(total)
+        metrics = metrics_of(total)
         return {name: float(value) for name, value in metrics.items()}
 
     def _missed(self, source: RowSource) -> dict[str, Any]:
         """Sums of what was cut off the rows that are evaluated, and so cannot be met."""
         indices = evenly_spaced(len(source), self.experiment.config.eval.rows)
         if isinstance(source, TaggedSentences):
-            return missed_sums(source.cut_tags(indices), source.labels)
+            head = self.objective.answered.name
+            missed = TASKS[head].missed(source.cut_tags(indices), source.labels)
+            return {sum_key(head, name): value for name, value in missed.items()}
         return {"lost": source.lost_targets(indices)} if isinstance(source, PackedPairs) else {}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
@@ -176,7 +178,7 @@ class Evaluator:
             chosen.append(best[valid])
         confusion = np.zeros((len(labels), len(labels)))
         np.add.at(confusion, (np.concatenate(gold), np.concatenate(chosen)), 1)
-        return of_confusion(confusion)
+        return {"accuracy": accuracy({"confusion": confusion}), "macro_f1": macro_f1({"confusion": confusion})}
 
     def _exact_match(self, params: Any, split: str) -> float:
         source = self._sources[split]
@@ -193,10 +195,9 @@ class Evaluator:
         return self._chosen(params, rows) if is_encoder else self._generated(params, rows, source)
 
     def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
-        """Of an encoder: the likeliest token or tag in each place that is asked for, and the likeliest label."""
+        """An encoder's: the likeliest token in each place that is asked for, and the likeliest answers of its heads."""
         experiment, objective = self.experiment, self.objective
         decode = experiment.dataset.tokenizer.decode
-        labels = objective.labels or ("true", "false")  # of a next sentence: does it belong there
 
         @functools.partial(under, self.mesh)
         @jax.jit
@@ -206,21 +207,21 @@ class Evaluator:
             outputs = experiment.model.apply({"params": params}, batch, method="outputs")
             return batch, jax.tree.map(lambda logits: jnp.argmax(logits, axis=-1), outputs)
 
-        def text(tokens: Any, label: Any) -> str:
-            parts = [decode([t]) if objective.heads.vocabulary else labels[t] for t in tokens]
-            return " | ".join(parts if label is None else [*parts, labels[label]])
+        def text(answers: Mapping[str, Any], given: Mapping[str, Any], row: int) -> str:
+            parts = (
+                names_of(head, answers[head][row], given[head][row], objective.labels, decode)
+                for head in heads_of(objective.heads)
+            )
+            return " | ".join(name for names in parts for name in names)
 
         for index, rows in enumerate(batches):
             placed = put_batch(rows, self.mesh)
             valid = whole(placed.pop("valid"))
             batch, chosen = whole(choose(params, placed, jnp.int32(index)))
+            given = {VOCABULARY: np.where(batch.weights > 0, batch.targets, -1), **batch.answers}
             for row in np.flatnonzero(valid):
-                asked = batch.weights[row] > 0
-                target, output = (
-                    text(() if tokens is None else tokens[row][asked], None if label is None else label[row])
-                    for tokens, label in ((batch.targets, batch.labels), chosen)
-                )
-                yield Shown(decode(_real(batch.inputs, batch.inputs_segment_ids)[row]), target, output)
+                inputs = decode(_real(batch.inputs, batch.inputs_segment_ids)[row])
+                yield Shown(inputs, text(given, given, row), text(chosen, given, row))
 
     def _generated(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Shown]:
         """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window.

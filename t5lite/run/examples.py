@@ -19,6 +19,7 @@ from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.noise import Noise
 from t5lite.objectives.objective import Expected, Member, Objective, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment
+from t5lite.tasks.table import TASKS
 from t5lite.training.loss import token_counts
 from t5lite.training.step import noise_key
 
@@ -78,9 +79,16 @@ def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
         "weights": batch.weights[real].tolist(),
         "mask_rate": float(np.mean(example.noise.mask)) if example.noise is not None else None,
         "spans": span_lengths(example.noise),
-        "label": None if batch.labels is None or batch.labels < 0 else int(batch.labels),
+        "answers": {TASKS[head].name: _given(answers) for head, answers in batch.answers.items()},
         "token_types": None if batch.token_types is None else batch.token_types.tolist(),
     }
+
+
+def _given(answers: np.ndarray) -> int | list[int] | None:
+    """The answer of a whole example, None where it has none; or those of its tokens that have one."""
+    if answers.ndim:
+        return answers[answers >= 0].tolist()
+    return int(answers) if answers >= 0 else None
 
 
 def padding_of(batch: Batch) -> float:
@@ -99,15 +107,17 @@ class Realised:
     mask_rates: list[float] = dataclasses.field(default_factory=list)
     spans: list[int] = dataclasses.field(default_factory=list)
     padding: list[float] = dataclasses.field(default_factory=list)
-    labels: list[int] = dataclasses.field(default_factory=list)
+    labels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
     def add(self, values: dict[str, Any], padding: float) -> None:
         """Count one example, `values` as of `as_json`."""
         self.padding.append(padding)
         self.spans += values["spans"]
-        for into, name in ((self.mask_rates, "mask_rate"), (self.labels, "label")):
-            if values[name] is not None:
-                into.append(values[name])
+        if values["mask_rate"] is not None:
+            self.mask_rates.append(values["mask_rate"])
+        for name, answer in values["answers"].items():
+            if isinstance(answer, int):
+                self.labels.setdefault(name, []).append(answer)
 
 
 def realised(seen: Iterable[Seen], objective: Objective) -> list[Realised]:

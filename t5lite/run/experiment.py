@@ -26,13 +26,14 @@ from t5lite.decoding.conventions import Conventions, conventions_of
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import kind_of, make_evaluated, make_objective, make_standards, special_tokens
+from t5lite.objectives.catalogue import kind_of, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.run.inherit import given_tokenizer, with_inherited_shape
 from t5lite.run.released import labels_of, open_fitted
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
+from t5lite.tasks.table import make_evaluated, make_objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Experiment:
         if objective.rows == "pairs":
             return PackedPairs(span.store, plan, objective.bos, numbered=evaluates)
         texts = (span.store, plan.order, objective.window)
-        if objective.rows == "tags":
+        if objective.answered.each == "token":
             return TaggedSentences(*texts, objective.labels, continued=evaluates)
         return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
 
@@ -186,8 +187,8 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
         make(config.objective, config.model.architecture, vocabulary, dataset.labels)
         for make in (make_objective, make_evaluated)
     )
-    if dataset.labels is not None and evaluated.rows != "tags":
-        is_text = evaluated.rows == "pairs"
+    is_text = evaluated.rows == "pairs"
+    if dataset.labels is not None and (is_text or evaluated.answered.each == "example"):
         front = int(evaluated.bos is not None)
         check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
     standards = make_standards(config.objective, objective, vocabulary)

@@ -20,13 +20,14 @@ from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.interop.released import folder_of, is_released, open_released
 from t5lite.model.build import settled
 from t5lite.model.config import VOCAB_MULTIPLE
-from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import TooFewSentinels
 from t5lite.run.released import OF_THE_RUN, config_of, set_shape
 from t5lite.run.siblings import with_siblings
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Vocabulary
+from t5lite.tasks.table import make_objective
 
 # The fields of a model that decide neither the shape nor the meaning of a parameter: they are the config's own.
 OWN = ("architecture", *OF_THE_RUN)

@@ -22,12 +22,12 @@ from t5lite.interop.released import Released, folder_of, is_released, open_relea
 from t5lite.model.build import make_model
 from t5lite.model.config import DROPOUT_PLACES, ModelConfig
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import Objective, TooFewSentinels
 from t5lite.system.errors import UserError
 from t5lite.system.files import read_json
 from t5lite.system.progress import warn
 from t5lite.system.vocabulary import MASK, Vocabulary
+from t5lite.tasks.table import OF_OBJECTIVES, make_objective
 from t5lite.training.workdir import read_labels
 
 # Fields of a model that are no part of its shape. dropout_places follows the weights where the run leaves it open.
@@ -166,11 +166,10 @@ def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[
 
 def _objective_of(released: Released) -> str:
     """What such weights were trained with, as far as their heads tell."""
-    heads, architecture = released.model.heads, released.model.architecture
+    others, architecture = released.model.heads.others, released.model.architecture
     if architecture == "encoder":
-        if heads.classifier or heads.tagger:
-            return "supervised" if heads.classifier else "tagging"
-        return "mlm_nsp" if heads.next_sentence else "mlm"
+        told = (name for name, task in OF_OBJECTIVES.items() if task.head in {head.name for head in others})
+        return next(told, "mlm_nsp" if others else "mlm")
     if architecture == "decoder":
         return "causal_lm"
     return "span_corruption" if released.model.positions == "relative_bias" else "bart"

@@ -10,11 +10,12 @@ import numpy as np
 
 from t5lite.data.build import pieces_of_words
 from t5lite.decoding.generate import padded
-from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import VOCABULARY
 from t5lite.run.answers import BATCH_SIZE, Generator, Ready, Request, in_order, shortened
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP
+from t5lite.tasks.table import TASKS
 from t5lite.training.trainer import under
 
 
@@ -39,7 +40,7 @@ class Reader:
         outputs = self._outputs(inputs, lengths, asked)
         found = []
         for row, each in enumerate(ready):
-            logits = outputs.labels[row, None] if outputs.tokens is None else outputs.tokens[row, : len(each.asked)]
+            logits = outputs[row, : len(each.asked)] if outputs.ndim == 3 else outputs[row, None]
             found.append(each.answer(self._answer(each.request.input, each.ids, each.asked, logits)))
         return found
 
@@ -48,21 +49,22 @@ class Reader:
         where it is the whole text. Raises UserError for one that the encoder cannot take.
         """
         text, cut = request.input, None
-        vocabulary, heads, length = self.tokenizer.vocabulary, self.objective.heads, self.objective.inputs_length
+        vocabulary, head, length = self.tokenizer.vocabulary, self.objective.answered, self.objective.inputs_length
         by_word = [self.tokenizer.encode(text, True)]
-        if heads.tagger:
+        if head is not None and head.each == "token":
             by_word = pieces_of_words(self.tokenizer, [text.split()])[0]
         pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
-        if heads.classifier and len(pieces) > length - 2:  # as in evaluation
+        is_whole = head is not None and head.each == "example"
+        if is_whole and len(pieces) > length - 2:  # as in evaluation
             cut = {"tokens": len(pieces) + 2, "read": length}
             pieces = pieces[: length - 2]
         ids = np.concatenate([[vocabulary.specials[CLS]], pieces, [vocabulary.specials[SEP]]]).astype(np.int32)
         if len(ids) > length:
             raise UserError(f"the text has {len(ids)} tokens, the network reads {length}: {shortened(text)}")
-        if heads.tagger:
-            return Ready(request, ids, asked=np.cumsum([1, *map(len, by_word)])[:-1])
-        if heads.classifier:
+        if is_whole:
             return Ready(request, ids, asked=np.zeros(0, int), cut=cut)
+        if head is not None:
+            return Ready(request, ids, asked=np.cumsum([1, *map(len, by_word)])[:-1])
         places = np.flatnonzero(ids == vocabulary.specials[MASK])
         if len(places) == 0:
             raise UserError(f"a masked language model fills in {MASK}, and the text has none: {shortened(text)}")
@@ -79,28 +81,26 @@ class Reader:
             output, tokens = self.tokenizer.decode(filled[1:-1]), filled[1:-1]
         else:
             chosen = tokens = logits_NxC.argmax(axis=-1)
-            said = [names[index] for index in chosen]
-            if self.objective.heads.tagger:
-                said = [f"{word}/{name}" for word, name in zip(text.split(), said, strict=True)]
-            output = " ".join(said)
+            output = TASKS[self.objective.answered.name].read_out([names[index] for index in chosen], text.split())
         logprobs = np.asarray(jax.nn.log_softmax(logits_NxC))[np.arange(len(chosen)), chosen]
         answer = {"output": output, "tokens": list(map(int, tokens))}
         return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}
 
     @functools.cached_property
-    def _outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], Outputs]:
-        """(inputs [B, L], their lengths [B], places asked for [B, P]) -> Outputs with tokens [B, P, …], in NumPy."""
-        heads = self.objective.heads
+    def _outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """(inputs [B, L], their lengths [B], places asked for [B, P]) -> logits [B, P, C], or [B, C] of whole texts."""
+        head = self.objective.answered
 
         @jax.jit
-        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, asked: jax.Array) -> Outputs:
+        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, asked: jax.Array) -> jax.Array:
             real = (jnp.arange(inputs.shape[1]) < lengths[:, None]).astype(jnp.int32)
             batch = Batch(inputs, real, inputs=inputs, inputs_segment_ids=real,
-                          predicted=asked if heads.vocabulary else None)  # fmt: skip
+                          predicted=asked if head is None else None)  # fmt: skip
             outputs = self._model.apply({"params": params}, batch, method="outputs")
-            if heads.tagger:
-                outputs = outputs._replace(tokens=jnp.take_along_axis(outputs.tokens, asked[..., None], axis=1))
-            return outputs
+            logits = outputs[VOCABULARY if head is None else head.name]
+            if head is not None and head.each == "token":
+                logits = jnp.take_along_axis(logits, asked[..., None], axis=1)
+            return logits
 
         placed = under(self._mesh, apply)
         return lambda *arrays: jax.device_get(placed(self._params, *arrays))

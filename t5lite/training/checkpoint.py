@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import is_primary, meet, whole
-from t5lite.training.metrics import Metrics
+from t5lite.tasks.metrics import Metrics
 from t5lite.training.policy import Policy
 from t5lite.training.reading import FOLDER, Items, hush_orphans, intact, saved_steps, scores_of
 from t5lite.training.record import ITEM, Record, leaves_of, sealed

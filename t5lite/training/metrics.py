@@ -1,4 +1,4 @@
-"""Metrics on disk: metrics.jsonl, one object a line, and TensorBoard; and what sums mean.
+"""Metrics on disk: metrics.jsonl, one object a line, and TensorBoard.
 
     {"step": 10, "split": "train", "loss": 7.31, "tokens": 50080, …}
     {"step": 60, "split": "validation", "loss": 6.02, "perplexity": 411.6, …}
@@ -16,15 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from t5lite.system.errors import UserError
 from t5lite.system.files import NUMBER, has_shape, write_atomically, writing
-
-Metrics = dict[str, float]
 
 
 class MetricsLog:
@@ -143,49 +140,6 @@ def truncate(path: Path, step: int) -> None:
     """Drop the lines of steps beyond `step`, and a last line that a kill left incomplete."""
     if path.exists():
         write_atomically(path, "".join(f"{line}\n" for line, values in read_log(path) if values["step"] <= step))
-
-
-def from_sums(sums: Mapping[str, Any]) -> Metrics:
-    """What the sums of all batches of a held-out set come to.
-
-    Of the vocabulary: loss in nats a target token, its perplexity, token accuracy; bits per byte where the targets are
-    plain text. Of classes and tags: loss, accuracy, macro F1, and the F1 of entities. Of a next sentence beside tokens:
-    `loss` is the sum of `mlm_loss` and `next_sentence_loss`, and next_sentence_negatives the share of pairs that do not
-    belong together. What was cut off counts as missed: "lost" target tokens, "missed" tags; losses know nothing of it.
-    """
-    losses = {of: sums[f"{of}nll"] / max(sums[f"{of}weight"], 1e-9) for of in ("", "label_") if f"{of}nll" in sums}
-    metrics = {"loss": sum(losses.values())}
-    if "correct" in sums:
-        loss, weight = losses[""], max(sums["weight"], 1e-9)
-        metrics |= {
-            "perplexity": math.exp(min(loss, 700.0)),
-            "token_accuracy": sums["correct"] / (weight + sums.get("lost", 0.0)),
-        }
-        if sums.get("bytes"):
-            metrics["bits_per_byte"] = sums["nll"] / math.log(2) / sums["bytes"]
-    if "confusion" in sums:
-        of_labels = of_confusion(sums["confusion"], sums.get("missed", 0.0))
-        if len(losses) == 2:
-            metrics |= {"mlm_loss": losses[""], "next_sentence_loss": losses["label_"]}
-            negatives = float(sums["confusion"][1].sum() / max(sums["confusion"].sum(), 1e-9))
-            metrics |= {"next_sentence_accuracy": of_labels["accuracy"], "next_sentence_negatives": negatives}
-        else:
-            metrics |= of_labels
-    if "entities" in sums:
-        gold, chosen, both = map(float, sums["entities"])
-        metrics["entity_f1"] = 2 * both / max(gold + chosen, 1e-9)
-    return metrics
-
-
-def of_confusion(confusion: np.ndarray, missed: np.ndarray | float = 0.0) -> Metrics:
-    """Accuracy, and macro F1: the mean of the F1 of each label that is true (rows) or chosen (columns) somewhere.
-
-    missed [C]: for each label, the examples that were cut off and so got no prediction.
-    """
-    hits, either = np.diagonal(confusion), confusion.sum(axis=0) + confusion.sum(axis=1) + missed
-    f1 = 2 * hits[either > 0] / either[either > 0]
-    accuracy = hits.sum() / max(confusion.sum() + np.sum(missed), 1e-9)
-    return {"accuracy": float(accuracy), "macro_f1": float(np.mean(f1)) if f1.size else 0.0}
 
 
 def first_losses(path: Path) -> dict[str, float | None]:

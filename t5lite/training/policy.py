@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from t5lite.config import base_config, require
-
-# Of the metrics in metrics.py; of every other one, more is better.
-LOWER_IS_BETTER = ("loss", "mlm_loss", "next_sentence_loss", "perplexity", "bits_per_byte")
+from t5lite.tasks.metrics import metric_of
 
 USUAL = base_config().checkpoint
 
@@ -33,8 +31,8 @@ class Policy:
 
     def ranked(self, scores: Scores) -> list[int]:
         """The steps that have a finite score, best first; of equals the earlier one."""
-        name = self.metric.rpartition("/")[2]
-        sign = 1 if (self.mode or ("min" if name in LOWER_IS_BETTER else "max")) == "min" else -1
+        falls = metric_of(self.metric.rpartition("/")[2]).better < 0
+        sign = 1 if (self.mode or ("min" if falls else "max")) == "min" else -1
         known = [step for step, score in scores.items() if score is not None and math.isfinite(score)]
         return sorted(known, key=lambda step: (sign * scores[step], step))
 

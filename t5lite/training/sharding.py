@@ -90,7 +90,6 @@ def param_rules() -> Table:
         (r"lm_head/kernel", P("fsdp", "tensor")),  # D, V
         (r"lm_head/bias", P("tensor")),  # V
         (r"(mlm_transform/dense|pooler)/kernel", P("fsdp", None)),  # D, D
-        (r"(next_sentence|classifier|tagger)/kernel", P("fsdp", None)),  # D, classes or tags
         (r".*_attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),  # N, D, H·K
         (r".*_attention/output/kernel", P(None, "tensor", "fsdp")),  # N, H·K, D
         (r".*_attention/(query|key|value)/bias", P(None, "tensor")),  # N, H·K
@@ -98,6 +97,7 @@ def param_rules() -> Table:
         (r".*mlp/(gate|up)/bias", P(None, "tensor")),  # N, F
         (r".*mlp/down/kernel", P(None, "tensor", "fsdp")),  # N, F, D
         (r".*/bias", P()),
+        (r"[^/]+/kernel", P("fsdp", None)),  # D, the outputs of a head
     )
 
 

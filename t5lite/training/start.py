@@ -25,6 +25,8 @@ from t5lite.interop.released import Released, folder_of, is_released, load_param
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import whole
 from t5lite.system.progress import say
+from t5lite.tasks.table import TASKS
+from t5lite.tasks.text import TEXT
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.reading import FOLDER, Items, chosen_steps, intact
 from t5lite.training.record import Damaged, Record, read_record
@@ -39,12 +41,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Wanted = Callable[[Shapes, Callable[[], Sequence[str] | None]], dict[str, jax.ShapeDtypeStruct]]
 OF_VOCABULARY = {"token_embedding/embedding": 0, "lm_head/kernel": 1, "lm_head/bias": 0}  # {path: the axis}
 # What the parts are called that released weights can lack.
-PARTS = {
-    "lm_head": "head for tokens",
-    "mlm_transform": "head for tokens",
-    "next_sentence": "head for the next sentence",
-}
-OF_LABELS = ("classifier", "tagger")  # the heads whose outputs are a run's labels, in their order
+PARTS = dict.fromkeys(("lm_head", "mlm_transform"), TEXT.part) | {head: task.part for head, task in TASKS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +201,8 @@ def _common(
 ) -> list[str]:
     """The paths of the parameters to take over: those of the same path, but no head for other labels."""
     common = theirs.keys() & ours.keys()
-    heads = {path for path in common if path.split("/")[0] in OF_LABELS}
+    of_labels = {head for head, task in TASKS.items() if task.has_labels}
+    heads = {path for path in common if path.split("/")[0] in of_labels}
     if heads and list(their_labels() or ()) != list(labels or ()):
         common -= heads
     if not common:

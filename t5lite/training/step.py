@@ -27,9 +27,11 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch, only_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.system.vocabulary import TokenTable
+from t5lite.tasks.cross_entropy import Sums
+from t5lite.tasks.table import heads_of, loss_sums, prediction_sums
+from t5lite.tasks.text import byte_sums
 from t5lite.training.average import updated_average
-from t5lite.training.loss import Sums, finite_rows, joint, loss_sums, token_counts, weights_of
-from t5lite.training.predictions import byte_sums, prediction_sums
+from t5lite.training.loss import finite_rows, joint, token_counts, weights_of
 from t5lite.training.tables import fill, keep
 
 Array = jax.Array
@@ -110,6 +112,7 @@ def make_train_step(
     metrics: float32 scalars, and three of bools. "skipped": the update was left out. "finite_update": the optimizer's
     update is finite. "finite_rows" [B]: the row's loss is finite.
     """
+    heads = heads_of(objective.heads)
     noise, dropout = noise_key(settings.seed), jax.random.fold_in(jax.random.key(settings.seed), 1)
     is_frozen = jax.tree.map(lambda is_trainable: not is_trainable, trainable)
 
@@ -122,7 +125,7 @@ def make_train_step(
     def train_step(state: TrainState, rows: Row) -> tuple[TrainState, Sums]:
         keys = example_keys(noise, state.step, settings.batch_size)
         batch = _made(objective, keys, rows, table)
-        key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch)
+        key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch, heads)
         trained = keep(state.params, trainable)
         gradient_of = functools.partial(
             jax.grad(loss_of, has_aux=True), trained, keep(state.params, is_frozen), weights=weights
@@ -183,11 +186,9 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable) 
         valid = rows.pop("valid")
         keys = example_keys(validation_key(), index, len(valid))
         batch = _made(objective, keys, rows, table)
-        batch = batch.replace(weights=batch.weights * valid[:, None])
-        if batch.labels is not None:
-            batch = batch.replace(labels=jnp.where(valid, batch.labels, -1))
+        batch = batch.only(valid)
         outputs = model.apply({"params": params}, batch, deterministic=True, method="outputs")
-        sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective, rows.get("next_tags"))
+        sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective.labels, rows)
         return sums | byte_sums(objective, keys, rows, batch.weights, table) if "begins" in rows else sums
 
     return eval_step

@@ -66,7 +66,7 @@ def test_tags_keep_clear_of_any_tokenizers_eos(tmp_path, config, family):
     dataset = open_tagged(config)
     eos, decode = dataset.tokenizer.vocabulary.eos, dataset.tokenizer.decode
     rows = rows_of(dataset, "train", 24)
-    for inputs, ids, tags in zip(rows["inputs"], rows["inputs_segment_ids"], rows["tags"], strict=True):
+    for inputs, ids, tags in zip(rows["inputs"], rows["inputs_segment_ids"], rows["answers"], strict=True):
         real = inputs[ids > 0]
         assert real[-1] == eos and eos not in real[:-1]
         places = np.flatnonzero(tags >= 0)
@@ -87,10 +87,10 @@ def test_every_word_has_its_tag_at_its_first_piece(tmp_path, config):
     for split, sentences in (("train", SENTENCES), ("validation", SENTENCES[::-1])):
         rows = rows_of(dataset, split, 40)
         assert {name: (value.shape, value.dtype) for name, value in rows.items()} == {
-            name: ((30, 40), np.int32) for name in ("inputs", "inputs_segment_ids", "tags")
+            name: ((30, 40), np.int32) for name in ("inputs", "inputs_segment_ids", "answers")
         }
         assert ((rows["inputs"] > 0) == (rows["inputs_segment_ids"] == 1)).all()
-        for row, (words, tags) in zip(zip(rows["inputs"], rows["tags"], strict=True), sentences, strict=True):
+        for row, (words, tags) in zip(zip(rows["inputs"], rows["answers"], strict=True), sentences, strict=True):
             assert words_and_tags(row, dataset.labels) == list(zip(words, tags, strict=True))
             assert TOKENIZER.decode(row[0]) == " ".join(words)
 
@@ -99,10 +99,10 @@ def test_a_long_sentence_is_cut_with_its_tags(tmp_path, config):
     config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
     dataset = open_tagged(config)
     whole, cut = (rows_of(dataset, "train", length) for length in (40, 6))
-    for name in ("inputs", "tags"):
+    for name in ("inputs", "answers"):
         assert (cut[name][:, :5] == whole[name][:, :5]).all()
     full = (cut["inputs_segment_ids"] == 1).all(axis=1)
-    assert full.any() and (cut["inputs"][full, 5] == EOS).all() and (cut["tags"][full, 5] == -1).all()
+    assert full.any() and (cut["inputs"][full, 5] == EOS).all() and (cut["answers"][full, 5] == -1).all()
 
 
 def test_parquet_and_numbers_for_tags_are_read_too(tmp_path, config):
@@ -114,7 +114,7 @@ def test_parquet_and_numbers_for_tags_are_read_too(tmp_path, config):
     config.data.train.source = f"files:{tmp_path}/train.parquet"
     dataset = open_tagged(config)
     assert dataset.labels == ("1", "5")
-    first = words_and_tags([rows_of(dataset, "train", 40)[name][0] for name in ("inputs", "tags")], dataset.labels)
+    first = words_and_tags([rows_of(dataset, "train", 40)[name][0] for name in ("inputs", "answers")], dataset.labels)
     assert first == [("Zürich", "5"), ("is", "1"), ("dear", "1")]
 
 
@@ -191,6 +191,6 @@ def test_labels_are_numbered_in_the_order_of_the_dataset(tmp_path, config):
     rows = source.fetch(np.arange(len(source)))
     assert len(source) == 25 and rows["inputs"].shape == (25, 9)
     for row, pair in enumerate(order):
-        assert dataset.labels[rows["labels"][row]] == TOKENIZER.decode(store.document(2 * pair + 1))
+        assert dataset.labels[rows["answers"][row]] == TOKENIZER.decode(store.document(2 * pair + 1))
     unknown = LabelledTexts(store, order, 9, {}).fetch(np.arange(3))
-    assert (unknown["labels"] == -1).all()
+    assert (unknown["answers"] == -1).all()

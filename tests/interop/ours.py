@@ -40,9 +40,10 @@ def outputs(folder: Path, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 def outputs_of(model: Transformer, params: dict, batch: Batch) -> dict[str, np.ndarray]:
     """Of any model and a batch of ours."""
     out = jax.jit(model.apply, static_argnames="method")({"params": params}, batch, method="outputs")
-    found = {"logits": out.tokens, "labels": out.labels}
+    of_examples = {head.name for head in model.config.heads.others if head.each == "example"}
+    found = {"labels" if name in of_examples else "logits": value for name, value in out.items()}
     if model.config.num_decoder_layers:
-        log_probs = jax.nn.log_softmax(out.tokens)
+        log_probs = jax.nn.log_softmax(found["logits"])
         of_targets = jnp.take_along_axis(log_probs, batch.targets[..., None], axis=-1)[..., 0]
         found["loss"] = -(of_targets * batch.weights).sum() / batch.weights.sum()
-    return {name: np.asarray(value) for name, value in found.items() if value is not None}
+    return {name: np.asarray(value) for name, value in found.items()}

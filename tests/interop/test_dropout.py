@@ -10,15 +10,16 @@ from t5lite.config import base_config
 from t5lite.interop.dropout import rates_of, read_places, read_rates, unsaid_places
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.writing import describe
-from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.objectives.objective import OF_TOKENS
 from t5lite.run.inherit import with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.system.errors import UserError
+from tests.heads import heads as made
 from tests.interop.places import make_place
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 
-MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", Heads(next_sentence=True)),
-          ("bert", Heads(False, classifier=3)), ("bert", Heads(False, tagger=4)), ("gpt2", OF_TOKENS),
+MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", made(next_sentence=True)),
+          ("bert", made(False, classifier=3)), ("bert", made(False, tagger=4)), ("gpt2", OF_TOKENS),
           ("bart", OF_TOKENS), ("llama2", OF_TOKENS)]  # fmt: skip
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from t5lite.interop.released import open_released
-from t5lite.objectives.objective import Heads
 from t5lite.system.errors import UserError
+from tests.heads import heads as made
 from tests.interop.classes import drawn_class, write_class
 
 
@@ -22,17 +22,17 @@ def test_architectures_decides_which_head_answers(tmp_path):
     """A token classifier may still have the pooler of what it was trained from."""
     pooler = {name: each for name, each in drawn_class("bert", "ForPreTraining", 1)[1].items() if "pooler" in name}
     tagger = opened(tmp_path / "tags", extra=pooler)
-    assert tagger.model.heads == Heads(False, tagger=3) and {"pooler/kernel", "tagger/kernel"} <= tagger.rows.keys()
+    assert tagger.model.heads == made(False, tagger=3) and {"pooler/kernel", "tagger/kernel"} <= tagger.rows.keys()
     classifier = opened(tmp_path / "labels", "ForSequenceClassification")
-    assert classifier.model.heads == Heads(False, classifier=3)
+    assert classifier.model.heads == made(False, classifier=3)
     masked = opened(tmp_path / "masked", "ForPreTraining", architectures=["BertForMaskedLM"])
-    assert masked.model.heads == Heads(True) and "next_sentence/kernel" in masked.rows
+    assert masked.model.heads == made(True) and "next_sentence/kernel" in masked.rows
 
 
 def test_tensors_tell_the_head_where_no_class_is_named(tmp_path):
-    assert opened(tmp_path / "a", architectures=...).model.heads == Heads(False, tagger=3)
+    assert opened(tmp_path / "a", architectures=...).model.heads == made(False, tagger=3)
     other = opened(tmp_path / "b", "ForSequenceClassification", architectures=None)
-    assert other.model.heads == Heads(False, classifier=3)
+    assert other.model.heads == made(False, classifier=3)
 
 
 def test_labels_without_names_are_numbered(tmp_path):

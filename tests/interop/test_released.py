@@ -15,6 +15,7 @@ from t5lite.model.config import ModelConfig
 from t5lite.model.presets import PRESETS
 from t5lite.model.transformer import num_parameters
 from t5lite.system.errors import UserError
+from tests.heads import heads as made
 from tests.interop.variants import VARIANTS, seeded_state, write_folder
 from tests.small import Spy
 
@@ -57,12 +58,11 @@ PUBLISHED = {
 def preset_model(name: str) -> ModelConfig:
     from t5lite.config import base_config
     from t5lite.model.build import make_model
-    from t5lite.objectives.objective import Heads
     from t5lite.system.vocabulary import Vocabulary
 
     fields = base_config().model
     fields.update(PRESETS[name])
-    heads = Heads(next_sentence=True) if fields.architecture == "encoder" else Heads()
+    heads = made(next_sentence=True) if fields.architecture == "encoder" else made()
     return make_model(fields, Vocabulary.synthetic(1000, 100), heads).config
 
 

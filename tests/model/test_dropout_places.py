@@ -5,12 +5,13 @@ import dataclasses
 import pytest
 
 from t5lite.model.config import DROPOUT_PLACES
-from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.objectives.objective import OF_TOKENS
 from t5lite.system.errors import UserError
+from tests.heads import heads as made
 from tests.model.dropped import LAYERS, count_dropped, small_model
 
 N = LAYERS
-CLASSIFIER, TAGGER, NEXT_SENTENCE = Heads(False, classifier=3), Heads(False, tagger=4), Heads(next_sentence=True)
+CLASSIFIER, TAGGER, NEXT_SENTENCE = made(False, classifier=3), made(False, tagger=4), made(next_sentence=True)
 T5 = {
     # embeddings, each block's output, the end of the stack
     "stream": 1 + 2 * N + 1, "decoder stream": 1 + 3 * N + 1,

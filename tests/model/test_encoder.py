@@ -9,9 +9,9 @@ from flax.traverse_util import flatten_dict
 from t5lite.model.build import make_model
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.batch import Batch
-from t5lite.objectives.objective import Heads
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Vocabulary
+from tests.heads import heads as made
 from tests.small import small_config
 
 VOCABULARY = Vocabulary.synthetic(290, 20)
@@ -23,7 +23,7 @@ TRANSFORM = {"mlm_transform/dense/kernel", "mlm_transform/norm/scale"}
 def build(heads=None, architecture="encoder", **fields):
     config = small_config("", "mlm", architecture)
     config.model.update(fields)
-    return make_model(config.model, VOCABULARY, heads or Heads())
+    return make_model(config.model, VOCABULARY, heads or made())
 
 
 def batch(**sides):
@@ -36,24 +36,27 @@ def outputs(model, params, batch):
 
 
 @pytest.mark.parametrize(
-    ("heads", "own", "tokens", "labels"),
+    ("heads", "own", "shapes"),
     [
-        (Heads(), TRANSFORM, 384, None),
-        (Heads(next_sentence=True), {*TRANSFORM, "pooler/kernel", "next_sentence/kernel"}, 384, 2),
-        (Heads(vocabulary=False, classifier=5), {"pooler/kernel", "classifier/kernel"}, None, 5),
-        (Heads(vocabulary=False, tagger=4), {"tagger/kernel"}, 4, None),
+        (made(), TRANSFORM, {"vocabulary": (ROWS, LENGTH, 384)}),
+        (
+            made(next_sentence=True),
+            {*TRANSFORM, "pooler/kernel", "next_sentence/kernel"},
+            {"vocabulary": (ROWS, LENGTH, 384), "next_sentence": (ROWS, 2)},
+        ),
+        (made(vocabulary=False, classifier=5), {"pooler/kernel", "classifier/kernel"}, {"classifier": (ROWS, 5)}),
+        (made(vocabulary=False, tagger=4), {"tagger/kernel"}, {"tagger": (ROWS, LENGTH, 4)}),
     ],
     ids=["mlm", "next_sentence", "classifier", "tagger"],
 )
-def test_a_head_has_its_parameters_and_the_rest_is_shared(heads, own, tokens, labels):
+def test_a_head_has_its_parameters_and_the_rest_is_shared(heads, own, shapes):
     model = build(heads)
     params = model.init(jax.random.key(0), batch())["params"]
     paths = {path for path in flatten_dict(params, sep="/") if not path.startswith("encoder/")}
     assert paths == OF_ALL | own
     found = outputs(model, params, batch())
-    shapes = [None if logits is None else logits.shape for logits in found]
-    assert shapes == [tokens and (ROWS, LENGTH, tokens), labels and (ROWS, labels)]
-    assert all(logits.dtype == jnp.float32 for logits in found if logits is not None)
+    assert {head: logits.shape for head, logits in found.items()} == shapes
+    assert all(logits.dtype == jnp.float32 for logits in found.values())
 
 
 def test_the_transform_and_token_types_can_be_left_out():
@@ -65,27 +68,27 @@ def test_other_architectures_have_neither():
     model = build(architecture="encoder_decoder")
     assert model.config.token_types == 0 and not model.config.mlm_transform
     with pytest.raises(UserError, match="an encoder's"):
-        ModelConfig(1, 1, 128, 8, 8, 1, 8, heads=Heads(next_sentence=True))
+        ModelConfig(1, 1, 128, 8, 8, 1, 8, heads=made(next_sentence=True))
 
 
 def test_token_types_tell_tokens_apart_and_none_are_all_zero():
-    model = build(Heads(next_sentence=True))
+    model = build(made(next_sentence=True))
     params = model.init(jax.random.key(0), batch())["params"]
     of = lambda types: outputs(model, params, batch(token_types=types))
     none, zeros, ones = (of(types) for types in (None, jnp.zeros((ROWS, LENGTH), int), jnp.ones((ROWS, LENGTH), int)))
-    np.testing.assert_allclose(zeros.tokens, none.tokens, rtol=1e-6)
-    assert jnp.abs(ones.labels - none.labels).max() > 0.01
+    np.testing.assert_allclose(zeros["vocabulary"], none["vocabulary"], rtol=1e-6)
+    assert jnp.abs(ones["next_sentence"] - none["next_sentence"]).max() > 0.01
     embedding = params["token_type_embedding"]["embedding"]
     params["token_type_embedding"] = {"embedding": embedding[::-1]}
-    np.testing.assert_allclose(of(None).tokens, ones.tokens, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(of(None)["vocabulary"], ones["vocabulary"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_label_is_read_off_the_first_token_and_padding_is_not_seen():
-    model = build(Heads(vocabulary=False, classifier=5))
+    model = build(made(vocabulary=False, classifier=5))
     params = model.init(jax.random.key(0), batch())["params"]
     real = jnp.arange(LENGTH) < 4
     of = lambda inputs: outputs(model, params, batch(inputs_segment_ids=jnp.tile(real, (ROWS, 1)).astype(int)).replace(
-        inputs=inputs)).labels  # fmt: skip
+        inputs=inputs))["classifier"]  # fmt: skip
     inputs = batch().inputs
     np.testing.assert_array_equal(of(inputs), of(jnp.where(real, inputs, 0)))
     for place in (0, 3):

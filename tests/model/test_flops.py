@@ -10,7 +10,7 @@ from t5lite.model.config import ModelConfig
 from t5lite.model.flops import forward_flops, peak_flops, step_flops
 from t5lite.model.transformer import Transformer, num_parameters
 from t5lite.objectives.batch import Batch
-from t5lite.objectives.objective import Heads
+from tests.heads import heads as made
 
 TINY = ModelConfig(2, 3, 256, d_model=64, d_ff=128, num_heads=4, head_dim=16, attention="einsum", tie_embeddings=False)
 MODELS = {
@@ -21,10 +21,10 @@ MODELS = {
 }
 MODELS |= {
     "next_sentence": dataclasses.replace(
-        MODELS["encoder"], heads=Heads(next_sentence=True), token_types=2, mlm_transform=True
+        MODELS["encoder"], heads=made(next_sentence=True), token_types=2, mlm_transform=True
     ),
-    "classifier": dataclasses.replace(MODELS["encoder"], heads=Heads(vocabulary=False, classifier=7)),
-    "tagger": dataclasses.replace(MODELS["encoder"], heads=Heads(vocabulary=False, tagger=9), tie_embeddings=True),
+    "classifier": dataclasses.replace(MODELS["encoder"], heads=made(vocabulary=False, classifier=7)),
+    "tagger": dataclasses.replace(MODELS["encoder"], heads=made(vocabulary=False, tagger=9), tie_embeddings=True),
 }
 
 
@@ -68,7 +68,7 @@ def test_counts_equal_the_model(name):
     lengths = dict(batch=2, encoder_length=96, decoder_length=48)
 
     def outputs(p, b):
-        return [logits for logits in model.apply({"params": p}, b, method="outputs") if logits is not None]
+        return [*model.apply({"params": p}, b, method="outputs").values()]
 
     forward = measured(outputs)
     step = measured(jax.grad(lambda p, b: sum(logits.sum() for logits in outputs(p, b))))

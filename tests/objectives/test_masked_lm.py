@@ -12,10 +12,11 @@ import pytest
 from scipy import stats
 
 from t5lite.config import base_config
-from t5lite.objectives.catalogue import make_evaluated, make_objective, special_tokens
+from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import make_batch, make_examples
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP, Vocabulary
+from t5lite.tasks.table import make_evaluated, make_objective
 
 FALSE_ALARM = 1e-6
 PIECES, STOP = 300, 3
@@ -49,7 +50,7 @@ def test_inputs_stand_between_cls_and_sep_and_targets_are_what_they_were():
     assert (found.inputs == found.targets)[found.weights == 0].all()
     assert (found.noise.mask == found.weights[:, 1:-1]).all()
     batch = make_batch(made, jax.random.split(jax.random.key(0), 20), rows, VOCABULARY.table)
-    assert batch.inputs_segment_ids is None and batch.decoder_inputs is None and batch.labels is None
+    assert batch.inputs_segment_ids is None and batch.decoder_inputs is None and not batch.answers
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def two_parts(name, count=400):
 def test_the_second_part_is_how_the_first_goes_on_or_it_is_not(name):
     tokens, others, found = two_parts(name)
     a, b = tokens[:12], tokens[12:]
-    for targets, types, label in zip(found.targets, found.token_types, found.labels, strict=True):
+    for targets, types, label in zip(found.targets, found.token_types, found.answers["next_sentence"], strict=True):
         first, second = a, b
         if label and name == "mlm_nsp":
             second = others[5 : 5 + len(b)]  # from the start of a sentence too, so that this does not tell
@@ -187,13 +188,13 @@ def test_the_second_part_is_how_the_first_goes_on_or_it_is_not(name):
             first, second = b, a
         assert targets.tolist() == [CLS_ID, *first, SEP_ID, *second, SEP_ID]
         assert types.tolist() == [0] * (len(first) + 2) + [1] * (len(second) + 1)
-    assert set(found.labels) == {0, 1}
+    assert set(found.answers["next_sentence"]) == {0, 1}
 
 
 @pytest.mark.parametrize("name", ["mlm_nsp", "mlm_sop"])
 def test_half_of_the_second_parts_do_not_belong(name):
     _, _, found = two_parts(name, 4000)
-    assert abs(found.labels.mean() - 0.5) < stats.norm.isf(FALSE_ALARM / 2) * 0.5 / 4000**0.5
+    assert abs(found.answers["next_sentence"].mean() - 0.5) < stats.norm.isf(FALSE_ALARM / 2) * 0.5 / 4000**0.5
 
 
 def test_noise_lies_where_it_fell_in_the_two_parts():
@@ -213,7 +214,7 @@ def test_parts_are_cut_at_ends_of_sentences_each_as_likely_or_anywhere():
     for rows, places in ((tokens, [4, 11, 21]), (np.full((1, 29), 50, np.int32), range(1, 29))):
         found = examples(made, 6000, {"tokens": rows})
         lengths = np.sum(found.token_types == 0, axis=1) - 2
-        cuts = np.where(found.labels == 1, 29 - lengths, lengths)
+        cuts = np.where(found.answers["next_sentence"] == 1, 29 - lengths, lengths)
         counts = np.bincount(cuts, minlength=29)
         assert counts.sum() == counts[list(places)].sum()
         statistic, _ = stats.chisquare(counts[list(places)])
@@ -268,15 +269,15 @@ def test_an_answer_on_an_encoder_stands_between_cls_and_sep():
     row = {"inputs": jnp.array([[40, 41, 42, 1, 0, 0, 0]]), "inputs_segment_ids": jnp.array([[1, 1, 1, 1, 0, 0, 0]])}
     tagging = make_objective(fields | {"name": "tagging"}, "encoder", VOCABULARY, ("B-X", "O"))
     tags = jnp.array([[1, -1, 0, -1, -1, -1, -1]])
-    made = make_batch(tagging, jax.random.split(jax.random.key(0), 1), row | {"tags": tags}, VOCABULARY.table)
+    made = make_batch(tagging, jax.random.split(jax.random.key(0), 1), row | {"answers": tags}, VOCABULARY.table)
     assert made.inputs[0].tolist() == [CLS_ID, 40, 41, 42, SEP_ID, 0, 0, 0]
     assert made.inputs_segment_ids[0].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
-    assert made.weights[0].tolist() == [0, 1, 0, 1, 0, 0, 0, 0] and made.targets[0, [1, 3]].tolist() == [1, 0]
+    assert made.answers["tagger"][0].tolist() == [-1, 1, -1, 0, -1, -1, -1, -1] and made.weights.sum() == 0
     labels = make_objective(fields | {"name": "supervised"}, "encoder", VOCABULARY, ("x", "y", "z"))
-    row["labels"] = jnp.array([2])
+    row["answers"] = jnp.array([2])
     assert {name: value.shape for name, value in row.items()} == labels.row_shapes(1)
     made = make_batch(labels, jax.random.split(jax.random.key(0), 1), row, VOCABULARY.table)
-    assert made.labels.tolist() == [2] and made.weights.sum() == 0 and made.inputs[0, 4] == SEP_ID
+    assert made.answers["classifier"].tolist() == [2] and made.weights.sum() == 0 and made.inputs[0, 4] == SEP_ID
 
 
 def test_free_text_needs_a_decoder():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from t5lite.config import base_config
-from t5lite.objectives.catalogue import make_evaluated, make_objective
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS
+from t5lite.tasks.table import make_evaluated, make_objective
 from tests.objectives.made import PLAIN, build, check_chances, check_share, examples, make, vocabulary, windows
 from tests.objectives.test_every_objective import interleaved
 
@@ -175,7 +175,7 @@ def test_masked_language_models_mix_on_an_encoder():
     counts = {0: 19, 1: 10}  # .3 of 63, .15 of 64
     for one in examples(objective, windows(objective, 40), vocab=vocab):
         member = int(one.example.member)
-        assert int(one.example.labels) in ((-1,), (0, 1))[member]
+        assert int(one.example.answers["next_sentence"]) in ((-1,), (0, 1))[member]
         assert one.example.token_types.any() == (member == 1)
         real = one.example.inputs_segment_ids > 0
         assert real.tolist() == [True] * (63 + member) + [False] * (1 - member)

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from t5lite.objectives.catalogue import OBJECTIVES, make_objective
+from t5lite.objectives.catalogue import OBJECTIVES
 from t5lite.objectives.objective import make_batch
 from t5lite.system.vocabulary import CLS, EOS, PAD, SEP
+from t5lite.tasks.table import make_objective
 from tests.objectives.made import FIELDS, SPECIALS, build, examples, vocabulary, windows
 from tests.objectives.test_every_objective import CASES
 from tests.sayable import unsayable

@@ -17,7 +17,7 @@ from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import example_keys, make_batch
 from t5lite.run.evaluation import Evaluator
 from t5lite.run.experiment import open_experiment
-from t5lite.training.predictions import byte_sums
+from t5lite.tasks.text import byte_sums
 from t5lite.training.trainer import make_trainer
 from tests.data import released
 from tests.small import config_with, sentence, small_config

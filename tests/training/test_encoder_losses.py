@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from t5lite.model.build import make_model
-from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
-from t5lite.objectives.catalogue import make_objective, special_tokens
+from t5lite.objectives.catalogue import special_tokens
 from t5lite.system.vocabulary import Vocabulary
-from t5lite.training.loss import joint, loss_sums, weights_of
-from t5lite.training.metrics import from_sums, of_confusion
-from t5lite.training.predictions import confusion, entity_counts, entity_kinds, missed_sums
+from t5lite.tasks.metrics import macro_f1, metrics_of
+from t5lite.tasks.table import loss_sums, make_objective
+from t5lite.tasks.tags import entity_counts, entity_kinds, missed_sums
+from t5lite.tasks.task import confusion
+from t5lite.training.loss import joint, weights_of
 from t5lite.training.sharding import put_batch
 from t5lite.training.trainer import make_trainer
 from tests.small import small_config
@@ -43,7 +44,7 @@ def train(objective, steps=2, every_place=False, **fields):
     state, losses, rng = trainer.init(), [], np.random.default_rng(0)
     for _ in range(steps):
         rows = {name: rng.integers(3, 290, shape, dtype=np.int32) for name, shape in made.row_shapes(8).items()}
-        for name in rows.keys() & {"labels", "tags"}:
+        for name in rows.keys() & {"answers"}:
             rows[name] = (rows[name] % (len(TAGS) + 3) - 3).clip(-1).astype(np.int32)  # many have none
         if "inputs" in rows:
             ends = rng.integers(2, rows["inputs"].shape[1], (8, 1))
@@ -84,42 +85,42 @@ def test_two_losses_on_eight_devices_are_those_on_one(whole):
 
 def test_the_logged_loss_is_the_sum_of_both_means(whole):
     losses, metrics, _ = whole["mlm_nsp"]
-    parts = metrics["nll"] / metrics["weight"], metrics["label_nll"] / metrics["label_weight"]
-    assert losses[-1] == pytest.approx(sum(parts), rel=1e-6) and metrics["label_weight"] == 8
+    parts = metrics["nll"] / metrics["weight"], metrics["next_sentence/nll"] / metrics["next_sentence/weight"]
+    assert losses[-1] == pytest.approx(sum(parts), rel=1e-6) and metrics["next_sentence/weight"] == 8
     _, metrics, _ = whole["supervised"]
-    assert metrics["loss"] == pytest.approx(metrics["label_nll"] / metrics["label_weight"]) and "nll" not in metrics
-    assert 0 < metrics["label_weight"] < 8
+    assert metrics["loss"] == pytest.approx(metrics["classifier/nll"] / metrics["classifier/weight"])
+    assert 0 < metrics["classifier/weight"] < 8 and "nll" not in metrics
 
 
 def test_sums_against_numpy():
     rng = np.random.default_rng(0)
     tokens, labels = rng.normal(size=(4, 3, 7)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
     targets, weights = rng.integers(0, 7, (4, 3)), rng.random((4, 3)).astype(np.float32)
-    batch = Batch(jnp.asarray(targets), jnp.asarray(weights), labels=jnp.array([2, -1, 0, 4]))
+    batch = Batch(jnp.asarray(targets), jnp.asarray(weights), answers={"classifier": jnp.array([2, -1, 0, 4])})
     nll = lambda logits, at: np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, at[..., None], -1)[..., 0]
     of_tokens = (nll(tokens, targets) * weights).sum() / weights.sum()
     of_labels = nll(labels[[0, 2, 3]], np.array([2, 0, 4])).mean()
     for outputs, expected in (
-        (Outputs(jnp.asarray(tokens), jnp.asarray(labels)), of_tokens + of_labels),
-        (Outputs(None, jnp.asarray(labels)), of_labels),
+        ({"vocabulary": jnp.asarray(tokens), "classifier": jnp.asarray(labels)}, of_tokens + of_labels),
+        ({"classifier": jnp.asarray(labels)}, of_labels),
     ):
-        loss, weight = joint(loss_sums(outputs, batch), "nll", weights_of(batch))
+        loss, weight = joint(loss_sums(outputs, batch), "nll", weights_of(batch, [*outputs]))
         assert loss / weight == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_without_a_label_adds_nothing():
-    batch = Batch(jnp.zeros((2, 3), int), jnp.ones((2, 3)), labels=jnp.full(2, -1))
-    outputs = Outputs(jnp.zeros((2, 3, 4)), jnp.ones((2, 2)))
-    loss, weight = joint(loss_sums(outputs, batch), "objective", weights_of(batch))
+    batch = Batch(jnp.zeros((2, 3), int), jnp.ones((2, 3)), answers={"classifier": jnp.full(2, -1)})
+    outputs = {"vocabulary": jnp.zeros((2, 3, 4)), "classifier": jnp.ones((2, 2))}
+    loss, weight = joint(loss_sums(outputs, batch), "objective", weights_of(batch, [*outputs]))
     assert loss / weight == pytest.approx(np.log(4), rel=1e-6)
 
 
 def test_confusion_and_macro_f1_are_scikit_learns():
     rng = np.random.default_rng(1)
     gold, chosen, counted = rng.integers(0, 4, (5, 9)), rng.integers(0, 6, (5, 9)), rng.random((5, 9)) < 0.7
-    found = np.asarray(confusion(jnp.asarray(gold), jnp.asarray(chosen), jnp.asarray(counted * 1.0), 6))
+    found = np.asarray(confusion(jax.nn.one_hot(chosen, 6), jnp.asarray(gold), jnp.asarray(counted * 1.0)))
     np.testing.assert_array_equal(found, confusion_matrix(gold[counted], chosen[counted], labels=range(6)))
-    assert of_confusion(found)["macro_f1"] == pytest.approx(f1_score(gold[counted], chosen[counted], average="macro"))
+    assert macro_f1({"confusion": found}) == pytest.approx(f1_score(gold[counted], chosen[counted], average="macro"))
 
 
 def entities(gold, chosen):
@@ -179,13 +180,13 @@ def test_entities_that_are_cut_off_or_in_two_are_missed(kept, after):
 
 def test_tags_that_were_cut_off_count_as_missed():
     sums = {"nll": 1.0, "weight": 4.0, "confusion": np.array([[3.0, 1.0], [0.0, 0.0]]), "missed": np.array([2.0, 2.0])}
-    metrics = from_sums(sums)
+    metrics = metrics_of({f"tagger/{name}": value for name, value in sums.items()})
     assert metrics["accuracy"] == 3 / 8
     assert metrics["macro_f1"] == pytest.approx(
         f1_score([0] * 4 + [0, 0, 1, 1], [0, 0, 0, 1] + [2] * 4, average=None)[:2].mean()
     )
     texts = {"nll": 1.0, "weight": 4.0, "correct": 4.0}
-    assert from_sums(texts)["token_accuracy"] == 1 and from_sums({**texts, "lost": 4})["token_accuracy"] == 0.5
+    assert metrics_of(texts)["token_accuracy"] == 1 and metrics_of({**texts, "lost": 4})["token_accuracy"] == 0.5
 
 
 def test_only_begin_inside_outside_tags_have_entities():
@@ -196,12 +197,13 @@ def test_only_begin_inside_outside_tags_have_entities():
 
 def test_metrics_by_hand():
     tokens = {"nll": 12.0, "weight": 4.0, "correct": 1.0}
-    both = from_sums({**tokens, "label_nll": 6.0, "label_weight": 10.0,
-                      "confusion": np.array([[3.0, 1.0], [2.0, 4.0]])})  # fmt: skip
+    both = metrics_of({**tokens, "next_sentence/nll": 6.0, "next_sentence/weight": 10.0,
+                      "next_sentence/confusion": np.array([[3.0, 1.0], [2.0, 4.0]])})  # fmt: skip
     assert (both["loss"], both["mlm_loss"], both["next_sentence_loss"]) == pytest.approx((3.6, 3.0, 0.6))
     assert (both["next_sentence_accuracy"], both["next_sentence_negatives"]) == pytest.approx((0.7, 0.6))
     assert both["perplexity"] == pytest.approx(np.exp(3)) and "accuracy" not in both
-    tagger = from_sums({"nll": 5.0, "weight": 10.0, "confusion": np.array([[6.0, 0.0], [2.0, 2.0]]),
-                        "entities": np.array([4.0, 6.0, 3.0])})  # fmt: skip
+    tagger = metrics_of({"tagger/nll": 5.0, "tagger/weight": 10.0, 
+                        "tagger/confusion": np.array([[6.0, 0.0], [2.0, 2.0]]),
+                        "tagger/entities": np.array([4.0, 6.0, 3.0])})  # fmt: skip
     assert tagger["loss"] == 0.5 and tagger["accuracy"] == pytest.approx(0.8)
     assert tagger["entity_f1"] == pytest.approx(2 * 0.5 * 0.75 / 1.25)

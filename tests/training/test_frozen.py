@@ -7,8 +7,8 @@ import pytest
 
 from t5lite.model.build import make_model
 from t5lite.model.transformer import parameter_shapes
-from t5lite.objectives.catalogue import make_objective
 from t5lite.system.vocabulary import Vocabulary
+from t5lite.tasks.table import make_objective
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.policy import Policy

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from t5lite.config import to_dict
-from t5lite.reporting.metrics import METRICS
 from t5lite.system.errors import UserError
 from t5lite.system.files import write_json
+from t5lite.tasks.metrics import METRICS
 from t5lite.training.checkpoint import Checkpoints
-from t5lite.training.policy import LOWER_IS_BETTER, Policy, make_policy
+from t5lite.training.policy import Policy, make_policy
 from t5lite.training.reading import chosen_steps, saved_steps
 from t5lite.training.step import TrainState
 from tests.small import small_config
@@ -43,7 +43,8 @@ def test_of_equal_scores_the_earlier_is_better():
 
 def test_the_direction_of_every_metric_is_that_of_the_report():
     for name, metric in METRICS.items():
-        assert (name in LOWER_IS_BETTER) == (metric.better < 0)
+        best = Policy(metric=f"validation/{name}").ranked({10: 0.25, 20: 0.75})[0]
+        assert best == (10 if metric.better < 0 else 20)
 
 
 def _state(step):

@@ -11,7 +11,8 @@ from t5lite.objectives.catalogue import make_objective
 from t5lite.objectives.objective import example_keys, make_batch
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Vocabulary
-from t5lite.training.loss import token_counts, token_sums
+from t5lite.tasks.cross_entropy import cross_entropy_sums
+from t5lite.training.loss import token_counts
 from t5lite.training.sharding import make_mesh, put_batch
 from t5lite.training.step import noise_key
 from t5lite.training.trainer import make_trainer
@@ -177,7 +178,7 @@ def test_loss_sums_against_numpy():
     logits = rng.normal(size=(2, 3, 7)).astype(np.float32) * 3
     targets, weights = rng.integers(0, 7, (2, 3)), rng.random((2, 3)).astype(np.float32)
     batch = Batch(targets=jnp.asarray(targets), weights=jnp.asarray(weights), decoder_inputs=jnp.asarray(targets))
-    sums = token_sums(jnp.asarray(logits), batch, label_smoothing=0.1, z_loss=0.01)
+    sums = cross_entropy_sums(jnp.asarray(logits), batch.targets, batch.weights, label_smoothing=0.1, z_loss=0.01)
     log_z = np.log(np.exp(logits).sum(-1))
     log_probs = logits - log_z[..., None]
     nll = -np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]

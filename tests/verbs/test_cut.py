@@ -97,10 +97,10 @@ def test_labelled_and_tagged_texts_lose_as_many_tokens_as_are_counted(tmp_path_f
         assert (cut["inputs"], cut["targets"]) == (int((whole > length).sum()), 0)
         assert cut["longest_inputs"] == whole.max() + 1  # with [CLS], as inputs_length counts
     for row, (words, (last, after)) in enumerate(zip(sentences, source.cut_tags(order), strict=True)):
-        left = [tag for tag in rows["tags"][row] if tag >= 0]
+        left = [tag for tag in rows["answers"][row] if tag >= 0]
         assert [*left, *after] == [len(word) % 3 for word in words]
         assert last == (left[-1] if left else -1)
-        assert rows["next_tags"][row] == (after[0] if len(after) else -1)
+        assert rows["next_answers"][row] == (after[0] if len(after) else -1)
 
 
 # What a run says
@@ -214,8 +214,8 @@ def test_entities_beyond_the_inputs_count_as_missed(tmp_path):
         evaluator = Evaluator(experiment, make_mesh(**config.mesh))
         source_of = experiment.validation_sources(experiment.evaluated)["validation"]
         missed = evaluator._missed(source_of)
-        assert missed["entities"][0] == (24 if length == 8 else 0)
-        assert missed["missed"].sum() == 12 * sum(len(after) for _, after in source_of.cut_tags(np.arange(1)))
+        assert missed["tagger/entities"][0] == (24 if length == 8 else 0)
+        assert missed["tagger/missed"].sum() == 12 * sum(len(after) for _, after in source_of.cut_tags(np.arange(1)))
 
 
 # Labels

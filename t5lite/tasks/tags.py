@@ -1,68 +1,40 @@
-"""What the likeliest answers of a batch come to, as sums that add up over batches.
+"""Tags: one for each word, such as the parts of named entities.
 
-of the vocabulary     "correct", targets that the likeliest token meets
-of plain text         "bytes" of text that the targets stand for
-of labels and tags    "confusion" [C, C], how often each true one (row) was taken for each (column)
-of tags B-x, I-x, O   "entities" [3]: true ones, predicted ones, those that are both
-
-What was cut off a sentence was not predicted: its tags and entities are true ones that were missed, `missed_sums`.
+The sums of tags B-x, I-x and O hold "entities" [3]: true ones, predicted ones, those that are both. What was cut off a
+sentence was not predicted: its tags and entities are true ones that were missed.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.model.transformer import Outputs
 from t5lite.objectives.batch import Batch
-from t5lite.objectives.objective import Objective, Row, make_batch
-from t5lite.system.vocabulary import TokenTable
-from t5lite.training.loss import Sums, label_weights
+from t5lite.tasks.cross_entropy import Sums
+from t5lite.tasks.task import CutTags, confusion, of_classes
 
 Array = jax.Array
+HEAD = "tagger"
 OUTSIDE, BEGIN, INSIDE = range(3)
 
 
-def prediction_sums(outputs: Outputs, batch: Batch, objective: Objective, next_tags: Array | None = None) -> Sums:
-    """The module's sums of a batch, float32, as far as the objective's heads have a meaning for them.
+def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
+    """{"confusion"}, and where the tags mark entities "entities".
 
-    next_tags [B]: of the first word that was cut off each sentence, -1 where none was; None: of none.
+    rows: may have "next_answers" [B], the tag of the first word that was cut off each sentence, -1 where none was.
     """
-    heads, sums = objective.heads, {}
-    if heads.vocabulary:
-        correct = (jnp.argmax(outputs.tokens, axis=-1) == batch.targets) * batch.weights
-        sums["correct"] = jnp.sum(correct)
-    if heads.tagger:
-        chosen = jnp.argmax(outputs.tokens, axis=-1)
-        sums["confusion"] = confusion(batch.targets, chosen, batch.weights, heads.tagger)
-        if kinds := entity_kinds(objective.labels):
-            count = jax.vmap(lambda *sides: entity_counts(*sides, *kinds))
-            after = jnp.full(len(chosen), -1) if next_tags is None else next_tags
-            sums["entities"] = jnp.sum(count(batch.targets, chosen, batch.weights > 0, after), axis=0)
-    if heads.classes:
-        chosen = jnp.argmax(outputs.labels, axis=-1)
-        sums["confusion"] = confusion(batch.labels, chosen, label_weights(batch), heads.classes)
+    given = batch.answers[HEAD]
+    gold, is_word = jnp.maximum(given, 0), given >= 0
+    sums = {"confusion": confusion(logits, gold, is_word.astype(jnp.float32))}
+    if kinds := entity_kinds(labels):
+        chosen, count = jnp.argmax(logits, axis=-1), jax.vmap(lambda *sides: entity_counts(*sides, *kinds))
+        after = rows.get("next_answers")
+        after = jnp.full(len(chosen), -1) if after is None else after
+        sums["entities"] = jnp.sum(count(gold, chosen, is_word, after), axis=0)
     return sums
-
-
-def byte_sums(objective: Objective, keys: Array, rows: Row, weights: Array, table: TokenTable) -> Sums:
-    """{"bytes"} of the targets that `objective` makes of `rows`: windows with "begins", 1 where a document begins.
-
-    The token that begins a document counts without the space that the tokenizer put in front of it. To be found again
-    among the targets, it has an id beyond all others here. weights [B, T]: of the targets.
-    """
-    marked = {**rows, "tokens": rows["tokens"] + rows["begins"] * len(table.num_bytes)}
-    targets = make_batch(objective, keys, marked, table).targets
-    num_bytes = jnp.concatenate([jnp.asarray(table.num_bytes), jnp.asarray(table.num_bytes_first)])
-    return {"bytes": jnp.sum(num_bytes[targets] * weights)}
-
-
-def confusion(gold: Array, chosen: Array, weights: Array, classes: int) -> Array:
-    """Float32 [C, C] of int32 classes of one shape: the weight of each pair (true, chosen)."""
-    pairs = jnp.where(weights > 0, gold * classes + chosen, classes * classes)
-    return jnp.zeros(classes * classes).at[pairs].add(weights, mode="drop").reshape(classes, classes)
 
 
 def entity_kinds(tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -75,7 +47,7 @@ def entity_kinds(tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
     return np.array(parts, np.int32), np.array([types.index(m[2]) if m[2] else -1 for m in matches], np.int32)
 
 
-def missed_sums(cut_tags: Sequence[tuple[int, np.ndarray]], labels: Sequence[str]) -> dict[str, np.ndarray]:
+def missed_sums(cut_tags: CutTags, labels: Sequence[str]) -> dict[str, np.ndarray]:
     """What the cut words of sentences come to: "missed" [C], how often each tag stands there; for tags B-x, I-x, O also
     "entities" [3], of which the first counts those that begin there.
 
@@ -124,3 +96,18 @@ def entity_counts(
     ends += goes_on & (ends == words)
     both = begins & their_begins & (kind == their_kind) & (ends == their_ends)
     return jnp.stack([jnp.sum(each, dtype=jnp.float32) for each in (begins, their_begins, both)])
+
+
+TAGS = of_classes(
+    HEAD,
+    name="tags",
+    part="tagger",
+    each="token",
+    metrics=("accuracy", "macro_f1", "entity_f1"),
+    loss_name="tags_loss",
+    predictions=_predictions,
+    missed=missed_sums,
+    read_out=lambda names, words: " ".join(f"{word}/{name}" for word, name in zip(words, names, strict=True)),
+    has_labels=True,
+    released={"bert": ("ForTokenClassification", "classifier")},
+)

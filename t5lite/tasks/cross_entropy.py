@@ -1,0 +1,42 @@
+"""Cross entropy as sums, which add up over microbatches, hosts and validation batches."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Sums = dict[str, Array]
+
+
+def nll_and_log_z(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Return (negative log-likelihood of the targets, log of the softmax's normaliser), each of the targets' shape.
+
+    Args:
+        logits: float32 [..., V].
+        targets: int32 [...].
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    # By comparison and sum rather than by a gather: the gradient is no scatter, and V may be sharded.
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    return log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1), log_z
+
+
+def cross_entropy_sums(
+    logits: Array, targets: Array, weights: Array, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Sums:
+    """Return {"objective", "nll", "weight"}, float32 scalars: sums over all targets, each times its weight.
+
+    nll: negative log-likelihood. objective: what is minimised, which is the nll with `label_smoothing` of the target's
+    probability spread evenly over all V classes, plus z_loss · log²Z (Z the softmax's normaliser; Chowdhery et al.
+    2022, PaLM, section 5). weight: of the targets.
+    """
+    nll, log_z = nll_and_log_z(logits, targets)
+    objective = nll
+    if label_smoothing:
+        objective = (1 - label_smoothing) * nll + label_smoothing * (log_z - jnp.mean(logits, axis=-1))
+    if z_loss:
+        objective = objective + z_loss * jnp.square(log_z)
+    return {
+        "objective": jnp.sum(objective * weights),
+        "nll": jnp.sum(nll * weights),
+        "weight": jnp.sum(weights),
+    }

@@ -1,0 +1,14 @@
+"""Label: one of the run's labels for the whole text."""
+
+from t5lite.tasks.task import of_classes
+
+LABEL = of_classes(
+    "classifier",
+    name="label",
+    part="classifier",
+    each="example",
+    metrics=("accuracy", "macro_f1"),
+    loss_name="label_loss",
+    has_labels=True,
+    released={"bert": ("ForSequenceClassification", "classifier")},
+)

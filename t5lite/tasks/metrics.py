@@ -1,0 +1,145 @@
+"""All metrics, a line a metric: what it is called, which way is better, and how it is made.
+
+    metrics_of({"nll": 20.0, "weight": 10.0, "correct": 3.0})      {"loss": 2.0, "perplexity": 7.39, …}
+
+The loop, the policy of checkpoints, evaluation and the report read this table. For a new metric no other place changes,
+but for the line of the task that has it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from t5lite.tasks.table import TASKS, sum_key
+
+Metrics = dict[str, float]
+Sums = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What is known of a metric.
+
+    label: what people call it.
+    better: the direction of improvement, -1 lower, 1 higher, 0 not known.
+    low, high: the range of its values.
+    of: makes it of the sums of one head. It looks for `needs` among them; without these there is no such metric.
+    of_all_rows: measured on `eval.rows` rows, else on `eval.generate_rows`.
+    tables_only: it says what the loss says, so verdicts and pictures leave it to the tables.
+    """
+
+    label: str
+    unit: str = ""
+    better: int = 0
+    low: float = -math.inf
+    high: float = math.inf
+    of: Callable[[Sums], float] | None = None
+    needs: str = ""
+    of_all_rows: bool = False
+    tables_only: bool = False
+
+    @property
+    def width(self) -> float:
+        """The greatest difference that two values can have."""
+        return self.high - self.low
+
+
+def loss(sums: Sums) -> float:
+    """Return the nats of a target, from "nll" and "weight"."""
+    return sums["nll"] / max(sums["weight"], 1e-9)
+
+
+def token_accuracy(sums: Sums) -> float:
+    """Return the share of target tokens that are met. "lost": how many were cut off, and count as missed."""
+    return sums["correct"] / (max(sums["weight"], 1e-9) + sums.get("lost", 0.0))
+
+
+def accuracy(sums: Sums) -> float:
+    """Return the share of answers that are met, from "confusion" [C, C]. "missed" [C]: how many were cut off."""
+    confusion = sums["confusion"]
+    hits, total = np.diagonal(confusion).sum(), confusion.sum() + np.sum(sums.get("missed", 0.0))
+    return float(hits / max(total, 1e-9))
+
+
+def macro_f1(sums: Sums) -> float:
+    """Return the mean of the F1 of each class that is true (rows) or chosen (columns) somewhere."""
+    confusion = sums["confusion"]
+    either = confusion.sum(axis=0) + confusion.sum(axis=1) + sums.get("missed", 0.0)
+    f1 = 2 * np.diagonal(confusion)[either > 0] / either[either > 0]
+    return float(np.mean(f1)) if f1.size else 0.0
+
+
+def entity_f1(sums: Sums) -> float:
+    """Return the F1 of entities, from "entities" [3]: true ones, predicted ones, those that are both."""
+    gold, chosen, both = map(float, sums["entities"])
+    return 2 * both / max(gold + chosen, 1e-9)
+
+
+def share_of_last_class(sums: Sums) -> float:
+    """Return the share of the second of two classes among the true answers."""
+    return float(sums["confusion"][1].sum() / max(sums["confusion"].sum(), 1e-9))
+
+
+def _share(label: str, **fields: Any) -> Metric:
+    return Metric(label, **{"low": 0, "high": 1, "better": 1} | fields)
+
+
+def _nats(label: str) -> Metric:
+    return Metric(label, "nats", better=-1, low=0, of=loss, needs="nll", of_all_rows=True)
+
+
+_confused = {"needs": "confusion", "of_all_rows": True}
+# In the order of columns and sentences; those unknown here come last.
+METRICS = {
+    "accuracy": _share("accuracy", of=accuracy, **_confused),
+    "macro_f1": _share("macro F1", of=macro_f1, **_confused),
+    "entity_f1": _share("F1 of entities", of=entity_f1, needs="entities", of_all_rows=True),
+    "exact_match": _share("exact match"),
+    "loss": _nats("loss"),
+    "mlm_loss": _nats("loss of masked tokens"),
+    "next_sentence_loss": _nats("loss of next sentences"),
+    "next_sentence_accuracy": _share("accuracy of next sentences", of=accuracy, **_confused),
+    "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, of_all_rows=True, needs="bytes",
+                            of=lambda sums: sums["nll"] / math.log(2) / sums["bytes"]),
+    "next_sentence_negatives": _share("share of negatives", better=0, of=share_of_last_class, tables_only=True,
+                                      **_confused),
+    "token_accuracy": _share("token accuracy", of=token_accuracy, needs="correct", of_all_rows=True, tables_only=True),
+    "perplexity": Metric("perplexity", better=-1, low=1, of=lambda sums: math.exp(min(loss(sums), 700.0)), needs="nll",
+                         of_all_rows=True, tables_only=True),
+}  # fmt: skip
+
+
+def metric_of(name: str) -> Metric:
+    """Return what is known of a metric. One that is not in the table has a name and no more."""
+    return METRICS.get(name) or Metric(name.replace("_", " "))
+
+
+def metrics_of(sums: Sums) -> Metrics:
+    """Return the metrics that the sums of all batches of a held-out set come to, under the names of METRICS.
+
+    "loss" is the sum of the losses of all heads. Where there are several, each has its own too. Sums of what was cut
+    off ("lost", "missed") count against accuracies; losses know nothing of them.
+
+    Args:
+        sums: under `sum_key`, float64.
+    """
+    own = {head: _own(head, sums) for head in TASKS}
+    own = {head: found for head, found in own.items() if "nll" in found}
+    metrics = {"loss": sum(loss(found) for found in own.values())}
+    for head, found in own.items():
+        task = TASKS[head]
+        for name in (task.loss_name, *task.metrics) if len(own) > 1 else task.metrics:
+            metric = METRICS[name]
+            if metric.needs in found:
+                metrics[name] = metric.of(found)
+    return metrics
+
+
+def _own(head: str, sums: Sums) -> dict[str, Any]:
+    """{name: value} of the sums of one head. Targets that stand for no text have no bytes to count by."""
+    prefix = sum_key(head, "")
+    keys = [key for key in sums if key.startswith(prefix) and ("/" in key) == bool(prefix)]
+    return {key[len(prefix) :]: sums[key] for key in keys if key != "bytes" or sums[key]}

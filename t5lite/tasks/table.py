@@ -1,0 +1,97 @@
+"""All tasks, by the name of the head that answers, and what follows from a config or from a model's answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5lite.objectives import catalogue
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import Fields, Head, Heads, Objective
+from t5lite.system.vocabulary import Vocabulary
+from t5lite.tasks.cross_entropy import Sums
+from t5lite.tasks.label import LABEL
+from t5lite.tasks.next_sentence import NEXT_SENTENCE
+from t5lite.tasks.tags import TAGS
+from t5lite.tasks.task import Task
+from t5lite.tasks.text import TEXT
+
+TASKS: dict[str, Task] = {task.head: task for task in (TEXT, LABEL, TAGS, NEXT_SENTENCE)}
+# {objective.name: the task of its answers on an encoder, where the data has labels}
+OF_OBJECTIVES = {"supervised": LABEL, "tagging": TAGS}
+
+
+def answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None) -> Head | None:
+    """Return the head for the answers that rows bring; None where the targets are text.
+
+    Args:
+        fields: a config's `objective`.
+        labels: the known ones of the data. Tags may not be known yet.
+    """
+    task = OF_OBJECTIVES.get(fields["name"]) if architecture == "encoder" else None
+    return None if task is None or (task is LABEL and not labels) else task.make_head(len(labels or ()))
+
+
+def make_objective(
+    fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
+) -> Objective:
+    """Return the objective of a config. As `catalogue.make_objective`, with the head for the rows' answers."""
+    return catalogue.make_objective(fields, architecture, vocabulary, labels, answer_head(fields, architecture, labels))
+
+
+def make_evaluated(
+    fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
+) -> Objective:
+    """Return the objective by which the config's is evaluated: its kind's own settings, whatever those of training."""
+    return make_objective(catalogue.evaluated_fields(fields), architecture, vocabulary, labels)
+
+
+def heads_of(heads: Heads) -> tuple[str, ...]:
+    """Return the names of all heads, the vocabulary first."""
+    return (*([TEXT.head] if heads.vocabulary else []), *(head.name for head in heads.others))
+
+
+def sum_key(head: str, name: str) -> str:
+    """Return the name of a sum among those of all heads: "nll" of the vocabulary, "classifier/nll" of others."""
+    return name if head == TEXT.head else f"{head}/{name}"
+
+
+def loss_sums(
+    outputs: Mapping[str, jax.Array], batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Sums:
+    """Return {"objective", "nll", "weight"} of each head of `outputs`, {head: logits}, under `sum_key`."""
+    return {
+        sum_key(head, name): value
+        for head, logits in outputs.items()
+        for name, value in TASKS[head].loss(logits, batch, label_smoothing, z_loss).items()
+    }
+
+
+def prediction_sums(
+    outputs: Mapping[str, jax.Array], batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]
+) -> Sums:
+    """Return the sums of the likeliest answers of each head, under `sum_key`.
+
+    Args:
+        labels: the names of the classes. rows: what the host read.
+    """
+    return {
+        sum_key(head, name): value
+        for head, logits in outputs.items()
+        for name, value in TASKS[head].predictions(logits, batch, labels, rows).items()
+    }
+
+
+def names_of(
+    head: str, answers: Any, given: Any, labels: Sequence[str], decode: Callable[[Sequence[int]], str]
+) -> list[str]:
+    """Return the texts of the `answers` in those places where `given` has one.
+
+    Args:
+        answers, given: int [] or [L], in NumPy: places among the classes, or tokens of the vocabulary.
+        labels: of the run. decode: tokens to text.
+    """
+    asked = np.atleast_1d(answers)[np.atleast_1d(given) >= 0]
+    names = TASKS[head].names or labels
+    return [decode([answer]) if head == TEXT.head else names[answer] for answer in asked.tolist()]

@@ -1,0 +1,103 @@
+"""A task: a kind of answer, and all that the package has to know of it.
+
+A model answers with its vocabulary or with heads of its own (`objectives.objective.Head`), or with both. Each head has
+one Task, which says what its answers lose, which sums and metrics they come to, and how people read them. No other
+module knows the kinds by name: it asks `table.TASKS[head's name]`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import Head
+from t5lite.tasks.cross_entropy import Sums, cross_entropy_sums, nll_and_log_z
+
+Array = jax.Array
+CutTags = Sequence[tuple[int, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is known of the answers of one head.
+
+    name: as people call the kind of answer.
+    head: the name of the head's parameters and of its answers in a Batch.
+    part: what messages call the head.
+    metrics: names of the metrics that its sums make, see metrics.py.
+    loss_name: the metric that its own loss becomes where the model has several heads.
+    weights: (batch) -> float32, what each answer counts.
+    loss: (logits, batch, label_smoothing, z_loss) -> {"objective", "nll", "weight"}.
+    nll: (logits, batch) -> float32 [B], the negative log-likelihood of each row.
+    predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
+        rows: what the host read.
+    missed: (what was cut off each text, labels) -> sums of the answers that were cut off, and cannot be met.
+    read_out: (names of the chosen answers, the words they are for) -> the answer's text.
+    has_labels: the outputs stand for the run's labels, so the head is of no use where these differ.
+    names: of the classes, where they are no labels of the run.
+    dropout: whether activations are dropped before the head.
+    released: {family: (class of a release, less the family's name; the name of the head's tensors)}.
+    """
+
+    name: str
+    head: str
+    part: str
+    metrics: tuple[str, ...]
+    loss_name: str
+    each: str
+    weights: Callable[[Batch], Array]
+    loss: Callable[[Array, Batch, float, float], Sums]
+    nll: Callable[[Array, Batch], Array]
+    predictions: Callable[[Array, Batch, Sequence[str], Mapping[str, Any]], Sums]
+    missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
+    read_out: Callable[[Sequence[str], Sequence[str]], str] = lambda names, words: " ".join(names)
+    has_labels: bool = False
+    names: tuple[str, ...] = ()
+    dropout: bool = True
+    released: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def make_head(self, size: int) -> Head:
+        """Return the head with `size` outputs."""
+        return Head(self.head, size, self.each, self.dropout)
+
+
+def of_classes(head: str, **fields: Any) -> Task:
+    """Return the Task of a head that chooses one of several classes, by cross entropy.
+
+    Answers are int32, [B] or [B, L]: places among the classes, -1 where there is no answer.
+    """
+
+    def answers(batch: Batch) -> tuple[Array, Array]:
+        given = batch.answers[head]
+        return jnp.maximum(given, 0), (given >= 0).astype(jnp.float32)
+
+    def loss(logits: Array, batch: Batch, label_smoothing: float, z_loss: float) -> Sums:
+        return cross_entropy_sums(logits, *answers(batch), label_smoothing, z_loss)
+
+    def nll(logits: Array, batch: Batch) -> Array:
+        targets, weights = answers(batch)
+        losses = nll_and_log_z(logits, targets)[0] * weights
+        return jnp.sum(losses.reshape(len(losses), -1), axis=1)
+
+    def predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
+        del labels, rows
+        return {"confusion": confusion(logits, *answers(batch))}
+
+    usual = {"loss": loss, "nll": nll, "predictions": predictions, "weights": lambda batch: answers(batch)[1]}
+    return Task(head=head, **usual | fields)
+
+
+def confusion(logits: Array, gold: Array, weights: Array) -> Array:
+    """Return float32 [C, C]: the weight of each pair (true class, likeliest class).
+
+    Args:
+        logits: float32 [..., C].
+        gold: int32 [...], weights: float32 [...].
+    """
+    classes, chosen = logits.shape[-1], jnp.argmax(logits, axis=-1)
+    pairs = jnp.where(weights > 0, gold * classes + chosen, classes * classes)
+    return jnp.zeros(classes * classes).at[pairs].add(weights, mode="drop").reshape(classes, classes)

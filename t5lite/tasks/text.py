@@ -1,0 +1,59 @@
+"""Text: the vocabulary answers, a token for each target."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import VOCABULARY, Objective, Row, make_batch
+from t5lite.system.vocabulary import TokenTable
+from t5lite.tasks.cross_entropy import Sums, cross_entropy_sums, nll_and_log_z
+from t5lite.tasks.task import Task
+
+Array = jax.Array
+
+
+def _loss(logits: Array, batch: Batch, label_smoothing: float, z_loss: float) -> Sums:
+    return cross_entropy_sums(logits, batch.targets, batch.weights, label_smoothing, z_loss)
+
+
+def _nll(logits: Array, batch: Batch) -> Array:
+    return jnp.sum(nll_and_log_z(logits, batch.targets)[0] * batch.weights, axis=1)
+
+
+def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
+    """{"correct"}: targets that the likeliest token meets."""
+    del labels, rows
+    return {"correct": jnp.sum((jnp.argmax(logits, axis=-1) == batch.targets) * batch.weights)}
+
+
+def byte_sums(objective: Objective, keys: Array, rows: Row, weights: Array, table: TokenTable) -> Sums:
+    """Return {"bytes"} of the text that the targets stand for.
+
+    The token that begins a document counts without the space that the tokenizer put in front of it. To be found again
+    among the targets, it has an id beyond all others here.
+
+    Args:
+        rows: windows with "begins", 1 where a document begins. `objective` makes the targets of them.
+        weights: float32 [B, T], of the targets.
+    """
+    marked = {**rows, "tokens": rows["tokens"] + rows["begins"] * len(table.num_bytes)}
+    targets = make_batch(objective, keys, marked, table).targets
+    num_bytes = jnp.concatenate([jnp.asarray(table.num_bytes), jnp.asarray(table.num_bytes_first)])
+    return {"bytes": jnp.sum(num_bytes[targets] * weights)}
+
+
+TEXT = Task(
+    name="text",
+    head=VOCABULARY,
+    part="head for tokens",
+    metrics=("perplexity", "token_accuracy", "bits_per_byte"),
+    loss_name="mlm_loss",
+    each="token",
+    weights=lambda batch: batch.weights,
+    loss=_loss,
+    nll=_nll,
+    predictions=_predictions,
+)
