@@ -16,7 +16,8 @@ def faults():
     return module
 
 
-@pytest.mark.parametrize("number", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [3, 30])
 def test_a_killed_run_ends_as_if_it_had_not_been(faults, tmp_path, number):
     trials = list(faults.trials(tmp_path, number, seed=number))
     assert {trial["case"] for trial in trials} == set(faults.CASES)

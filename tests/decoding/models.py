@@ -10,6 +10,7 @@ import numpy as np
 from t5lite.model.config import ModelConfig
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
+from tests.model.drawn import drawn_params
 
 SMALL = ModelConfig(2, 2, 128, d_model=32, d_ff=48, num_heads=4, head_dim=8, relative_buckets=8,
                     relative_max_distance=16, scan_layers=True, tie_embeddings=False)  # fmt: skip
@@ -29,13 +30,7 @@ def model_and_params(name):
     """Weights far from their initialisation, so that attention and positions decide what comes next."""
     config = CONFIGS[name]
     model = Transformer(config)
-    ids = jnp.zeros((1, 4), jnp.int32)
-    batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None, decoder_inputs=ids)
-    params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(structure, noisy)
+    return model, drawn_params(config)
 
 
 @functools.cache

@@ -76,7 +76,13 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize(("family", "kind", "objective", "architecture"), STARTS)
+SLOW = [("bert", "ForQuestionAnswering"), ("t5", "EncoderModel"), ("gpt2", "ForSequenceClassification")]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "objective", "architecture"),
+    [pytest.param(*each, marks=[pytest.mark.slow] * (each[:2] in SLOW)) for each in STARTS],
+)
 def test_a_run_starts_from_it_and_names_what_is_new_and_left(family, kind, objective, architecture, tmp_path, capsys):
     new, left = STARTS[family, kind, objective, architecture]
     folder = make_class(tmp_path / "there", family, kind, **({} if family == "bert" else {"tie_word_embeddings": True}))

@@ -174,7 +174,13 @@ INTERRUPTIONS = {
 }
 
 
-@pytest.mark.parametrize("interrupt, code, line", INTERRUPTIONS.values(), ids=INTERRUPTIONS)
+SLOW = {"SIGINT"}  # test_signals has it everywhere, but not the run after it
+
+
+@pytest.mark.parametrize(
+    "interrupt, code, line",
+    [pytest.param(*each, marks=[pytest.mark.slow] * (name in SLOW), id=name) for name, each in INTERRUPTIONS.items()],
+)
 def test_an_interrupted_run_ends_as_if_never_interrupted(texts, tmp_path, interrupt, code, line, uninterrupted):
     config = tmp_path / "config.py"
     config.write_text(CONFIG.format(source=texts))
