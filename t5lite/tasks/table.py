@@ -30,7 +30,8 @@ def answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None)
         labels: the known ones of the data. Tags may not be known yet.
     """
     task = OF_OBJECTIVES.get(fields["name"]) if architecture == "encoder" else None
-    return None if task is None or (task is LABEL and not labels) else task.make_head(len(labels or ()))
+    is_open = task is None or (task.each == "example" and not labels)
+    return None if is_open else task.make_head(len(labels or ()))
 
 
 def make_objective(
