@@ -25,7 +25,7 @@ from t5lite.training.policy import Policy
 from t5lite.training.reading import FOLDER, Items, hush_orphans, intact, saved_steps, scores_of
 from t5lite.training.record import ITEM, Record, leaves_of, sealed
 from t5lite.training.step import TrainState
-from t5lite.training.tables import flatten_with_paths, is_there, keep
+from t5lite.training.tables import flatten_with_paths
 
 
 class Checkpoints:
@@ -87,13 +87,12 @@ class Checkpoints:
             more = record.leaves.keys() - dict(flatten_with_paths(items))
             if more:
                 raise UserError(f"{self.folder / str(record.step)}: {min(more)} has no place in this config's run")
-            return items
+            # The average of frozen parameters is the parameters: it is saved, but need not be read.
+            return items if like.average is None else {**items, "average": like.average}
 
         steps = saved_steps(self.workdir)[::-1]
         record, items = next(intact(self.workdir, steps, wanted))
         self._set_aside(steps[: steps.index(record.step)])
-        if like.average is not None:
-            items["average"] = keep(items["average"], is_there(like.average))
         return TrainState(jax.device_put(np.int32(record.step), shardings.step), **items), record.progress
 
     def _set_aside(self, steps: Sequence[int]) -> None:
