@@ -39,3 +39,10 @@ def _programs_of_one_file():
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setenv("T5LITE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
