@@ -25,10 +25,9 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import NUMBER, has_shape
 from t5lite.system.hosts import agree, from_primary, to_primary
 from t5lite.system.progress import warn
-from t5lite.training.checksums import checksums
 from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
-from t5lite.training.record import Damaged, Record, read_record
+from t5lite.training.record import Damaged, Record, checksums, read_record
 from t5lite.training.tables import flatten_with_paths
 
 FOLDER = "checkpoints"

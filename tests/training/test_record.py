@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5lite.training.checksums import checksum, checksums
+from t5lite.training.record import checksum, checksums
 from t5lite.training.sharding import make_mesh
 
 RNG = np.random.default_rng(0)
