@@ -29,8 +29,8 @@ class Settings:
 
     Beams (num_beams > 1) are those of Hugging Face's transformers. The score of a hypothesis is the sum of its
     log-probabilities / length ** length_penalty, with EOS counted. early_stopping tells when a row ends. True: as soon
-    as it has num_beams hypotheses. False: also when the best beam, at its present length, scores less than the worst
-    hypothesis. "never": only when no beam could get better at any length.
+    as it has num_beams hypotheses. False: once the best beam, at its present length, no longer beats the worst of the
+    num_beams hypotheses. "never": only when the best beam could not beat the worst at any length.
     """
 
     max_new_tokens: int = 64

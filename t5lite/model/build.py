@@ -46,8 +46,8 @@ def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
 def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
     """Return the model of `fields`. Its embedding has at least a row for every id of `vocabulary`.
 
-    heads: the outputs that the objective asks for. Without a `vocab_size` in `fields`, the number of rows is that of
-    the vocabulary, rounded up to a multiple of 128. Raises UserError for a `vocab_size` with too few rows.
+    heads: the outputs that the objective asks for. Without a `vocab_size` in `fields`, the rows are the
+    vocabulary's, rounded up to a multiple of 128. Raises UserError for a `vocab_size` with too few rows.
     """
     fields = _stacks_of(fields)
     fields["heads"] = heads

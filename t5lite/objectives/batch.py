@@ -18,20 +18,20 @@ Here two packed pairs, (5 6 → 7) and (8 → 9). EOS (1) closes each side; padd
              weights              0 0 0 1 1 0 0 1 1 0 0
              targets_segment_ids  1 1 1 1 1 2 2 2 2 0 0
              targets_positions    0 1 2 3 4 0 1 2 3 0 0
-             prefix_mask          1 1 1 1 0 1 1 1 0 0 0    (where attention over the prefix is asked for)
              prefix_mask          1 1 1 1 0 1 1 1 0 0 0    (only with attention over the prefix)
 
 The shift to the right restarts at each segment. A segment's decoder inputs begin with the vocabulary's `start` (here 0,
-as in T5), so that a segment never sees the last token of the segment before. On a decoder, the prefix is the start
+as in T5). So a segment never sees the last token of the segment before. On a decoder, the prefix is the start
 token and all inputs. The loss starts at the position of the last input token: its output predicts the first target.
 
 An encoder's example keeps all tokens in their places: `targets` and `weights` are aligned with `inputs`. Here two
 sentences, 5 6 7 and 8 9; the tokens 6 and 9 are to be predicted; [CLS] is 20, [SEP] 21, [MASK] 22:
+
     encoder  inputs       20  5 22  7 21  8  9 21
              targets      20  5  6  7 21  8  9 21
-             weights       0  0  1  0  0  0  1  0     (9 is one of the tenth that keep their place)
              weights       0  0  1  0  0  0  1  0     (9 is one of the 10 % that are left as they are)
              token_types   0  0  0  0  0  1  1  1     (only with two sentences)
+             answers      {"next_sentence": 1}   (1: 8 9 is not the continuation of 5 6 7)
 """
 
 import functools
@@ -86,7 +86,8 @@ class Batch:
     answers: {head name: [B] or [B, L]}, as in Example.
     predicted [B, P]: the places in an encoder's inputs that targets and weights belong to; None: all places.
 
-    Segment ids None mean one segment without padding. Positions None count from 0. Then no attention mask is built.
+    Segment ids None mean one segment without padding. Positions None count from 0. So a batch that needs no segment
+    mask gets none.
     """
 
     targets: Array

@@ -91,8 +91,8 @@ def random_subset(key: Array, among: Array, count: Array | int) -> Array:
     likely.
 
     Each place draws 32 random bits; the lowest draws win. The highest winning draw is found bit by bit, by counting: on
-    a CPU this is many times faster than sorting. Of two equal draws (one pair in 2^32) the first place wins, as in a
-    stable sort.
+    a CPU this is many times faster than sorting. If two draws are equal (one pair in 2^32), the first place wins, as in
+    a stable sort.
     """
     draws = jax.random.bits(key, among.shape, jnp.uint32)
 
