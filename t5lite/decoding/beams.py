@@ -1,12 +1,12 @@
-"""Beam search by the rules of Hugging Face's transformers 5 (`GenerationMixin._beam_search`), of each row on its own.
+"""Beam search by the rules of Hugging Face's transformers 5 (`GenerationMixin._beam_search`), for each row on its own.
 
-A step scores every token after every beam, keeps the 2R best, and of these
+A step scores every token after each of the R beams and keeps the 2R best candidates:
 
-    the R best that do not end go on as beams        those that end, if among the R best, become hypotheses
+    the R best that do not end become the next beams        those that end, if among the R best, become hypotheses
 
-of which a row keeps the R best by log-probability / length ** length_penalty. 2R, because at most R of them end. At
-the last step all end. A row is done when its hypotheses cannot get better, by the rule that `early_stopping` names;
-other rows have no say in it.
+A row keeps its R best hypotheses, by log-probability / length ** length_penalty. The step keeps 2R candidates because,
+with one stop id, at most R of them end. At the last step all end. A row is done when its hypotheses cannot get better,
+by the rule of `early_stopping`. Other rows do not matter.
 """
 
 import flax.struct
@@ -19,15 +19,18 @@ from t5lite.decoding.streams import Answers, Request, State, are_stops, take_str
 
 Array = jax.Array
 
-# The score of a beam or hypothesis that is none yet: finite, so that the sum of two is no NaN.
+# The score of a beam or hypothesis that does not exist yet. Finite, so that a sum of two is not NaN.
 NONE = -1e9
 BLOCK = 128
 
 
 @flax.struct.dataclass
 class Search:
-    """scores_BxR: summed log-probabilities of the beams, the best first. hypotheses: ended ones, and their final
-    scores, the best first, NONE where there are fewer. improvable_B: may a row's hypotheses still get better.
+    """The part of the state that beams need.
+
+    scores_BxR: summed log-probabilities of the beams, the best first.
+    hypotheses, hypothesis_scores_BxR: ended answers and their final scores, the best first; NONE: a free place.
+    improvable_B: whether a row's hypotheses can still get better.
     """
 
     scores_BxR: Array
@@ -37,17 +40,17 @@ class Search:
 
 
 def begin_search(answers: Answers) -> Search:
-    """At first all beams are alike, and only one of them counts."""
+    """Return the search before the first step. All beams of a row are still the same, so only the first one counts."""
     batch, beams, _ = answers.tokens_BxRxM.shape
     none = jnp.full((batch, beams), NONE)
     return Search(none.at[:, 0].set(0.0), answers, none, jnp.ones(batch, bool))
 
 
 def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k` of many values: exact, equal ones in the same order, and far faster on CPU.
+    """`jax.lax.top_k` of many values: exact, with the same order of equal values, and far faster on CPU.
 
-    The k best values lie in the k blocks with the best maxima. The last block is filled up with -inf, which comes after
-    every value, as it stands last.
+    The k best values lie in the k blocks with the best maxima. The last block is padded with -inf. The padding comes
+    last, so every value wins against it.
     """
     count = -(-x_BxN.shape[1] // BLOCK)
     if k >= count:
@@ -60,7 +63,7 @@ def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
 
 
 def search(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
-    """The beams and hypotheses after one more token."""
+    """Return the state after one more token: the next beams, and the hypotheses."""
     before, beams, vocab_size = state.search, settings.num_beams, logits_BxRxV.shape[-1]
     own_BxRxV = jax.nn.log_softmax(logits_BxRxV)
     totals = _ranked(settings, request, state, own_BxRxV) + before.scores_BxR[..., None]
@@ -91,8 +94,9 @@ def search(settings: Settings, request: Request, eos: tuple[int, ...], logits_Bx
 
 
 def _ranked(settings: Settings, request: Request, state: State, logprobs_BxRxV: Array) -> Array:
-    """What the beams are ranked by: log-probabilities, penalised if asked, of the ids that may come now. What a rule
-    forces counts 0, as in transformers.
+    """Return the scores that rank the next tokens: log-probabilities, penalised if asked; -inf for forbidden ids.
+
+    An id that `first` or `last` forces counts 0, as in transformers.
     """
     if settings.repetition_penalty != 1:
         logprobs_BxRxV = penalise(logprobs_BxRxV, state.seen_BxRxV, request.numbers["repetition_penalty"])
@@ -113,7 +117,7 @@ def _full(search: Search) -> Array:
 
 def _with_ended(settings: Settings, request: Request, state: State, candidates: Answers, scores_BxC: Array,
                 ends_BxC: Array) -> Search:  # fmt: skip
-    """The search with those candidates that end and are good enough among its hypotheses."""
+    """Return the search with the candidates that end added to its hypotheses, if they are good enough."""
     before, beams = state.search, settings.num_beams
     open_B = before.improvable_B & ~((settings.early_stopping is True) & _full(before))
     eligible = ends_BxC & open_B[:, None] & (scores_BxC > NONE / 2) & (jnp.arange(2 * beams) < beams)
@@ -125,11 +129,11 @@ def _with_ended(settings: Settings, request: Request, state: State, candidates: 
 
 
 def _improvable(settings: Settings, request: Request, length: Array, after: Search) -> Array:
-    """May the best beam still beat the worst hypothesis? Its length then is guessed, see `Settings`."""
+    """Return, as bool, whether the best beam can still beat the worst hypothesis. For its length, see `Settings`."""
     best_length = length
     if settings.early_stopping == "never":
         longer_is_better = jnp.asarray(request.numbers.get("length_penalty", 1.0)) > 0
         best_length = jnp.where(longer_is_better, settings.max_new_tokens, length)
     best_B = after.scores_BxR[:, 0] / _penalty(request, best_length)
-    # A row with room for hypotheses has a worst of NONE.
+    # Where a row has room for more hypotheses, its worst score is NONE.
     return after.improvable_B & (best_B > after.hypothesis_scores_BxR.min(axis=1))

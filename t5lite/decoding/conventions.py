@@ -1,12 +1,13 @@
-"""How a model is asked and how it answers: the one place for what evaluation, answers and exports must agree on.
+"""The conventions of a model: how it reads inputs and answers. Evaluation, answers and exports all take them from here.
 
     conventions = conventions_of(objective, vocabulary, tokenizer.begins_with_start, tokenizer.rules)
     generate(model, params, inputs, lengths, settings, **conventions.generating())
     score_targets(model, params, inputs, lengths, targets, target_lengths, **conventions.reading())
     decode(conventions.text_tokens(answer))
 
-Whatever training puts in a target, generation can say: text, EOS, what stands in front of the target, and sentinels and
-specials where the objective's targets hold them. The unknown token is the exception: it stands for what cannot be said.
+Generation can produce everything that training puts in a target: text, EOS, the id in front of the target, and
+sentinels and specials where the objective's targets hold them. The unknown token is the exception: it is never
+generated, because it stands for text that the vocabulary cannot express.
 """
 
 import dataclasses
@@ -21,10 +22,12 @@ from t5lite.system.vocabulary import Rules, Vocabulary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conventions:
-    """The facts of the module's docstring.
+    """A model's conventions; see the module's docstring.
 
-    prefix_attention, start, prepend_start: how inputs are read, see `Generation`. allowed: bool [rows], the ids that
-    may be generated. front: the ids in front of a given target, one or none. rules: with EOS as the first of the stops.
+    prefix_attention, start, prepend_start: how inputs are read; see `Generation`.
+    allowed: bool [rows], the ids that may be generated.
+    front: the ids in front of a given target: one or none.
+    rules: the rules that every answer follows, with EOS as the first of the stops.
     """
 
     prefix_attention: bool
@@ -35,7 +38,7 @@ class Conventions:
     rules: Rules
 
     def reading(self) -> dict[str, Any]:
-        """The arguments of `score_targets` and `score_candidates`."""
+        """Return the arguments of `score_targets` and `score_candidates` that tell how inputs are read."""
         return {
             "prefix_attention": self.prefix_attention,
             "start": self.start,
@@ -43,13 +46,13 @@ class Conventions:
         }
 
     def generating(self) -> dict[str, Any]:
-        """The arguments of `Generation`."""
+        """Return the arguments of `Generation` that follow from the conventions."""
         rules = self.rules
         more = {"eos": rules.stops, "first": rules.first, "last": rules.last, "never_first": rules.never_first}
         return {**self.reading(), "allowed": self.allowed, **more}
 
     def text_tokens(self, tokens: Sequence[int]) -> Sequence[int]:
-        """An answer's tokens without the one that it had to begin with and the one that ended it."""
+        """Return an answer's tokens without the id in front of it (`front`) and without the stop at its end."""
         begin = 1 if len(tokens) and tuple(tokens[:1]) == self.front else 0
         end = len(tokens) - 1 if len(tokens) and tokens[-1] in self.rules.stops else len(tokens)
         return tokens[begin:end]
@@ -58,7 +61,7 @@ class Conventions:
 def conventions_of(
     objective: Objective, vocabulary: Vocabulary, begins_with_start: bool, rules: Rules | None
 ) -> Conventions:
-    """The conventions of a model. rules: None where no file has any, as for what was trained here before there were."""
+    """Return the conventions of a model. rules: None if the tokenizer's files have none, as in older workdirs."""
     rules = Rules(first=objective.bos) if rules is None else rules
     if objective.architecture != "encoder_decoder":
         rules = dataclasses.replace(rules, first=None)

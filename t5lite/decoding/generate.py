@@ -1,11 +1,11 @@
-"""Generation: encode or read the prompts once, then a token a step for all rows in one compiled loop.
+"""Generation: read the inputs or prompts once, then generate a token a step for all rows in one compiled loop.
 
     generated = generate(model, params, inputs, lengths, Settings(max_new_tokens=32, num_beams=4))
     generated.tokens[b, 0, : generated.lengths[b, 0]]          the best answer to row b
 
-What a row generates depends on its own input, key and settings alone, not on its neighbours, padding or bucket
-(where two tokens are equally likely but for the last bits, rounding may decide). The loop runs to a limit that is no
-part of the program, so the same program answers at once and in pieces:
+A row's answer depends only on its own input, key and settings, not on its neighbours, padding or bucket. (Where two
+tokens are equally likely up to the last bits, rounding may decide.) The loop runs to a limit that is not a part of the
+program. So the same program gives the whole answer at once, or in pieces:
 
     generation = Generation(model, params, inputs, lengths, settings)
     for so_far in generation.pieces(every=16, stopped=lambda row, tokens: "\\n\\n" in decode(tokens)):
@@ -27,18 +27,22 @@ from t5lite.system.errors import UserError
 
 Array = jax.Array
 
-# Slots in a row's cache for what its streams generate, at first. They double as answers go on, and with them what a
-# step reads: so it is the answers that cost, not what they might have been. Each size is a program.
+# Slots in the cache of a row for its streams' tokens, at first. They double as answers get longer, and so does the
+# memory that a step reads. So the cost depends on the answers' real length, not on max_new_tokens. Each size is a
+# program.
 FIRST_SLOTS = 128
 
 
 class Generated(NamedTuple):
-    """R = num_return answers to each row, the best first; M = max_new_tokens.
+    """The answers: R = num_return for each row, the best first; M = max_new_tokens.
 
-    tokens int32 [B, R, M], of which the first lengths [B, R] count, EOS included if it came; 0 beyond.
-    logprobs float32 [B, R, M]: the model's own log-probability of each token among the whole vocabulary, whatever the
-    settings allow; 0 beyond. scores float32 [B, R]: of beams, as `Settings` says; else the sum of logprobs.
-    A row whose beams found fewer hypotheses has answers of length 0, with a score of -1e9.
+    tokens: int32 [B, R, M]; 0 beyond `lengths`.
+    lengths: int32 [B, R], with EOS counted if it came.
+    logprobs: float32 [B, R, M], the model's own log-probability of each token among the whole vocabulary, whatever the
+        settings allow; 0 beyond `lengths`.
+    scores: float32 [B, R]. With beams, see `Settings`; else the sum of logprobs.
+
+    Where a row's beams found fewer than R hypotheses, the rest have length 0 and score -1e9.
     """
 
     tokens: Array
@@ -48,18 +52,22 @@ class Generated(NamedTuple):
 
 
 class Generation:
-    """Answers in the making. `advance` as far as wanted, or go through `pieces`; then `result`.
+    """Answers in progress. Call `advance` as often as wanted, or iterate over `pieces`; then call `result`.
 
     inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end.
-    keys: one PRNG key a row [B], for samples. prefixes: tokens with which each row's answers must begin (and which
-    count as generated). allowed: bool [V] or [B, V] of the ids that may be generated, V or the
-    first of them; None: all.
-    prefix_attention: a decoder's prompt sees itself in both directions, as it must have in training.
-    eos: the ids that end an answer. start: the id that an encoder-decoder's decoder reads first, not generated itself.
-    first, last: ids that have to come first, and in the last place that max_new_tokens leaves. never_first: ids that
-    may not come first, or second after `first`. A row's prefix has `first` in front already.
-    prepend_start: a decoder's prompt gets it in front too; if not, no prompt may be empty.
-    weights: the `step_weights` of the same parameters, by who generates more than once; None: they are made here.
+    keys: PRNG keys [B], one for each row, for samples.
+    prefixes: for each row, the tokens with which its answers must begin; they count as generated.
+    allowed: bool [V] or [B, V], the ids that may be generated. It may end before V: later ids are forbidden. None: all.
+    prefix_attention: whether a decoder's prompt sees itself in both directions, as it must have in training.
+    eos: the ids that end an answer.
+    start: the id that the decoder of an encoder-decoder reads first; it is not generated.
+    first, last: ids that have to come first, and in the last place that max_new_tokens leaves. A non-empty prefix must
+        already begin with `first`.
+    never_first: ids that may not come first, or second after `first`.
+    prepend_start: whether a decoder's prompt gets `start` in front too; if not, no prompt may be empty.
+    weights: `step_weights` of the same parameters, for callers that generate more than once; None: computed here.
+
+    Raises UserError for an encoder, an empty prompt with nothing in front, no allowed ids, and unfit prefixes.
     """
 
     def __init__(self, model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings, *,
@@ -103,7 +111,7 @@ class Generation:
         self._grow = functools.partial(_grow, settings=program)
 
     def advance(self, limit: int | None = None) -> None:
-        """Generate until answers have `limit` tokens (None: max_new_tokens) or have ended."""
+        """Generate until all answers have `limit` tokens (None: max_new_tokens) or have ended."""
         limit = self.settings.max_new_tokens if limit is None else min(limit, self.settings.max_new_tokens)
         while True:
             room = streams.room(self.settings, self._state)
@@ -113,11 +121,11 @@ class Generation:
             self._state = self._grow(self._state)
 
     def pieces(self, every: int = 16, stopped: Callable[[int, list[int]], bool] | None = None) -> Iterator[Generated]:
-        """What there is after every `every` tokens, as NumPy arrays, until all answers have ended.
+        """Yield the answers so far, as NumPy arrays, after every `every` tokens, until all have ended.
 
-        Samples stand in the order of their draw. stopped: called with a row and all tokens of one of its answers that
-        goes on; True ends that answer. It has a few tokens too many then: the log-probability of each is there, so the
-        caller cuts both.
+        The samples of a row are in the order of their drawing. stopped: called with a row and all tokens so far of one
+        of its unfinished answers; True ends that answer. Such an answer may have a few tokens too many. Each token has
+        its log-probability, so the caller can cut both. Raises UserError with beams.
         """
         if self.settings.num_beams > 1:
             raise UserError(f"num_beams={self.settings.num_beams} beams change as they go on: neither streaming nor "
@@ -136,13 +144,13 @@ class Generation:
                 return
 
     def result(self) -> Generated:
-        """The answers, the best first; of beams only those that have ended."""
+        """Return the answers, the best first; with beams, only answers that have ended."""
         return _result(self._state, num_return=self.settings.num_return)
 
 
 def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings,
              **options: Any) -> Generated:  # fmt: skip
-    """The answers to all rows at once; the arguments are those of `Generation`."""
+    """Return the answers to all rows at once. For the arguments, see `Generation`."""
     generation = Generation(model, params, inputs, lengths, settings, **options)
     generation.advance()
     return generation.result()
@@ -150,17 +158,20 @@ def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, set
 
 @functools.partial(jax.jit, static_argnames="model")
 def step_weights(model: Transformer, params: Any) -> StepWeights:
-    """What the steps of `Generation` read, as large as the decoder again; under the mesh, if any, of the parameters."""
+    """Return the weights that the steps of `Generation` read; they are as large as the decoder. Call it under the
+    parameters' mesh, if they have one.
+    """
     return model.apply({"params": params}, method=Transformer.step_weights)
 
 
 def padded(
     rows: Sequence[Sequence[int]], *, minimum: int = 16, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs int32 [B, L] and their lengths [B], with B and L rounded up to powers of two, L at least `minimum`, and at
-    most `most`, for which the model has positions.
+    """Return inputs int32 [B, L] and their lengths [B]. B and L are rounded up to powers of two, so that few programs
+    are compiled.
 
-    So few programs are compiled, whatever comes. Rows in excess of `rows` repeat the first, and never take longer.
+    L is at least `minimum`, and at most `most` (the positions that the model has), unless a row is longer. Rows beyond
+    `rows` repeat the first, so they never take longer.
     """
     longest = max(map(len, rows))
     width = max(minimum, _power_of_two(longest))
@@ -179,7 +190,7 @@ def _power_of_two(at_least: int) -> int:
 
 
 def _allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
-    """Bool [B or 1, V]."""
+    """Return bool [B or 1, V]. Raises UserError where a row has no allowed id."""
     given = np.atleast_2d(np.ones(vocab_size, bool) if allowed is None else allowed)
     allowed_BxV = np.pad(given, ((0, 0), (0, vocab_size - given.shape[1])))
     _refuse_none(allowed_BxV)
@@ -194,7 +205,9 @@ def _refuse_none(allowed_BxV: np.ndarray) -> None:
 def _forced(
     prefixes: Sequence[Sequence[int]] | None, batch: int, max_new_tokens: int
 ) -> tuple[Array | None, Array | None]:
-    """Of every length the same shape, so that the program is the same."""
+    """Return (int32 [B, M], lengths int32 [B]) of the prefixes: one shape for all lengths, so that one program serves
+    all. (None, None) without prefixes.
+    """
     if prefixes is None or not any(map(len, prefixes)):
         return None, None
     if len(prefixes) != batch:

@@ -1,9 +1,9 @@
-"""Before the first new token: the encoder's output as keys and values, or a decoder's prompt read in one pass.
+"""Prepare the first step of generation: encode the inputs, or read a decoder's prompts in one pass.
 
-A decoder reads what training gave it (see `objectives.batch`): the start id, where the layout puts one, then the
-prompt. Rows are padded at their end, and the last token that is none is where generation takes over, as the start id
-is for an encoder-decoder. Slots of the cache come after those of the longest prompt, `streams` of them a step, for
-the beams or samples of each row:
+A decoder reads what it read in training (see `objectives.batch`): the start id, where the layout has one, then the
+prompt. Rows are padded at their end. Generation takes over at a row's last token that is not padding. For an
+encoder-decoder, that token is the start id. The slots of the prompt come first in the cache. Each step then has
+`streams` slots, one for each beam or sample of a row:
 
     prompts   0 5 6 7    slots   0 1 2 3 | step 0: 4 5 | step 1: 6 7 | …      row 0: token 7 is read again at step 0
               0 8 . .                                                         row 1: token 8 is
@@ -11,7 +11,7 @@ the beams or samples of each row:
     positions of row 0           0 1 2 3 |         3 3 |         4 4 | …
                  row 1           0 1 2 3 |         1 1 |         2 2 | …
 
-A row sees its prompt but for the last token (whose copy at step 0 it sees), so its padding is never seen.
+A row sees its prompt without the last token; it sees the copy of that token at step 0. So no row sees its padding.
 """
 
 from typing import Any, NamedTuple
@@ -26,9 +26,10 @@ Array = jax.Array
 
 
 class Prefilled(NamedTuple):
-    """Where generation takes over. tokens_B: what each row reads next. visible_BxS: the slots of its prompt.
+    """The state where generation takes over.
 
-    prompt_BxP, prompt_lengths_B: what the decoder has read, `tokens_B` included.
+    tokens_B: the token that each row reads next. visible_BxS: the slots of its prompt.
+    prompt_BxP, prompt_lengths_B: the tokens that the decoder has read, `tokens_B` included.
     """
 
     cache: Cache
@@ -39,16 +40,19 @@ class Prefilled(NamedTuple):
 
     @property
     def first_slot(self) -> int:
-        """Of step 0."""
+        """The first slot of step 0."""
         return 0 if self.cache.memory_segment_ids is not None else self.prompt_BxP.shape[1]
 
 
 def prefill(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, *, steps: int, streams: int = 1,
             room: int | None = None, prefix_attention: bool = False, start: int | None = 0) -> Prefilled:  # fmt: skip
-    """Read inputs int32 [B, L] of `lengths_B`: the encoder's, or a decoder's prompts. `steps` steps are to follow.
+    """Read the inputs: the encoder's, or a decoder's prompts.
 
-    room: for how many of them the cache has slots, before it is grown; None: all.
-    start: the id in front of what a decoder reads; None: nothing, for a decoder alone.
+    Args:
+      inputs_BxL, lengths_B: int32, padded at their end.
+      steps: the number of steps that follow.
+      room: the number of steps that the cache has slots for, before it grows; None: all.
+      start: the id in front of the decoder's input; None: no id, on a decoder without an encoder only.
     """
     batch, length = inputs_BxL.shape
     own_slots = (steps if room is None else room) * streams

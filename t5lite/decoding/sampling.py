@@ -1,29 +1,29 @@
-"""From logits to the next token of each row: repetition penalty, temperature, top-k, top-p, min-p."""
+"""Choose the next token of each row from logits: repetition penalty, temperature, top-k, top-p, min-p."""
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
-# Finite, so that a row whose ids are all forbidden stays free of NaN; its probability is 0 in float32.
+# Finite, so that a row with all ids forbidden has no NaN. The probability of such a logit is 0 in float32.
 FORBIDDEN = -1e9
 
 
 def penalise(scores: Array, seen: Array, penalty: Array | float) -> Array:
-    """Logits or log-probabilities with those of ids `seen` made less likely (Keskar et al. 2019)."""
+    """Return logits or log-probabilities in which the ids `seen` (bool) are less likely (Keskar et al. 2019)."""
     return jnp.where(seen, jnp.where(scores > 0, scores / penalty, scores * penalty), scores)
 
 
 def keep_top_k(logits_BxV: Array, top_k: int) -> Array:
-    """Logits of the `top_k` likeliest ids (and of those that tie with the last), FORBIDDEN elsewhere."""
+    """Keep the logits of the `top_k` likeliest ids, and of ids that tie with the last; others become FORBIDDEN."""
     last_Bx1 = jax.lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))[0][:, -1:]
     return jnp.where(logits_BxV < last_Bx1, FORBIDDEN, logits_BxV)
 
 
 def keep_top_p(logits_BxV: Array, top_p: Array | float) -> Array:
-    """Logits of the fewest likeliest ids whose probabilities reach `top_p` together, at least one; FORBIDDEN elsewhere.
+    """Keep the logits of the fewest likeliest ids with a total probability of at least `top_p`; others: FORBIDDEN.
 
-    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
+    At least one id is kept. Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
     sorted_BxV = jnp.sort(logits_BxV, axis=-1, descending=True)
     probability_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
@@ -33,7 +33,7 @@ def keep_top_p(logits_BxV: Array, top_p: Array | float) -> Array:
 
 
 def keep_min_p(logits_BxV: Array, min_p: Array | float) -> Array:
-    """Logits of the ids with at least `min_p` of the likeliest's probability; FORBIDDEN elsewhere.
+    """Keep the logits of ids with at least `min_p` times the largest probability; others become FORBIDDEN.
 
     Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs".
     """
@@ -42,8 +42,8 @@ def keep_min_p(logits_BxV: Array, min_p: Array | float) -> Array:
 
 
 def likeliest(logits_BxV: Array) -> Array:
-    """Int32 [B]: argmax, the first where several are largest. Two plain reductions, which XLA vectorises on a CPU; its
-    own takes several times as long.
+    """Return int32 [B]: the argmax, the first of several. Made of two plain reductions, because XLA vectorises these on
+    a CPU; its own argmax takes several times as long.
     """
     is_largest_BxV = logits_BxV == jnp.max(logits_BxV, axis=-1, keepdims=True)
     ids_V = jnp.arange(logits_BxV.shape[-1], dtype=jnp.int32)
@@ -52,9 +52,9 @@ def likeliest(logits_BxV: Array) -> Array:
 
 def next_tokens(logits_BxV: Array, keys_B: Array | None, *, temperature: Array | float = 1.0, top_k: int = 0,
                 top_p: Array | float | None = None, min_p: Array | float | None = None) -> Array:  # fmt: skip
-    """Int32 [B]: the likeliest id where `keys_B` is None, else one drawn with each row's own key.
+    """Return int32 [B]: the likeliest id if `keys_B` is None, else an id drawn with each row's own PRNG key.
 
-    The order is Hugging Face's: temperature, top-k (0: all), top-p (None: all), min-p (None: all).
+    The order is Hugging Face's: temperature, top-k (0: all), top-p and min-p (None: all).
     """
     if keys_B is None:
         return likeliest(logits_BxV)

@@ -1,10 +1,10 @@
-"""Log-probabilities of given targets, teacher-forced: one pass after the inputs were read.
+"""Log-probabilities of given targets, teacher-forced: one pass after the inputs have been read.
 
-    score_targets(model, params, inputs, lengths, targets)             float32 [B, T], of each token of a row's target
-    score_candidates(model, params, inputs, lengths, candidates, …)    float32 [B, C], the same candidates for all rows
+    score_targets(model, params, inputs, lengths, targets, target_lengths)    float32 [B, T], for each token
+    score_candidates(model, params, inputs, lengths, candidates, …)           float32 [B, C], all rows: same candidates
 
-inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end. What ends a
-target (EOS) is scored if the target holds it.
+inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end. EOS is scored
+where a target contains EOS.
 """
 
 import functools
@@ -23,9 +23,9 @@ Array = jax.Array
 def score_targets(model: Transformer, params: Any, inputs: Array, lengths: Array, targets: Array,
                   target_lengths: Array, *, prefix_attention: bool = False, start: int = 0,
                   prepend_start: bool = True) -> Array:  # fmt: skip
-    """Float32 [B, T]: log-probability of each token of `targets` int32 [B, T], 0 beyond `target_lengths` [B].
+    """Return float32 [B, T]: the log-probability of each token of `targets` int32 [B, T], 0 beyond `target_lengths`.
 
-    prefix_attention, start, prepend_start: those of `generate.Generation`.
+    prefix_attention, start, prepend_start: see `generate.Generation`.
     """
     ready = _ready(model, params, inputs, lengths, targets.shape[1], prefix_attention, start, prepend_start)
     logprobs_BxT = _followed_by(model, params, ready, targets)
@@ -36,9 +36,10 @@ def score_targets(model: Transformer, params: Any, inputs: Array, lengths: Array
 def score_candidates(model: Transformer, params: Any, inputs: Array, lengths: Array, candidates: Array,
                      candidate_lengths: Array, *, prefix_attention: bool = False, start: int = 0,
                      prepend_start: bool = True) -> Array:  # fmt: skip
-    """Float32 [B, C]: log-probability of each candidate int32 [C, T], of candidate_lengths [C], after each row.
+    """Return float32 [B, C]: the log-probability of each candidate after each row.
 
-    The inputs are read once. The other arguments are those of `score_targets`.
+    candidates: int32 [C, T], with candidate_lengths [C]. The inputs are read once. Other arguments: see
+    `score_targets`.
     """
     length = candidates.shape[1]
     ready = _ready(model, params, inputs, lengths, length, prefix_attention, start, prepend_start)
@@ -58,7 +59,7 @@ def _ready(model, params, inputs, lengths, steps, prefix_attention, start, prepe
 
 
 def _followed_by(model: Transformer, params: Any, ready: Prefilled, targets_BxT: Array) -> Array:
-    """Float32 [B, T]: log-probability of each token of the targets that follow what was read."""
+    """Return float32 [B, T]: the log-probability of each target token after the inputs that have been read."""
     apply = functools.partial(model.apply, {"params": params})
     first, slots_S = ready.first_slot, jnp.arange(ready.visible_BxS.shape[1])
     own_TxS = (slots_S >= first) & (slots_S <= first + jnp.arange(targets_BxT.shape[1])[:, None])

@@ -1,34 +1,36 @@
-"""How to generate: one frozen dataclass, checked when made."""
+"""Settings of generation: a frozen dataclass, checked when made."""
 
 import dataclasses
 
 from t5lite.system.errors import UserError
 
 EARLY_STOPPING = (False, True, "never")
-# Fields that a compiled program takes as numbers, so that another temperature needs no other program; and the value of
-# each that leaves its part of the program out.
+# {field: the value that leaves its part out of the program}. A compiled program takes these fields as numbers, so that
+# another temperature needs no new program.
 NUMBERS = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "length_penalty": 1.0}
 IN_USE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to choose tokens. Hashable; checked on construction, a `UserError` names the field.
+    """How to choose tokens. Hashable. A field with a bad value raises UserError at construction.
 
-    max_new_tokens: a row ends by EOS or here. num_return: answers to each row, the best of its beams or samples.
+    max_new_tokens: an answer ends at EOS, or here at the latest.
+    num_return: the number of answers to each row: its best beams or samples.
 
-    Samples: temperature 0 takes the likeliest token, else tokens are drawn from softmax(logits / temperature), after
-    which only these ids are left: top_k: the k likeliest (0: all); top_p: the fewest that reach this probability
-    together (1: all); min_p: those with at least so much of the likeliest's probability (0: all). Sources: Holtzman et
-    al. 2020 (top-p), Nguyen et al. 2024 (min-p).
+    Sampling: temperature 0 takes the likeliest token. Otherwise tokens are drawn from softmax(logits / temperature),
+    restricted to these ids. top_k: the k likeliest (0: all). top_p: the fewest likeliest with this total probability
+    (1: all). min_p: ids with at least so much of the largest probability (0: all). Sources: Holtzman et al. 2020
+    (top-p), Nguyen et al. 2024 (min-p).
 
-    repetition_penalty: above 1, ids that the decoder has read or generated become less likely: positive logits are
-    divided by it and negative ones multiplied (Keskar et al. 2019, CTRL); beams apply it to log-probabilities.
+    repetition_penalty: above 1, ids that the decoder has read or generated become less likely. Positive logits are
+    divided by the penalty, negative ones are multiplied (Keskar et al. 2019, CTRL). Beams apply it to
+    log-probabilities.
 
-    Beams (num_beams > 1) are those of Hugging Face's transformers: a hypothesis is scored by the sum of its
-    log-probabilities / length ** length_penalty, EOS counted. early_stopping: True ends a row as soon as it has
-    num_beams hypotheses; False also when the best beam, as long as it is, scores less than the worst hypothesis;
-    "never" only when no beam could still get better, at whatever length.
+    Beams (num_beams > 1) are those of Hugging Face's transformers. The score of a hypothesis is the sum of its
+    log-probabilities / length ** length_penalty, with EOS counted. early_stopping tells when a row ends. True: as soon
+    as it has num_beams hypotheses. False: once the best beam, at its present length, no longer beats the worst of the
+    num_beams hypotheses. "never": only when the best beam could not beat the worst at any length.
     """
 
     max_new_tokens: int = 64
@@ -71,10 +73,10 @@ class Settings:
 
     @property
     def streams(self) -> int:
-        """What is generated side by side for each row: beams or samples."""
+        """The number of answers generated side by side for each row: beams or samples."""
         return max(self.num_beams, self.num_return)
 
     def split(self) -> tuple["Settings", dict[str, float]]:
-        """What decides on a program, in which numbers that are in use are all alike; and these numbers by name."""
+        """Return (settings with IN_USE for every number in use, so that runs share a program; {field: its number})."""
         numbers = {name: getattr(self, name) for name, unused in NUMBERS.items() if getattr(self, name) != unused}
         return dataclasses.replace(self, **dict.fromkeys(numbers, IN_USE)), numbers

@@ -1,11 +1,11 @@
-"""Tokens generated side by side: R streams of each row, which are its beams, its samples, or the one greedy answer.
+"""Streams: answers generated side by side. The R streams of a row are its beams, its samples, or one greedy answer.
 
-In the names of shapes R stands for the streams of a row and M for the tokens to be generated. All streams take a step
-together; where one stands is told by `State.step`, and what it has read by the slots it sees: those of its row's
-prompt, which all streams share, and one a step of its own past. So a beam that goes on from another one takes over
-that one's row of `visible_BxRxS`, and no keys or values are ever moved.
+In shapes, R stands for the streams of a row and M for the tokens to generate. All streams take a step together.
+`State.step` tells where they are. A stream's past is the set of slots that it sees: the slots of its row's prompt,
+which all streams share, and one slot for each of its own steps. So a beam that continues another one only copies that
+beam's row of `visible_BxRxS`. Keys and values are never moved.
 
-    beam 0 and beam 1 after two steps, both gone on from beam 0 of step 0:    slots    prompt | 0 0 | 1 1
+    beam 0 and beam 1 after two steps; both continue beam 0 of step 0:        slots    prompt | 0 0 | 1 1
                                                                               beam 0    x x x | x . | x .
                                                                               beam 1    x x x | x . | . x
 """
@@ -27,12 +27,14 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Request:
-    """What stays the same while tokens are generated.
+    """The part that stays the same while tokens are generated.
 
-    allowed_BxV: ids that may be generated; B may be 1. numbers: of the settings, by name. keys_B: one a row, to draw.
-    forced_BxM, forced_lengths_B: the tokens with which each row has to begin, if any has.
-    first, last: int32 [], the ids that have to come first, and in the last place of all. never_first_V: ids that may
-    not come first, or second after `first`. None: no such rule. A forced token adds 0 to a beam's score.
+    allowed_BxV: bool, the ids that may be generated; B may be 1.
+    numbers: the settings' numbers, by name.
+    keys_B: a PRNG key for each row, to draw samples.
+    forced_BxM, forced_lengths_B: the tokens with which each row has to begin; None if no row has any.
+    first, last: int32 [], the ids that have to come first, and in the last place; None: no such rule.
+    never_first_V: bool, ids that may not come first, or second after `first`; None: no such rule.
     """
 
     allowed_BxV: Array
@@ -45,7 +47,7 @@ class Request:
     never_first_V: Array | None = None
 
     def may_come(self, step: Array, max_new_tokens: int) -> Array:
-        """Bool [B or 1, V]: the ids that may be generated in `step`."""
+        """Return bool [B or 1, V]: the ids that may be generated in `step`."""
         allowed_BxV = self.allowed_BxV
         ids_V = jnp.arange(allowed_BxV.shape[1])
         if self.never_first_V is not None:
@@ -58,18 +60,18 @@ class Request:
         return allowed_BxV
 
     def is_forced(self, step: Array, max_new_tokens: int) -> Array:
-        """Bool []: whether `first` or `last` decides in `step`."""
+        """Return bool []: whether `first` or `last` decides in `step`. Such a token adds 0 to a beam's score."""
         return ((step == 0) & (self.first is not None)) | ((step + 1 == max_new_tokens) & (self.last is not None))
 
 
 def are_stops(tokens: Array, stops: tuple[int, ...]) -> Array:
-    """Bool, as `tokens`: which of them are among `stops`."""
+    """Return bool, in the shape of `tokens`: which tokens are among `stops`."""
     return jnp.isin(tokens, jnp.array(stops, jnp.int32))
 
 
 @flax.struct.dataclass
 class Answers:
-    """Tokens int32 and their float32 log-probabilities [B, R, M], of which the first lengths_BxR count."""
+    """Tokens int32 and their log-probabilities float32, both [B, R, M]; the first `lengths_BxR` of them count."""
 
     tokens_BxRxM: Array
     logprobs_BxRxM: Array
@@ -81,11 +83,11 @@ class Answers:
         return cls(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape[:2], jnp.int32))
 
     def take(self, index_BxC: Array) -> "Answers":
-        """Those of the streams `index_BxC` of each row."""
+        """Return the answers of the streams `index_BxC` of each row."""
         return jax.tree.map(lambda x: take_streams(x, index_BxC), self)
 
     def put(self, step: Array, tokens_BxR: Array, logprobs_BxR: Array, live_BxR: Array) -> "Answers":
-        """With a token more where `live_BxR`."""
+        """Return the answers with one more token where `live_BxR`, bool, is True."""
         write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
             old, jnp.where(live_BxR, new, 0)[..., None].astype(old.dtype), step, axis=2
         )
@@ -95,10 +97,12 @@ class Answers:
 
 @flax.struct.dataclass
 class State:
-    """What a step changes. tokens_BxR: read in the next step. visible_BxRxS: the slots of each stream's past.
+    """The part that a step changes.
 
-    answers: what each stream has generated; done_BxR: which generate no more. seen_BxRxV: ids that the decoder has
-    read or generated, where the settings ask. search: what beams need beside (`beams.Search`).
+    tokens_BxR: the tokens that the next step reads. visible_BxRxS: the slots of each stream's past.
+    answers: the tokens that each stream has generated. done_BxR: bool, the streams that generate no more.
+    seen_BxRxV: bool, the ids that the decoder has read or generated; None if no setting needs them.
+    search: the state of beams (`beams.Search`); None without beams.
     """
 
     step: Array
@@ -112,13 +116,13 @@ class State:
 
 
 def take_streams(x_BxRx: Array, index_BxC: Array) -> Array:
-    """x [B, R, …] of the streams `index_BxC`: [B, C, …]."""
+    """Return [B, C, …]: the streams `index_BxC` of x [B, R, …]."""
     return jnp.take_along_axis(x_BxRx, index_BxC.reshape(*index_BxC.shape, *(1,) * (x_BxRx.ndim - 2)), axis=1)
 
 
 def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, settings: Settings, room: int,
           prefix_attention: bool, start: int | None) -> State:  # fmt: skip
-    """The state before the first step; see `prefill` for the inputs and `room`."""
+    """Return the state before the first step. For the inputs and `room`, see `prefill`."""
     streams, steps = settings.streams, settings.max_new_tokens
     batch, vocab_size = len(inputs_BxL), model.config.vocab_size
     ready = prefill(model, params, inputs_BxL, lengths_B, steps=steps, streams=streams, room=room,
@@ -134,18 +138,18 @@ def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, 
 
 
 def slot(settings: Settings, state: State, step: Array | int) -> Array | int:
-    """The first slot that the streams write in `step`."""
+    """Return the first slot that the streams write in `step`."""
     return state.visible_BxRxS.shape[-1] - (settings.max_new_tokens - step) * settings.streams
 
 
 def room(settings: Settings, state: State) -> int:
-    """For how many steps the cache has slots."""
+    """Return the number of steps that the cache has slots for."""
     return (state.cache.slots - slot(settings, state, 0)) // settings.streams
 
 
 def read(model: Transformer, params: Any, weights: StepWeights, settings: Settings,
          state: State) -> tuple[Array, State]:  # fmt: skip
-    """Logits float32 [B, R, V] after each stream's token, and the state with it in the cache."""
+    """Read each stream's token. Return logits float32 [B, R, V], and the state with the token in the cache."""
     first = slot(settings, state, state.step)
     own_RxS = jnp.arange(state.visible_BxRxS.shape[-1]) == first + jnp.arange(settings.streams)[:, None]
     visible = state.visible_BxRxS | own_RxS
@@ -157,7 +161,9 @@ def read(model: Transformer, params: Any, weights: StepWeights, settings: Settin
 
 
 def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
-    """A token more for each stream: the likeliest, or one drawn with a key of the row, the stream and the step."""
+    """Return the state with one more token for each stream: the likeliest, or one drawn. The key for a draw is folded
+    from row, stream and step.
+    """
     batch, streams, _ = logits_BxRxV.shape
     numbers, scores = request.numbers, logits_BxRxV
     if settings.repetition_penalty != 1:

@@ -1,4 +1,4 @@
-"""BART: post-norm, learned positions whose table has two rows that nothing uses in front."""
+"""BART: post-norm, with learned positions. The first two rows of the position table are unused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ FIXED = {
 }
 
 
-# What the model here computes. Older files have fields for other ways.
+# The values that the model here needs. Older files have fields for other ways to compute.
 USUAL = {
     "normalize_before": False,
     "add_final_layer_norm": False,

@@ -1,6 +1,6 @@
 """BERT: its encoder, with a head for the vocabulary, the next sentence, or labels.
 
-config.json's `architectures` says which head it is. Where it names none, the tensors say it.
+config.json's `architectures` tells which head it is. Where that names no class, the tensors tell.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ FIXED = {
 }
 POOLER, CLASSIFIER = "bert.pooler.dense.weight", "classifier.weight"
 VOCABULARY, IS_NEXT = "cls.predictions.bias", "cls.seq_relationship.weight"
-# {kind: the tensors that tell its head}
+# {kind: the tensors by which its head is recognised}
 KINDS = {
     "Model": (),
     "ForMaskedLM": (VOCABULARY,),
@@ -59,7 +59,7 @@ KINDS = {
 
 
 def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
-    """The heads that answer. UserError for labels that contradict them."""
+    """Return the heads that answer. Raises UserError for labels that contradict them."""
     kind = named_kind(json)
     if kind not in KINDS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"

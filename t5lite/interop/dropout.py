@@ -1,11 +1,11 @@
-"""Dropout of released models: what config.json says of it, as `model.dropout_places`, and the way back.
+"""Dropout of released models: read config.json's rates as `model.dropout_places`, and write them.
 
-A family's config.json has a rate for some of the places of model/config.py. Each family has a table of its fields:
+A family's config.json has rates for some of the places of model/config.py. Each family has a table of these fields:
 
     "hidden_dropout_prob": Rate(("embedding", "residual"), usual=0.1)
 
-A model here has one rate for all of its places. It is the run's own; the places are the release's: those with a rate
-above 0, or all of the family's where every rate is 0.
+A model here has one rate for all its places. The run chooses the rate; the release chooses the places. They are the
+places with a rate above 0, or all of the family's places if every rate is 0.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,10 +16,10 @@ from t5lite.system.errors import UserError
 
 
 class Rate(NamedTuple):
-    """What a field of config.json is a rate of.
+    """The meaning of a rate in config.json.
 
-    places: where it applies; none for a dropout that the model here does not have. usual: the rate where config.json
-    lacks the field, as transformers has it, or the name of the field that then applies.
+    places: where the rate applies; () for a kind of dropout that the model here does not have.
+    usual: the value if config.json lacks the field: transformers' default rate, or the name of another field.
     """
 
     places: tuple[str, ...]
@@ -30,7 +30,7 @@ Rates = Mapping[str, Rate]
 
 
 def read_rates(json: Mapping[str, Any], table: Rates) -> dict[str, float]:
-    """{field of config.json: rate}. UserError for what is no rate."""
+    """Return {field of config.json: rate}. Raises UserError for a value that is not a rate."""
     rates: dict[str, float] = {}
     for name, (_, usual) in table.items():
         value = json.get(name)
@@ -43,7 +43,7 @@ def read_rates(json: Mapping[str, Any], table: Rates) -> dict[str, float]:
 
 
 def read_places(json: Mapping[str, Any], table: Rates) -> tuple[str, ...]:
-    """Where the release drops, of DROPOUT_PLACES and in their order."""
+    """Return the places where the release has dropout, in the order of DROPOUT_PLACES."""
     rates = read_rates(json, table)
     places = {place for name, rate in rates.items() if rate > 0 for place in table[name].places}
     places = places or {place for rate in table.values() for place in rate.places}
@@ -51,20 +51,20 @@ def read_places(json: Mapping[str, Any], table: Rates) -> tuple[str, ...]:
 
 
 def rates_of(dropout: float, places: Collection[str], table: Rates) -> dict[str, float]:
-    """The rates that config.json has for a model that drops at `dropout` at these places: {field: rate}.
+    """Return {field: rate} for config.json, for a model with the rate `dropout` at `places`.
 
-    0 for a field whose places the model does not all drop at.
+    The rate is 0 for a field without places, and where the model has no dropout at one of the field's places.
     """
     return {name: dropout if at and set(at) <= set(places) else 0.0 for name, (at, _) in table.items()}
 
 
 def rates_json(config: ModelConfig, table: Rates) -> dict[str, float]:
-    """The rates of a model as config.json has them."""
+    """Return config.json's rates for a model."""
     return rates_of(config.dropout, [place for place in DROPOUT_PLACES if config.dropout_at(place)], table)
 
 
 def unsaid_places(config: ModelConfig, table: Rates) -> list[str]:
-    """Where a model drops although the family's config.json will not say so."""
+    """Return the places where a model has dropout that the family's config.json cannot express."""
     said = {place for name, rate in rates_json(config, table).items() if rate for place in table[name].places}
     has_head = any(head.dropout for head in config.heads.others)
     places = [place for place in DROPOUT_PLACES if place != "head" or has_head]

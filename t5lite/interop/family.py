@@ -1,9 +1,9 @@
-"""What a family of released models says of itself: its config.json as a model's fields, and where its tensors lie.
+"""A family of released models: how config.json maps to a model's fields, and tensors to parameters.
 
     Entry("encoder/layers/mlp/up/kernel", "encoder.block.{n}.layer.1.DenseReluDense.wi_1.weight", transposed=True)
 
-is a row of a family's table: layer n of our stacked parameter, and the tensor that holds it. Both ways of the
-conversion read the same rows.
+is a row of a family's table: a stacked parameter here, and the tensors that hold its layers n. Import and export read
+the same rows. In names, `ours` means the models here, and `theirs` means the released files.
 """
 
 import dataclasses
@@ -24,15 +24,18 @@ Json = Mapping[str, Any]
 Shape = tuple[int, ...]
 
 
-# How a class of transformers ends: its head, or none.
+# The end of a class name in transformers: its head, or none.
 KIND = re.compile(r"(For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|EncoderModel|Model)$")
 
 
 class Entry(NamedTuple):
-    """A parameter of ours, and the tensor that holds it, or holds layer {n} of it.
+    """A parameter here, and the tensor that holds it, or the tensors that hold its layers {n}.
 
-    transposed: theirs is [out, in]. part: (i, of), the i-th of so many equal parts of the tensor's last axis, which
-    holds several parameters. row: theirs is [1, n], ours [n]. optional: zeros stand for one that is not there.
+    ours, theirs: the parameter's path, and the tensor's name in the family's table.
+    transposed: the tensor is [out, in].
+    part: (i, count): the tensor's last axis holds several parameters; this one is the i-th of `count` equal parts.
+    row: the tensor is [1, n], the parameter [n].
+    optional: the tensor may be missing; then the parameter is 0.
     """
 
     ours: str
@@ -47,7 +50,7 @@ class Entry(NamedTuple):
         return "{n}" in self.theirs
 
     def to_ours(self, values: np.ndarray) -> np.ndarray:
-        """One layer of ours from the tensor."""
+        """Return one layer of the parameter from the tensor's values."""
         if self.part is not None:
             values = np.split(values, self.part[1], axis=-1)[self.part[0]]
         if self.row:
@@ -55,7 +58,7 @@ class Entry(NamedTuple):
         return values.T if self.transposed else values
 
     def to_theirs(self, values: np.ndarray) -> np.ndarray:
-        """The tensor, or the part of it, from one layer of ours."""
+        """Return the tensor, or its `part`, from one layer of the parameter."""
         values = values.T if self.transposed else values
         return values[None] if self.row else values
 
@@ -64,25 +67,25 @@ class Entry(NamedTuple):
 class Family:
     """How one architecture of released models is laid out, and which parts its classes in transformers have.
 
-    A "kind" is the end of such a class's name, as "ForMaskedLM" of BertForMaskedLM.
+    A "kind" is the end of a class name: "ForMaskedLM" for BertForMaskedLM.
 
     Args:
-        model_types: those of config.json.
-        fields: (config.json, {tensor: shape}) -> values of a config's `model`, with "heads" of an encoder.
-        to_json: (model) -> the part of config.json that describes it. UserError for a model that is none of the family.
+        model_types: values of model_type in config.json.
+        fields: (config.json, {tensor: shape}) -> values of a config's `model`; for an encoder also "heads".
+        to_json: (model) -> the fields of config.json that describe it. Raises UserError for a model of no such family.
         entries: (model) -> the table.
         dropout: the fields of config.json that are rates of dropout; `fields` and `to_json` leave them out.
         kinds: {kind: parts that its weights may lack}. A part is the first name of a path ("decoder", "lm_head").
             "" stands for weights whose config.json names no class.
-        answers: the kinds whose weights answer, if no part is missing. Others are something to start from.
+        answers: the kinds that can answer, if no part is missing. Runs can start from the other kinds.
         needs: {kind: tensors that its weights must have, beside the parts}.
-        heads: {regex of a tensor: its kind} of heads that no model here has. They are kept, not read.
-        buffers: regexes of tensors that are computed. They are kept too.
-        more_parts: (model) -> models with other heads, whose parts the weights may have beside those of `model`.
-        renamed: (regex, replacement) for other names of the tensors.
+        heads: {regex of a tensor: its kind}, for heads that no model here has. These tensors are kept, not read.
+        buffers: regexes of computed tensors. These are kept too.
+        more_parts: (model) -> models with other heads; the weights may have the parts of these models as well.
+        renamed: (regex, replacement) pairs for other names of the tensors.
         aliases: {name: the tensor that it repeats}. Weights may have a tensor under any one of its names.
-        ties: (config.json) -> whether it ties the head to the embedding, where a tensor can contradict it.
-        architectures: those that a run may take in place of the weights' own; it leaves what it does not need.
+        ties: (config.json) -> whether config.json ties the head to the embedding, where a tensor can contradict it.
+        architectures: architectures that a run may choose instead of the weights' own; unneeded parts are ignored.
     """
 
     model_types: tuple[str, ...]
@@ -102,7 +105,7 @@ class Family:
     architectures: tuple[str, ...] = ()
 
     def rename(self, name: str) -> str:
-        """The name in the table of a tensor that the file calls `name`."""
+        """Return the name in the table for a tensor that the file calls `name`."""
         for pattern, replacement in self.renamed:
             name = re.sub(pattern, replacement, name)
         return name
@@ -111,11 +114,11 @@ class Family:
         return any(re.fullmatch(pattern, name) for pattern in self.buffers)
 
     def kind_of_head(self, name: str) -> str | None:
-        """The kind whose head the tensor is, where no model here has that head."""
+        """Return the kind whose head has the tensor `name`, if no model here has that head; else None."""
         return next((kind for pattern, kind in self.heads.items() if re.fullmatch(pattern, name)), None)
 
     def kind_of(self, json: Json, names: Iterable[str]) -> str:
-        """The kind that config.json names; else the one whose head the tensors have; else ""."""
+        """Return the kind that config.json names; else the kind whose head the tensors have; else ""."""
         named = named_kind(json)
         if named in self.kinds:
             return named
@@ -123,7 +126,10 @@ class Family:
 
 
 def named_kind(json: Json) -> str:
-    """The kind of the first class that config.json's `architectures` names; "" where it names none."""
+    """Return the kind of the first class in config.json's `architectures`; "" if there is none.
+
+    Raises UserError if `architectures` is not a list of names.
+    """
     classes = json.get("architectures")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise UserError(f"config.json: architectures should be a list of names, is {str(classes)[:60]}")
@@ -133,13 +139,13 @@ def named_kind(json: Json) -> str:
 
 @functools.lru_cache(16)
 def shapes_of(model: ModelConfig) -> dict[str, Shape]:
-    """{path: shape} of a model's parameters."""
+    """Return {path: shape} of a model's parameters."""
     leaves = jax.tree.leaves_with_path(parameter_shapes(model))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
 def their_shape(entry: Entry, shape: Shape) -> Shape:
-    """The shape of a tensor that holds a parameter, or a layer of it, of this shape."""
+    """Return the shape of the tensor in the files. shape: the parameter's, with the axis of layers if stacked."""
     shape = shape[1:] if entry.stacked else shape
     shape = shape[::-1] if entry.transposed else shape
     if entry.part is not None:
@@ -148,14 +154,14 @@ def their_shape(entry: Entry, shape: Shape) -> Shape:
 
 
 def part_of(path: str) -> str:
-    """The part of a model that a parameter belongs to: the first name of its path."""
+    """Return the part of a model that a parameter belongs to: the first name of its path."""
     return path.partition("/")[0]
 
 
 def layer_entries(
     at: str, theirs: str, kernels: Mapping[str, str], norms: Mapping[str, str], biases: bool, transposed: bool = True
 ) -> list[Entry]:
-    """The rows of one stack: kernels and norms as {ours below `at`: theirs after `theirs`}, with their biases."""
+    """Return the rows of one stack. kernels, norms: {name below `at`: name below `theirs`}. biases: rows for biases."""
     entries = []
     for ours, name in kernels.items():
         entries.append(Entry(f"{at}{ours}/kernel", f"{theirs}{name}.weight", transposed))
@@ -169,7 +175,7 @@ def layer_entries(
 
 
 def needed(json: Json, name: str) -> int:
-    """A whole number of config.json, at least 1."""
+    """Return a whole number of config.json. Raises UserError unless it is at least 1."""
     value = json.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"config.json: {name} should be a whole number from 1, is {value!r}")
@@ -177,7 +183,7 @@ def needed(json: Json, name: str) -> int:
 
 
 def number(json: Json, name: str, usual: float) -> float:
-    """A number of config.json above 0; `usual` where it says nothing."""
+    """Return a number of config.json, or `usual` if it is absent. Raises UserError unless it is above 0."""
     value = json.get(name, usual)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise UserError(f"config.json: {name} should be a number above 0, is {value!r}")
@@ -185,7 +191,7 @@ def number(json: Json, name: str, usual: float) -> float:
 
 
 def chosen(json: Json, name: str, known: Mapping[str, str], usual: str) -> str:
-    """Our word for what config.json says under `name`, one of `known`."""
+    """Return the name here for config.json's value of `name`. Raises UserError for a value that `known` lacks."""
     value = json.get(name, usual)
     if not isinstance(value, str) or value not in known:
         raise UserError(f"config.json: {name}={value!r} is not supported; known: {', '.join(known)}")
@@ -193,21 +199,21 @@ def chosen(json: Json, name: str, known: Mapping[str, str], usual: str) -> str:
 
 
 def refuse_others(json: Json, expected: Mapping[str, Any]) -> None:
-    """UserError for a field of config.json that changes the computation in a way that the model here does not have."""
+    """Raise UserError for a field of config.json that asks for a computation that the model here does not have."""
     for name, value in expected.items():
         if json.get(name, value) != value:
             raise UserError(f"config.json: {name}={json[name]!r} is not supported, only {value!r}")
 
 
 def refuse_contradictions(json: Json, field: str, derived: Mapping[str, Any]) -> None:
-    """UserError where other fields of config.json, which follow from `field`, say something else."""
+    """Raise UserError if fields of config.json that follow from `field` have other values than those `derived`."""
     for name, value in derived.items():
         if json.get(name, value) not in (value, None):
             raise UserError(f"config.json: {name}={json[name]!r} contradicts {field}={json.get(field)!r}; correct one")
 
 
 def inverse(known: Mapping[str, str], value: str, field: str) -> str:
-    """Their word for ours; UserError where they have none."""
+    """Return the released name for a value here. Raises UserError if there is none."""
     for theirs, ours in known.items():
         if ours == value:
             return theirs
@@ -215,7 +221,7 @@ def inverse(known: Mapping[str, str], value: str, field: str) -> str:
 
 
 def require_same(config: ModelConfig, expected: Mapping[str, Any], family: str) -> None:
-    """UserError where a model differs from what its family fixes."""
+    """Raise UserError if a model differs from the values that its family fixes."""
     for field, value in expected.items():
         if getattr(config, field) != value:
             raise UserError(f"{family} needs model.{field}={value!r}, which here is {getattr(config, field)!r}")

@@ -1,4 +1,4 @@
-"""GPT-2. Its kernels are [in, out] as ours, and one tensor holds those of queries, keys and values."""
+"""GPT-2. Its kernels are [in, out] as in the models here. One tensor holds the kernels of queries, keys and values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,7 +43,7 @@ FIXED = {
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
-    # reorder_and_upcast_attn is honoured as it is: scores and softmax are float32 here whatever it says.
+    # reorder_and_upcast_attn needs no check: here scores and softmax are float32 anyway.
     refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                          "add_cross_attention": False})  # fmt: skip
     d_model, heads = needed(json, "n_embd"), needed(json, "n_head")

@@ -1,12 +1,12 @@
-"""What a converted workdir keeps of its release, so that the way back gives the same names, dtypes and bits.
+"""The files of a release that a converted workdir keeps, so that an export has the same names, dtypes and bits again.
 
-    released/config.json         as it came, and generation_config.json if it did
+    released/config.json         unchanged; also generation_config.json, if the release has it
     released/tensors.json        {"tensors": {"lm_head.weight": {"dtype": "BF16", "shape": [9, 4],
                                                                  "of": "shared.weight"}, …}}
-    released/model.safetensors   what is no parameter of any model here: heads of other kinds, and buffers
+    released/model.safetensors   tensors that are no parameter of any model here: heads of other kinds, and buffers
 
-"of" is the tensor in the family's table whose values these are; null: it is in model.safetensors. A run that starts
-from the workdir keeps nothing of this: it has trained its own parameters, and is exported with these alone.
+"of" is the tensor in the family's table that has the same values; null: the tensor is in model.safetensors. A run that
+starts from the workdir keeps none of these files. It has trained its own parameters, and its export has only these.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ SHAPE = {"tensors": {str: {"dtype": str, "shape": [int], "of": (str, None)}}}
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What a workdir keeps. kind: which class of transformers the release is of. tensors: as in tensors.json."""
+    """The release that a workdir keeps. kind: the kind of its class in transformers. tensors: see tensors.json."""
 
     folder: Path
     json: Json
@@ -40,18 +40,18 @@ class Kept:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the tensors of heads that no model here has."""
+        """Names of the tensors that belong to heads that no model here has."""
         rename, others = self.family.rename, [name for name, each in self.tensors.items() if each["of"] is None]
         return tuple(name for name in others if self.family.kind_of_head(rename(name)))
 
     @property
     def refusal(self) -> str | None:
-        """Why the weights cannot answer; None where they can."""
+        """The reason why the weights cannot answer; None if they can."""
         return refusal(self.family, self.kind, self.json)
 
 
 def keep(released: Released, workdir: Path) -> None:
-    """Write into `workdir` what its parameters do not tell of the release."""
+    """Write into `workdir` the facts of the release that its parameters do not hold."""
     folder = workdir / FOLDER
     folder.mkdir()
     stored = released.tensors.tensors
@@ -78,7 +78,7 @@ def _as_it_is(tensors: TensorFolder, name: str) -> ToWrite:
 
 
 def read_kept(workdir: Path) -> Kept | None:
-    """What a workdir keeps of a release; None where it was not converted from one."""
+    """Return the release that a workdir keeps; None if the workdir does not come from a release."""
     folder = workdir / FOLDER
     tensors, said = read_json(folder / TENSORS, shape=SHAPE), read_json(folder / CONFIG, shape={"model_type": str})
     if tensors is None or said is None or said["model_type"] not in FAMILIES:
@@ -89,11 +89,12 @@ def read_kept(workdir: Path) -> Kept | None:
 
 
 def write_back(kept: Kept, folder: Path, model: ModelConfig, params: Mapping[str, Any], dtype: str | None) -> None:
-    """Write the release into `folder` as it came: config.json, and the tensors by their own names.
+    """Write the release into `folder` in its original form: config.json, and the tensors under their original names.
 
     Args:
-        model: that of the workdir. params: {path: array} of all that its checkpoint holds.
-        dtype: of all tensors but buffers; None: each its own.
+        model: the workdir's model.
+        params: {path: array} of everything in its checkpoint.
+        dtype: of all tensors except buffers; None: each tensor keeps its own.
     """
     entries = {
         entry.ours: entry for each in (*kept.family.more_parts(model), model) for entry in kept.family.entries(each)

@@ -1,4 +1,4 @@
-"""The labels of a released head: their names and number, held against the head's own rows.
+"""The labels of a released head: their names and number, checked against the rows of the head's weights.
 
 label_names({"id2label": {"0": "O", "1": "B-PER"}}, 2)      ("O", "B-PER")
 label_names({"num_labels": 2}, 2)                           ("LABEL_0", "LABEL_1")
@@ -11,7 +11,7 @@ from t5lite.system.errors import UserError
 
 
 def label_names(json: Json, rows: int) -> tuple[str, ...]:
-    """The name of each of a head's `rows` labels. UserError where the fields of config.json contradict each other."""
+    """Return the name of each of a head's `rows` labels. Raises UserError if config.json's fields contradict it."""
     named = json.get("id2label")
     count = json.get("num_labels", rows)
     if count != rows:
@@ -43,7 +43,7 @@ def _from_ids(named: object, rows: int) -> tuple[str, ...]:
 
 
 def _check_inverse(ids: object, names: tuple[str, ...], unnamed: bool) -> None:
-    """Refuse a label2id that is not the inverse of the names."""
+    """Raise UserError for a label2id that is not the inverse of the names."""
     if ids is None:
         return
     if not isinstance(ids, Mapping):
@@ -56,7 +56,7 @@ def _check_inverse(ids: object, names: tuple[str, ...], unnamed: bool) -> None:
 
 
 def refuse_problem_type(json: Json, rows: int) -> None:
-    """Refuse a head for texts that answers with anything but one label."""
+    """Raise UserError for a head for texts, unless its answer is one label out of several."""
     kind = json.get("problem_type")
     if kind not in (None, "single_label_classification"):
         raise UserError(f"config.json: problem_type={kind!r} is not supported, only 'single_label_classification'")

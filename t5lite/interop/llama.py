@@ -1,4 +1,6 @@
-"""Llama, and what differs from it in a field: Mistral, Qwen2 (biases of queries, keys, values), Qwen3 (their norms)."""
+"""Llama, and models that differ from it in one field: Mistral, Qwen2 (biases of queries, keys and values), Qwen3 (norms
+of queries and keys).
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,9 +38,9 @@ CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Q
 
 
 def _rotary(json: Json) -> tuple[float, tuple | None]:
-    """Return (base, scaling). transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling.
+    """Return (base, scaling). transformers 5 writes rope_parameters; earlier versions rope_theta and rope_scaling.
 
-    Raises UserError for files in which the two differ.
+    Raises UserError if they contradict each other, and for a scaling that is not supported.
     """
     earlier = {**(json.get("rope_scaling") or {}), "rope_theta": json.get("rope_theta")}
     said = json.get("rope_parameters") or earlier
@@ -63,7 +65,7 @@ def _rotary_of(said: Mapping[str, Any]) -> tuple[float, tuple | None]:
 
 
 def _window(json: Json) -> int | None:
-    """The length up to which attention through a sliding window is plain attention; None where there is no window."""
+    """Return the length up to which sliding-window attention is plain attention; None if there is no window."""
     if json["model_type"] == "llama":
         refuse_others(json, {"use_sliding_window": False, "sliding_window": None})
         return None

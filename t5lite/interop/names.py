@@ -1,7 +1,7 @@
 """The tensors of a folder under the names of their family's table.
 
-A tensor may stand there under an older name (`gamma`), below another prefix, or under the name of one that repeats it,
-as a shared embedding under that of the decoder's.
+In the files a tensor may have an older name (`gamma`), another prefix, or only the name of a tensor that repeats it: a
+shared embedding may have the name of the decoder's embedding.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,11 @@ CONFIG = "config.json"
 
 
 class Names:
-    """files: {name in the table: name in the files}. repeated: [(name in the files, that of the tensor it repeats)]."""
+    """Names of tensors.
+
+    files: {name in the table: name in the files}.
+    repeated: [(name in the files, name of the tensor that it repeats)].
+    """
 
     def __init__(self, family: Family, tensors: TensorFolder):
         self._family, self._tensors = family, tensors
@@ -32,13 +36,13 @@ class Names:
             self.files.setdefault(family.rename(other), file)
 
     def shapes(self, but: str | None = None) -> dict[str, Shape]:
-        """{name in the table: shape}, without the name `but`; of a repeated tensor under all of its names."""
+        """Return {name in the table: shape}, without the name `but`. A repeated tensor is there under all its names."""
         found = {name: self._tensors.tensors[file].shape for name, file in self.files.items()}
         again = {of: found[alias] for alias, of in self._family.aliases.items() if alias in found}
         return {name: shape for name, shape in {**again, **found}.items() if name != but}
 
     def repeats_only(self, name: str) -> bool:
-        """Whether the tensor is equal to all that stand for the same one, by the family's aliases."""
+        """Return whether the tensor equals all others that the family's aliases say are the same."""
         original = self._family.aliases[name]
         same = [original, *(alias for alias, of in self._family.aliases.items() if of == original)]
         return name in self.files and all(self._equal(name, other) for other in same if other in self.files)
@@ -48,7 +52,7 @@ class Names:
         return one == other or np.array_equal(self._tensors.read(one), self._tensors.read(other))
 
     def resolve(self, wanted: Collection[str]) -> None:
-        """Let an alias stand for a tensor that is not there. wanted: the names that are tensors of their own."""
+        """Use an alias for a tensor that is missing. wanted: the names that are tensors of their own."""
         for alias, original in self._family.aliases.items():
             if alias in wanted or alias not in self.files:
                 continue
@@ -57,7 +61,7 @@ class Names:
                 self.repeated.append((file, self.files[original]))
 
     def check_repetitions(self) -> None:
-        """UserError where two names of one tensor have other values."""
+        """Raise UserError where two names of one tensor have different values."""
         for file, original in self.repeated:
             if not np.array_equal(self._tensors.read(file), self._tensors.read(original)):
                 raise UserError(
@@ -66,5 +70,5 @@ class Names:
                 )
 
     def lacks(self, name: str) -> UserError:
-        """The error for a tensor that is missing."""
+        """Return the error for a missing tensor."""
         return UserError(f"{self._tensors.folder}: the weights lack {name}, which {CONFIG} asks for; fetch them anew")

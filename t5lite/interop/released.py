@@ -1,17 +1,17 @@
-"""Released weights, read: a folder as transformers writes it, and the parameters of a Transformer.
+"""Read released weights: a folder as transformers writes it becomes the parameters of a Transformer.
 
     released = open_released(Path("t5-small"))        config.json understood, every tensor accounted for
     released.model                                    the ModelConfig
     released.read("encoder/final_norm/scale")         one parameter, float32, on the host
 
-No tensor is dropped or made up in silence. Each one is either
+No tensor is dropped or invented in silence. Each tensor is one of these:
 
     a parameter          of the model that answers, or of a part that another run can use (BERT's pooler)
-    a repetition         of another tensor, as a tied head. The two must be equal; either one alone will do
-    kept                 of a known part that no model here has (a head of questions), or a computed buffer
+    a repetition         of another tensor, such as a tied head. The two must be equal; either one alone suffices
+    kept                 a head that no model here has (a head for questions), or a computed buffer
     unknown              an error that names it
 
-A part may be missing as a whole where the class in config.json has none, as T5EncoderModel has no decoder.
+A whole part may be missing if the class in config.json has no such part: T5EncoderModel has no decoder.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ SCHEME = "hf:"
 
 
 class Row(NamedTuple):
-    """Where a parameter comes from: its path, and how each of its tensors is called in the files, layer by layer."""
+    """The source of a parameter: its path, and the names of its tensors in the files, one for each layer."""
 
     ours: str
     entry: Entry
@@ -56,12 +56,14 @@ class Released:
     """An opened folder of released weights.
 
     Args:
-        kind: which class of transformers it is of, see `Family`.
+        kind: the kind of its class in transformers; see `Family`.
         fields: values of a config's `model`.
-        rows: {path: where it comes from} of all parameters that the files hold.
-        lacking: the parameters of `model` that they do not hold.
-        repeated: {name: that of the tensor whose values it repeats}.
-        heads: names of tensors of heads that no model here has. buffers: of computed tensors.
+        rows: {path: source}, for all parameters that the files hold.
+        shapes: {path: shape}, for the same parameters.
+        lacking: the parameters of `model` that the files do not hold.
+        repeated: {name: name of the tensor with the same values}.
+        heads: names of tensors of heads that no model here has.
+        buffers: names of computed tensors.
     """
 
     folder: Path
@@ -80,28 +82,28 @@ class Released:
 
     @property
     def dtype(self) -> str:
-        """That of the stored tensors, of the widest where there are several."""
+        """The dtype of the stored tensors; the first one in NAMES if there are several."""
         stored = {self.tensors.tensors[name].dtype for row in self.rows.values() for name in row.names}
         return next(NAMES[short] for short in NAMES if short in stored)
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes of its head for labels, in their order."""
+        """Names of the labels of its head, in their order; None without such a head."""
         rows = next((head.size for head in self.model.heads.others if TASKS[head.name].has_labels), 0)
         return label_names(self.json, rows) if rows else None
 
     @property
     def refusal(self) -> str | None:
-        """Why the weights cannot answer; None where they can."""
+        """The reason why the weights cannot answer; None if they can."""
         return refusal(self.family, self.kind, self.json)
 
     @property
     def dropout(self) -> dict[str, float]:
-        """What config.json says of dropout, {field: rate}."""
+        """{field: rate}: config.json's rates of dropout."""
         return read_rates(self.json, self.family.dropout)
 
     def read(self, path: str) -> np.ndarray:
-        """A parameter, float32, with the layers stacked; one tensor beside it in memory."""
+        """Return a parameter, float32, with its layers stacked. Memory holds one tensor beside it."""
         row, values = self.rows[path], np.zeros(self.shapes[path], np.float32)
         for layer, name in enumerate(row.names):
             place = values[layer] if row.entry.stacked else values
@@ -110,7 +112,7 @@ class Released:
 
 
 def refusal(family: Family, kind: str, json: Json) -> str | None:
-    """Why weights of this kind cannot answer; None where they can, if no part of the model is missing."""
+    """Return the reason why weights of this kind cannot answer; None if they can. Missing parts are not checked."""
     if kind in family.answers:
         return None
     name = next(iter(json.get("architectures") or ()), kind)
@@ -118,17 +120,17 @@ def refusal(family: Family, kind: str, json: Json) -> str | None:
 
 
 def is_released(place: str | Path) -> bool:
-    """Whether it is `hf:DIR`, and no workdir."""
+    """Return whether `place` is `hf:DIR`, and not a workdir."""
     return str(place).startswith(SCHEME)
 
 
 def folder_of(place: str | Path) -> Path:
-    """DIR of `hf:DIR`."""
+    """Return DIR for `hf:DIR`."""
     return Path(str(place).removeprefix(SCHEME))
 
 
 def read_released_json(folder: Path) -> tuple[Json, Family]:
-    """config.json and the family that it names. UserError where there is none, or an unknown one."""
+    """Return config.json and its family. Raises UserError if there is no file, or an unknown family."""
     said = read_json(folder / CONFIG, "fetch it anew")
     if said is None:
         raise UserError(f"{folder} holds no {CONFIG}: it is no folder of released weights")
@@ -140,7 +142,10 @@ def read_released_json(folder: Path) -> tuple[Json, Family]:
 
 
 def open_released(folder: Path) -> Released:
-    """Read config.json and the names and shapes of all tensors; their values wait until they are asked for."""
+    """Open a folder: read config.json, and the names and shapes of all tensors. Values are read later.
+
+    Raises UserError for a folder that does not fit its config.json, and for tensors that have no place.
+    """
     said, family = read_released_json(folder)
     tensors = TensorFolder(folder)
     names = Names(family, tensors)
@@ -167,12 +172,12 @@ def open_released(folder: Path) -> Released:
 
 
 def _tied_head(family: Family, said: Json, names: Names) -> str | None:
-    """T5's head where it only repeats the embedding that config.json ties it to: no parameter of its own."""
+    """Return T5's head if it only repeats the embedding that config.json ties it to; else None."""
     return HEAD if family.ties(said) and names.repeats_only(HEAD) else None
 
 
 def _check_kind(folder: Path, family: Family, kind: str, names: Names) -> None:
-    """Refuse weights that lack what tells the class that config.json names."""
+    """Raise UserError for weights that lack a tensor of the class that config.json names."""
     lacking = next((name for name in family.needs.get(kind, ()) if name not in names.files), None)
     if lacking is not None:
         raise UserError(
@@ -181,7 +186,7 @@ def _check_kind(folder: Path, family: Family, kind: str, names: Names) -> None:
 
 
 def tensor_names(family: Family, model: ModelConfig) -> Iterator[str]:
-    """The names of all tensors of a model, in the order of the family's table."""
+    """Yield the names of all tensors of a model, in the order of the family's table."""
     for entry in family.entries(model):
         layers = shapes_of(model)[entry.ours][0] if entry.stacked else 1
         yield from (entry.theirs.format(n=layer) if entry.stacked else entry.theirs for layer in range(layers))
@@ -190,7 +195,10 @@ def tensor_names(family: Family, model: ModelConfig) -> Iterator[str]:
 def _rows(
     family: Family, kind: str, models: Sequence[ModelConfig], names: Names
 ) -> tuple[dict[str, Row], tuple[str, ...]]:
-    """(the parameters that there are, those of the first model that are missing with their whole part)."""
+    """Return (the parameters that the files hold, parameters of the first model whose whole part is missing).
+
+    Raises UserError if a part is incomplete, or missing although its kind needs it.
+    """
     rows: dict[str, Row] = {}
     missing: dict[str, dict[str, str]] = {}  # {part: {path: a tensor that it lacks}}
     for model in models:
@@ -215,7 +223,7 @@ def _rows(
 
 
 def _kept(released: Released, used: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(the tensors of heads that no model here has, the buffers). UserError for any that is neither."""
+    """Return (tensors of heads that no model here has, buffers). Raises UserError for any other unused tensor."""
     family, left = released.family, [name for name in released.tensors.tensors if name not in used]
     buffers = tuple(name for name in left if family.is_buffer(family.rename(name)))
     heads = tuple(name for name in left if name not in buffers and family.kind_of_head(family.rename(name)))
@@ -228,7 +236,7 @@ def _kept(released: Released, used: Collection[str]) -> tuple[tuple[str, ...], t
 
 
 def _check_ranges(fields: Mapping[str, Any]) -> None:
-    """UserError for a number that a config of ours could not have either."""
+    """Raise UserError for a number that a config is not allowed to have."""
     for name, value in fields.items():
         least, most = RANGES.get(f"model.{name}", (None, None))
         if least is not None and value is not None:
@@ -239,7 +247,7 @@ def _check_ranges(fields: Mapping[str, Any]) -> None:
 
 
 def _all_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
-    """The shape of each parameter of `rows`, which the models have between them."""
+    """Return the shape of each parameter of `rows`; each belongs to at least one of the models."""
     known = {path: shape for model in reversed(models) for path, shape in shapes_of(model).items()}
     if missing := shapes_of(models[0]).keys() - rows.keys() - set(lacking):
         raise ValueError(f"the family's table has no row for {min(missing)}")
@@ -258,7 +266,10 @@ def _check_shapes(released: Released) -> None:
 
 
 def load_parameters(released: Released, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """{path: array} of the paths of `like`, placed by its shardings, one parameter at a time on the host."""
+    """Return {path: array} for the paths of `like`, placed by their shardings. The host holds one parameter at a time.
+
+    Raises UserError where a shape differs from `like`.
+    """
     arrays = {}
     for path, leaf in like.items():
         if leaf.shape != released.shapes[path]:

@@ -1,8 +1,9 @@
 """T5 v1.0 and v1.1, FLAN-T5, mT5 and UL2.
 
-The head is tied where config.json says so and no tensor contradicts: it says so of every T5 that transformers 5 writes.
-Of v1.1 the last hidden states are not scaled; `scale_decoder_outputs` says it, where absent `tie_word_embeddings`.
-Those of mT5 never are, though transformers 5 writes `tie_word_embeddings: true` of it too.
+The head is tied if config.json says so, unless there is a tensor for the head that differs: transformers 5 says "tied"
+for every T5. In v1.1 the last hidden states are not scaled. `scale_decoder_outputs` tells whether they are, or, where
+it is absent, `tie_word_embeddings`. In mT5 they are never scaled by default, although transformers 5 writes
+`tie_word_embeddings: true` for mT5 too.
 """
 
 from collections.abc import Mapping
@@ -156,7 +157,7 @@ T5 = Family(
         r"qa_outputs\..*": "ForQuestionAnswering",
         r"classifier\..*": "ForTokenClassification",
     },
-    # An early converter gave the decoder's cross-attention a bias of its own, which no model reads.
+    # An early converter gave the decoder's cross-attention its own relative bias, which no model reads.
     buffers=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     renamed=((r"^transformer\.", ""),),
     aliases={

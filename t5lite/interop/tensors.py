@@ -1,12 +1,12 @@
-"""Tensors in safetensors files: read one by one from a folder, written one by one to another.
+"""Read tensors one by one from a folder of safetensors files, and write tensors one by one to another folder.
 
     config.json
     model.safetensors                                     or model-00001-of-00002.safetensors … and
     model.safetensors.index.json                          {"weight_map": {tensor name: file}}
 
 Nothing here holds more than one tensor at a time. A file is a header (8 bytes of length, then JSON: name -> dtype,
-shape and offsets) and the tensors' little-endian bytes; https://github.com/huggingface/safetensors has the format. The
-library reads; it cannot write without holding all tensors, so the writer is our own.
+shape and offsets) and the tensors' little-endian bytes. Format: https://github.com/huggingface/safetensors. The library
+reads the files. It cannot write without holding all tensors, so this module has its own writer.
 """
 
 import contextlib
@@ -36,20 +36,20 @@ ALIGNMENT = 64
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor in a file. dtype: the file's own name, as F32."""
+    """A tensor in a file. dtype: the file's name for it, for example F32."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
 
     def span(self, name: str) -> tuple[int, int]:
-        """(first byte, byte after the last) of the tensor `name` in the file."""
+        """Return (first byte, byte after the last) of the tensor `name` in the file."""
         with self.file.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
             return tuple(8 + length + offset for offset in json.loads(file.read(length))[name]["data_offsets"])
 
     def bytes(self, name: str) -> bytes:
-        """What the file holds under `name`, as it stands there, whatever the dtype."""
+        """Return the unchanged bytes of the tensor `name` in the file, whatever the dtype."""
         start, end = self.span(name)
         with self.file.open("rb") as file:
             file.seek(start)
@@ -57,12 +57,13 @@ class Stored:
 
 
 class TensorFolder:
-    """The tensors of a folder of released weights: what there is, and each when it is asked for.
+    """The tensors of a folder of released weights: a list of all, and the values of each when asked for.
+
+    tensors: {name: its place in a file}.
+    other_names: {name: the stored tensor with the same values}, from the files' metadata.
 
     Raises UserError for a folder without weights, a file that is damaged or lacks a tensor of the index, and weights
-    that only a pickle holds, which could run code when it is read.
-
-    other_names: {name: the stored tensor that it is one with}, which the files' metadata tells.
+    that only a pickle holds: a pickle could run code when read.
     """
 
     def __init__(self, folder: Path):
@@ -82,7 +83,7 @@ class TensorFolder:
         self.other_names = {a: b for a, b in self.other_names.items() if b in tensors and a not in tensors}
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor in its stored dtype. UserError for one of whole numbers or another dtype than NAMES lists."""
+        """Return the tensor in its stored dtype. Raises UserError for a dtype that NAMES lacks, such as integers."""
         stored = self.tensors[name]
         if stored.dtype not in NAMES:
             raise UserError(f"{stored.file}: {name} is of dtype {stored.dtype}; known: {', '.join(NAMES)}")
@@ -91,7 +92,7 @@ class TensorFolder:
 
 
 def _files(folder: Path) -> dict[Path, set[str] | None]:
-    """{file: the names that the index gives it, or None for all}."""
+    """Return {file: the names that the index gives it, or None for all}. Raises UserError for missing weights."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give one with config.json and {SINGLE}")
     if (folder / SINGLE).is_file():
@@ -129,10 +130,11 @@ def _opened(file: Path) -> Iterator[safetensors.safe_open]:
 
 @dataclasses.dataclass(frozen=True)
 class ToWrite:
-    """A tensor that is to be written. make() gives its values, in any dtype, when its turn comes.
+    """A tensor that is to be written. make() returns its values, in any dtype, when they are needed.
 
-    stored: the file's name for its dtype, as I64, where make() gives the bytes themselves, of which there are `size`.
-    dtype: a name in DTYPES, where it is not that of the other tensors.
+    dtype: a name in DTYPES; None: the dtype of the other tensors.
+    stored: the file's name for the dtype, for example I64. Then make() returns the bytes themselves; `size` is their
+        number. None: make() returns an array.
     """
 
     shape: tuple[int, ...]
@@ -142,7 +144,7 @@ class ToWrite:
     size: int = 0
 
     def layout(self, usual: str) -> tuple[str, int]:
-        """(the file's name for the dtype, bytes), where the other tensors are of the dtype `usual`."""
+        """Return (the file's name for the dtype, number of bytes). usual: the dtype of the other tensors."""
         if self.stored is not None:
             return self.stored, self.size
         dtype = self.dtype or usual
@@ -152,9 +154,10 @@ class ToWrite:
 def write_tensors(
     folder: Path, tensors: Mapping[str, ToWrite], dtype: str, shard_bytes: int = SHARD_BYTES
 ) -> list[Path]:
-    """Write the tensors in their order as `dtype` (a name in DTYPES), in files of about `shard_bytes`; the files.
+    """Write the tensors in their order, in files of about `shard_bytes`, and return the files.
 
-    More than one file get an index. The caller makes the folder, and moves it into place when all is written.
+    dtype: a name in DTYPES, for tensors without a dtype of their own. Several files get an index. The caller makes the
+    folder, and moves it into place when all is written.
     """
     sizes = {name: tensor.layout(dtype)[1] for name, tensor in tensors.items()}
     shards: list[list[str]] = [[]]
@@ -190,7 +193,7 @@ def _write(file: Path, tensors: Mapping[str, ToWrite], names: Sequence[str], dty
 
 
 def _bytes(name: str, tensor: ToWrite, dtype: str) -> Any:
-    """What is written of a tensor."""
+    """Return the bytes to write for a tensor."""
     made = tensor.make()
     if tensor.stored is not None:
         return made
@@ -198,4 +201,4 @@ def _bytes(name: str, tensor: ToWrite, dtype: str) -> Any:
     if values.shape != tensor.shape:
         raise ValueError(f"{name} is {values.shape}, announced as {tensor.shape}")
     values = np.ascontiguousarray(values.astype(DTYPES[tensor.dtype or dtype], copy=False))
-    return values.reshape(-1).view(np.uint8).data  # bfloat16 has no buffer of its own
+    return values.reshape(-1).view(np.uint8).data  # as bytes, because bfloat16 has no buffer protocol

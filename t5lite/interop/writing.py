@@ -1,4 +1,4 @@
-"""Parameters of a Transformer written as a folder that transformers loads.
+"""Write the parameters of a Transformer as a folder that transformers loads.
 
 write_released(folder, config, params, "bfloat16")
 """
@@ -21,7 +21,7 @@ from t5lite.system.errors import UserError
 
 
 def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
-    """The family that a model belongs to and what config.json says of it. UserError where it belongs to none."""
+    """Return the family of a model and its config.json fields. Raises UserError if no family has this shape."""
     reasons = []
     for family in ALL:
         try:
@@ -40,10 +40,16 @@ def write_released(
     shard_bytes: int = SHARD_BYTES,
     fetch: Callable[[Any], np.ndarray] = np.asarray,
 ) -> None:
-    """Write config.json and the weights into `folder`, which transformers then loads.
+    """Write config.json and the weights into `folder`, so that transformers can load it.
 
-    params: {path: array}. more: further fields of config.json, the ids of tokens among them. fetch: from an array of
-    `params` to the host. Raises UserError for a model that no family has.
+    Args:
+        params: {path: array}.
+        dtype: of the tensors, "float32", "float16" or "bfloat16".
+        more: further fields of config.json, for example the ids of tokens.
+        shard_bytes: the approximate size of a file.
+        fetch: moves an array of `params` to the host.
+
+    Raises UserError for a model that belongs to no family.
     """
     family, said = describe(config)
     tensors = tensors_of(family.entries(config), shapes_of(config), params, fetch)
@@ -60,7 +66,7 @@ def tensors_of(
     params: Mapping[str, Any],
     fetch: Callable[[Any], np.ndarray] = np.asarray,
 ) -> dict[str, ToWrite]:
-    """{name in the family's table: tensor} of the parameters that `entries` tell of. shapes: {path: shape}."""
+    """Return {name in the family's table: tensor} for the parameters in `entries`. shapes: {path: shape}."""
     fetched = functools.lru_cache(4)(lambda path: fetch(params[path]))
     tensors: dict[str, ToWrite] = {}
     for theirs, group in _grouped(entries):
@@ -73,7 +79,7 @@ def tensors_of(
 
 
 def _grouped(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    """(name of a tensor, the entries that share it)."""
+    """Yield (name of a tensor, the entries that share it)."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.theirs, []).append(entry)

@@ -1,7 +1,8 @@
-"""Attention: who sees whom, and the product itself in several implementations that agree.
+"""Attention: masks, and the product itself in several implementations that agree.
 
-A mask is bool [B, 1, T, S], True where a query sees a key, or None where all see all. A query that sees no key
-(padding) averages over all values: finite, and read by nobody, since padding is never a key and has no loss.
+A mask is bool [B, 1, T, S], True where a query sees a key; None where every query sees every key. A query that sees no
+key (padding) gets the average of all values. This is finite, and nothing uses it: padding is never a key and has no
+loss.
 """
 
 import functools
@@ -13,15 +14,17 @@ from t5lite.model.dropout import keep_weights
 
 Array = jax.Array
 
-# Finite, so that a row without keys is uniform rather than NaN, and far below any score plus bias in float32.
+# Finite, so that a row without keys is uniform rather than NaN. Far below any score plus bias in float32.
 MASKED = -1e9
-# Heads of `mapped_attention` in one turn of its loops, forward and backward: the elementwise work on one of them runs
-# beside the products of another. On two cores a step takes 4 % less time than with one head a turn.
+# Heads in one turn of the loops of `mapped_attention`, forward and backward. The elementwise work on one head runs
+# beside the products of another. On two cores a step takes 4 % less time than with one head in each turn.
 UNROLL = (2, 4)
 
 
 def segment_mask(query_segments_BxT: Array | None, key_segments_BxS: Array | None) -> Array | None:
-    """Same segment, and not padding (0). A side that is None is one segment, 1; two Nones need no mask."""
+    """The mask of queries and keys in the same segment; 0 is padding. A side that is None is segment 1; None if both
+    are.
+    """
     if query_segments_BxT is None and key_segments_BxS is None:
         return None
     queries = 1 if query_segments_BxT is None else query_segments_BxT[:, None, :, None]
@@ -30,7 +33,7 @@ def segment_mask(query_segments_BxT: Array | None, key_segments_BxS: Array | Non
 
 
 def causal_mask(segments_BxT: Array | None, prefix_BxT: Array | None, length: int) -> Array:
-    """Of a decoder: no key after the query, but within a prefix, whose positions all see each other."""
+    """The decoder's mask: causal, except that positions inside the prefix see the whole prefix."""
     mask = jnp.tril(jnp.ones((1, 1, length, length), bool))
     if prefix_BxT is not None:
         mask = mask | (prefix_BxT[:, None, :, None] & prefix_BxT[:, None, None, :])
@@ -41,12 +44,13 @@ def causal_mask(segments_BxT: Array | None, prefix_BxT: Array | None, length: in
 def attend(q_BxTxHxK: Array, k_BxSxHxK: Array, v_BxSxHxK: Array, bias_1xHxTxS: Array | None, mask: Array | None, *,
            scale: float, dropout: float = 0.0, key: Array | None = None,
            implementation: str = "auto") -> Array:  # fmt: skip
-    """Softmax(scale · q k + bias) v under the mask, [B, T, H, K] in the dtype of v; softmax in float32.
+    """Return softmax(scale · q k + bias) v under the mask: [B, T, H, K] in the dtype of v, with softmax in float32.
 
-    Keys and values may have fewer heads, each for as many query heads in a row as there are more of these.
-    dropout: the rate at which attention weights are dropped, with the PRNG `key`; 0 needs none. Which weights are
-    dropped depends on key, row of the batch, head, query and key position alone (`dropout.keep_weights`): all
-    implementations drop the same weights, on every mesh.
+    Keys and values may have fewer heads than queries. Then consecutive query heads share a head of keys and values.
+
+    dropout: the rate for attention weights; 0 needs no PRNG `key`. PRNG key, row of the batch, head, query and key
+    position decide which weights are dropped (`dropout.keep_weights`). So all implementations drop the same weights,
+    on every mesh.
     """
     if implementation == "auto":
         implementation = choose(q_BxTxHxK.shape, k_BxSxHxK.shape)
@@ -56,13 +60,13 @@ def attend(q_BxTxHxK: Array, k_BxSxHxK: Array, v_BxSxHxK: Array, bias_1xHxTxS: A
 
 def attend_cached(q_BxTxHxK: Array, keys_BxHxKxS: Array, values_BxHxSxK: Array, bias_BxHxTxS: Array | None,
                   mask: Array | None, *, scale: float) -> Array:  # fmt: skip
-    """`attend` to keys and values that lie as in a cache, for the few queries of a step; no dropout.
+    """`attend` to keys and values laid out as in a cache, for the few queries of a step; no dropout.
 
-    Slots from the mask's S on are not looked at.
+    Attention sees the first `mask.shape[-1]` slots; all slots without a mask.
     """
     slots = keys_BxHxKxS.shape[-1] if mask is None else mask.shape[-1]
     batch, length, heads, head_dim = q_BxTxHxK.shape
-    # Heads that share keys are queries in a row of one product.
+    # Query heads that share keys become further queries of one product.
     q_BxGxRTxK = q_BxTxHxK.swapaxes(1, 2).reshape(batch, keys_BxHxKxS.shape[1], -1, head_dim)
     scores_BxGxRTxS = jnp.matmul(q_BxGxRTxK, keys_BxHxKxS[..., :slots], preferred_element_type=jnp.float32)
     scores_BxHxTxS = scores_BxGxRTxS.reshape(batch, heads, length, slots)
@@ -72,7 +76,7 @@ def attend_cached(q_BxTxHxK: Array, keys_BxHxKxS: Array, values_BxHxSxK: Array, 
 
 
 def _weights(scores_BxHxTxS: Array, bias: Array | None, mask: Array | None, scale: float) -> Array:
-    """Softmax over the keys of scaled and biased scores under the mask, float32."""
+    """Return the softmax over keys of the scaled, biased and masked scores, float32."""
     if scale != 1.0:
         scores_BxHxTxS *= scale
     if bias is not None:
@@ -83,7 +87,7 @@ def _weights(scores_BxHxTxS: Array, bias: Array | None, mask: Array | None, scal
 
 
 def choose(query_shape: tuple[int, ...], key_shape: tuple[int, ...]) -> str:
-    """What "auto" is: "mapped" where all scores together would leave a CPU's cache, else "einsum"."""
+    """Return the implementation for "auto": "mapped" where all scores would not fit a CPU's cache, else "einsum"."""
     batch, queries, heads, _ = query_shape
     alone = jax.sharding.get_abstract_mesh().size <= 1  # Mapping over the batch would undo its sharding.
     large = batch * heads * queries * key_shape[1] > 2**20 and queries > 1
@@ -92,7 +96,7 @@ def choose(query_shape: tuple[int, ...], key_shape: tuple[int, ...]) -> str:
 
 def einsum_attention(q, k, v, bias, mask, *, scale, dropout, key):
     batch, length, heads, head_dim = q.shape
-    # G heads of keys, each with R heads of queries.
+    # There are G heads of keys. R heads of queries share each.
     q_BxTxGxRxK = q.reshape(batch, length, k.shape[2], -1, head_dim)
     scores = jnp.einsum("btgrk,bsgk->bgrts", q_BxTxGxRxK, k, preferred_element_type=jnp.float32)
     weights_BxHxTxS = _weights(scores.reshape(batch, heads, length, -1), bias, mask, scale).astype(v.dtype)
@@ -105,7 +109,8 @@ def einsum_attention(q, k, v, bias, mask, *, scale, dropout, key):
 
 
 def mapped_attention(q, k, v, bias, mask, *, scale, dropout, key):
-    """One head of one example at a time, so that its scores [T, S] stay in cache; they are made again for gradients.
+    """Compute one head of one example at a time, so that its scores [T, S] stay in cache. The backward pass computes
+    scores again.
 
     On CPU, attention is bound by memory: at [8, 4, 512, 512] this takes a third of the time of `einsum_attention`.
     """
@@ -115,15 +120,16 @@ def mapped_attention(q, k, v, bias, mask, *, scale, dropout, key):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _mapped(scale, dropout, q, k, v, bias, mask, key):
-    """Of q, k, v [B, T or S, H, K]: the gradient keeps two numbers a query, the largest score and the sum.
+    """Attention for q, k, v [B, T or S, H, K]. The forward pass saves two numbers for each query: the largest score,
+    and the sum of exponentials.
 
-    Not the usual one, their logsumexp: in a row that sees no key, float32 would lose the sum beside MASKED.
+    Their logsumexp, as usual, would not do: in a row that sees no key, float32 would lose the sum beside MASKED.
     """
     return _mapped_forward(scale, dropout, q, k, v, bias, mask, key)[0]
 
 
 def _mapped_scores(heads, scale, index, q, k, bias, mask):
-    """Float32 [T, S] of the head index % H of example index // H."""
+    """Float32 [T, S]: scores of head index % H of example index // H."""
     scores_TxS = jnp.matmul(q, k.T, preferred_element_type=jnp.float32)
     if scale != 1.0:
         scores_TxS *= scale
@@ -137,13 +143,13 @@ def _mapped_mask(heads, index, mask):
 
 
 def _mapped_keep(heads, dropout, key, index, shape):
-    """Factors [T, S] that dropout multiplies the weights by: 0, or 1 / (1 - dropout)."""
+    """[T, S]: the factors that dropout multiplies weights by, 0 or 1 / (1 - dropout)."""
     queries, keys = jnp.indices(shape, sparse=True)
     return keep_weights(key, index // heads, index % heads, queries, keys, dropout) * (1 / (1 - dropout))
 
 
 def _take(index, heads, *arrays):
-    """The head index % H of example index // H, [T or S, K], of each array; sliced where it lies, never transposed."""
+    """Return head index % H of example index // H, [T or S, K], of each array: a slice, without a transpose."""
     b, h = index // heads, index % heads
     return tuple(jax.lax.dynamic_slice(x, (b, 0, h, 0), (1, x.shape[1], 1, x.shape[3]))[0, :, 0] for x in arrays)
 
@@ -155,9 +161,10 @@ def _put(index, heads, array, value):
 
 
 def _dot_of_transpose(a_TxS, b_TxK):
-    """a.T @ b, float32 [S, K], for a much larger than b: as (b.T @ a).T in half the time of XLA's own on CPU.
+    """Return a.T @ b, float32 [S, K], for `a` much larger than `b`. On CPU, (b.T @ a).T takes half the time of XLA's
+    own a.T @ b.
 
-    Without the barrier XLA would simplify it back.
+    The barrier keeps XLA from turning the product back.
     """
     product_KxS = jax.lax.dot_general(b_TxK, a_TxS, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     return jax.lax.optimization_barrier(product_KxS).T
@@ -190,9 +197,9 @@ def _mapped_backward(scale, dropout, saved, dy):
         index, (top_Tx1, sum_Tx1) = each
         dq, dk, dv, dbias = gradients
         q_TxK, k_SxK, v_SxK, y_TxK, dy_TxK = _take(index, heads, q, k, v, y, dy)
-        # The weights are exp / sum, and everything below is linear in dy: dividing it saves a pass over [T, S].
+        # Weights are exp / sum, and everything below is linear in dy. So dividing dy saves a pass over [T, S].
         dy_TxK = dy_TxK.astype(jnp.float32) / sum_Tx1
-        # Softmax's own gradient needs the mean of dweights under the weights, which is y · dy.
+        # The gradient of softmax needs the mean of dweights under the weights, which equals y · dy.
         mean_Tx1 = (y_TxK.astype(jnp.float32) * dy_TxK).sum(axis=-1, keepdims=True)
         dy_TxK = dy_TxK.astype(v.dtype)
         exp_TxS = jnp.exp(_mapped_scores(heads, scale, index, q_TxK, k_SxK, bias, mask) - top_Tx1)

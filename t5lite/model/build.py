@@ -1,4 +1,4 @@
-"""From a config's `model` fields to a Transformer."""
+"""Build a Transformer from a config's `model` fields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,10 @@ ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 
 
 def _stacks_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a ModelConfig, but for heads: which stacks have layers follows from the architecture."""
+    """Return the fields of a ModelConfig, without heads. The architecture decides which stacks have layers.
+
+    Raises UserError for an unknown architecture.
+    """
     fields = dict(fields)
     architecture = fields.pop("architecture")
     known = ", ".join(ARCHITECTURES)
@@ -28,9 +31,9 @@ def _stacks_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` with what they leave open (None) as the model understands it, but for `vocab_size`.
+    """Return `fields` with the model's own value wherever they leave one open (None), except `vocab_size`.
 
-    Models whose settled fields, heads and vocabulary rows are equal are the same model.
+    Models are the same where settled fields, heads and vocabulary rows are equal.
     """
     rows = fields["vocab_size"]
     model = ModelConfig(**_stacks_of(fields) | {"vocab_size": rows or VOCAB_MULTIPLE})
@@ -41,9 +44,10 @@ def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
-    """The model of `fields`. Its embedding has a row for every id of `vocabulary`, to a multiple of 128.
+    """Return the model of `fields`. Its embedding has at least a row for every id of `vocabulary`.
 
-    heads: those that the objective asks for.
+    heads: the outputs that the objective asks for. Without a `vocab_size` in `fields`, the rows are the
+    vocabulary's, rounded up to a multiple of 128. Raises UserError for a `vocab_size` with too few rows.
     """
     fields = _stacks_of(fields)
     fields["heads"] = heads

@@ -1,17 +1,17 @@
-"""What a model is: `ModelConfig`, and the letters that name the dimensions of every array in `model` and `decoding`.
+"""`ModelConfig`, and the letters that name the dimensions of every array in `model` and `decoding`.
 
     B  batch                L  encoder length          D  d_model, width of the residual stream
     T  decoder length       S  length of the keys      F  d_ff, hidden width of the feed-forward block
     H  attention heads      K  head_dim                N  layers of a stack
     V  rows of the vocabulary
 
-An array's name ends in its shape, `x_BxTxD`; 1 stands for a dimension that broadcasts. In `attention`, T is the length
-of the queries, whichever side they come from.
+The name of an array ends in its shape, `x_BxTxD`. 1 stands for a dimension that broadcasts. In `attention`, T is the
+length of the queries, on either side.
 
-Every field is on its own; a family is a choice of them (`presets.py` has the published ones). The defaults are those of
-the config. What a field leaves open (None) follows from the architecture (positions, token_types), or from the
-positions: with T5's relative bias come its unscaled attention scores, its scaled logits where embeddings are tied, and
-its initialisation; with all others scores scaled by head_dim ** -0.5, logits as they are, and GPT-2's initialisation.
+All fields are independent. A family is a choice of fields (`presets.py` has the published ones). Defaults come from the
+config. A field that is None gets its value from the architecture (positions, token_types) or from the positions.
+T5's relative bias comes with unscaled attention scores, logits scaled where embeddings are tied, and T5's
+initialisation. Other positions come with scores scaled by head_dim ** -0.5, unscaled logits and GPT-2's initialisation.
 
     T5 v1.0     relative_bias, rms, relu, tied              BERT   learned, layer, post, gelu, biases, embedding_norm
     T5 v1.1     relative_bias, rms, geglu, untied           BART   the same, encoder and decoder
@@ -19,12 +19,12 @@ its initialisation; with all others scores scaled by head_dim ** -0.5, logits as
 
 Dropout has one rate, `dropout`, and places, which differ between families (DROPOUT_PLACES):
 
-    embedding   what enters the first layer, after positions and the embeddings' norm
+    embedding   the input of the first layer, after positions and the embeddings' norm
     attention   attention weights, after softmax
     activation  inside the feed-forward block, before its last product
-    residual    what a block adds to the residual stream
-    final       what leaves a stack, after its last norm
-    head        what a classifier or a tagger reads
+    residual    the output of a block, before it is added to the residual stream
+    final       the output of a stack, after its last norm
+    head        the input of a classifier or a tagger
 
     T5      embedding, attention, activation, residual, final       transformers' modeling_t5.py, as mesh-tensorflow
     BERT    embedding, attention, residual, head                    modeling_bert.py, as google-research/bert
@@ -32,8 +32,9 @@ Dropout has one rate, `dropout`, and places, which differ between families (DROP
     BART    embedding, attention, activation, residual              modeling_bart.py, as fairseq
     Llama   attention                                               modeling_llama.py; Mistral and Qwen are the same
 
-Unless `dropout_places` says otherwise, a model with relative_bias drops at all places (T5's, and an encoder's head),
-and every other model where BERT and GPT-2 do. Presets and released weights of BART and Llama say otherwise.
+Where `dropout_places` is None, a model with relative_bias has dropout at all places (T5's places and an encoder's
+head). Every other model has it at the places of BERT and GPT-2. Presets and released weights of BART and Llama set
+`dropout_places`.
 """
 
 import dataclasses
@@ -61,34 +62,37 @@ USUAL = base_config().model  # the defaults
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a model and how it computes. Hashable; checked on construction, a `UserError` names the field.
+    """The shape of a model and its way to compute. Hashable. A field with a bad value raises UserError at construction.
 
     vocab_size: rows of the embedding. A multiple of 128 (the lanes of a TPU) divides by any sensible mesh.
-    num_kv_heads: heads of keys and values, each shared by a group of query heads (Ainslie et al. 2023, GQA); None: all.
+    num_kv_heads: heads of keys and values; a group of query heads shares each (Ainslie et al. 2023, GQA). None:
+        num_heads.
     positions: "relative_bias" is T5's, with relative_buckets and relative_max_distance. "rotary" turns queries and
-    keys, with rotary_base and rotary_scaling: ("linear", factor) or ("llama3", factor, low frequency factor, high
-    frequency factor, original length). "learned" adds a row of a table of position_offset + max_positions (BART leaves
-    its first two rows unused), "sinusoidal" sines and cosines. "alibi" lowers scores by distance.
-    max_positions: the longest side that is read. Learned positions need it; with others it is set where a released
-    model's attention slides over a window of so many tokens, up to which it is plain attention.
-    norm, norm_position: "pre" norms what enters a block and once more after the last layer, "post" the sum after each
-    block. norm_epsilon: added to the mean square or variance. embedding_norm: of what enters the first layer.
-    scale_embeddings: tokens' embeddings times sqrt(d_model).
+        keys, with rotary_base and rotary_scaling: ("linear", factor) or ("llama3", factor, low frequency factor, high
+        frequency factor, original length). "learned" adds a row of a table with position_offset + max_positions rows
+        (BART leaves its first two rows unused). "sinusoidal" adds sines and cosines. "alibi" lowers scores by distance.
+    max_positions: the longest side that the model reads. Learned positions need it. With other positions it is set
+        where a released model's attention slides over a window of so many tokens: up to there it is plain attention.
+    norm_position: "pre" norms the input of each block, and once more after the last layer; "post" norms the sum after
+        each block. norm_epsilon: added to the mean square or variance. embedding_norm: norm before the first layer.
+    scale_embeddings: multiply token embeddings by sqrt(d_model).
     activation: "geglu" and "swiglu" are gated; geglu's GELU is the tanh approximation, as in T5 v1.1; "gelu" is exact.
-    biases: of all dense layers and layer norms, of queries, keys and values alone, or none.
+    biases: "all" dense layers and layer norms have one, only queries, keys and values ("qkv"), or "none".
     qk_norm: RMS norm of each head's queries and keys (Dehghani et al. 2023; Qwen3).
-    scale_scores: attention scores times head_dim ** -0.5. scale_logits: last hidden states times d_model ** -0.5.
-    dropout: the rate. dropout_places: where, of DROPOUT_PLACES; None: the family's.
-    logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: one a vocabulary row.
-    dtype: of matrix products. Parameters, norms, softmax and logits are float32 whatever it is.
-    remat: "full" keeps the inputs of each layer only and computes the rest again in the backward pass.
-    scan_layers: compile one layer and loop over it (fast to compile), or lay all out (fast to run on CPU). The
-    parameters are stacked in either case.
-    attention: "einsum" holds all scores [B, H, T, S]; "mapped" goes through the batch one example at a time, keeping
-    scores in cache; "auto" chooses by device and length.
+    scale_scores: multiply attention scores by head_dim ** -0.5. scale_logits: multiply the last hidden states by
+        d_model ** -0.5.
+    dropout: the rate. dropout_places: some of DROPOUT_PLACES; None: the family's places, as above.
+    logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: one number for each vocabulary row.
+    dtype: of matrix products. Parameters, norms, softmax and logits are always float32.
+    remat: "full" keeps only the inputs of each layer; the backward pass computes the rest again.
+    scan_layers: True compiles one layer and loops over it (fast to compile); False unrolls all layers (fast to run on
+        CPU). Parameters are stacked in both cases.
+    attention: "einsum" holds all scores [B, H, T, S]; "mapped" computes one head of one example at a time, so that
+        scores stay in cache; "auto" chooses by device and length.
 
-    Of an encoder alone: heads: what it answers, beside or in place of the vocabulary. token_types: how many are told
-    apart; 0: none. mlm_transform: BERT's dense layer, activation and norm before the vocabulary.
+    For an encoder only:
+    heads: its outputs. token_types: number of token types; 0: none. mlm_transform: BERT's dense layer, activation and
+        norm before the vocabulary.
     """
 
     num_encoder_layers: int
@@ -161,7 +165,7 @@ class ModelConfig:
                 raise UserError(f"model.{field}={getattr(self, field)} must be above 0")
 
     def _settle(self) -> None:
-        """Give the fields that follow from the architecture their values."""
+        """Set the fields that follow from the architecture."""
         on_encoder = self.architecture == "encoder"
         usual_positions = "rotary" if self.architecture == "decoder" else "relative_bias"
         settled = {
@@ -203,7 +207,7 @@ class ModelConfig:
 
     @property
     def architecture(self) -> str:
-        """encoder_decoder, decoder or encoder: which stacks have layers."""
+        """The architecture by which stacks have layers: "encoder_decoder", "decoder" or "encoder"."""
         if not self.num_encoder_layers:
             return "decoder"
         return "encoder_decoder" if self.num_decoder_layers else "encoder"
@@ -218,24 +222,24 @@ class ModelConfig:
 
     @property
     def score_scale(self) -> float:
-        """What queries · keys are multiplied by. T5 puts the factor into the queries' initialisation instead."""
+        """The factor on queries · keys. It is 1 for T5, which has the factor in the queries' initialisation instead."""
         scaled = self.positions != "relative_bias" if self.scale_scores is None else self.scale_scores
         return self.head_dim**-0.5 if scaled else 1.0
 
     @property
     def logit_scale(self) -> float:
-        """What the last hidden states are multiplied by before the logits: T5's, with tied embeddings only."""
+        """The factor on the last hidden states before the logits. T5 has it with tied embeddings only."""
         of_t5 = self.positions == "relative_bias" and self.tie_embeddings
         return self.d_model**-0.5 if (of_t5 if self.scale_logits is None else self.scale_logits) else 1.0
 
     def dropout_at(self, place: str) -> float:
-        """The rate of dropout at one of DROPOUT_PLACES; 0 where this model does not drop."""
+        """Return the rate of dropout at `place`, one of DROPOUT_PLACES; 0 where this model has no dropout."""
         usual = DROPOUT_PLACES if self.positions == "relative_bias" else USUAL_DROPOUT_PLACES
         return self.dropout if place in (usual if self.dropout_places is None else self.dropout_places) else 0.0
 
     @property
     def starts_like_t5(self) -> bool:
-        """Whether fresh parameters are T5's; else GPT-2's."""
+        """Whether fresh parameters are initialised like T5's; otherwise like GPT-2's."""
         return (self.initialisation or ("t5" if self.positions == "relative_bias" else "gpt2")) == "t5"
 
 

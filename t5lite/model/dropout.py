@@ -1,15 +1,15 @@
-"""Random bits for dropout of attention weights: a hash of a weight's place.
+"""Random bits for dropout of attention weights: a hash of each weight's place.
 
-Attention has implementations that visit the weights in other orders and in other blocks. All of them must drop the
-same weights, on every mesh. So whether a weight stays is a function of its place alone:
+Attention has several implementations, which visit the weights in different orders and blocks. All of them must drop
+the same weights, on every mesh. So whether a weight stays depends on its place alone:
 
     keep(PRNG key, row of the batch, head, query, key position) -> bool
 
 The function is MurmurHash3's (Appleby 2011, public domain, `MurmurHash3_x86_32`): `absorb` is its step for one word,
-`finalise` is its `fmix32`. The PRNG key, the row, the head and the query are hashed twice from different seeds, once a
-query: 64 bits, so that no two queries of a batch are likely to share their bits. The key position is hashed once a
-column. What remains for a single weight is `finalise` of the two, which is two products and eight bit operations; a
-kernel that works in blocks evaluates it for the block at hand.
+`finalise` is its `fmix32`. PRNG key, row, head and query are hashed once for each query, from two seeds. The result has
+64 bits, so that no two queries of a batch are likely to share their bits. The key position is hashed once for each
+column. A single weight then only needs `finalise` of the two hashes: two products and eight bit operations. A kernel
+that works in blocks computes `finalise` for its block.
 
 All arithmetic is uint32 and wraps around.
 """
@@ -27,22 +27,22 @@ def uint32(x: Array | int) -> Array:
 
 
 def rotate_left(x: Array, bits: int) -> Array:
-    """The bits of `x`, each so many places higher; those that leave at the top come in at the bottom."""
+    """Return `x` with its bits rotated to the left: bits that leave at the top come in at the bottom."""
     return (x << bits) | (x >> (32 - bits))
 
 
 def scramble(word: Array | int) -> Array:
-    """What `absorb` makes of a word before the word meets the hash."""
+    """Return the scrambled `word` that `absorb` combines with the hash."""
     return rotate_left(uint32(word) * uint32(0xCC9E2D51), 15) * uint32(0x1B873593)
 
 
 def absorb(state: Array, word: Array | int) -> Array:
-    """The hash after one more word. Shapes broadcast."""
+    """Return the hash after one more word. Shapes broadcast."""
     return rotate_left(state ^ scramble(word), 13) * uint32(5) + uint32(0xE6546B64)
 
 
 def finalise(state: Array, more: Array | int = 0) -> Array:
-    """The hash's bits, well mixed. more: a second word of the state, which enters between the two products."""
+    """Return the hash with its bits well mixed. more: a second word of state, combined between the two products."""
     state = (state ^ (state >> 16)) * uint32(0x85EBCA6B)
     state = state ^ uint32(more)
     state = (state ^ (state >> 13)) * uint32(0xC2B2AE35)
@@ -50,12 +50,12 @@ def finalise(state: Array, more: Array | int = 0) -> Array:
 
 
 def attention_bits(key: Array, rows: Array, heads: Array, queries: Array, keys: Array) -> Array:
-    """Uint32 bits for each attention weight.
+    """Return uint32 bits for each attention weight.
 
     Args:
       key: a PRNG key.
-      rows, heads, queries, keys: integers that say where the weights stand; their shapes broadcast to the result's.
-        rows: places in the whole batch, whichever part of it is at hand. keys: positions of the keys.
+      rows, heads, queries, keys: integers, the places of the weights; their shapes broadcast to the result's shape.
+        rows: places in the whole batch, even where only a part of the batch is computed. keys: positions of the keys.
     """
     words = jax.random.key_data(key)
     states = []
@@ -68,5 +68,5 @@ def attention_bits(key: Array, rows: Array, heads: Array, queries: Array, keys: 
 
 
 def keep_weights(key: Array, rows: Array, heads: Array, queries: Array, keys: Array, rate: float) -> Array:
-    """Bool: which attention weights stay at this dropout `rate`. The other arguments are those of `attention_bits`."""
+    """Return, as bool, which attention weights stay at the dropout `rate`. Other arguments: see `attention_bits`."""
     return attention_bits(key, rows, heads, queries, keys) >= uint32(min(round(rate * 2**32), 2**32 - 1))

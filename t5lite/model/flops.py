@@ -1,8 +1,8 @@
-"""Analytic counts: FLOPs of a training step, and what devices can do at most.
+"""Analytic counts: the FLOPs of a training step, and the peak FLOP/s of devices.
 
-A multiply-add is two FLOPs. Only matrix products count, attention's two among them; looking up embeddings, norms,
-softmax and activations do not. Attention counts all T · S scores, masked or not: that is what is computed. The backward
-pass is twice the forward pass; what rematerialisation computes again is not counted, so MFU is of useful work.
+A multiply-add is two FLOPs. Only matrix products count, attention's two included. Embedding lookups, norms, softmax
+and activations do not count. Attention counts all T · S scores, masked or not, because all are computed. The backward
+pass counts twice the forward pass. Work that rematerialisation repeats is not counted, so MFU covers useful work.
 """
 
 from t5lite.model.config import ModelConfig
@@ -35,9 +35,9 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak FLOP/s of one JAX device by its `device_kind`, as "NVIDIA H100 80GB HBM3"; None for a CPU or the unknown.
+    """Return the peak FLOP/s of one JAX device by its `device_kind`, for example "NVIDIA H100 80GB HBM3".
 
-    The longest name in the table that the kind starts with is taken.
+    The longest name in the table that begins the kind counts. None for a CPU or an unknown device.
     """
     matches = [name for name in PEAK_FLOPS if device_kind == name or device_kind.startswith((name + " ", name + "-"))]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
@@ -50,13 +50,15 @@ def _mlp_kernels(config: ModelConfig) -> int:
 def forward_flops(
     config: ModelConfig, *, batch: int, encoder_length: int = 0, decoder_length: int = 0, predicted: int | None = None
 ) -> float:
-    """FLOPs of the logits of `batch` examples. A length counts where the model has that side. predicted: the places of
-    an encoder that have logits; None: all.
+    """Return the FLOPs of computing logits for `batch` examples.
+
+    encoder_length, decoder_length: tokens of a side; only used where the model has that side.
+    predicted: number of places in an encoder's inputs that have logits; None: all.
     """
     width_of_queries, width_of_keys = (heads * config.head_dim for heads in (config.num_heads, config.kv_heads))
 
     def attention(queries: int, keys: int) -> int:
-        """Projections of queries and output, of keys and values; scores, and the weighted sum of values."""
+        """Projections of queries and output, of keys and values; scores; the weighted sum of values."""
         projections = 4 * config.d_model * (queries * width_of_queries + keys * width_of_keys)
         return projections + 4 * queries * keys * width_of_queries
 
@@ -75,5 +77,5 @@ def forward_flops(
 
 
 def step_flops(config: ModelConfig, **sizes: int | None) -> float:
-    """FLOPs of a training step: forward and backward, without the optimizer. sizes: as in `forward_flops`."""
+    """Return the FLOPs of a training step: forward and backward, without the optimizer. sizes: see `forward_flops`."""
     return 3 * forward_flops(config, **sizes)

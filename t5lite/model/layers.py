@@ -1,14 +1,14 @@
-"""The blocks of a layer: norms, attention with its cache, feed-forward; and how activations lie on a mesh.
+"""The blocks of a layer: norms, attention with its cache, feed-forward. Also the layout of activations on a mesh.
 
 Each block is residual, with its norm before or after:
 
     pre    x + dropout(block(norm(x)))        (T5, GPT-2, Llama)
     post   norm(x + dropout(block(x)))        (BERT, BART)
 
-`ModelConfig.dropout_at` says at which places a model drops; this dropout is its place "residual".
+`ModelConfig.dropout_at` gives the places where a model has dropout. The dropout above is the place "residual".
 
-Kernels are 2-D and applied to 2-D activations: one matrix product, which XLA's CPU backend runs faster than the same
-product of more dimensions.
+Kernels and activations are 2-D in each product: XLA's CPU backend runs one 2-D product faster than the same product
+with more dimensions.
 """
 
 import functools
@@ -26,14 +26,15 @@ from t5lite.model.config import ModelConfig
 from t5lite.model.positions import rotate
 
 Array = jax.Array
-BATCH = ("data", "fsdp")  # The mesh axes that a batch is spread over.
-TENSOR = "tensor"  # The mesh axis of heads, of the feed-forward's hidden width, and of the vocabulary.
+BATCH = ("data", "fsdp")  # the mesh axes of the batch
+TENSOR = "tensor"  # the mesh axis of heads, of the feed-forward's hidden width, and of the vocabulary
 
 
 def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
-    """Pin the layout of `x` on the ambient mesh (`jax.set_mesh`), a mesh axis or several for each dimension.
+    """Pin the layout of `x` on the ambient mesh (`jax.set_mesh`). axes: for each dimension, one mesh axis or several.
 
-    Does nothing without a mesh. An axis that the mesh lacks, or that does not divide its dimension, is left to XLA.
+    Does nothing without a mesh. Mesh axes that the mesh lacks are left out. If the rest do not divide a dimension, XLA
+    decides that dimension's layout.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -49,16 +50,19 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
 
 
 def embedding_stddev(config: ModelConfig) -> float:
-    """T5: 1, with logits scaled where tied. Others: GPT-2's 0.02, so that the first loss is close to ln V."""
+    """Return the deviation of fresh embeddings. T5: 1, with scaled logits where embeddings are tied. Others: GPT-2's
+    0.02, so that the first loss is close to ln V.
+    """
     return 1.0 if config.starts_like_t5 else 0.02
 
 
 def kernel_stddev(config: ModelConfig, name: str) -> float:
-    """The standard deviation of a fresh kernel, all normal.
+    """Return the standard deviation of a fresh kernel. All are normal.
 
-    T5: 1 / sqrt(fan-in), with the missing scale of the scores in the queries (mesh-tensorflow; Hugging Face's
-    T5PreTrainedModel at factor 1 is the same). An untied head follows T5X's fan-in; Hugging Face's 1.0 would start at
-    a loss far above ln V. Others: GPT-2's 0.02, divided by sqrt(2N) where a block writes to the residual stream.
+    T5: 1 / sqrt(fan-in). Queries are smaller by sqrt(head_dim), which replaces the scale of the scores
+    (mesh-tensorflow; Hugging Face's T5PreTrainedModel at factor 1 is the same). An untied head follows T5X's fan-in;
+    Hugging Face's 1.0 would start at a loss far above ln V. Others: GPT-2's 0.02, divided by sqrt(2N) where a block
+    writes to the residual stream.
     """
     writes = name in ("output", "down")
     if not config.starts_like_t5:
@@ -72,9 +76,9 @@ QKV = ("query", "key", "value", "query_key_value")
 
 
 class Dense(nn.Module):
-    """A product with a kernel [in, features] in the compute dtype, plus a bias [features] where the config has one.
+    """A product with a kernel [in, features] in the compute dtype, plus a bias [features] if the config has biases.
 
-    `name` decides the initialisation, and whether "qkv" biases concern it.
+    `name` decides the initialisation, and whether the "qkv" biases include this layer.
     """
 
     config: ModelConfig
@@ -105,7 +109,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + ε) · scale, plus a bias where all have one; in float32 (Ba et al. 2016)."""
+    """(x - mean) / sqrt(variance + ε) · scale, plus a bias where `biases` is "all"; in float32 (Ba et al. 2016)."""
 
     config: ModelConfig
 
@@ -121,12 +125,12 @@ class LayerNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig, **arguments: Any) -> nn.Module:
-    """The norm of all blocks of a model."""
+    """Return the kind of norm that all blocks of a model have."""
     return {"rms": RMSNorm, "layer": LayerNorm}[config.norm](config, **arguments)
 
 
 class Attention(nn.Module):
-    """Attention of one layer with its norm and residual: self-attention, or cross-attention to `memory`."""
+    """Attention of one layer with its norm and residual: self-attention, or cross-attention to the encoder's output."""
 
     config: ModelConfig
 
@@ -154,11 +158,11 @@ class Attention(nn.Module):
         return self.key_norm(k_BxSxHxK) if self.config.qk_norm else k_BxSxHxK
 
     def keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
-        """Keys and values [B, S, KV heads, K] of what is attended to: of a decoder's memory, they serve all steps."""
+        """Return keys and values [B, S, KV heads, K] of the sequence that is attended to."""
         return self._keys(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
 
     def _own(self, h_BxTxD: Array) -> tuple[Array, Array, Array]:
-        """The tokens' own queries, keys and values [B, T, heads, K]: one product where the parameters are `joined`."""
+        """Return the tokens' own queries, keys and values [B, T, heads, K]: one product if parameters are `joined`."""
         if not self.has_variable("params", "query_key_value"):
             return self._queries(self.query(h_BxTxD)), *self.keys_values(h_BxTxD)
         ends = np.cumsum([self.config.num_heads, self.config.kv_heads]) * self.config.head_dim
@@ -169,12 +173,15 @@ class Attention(nn.Module):
                  keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
                  cache: tuple[Array, Array] | None = None, slot: Array | int | None = None,
                  deterministic: bool = True) -> tuple[Array, tuple[Array, Array] | None]:  # fmt: skip
-        """Returns x and the cache with its own keys and values. Bias and mask are those of `attend`.
+        """Return x after the block, and the cache with the tokens' own keys and values.
 
-        keys_values: of another sequence, for cross-attention; None is self-attention, for which
-        positions_BxT: turn queries and keys (rotary), from 0 where None.
-        cache: keys [B, H, K, S] and values [B, H, S, K], of which as many slots are attended to as the mask has; into
-        it the tokens' own are written from `slot` on. Without a slot it is another sequence's, and complete.
+        Args:
+          bias, mask: see `attend`.
+          keys_values: of another sequence, for cross-attention. None: self-attention.
+          positions_BxT: int32, positions for rotary embeddings in self-attention; None: from 0.
+          cache: keys [B, H, K, S], values [B, H, S, K]. The new tokens are written to `slot`, `slot + 1`, ….
+            Attention sees the first `mask.shape[-1]` slots.
+          slot: None: the cache belongs to another sequence and is complete.
         """
         config, pre = self.config, self.config.norm_position == "pre"
         h_BxTxD = self.norm(x_BxTxD) if pre else x_BxTxD
@@ -199,15 +206,15 @@ class Attention(nn.Module):
 
 
 def as_cached(k_BxSxHxK: Array, v_BxSxHxK: Array) -> tuple[Array, Array]:
-    """Keys [B, H, K, S] and values [B, H, S, K], as products with few queries read them without a copy."""
+    """Return keys [B, H, K, S] and values [B, H, S, K]: products with few queries read this layout without a copy."""
     return (constrain(k_BxSxHxK.transpose(0, 2, 3, 1), BATCH, TENSOR, None, None),
             constrain(v_BxSxHxK.transpose(0, 2, 1, 3), BATCH, TENSOR, None, None))  # fmt: skip
 
 
 def written(cache: tuple[Array, Array], k_BxTxHxK: Array, v_BxTxHxK: Array, slot: Array | int) -> tuple[Array, Array]:
-    """The cache with the keys and values of T tokens from `slot` on.
+    """Return the cache with the keys and values of T tokens at `slot`, …, `slot + T - 1`.
 
-    All rows write the same slots: in place within a loop, which a scatter to slots of each row is not on CPU.
+    All rows write the same slots. In a loop this happens in place; on CPU, a scatter to different slots would not.
     """
     update = jax.lax.dynamic_update_slice_in_dim
     (keys, values), (k, v) = cache, as_cached(k_BxTxHxK, v_BxTxHxK)
@@ -225,7 +232,7 @@ ACTIVATIONS = {
 
 
 class MLP(nn.Module):
-    """Feed-forward block of one layer with its norm and residual: down(activation(gate x) · up x), or un-gated."""
+    """Feed-forward block of one layer with norm and residual: down(activation(gate x) · up x); gate only if gated."""
 
     config: ModelConfig
 
@@ -234,7 +241,7 @@ class MLP(nn.Module):
         config, activation = self.config, ACTIVATIONS[self.config.activation]
         norm, pre = make_norm(config, name="norm"), config.norm_position == "pre"
         h_BxTxD = norm(x_BxTxD) if pre else x_BxTxD
-        if self.has_variable("params", "gate_up"):  # `joined`
+        if self.has_variable("params", "gate_up"):  # parameters from `joined`
             gate_BxTxF, up_BxTxF = jnp.split(Dense(config, 2 * config.d_ff, name="gate_up")(h_BxTxD), 2, axis=-1)
             h_BxTxF = activation(gate_BxTxF) * up_BxTxF
         elif config.gated:
@@ -251,7 +258,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where `cross`, feed-forward."""
+    """Self-attention, cross-attention if `cross`, and feed-forward."""
 
     config: ModelConfig
     cross: bool
@@ -265,7 +272,7 @@ class Layer(nn.Module):
     def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, cross_mask: Array | None = None, *,
                  positions_BxT: Array | None = None, memory_BxSxD: Array | None = None,
                  deterministic: bool = True) -> Array:  # fmt: skip
-        """Whole sequences: x [B, T, D] after the layer. The masks are those of self- and of cross-attention."""
+        """Return x [B, T, D] after the layer, for whole sequences. mask: of self-attention; cross_mask: of cross-."""
         x_BxTxD, _ = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, deterministic=deterministic)
         if self.cross:
             keys_values = self.cross_attention.keys_values(memory_BxSxD)
@@ -275,7 +282,7 @@ class Layer(nn.Module):
 
     def extend(self, x_BxTxD: Array, bias: Array | None, mask: Array, cross_mask: Array | None, positions_BxT: Array,
                cache: dict[str, Any], slot: Array | int) -> tuple[Array, dict[str, Any]]:  # fmt: skip
-        """Tokens that join the cache {"self": (keys, values), "cross": (keys, values)}: x and the new cache."""
+        """Return x after the layer for tokens that join the cache {"self": …, "cross": …}, and the new cache."""
         x_BxTxD, own = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, cache=cache["self"],
                                            slot=slot)  # fmt: skip
         if self.cross:
@@ -283,18 +290,19 @@ class Layer(nn.Module):
         return self.mlp(x_BxTxD), {**cache, "self": own}
 
     def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
-        """As a cache holds them: keys [B, H, K, S] and values [B, H, S, K]."""
+        """Return keys [B, H, K, S] and values [B, H, S, K], as a cache holds them."""
         return as_cached(*self.cross_attention.keys_values(memory_BxSxD))
 
 
 def joined(layer: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """A decoder layer's parameters for steps: kernels in the compute dtype, and side by side where they read the same
-    activations; without those that made cross-attention's keys and values, which the cache holds.
+    """Return a decoder layer's parameters for steps of generation.
 
         self_attention/query_key_value in place of query, key, value;  mlp/gate_up in place of gate, up
 
-    A step of few tokens takes as long as its weights take to read, and to begin with each. On a mesh that splits heads
-    or hidden width the parts stay apart: each device's share of the whole would not be its share of the parts.
+    Kernels are in the compute dtype. Kernels that read the same activations are side by side. The kernels of
+    cross-attention's keys and values are left out, because the cache holds these keys and values. A step of few tokens
+    takes as long as reading its weights and starting each read. On a mesh that splits heads or hidden width, kernels
+    stay apart: a device's share of the joined kernel would not be its share of each part.
     """
     cast = lambda path, leaf: leaf.astype(config.dtype) if path[-1].key == "kernel" else leaf
     blocks = dict(jax.tree.map_with_path(cast, layer))

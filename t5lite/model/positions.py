@@ -1,7 +1,8 @@
-"""Where a token stands: biases of the attention scores (T5's, ALiBi), rotary embeddings, and what is added to tokens.
+"""Positions of tokens: biases on attention scores (T5's, ALiBi), rotary embeddings, and embeddings added to tokens.
 
-T5's bias is one number a head for each bucket of the distance key - query, added to the attention scores and shared by
-all layers of a stack. Near distances have a bucket each, far ones share buckets that widen logarithmically:
+T5's bias is one number for each head and each bucket of the distance key - query. It is added to the attention scores;
+all layers of a stack share it. Near distances have a bucket each. Far distances share buckets, which grow
+logarithmically:
 
     32 buckets, both directions:   distance  0 1 … 7 | 8-11 12-15 16-22 23-31 32-45 46-63 64-90 91-…
                                    bucket    0 1 … 7 |   8    9    10    11    12    13    14    15
@@ -21,8 +22,8 @@ Array = jax.Array
 def bucket_table(bidirectional: bool, buckets: int, max_distance: int) -> np.ndarray:
     """Int32 [2 * max_distance + 1]: the bucket of each distance key - query from -max_distance to max_distance.
 
-    Beyond either end all distances share a bucket. Made by NumPy, so that every device buckets alike: logarithms
-    differ in the last bit from one to the next, and the boundaries lie on it.
+    All distances beyond an end belong to the bucket of that end. NumPy makes the table, so that all devices agree:
+    logarithms differ between devices in the last bit, and bucket boundaries depend on that bit.
     """
     distance = np.arange(-max_distance, max_distance + 1)
     offset = np.zeros_like(distance)
@@ -31,7 +32,7 @@ def bucket_table(bidirectional: bool, buckets: int, max_distance: int) -> np.nda
         offset = np.where(distance > 0, buckets, 0)
         back = np.abs(distance)
     else:
-        back = np.maximum(-distance, 0)  # A causal stack never looks ahead; within a prefix, ahead counts as 0.
+        back = np.maximum(-distance, 0)  # A causal stack looks ahead only within a prefix; there, ahead counts as 0.
     exact = buckets // 2
     far = np.log(np.maximum(back, 1).astype(np.float32) / exact) / np.log(max_distance / exact) * (buckets - exact)
     far = np.minimum(exact + far.astype(np.int32), buckets - 1)
@@ -56,10 +57,11 @@ class RelativeBias(nn.Module):
         return table[jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance]
 
     def __call__(self, queries: int, keys: int) -> Array:
-        """Float32 [1, H, T, S] of queries at 0 … T-1 and keys at 0 … S-1.
+        """Float32 [1, H, T, S]: the bias for queries at 0 … T-1 and keys at 0 … S-1.
 
-        Depends on the difference alone, so T + S values are looked up, not T · S. Laid end to end and cut into rows of
-        one fewer, copies of them move by one from row to row; the gradient is a sum over rows, without a scatter.
+        The bias depends on the distance alone, so T + S values are looked up, not T · S. Copies of these values are
+        laid end to end and cut into rows that are one value shorter. So each row is the row above, moved by one. The
+        gradient is a sum over rows, without a scatter.
         """
         width = queries + keys
         distance = np.arange(width)
@@ -69,13 +71,13 @@ class RelativeBias(nn.Module):
         return tiled_HxTW.reshape(1, self.num_heads, queries, width - 1)[..., :keys]
 
     def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
-        """Float32 [B, H, T, S] of any positions, each row its own or B = 1 for all: for steps of generation."""
+        """Float32 [B, H, T, S]: the bias for any positions, for steps of generation. B = 1 serves all rows."""
         bucket_BxTxS = self._bucket(keys_BxS[:, None, :] - queries_BxT[:, :, None])
         return jnp.moveaxis(self.embedding[bucket_BxTxS], -1, 1)
 
 
 class AlibiBias(nn.Module):
-    """Scores fall with distance, in each head with another slope (Press et al. 2022, ALiBi). No parameters."""
+    """A bias that falls with distance, with a slope for each head (Press et al. 2022, ALiBi). No parameters."""
 
     num_heads: int
 
@@ -83,17 +85,18 @@ class AlibiBias(nn.Module):
         return -jnp.asarray(alibi_slopes(self.num_heads))[:, None, None] * jnp.abs(distance).astype(jnp.float32)
 
     def __call__(self, queries: int, keys: int) -> Array:
-        """Float32 [1, H, T, S] of queries at 0 … T-1 and keys at 0 … S-1."""
+        """Float32 [1, H, T, S]: the bias for queries at 0 … T-1 and keys at 0 … S-1."""
         return self._of(jnp.arange(keys)[None] - jnp.arange(queries)[:, None])[None]
 
     def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
-        """Float32 [B, H, T, S] of any positions, each row its own or B = 1 for all: for steps of generation."""
+        """Float32 [B, H, T, S]: the bias for any positions, for steps of generation. B = 1 serves all rows."""
         return self._of((keys_BxS[:, None, :] - queries_BxT[:, :, None])[:, None])
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """Float32 [H]: 2 ** (-8 h / H) for h from 1; where H is no power of two, those of the power below, and then every
-    other of the one above.
+    """Float32 [H]: the slope of each head, 2 ** (-8 h / H) for h from 1.
+
+    Where H is not a power of two: the slopes of the power of two below H, then every other slope of the next power.
     """
 
     def of_power(heads: int) -> np.ndarray:
@@ -104,7 +107,7 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 class LearnedPositions(nn.Module):
-    """A row of a table for each position, added to the tokens. Parameter: embedding [offset + max_positions, D]."""
+    """A table with a row for each position, added to the tokens. Parameter: embedding [offset + max_positions, D]."""
 
     max_positions: int
     offset: int
@@ -126,11 +129,14 @@ def sinusoids(positions: Array, d_model: int) -> Array:
 
 
 def rotary_frequencies(head_dim: int, base: float, scaling: tuple | None) -> np.ndarray:
-    """Float32 [K/2]: radians a position by which each pair of dimensions turns, base ** (-2i / K), scaled.
+    """Float32 [K/2]: radians by which each pair of dimensions turns from one position to the next.
 
-    ("linear", factor): all slower by the factor (Chen et al. 2023). ("llama3", factor, low, high, length): those that
-    turn fewer than `low` times in the original `length` slower by the factor, those that turn more than `high` times as
-    they were, and a blend between (Llama 3.1; Hugging Face's modeling_rope_utils has the formula).
+    Without scaling, base ** (-2i / K). Scaling is one of:
+
+        ("linear", factor)                     every pair turns slower by the factor (Chen et al. 2023)
+        ("llama3", factor, low, high, length)  pairs with fewer than `low` turns in the original `length` turn slower
+                                               by the factor; pairs with more than `high` turns do not change; between
+                                               them, a blend (Llama 3.1; formula: Hugging Face's modeling_rope_utils)
     """
     frequency = (base ** -(np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)).astype(np.float32)
     if scaling is None:
@@ -145,9 +151,9 @@ def rotary_frequencies(head_dim: int, base: float, scaling: tuple | None) -> np.
 
 
 def rotate(x_BxTxHxK: Array, positions_BxT: Array, base: float, scaling: tuple | None = None) -> Array:
-    """Rotary position embedding (Su et al. 2021) in float32, returned in the dtype of x.
+    """Apply rotary position embedding (Su et al. 2021) in float32; return the dtype of x.
 
-    Dimension i turns together with i + K/2, as in Llama and GPT-NeoX, by positions times its frequency.
+    Dimensions i and i + K/2 turn together, as in Llama and GPT-NeoX, by the position times their frequency.
     """
     frequency = rotary_frequencies(x_BxTxHxK.shape[-1], base, scaling)
     angle_BxTx1xk = positions_BxT[..., None, None].astype(jnp.float32) * frequency

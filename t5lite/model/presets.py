@@ -1,12 +1,12 @@
-"""The families of released models and their published sizes, as values of a config's `model`.
+"""Families of released models and their published sizes, as values of a config's `model`.
 
     config.model.update(preset("t5_v1_1_base"))
     config.model.update(preset("llama3_8b"))
 
-A preset says all that a family fixes. What it leaves to the run (the rate of dropout, dtype, rematerialisation) keeps
-the config's values. Sources: Raffel et al. 2020 and Google's t5.1.1 configs (T5; FLAN-T5 has the shapes of v1.1), Xue
-et al. 2021 (mT5), Tay et al. 2022 (UL2), Lewis et al. 2020 (BART), Devlin et al. 2019 (BERT), Radford et al. 2019
-(GPT-2), Touvron et al. 2023 and Grattafiori et al. 2024 (Llama 2 and 3).
+A preset sets all fields that a family fixes. Fields that the family leaves to a run (the rate of dropout, dtype,
+rematerialisation) keep the config's values. Sources: Raffel et al. 2020 and Google's t5.1.1 configs (T5; FLAN-T5 has
+the shapes of v1.1), Xue et al. 2021 (mT5), Tay et al. 2022 (UL2), Lewis et al. 2020 (BART), Devlin et al. 2019 (BERT),
+Radford et al. 2019 (GPT-2), Touvron et al. 2023 and Grattafiori et al. 2024 (Llama 2 and 3).
 """
 
 from typing import Any
@@ -84,7 +84,7 @@ ROTARY_OF_LLAMA_3_2 = ("llama3", 32.0, 1.0, 4.0, 8192)
 
 
 def _stacks(layers: int, d_model: int, d_ff: int, heads: int, head_dim: int | None = None) -> Fields:
-    """An encoder-decoder's or an encoder's; a decoder's where the architecture says so."""
+    """Return the sizes of an encoder-decoder. On other architectures the stack that they lack is ignored."""
     return {
         "num_encoder_layers": layers,
         "num_decoder_layers": layers,
@@ -141,7 +141,7 @@ PRESETS: dict[str, Fields] = {
 
 
 def preset(name: str) -> Fields:
-    """The values of a config's `model` for a released model's shape, by family and size. UserError for an unknown."""
+    """Return a config's `model` values for a released model, by family and size. Raises UserError if unknown."""
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
     return dict(PRESETS[name])

@@ -1,4 +1,4 @@
-"""The layers of an encoder or a decoder, with what stands before and after them; and the cache of a decoder's steps."""
+"""The layers of an encoder or a decoder, with the operations before and after them, and the cache of a decoder."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,14 +19,16 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Cache:
-    """What a decoder remembers between steps: keys and values in slots, which are not positions.
+    """The keys and values that a decoder keeps between steps. They lie in slots; a slot is not a position.
 
-    A slot may belong to one of several beams of its row, and rows with prompts of different lengths write the same
-    slot in the same step. positions [B, S], or [1, S] where the same for all rows: where the token of each slot stands.
+    A slot may belong to one of several beams of its row. Rows with prompts of different lengths write the same slot in
+    the same step.
 
-    layers: for each layer {"self": (keys [B, H, K, S], values [B, H, S, K])}, with an encoder also "cross", of
-    L in place of S. There may be fewer slots than positions, until it has `grown`. memory_segment_ids [B, L]: the
-    encoder's padding (0), or None.
+    layers: for each layer {"self": (keys [B, H, K, S], values [B, H, S, K])}; after an encoder also "cross", with L
+        in place of S.
+    positions: int32 [B, S], the position of the token in each slot; [1, S] where all rows agree. It may be longer
+        than the slots that exist so far; see `grown`.
+    memory_segment_ids: [B, L], the encoder's padding (0), or None.
     """
 
     layers: tuple[dict[str, Any], ...]
@@ -38,7 +40,7 @@ class Cache:
         return self.layers[0]["self"][0].shape[-1]
 
     def grown(self, slots: int) -> "Cache":
-        """With so many slots, the new ones empty."""
+        """Return the cache with `slots` slots; the new ones are empty."""
         more = slots - self.slots
         pad = lambda x, axis: jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
         layers = tuple({**layer, "self": (pad(layer["self"][0], 3), pad(layer["self"][1], 2))} for layer in self.layers)
@@ -46,7 +48,7 @@ class Cache:
 
 
 class Stack(nn.Module):
-    """The layers of an encoder or a decoder, and the norm after them."""
+    """The layers of an encoder or a decoder, with the norm after the last."""
 
     config: ModelConfig
     num_layers: int
@@ -85,7 +87,7 @@ class Stack(nn.Module):
     def __call__(self, x_BxTxD: Array, *, segment_ids: Array | None = None, positions: Array | None = None,
                  prefix_mask: Array | None = None, memory_BxSxD: Array | None = None,
                  memory_segment_ids: Array | None = None, deterministic: bool = True) -> Array:  # fmt: skip
-        """[B, T, D] of whole sequences. The arguments are those of a Batch; `memory_BxSxD` is the encoder's output."""
+        """Return [B, T, D] for whole sequences. memory_BxSxD: the encoder's output. Other arguments: see Batch."""
         length = x_BxTxD.shape[1]
         self._check_length(length)
         if self.causal:
@@ -109,8 +111,8 @@ class Stack(nn.Module):
         return self.drop_final(self._leave(x_BxTxD), deterministic=deterministic)
 
     def _enter(self, x_BxTxD: Array, positions: Array) -> Array:
-        """What the first layer reads: the embedded tokens, with their positions [T] or [B, T] added where these are
-        of that kind, and normed where the config says so.
+        """Return the input of the first layer: the embedded tokens, plus learned or sinusoidal positions, normed if
+        the config has `embedding_norm`. positions: [T] or [B, T].
         """
         config = self.config
         if config.positions == "learned":
@@ -123,8 +125,10 @@ class Stack(nn.Module):
         return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
 
     def _check_length(self, length: int) -> None:
-        """UserError where the model cannot read `length` tokens: learned positions have no row for all of them, or
-        `max_positions` is lower, as for a released model whose attention slides over a window.
+        """Raise UserError where `length` tokens are more than `max_positions`.
+
+        Learned positions have no more rows. For other positions, `max_positions` is the window of a released model with
+        sliding attention.
         """
         most = self.config.max_positions
         if most is not None and length > most:
@@ -145,7 +149,7 @@ class Stack(nn.Module):
 
     def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, slot: Array | int, visible_BxTxS: Array,
                layers: Sequence[Any] | None) -> tuple[Array, Cache]:  # fmt: skip
-        """[B, T, D] of tokens that join the cache, and the cache; see `Transformer.extend`.
+        """Return [B, T, D] for tokens that join the cache, and the new cache; see `Transformer.extend`.
 
         The layers are always unrolled here: a scan would copy every layer's cache at every step.
         """
@@ -160,16 +164,16 @@ class Stack(nn.Module):
         return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))
 
     def joined(self) -> list[Any]:
-        """The parameters of each layer, `layers.joined`."""
+        """Return each layer's parameters as `layers.joined` arranges them."""
         return [joined(layer, self.config) for layer in _unstack(self.layers, self.num_layers)]
 
     def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
-        """For every layer, keys [B, H, K, S] and values [B, H, S, K] of the encoder's output."""
+        """Return keys [B, H, K, S] and values [B, H, S, K] of the encoder's output for each layer."""
         return [self.layer.apply({"params": params}, memory_BxSxD, method=Layer.cross_keys_values)
                 for params in _unstack(self.layers, self.num_layers)]  # fmt: skip
 
     def _over_layers(self, layer: Callable, keys: Array | None, x: Array) -> Array:
-        """x after layer(params, key, x) for each layer; parameters and PRNG keys are stacked over layers."""
+        """Apply layer(params, key, x) for each layer. Parameters and PRNG keys are stacked over layers."""
         if self.config.scan_layers:
             return jax.lax.scan(lambda x, each: (layer(*each, x), None), x, (self.layers, keys))[0]
         for params, key in _unstack((self.layers, keys), self.num_layers):
@@ -178,7 +182,7 @@ class Stack(nn.Module):
 
 
 def _unstack(tree: Any, length: int) -> list[Any]:
-    """The `length` slices of every leaf. By split, whose gradient is one concatenation; indexing's is a sum of pads."""
+    """Return the `length` slices of every leaf. Made by split: its gradient is one concatenation, not a sum of pads."""
     leaves, structure = jax.tree.flatten(tree)
     parts = [[part.squeeze(0) for part in jax.lax.split(leaf, (1,) * length)] for leaf in leaves]
     return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(length)]

@@ -1,10 +1,10 @@
-"""One `Transformer` for encoder-decoders, decoders and encoders: which it is follows from its numbers of layers.
+"""One `Transformer` for encoder-decoders, decoders and encoders. The numbers of layers decide which of them it is.
 
     model = Transformer(config)
     params = model.init(key, batch)["params"]
     logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key})
 
-Parameters, all float32; kernels of a stack carry the layers N in front, whether the program scans or unrolls them:
+Parameters, all float32. Kernels of a stack have a leading axis of layers N, in a scan and unrolled:
 
     token_embedding/embedding [V, D]
     lm_head/kernel [D, V]                                               (untied only)
@@ -17,12 +17,12 @@ Parameters, all float32; kernels of a stack carry the layers N in front, whether
     encoder/layers/self_attention/{query_norm, key_norm}/scale [N, K]   (qk_norm only)
     encoder/layers/mlp/{norm/scale, gate/kernel, up/kernel, down/kernel}            (gate: gated activations only)
     encoder/final_norm/scale [D]                                        (pre-norm only)
-    decoder/…  the same, and decoder/layers/cross_attention/…  (encoder-decoder only)
+    decoder/…  as encoder/…, and decoder/layers/cross_attention/…       (encoder-decoder only)
     mlm_transform/{dense/kernel [D, D], norm/scale}                     (an encoder's, before the vocabulary)
     pooler/kernel [D, D], HEAD/kernel [D, its outputs]                  (heads beside the vocabulary, by their names)
     …/bias beside a kernel, and beside the scale of a layer norm        (biases)
 
-For generation: `encode` once, `start_cache`, then `extend` by a prompt, or by a token of each beam at a time.
+For generation: `encode` once, `start_cache`, then `extend` by a prompt, or by one token of each beam at a time.
 """
 
 import dataclasses
@@ -54,8 +54,10 @@ Array = jax.Array
 
 
 class StepWeights(NamedTuple):
-    """Parameters as `extend` and `logits` read them fastest, a few tokens at a time: layers, of the decoder, each apart
-    and with its kernels side by side (`layers.joined`); vocabulary_DxV. Kernels are in the compute dtype.
+    """Parameters in the layout that `extend` and `logits` read fastest, for a few tokens at a time.
+
+    layers: the decoder's, one tree for each layer, with kernels side by side (`layers.joined`).
+    vocabulary_DxV: the kernel of the logits. All kernels are in the compute dtype.
     """
 
     layers: list[Any]
@@ -63,7 +65,7 @@ class StepWeights(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """The whole model. Every method runs through `model.apply({"params": params}, …, method=…)`."""
+    """The whole model. Call its methods by `model.apply({"params": params}, …, method=…)`."""
 
     config: ModelConfig
 
@@ -101,22 +103,22 @@ class Transformer(nn.Module):
             embedding = self.token_type_embedding.embedding.astype(self.config.dtype)
             if token_types_BxT is None:
                 x_BxTxD = x_BxTxD + embedding[0]
-            else:  # A product, because the gradient of looking up in so few rows would add to one of them in turns.
+            else:  # A product: the gradient of a lookup in so few rows would add to each row one token at a time.
                 x_BxTxD = (
                     x_BxTxD + jax.nn.one_hot(token_types_BxT, self.config.token_types, dtype=x_BxTxD.dtype) @ embedding
                 )
         return constrain(x_BxTxD, BATCH, None, None)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Array | None:
-        """Logits float32 [B, T, V] of the decoder, [B, L, V] of an encoder alone, or [B, P, V] of the places that the
-        batch names: the tokens' of `outputs`.
+        """Return the vocabulary's logits, float32: [B, T, V] of a decoder, [B, L, V] of an encoder, or [B, P, V] where
+        the batch has `predicted`. None without a vocabulary head.
         """
         return self.outputs(batch, deterministic=deterministic).get(VOCABULARY)
 
     def outputs(self, batch: Batch, *, deterministic: bool = True) -> dict[str, Array]:
-        """{head: logits, float32} of all heads: [B, T, V] of the "vocabulary", [B, L, C] or [B, C] of others.
+        """Return {head: logits} of all heads, float32: [B, T, V] for the "vocabulary", [B, L, C] or [B, C] for others.
 
-        A head for the whole example is BERT's: it reads tanh of a dense layer on the first token.
+        A head for the whole example is BERT's: its input is tanh of a dense layer on the first token.
         """
         hidden_BxTxD, heads = self.hidden(batch, deterministic=deterministic), self.config.heads
         answers: dict[str, Array] = {}
@@ -134,7 +136,10 @@ class Transformer(nn.Module):
         return answers
 
     def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:
-        """What the logits are made of, [B, T, D] in the compute dtype: for a loss that never holds all logits."""
+        """Return the hidden states before the logits, [B, T, D] in the compute dtype.
+
+        For a loss that never holds all logits at once.
+        """
         memory = None
         if self.config.num_encoder_layers:
             memory = self.encode(batch.inputs, batch.inputs_segment_ids, batch.inputs_positions,
@@ -146,9 +151,9 @@ class Transformer(nn.Module):
                             memory_segment_ids=batch.inputs_segment_ids, deterministic=deterministic)  # fmt: skip
 
     def logits(self, hidden_BxTxD: Array, vocabulary_DxV: Array | None = None) -> Array:
-        """Float32 [B, T, V] of hidden [B, T, D], or [B, V] of [B, D]; products accumulate in float32.
+        """Return float32 logits [B, T, V] for hidden states [B, T, D], or [B, V] for [B, D]; products add in float32.
 
-        vocabulary_DxV: that of `step_weights`.
+        vocabulary_DxV: see `step_weights`.
         """
         if self.config.mlm_transform:
             hidden_BxTxD = self.mlm_transform(hidden_BxTxD)
@@ -172,7 +177,7 @@ class Transformer(nn.Module):
         return logits + head.bias if head.biased else logits
 
     def _project(self, x: Array, kernel: Array, transposed: bool = False) -> Array:
-        """x [..., D] times a kernel [D, C], or [C, D] transposed: float32 [..., C], as one 2-D product."""
+        """Return float32 [..., C]: x [..., D] times a kernel [D, C], or [C, D] if transposed, as one 2-D product."""
         dtype, (*lead, d_model) = self.config.dtype, x.shape
         contract = ((1,), (1 if transposed else 0,))
         y = jax.lax.dot_general(x.reshape(-1, d_model).astype(dtype), kernel.astype(dtype), (contract, ((), ())),
@@ -181,16 +186,18 @@ class Transformer(nn.Module):
 
     def encode(self, inputs: Array, segment_ids: Array | None = None, positions: Array | None = None, *,
                token_types: Array | None = None, deterministic: bool = True) -> Array:  # fmt: skip
-        """The encoder's output [B, L, D] for inputs, segment_ids, positions and token_types [B, L] as in a Batch."""
+        """Return the encoder's output [B, L, D]. The arguments are [B, L], as in a Batch."""
         return self.encoder(self._embed(inputs, token_types), segment_ids=segment_ids, positions=positions,
                             deterministic=deterministic)  # fmt: skip
 
     def start_cache(self, batch: int, positions_BxS: Array, memory_BxSxD: Array | None = None,
                     memory_segment_ids: Array | None = None, slots: int | None = None) -> Cache:  # fmt: skip
-        """An empty cache of `batch` rows with a slot for each of `positions_BxS`, int32 [B, S] or [1, S], or for the
-        first `slots` of them.
+        """Return an empty cache for `batch` rows.
 
-        With an encoder, its output is turned into keys and values once.
+        Args:
+          positions_BxS: int32 [B, S] or [1, S], the position of each slot.
+          memory_BxSxD: the encoder's output. Its keys and values are computed here, once.
+          slots: the number of slots at first; None: S.
         """
         config = self.config
         zeros = jnp.zeros((batch, slots or positions_BxS.shape[1], config.kv_heads, config.head_dim), config.dtype)
@@ -202,37 +209,40 @@ class Transformer(nn.Module):
 
     def extend(self, tokens_BxT: Array, cache: Cache, slot: Array | int, visible_BxTxS: Array,
                layers: Sequence[Any] | None = None) -> tuple[Array, Cache]:  # fmt: skip
-        """The decoder's hidden states [B, T, D] of tokens that join the cache in slots `slot` … slot + T - 1, and it.
+        """Return the decoder's hidden states [B, T, D] for tokens that join the cache, and the new cache.
 
-        visible_BxTxS: which slots each token sees, its own included; B may be 1. Slots from S on are not looked at.
-        layers: those of `step_weights`.
+        Args:
+          slot: the tokens are written to `slot`, …, `slot + T - 1`.
+          visible_BxTxS: bool, the slots that each token sees, its own included; B may be 1. Attention sees the first S
+            slots only.
+          layers: see `step_weights`.
         """
         positions_BxT = jax.lax.dynamic_slice_in_dim(cache.positions, slot, tokens_BxT.shape[1], axis=1)
         return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, slot, visible_BxTxS, layers)
 
     def step_weights(self) -> StepWeights:
-        """What many steps read, made once: to cut the stacked parameters copies them."""
+        """Return the weights that many steps read. Made once, because cutting the stacked parameters copies them."""
         kernel = self.token_embedding.embedding.T if self.config.tie_embeddings else self.lm_head.kernel
         return StepWeights(self.decoder.joined(), kernel.astype(self.config.dtype))
 
 
 def parameter_shapes(config: ModelConfig) -> Any:
-    """The tree of a model's parameters as jax.ShapeDtypeStruct."""
+    """Return the tree of a model's parameters, each leaf a jax.ShapeDtypeStruct."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None,
                   decoder_inputs=ids if config.num_decoder_layers else None)  # fmt: skip
-    key = jax.eval_shape(jax.random.key, 0)  # abstract too: to make one would start JAX
-    one_of_each = dataclasses.replace(config, scan_layers=True)  # to trace, with the same parameters
+    key = jax.eval_shape(jax.random.key, 0)  # abstract too: a real key would start JAX
+    one_of_each = dataclasses.replace(config, scan_layers=True)  # traces one layer; the parameters are the same
     return jax.eval_shape(Transformer(one_of_each).init, key, batch)["params"]
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Every number that training changes, embeddings included."""
+    """Return the number of trained parameters, embeddings included."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
 class HeadTransform(nn.Module):
-    """What stands between an encoder and its vocabulary: dense, activation, norm (Devlin et al. 2019)."""
+    """The block between an encoder and its vocabulary: dense, activation, norm (Devlin et al. 2019)."""
 
     config: ModelConfig
 
@@ -244,8 +254,9 @@ class HeadTransform(nn.Module):
 
 
 class Head(nn.Module):
-    """An output projection: only its parameters, kernel [D, C] (d_model None: no kernel) and where `biased` bias [C];
-    the methods of Transformer multiply by them.
+    """The parameters of an output projection: kernel [D, C] (none if d_model is None) and, if `biased`, bias [C].
+
+    The methods of Transformer apply them.
     """
 
     d_model: int | None

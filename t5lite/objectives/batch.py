@@ -1,7 +1,7 @@
-"""The one contract between data and models: `Example`, `Batch`, and the layouts that lead from one to the other.
+"""The one contract between data and models: `Example`, `Batch`, and the layouts that turn an Example into a Batch.
 
-An objective makes an `Example` of one row. A layout turns it into the `Batch` that an architecture eats. Two packed
-pairs, (5 6 → 7) and (8 → 9), each side closed by EOS (1), padded with 0:
+An objective makes an `Example` from one row. A layout turns the Example into the `Batch` that an architecture reads.
+Here two packed pairs, (5 6 → 7) and (8 → 9). EOS (1) closes each side; padding is 0:
 
     Example  inputs               5 6 1 8 1 0        targets              7 1 9 1 0
              inputs_segment_ids   1 1 1 2 2 0        targets_segment_ids  1 1 2 2 0
@@ -18,20 +18,20 @@ pairs, (5 6 → 7) and (8 → 9), each side closed by EOS (1), padded with 0:
              weights              0 0 0 1 1 0 0 1 1 0 0
              targets_segment_ids  1 1 1 1 1 2 2 2 2 0 0
              targets_positions    0 1 2 3 4 0 1 2 3 0 0
-             prefix_mask          1 1 1 1 0 1 1 1 0 0 0    (where attention over the prefix is asked for)
+             prefix_mask          1 1 1 1 0 1 1 1 0 0 0    (only with attention over the prefix)
 
-The decoder's shift restarts at each segment: it starts from the vocabulary's `start`, here 0 as in T5, and never sees
-its neighbour's last token. The prefix of a decoder is the start token and all inputs; the loss is past it, from the
-position of the last input on, whose output predicts the first target.
+The shift to the right restarts at each segment. A segment's decoder inputs begin with the vocabulary's `start` (here 0,
+as in T5). So a segment never sees the last token of the segment before. On a decoder, the prefix is the start
+token and all inputs. The loss starts at the position of the last input token: its output predicts the first target.
 
-An encoder's example is made in place: `targets` and `weights` are aligned with `inputs`. Two sentences, 5 6 7 and 8 9,
-in which 6 and 9 are to be predicted, with [CLS] 20, [SEP] 21, [MASK] 22:
+An encoder's example keeps all tokens in their places: `targets` and `weights` are aligned with `inputs`. Here two
+sentences, 5 6 7 and 8 9; the tokens 6 and 9 are to be predicted; [CLS] is 20, [SEP] 21, [MASK] 22:
 
     encoder  inputs       20  5 22  7 21  8  9 21
              targets      20  5  6  7 21  8  9 21
-             weights       0  0  1  0  0  0  1  0     (9 is one of the tenth that keep their place)
-             token_types   0  0  0  0  0  1  1  1     (where there are two sentences)
-             answers      {"next_sentence": 1}   (1: 8 9 is not how 5 6 7 went on)
+             weights       0  0  1  0  0  0  1  0     (9 is one of the 10 % that are left as they are)
+             token_types   0  0  0  0  0  1  1  1     (only with two sentences)
+             answers      {"next_sentence": 1}   (1: 8 9 is not the continuation of 5 6 7)
 """
 
 import functools
@@ -49,14 +49,16 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Example:
-    """What an objective makes of one row. Lengths are static; a side that is shorter is padded with 0 at its end.
+    """The result of an objective for one row. Lengths are static: a shorter side is padded with 0 at its end.
 
     inputs [L], targets [T]: int32. weights [T]: float32, the loss weight of each target.
-    *_segment_ids: int32, from 1, 0 for padding; None says that the side is one segment without padding.
-    noise: of the window; None where that has no meaning. ordered [window]: the tokens that it fell upon, where they
-    were put in another order before. member: int32, which of a mixture's objectives made it.
-    token_types [L]: int32, which of two parts a token belongs to. answers: {head: int32, of the whole example or [L]
-    of its tokens}, -1 where there is none. Both an encoder's alone.
+    inputs_segment_ids [L], targets_segment_ids [T]: int32, from 1; 0 on padding. None: one segment without padding.
+    noise: which tokens of the window are noise; None for an objective without noise.
+    ordered [window]: int32, the window's tokens in the order in which the noise was chosen. None: that is the
+        window's own order.
+    member: int32, the index of the mixture's objective that made the example.
+    token_types [L]: int32, which of two parts a token belongs to. Encoder only.
+    answers: {head name: int32, [] for the example or [L] for its tokens}; -1 means no answer. Encoder only.
     """
 
     inputs: Array
@@ -73,16 +75,19 @@ class Example:
 
 @flax.struct.dataclass
 class Batch:
-    """What a model eats; the module's docstring shows one. Ids, segments and positions are int32, weights float32.
+    """The input of a model; the module's docstring shows one. Ids, segments and positions are int32, weights float32.
 
     inputs, inputs_segment_ids, inputs_positions [B, L]: the encoder's side; None on a decoder.
-    decoder_inputs [B, T]: None on an encoder. targets, weights [B, T].
-    targets_segment_ids, targets_positions [B, T]: of the decoder's side; None on an encoder.
+    decoder_inputs [B, T]: None on an encoder.
+    targets, weights [B, T], or [B, P] with `predicted`.
+    targets_segment_ids, targets_positions [B, T]: the decoder's side; None on an encoder.
     prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions; None: causal.
-    token_types [B, L]: as in an Example, of an encoder; None where all are 0. answers: {head: [B] or [B, L]}, likewise.
-    predicted [B, P]: the places of an encoder's inputs that targets and weights, then [B, P], are for; None: for all.
-    Segment ids of None say one segment without padding, positions of None count from 0: the attention mask of a
-    batch that needs none is then never built.
+    token_types [B, L]: as in Example; None where all are 0.
+    answers: {head name: [B] or [B, L]}, as in Example.
+    predicted [B, P]: the places in an encoder's inputs that targets and weights belong to; None: all places.
+
+    Segment ids None mean one segment without padding. Positions None count from 0. So a batch that needs no segment
+    mask gets none.
     """
 
     targets: Array
@@ -99,7 +104,7 @@ class Batch:
     predicted: Array | None = None
 
     def only(self, valid: Array) -> "Batch":
-        """Return the batch in which the rows that are not `valid`, bool [B], have no targets and no answers."""
+        """Return the batch without targets and answers in the rows where `valid`, bool [B], is False."""
 
         def keep(answers: Array) -> Array:
             return jnp.where(valid.reshape(-1, *[1] * (answers.ndim - 1)), answers, -1)
@@ -111,12 +116,12 @@ Layout = Callable[[Example], Batch]
 
 
 def segment_starts(segment_ids: Array) -> Array:
-    """Bool [L]: where a segment (or the padding) begins."""
+    """Bool [L]: the first token of each segment, and of the padding."""
     return jnp.concatenate([jnp.ones(1, bool), segment_ids[1:] != segment_ids[:-1]])
 
 
 def positions_in_segments(segment_ids: Array | None) -> Array | None:
-    """Int32 [L]: each token's distance from the start of its segment, 0 on padding; None for None."""
+    """Int32 [L]: each token's distance from the start of its segment; 0 on padding. None for None."""
     if segment_ids is None:
         return None
     index = jnp.arange(segment_ids.shape[0], dtype=jnp.int32)
@@ -125,7 +130,9 @@ def positions_in_segments(segment_ids: Array | None) -> Array | None:
 
 
 def shift_right(tokens: Array, segment_ids: Array | None, start: int = PAD) -> Array:
-    """Decoder inputs for the targets `tokens` [T]: moved by one, `start` in front of each segment, 0 on padding."""
+    """Return the decoder's inputs for the targets `tokens` [T]: the tokens moved one place to the right, `start` at the
+    head of each segment, 0 on padding.
+    """
     shifted = jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])
     if segment_ids is None:
         return shifted
@@ -133,7 +140,7 @@ def shift_right(tokens: Array, segment_ids: Array | None, start: int = PAD) -> A
 
 
 def encoder_decoder(example: Example, *, start: int = PAD) -> Batch:
-    """Inputs to the encoder, targets to the decoder."""
+    """Return the Batch of an encoder-decoder: inputs go to the encoder, targets to the decoder."""
     return Batch(
         inputs=example.inputs,
         inputs_segment_ids=example.inputs_segment_ids,
@@ -151,9 +158,13 @@ def _segments(tokens: Array, segment_ids: Array | None) -> Array:
 
 
 def decoder(example: Example, *, length: int, prefix_attention: bool, start: int = PAD) -> Batch:
-    """Inputs and targets of each segment in a row of `length` tokens, enough for all that are not padding.
+    """Return the Batch of a decoder: the inputs and targets of each segment follow each other. The loss is on targets.
 
-    The loss is on the targets. With `prefix_attention` the inputs of a segment see each other in both directions.
+    Args:
+      length: tokens of the row; must suffice for all tokens that are not padding. Not used where both sides are one
+        segment without padding, or where there are no inputs: then the row is both sides one after the other.
+      prefix_attention: whether the inputs of a segment see each other in both directions.
+      start: the id at the head of each segment of the decoder's inputs.
     """
     num_inputs, num_targets = example.inputs.shape[0], example.targets.shape[0]
     if num_inputs == 0 or (example.inputs_segment_ids is None and example.targets_segment_ids is None):
@@ -172,7 +183,7 @@ def decoder(example: Example, *, length: int, prefix_attention: bool, start: int
         segment_ids, in_inputs = segment_ids[order], (in_targets[order] == 0) & (segment_ids[order] > 0)
     prefix_mask = None
     if prefix_attention:
-        # The start token of a segment belongs to its prefix, and the shift moves every input by one.
+        # The start token of a segment belongs to its prefix, and the shift moves every input one place to the right.
         prefix_mask = shift_right(in_inputs, None) | (segment_starts(_segments(tokens, segment_ids)) & in_inputs)
     return Batch(
         decoder_inputs=shift_right(tokens, segment_ids, start),
@@ -185,7 +196,7 @@ def decoder(example: Example, *, length: int, prefix_attention: bool, start: int
 
 
 def encoder(example: Example) -> Batch:
-    """Targets and weights aligned with the inputs."""
+    """Return the Batch of an encoder: targets and weights are aligned with the inputs."""
     return Batch(
         inputs=example.inputs,
         inputs_segment_ids=example.inputs_segment_ids,
@@ -198,9 +209,10 @@ def encoder(example: Example) -> Batch:
 
 
 def only_predicted(batch: Batch, most: int) -> Batch:
-    """The batch of an encoder with the `most` places at most that have a weight, so that logits are made of no others.
+    """Return an encoder's batch with only the places that have a weight, at most `most` a row.
 
-    They are a seventh of all in a masked language model, and the logits a good part of the work.
+    The model then computes logits for these places alone. In a masked language model they are a seventh of all
+    places, and logits are a large part of the work.
     """
     places = jnp.argsort(batch.weights <= 0, axis=1, stable=True)[:, :most].astype(jnp.int32)
     targets, weights = (jnp.take_along_axis(side, places, axis=1) for side in (batch.targets, batch.weights))
@@ -208,7 +220,7 @@ def only_predicted(batch: Batch, most: int) -> Batch:
 
 
 def layout_for(architecture: str, *, length: int = 0, prefix_attention: bool = False, start: int = PAD) -> Layout:
-    """The layout of an architecture. `length` and `prefix_attention` concern a decoder only, `start` no encoder."""
+    """Return the layout of an architecture. `length`, `prefix_attention`: decoder only. `start`: not for an encoder."""
     if architecture == "decoder":
         return functools.partial(decoder, length=length, prefix_attention=prefix_attention, start=start)
     return functools.partial(encoder_decoder, start=start) if architecture == "encoder_decoder" else encoder

@@ -1,4 +1,4 @@
-"""All objectives by name, and the functions that make them.
+"""All objectives by name, and the functions that make an objective from a config's fields.
 
 objective = make_objective(config.objective, "encoder_decoder", vocabulary)
 """
@@ -24,7 +24,7 @@ OBJECTIVES: dict[str, Kind] = {
 
 
 def kind_of(fields: Fields) -> Kind:
-    """The kind of the objective that `fields` names. Raises UserError for an unknown name."""
+    """Return the kind of the objective that `fields` names. Raises UserError for an unknown name."""
     name = fields["name"]
     if name not in OBJECTIVES:
         raise UserError(f"config.objective.name: unknown objective {name!r}; {nearest(name, OBJECTIVES)}")
@@ -32,13 +32,13 @@ def kind_of(fields: Fields) -> Kind:
 
 
 def special_tokens(tokenizer: Fields, fields: Fields, architecture: str | None = None) -> tuple[str, ...]:
-    """The special tokens that a config asks for: those that it names, else those that its objective needs."""
+    """Return the special tokens of a config: `tokenizer.specials` if set, else those that the objective needs."""
     named = tokenizer["specials"]
     return tuple(kind_of(fields).specials({**fields, "architecture": architecture}) if named is None else named)
 
 
 def unused_fields(fields: Fields, defaults: Fields) -> tuple[str, ...]:
-    """Names of the `fields` that differ from their `defaults` although the objective does not depend on them."""
+    """Return the names of `fields` that differ from their `defaults` although the objective does not use them."""
     used = ("name", "inputs_length", "architecture", *kind_of(fields).uses(fields))
     return tuple(name for name in defaults if name not in used and fields[name] != defaults[name])
 
@@ -50,11 +50,15 @@ def make_objective(
     labels: Sequence[str] | None = None,
     answer: Head | None = None,
 ) -> Objective:
-    """The objective that `fields` (a config's `objective`) describes, laid out for `architecture`.
+    """Return the objective that `fields` describes, laid out for `architecture`.
 
-    labels: those of the data, where its targets are a closed set. answer: the head for the answers that rows bring.
-    Raises UserError for an unknown name, an architecture on which it has no meaning, special tokens that the
-    vocabulary lacks, and settings that cannot work.
+    Args:
+      fields: a config's `objective`.
+      labels: the labels of the data, where its targets are a closed set.
+      answer: the head for the answers that rows bring.
+
+    Raises UserError for an unknown name, an architecture on which the objective has no meaning, special tokens that
+    the vocabulary lacks, and settings that cannot work.
     """
     kind = kind_of(fields)
     fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer": answer}
@@ -74,11 +78,12 @@ def make_objective(
 
 
 def evaluated_fields(fields: Fields) -> Fields:
-    """Return the fields of the objective by which runs with `fields` are evaluated, whatever training does."""
+    """Return the objective fields for evaluation: the same for all runs with this objective, whatever they train on."""
     return kind_of(fields).evaluated_as(dict(fields))
 
 
-# What runs with different objectives are compared by: denoisers by T5's own, language models by the plain one.
+# The standards: objectives by which runs with different objectives are compared. Denoisers are compared by T5's
+# span corruption, language models by plain next-token prediction.
 STANDARDS = {
     "span_corruption": {"noise_density": 0.15, "mean_noise_span_length": 3.0},
     "causal_lm": {"segments": True},
@@ -86,7 +91,10 @@ STANDARDS = {
 
 
 def standard_names(fields: Fields, architecture: str) -> tuple[str, ...]:
-    """Names of the standards by which runs with the objective `fields` are evaluated too, where it is none itself."""
+    """Return the names of the standards by which a run with the objective `fields` is evaluated as well.
+
+    A standard is left out if it is the run's own objective, or has no meaning on `architecture`.
+    """
     wanted = kind_of(fields).standards
     if architecture == "decoder" and wanted:
         wanted = dict.fromkeys((*wanted, "causal_lm"))
@@ -99,8 +107,10 @@ def standard_names(fields: Fields, architecture: str) -> tuple[str, ...]:
 
 
 def make_standards(fields: Fields, objective: Objective, vocabulary: Vocabulary) -> dict[str, Objective]:
-    """The standards for runs with `objective`, of the same inputs' length and with its attention to a prefix, if they
-    have one; those are left out that cannot be made with these sizes.
+    """Return the standards for runs with `objective`, by name.
+
+    They have the same `inputs_length` and the same `prefix_attention`, where they have a prefix. A standard that
+    cannot be made with these sizes is left out.
     """
     made = {}
     for name in standard_names(fields, objective.architecture):

@@ -1,8 +1,10 @@
-"""Denoisers: a window with noise in it, and what is to be said of the noise. Most are a line in `DENOISERS`.
+"""Denoisers: objectives that add noise to a window and ask for the noise or for the window. Most are a line in
+`DENOISERS`.
 
-T5's family (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
-sections 3.1.4 and 3.3; text-to-text-transfer-transformer, t5/data/preprocessors.py) puts sentinels into both sides;
-BART's (Lewis et al. 2020; fairseq, denoising_dataset.py) puts [MASK] into the inputs and targets the whole window.
+T5's family puts sentinels into both sides (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a
+Unified Text-to-Text Transformer", sections 3.1.4 and 3.3; text-to-text-transfer-transformer,
+t5/data/preprocessors.py). BART's family puts [MASK] into the inputs and has the whole window as targets (Lewis et al.
+2020; fairseq, denoising_dataset.py).
 """
 
 from collections.abc import Callable
@@ -22,10 +24,11 @@ Array = jax.Array
 
 
 class Denoiser(NamedTuple):
-    """What is noise, and what becomes of the window on either side.
+    """Which tokens are noise, and the rules that make inputs and targets from the window and its noise.
 
-    order: of the tokens that the noise falls upon, the inputs'; targets are made of the window as it was. density: of
-    the noise where the config gives none. random_share: of the noise tokens that become random ones.
+    order: reorders the tokens before noise is chosen. Inputs have this order; targets have the window's own order.
+    density: the noise density where the config gives none.
+    random_share: the share of noise tokens that become random tokens.
     """
 
     process: Callable[[noise.Settings], noise.Process]
@@ -57,7 +60,10 @@ BART_NOISES = ("sentence_permutation", *TOKEN_NOISES, "document_rotation")
 
 
 def bart(noises: tuple[str, ...]) -> Denoiser:
-    """The composition of BART's noises, in its order whatever that of `noises` is."""
+    """Return the denoiser that combines BART's `noises`. They apply in BART's order, whatever the order of `noises`.
+
+    Raises UserError for an unknown noise, for two token noises, and for no noises.
+    """
     for name in noises:
         if name not in BART_NOISES:
             raise UserError(f"config.objective.noises: {name!r} is none of BART's; {nearest(name, BART_NOISES)}")
@@ -79,7 +85,7 @@ def _denoiser(fields: Fields) -> Denoiser:
 
 
 def _settings(fields: Fields, window: int, vocabulary: Vocabulary) -> noise.Settings:
-    """Raises UserError for settings outside their ranges."""
+    """Return the settings of the noise. Raises UserError for settings outside their ranges."""
     denoiser = _denoiser(fields)
     density, mean_length = fields["noise_density"], fields["mean_noise_span_length"]
     density = denoiser.density if density is None else density
@@ -90,12 +96,12 @@ def _settings(fields: Fields, window: int, vocabulary: Vocabulary) -> noise.Sett
     if mean_length < 1:
         raise UserError(f"config.objective.mean_noise_span_length: must be at least 1, is {mean_length}")
     unique = denoiser.inputs.unique or denoiser.targets.unique
-    # There may be a clean span more than there are spans of noise.
+    # There can be one clean span more than there are noise spans, and clean spans may need sentinels too.
     return noise.Settings(window, density, mean_length, max(vocabulary.sentinels - 1, 0) if unique else None)
 
 
 def _window(fields: Fields, vocabulary: Vocabulary) -> int:
-    """The largest window whose inputs, with EOS and what stands in front, always fit `inputs_length`."""
+    """Return the largest window whose inputs, with EOS and BOS, always fit `inputs_length`."""
     length, denoiser = fields["inputs_length"] - (bos_of(fields, vocabulary) is not None), _denoiser(fields)
     settings = _settings(fields, length, vocabulary)
     window = length - 1
@@ -130,7 +136,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     _check_sentinels(fields["name"], denoiser, settings, vocabulary)
     process, ids = denoiser.process(settings), rules.Ids.of(vocabulary, denoiser.random_share)
     is_text = denoiser.targets is rules.drop_nonnoise and denoiser.process is noise.suffix
-    # A prefix and its continuation are one text on a decoder, and no document ends between them.
+    # On a decoder a prefix and its continuation are one text: no EOS stands between them.
     eos = None if is_text and fields["architecture"] == "decoder" else vocabulary.eos
     bos = bos_of(fields, vocabulary)
     added = (eos is not None) + (bos is not None)

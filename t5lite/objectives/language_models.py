@@ -1,4 +1,4 @@
-"""Language models, on a decoder: the next token of a text as it stands, or with a part of it moved to the end."""
+"""Language models, on a decoder: predict the next token of a text as it is, or with its middle moved to the end."""
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +54,18 @@ def _fim_window(fields: Fields, vocabulary: Vocabulary) -> int:
 
 
 def parts_of(window: int, low: Array | int, high: Array | int) -> Array:
-    """Int32 [L]: the part of each token of a window cut at `low` and `high`; 0 prefix, 1 middle, 2 suffix."""
+    """Int32 [L]: the part of each token of a window cut at `low` and `high`. 0: prefix, 1: middle, 2: suffix."""
     place = jnp.arange(window)
     return (place >= low).astype(jnp.int32) + (place >= high)
 
 
 def in_the_middle(tokens: Array, part: Array, specials: Array, suffix_first: Array | bool) -> Array:
-    """Int32 [L + 3]: the parts of `tokens`, the middle last, with the ids `specials` of `FIM_TOKENS` between them."""
-    # Ranks of the three specials, and of prefix, middle and suffix, in either order.
+    """Int32 [L + 3]: the parts of `tokens` with the middle last, and a special in front of each part.
+
+    specials: int32 [3], the ids of `FIM_TOKENS`. part: int32 [L], see `parts_of`. suffix_first: the second order of
+    `_fill_in_the_middle`.
+    """
+    # The ranks of the three specials, and the ranks of prefix, middle and suffix, in the order asked for.
     marks = jnp.where(suffix_first, jnp.array([0, 1, 3]), jnp.array([0, 2, 4]))
     parts = jnp.where(suffix_first, jnp.array([4, 5, 2]), jnp.array([1, 5, 3]))
     rank = jnp.concatenate([marks, parts[part]])
@@ -69,12 +73,12 @@ def in_the_middle(tokens: Array, part: Array, specials: Array, suffix_first: Arr
 
 
 def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
-    """A window, or with probability `fim_rate` its parts in another order, half each:
+    """The window as it is, or, with probability `fim_rate`, its three parts in another order. Each order has half:
 
         prefix, suffix, middle    <fim_prefix> p <fim_suffix> s <fim_middle> m
         suffix, prefix, middle    <fim_prefix> <fim_suffix> s <fim_middle> p m
 
-    Cut at two points uniform in [0, L]; parts may be empty. The loss is on all tokens, the three new ones too.
+    The two cuts are uniform in [0, L]; parts may be empty. The loss is on all tokens, also on the three specials.
     Source: Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle", section 3.
     """
     rate = fields["fim_rate"]

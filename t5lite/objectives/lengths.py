@@ -1,17 +1,17 @@
-"""Lengths that follow from each other: how long a window fills the inputs, and how long its targets then are."""
+"""Lengths of span corruption: the window that fills given inputs, and the length of its targets."""
 
 from t5lite.objectives.noise import span_counts
 
 
 def _expected_lengths(window: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
-    """(inputs, targets) of a window: sentinels and EOS counted, counts rounded in float64, halves to even."""
+    """Return (inputs, targets) of a window with sentinels and EOS. Counts are rounded in float64, halves to even."""
     noise = round(window * noise_density)
     spans = round(noise / mean_noise_span_length)
     return window - noise + spans + 1, noise + spans + 1
 
 
 def corrupted_lengths(window: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
-    """(inputs, targets) that a window really gives, by the counts of the mask."""
+    """Return the (inputs, targets) lengths that a window really gives, by the counts of the noise mask."""
     noise, spans = span_counts(window, noise_density, mean_noise_span_length)
     if noise == 0:
         return window + 1, 2
@@ -19,12 +19,13 @@ def corrupted_lengths(window: int, noise_density: float, mean_noise_span_length:
 
 
 def span_corruption_lengths(inputs_length: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
-    """(window, targets length): the largest window whose corrupted inputs fit `inputs_length`.
+    """Return (window, targets length): the largest window whose corrupted inputs fit `inputs_length`.
 
         span_corruption_lengths(512, 0.15, 3.0) == (568, 114)
 
-    Source: text-to-text-transfer-transformer, `random_spans_helper`, which counts in float64. The mask counts in
-    float32; where that makes a side longer, the window gives way (inputs) or the targets grow, so nothing is cut.
+    Source: text-to-text-transfer-transformer, `random_spans_helper`, which counts in float64. The noise mask counts in
+    float32. Where that makes the inputs longer, the window shrinks; where it makes the targets longer, they grow. So
+    nothing is cut off.
     """
     window = inputs_length - 1
     while _expected_lengths(window + 1, noise_density, mean_noise_span_length)[0] <= inputs_length:

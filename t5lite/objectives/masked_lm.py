@@ -1,12 +1,13 @@
-"""Masked language models, on an encoder: which tokens stood where some of a text were hidden.
+"""Masked language models, on an encoder: some tokens are hidden, and the model predicts them.
 
     mlm        [CLS] tokens [SEP]
-    mlm_nsp    [CLS] A [SEP] B [SEP], and whether B is not how A goes on: it is in half of the examples
-    mlm_sop    [CLS] A [SEP] B [SEP], and whether A and B have changed places: they have not in half of the examples
+    mlm_nsp    [CLS] A [SEP] B [SEP]; the answer is 1 where B is not the continuation of A: half of the examples
+    mlm_sop    [CLS] A [SEP] B [SEP]; the answer is 1 where A and B have changed places: half of the examples
 
-In place: targets are the inputs as they were, weights are 1 where a token is to be predicted. Of those tokens 80 % are
-[MASK], 10 % a random one, 10 % what they were. Sources: Devlin et al. 2019, "BERT" (create_pretraining_data.py); Lan et
-al. 2020, "ALBERT", for the order of sentences; Geiping and Goldstein 2022, "Cramming", for exact counts.
+Targets are the inputs before tokens were hidden. Weights are 1 where a token is to be predicted. 80 % of those tokens
+become [MASK], 10 % become a random token, 10 % stay as they are. Sources: Devlin et al. 2019, "BERT"
+(create_pretraining_data.py); Lan et al. 2020, "ALBERT", for the order of sentences; Geiping and Goldstein 2022,
+"Cramming", for exact counts.
 """
 
 import math
@@ -26,16 +27,19 @@ Array = jax.Array
 DENSITY = 0.15
 MASKED, MASKED_OR_RANDOM = 0.8, 0.9  # shares of the tokens to be predicted
 MASKINGS, REPLACEMENTS = ("count", "bernoulli"), ("independent", "exact")
-NEXT_SENTENCE = Head("next_sentence", 2, "example", dropout=False)  # 1: the second part does not belong there
-ADDED = {"mlm": 2, "mlm_nsp": 3, "mlm_sop": 3}  # [CLS] and [SEP]s
+NEXT_SENTENCE = Head("next_sentence", 2, "example", dropout=False)  # 1: the second part does not follow the first
+ADDED = {"mlm": 2, "mlm_nsp": 3, "mlm_sop": 3}  # the number of [CLS] and [SEP] tokens
 
 
 class Masking(NamedTuple):
-    """Which tokens are to be predicted, and what becomes of them.
+    """Which tokens are to be predicted, and what stands in their places.
 
-    count: how many; None: each with the probability `density`. most: there never are more. exact: of those, the shares
-    of [MASK] and of random tokens are met in each example, not on average. whole_words: all pieces of a word or none.
-    sep: [SEP], which ends words.
+    density: the probability of a token, where `count` is None.
+    count: how many tokens to predict; None: the number is random.
+    most: the largest number of tokens to predict.
+    exact: whether each example has the exact shares of [MASK] and of random tokens; otherwise they hold on average.
+    whole_words: whether all pieces of a word are chosen, or none.
+    sep: the id of [SEP], which ends a word.
     """
 
     density: float
@@ -47,15 +51,15 @@ class Masking(NamedTuple):
 
 
 def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking) -> Array:
-    """Bool [L]: the tokens of `tokens` [L] to be predicted, of which specials are none; all others are as likely.
+    """Bool [L]: the tokens of `tokens` [L] to be predicted. Specials are never chosen; all others are equally likely.
 
-    A word that would exceed the count is passed over, and the next is tried.
+    A word that would exceed the count is skipped, and the next word is tried.
     """
     candidates = ~jnp.asarray(table.is_special)[tokens]
     if masking.count is not None and not masking.whole_words:
         return random_subset(key, candidates, masking.count)
     draws = jax.random.uniform(key, tokens.shape)
-    # What stands before the first start of a word belongs together too, and no word goes on beyond [SEP].
+    # Tokens before the first start of a word count as one word, and no word goes on beyond [SEP].
     word = word_numbers(tokens, table) + 1 + jnp.cumsum(tokens == masking.sep)
     if masking.count is None:
         chosen = candidates & ((draws[word] if masking.whole_words else draws) < masking.density)
@@ -72,7 +76,7 @@ def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking
 
 
 def replaced(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exact: bool) -> Array:
-    """Int32 [L]: `tokens` with [MASK] for 80 % of the `chosen` ones and a random token of text for 10 %."""
+    """Int32 [L]: `tokens` with [MASK] in 80 % of the `chosen` places and a random token of text in 10 %."""
     draws_key, token_key = jax.random.split(key)
     draws = jax.random.uniform(draws_key, tokens.shape)
     masked, masked_or_random = MASKED, MASKED_OR_RANDOM
@@ -85,8 +89,9 @@ def replaced(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exact: bo
 
 
 def sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array, high: int | Array) -> Array:
-    """Int32 in [low, high]: how many of `tokens` [L] end with a sentence, each such place as likely; any place in the
-    range where there is none.
+    """Int32 in [low, high]: a cut after which a new sentence begins, as a number of `tokens` [L] before the cut.
+
+    Each end of a sentence in the range is equally likely. Where the range has none, each place in it is.
     """
     place = jnp.arange(1, tokens.shape[0] + 1)
     within = (place >= low) & (place <= high)
@@ -96,7 +101,7 @@ def sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array,
 
 
 def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[Array, Array, Array]:
-    """(tokens of A and of B [L], how many of them are A's, 1 where B is not how A went on)."""
+    """Return (tokens of A and B [L], number of A's tokens, answer: 1 where A B is not the text's own order)."""
     tokens = row["tokens"]
     length = tokens.shape[0]
     cut_key, label_key, other_key = jax.random.split(key, 3)
@@ -105,7 +110,7 @@ def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[
     if swapped:
         other, other_cut = jnp.roll(tokens, -cut), length - cut
     else:
-        # As many tokens of the other window, from a start of a sentence too: that must not give the answer away.
+        # B from another window also begins with a sentence: its first token must not give the answer away.
         start = sentence_end(other_key, row["others"], table, 1, cut)
         place = jnp.arange(length)
         other = jnp.where(place < cut, tokens, row["others"][jnp.minimum(place - cut + start, length - 1)])
@@ -114,7 +119,7 @@ def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[
 
 
 def _masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
-    """For inputs of `length` tokens. Raises UserError for settings that cannot work."""
+    """Return the Masking for inputs of `length` tokens. Raises UserError for settings that cannot work."""
     density, most = fields["noise_density"], fields["max_predictions"]
     for name, known in (("masking", MASKINGS), ("replacement", REPLACEMENTS)):
         if fields[name] not in known:
@@ -128,7 +133,7 @@ def _masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
     most = math.ceil(density * length) if most is None else most
     count = min(most, max(1, round(density * length))) if fields["masking"] == "count" else None
     exact, sep, whole_words = fields["replacement"] == "exact", vocabulary.specials[SEP], bool(fields["whole_words"])
-    # Words come and go whole, so that the number of their tokens varies more than that of single ones.
+    # With whole words the number of tokens varies more than `room` assumes, so every place may be predicted.
     most = length if whole_words else room(length, length * density, length * density * (1 - density), DEVIATIONS)
     return Masking(density, count, most if count is None else count, exact, whole_words, sep)
 
@@ -185,7 +190,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
 
 
 def _evaluated_as(fields: Fields) -> Fields:
-    """15 %, by count, whatever training does."""
+    """Return the fields of evaluation: 15 % of the tokens, by count, whatever training does."""
     usual = {"noise_density": None, "max_predictions": None, "masking": "count", "replacement": "independent"}
     return {**fields, **usual, "whole_words": False}
 

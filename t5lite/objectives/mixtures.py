@@ -1,7 +1,7 @@
-"""Mixtures: for each example one of several objectives, by weight, from the example's key.
+"""Mixtures: one of several objectives for each example, drawn by weight from the example's key.
 
-All members read windows of one length, the smallest of theirs, and their sides are padded to the largest. A member's
-mode token, where it has one, comes first in the inputs, after what the vocabulary has in front of every text.
+All members read windows of one length, the smallest of their windows. Both sides are padded to the longest member's.
+A member may have a mode token. It stands first in the inputs, but after BOS, where the vocabulary has one.
 
     config.objective.name = "mixture"
     config.objective.mixture = {
@@ -9,7 +9,7 @@ mode token, where it has one, comes first in the inputs, after what the vocabula
         "continuation": {"name": "prefix_lm", "mode": "[S2S]"},
     }
 
-A member takes what it does not set from `config.objective`.
+A field that a member does not set comes from `config.objective`.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def _last_quarter(weight: float = 1.0) -> dict[str, Any]:
     return {"name": "prefix_lm", "noise_density": 0.25, "mode": "[S2S]", "weight": weight}
 
 
-# Tay et al. 2022, "UL2: Unifying Language Learning Paradigms", table 1; the mode tokens are the released checkpoints'.
+# Tay et al. 2022, "UL2: Unifying Language Learning Paradigms", table 1; mode tokens as in the released checkpoints.
 UL2 = {
     "R (3, .15)": _span_member("[NLU]", 3, 0.15),
     "R (8, .15)": _span_member("[NLU]", 8, 0.15),
@@ -62,7 +62,7 @@ def _given(fields: Fields) -> Mapping[str, Any]:
 
 
 def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, Any]]:
-    """{name: the fields of a member, its weight and mode among them}."""
+    """Return {name: a member's fields, with its weight and mode}. Raises UserError for fields that cannot work."""
     given = _given(fields)
     if not given:
         raise UserError("config.objective.mixture: is empty; name its members, each with the name of an objective")
@@ -84,7 +84,7 @@ def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, A
 
 
 def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> Kind:
-    """The kind whose members are of `kinds`."""
+    """Return the kind of mixtures with members of `kinds`."""
 
     def window(fields: Fields, vocabulary: Vocabulary) -> int:
         members = _members(fields, kinds).values()
@@ -107,7 +107,7 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
             except UserError as error:
                 raise UserError(f"{fields['name']}, {name}: {error}") from error
         if lacking:
-            raise max(lacking, key=lambda error: error.needed)  # what serves it serves all
+            raise max(lacking, key=lambda error: error.needed)  # enough sentinels for this member suffice for all
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
             raise UserError("config.objective.mixture: mode tokens have no place on an encoder")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
@@ -138,7 +138,7 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
 def _mixed(
     fields: Fields, built: Mapping[str, Objective], modes: list[int | None], first: int, weights: np.ndarray
 ) -> Objective:
-    """first: the place of the mode tokens in the inputs."""
+    """Return the objective of the mixture. first: the place of the mode tokens in the inputs."""
     architecture, objectives = fields["architecture"], list(built.values())
     front = [0 if mode is None else 1 for mode in modes]
     inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
@@ -168,7 +168,7 @@ def _mixed(
         inputs_length=inputs_length,
         targets_length=targets_length,
         decoder_length=max(extra + each.lengths[1] for extra, each in zip(front, objectives, strict=True)),
-        # A window holds EOS tokens, and is cut into documents, only where every member takes it so.
+        # A window holds EOS tokens, or is cut into documents, only where every member wants that.
         with_eos=all(each.with_eos for each in objectives),
         segments=all(each.segments for each in objectives),
         predicts_text=all(each.predicts_text for each in objectives),
@@ -186,7 +186,7 @@ def _mixed(
 
 
 def _with_mode(example: Example, mode: int | None, first: int) -> Example:
-    """The example with the mode token at the place `first` of its inputs."""
+    """Return the example with the mode token at place `first` of its inputs; unchanged where `mode` is None."""
     if mode is None:
         return example
     ids = example.inputs_segment_ids
@@ -199,7 +199,7 @@ def _with_mode(example: Example, mode: int | None, first: int) -> Example:
 def _padded(
     example: Example, window: Array, inputs_length: int, targets_length: int, others: tuple[Head, ...]
 ) -> Example:
-    """The example with both sides padded, and every field given that another member gives."""
+    """Return the example with both sides padded and with every field that any member sets: all have one structure."""
     inputs, targets = example.inputs, example.targets
     inputs_ids, targets_ids = (
         jnp.ones(side.shape, jnp.int32) if ids is None else ids
@@ -223,7 +223,7 @@ def _padded(
 
 
 def _answer(example: Example, head: Head, length: int) -> Array:
-    """The example's answers of `head`, none where its objective gives none."""
+    """Return the example's answers for `head`; -1 where its objective has none."""
     given = example.answers.get(head.name)
     if head.each == "example":
         return jnp.int32(-1) if given is None else given

@@ -1,8 +1,8 @@
-"""Noise: which tokens of a window are noise, and in which spans. Pure functions in static shapes.
+"""Noise: which tokens of a window are noise, and in which spans. Pure functions with static shapes.
 
-A `Process` is a way to choose noise in windows of one length: a sampler, and the bounds within which its counts stay,
-from which the shapes of both sides follow. Where the number of noise tokens is random the bounds are its mean and six
-standard deviations; noise beyond them is turned off, and where too little would be left to fit, more is turned on.
+A `Process` chooses noise in windows of one length. It holds a sampler, and bounds on the counts of noise; the shapes of
+both sides follow from these bounds. Where the number of noise tokens is random, the bounds are its mean plus or minus
+six standard deviations. Noise above the upper bound is turned off. Below the lower bound more noise is turned on.
 """
 
 import math
@@ -16,15 +16,16 @@ import numpy as np
 from t5lite.system.vocabulary import TokenTable
 
 Array = jax.Array
-DEVIATIONS = 6  # of a random count that shapes have room for
-LIKELY_DEVIATIONS = 3  # within which a count lies in all but one example of a thousand
+DEVIATIONS = 6  # shapes have room for a random count up to so many standard deviations above its mean
+LIKELY_DEVIATIONS = 3  # all but one example in a thousand have a count within so many standard deviations
 
 
 class Noise(NamedTuple):
     """Which tokens of a window [L] are noise.
 
-    mask: bool [L]. starts: bool [L], the first token of each span; spans may touch. inserts: int32, the number of
-    spans of length 0, which lie anywhere.
+    mask: bool [L].
+    starts: bool [L], the first token of each span; spans may touch.
+    inserts: int32, the number of spans of length 0, which have no place in the window.
     """
 
     mask: Array
@@ -35,9 +36,11 @@ class Noise(NamedTuple):
 class Process(NamedTuple):
     """A way to choose noise in windows of one length.
 
-    sample: (key, tokens [L], token table) -> Noise. least, most: noise tokens. spans, clean_spans: the most spans of
-    noise and of clean tokens. likely_spans: more than that are rare. mean, mean_span: noise tokens of a window and of
-    a span, on average; None where no formula is known.
+    sample: (key, tokens [L], token table) -> Noise.
+    least, most: bounds on the number of noise tokens.
+    spans, clean_spans: the largest number of noise spans and of clean spans.
+    likely_spans: more noise spans than this are rare.
+    mean, mean_span: average number of noise tokens in a window and in a span; None where no formula is known.
     """
 
     sample: Callable[[Array, Array, TokenTable], Noise]
@@ -51,7 +54,7 @@ class Process(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a process may depend on. max_spans: noise beyond so many spans is turned off; None: no limit."""
+    """Settings of a process. max_spans: noise after this many spans is turned off; None: no limit."""
 
     window: int
     noise_density: float | None
@@ -65,15 +68,15 @@ def span_starts(mask: Array) -> Array:
 
 
 def of_mask(mask: Array) -> Noise:
-    """The noise whose spans are the runs of `mask`."""
+    """Return the noise that has each run of `mask` as a span."""
     return Noise(mask, span_starts(mask), jnp.int32(0))
 
 
 def span_counts(length: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
-    """(noise tokens, noise spans) in a window of `length` tokens.
+    """Return (noise tokens, noise spans) of a window of `length` tokens.
 
     Rounded in float32, halves to even, as the original does on its device; float64 differs at some lengths (190,
-    350, …). Spans are clamped to the noise and to the clean tokens, beyond which spans would be empty.
+    350, …). There are at most as many spans as noise tokens and as clean tokens, so that no span is empty.
     """
     if noise_density == 0:
         return 0, 0
@@ -84,10 +87,12 @@ def span_counts(length: int, noise_density: float, mean_noise_span_length: float
 
 
 def random_subset(key: Array, among: Array, count: Array | int) -> Array:
-    """Bool [L]: `count` of the places in `among`, bool [L], each choice of them equally likely; all if it has fewer.
+    """Bool [L]: `count` random places of `among`, bool [L]; all places if `among` has fewer. All choices are equally
+    likely.
 
-    Those with the lowest of 32 random bits a place. The highest of these draws is found bit by bit, by counting: on a
-    CPU many times faster than to sort them. Of equal draws, one pair in 2^32, the first comes first, as in a sort.
+    Each place draws 32 random bits; the lowest draws win. The highest winning draw is found bit by bit, by counting: on
+    a CPU this is many times faster than sorting. If two draws are equal (one pair in 2^32), the first place wins, as in
+    a stable sort.
     """
     draws = jax.random.bits(key, among.shape, jnp.uint32)
 
@@ -101,7 +106,7 @@ def random_subset(key: Array, among: Array, count: Array | int) -> Array:
 
 
 def random_partition(key: Array, items: int, parts: int) -> Array:
-    """Int32 [parts], positive, summing to `items`: each way to cut `items` into `parts` is equally likely."""
+    """Int32 [parts]: positive lengths that sum to `items`. Each way to cut `items` into `parts` is equally likely."""
     # Choose parts - 1 of the items - 1 gaps between items, and measure the distances between the cuts.
     is_cut = random_subset(key, jnp.ones(items - 1, bool), parts - 1)
     cuts = jnp.flatnonzero(is_cut, size=parts - 1) + 1
@@ -110,7 +115,7 @@ def random_partition(key: Array, items: int, parts: int) -> Array:
 
 
 def random_spans(key: Array, length: int, noise: int, spans: int) -> Array:
-    """Mask of `noise` tokens in `spans` spans, clean and noise by turns, clean first: the last token is noise.
+    """Bool [L]: `noise` tokens in `spans` spans. Clean and noise spans alternate, clean first: the last token is noise.
 
     Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
     section 3.3.4; text-to-text-transfer-transformer, `random_spans_noise_mask`.
@@ -127,7 +132,7 @@ def random_spans(key: Array, length: int, noise: int, spans: int) -> Array:
 
 
 def spans(settings: Settings) -> Process:
-    """Spans of T5: their number and that of the noise tokens follow from the length, see `random_spans`."""
+    """Return the spans of T5. The window's length fixes the number of noise tokens and spans; see `random_spans`."""
     window = settings.window
     noise, count = span_counts(window, settings.noise_density, settings.mean_noise_span_length)
 
@@ -139,14 +144,15 @@ def spans(settings: Settings) -> Process:
 
 
 def room(count: int, mean: float, variance: float, deviations: int) -> int:
-    """What a random number of `count` tokens does not exceed by more than so many standard deviations."""
+    """Return an upper bound on a random count of at most `count`: its mean plus so many standard deviations."""
     return min(count, math.ceil(mean + deviations * math.sqrt(variance)))
 
 
 def bounded(mask: Array, least: int, most: int, max_spans: int | None) -> Array:
-    """`mask` with noise turned off beyond `most` tokens and `max_spans` spans, and turned on where under `least`.
+    """Return `mask` with noise turned off beyond `most` tokens and `max_spans` spans, and turned on up to `least`.
 
-    From the left in each case. With a limit on spans `least` must be 0.
+    The first tokens and spans from the left stay noise, and the first clean tokens are turned on. With `max_spans`,
+    `least` must be 0.
     """
     mask = mask & (jnp.cumsum(mask) <= most)
     if max_spans is not None:
@@ -157,7 +163,7 @@ def bounded(mask: Array, least: int, most: int, max_spans: int | None) -> Array:
 
 
 def iid(settings: Settings) -> Process:
-    """Each token is noise with the probability `noise_density`, whatever the others are."""
+    """Return the process in which each token is noise with probability `noise_density`, independent of the others."""
     window, density, limit = settings.window, settings.noise_density, settings.max_spans
     mean, variance = window * density, window * density * (1 - density)
     most = room(window, mean, variance, DEVIATIONS)
@@ -179,7 +185,9 @@ def iid(settings: Settings) -> Process:
 
 
 def suffix(settings: Settings) -> Process:
-    """The last `noise_density` of the window; where that is None, all from a split point on, uniform in [1, L - 1]."""
+    """Return the process with one span at the end of the window: the last `noise_density` of the window, or, where that
+    is None, all tokens from a split point on, uniform in [1, L - 1].
+    """
     window = settings.window
     if settings.noise_density is not None:
         return spans(settings._replace(mean_noise_span_length=window))
@@ -192,7 +200,7 @@ def suffix(settings: Settings) -> Process:
 
 
 def none(settings: Settings) -> Process:
-    """No noise."""
+    """Return the process without noise."""
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del key, tokens, table
@@ -202,22 +210,23 @@ def none(settings: Settings) -> Process:
 
 
 def word_numbers(tokens: Array, table: TokenTable) -> Array:
-    """Int32 [L]: the word that each token belongs to, from 0; -1 before the first start of a word."""
+    """Int32 [L]: the number of the word that each token belongs to, from 0; -1 before the first start of a word."""
     return jnp.cumsum(jnp.asarray(table.starts_word)[tokens], dtype=jnp.int32) - 1
 
 
 def word_budgets(most: int, noise_density: float) -> np.ndarray:
-    """Int32 [most + 1]: how many of 0, 1, … words are to be noise, rounded up.
+    """Int32 [most + 1]: how many words are to be noise in a window of 0, 1, …, `most` words, rounded up.
 
-    In float64: a product in float32 may lie above the whole number that it should be.
+    In float64: a product in float32 may lie slightly above the whole number that it should be.
     """
     return np.ceil(np.arange(most + 1) * noise_density - 1e-9).astype(np.int32)
 
 
 def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[Array, Array]:
-    """(lengths int32 [K], which of them count [K]): drawn until they sum to `budget`, at most `most`; the last trimmed.
+    """Return (lengths int32 [K], bool [K]: which of them are in use). Lengths are Poisson with the given mean; some
+    are 0.
 
-    Lengths are Poisson with the given mean, so some are 0.
+    Lengths are in use until they sum to `budget`, which is at most `most`. The last length is cut to fit.
     """
     draws = math.ceil(most / mean + DEVIATIONS * math.sqrt(most) / mean) + 4
     terms = [math.exp(-mean)]
@@ -229,10 +238,14 @@ def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[
 
 
 def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -> tuple[Array, Array]:
-    """(mask, starts), bool [L], of the spans of `lengths` words from the words `first` on, int32 [K]; L is no word.
+    """Bool [L] (mask, starts) of spans of whole words. Spans that touch stay two; a span that begins inside another
+    becomes a part of it.
 
-    word: int32 [L], see `word_numbers`; is_start: bool [L], the first token of each word. Spans that touch remain two;
-    one that begins inside another is a part of it.
+    Args:
+      first: int32 [K], the first word of each span; L means no span.
+      lengths: int32 [K], in words.
+      word: int32 [L], see `word_numbers`.
+      is_start: bool [L], the first token of each word.
     """
     window = word.shape[0]
     ends = first + lengths
@@ -246,11 +259,11 @@ def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -
 
 
 def poisson_words(settings: Settings) -> Process:
-    """Spans of whole words, of Poisson lengths, from distinct random words on, until `noise_density` of the words.
+    """Return the process with spans of whole words. Their lengths are Poisson; each begins at another random word.
 
-    Spans may touch, which leaves two, and overlap, which leaves one; so a little less becomes noise. A span of length
-    0 is an insertion. Source: Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training"; fairseq,
-    denoising_dataset.py, `add_whole_word_mask`.
+    Words become noise until `noise_density` of them are. Spans may touch and then stay two, or overlap and then become
+    one; so a little less becomes noise. A span of length 0 is an insertion. Source: Lewis et al. 2020, "BART: Denoising
+    Sequence-to-Sequence Pre-training"; fairseq, denoising_dataset.py, `add_whole_word_mask`.
     """
     window, density, mean = settings.window, settings.noise_density, settings.mean_noise_span_length
     budgets = word_budgets(window, density)
@@ -269,7 +282,7 @@ def poisson_words(settings: Settings) -> Process:
         first = jnp.where(in_use & (rank < words), by_draw[rank], window)
         mask, starts = spans_of_words(first, lengths, word, is_start)
         inserts = jnp.sum(counts & (lengths == 0), dtype=jnp.int32)
-        # A mask a span and one an insertion must fit into the places that the noise leaves.
+        # One [MASK] for each span and one for each insertion must fit into the places that noise tokens leave free.
         return Noise(mask, starts, jnp.minimum(inserts, jnp.sum(mask) - jnp.sum(starts)))
 
     return Process(sample, 0, window, window, window, window)

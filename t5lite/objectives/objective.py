@@ -1,8 +1,7 @@
 """Objectives: pure functions (key, row, token table) -> Example, and the sizes that follow from their settings.
 
-An objective says what rows it wants of the data (`rows`, `window`, `with_eos`, `segments`) and how long its sides are;
-all of it is known before the first step, so a setting that cannot work is refused when the objective is made, by
-`catalogue.make_objective`.
+An objective states which rows it needs from the data (`rows`, `window`, `with_eos`, `segments`) and how long its sides
+are. All sizes are known before the first step. So `catalogue.make_objective` can refuse settings that cannot work.
 
     objective = make_objective(config.objective, "encoder_decoder", vocabulary)
     batch = make_batch(objective, keys, rows, table)          # inside the jitted step
@@ -26,16 +25,16 @@ Make = Callable[[Array, Row, TokenTable], Example]
 Fields = Mapping[str, Any]
 
 
-VOCABULARY = "vocabulary"  # the name of that output among those of all heads
+VOCABULARY = "vocabulary"  # the name of the vocabulary's output among the names of all heads
 
 
 class Head(NamedTuple):
-    """An output of the model beside the vocabulary. What its answers mean is for tasks/ to say.
+    """An output of the model beside the vocabulary. tasks/ defines what its answers mean.
 
-    name: of its parameters, and of its answers in a Batch.
+    name: names its parameters, and its answers in a Batch.
     size: how many numbers it gives.
-    each: what it gives them for: "token" of the inputs, or the whole "example".
-    dropout: whether activations are dropped before it.
+    each: "token": it gives numbers for each token of the inputs; "example": for the whole example.
+    dropout: whether there is dropout before it.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Head(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """All outputs of a model: the `vocabulary` for each token, and `others`."""
+    """All outputs of a model. vocabulary: whether it has logits over the vocabulary. others: its other heads."""
 
     vocabulary: bool = True
     others: tuple[Head, ...] = ()
@@ -60,7 +59,7 @@ OF_TOKENS = Heads()
 
 
 class TooFewSentinels(UserError):
-    """needed: by the objective `name`, of which the tokenizer has `present`."""
+    """The tokenizer has `present` sentinels; the objective `name` needs `needed`."""
 
     def __init__(self, name: str, needed: int, present: int):
         super().__init__(
@@ -71,8 +70,9 @@ class TooFewSentinels(UserError):
 
 
 class Expected(NamedTuple):
-    """What noise comes to on average; None where no formula is known. density: the share of a window's tokens.
-    span_length: tokens of a span.
+    """Averages of the noise; None where no formula is known.
+
+    density: the share of a window's tokens that are noise. span_length: noise tokens in a span.
     """
 
     density: float | None = None
@@ -83,7 +83,7 @@ NO_NOISE = Expected()
 
 
 class Member(NamedTuple):
-    """One of a mixture's objectives. share: of the examples, on average."""
+    """One of a mixture's objectives. share: its average share of the examples."""
 
     name: str
     share: float
@@ -94,16 +94,24 @@ class Member(NamedTuple):
 class Objective:
     """An objective with its sizes resolved, laid out for one architecture.
 
-    rows: "windows" of `window` tokens, "pairs", or "answers": inputs of at most `window` tokens with the answers that
-    the first of the other heads has to give. with_eos: the EOS tokens between documents belong to a window.
-    segments: a window brings the ids of its documents. second_window: and another document's window.
-    inputs_length, targets_length: the sides of the example. predicted: the most places of an encoder's inputs that are
-    to be predicted; None: all. heads: what the model has to answer.
-    decoder_length: of both sides together on a decoder; None: their sum. predicts_text: the loss is over plain text in
-    its order, so bits per byte mean something. closes_inputs: EOS ends them. targets_hold_specials: sentinels and
-    specials are learnt too. prefix_attention: a decoder's inputs see each other in both directions. expected: of the
-    noise. members: a mixture's, in the order of `Example.member`. start, bos: the vocabulary's, see there; bos is None
-    on a decoder, and on an encoder.
+    make: (key, row, token table) -> Example.
+    rows: "windows" of `window` tokens, "pairs" of texts, or "answers": inputs of at most `window` tokens with the
+        answers for the first of `heads.others`.
+    inputs_length, targets_length: lengths of the example's sides, in tokens.
+    decoder_length: length of both sides together on a decoder; None: the sum of their lengths.
+    with_eos: whether a window includes the EOS tokens between documents.
+    segments: whether a window brings segment ids, one for each document.
+    predicts_text: the loss is over plain text in its own order, so bits per byte have a meaning.
+    closes_inputs: whether EOS closes the inputs.
+    targets_hold_specials: whether targets contain sentinels and specials, so that the model learns to generate them.
+    prefix_attention: whether a decoder's inputs see each other in both directions.
+    expected: averages of the noise.
+    members: a mixture's objectives, in the order of `Example.member`.
+    second_window: whether a row brings a window of another document as well.
+    predicted: the largest number of places to predict in an encoder's inputs; None: all places.
+    labels: the labels of the data, where its targets are a closed set.
+    heads: the outputs that the model needs.
+    start, bos: see `Vocabulary`. bos is None on a decoder and on an encoder.
     """
 
     name: str
@@ -130,7 +138,7 @@ class Objective:
     bos: int | None = None
 
     def allowed(self, vocabulary: Vocabulary) -> np.ndarray:
-        """Bool [rows]: the ids that may be generated. Text and EOS; sentinels and specials where targets hold them."""
+        """Bool [rows]: the ids that may be generated: text, EOS, and what else targets hold (sentinels, specials)."""
         allowed = ~vocabulary.table.is_special
         if self.targets_hold_specials:
             allowed[[*range(vocabulary.pieces, vocabulary.size), *vocabulary.specials.values()]] = True
@@ -146,20 +154,20 @@ class Objective:
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """(encoder, decoder) tokens of an example; a decoder takes both sides one after the other."""
+        """(encoder, decoder) tokens of an example. A decoder reads both sides, one after the other."""
         if self.architecture == "decoder":
             return 0, self.decoder_length or self.inputs_length + self.targets_length
         return self.inputs_length, self.targets_length if self.architecture == "encoder_decoder" else 0
 
     @property
     def layout(self) -> Layout:
-        """From an Example to a Batch."""
+        """The function that turns an Example into a Batch."""
         return layout_for(
             self.architecture, length=self.lengths[1], prefix_attention=self.prefix_attention, start=self.start
         )
 
     def row_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the int32 arrays that a batch of rows consists of."""
+        """Return {name: shape} of the int32 arrays that make up a batch of rows."""
         if self.rows == "windows":
             asked = {"tokens": True, "segment_ids": self.segments, "others": self.second_window}
             return {name: (batch_size, self.window) for name, is_asked in asked.items() if is_asked}
@@ -173,17 +181,19 @@ class Objective:
 
 
 class Kind(NamedTuple):
-    """How objectives of one name are made.
+    """How to make the objectives of one name.
 
-    window: (fields, vocabulary) -> tokens of the window that fills `inputs_length`. build: (fields, vocabulary, window)
-    -> the Objective. uses: (fields) -> those on which it depends, beside its name and `inputs_length`.
+    architectures: those on which the objective has a meaning.
+    window: (fields, vocabulary) -> the number of tokens in a window that fills `inputs_length`.
+    build: (fields, vocabulary, window) -> the Objective.
+    uses: (fields) -> names of the fields that it depends on, beside its name and `inputs_length`.
     specials: (fields) -> the special tokens that it needs.
-    evaluated_as: (fields) -> those by which every run with this objective is evaluated, so that losses compare.
-    standards: names of the objectives by which its runs compare with those of other objectives.
-    data: "text", "pairs" of texts, or "tags": words with a tag each.
+    evaluated_as: (fields) -> the fields for evaluation, so that the losses of runs with this objective compare.
+    standards: names of the objectives that compare its runs with the runs of other objectives.
+    data: "text", "pairs" of texts, or "tags" (words with a tag each).
 
-    Beside those of the config, `fields` has "architecture", "labels", the known ones of the data, and "answer", the
-    head for the answers that rows bring.
+    `fields` holds the config's `objective`, and "architecture", "labels" (the data's known labels) and "answer" (the
+    head for the answers that rows bring).
     """
 
     architectures: tuple[str, ...]
@@ -197,21 +207,21 @@ class Kind(NamedTuple):
 
 
 def bos_of(fields: Fields, vocabulary: Vocabulary) -> int | None:
-    """The id in front of both sides of an example. A decoder has its start there already."""
+    """Return the id in front of both sides of an example, or None. A decoder has its start token there already."""
     return vocabulary.bos if fields["architecture"] == "encoder_decoder" else None
 
 
 def example_keys(seed_key: Array, step: Array, batch_size: int) -> Array:
-    """Keys [B] of the examples of `step`, folded from the place of each in the whole run."""
+    """Return the keys [B] of the examples of `step`. Each is folded from the example's place in the whole run."""
     places = step.astype(jnp.uint32) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
     return jax.vmap(lambda place: jax.random.fold_in(seed_key, place))(places)
 
 
 def make_batch(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Batch:
-    """The Batch of `rows` (leading axis B) with one key a row."""
+    """Return the Batch of `rows` (leading axis B), with one key for each row."""
     return jax.vmap(lambda key, row: objective.layout(objective.make(key, row, table)))(keys, rows)
 
 
 def make_examples(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Example:
-    """The Examples of `rows`, as `preview` shows them."""
+    """Return the Examples of `rows`, as `preview` shows them."""
     return jax.vmap(lambda key, row: objective.make(key, row, table))(keys, rows)

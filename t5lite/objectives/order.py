@@ -1,4 +1,4 @@
-"""Orders: permutations of a window's tokens, (key, tokens int32 [L], token table) -> tokens [L]."""
+"""Orders: permutations of a window's tokens. Each is a function (key, tokens int32 [L], token table) -> tokens [L]."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,20 @@ Array = jax.Array
 
 
 def kept(key: Array, tokens: Array, table: TokenTable) -> Array:
-    """As they are."""
+    """Return the tokens in the order they have."""
     del key, table
     return tokens
 
 
 def shuffled(key: Array, tokens: Array, table: TokenTable) -> Array:
-    """All tokens in random order."""
+    """Return all tokens in random order."""
     del table
     return jax.random.permutation(key, tokens)
 
 
 def sentence_numbers(tokens: Array, table: TokenTable) -> Array:
-    """Int32 [L]: the sentence of each token. One ends with the first of several tokens that end a sentence, and with
-    the window.
+    """Int32 [L]: the number of each token's sentence. A sentence ends with the first of several sentence-ending tokens,
+    and at the end of the window.
 
     Source: fairseq, denoising_dataset.py, `permute_sentences`.
     """
@@ -32,8 +32,8 @@ def sentence_numbers(tokens: Array, table: TokenTable) -> Array:
 
 
 def sentences_shuffled(key: Array, tokens: Array, table: TokenTable) -> Array:
-    """The sentences in random order, each as it was."""
+    """Return the sentences in random order. The tokens of a sentence keep their order."""
     sentence = sentence_numbers(tokens, table)
     draws = jax.random.uniform(key, tokens.shape)[sentence]
-    # By sentence where two draws are equal, so that none is torn apart.
+    # `sentence` breaks ties between equal draws, so that no sentence is torn apart.
     return tokens[jnp.lexsort((sentence, draws))]

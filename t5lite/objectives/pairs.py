@@ -1,7 +1,7 @@
-"""Known answers to given inputs: pairs of texts, or on an encoder inputs with the answers that a head has to give.
+"""Objectives with known answers: pairs of texts, or, on an encoder, inputs with answers for a head.
 
-On an encoder inputs are [CLS] tokens [SEP]. The answers stand in `Example.answers`: one for the whole text, or one at
-the first piece of each word.
+On an encoder the inputs are [CLS] tokens [SEP]. `Example.answers` holds one answer for the whole text, or one at the
+first piece of each word.
 """
 
 import jax
@@ -52,7 +52,7 @@ def _supervised(fields: Fields, vocabulary: Vocabulary, window: int) -> Objectiv
 
 
 def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabulary) -> tuple[Array, Array]:
-    """(inputs, segment ids) [L + 1] of tokens [L] that end in EOS, for which [SEP] stands."""
+    """Return (inputs, segment ids), both [L + 1]: [CLS], then `tokens` [L] with [SEP] in place of EOS."""
     cls = jnp.full(1, vocabulary.specials[CLS], jnp.int32)
     is_eos = (tokens == vocabulary.eos) & (segment_ids > 0)
     inputs = jnp.concatenate([cls, jnp.where(is_eos, vocabulary.specials[SEP], tokens)])
@@ -60,7 +60,7 @@ def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabular
 
 
 def _answered(fields: Fields, vocabulary: Vocabulary) -> Objective:
-    """The objective of an encoder whose rows bring answers, of the whole text or of its tokens."""
+    """Return the objective of an encoder whose rows bring answers, for the whole text or for each token."""
     head, length = fields["answer"], fields["inputs_length"]
     if head is None:
         raise UserError(

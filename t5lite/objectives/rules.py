@@ -1,4 +1,4 @@
-"""Rules: how a window and its noise become one side of an example.
+"""Rules: each makes one side of an example from a window and its noise.
 
 For tokens 10 … 15, mask T T F F T F and V = 1000:
 
@@ -10,7 +10,7 @@ For tokens 10 … 15, mask T T F F T F and V = 1000:
     nonnoise_span_to_same_sentinel       10 11 999 14 999
     drop_nonnoise                        10 11 14
 
-`compact` moves the tokens that a rule keeps to the front. Source: text-to-text-transfer-transformer,
+`compact` moves the tokens that a rule keeps to the front. Sources: text-to-text-transfer-transformer,
 t5/data/preprocessors.py; for `infill`, fairseq, denoising_dataset.py.
 """
 
@@ -29,8 +29,10 @@ Array = jax.Array
 
 
 class Ids(NamedTuple):
-    """The ids that rules put in. size: V, of which the k-th sentinel is V - k. ordinary: int32, all that are text.
-    mask: [MASK], or -1 where the vocabulary has none. random_share: of the noise tokens that become a random one.
+    """The ids that rules put in.
+
+    size: V; the k-th sentinel is V - k. ordinary: int32, all ids that are text. mask: [MASK], or -1 where the
+    vocabulary has none. random_share: the share of noise tokens that become a random token.
     """
 
     size: int
@@ -51,9 +53,10 @@ Apply = Callable[[Array, Array, Noise, Ids], tuple[Array, Array]]
 class Rule:
     """apply: (key, tokens int32 [L], noise, ids) -> (new tokens, which of them to keep), both [L].
 
-    How many it keeps at most is linear in the counts of the noise: per_token · L + per_noise · noise tokens +
-    per_span · noise spans + per_clean_span · clean spans. unique: each span has a sentinel of its own. masks: it puts
-    [MASK] in.
+    The largest number of kept tokens is linear in the counts of the noise: per_token · L + per_noise · noise tokens +
+    per_span · noise spans + per_clean_span · clean spans.
+
+    unique: whether each span has its own sentinel. masks: whether the rule puts in [MASK].
     """
 
     apply: Apply
@@ -66,27 +69,27 @@ class Rule:
 
     @property
     def varies(self) -> bool:
-        """Whether the number of tokens that it keeps depends on the noise."""
+        """Whether the number of kept tokens depends on the noise."""
         return any((self.per_noise, self.per_span, self.per_clean_span))
 
     def longest(self, window: int, process: Process) -> int:
-        """The most tokens that it keeps of a window."""
+        """Return the largest number of tokens that the rule keeps of a window."""
         return longest((self,), window, process)
 
     def sentinels(self, spans: int, clean_spans: int) -> int:
-        """How many sentinels it uses."""
+        """Return how many sentinels the rule uses."""
         return self.per_span * spans + self.per_clean_span * clean_spans if self.unique else 0
 
 
 def longest(rules: tuple[Rule, ...], window: int, process: Process) -> int:
-    """The most tokens that `rules` keep together of one window."""
+    """Return the largest number of tokens that `rules` together keep of one window."""
     per_token, per_noise, per_span, per_clean_span = (
         sum(getattr(rule, name) for rule in rules) for name in ("per_token", "per_noise", "per_span", "per_clean_span")
     )
     return max(
         per_token * window
         + per_noise * noise
-        + per_span * min(process.spans, noise)  # a span has a token at least
+        + per_span * min(process.spans, noise)  # a span has at least one token
         + per_clean_span * process.clean_spans
         for noise in (process.least, process.most)
     )
@@ -105,7 +108,7 @@ def _keep_all(tokens: Array) -> tuple[Array, Array]:
 
 
 def _noise_token_to(token_of: Callable[[Ids], int]) -> Apply:
-    """Each noise token becomes one same id; `random_share` of them a random piece."""
+    """Return the rule that turns each noise token into one id, and `random_share` of them into a random piece."""
 
     def apply(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, Array]:
         new = jnp.int32(token_of(ids))
@@ -119,7 +122,7 @@ def _noise_token_to(token_of: Callable[[Ids], int]) -> Apply:
 
 
 def random_ordinary(key: Array, shape: tuple[int, ...], ids: Ids) -> Array:
-    """Int32 `shape`: ids of text, each as likely."""
+    """Int32 `shape`: random ids of text, all equally likely."""
     return jnp.asarray(ids.ordinary)[jax.random.randint(key, shape, 0, len(ids.ordinary))]
 
 
@@ -133,7 +136,7 @@ def _infill(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, A
 
 
 def rotated(rule: Rule) -> Rule:
-    """The rule, after which one of the tokens that it keeps, each as likely, becomes the first."""
+    """Return `rule` followed by a rotation: a random one of the kept tokens becomes the first."""
 
     def apply(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, Array]:
         rule_key, first_key = jax.random.split(key)
@@ -176,14 +179,17 @@ nonnoise_span_to_same_sentinel = Rule(
 )
 noise_token_to_same_sentinel = Rule(_noise_token_to(lambda ids: ids.size - 1), per_token=1)
 noise_token_to_mask = Rule(_noise_token_to(lambda ids: ids.mask), per_token=1, masks=True)
-# A [MASK] a span, one an insertion.
+# One [MASK] for each span, and one for each insertion.
 infill = Rule(_infill, per_token=1, per_noise=-1, per_span=1, masks=True)
 
 
 def compact(
     tokens: Array, keep: Array, length: int, eos: int | None = None, bos: int | None = None
 ) -> tuple[Array, Array]:
-    """(int32 [length], how many of them): `bos` where one is given, the kept tokens, `eos` likewise, then padding."""
+    """Return (int32 [length], count): `bos` if given, the kept tokens, `eos` if given, then padding.
+
+    count: how many of the tokens are not padding.
+    """
     front = 0 if bos is None else 1
     places = jnp.where(keep, jnp.cumsum(keep) - 1 + front, length)
     compacted = jnp.zeros(length, jnp.int32).at[places].set(tokens, mode="drop")

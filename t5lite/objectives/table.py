@@ -39,7 +39,7 @@ SHORT = {"encoder_decoder": "encoder-decoder"}
 
 
 def markdown_table() -> str:
-    """A line an objective."""
+    """Return the Markdown table, a line for each objective."""
     heads = [SHORT.get(name, name) for name in ARCHITECTURES]
     lines = [f"| `objective.name` | inputs; targets | source | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
     for name, kind in OBJECTIVES.items():
