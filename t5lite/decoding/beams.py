@@ -1,12 +1,12 @@
 """Beam search by the rules of Hugging Face's transformers 5 (`GenerationMixin._beam_search`), for each row on its own.
 
-A step scores every token after each of the R beams and keeps the 2R best candidates:
+A step scores every token after each of the R beams and keeps the best candidates, R + R · (number of stop ids):
 
     the R best that do not end become the next beams        those that end, if among the R best, become hypotheses
 
-A row keeps its R best hypotheses, by log-probability / length ** length_penalty. The step keeps 2R candidates because,
-with one stop id, at most R of them end. At the last step all end. A row is done when its hypotheses cannot get better,
-by the rule of `early_stopping`. Other rows do not matter.
+A row keeps its R best hypotheses, by log-probability / length ** length_penalty. For each beam and stop id at most one
+candidate ends, so R candidates are left that do not. At the last step all end. A row is done when its hypotheses cannot
+get better, by the rule of `early_stopping`. Other rows do not matter.
 """
 
 import flax.struct
@@ -67,7 +67,8 @@ def search(settings: Settings, request: Request, eos: tuple[int, ...], logits_Bx
     before, beams, vocab_size = state.search, settings.num_beams, logits_BxRxV.shape[-1]
     own_BxRxV = jax.nn.log_softmax(logits_BxRxV)
     totals = _ranked(settings, request, state, own_BxRxV) + before.scores_BxR[..., None]
-    scores_BxC, index_BxC = top_k_by_blocks(totals.reshape(len(totals), -1), 2 * beams)
+    count = min(max(2, 1 + len(eos)) * beams, beams * vocab_size)
+    scores_BxC, index_BxC = top_k_by_blocks(totals.reshape(len(totals), -1), count)
     parents_BxC, tokens_BxC = index_BxC // vocab_size, index_BxC % vocab_size
     own_BxC = jnp.take_along_axis(own_BxRxV.reshape(len(totals), -1), index_BxC, axis=1)
     live_BxC = jnp.ones(index_BxC.shape, bool)
@@ -120,7 +121,7 @@ def _with_ended(settings: Settings, request: Request, state: State, candidates: 
     """Return the search with the candidates that end added to its hypotheses, if they are good enough."""
     before, beams = state.search, settings.num_beams
     open_B = before.improvable_B & ~((settings.early_stopping is True) & _full(before))
-    eligible = ends_BxC & open_B[:, None] & (scores_BxC > NONE / 2) & (jnp.arange(2 * beams) < beams)
+    eligible = ends_BxC & open_B[:, None] & (scores_BxC > NONE / 2) & (jnp.arange(ends_BxC.shape[1]) < beams)
     ended_BxC = jnp.where(eligible, scores_BxC / _penalty(request, state.step + 1), -jnp.inf)
     all_scores = jnp.concatenate([before.hypothesis_scores_BxR, ended_BxC], axis=1)
     hypothesis_scores, best = jax.lax.top_k(all_scores, beams)

@@ -24,7 +24,7 @@ STEPS = 5
 ALLOWED, EOS = [3, 7, 20, 41, 60, 77, 90, 111], 20
 
 
-def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping):
+def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping, stops):
     """[(score, tokens)], the best first; see `t5lite.decoding.beams`."""
     running, hypotheses = [(0.0, [])], []
     for length in range(1, STEPS + 1):
@@ -32,8 +32,8 @@ def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping):
         for total, tokens in running:
             log_probs_V = next_log_probs(tokens)
             candidates += [(total + log_probs_V[token], [*tokens, token]) for token in ALLOWED]
-        candidates = sorted(candidates, key=lambda each: -each[0])[: 2 * beams]
-        ends = [tokens[-1] == EOS or length == STEPS for _, tokens in candidates]
+        candidates = sorted(candidates, key=lambda each: -each[0])[: (1 + len(stops)) * beams]
+        ends = [tokens[-1] in stops or length == STEPS for _, tokens in candidates]
         ended = [each for each, end in zip(candidates[:beams], ends[:beams], strict=True) if end]
         hypotheses += [(total / length**length_penalty, tokens) for total, tokens in ended]
         hypotheses = sorted(hypotheses, key=lambda each: -each[0])[:beams]
@@ -46,20 +46,21 @@ def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping):
     return hypotheses
 
 
+@pytest.mark.parametrize("stops", [(EOS,), (EOS, 3, 7, 41, 60, 77)], ids=["one stop", "many stops"])
 @pytest.mark.parametrize(
     ("name", "length_penalty", "early_stopping"),
     [("encoder_decoder", 1.0, False), ("encoder_decoder", 1.5, "never"), ("encoder_decoder", 0.0, True),
      ("decoder", 1.0, True), ("decoder", -1.0, "never"), ("t5_decoder", 0.7, False)],
 )  # fmt: skip
-def test_beams_follow_the_rules(name, length_penalty, early_stopping):
+def test_beams_follow_the_rules(name, length_penalty, early_stopping, stops):
     beams = 3
     settings = Settings(STEPS, num_beams=beams, num_return=beams, length_penalty=length_penalty,
                         early_stopping=early_stopping)  # fmt: skip
-    found = generate(*model_and_params(name), prompts(), LENGTHS, settings, eos=EOS,
+    found = generate(*model_and_params(name), prompts(), LENGTHS, settings, eos=stops,
                      allowed=np.isin(np.arange(128), ALLOWED))  # fmt: skip
     for row in range(3):
         expected = search_by_the_rules(
-            lambda tokens, row=row: log_probs(name, row, tokens)[-1], beams, length_penalty, early_stopping
+            lambda tokens, row=row: log_probs(name, row, tokens)[-1], beams, length_penalty, early_stopping, stops
         )
         for answer, (score, tokens) in enumerate(expected):
             assert found.tokens[row, answer, : found.lengths[row, answer]].tolist() == tokens
