@@ -63,8 +63,9 @@ class RecordSource:
                 yield [as_text(row, name, place) for name in names]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies the contents: name, version, split and columns. pydocs has the versions of what was
-        read.
+        """Return what identifies the contents: name, version, split and columns.
+
+        For pydocs: the versions of its sources.
         """
         return {**self.facts, "columns": asdict(self.columns)}
 
