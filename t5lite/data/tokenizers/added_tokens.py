@@ -1,5 +1,4 @@
-"""Tokens that the files of a release add to its vocabulary file. They get the ids in these files; else an error is
-raised.
+"""Tokens that the files of a release add to its vocabulary file. A contradiction between these files is a UserError.
 
     added_tokens.json         {"<tool>": 32100}
     tokenizer_config.json     {"added_tokens_decoder": {"32100": {"content": "<tool>", "special": true}},
@@ -7,7 +6,7 @@ raised.
     special_tokens_map.json   {"additional_special_tokens": ["<tool>"]}
     tokenizer.json            {"added_tokens": [{"id": 32100, "content": "<tool>", "special": true}]}
 
-A name without an id gets the next free id, as in transformers.
+The tokens get the ids that the files give. A name without an id gets the next free id, as in transformers.
 """
 
 import dataclasses
@@ -27,10 +26,10 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 @dataclasses.dataclass(frozen=True)
 class AddedToken:
-    """content: the token's text.
+    """A token that a release adds.
 
-    token: its id; None: it gets the next free id. special: whether it is something other than text. flags: those of
-    FLAGS that the file gives.
+    content: its text. token: its id; None: it gets the next free id. special: whether it stands for something other
+    than text. flags: those of FLAGS that the file gives.
     """
 
     content: str

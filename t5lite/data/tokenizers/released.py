@@ -1,5 +1,4 @@
-"""Tokenizers of released models that come as tokenizer.json: BART's, BERT's, GPT-2's, Llama's and others of these
-kinds.
+"""Tokenizers of released models that come as tokenizer.json: BART's, BERT's, GPT-2's, Llama's and others.
 
 Their ids do not change. Sentinels and specials that a config asks for and the tokenizer lacks come above the last id.
 If the tokenizer's last ids are sentinels, as T5's are, it keeps these. In a workdir:
@@ -9,7 +8,7 @@ If the tokenizer's last ids are sentinels, as T5's are, it keeps these. In a wor
                                  "begins_with_start": true, "sha256": "…", "generation": {…}}
 
 Byte-level tokenizers and Llama's lose nothing of a text unless they normalise it, which few do. A space at the start of
-a text is kept too. Llama's tokenizer has two spaces there, as SentencePiece does; `tokenizers` sometimes has one.
+a text is kept too. Llama's has two spaces there, as SentencePiece does; the `tokenizers` library sometimes has one.
 """
 
 import contextlib
@@ -77,7 +76,7 @@ class Roles:
     def starting(self) -> int:
         """A decoder's first input.
 
-        If no file gives it: BOS, as in every language model with one, else the first role that is set.
+        If no file gives it: BOS, as in every language model with one; else [CLS], padding or EOS.
         """
         return next(each for each in (self.start, self.bos, self.cls, self.pad, self.closing) if each is not None)
 
@@ -269,9 +268,9 @@ class ReleasedTokenizer:
 
 
 def open_released(file: Path, sentinels: int, specials: Sequence[str]) -> ReleasedTokenizer:
-    """Open the tokenizer of a release.
+    """Open the tokenizer of a release, with the roles that the files beside `file` give.
 
-    The files beside `file` give its roles. Raises UserError if they contradict it.
+    Raises UserError if the files are damaged or contradict each other.
     """
     content = _read(file)
     with _named(file):

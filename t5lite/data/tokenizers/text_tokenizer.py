@@ -60,11 +60,9 @@ class TextTokenizer(Protocol):
         """
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "TextTokenizer":
-        """Return the tokenizer with the `specials` that it lacks, and with `sentinels` if it has none, above all its
-        ids.
+        """Return the tokenizer with the `specials` that it lacks, and `sentinels` if it has none, above its ids.
 
-        Ids that it has stay. So a tokenizer with sentinels gets no more of them, because the k-th sentinel is `size -
-        k`.
+        Existing ids stay. So a tokenizer with sentinels gets no more of them: the k-th sentinel is always `size - k`.
         """
 
     def save(self, folder: Path) -> None:
@@ -111,7 +109,9 @@ def growth(
 
 
 def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:
-    """Count the sentinels among a tokenizer's own `rows` ids: <extra_id_0> is the last id, <extra_id_1> the one before."""
+    """Count the sentinels among a tokenizer's own `rows` ids. <extra_id_0> is the last id, <extra_id_1> the one before
+    it, ….
+    """
     count = 0
     while rows - 1 - count in (id_of(f"<extra_id_{count}>"), id_of(f"▁<extra_id_{count}>")):
         count += 1

@@ -257,12 +257,11 @@ def _processor(model: bytes) -> Any:
 
 
 def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
-    """Open the tokenizer at `path`: a SentencePiece .model file, a run's workdir, or `hf:DIR` with the files of a
-    release.
+    """Open the tokenizer at `path`.
 
-    sentinels, specials: added to the tokenizer. A workdir's tokenizer ignores them, because it has its own. A release
-    keeps the sentinels that it has. For `hf:DIR` the rules of generation are those in its files now, whoever wrote
-    them.
+    path: a SentencePiece .model file, a run's workdir, or `hf:DIR` with the files of a release. For `hf:DIR` the rules
+    of generation are those in its files now, whoever wrote them. sentinels, specials: added to the tokenizer. A
+    workdir's tokenizer ignores them, because it has its own. A release keeps the sentinels that it has.
     """
     tokenizer = _load(path, sentinels, specials)
     if path.startswith("hf:"):

@@ -1,7 +1,6 @@
-"""Read tokenizer.json, the file of the `tokenizers` library. Change it where text must stay text. Give facts on its
-pieces.
+"""Read tokenizer.json, the file of the `tokenizers` library, so that text stays text. Give facts about its pieces.
 
-The file is data: no part of it is ever executed. The changes:
+The file is data: no part of it is ever executed. These parts of it are changed:
 
     added tokens                       those with a role (</s>, <mask>) become special, so that their names are text
     padding, truncation, BPE dropout   off
@@ -66,7 +65,7 @@ def _without_panic() -> Iterator[None]:
     """Turn any error of the library into a UserError.
 
     If a file breaks the library's assumptions, the library panics. A panic is not an Exception. It also prints a trace
-    to the standard error stream, which is closed off here.
+    to the standard error stream, so that stream is silenced here.
     """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

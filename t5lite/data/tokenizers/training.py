@@ -31,11 +31,10 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
 
 
 def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
-    """Return a uniform sample of `texts`: chunks of up to 2,000 characters, `num_bytes` of UTF-8 in all, in their
-    order.
+    """Return a uniform sample of `texts` in chunks of up to 2,000 characters, in their order.
 
-    One pass in bounded memory: every chunk draws a priority from `seed`, and the chunks with the lowest stay. The
-    sample has fewer bytes if chunks are very short, because their number is limited too.
+    num_bytes: size of the sample in UTF-8; less if the chunks are very short, because their number is limited too. One
+    pass in bounded memory: every chunk draws a priority from `seed`, and the chunks with the lowest stay.
     """
     rng = np.random.default_rng(seed)
     kept: list[tuple[float, int, str, int]] = []
