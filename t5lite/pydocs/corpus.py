@@ -200,9 +200,7 @@ def collect(roots: Sequence[Root]) -> list[Document]:
         if len(text) < MIN_CHARACTERS:
             continue
         name = f"{module}:{qualname}"
-        times_seen[name] = (
-            times_seen.get(name, 0) + 1
-        )  # for example a property's setter, or a definition in each branch of an if
+        times_seen[name] = times_seen.get(name, 0) + 1  # a property's setter, or a definition in both branches of an if
         unique = name if times_seen[name] == 1 else f"{name}#{times_seen[name]}"
         documents.append(Document(unique, module, split_of(module), text))
     documents.sort()

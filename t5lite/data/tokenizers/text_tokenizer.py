@@ -109,7 +109,7 @@ def growth(
 
 
 def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:
-    """Count the sentinels among a tokenizer's own `rows` ids. <extra_id_0> is the last id, <extra_id_1> the one before
+    """Count the sentinels among a tokenizer's own `rows` ids. <extra_id_0> is the last id, <extra_id_1> comes before
     it, ….
     """
     count = 0
