@@ -1,15 +1,15 @@
 """`pydocs`: a TFDS dataset made from docstrings that are installed on every machine that can run t5lite.
 
-    general            text: all docstrings but those of numpy and scipy
-    science            text: those of numpy and scipy
+    general            text: all docstrings except numpy's and scipy's
+    science            text: numpy's and scipy's docstrings
     summary_general    the rest of a docstring of general -> its first sentence
     summary_science    the rest of a docstring of science -> its first sentence
     summary            the same as summary_general
     science_topic      a docstring of scipy -> its subpackage
 
 Text configs have the columns {"text", "id"}, tasks have {"inputs", "targets", "id"}. The splits are train, validation
-and test (about 90, 5 and 5 %). They divide modules, in the same way in every config. The dataset is prepared in the
-cache folder, in the array_record format, without TensorFlow.
+and test (about 90, 5 and 5 %). A module is in the same split in every config. The dataset is prepared in the cache
+folder, in the array_record format, without TensorFlow.
 """
 
 import contextlib

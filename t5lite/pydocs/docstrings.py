@@ -25,9 +25,9 @@ _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 def extract_docstrings(path: str, module: str) -> list[Docstring]:
     """Return the docstrings of a source file in the order of the file, cleaned as by `inspect.getdoc`.
 
-    They are those of modules, classes and functions, and those that numpy and scipy attach to compiled objects by calls
-    such as `add_newdoc("numpy._core.multiarray", "ndarray", ("sort", "…"))`. The latter belong to the module that the
-    call names. A file that cannot be read, decoded or parsed gives none.
+    Modules, classes and functions have docstrings. numpy and scipy also attach docstrings to compiled objects by calls
+    such as `add_newdoc("numpy._core.multiarray", "ndarray", ("sort", "…"))`. Such a docstring belongs to the module
+    that the call names. A file that cannot be read, decoded or parsed gives none.
     """
     try:
         with tokenize.open(path) as file:  # decodes as the interpreter does: by BOM or coding line

@@ -27,8 +27,8 @@ MIN_TOPIC_CHARACTERS, MIN_TOPIC_DOCUMENTS = 60, 100
 
 # A signature as in the first lines of numpy's docstrings: "zeros(shape, dtype=float)", "f(x) -> y".
 _SIGNATURE = re.compile(r"[\w.]+ *\([^)]*\)(?: *->.*)?(?=\n|$)")
-# Up to a full stop that ends a sentence: a capital or a quote follows, or the text ends, and the stop is not that of an
-# abbreviation.
+# Up to a full stop that ends a sentence. After it a capital or a quote follows, or the text ends. The full stop of an
+# abbreviation does not count.
 _FIRST_SENTENCE = re.compile(
     r"""(?s).+?(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)(?<!\betc)(?<!\bal)(?<!\b[A-Z])\.(?=\s+[A-Z`'"*(]|\s*$)"""
 )
@@ -91,9 +91,7 @@ def _subpackage(module: str) -> str | None:
 
 
 def _giveaway(names: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern for the names, in any case: as words, and as parts of dotted names (with the dot) or underscored
-    ones.
-    """
+    """Return a pattern for the names in any case: as words, or as parts of dotted (with the dot) or underscored names."""
     words = "|".join(map(re.escape, ["scipy", *names]))
     return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])(?:\.(?=\w))?", re.IGNORECASE)
 

@@ -82,7 +82,7 @@ def has_shape(value: Any, shape: Any) -> bool:
 
 
 def check_format(found: Any, where: str) -> None:
-    """Raise UserError if `found`, the format at `where`, is that of a newer t5lite."""
+    """Raise UserError if a newer t5lite wrote `found`, the format at `where`."""
     if not isinstance(found, int) or found > FORMAT:
         raise UserError(f"{where} has format {found}, made by a newer t5lite; this one reads up to {FORMAT}: update it")
 

@@ -33,7 +33,7 @@ from jax.sharding import PartitionSpec as P
 from t5lite.system.errors import RUN_ME_AGAIN, UserError, last_words
 from t5lite.system.watchdog import AGAIN, Watchdog, explain_abort
 
-CLUSTERS = ("gcetpu", "gketpu", "slurm", "ompi")  # those of JAX's clusters that are recognised for sure and at no cost
+CLUSTERS = ("gcetpu", "gketpu", "slurm", "ompi")  # JAX's clusters that are recognised for sure and at no cost
 WAIT_MS = 500  # of one call; between two calls Python handles signals
 
 _calls = itertools.count()

@@ -1,4 +1,4 @@
-"""Show the progress of long work on stderr: on a terminal a bar with the time left, elsewhere a line every 15 seconds."""
+"""Show the progress of long work on stderr: a bar with the time left on a terminal, elsewhere a line now and then."""
 
 import contextlib
 import sys

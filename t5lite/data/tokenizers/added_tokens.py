@@ -29,7 +29,7 @@ class AddedToken:
     """A token that a release adds.
 
     content: its text. token: its id; None: it gets the next free id. special: whether it stands for something other
-    than text. flags: those of FLAGS that the file gives.
+    than text. flags: the fields in FLAGS that the file gives.
     """
 
     content: str

@@ -31,7 +31,7 @@ class FittedTokenizer:
     def sha256(self) -> str:
         """Identity.
 
-        It differs from that of the whole tokenizer, because tokens stored with that one may have higher ids.
+        It is not the identity of the whole tokenizer, because tokens stored with that one may have higher ids.
         """
         return hashlib.sha256(f"{self.whole.sha256} {self._rows}".encode()).hexdigest()
 

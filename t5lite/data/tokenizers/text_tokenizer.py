@@ -54,9 +54,9 @@ class TextTokenizer(Protocol):
 
     @property
     def base(self) -> object:
-        """What decides the ids below the added sentinels and specials.
+        """The part that decides the ids below the added sentinels and specials.
 
-        Two tokenizers with equal bases have the same ids there.
+        Tokenizers with equal bases have equal ids there.
         """
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "TextTokenizer":
@@ -109,8 +109,9 @@ def growth(
 
 
 def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:
-    """Count the sentinels among a tokenizer's own `rows` ids. <extra_id_0> is the last id, <extra_id_1> comes before
-    it, ….
+    """Count the sentinels among a tokenizer's own `rows` ids.
+
+    <extra_id_0> is the last id, <extra_id_1> the one before it, and so on.
     """
     count = 0
     while rows - 1 - count in (id_of(f"<extra_id_{count}>"), id_of(f"▁<extra_id_{count}>")):
