@@ -1,7 +1,7 @@
 """Write a tokenizer as transformers reads it.
 
-`AutoTokenizer.from_pretrained(folder)` then gives the ids that the model gets in training and generation, including
-those before and after a text, and decodes to the same text.
+`AutoTokenizer.from_pretrained(folder)` then gives the ids that the model gets in training and generation. These include
+the ids before and after a text. It decodes ids to the same text.
 
     trained here            tokenizer.json, a unigram model of its pieces
     T5's and its family's   spiece.model and the name of transformers' own class, which makes the rest
@@ -13,7 +13,7 @@ Known differences of the tokenizer in transformers:
 
 - The names of padding, EOS and unknown in a text become these tokens: transformers cannot keep them as text.
 - Trained here: SentencePiece adds log-probabilities in float32, the library in float64. If two ways to cut a text are
-  equally likely (a run of spaces as 8 + 12 or as 12 + 8), they may choose different ones. With 4,000 pieces this
+  equally likely, they may choose different ones: a run of spaces as 8 + 12 or as 12 + 8. With 4,000 pieces this
   happened in 117 of 4,000 excerpts, of up to 3,000 characters, of Python's standard library.
 - Trained here: in a run of bytes that is not UTF-8 the library decodes every byte to �, not only the wrong ones.
 - From a tokenizer.json: a name that t5lite added takes all white space before it, not one space. The text after it may
