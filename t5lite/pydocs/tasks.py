@@ -91,7 +91,10 @@ def _subpackage(module: str) -> str | None:
 
 
 def _giveaway(names: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern for the names in any case, as words or as parts of dotted (with the dot) or underscored names."""
+    """Return a pattern for the names in any case.
+
+    It matches them as words, and as parts of dotted names (then with the dot) or underscored names.
+    """
     words = "|".join(map(re.escape, ["scipy", *names]))
     return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])(?:\.(?=\w))?", re.IGNORECASE)
 

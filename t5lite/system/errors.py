@@ -20,8 +20,8 @@ STOPPED_AT_ONCE = 130  # a shell's code for a program that Ctrl-C ended
 class Interrupted(KeyboardInterrupt):
     """The work was asked to stop, and has saved its state.
 
-    It is a KeyboardInterrupt because it may be raised inside other people's code. That code catches other exceptions:
-    JAX would read one as a device that does not start, a file reader as damage.
+    It is a KeyboardInterrupt because it may be raised inside other people's code, which catches other exceptions. JAX
+    would take them for a device that does not start, a file reader for damage.
     """
 
 

@@ -226,7 +226,7 @@ class AnyHost:
     def __call__(self, mine: bool, at_once: bool) -> bool:
         """Return the answer to the previous question. mine: this host's answer to the new question.
 
-        at_once: wait for all hosts and return the answer to the new question.
+        at_once: wait for all hosts and return the answer to the new question. A single host always returns `mine`.
         """
         if count() == 1:
             return mine

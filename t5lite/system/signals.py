@@ -89,10 +89,10 @@ def _line(number: int) -> str:
 
 
 def _watch(heard: socket.socket, is_ours: Callable[[int], bool]) -> None:
-    """End the process if a signal has not ended it. Python sends the number of each signal at once, whatever the main
-    thread does.
+    """End the process if a signal has not ended it.
 
-    heard: gives these numbers; closed at the other end when the block is left. is_ours: whether our handler is set.
+    heard: Python sends the number of each signal here at once, whatever the main thread does; closed at the other end
+    when the block is left. is_ours: whether our handler of a signal is set.
     """
     interrupts, patience = 0, _Patience()
     while True:
