@@ -1,6 +1,6 @@
-"""Building token stores: documents stream in, are encoded some megabytes at a time, and go to the store's shards.
+"""Build token stores: documents stream in, are encoded a few megabytes at a time, and go to the shards of a store.
 
-Where a source brings no validation split, every 20th document (or pair) goes to a store of its own beside it:
+If a source has no validation split, every 20th document (or pair) goes to a second store, beside the first:
 
     stores/<fingerprint>/train/…      stores/<fingerprint>/heldout/…
 """
@@ -18,15 +18,17 @@ from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.system.errors import UserError
 
 HELDOUT_EVERY = 20
-MOST_LABELS, LONGEST_LABEL = 1000, 1000  # of a closed set; characters
-ENCODE_CHARACTERS = 4 * 2**20  # of text that is encoded at a time
-Piece = tuple[str, bool]  # text, and whether the document ends with it
-Advance = Callable[[int], None]  # told the bytes of text that are done
+MOST_LABELS, LONGEST_LABEL = 1000, 1000  # labels in a closed set; characters of a label
+ENCODE_CHARACTERS = 4 * 2**20  # characters of text encoded at a time
+Piece = tuple[str, bool]  # a text, and whether the document ends after it
+Advance = Callable[[int], None]  # called with the number of bytes of text just done
 
 
 class Block(NamedTuple):
-    """Tokens of documents, one after the other; where documents end among them (exclusive), and the bytes of text of
-    each document that ends.
+    """Tokens of documents, one document after the other.
+
+    tokens: [n] ids. ends: [m], for each document that ends here, the position after its last token. sizes: [m], for
+    each document that ends here, the bytes of its whole text.
     """
 
     tokens: np.ndarray
@@ -35,22 +37,24 @@ class Block(NamedTuple):
 
 
 def first_tag(eos: int) -> int:
-    """The id of a store's first tag in its documents of tags. Below are EOS and the id of what has no tag."""
+    """Return the lowest id of a tag in a store. The ids below are for EOS and for pieces without a tag."""
     return max(eos, 1) + 1
 
 
 def build_text(
     folder: Path, pieces: Iterable[Piece], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
-    """Write `folder`/train and `folder`/heldout, which is empty unless `hold_out`."""
+    """Write the stores `folder`/train and `folder`/heldout. The second stays empty unless `hold_out`."""
     _build(folder, encoded(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
 
 
 def build_pairs(
     folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
-    """The same for supervised pairs. Both cards' "labels" counts the distinct targets of the whole source; None
-    beyond 1,000 of them, or where one has over 1,000 characters.
+    """Write the same two stores for supervised pairs.
+
+    "labels" in both cards counts the distinct targets of the whole source: {target: count}. It is None if there are
+    more than 1,000 distinct targets, or if a target has more than 1,000 characters.
     """
     labels: Counter[str] | None = Counter()
 
@@ -73,17 +77,19 @@ def build_pairs(
 def build_tagged(
     folder: Path, sentences: Iterable[Tagged], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
-    """The same for words with tags: document 2i holds the pieces of sentence i, document 2i + 1 as many ids, at the
-    first piece of a word the first tag + the place of its own in the card's "tags", elsewhere 0 (1 where 0 is EOS);
-    EOS closes both.
+    """Write the same two stores for sentences whose words have tags.
 
-    The cards' "labels" counts the tags of the whole source, "places" says where each stands first.
-    Raises UserError for more than 1,000 of them, and for one of over 1,000 characters.
+    Document 2i holds the pieces of sentence i. Document 2i + 1 holds one id for each piece. The first piece of a word
+    has the id first_tag(eos) + k, where k is the index of the word's tag in "tags" of the card. Every other piece has 0
+    (1 if 0 is EOS). EOS closes both documents.
+
+    In both cards "labels" counts the tags of the whole source, and "places" says where each tag first occurs. Raises
+    UserError for more than 1,000 tags, and for a tag of more than 1,000 characters.
     """
     eos = tokenizer.vocabulary.eos
     untagged = int(eos == 0)
     labels: Counter[str] = Counter()
-    places: dict[str, str] = {}  # in the order of their ids
+    places: dict[str, str] = {}  # tag: where it first occurs; ordered by id
 
     def numbered(sentence: Tagged) -> list[int]:
         for tag in sentence.tags:
@@ -105,7 +111,7 @@ def build_tagged(
                 documents += [np.concatenate([*side, [eos]]) for side in (pieces, tags)]
             words = np.array([sum(len(word.encode()) for word in sentence.words) for sentence in block])
             sizes = np.zeros(len(documents), np.int64)
-            sizes[::2] = words + [len(sentence.words) - 1 for sentence in block]  # and the spaces between them
+            sizes[::2] = words + [len(sentence.words) - 1 for sentence in block]  # plus the spaces between words
             yield Block(np.concatenate(documents), np.cumsum([len(document) for document in documents]), sizes)
             advance(int(words.sum()))
 
@@ -116,8 +122,9 @@ def build_tagged(
 
 
 def pieces_of_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
-    """The ids of each word of each sentence, a space before all but the first. A word has at least one: without a piece
-    of its own the unknown token, or a space's where there is no unknown token.
+    """Return the ids of each word of each sentence. All words but the first are encoded with a space before them.
+
+    A word without a piece of its own gets one id: the unknown token, or a space's piece if there is no unknown token.
     """
     words = [word if i == 0 else f" {word}" for sentence in sentences for i, word in enumerate(sentence)]
     continues = [i > 0 for sentence in sentences for i in range(len(sentence))]
@@ -149,23 +156,28 @@ def _build(
     card: Callable[[], dict[str, Any]],
     texts: int | None = None,
 ) -> None:
-    """Write `blocks` to the two stores; `unit` documents (a pair has two) stay together, the first `texts` are text.
+    """Write `blocks` to the two stores.
 
-    The cards' "bytes_of_text" counts the text itself, "bytes_in_tokens" what the table says of its tokens: the two are
-    equal but where the tokenizer loses something.
+    "bytes_of_text" in a card counts the bytes of the text. "bytes_in_tokens" counts the bytes that the vocabulary's
+    table gives for the tokens. The two are equal unless the tokenizer loses something.
+
+    Args:
+        unit: number of documents that stay together; a pair has two.
+        card: returns more fields of both cards; called after the last block.
+        texts: how many documents of a unit, from the first, count as text; None: all.
     """
     vocabulary = tokenizer.vocabulary
-    rows = max(vocabulary.rows, first_tag(vocabulary.eos) + MOST_LABELS)  # ids that may stand in the stores
+    rows = max(vocabulary.rows, first_tag(vocabulary.eos) + MOST_LABELS)  # all ids in the stores are below
     writers = {name: StoreWriter(folder / name, rows, vocabulary.eos) for name in ("train", "heldout")}
     table, texts = vocabulary.table, unit if texts is None else texts
     bytes_of_text, bytes_in_tokens = dict.fromkeys(writers, 0), dict.fromkeys(writers, 0)
-    documents, begins = 0, True  # so far; whether the next token begins one
+    documents, begins = 0, True  # documents so far; whether the next token begins one
 
     def is_held(document: np.ndarray) -> np.ndarray:
         return hold_out & (document // unit % HELDOUT_EVERY == HELDOUT_EVERY - 1)
 
     for tokens, ends, sizes in blocks:
-        # The document of each token, counted over the whole source; the last one may go on in the next block.
+        # The index of each token's document in the whole source. The last document may go on in the next block.
         document = documents + np.searchsorted(ends, np.arange(len(tokens)), side="right")
         closed = documents + np.arange(len(ends))
         documents += len(ends)
@@ -187,12 +199,12 @@ def _build(
 def encoded(
     pieces: Iterable[Piece], tokenizer: TextTokenizer, advance: Advance, keep_empty: bool = False
 ) -> Iterator[Block]:
-    """A block for some megabytes of `pieces` at a time: EOS closes each document.
+    """Yield one block for every few megabytes of `pieces`. EOS closes each document.
 
-    Documents without a token leave no trace unless `keep_empty`.
+    Documents without a token are left out unless `keep_empty`.
     """
-    open_document = begun = False  # across blocks: has the document tokens yet, and text
-    size = 0  # of the document so far, in bytes
+    open_document = begun = False  # of the current document, across blocks: has tokens, has text
+    size = 0  # bytes of the current document so far
     eos = np.array([tokenizer.vocabulary.eos], np.int32)
     for block in _blocks(pieces):
         texts, closes = zip(*block, strict=True)

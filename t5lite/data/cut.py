@@ -1,4 +1,4 @@
-"""What rows leave out of longer texts: counted from the lengths in the store, over all rows of a split.
+"""Count what rows cut off from longer texts. The counts come from the lengths in the store, over all rows of a split.
 
 {"rows": 200, "inputs": 0, "targets": 12, "tokens": 96, "longest": 31, "longest_inputs": 9, "longest_targets": 31}
 """
@@ -12,15 +12,15 @@ SIDES = ("inputs", "targets")
 
 
 def count_cut(lengths: np.ndarray, limits: tuple[int | None, int | None]) -> Cut:
-    """How many inputs and targets are longer than a row has place for.
+    """Count the inputs and targets that are longer than a row allows.
 
     Args:
-        lengths: [n, 2], tokens of each pair's inputs and targets, with all that closes them or stands in front.
-        limits: of the two sides; None: nothing of that side is cut.
+        lengths: [n, 2], tokens of each pair's inputs and targets, with EOS and whatever stands in front.
+        limits: most tokens of inputs and of targets; None: that side is not cut.
 
     Returns:
-        rows: n. inputs, targets: how many are cut. tokens: how many are lost. longest_inputs, longest_targets: the
-        tokens of the longest of each side. longest: of those that are cut; 0 if none is.
+        rows: n. inputs, targets: how many are cut. tokens: how many are lost. longest_inputs, longest_targets: tokens
+            of the longest text of each side, cut or not. longest: tokens of the longest text that is cut; 0 if none is.
     """
     cut: Cut = {"rows": len(lengths), "inputs": 0, "targets": 0, "tokens": 0, "longest": 0}
     for side, name in enumerate(SIDES):
@@ -34,7 +34,10 @@ def count_cut(lengths: np.ndarray, limits: tuple[int | None, int | None]) -> Cut
 
 
 def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> str | None:
-    """A sentence on what is cut, with what to raise; None where nothing is. limits: {"inputs_length": n, …}."""
+    """Return a sentence on what is cut and which field to raise; None if nothing is cut.
+
+    limits: {"inputs_length": n, "targets_length": m}; None: no limit.
+    """
     sides = [name for name in SIDES if cut.get(name)]
     if not sides:
         return None
@@ -50,7 +53,7 @@ def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> st
 def describe_share(counts: Mapping[str, int]) -> str | None:
     """Say how many rows of a held-out set were evaluated. None: all rows were.
 
-    counts: {"used", "of"}, and "generated" where exact match is of another number.
+    counts: {"used", "of"}, and "generated" if exact match was measured on another number of rows.
     """
     used, rows, generated = counts["used"], counts["of"], counts.get("generated")
     generated = used if generated is None else generated

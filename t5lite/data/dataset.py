@@ -1,10 +1,14 @@
-"""From a config to data that is ready to read: the tokenizer, the token stores, what is held out. Built where missing.
+"""Open the data of a config: the tokenizer, the token stores, and what is held out. Build whatever is missing.
 
     dataset = open_dataset(config, "text")
     dataset.tokenizer, dataset.train["train"], dataset.validation["validation"]
 
-Held-out text is, in this order: `data.validation.source`; the source's own validation split; every 20th document of
-the training source; the last twentieth of its tokens, where it has too few documents for that.
+The held-out text is the first of these that exists:
+
+    1. the source in `data.validation.source`
+    2. the validation split of the training source
+    3. every 20th document (or pair) of the training source
+    4. the last twentieth of the training tokens, if the source has fewer than 20 documents; an error if pairs
 """
 
 import dataclasses
@@ -34,7 +38,7 @@ FEW_LABELS, PAIRS_PER_LABEL = 100, 10
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A part of the training mixture: where it comes from, and how often its rows are drawn."""
+    """A part of the training mixture. weight: how often its rows are drawn, relative to the other members."""
 
     source: str
     split: str | None
@@ -44,11 +48,11 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Opened data. `train` and `validation` map names to stretches of token stores.
+    """Opened data. `train` and `validation` map names to spans of token stores.
 
-    weights: of the training members. labels: the targets of a closed set, in a fixed order; None where targets are
-    free text; of tagged words, their tags. identity: fingerprints by which a run knows its data again. rows: documents
-    or pairs that were read of each source, those that are held out of it included.
+    weights: of the training members. labels: the closed set of targets, or of tags, in a fixed order; None if targets
+    are free text. identity: fingerprints by which a run checks that its data is still the same. rows: the number of
+    documents or pairs in each source, held-out ones included.
     """
 
     tokenizer: TextTokenizer
@@ -61,14 +65,14 @@ class Dataset:
 
     @property
     def heldout(self) -> dict[str, str]:
-        """Fingerprints of the tokens that are held out: metrics compare where these agree."""
+        """Fingerprints of the held-out tokens. Metrics of two runs are comparable if these are equal."""
         return {name: span.fingerprint for name, span in self.validation.items()}
 
 
 def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None) -> Dataset:
-    """Open the data of `config`, building the tokenizer and the stores that the cache lacks.
+    """Open the data of `config`. Build the tokenizer and the stores that the cache lacks.
 
-    kind: "text", "pairs" of texts, or "tags" of words. tokenizer: None: as the config has it.
+    kind: "text", "pairs" (of texts) or "tags" (of words). tokenizer: None means the tokenizer of the config.
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     given = config.data.validation.source is not None
@@ -89,7 +93,7 @@ def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None 
 
 
 def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
-    """Only what is held out, for a config whose `data.validation.source` is set; `labels` are those of training."""
+    """Open only the held-out data, for a config that sets `data.validation.source`. labels: the labels of training."""
     opener = _Opener(config, tokenizer, kind)
     heldout = {"validation": opener.validation()}
     if labels is not None:
@@ -99,7 +103,7 @@ def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, lab
 
 
 class _Opener:
-    """Opens stores one by one and notes their identity."""
+    """Open stores one by one, and note their fingerprints and sizes."""
 
     def __init__(self, config: ConfigDict, tokenizer: TextTokenizer, kind: str):
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
@@ -114,14 +118,14 @@ class _Opener:
         spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {spec} has no text")
-        unit = 1 if self.kind == "text" else 2  # documents of the store
+        unit = 1 if self.kind == "text" else 2  # documents of the store in a row
         self.rows[name] = sum(span.store.num_documents for span in spans) // unit
-        # Of the tokens, not of the files: the same text copied to another machine is the same data.
+        # The fingerprint is of the tokens, not of the files: a copy of the text on another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
 
     def train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:
-        """The stretches to train on and, with `hold_out`, to evaluate on; `where` is the member's config field."""
+        """Return the span to train on and, with `hold_out`, one to evaluate on. where: the member's config field."""
         own = _own_validation(member) if hold_out else None
         cut = hold_out and own is None
         columns = member.columns
@@ -135,7 +139,7 @@ class _Opener:
         return train, heldout
 
     def validation(self) -> Span:
-        """What `data.validation` names."""
+        """Return the span that `data.validation` names."""
         fields = self.config.data.validation
         columns = _columns(fields.columns, self.config.data.train.columns)
         return self._stores("data.validation", fields.source, columns, fields.split, "validation", hold_out=False)[0]
@@ -163,12 +167,12 @@ def _members(config: ConfigDict) -> dict[str, Member]:
 
 
 def _columns(own: ConfigDict, usual: ConfigDict) -> Columns:
-    """The columns that are named in `own`, and for the rest the `usual` ones."""
+    """Return the columns that `own` names, and the `usual` ones for the rest."""
     return Columns(**{name: own.get(name) or usual[name] for name in usual})
 
 
 def _open(spec: str, columns: Columns, split: str | None, usual: str, quoting: str) -> Source:
-    """The source's `split`; where that is None, the `usual` one, or the only one that it has."""
+    """Open `split` of a source. None means the only split of the source, or the `usual` one if there are several."""
     if split is None:
         available = available_splits(spec)
         split = available[0] if len(available) == 1 else usual
@@ -176,10 +180,10 @@ def _open(spec: str, columns: Columns, split: str | None, usual: str, quoting: s
 
 
 def _own_validation(member: Member) -> str | None:
-    """The source's validation split, where it has one and training does not use it."""
+    """Return "validation" if the source has that split, and training reads only "train" or a part of it; else None."""
     splits = available_splits(member.source)
     trains_on = member.split or "train"
-    of_train = trains_on.partition("[")[0] == "train" and "+" not in trains_on  # "train[:10%]" is
+    of_train = trains_on.partition("[")[0] == "train" and "+" not in trains_on  # "train[:10%]" counts as train
     return "validation" if "validation" in splits and of_train else None
 
 
@@ -193,7 +197,7 @@ def _cut(span: Span, source: str, kind: str) -> tuple[Span, Span]:
 
 
 def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
-    """The tokenizer of `config`: the one at tokenizer.path, else one trained."""
+    """Open the tokenizer at tokenizer.path. If no path is set: the one trained on the training sources, cached."""
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
     if fields.path is not None:
@@ -201,7 +205,7 @@ def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
     members, quoting = _members(config).values(), config.data.train.quoting
     sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {
-        "sources": [source.fingerprint() for source in sources],  # each with its columns
+        "sources": [source.fingerprint() for source in sources],  # each fingerprint includes the columns
         "columns": config.data.train.columns.to_dict(),
         "sentencepiece": version("sentencepiece"),
         "kind": kind,
@@ -237,7 +241,7 @@ def _texts(sources: Iterable[Source], kind: str, advance: Callable[[int], None])
 
 
 def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kind: str, hold_out: bool) -> Path:
-    """The folder of the source's stores, train/ and heldout/, built where the cache lacks it."""
+    """Return the folder with the stores of a source, train/ and heldout/. Build them if the cache lacks them."""
     facts = {
         "format": FORMAT,
         "source": source.fingerprint(),
@@ -263,7 +267,7 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
 
 
 def limited_order(pairs: int, limit: int | None, seed: int) -> np.ndarray:
-    """Indices of the first `limit` of `pairs` in a random order that `seed` fixes; None: of all."""
+    """Return the first `limit` of the indices below `pairs`, in a random order that `seed` fixes; None: all of them."""
     return np.random.default_rng(seed).permutation(pairs)[:limit]
 
 
@@ -276,9 +280,12 @@ def pair_plan(
     seed: int = 0,
     bos: int | None = None,
 ) -> PackingPlan:
-    """Which pairs of `store` share a row. `limit` keeps the first so many of a fixed random order (`seed`).
+    """Decide which pairs of `store` share a row.
 
-    bos: what stands in front of both sides of each, if anything does.
+    Args:
+        limit: keep only so many pairs; None: all.
+        seed: fixes the random order of pairs if they are packed or limited; otherwise they keep the store's order.
+        bos: the id in front of both sides of each pair; None: no id.
     """
     lengths = store.pair_lengths() + (bos is not None)
     chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
@@ -288,7 +295,11 @@ def pair_plan(
 
 
 def _labels(wanted: bool | None, kind: str, train: dict[str, Span], heldout: dict[str, Span]) -> tuple[str, ...] | None:
-    """The closed set of training targets, if they are one, as tags are; held-out targets outside it are refused."""
+    """Return the closed set of training targets, sorted; None if targets are free text. Tags are always a closed set.
+
+    wanted: whether the user wants labels; None: decide by their number. Raises UserError for a held-out target outside
+    the set.
+    """
     if wanted is False and kind != "tags":
         return None
     counts: dict[str, Any] = {}

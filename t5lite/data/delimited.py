@@ -1,14 +1,14 @@
-"""Lines of .csv and .tsv files to records, each a list of cells.
+"""Split the lines of .csv and .tsv files into records. A record is a list of cells. There are three ways of quoting:
 
     auto    .csv: a cell in quotation marks may hold commas and line breaks; a mark inside it stands twice (RFC 4180)
-            .tsv: tabs and line ends always separate; a cell between two marks, with marks inside doubled, is unquoted;
-                  any other mark is text
+            .tsv: every tab and line end separates; a cell between two marks, with marks inside doubled, loses the
+                  outer marks and half of the inner ones; any other mark is text
     csv     RFC 4180, for .tsv too
     none    every mark is text, in .csv too
 
-A mark that opens a cell and closes somewhere else would swallow records. Where that shows it is refused, by the line
-where the cell opens. A cell may hold line breaks, so rows that a stray mark has joined may look right: a warning
-names the first such place of a file.
+A mark that opens a cell and closes at a wrong place would swallow records. If this is certain, a UserError names the
+line where the cell opens. But a cell may hold line breaks, so rows that a stray mark has joined may look right: a
+warning names the first such place of a file.
 """
 
 import csv
@@ -21,23 +21,30 @@ from t5lite.system.progress import warn
 AUTO, CSV, NONE = QUOTINGS = "auto", "csv", "none"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MARK, FIELD = '"', "config.data.train.quoting"
-SUSPICIOUS_LINES = 2  # of one record, each with as many delimiters as the header
+SUSPICIOUS_LINES = 2  # lines of a record, each with as many delimiters as the record's cells need
 
 Line = tuple[int, str]
-Record = tuple[int, list[str]]  # the line where it begins, and its cells
+Record = tuple[int, list[str]]  # the number of its first line, and its cells
 
 
 def check_quoting(quoting: str) -> None:
-    """Refuse what is not one of QUOTINGS."""
+    """Raise UserError for a `quoting` that is not one of QUOTINGS."""
     if quoting not in QUOTINGS:
         raise UserError(f"{FIELD}: no such way, {quoting!r}; {nearest(quoting, QUOTINGS)}")
 
 
 def records(lines: Iterable[Line], path: Path, suffix: str, quoting: str, longest: int) -> Iterator[Record]:
-    """The records of a file with `suffix`. Blank lines are none.
+    """Yield the records of a file. Blank lines give no record.
 
-    lines: (number from 1, text with its line end). longest: characters that a record may have.
-    Raises UserError, with file and line, for quotes that do not close and for a carriage return inside a line.
+    Args:
+        lines: (number from 1, text with its line end).
+        path: of the file, for errors.
+        suffix: ".csv" or ".tsv".
+        longest: characters that a record may have.
+
+    Raises:
+        UserError: with file and line, for quotes that do not close, a record that is too long, and a carriage return
+            inside a line.
     """
     delimiter, lines = DELIMITERS[suffix], iter(lines)
     by_rfc = quoting == CSV or (quoting == AUTO and suffix == ".csv")
@@ -60,7 +67,7 @@ def _without_end(line: str) -> str:
 
 
 def _cell(cell: str, unquotes: bool, path: Path, number: int) -> str:
-    """The text of one cell of a line that was cut at its delimiters."""
+    """Return the text of one cell of a line that was split at its delimiters. unquotes: remove marks around it."""
     inside = cell[1:-1]
     if unquotes and len(cell) > 1 and cell[0] == cell[-1] == MARK and MARK not in inside.replace(2 * MARK, ""):
         return inside.replace(2 * MARK, MARK)
@@ -74,7 +81,7 @@ def _refuse_returns(text: str, path: Path, number: int) -> None:
 
 
 class _Rfc:
-    """Records with quotation marks, by RFC 4180: one may go on over several lines, which it takes from `lines`."""
+    """Read records with quotation marks, by RFC 4180. If a record takes more lines, they come from `lines`."""
 
     def __init__(self, path: Path, delimiter: str, lines: Iterator[Line], longest: int):
         self.path, self.delimiter, self.lines, self.longest = path, delimiter, lines, longest
@@ -82,7 +89,7 @@ class _Rfc:
         csv.field_size_limit(longest)
 
     def record(self, number: int, line: str) -> list[str]:
-        """The cells of the record that begins with `line`."""
+        """Return the cells of the record that begins with `line`."""
         taken = [line]
         try:
             cells = next(csv.reader(self._pieces(number, taken), delimiter=self.delimiter, strict=True))
@@ -122,6 +129,9 @@ class _Rfc:
 
     @staticmethod
     def _opened(number: int, taken: list[str]) -> int:
-        """The line where the last cell opens: after it there are no marks but doubled ones."""
+        """Return the number of the line where the last cell opens.
+
+        Lines after it, but for the last, have only doubled marks.
+        """
         before = taken[:-1] or taken
         return number + max(i for i, line in enumerate(before) if i == 0 or MARK in line.replace(2 * MARK, ""))

@@ -1,11 +1,11 @@
-"""Documents and pairs out of files: .txt, .jsonl, .csv and .tsv, each also with .gz, and .parquet.
+"""Read documents and pairs from files: .txt, .jsonl, .csv and .tsv, each also with .gz, and .parquet.
 
-Everything streams: no file is held in memory, whatever its size. Bytes are decoded as UTF-8 with newlines left as they
-are; a byte-order mark at the start of a file is dropped.
+Everything streams: no file is held in memory as a whole. Bytes are decoded as UTF-8. Newlines stay as they are. A
+byte-order mark at the start of a file is dropped.
 
-A .txt file is one document; in the other formats a row is one. A document arrives in fragments of about 1 MiB, cut
-only before a single space between two other characters, so that no word is split and the fragments together are the
-document:
+A .txt file is one document. In the other formats each row is one document. A document arrives in fragments of about 1
+MiB. A fragment ends before a single space between two other characters, so that no word is split. The fragments,
+joined, are the document:
 
     Fragment("Call me Ishmael. Some years", ends_document=False), Fragment(" ago—never mind…", ends_document=True)
 """
@@ -24,9 +24,9 @@ from t5lite.system.errors import UserError
 
 USUAL_COLUMNS = base_config().data.train.columns
 
-LONGEST_FRAGMENT = 2 << 20  # characters; cut anywhere where no space is found in so many
-LONGEST_SENTENCE = 1 << 20  # characters of words with tags
-CELLS = 2  # how lines of .csv and .tsv become cells; to be raised when that changes
+LONGEST_FRAGMENT = 2 << 20  # characters; a longer text without a single space is cut anywhere
+LONGEST_SENTENCE = 1 << 20  # characters of a sentence whose words have tags
+CELLS = 2  # version of how lines of .csv and .tsv become cells; raise it when that changes
 
 
 class Fragment(NamedTuple):
@@ -38,7 +38,7 @@ class Fragment(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that hold the text, or the pairs' inputs and targets."""
+    """Names of the columns that hold the text, or the inputs and targets of pairs."""
 
     text: str = USUAL_COLUMNS.text
     inputs: str = USUAL_COLUMNS.inputs
@@ -46,7 +46,7 @@ class Columns:
 
 
 class Tagged(NamedTuple):
-    """A sentence as words with a tag each, and its file and line, for errors."""
+    """A sentence: its words, a tag for each word, and the file and line for errors."""
 
     words: list[str]
     tags: list[str]
@@ -55,7 +55,7 @@ class Tagged(NamedTuple):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files that were found by a glob, read in the order of their paths. quoting: of .csv and .tsv."""
+    """Files that a glob matched, read in the order of their paths. quoting: of .csv and .tsv, see delimited.py."""
 
     paths: tuple[Path, ...]
     columns: Columns = Columns()
@@ -65,7 +65,7 @@ class FileSource:
         check_quoting(self.quoting)
 
     def fragments(self) -> Iterator[Fragment]:
-        """The documents' text. Rows with an empty text are no documents. Raises UserError as a file calls for it."""
+        """Yield the text of the documents, without empty ones. Raises UserError for any fault of a file."""
         types = ColumnTypes()
         for path in self.paths:
             if format_of(path) == ".txt":
@@ -76,7 +76,7 @@ class FileSource:
                     yield from fragments_of(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """(inputs, targets) of each row. Raises UserError as a file calls for it."""
+        """Yield (inputs, targets) of each row. Raises UserError for any fault of a file."""
         types = ColumnTypes()
         for path in self.paths:
             if format_of(path) == ".txt":
@@ -84,7 +84,7 @@ class FileSource:
             yield from map(tuple, self._values(path, [self.columns.inputs, self.columns.targets], types))
 
     def tagged(self) -> Iterator[Tagged]:
-        """The words of each row and as many tags. Raises UserError as a file calls for it."""
+        """Yield the words and the tags of each row. Raises UserError for any fault of a file."""
         names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
             if format_of(path) not in (".jsonl", ".parquet"):
@@ -101,13 +101,17 @@ class FileSource:
     def _values(self, path: Path, names: list[str], types: ColumnTypes) -> Iterator[list[str]]:
         for number, row in rows_of(path, names, self.quoting):
             values = [row.get(name) for name in names]
-            # The usual row needs no look at its types, and no message.
+            # Fast path: most rows hold only strings, in columns already known to hold text.
             if not (types.are_text(names) and all(type(value) is str for value in values)):
                 values = [types.text(row, name, place_of(path, number)) for name in names]
             yield values
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, size and time of change of each file, wherever the folder stands; the columns; how cells are read."""
+        """Return what identifies the contents.
+
+        This is the name, size and modification time of each file, the columns, and how cells are read. The folder does
+        not count.
+        """
         facts = []
         for path in self.paths:
             with readable(path):
@@ -118,12 +122,12 @@ class FileSource:
         return {"files": facts, "columns": asdict(self.columns), **cells}
 
     def num_bytes(self) -> int:
-        """About how many bytes of UTF-8 the fragments add up to: sizes of files, unpacked where that is known."""
+        """Estimate the bytes of UTF-8 in all fragments: the sizes of the files, unpacked if known."""
         return sum(map(size_of, self.paths))
 
 
 def fragments_of(text: str) -> Iterator[Fragment]:
-    """A document that is held as a whole, in fragments; an empty one is one of them."""
+    """Yield the fragments of a document that is one string. An empty document gives one empty fragment."""
     block = readers.BLOCK
     if len(text) <= block:
         yield Fragment(text, True)
@@ -132,9 +136,9 @@ def fragments_of(text: str) -> Iterator[Fragment]:
 
 
 def _cut(blocks: Iterable[str]) -> Iterator[Fragment]:
-    """A document that arrives in `blocks`, in fragments; an empty one is none."""
-    held = ""  # not yet handed on
-    searched = 0  # no place to cut ends before this index of held
+    """Yield the fragments of a document that arrives in `blocks`. An empty document gives no fragment."""
+    held = ""  # read, not yet yielded
+    searched = 0  # there is no place to cut before this index of `held`
     for text in blocks:
         held += text
         cut = _last_lone_space(held, max(searched - 2, 0))
@@ -153,6 +157,6 @@ _LONE_SPACE = re.compile(r"(?s).*\S(?= \S)")
 
 
 def _last_lone_space(text: str, start: int) -> int | None:
-    """The index of the last single space between two characters other than whitespace, or None."""
+    """Return the index of the last single space between two non-space characters, at `start` or later, or None."""
     match = _LONE_SPACE.match(text, start)
     return match.end() if match else None

@@ -1,11 +1,11 @@
-"""Rows of texts with known answers, one text to a row: a label of each, or a tag of each word.
+"""Rows of one text each with known answers: one label for the text, or one tag for each word.
 
     LabelledTexts     {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n]}
     TaggedSentences   {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n, L]}
 
-Inputs end in EOS, also where they were cut. Answers are places in `Dataset.labels`; a piece without a tag of its own
-has -1, and so has a text whose label is unknown. Where tags are evaluated, "next_answers" [n] are those of the first
-word that was cut off, -1 where none was. All arrays are int32.
+Inputs end in EOS, also if they were cut. An answer is an index into `Dataset.labels`. It is -1 for a piece without a
+tag of its own, and for a text with an unknown label. If tags are evaluated, "next_answers" [n] holds the tag of the
+first word that was cut off, -1 if no word was. All arrays are int32.
 """
 
 import dataclasses
@@ -22,9 +22,10 @@ from t5lite.system.errors import UserError
 
 
 def check_labels(tokenizer: TextTokenizer, labels: Sequence[str], targets_length: int | None, front: int = 0) -> None:
-    """Refuse labels that are the same tokens, altogether or as far as a row holds them.
+    """Raise UserError for labels that have the same tokens, either whole or as far as a row holds them.
 
-    targets_length: the most tokens of a label with EOS and `front` tokens before it; None: a label is not cut.
+    Args:
+        targets_length: most tokens of a label, with EOS and `front` tokens before it; None: labels are not cut.
     """
     seen: dict[bytes, tuple[str, np.ndarray]] = {}
     room = None if targets_length is None else max(targets_length - front - 1, 0)
@@ -48,7 +49,7 @@ def check_labels(tokenizer: TextTokenizer, labels: Sequence[str], targets_length
 
 
 def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, int]:
-    """The place of each label, by the bytes of its tokens as a store has them."""
+    """Return {a label's tokens, as bytes of int32 with EOS: the label's index}."""
     eos = tokenizer.vocabulary.eos
     documents = [np.append(tokens, eos).astype(np.int32) for tokens in tokenizer.encode_many(labels)]
     return {document.tobytes(): place for place, document in enumerate(documents)}
@@ -56,7 +57,7 @@ def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, in
 
 @dataclasses.dataclass(frozen=True)
 class _Texts:
-    """The pairs `order` of a store, their inputs cut to `length` tokens."""
+    """The pairs `order` of a store. Their inputs are cut to `length` tokens."""
 
     store: TokenStore
     order: np.ndarray
@@ -66,7 +67,7 @@ class _Texts:
         return len(self.order)
 
     def cut(self) -> Cut:
-        """What is cut of all inputs, with the [CLS] that will stand in front of each."""
+        """Count what is cut of all inputs. The lengths include the [CLS] that will stand in front of each."""
         return count_cut(self.store.pair_lengths()[self.order] + 1, (self.length + 1, None))
 
     def _inputs(self, indices: np.ndarray) -> Rows:
@@ -80,7 +81,7 @@ class _Texts:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts(_Texts):
-    """`ids` are those of `label_ids`."""
+    """Texts with one label each. ids: from `label_ids`."""
 
     ids: Mapping[bytes, int]
 
@@ -92,7 +93,10 @@ class LabelledTexts(_Texts):
 
 @dataclasses.dataclass(frozen=True)
 class TaggedSentences(_Texts):
-    """`labels` are the tags in the order in which rows number them. continued: bring "next_answers"."""
+    """Sentences with a tag for each word.
+
+    labels: all tags; the number of a tag in rows is its index here. continued: also give "next_answers".
+    """
 
     labels: tuple[str, ...]
     continued: bool = False
@@ -114,7 +118,7 @@ class TaggedSentences(_Texts):
         return rows
 
     def cut_tags(self, indices: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """Of each row: the tag of its last word, -1 if it has none, and the tags of the words that were cut off."""
+        """Return for each row the tag of its last word (-1: it has none), and the tags of the words cut off."""
         found = []
         for pair in self.order[indices]:
             tags = self._numbers[self.store.document(2 * int(pair) + 1)]

@@ -1,9 +1,9 @@
-"""Packing of (inputs, targets) pairs ahead of training: which pairs share a row, decided once from their lengths.
+"""Pack (inputs, targets) pairs before training: decide once, from their lengths, which pairs share a row.
 
     lengths (inputs, targets)   (3, 2) (2, 2) (6, 1)   into rows of 6 and 4
     plan                        row 0: pairs 0, 1      row 1: pair 2
 
-A packer that works while training carries state, and then a batch is no function of its step.
+A packer that works during training has state. Then a batch is not a function of its step.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ OPEN_ROWS = 256
 
 @dataclasses.dataclass(frozen=True)
 class PackingPlan:
-    """Row r holds the pairs order[starts[r] : starts[r + 1]]. Lengths are those of a row's two sides."""
+    """Row r holds the pairs order[starts[r] : starts[r + 1]]. The lengths are the tokens of a row's two sides."""
 
     order: np.ndarray
     starts: np.ndarray
@@ -26,23 +26,25 @@ class PackingPlan:
         return len(self.starts) - 1
 
     def pairs(self, row: int) -> np.ndarray:
-        """Indices of the pairs in `row`."""
+        """Return the indices of the pairs in `row`."""
         return self.order[self.starts[row] : self.starts[row + 1]]
 
 
 def one_a_row(pairs: np.ndarray, inputs_length: int, targets_length: int) -> PackingPlan:
-    """A plan that does not pack."""
+    """Return a plan with one pair in each row."""
     return PackingPlan(pairs, np.arange(len(pairs) + 1), inputs_length, targets_length)
 
 
 def pack(lengths: np.ndarray, pairs: np.ndarray, inputs_length: int, targets_length: int) -> PackingPlan:
-    """First fit of `pairs` (indices, taken in that order) into rows, among the last 256 rows that are open.
+    """Pack pairs by first fit: each goes to one of the 256 newest rows that has room for it, else to a new row.
 
-    lengths [n, 2]: inputs and targets of every pair, EOS included; longer ones count as cut to the row.
+    Args:
+        lengths: [n, 2], tokens of the inputs and targets of every pair, EOS included. A longer text counts as cut.
+        pairs: indices of the pairs, packed in this order.
     """
     limits = np.array([inputs_length, targets_length])
     sizes = np.minimum(lengths, limits)
-    room = np.zeros((OPEN_ROWS, 2), np.int64)  # a row that is not open has room for nothing
+    room = np.zeros((OPEN_ROWS, 2), np.int64)  # an unused slot has no room
     contents: list[list[int]] = [[] for _ in range(OPEN_ROWS)]
     rows: list[list[int]] = []
     oldest = 0

@@ -1,4 +1,4 @@
-"""Which files a pattern names."""
+"""Find the files that a pattern names."""
 
 import glob
 import os
@@ -11,10 +11,10 @@ from t5lite.system.errors import UserError
 
 
 def find_files(patterns: str) -> tuple[Path, ...]:
-    """The files that comma-separated globs match, sorted: "data/*.txt,more/**/*.jsonl.gz".
+    """Return the files that comma-separated globs match, sorted: "data/*.txt,more/**/*.jsonl.gz".
 
-    Folders, pipes and devices are none. Raises UserError for a pattern without a match and for a file of an unknown
-    suffix.
+    Folders, pipes and devices are left out. Raises UserError for a pattern that matches no file, and for a file with an
+    unknown suffix.
     """
     found: set[str] = set()
     for pattern in filter(None, map(str.strip, patterns.split(","))):
@@ -22,7 +22,7 @@ def find_files(patterns: str) -> tuple[Path, ...]:
             expanded = str(Path(pattern).expanduser())
             names = [expanded] if Path(expanded).is_file() else map(str, map(Path, _expand(expanded)))
             names = [name for name in names if Path(name).is_file()]
-        except (OSError, RuntimeError, ValueError, re.error) as error:  # a name too long, a user without a home
+        except (OSError, RuntimeError, ValueError, re.error) as error:  # a name that is too long, ~user without a home
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot look for {pattern!r}: {reason}; mend the pattern in the source") from error
         if not names:
@@ -40,7 +40,10 @@ def find_files(patterns: str) -> tuple[Path, ...]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """What a glob matches. Unlike glob's own, `**` enters no folder twice: links may lead in circles."""
+    """Yield the paths that a glob matches.
+
+    Unlike in the glob module, `**` enters no folder twice: links may form circles.
+    """
     before, *deep = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
     if not deep:
         yield from glob.iglob(pattern)
@@ -51,7 +54,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _folders(root: str) -> Iterator[str]:
-    """`root` and the folders below it, links followed, hidden ones left out; each once, whatever its names."""
+    """Yield `root` and the folders below it, each once, whatever its names. Follow links. Leave out hidden folders."""
     seen: set[tuple[int, int]] = set()
     for folder, below, _ in os.walk(root or ".", followlinks=True):
         status = os.stat(folder)
@@ -64,7 +67,7 @@ def _folders(root: str) -> Iterator[str]:
 
 
 def _nearest_folder(pattern: str) -> str:
-    """Which folder on the way to the pattern exists, in words; or what the pattern names, if that is no file."""
+    """Say in words which folder on the way to the pattern exists, or that the pattern is a folder, pipe or device."""
     fixed = Path(pattern)
     if fixed.exists():
         return f"it is a folder, name files in it, as {fixed / '*.txt'}" if fixed.is_dir() else "it is a pipe or device"

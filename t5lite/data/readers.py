@@ -1,10 +1,10 @@
-"""The formats of files: bytes to text, text to rows, in bounded memory whatever a file holds.
+"""Read files in bounded memory: bytes to text, and text to rows.
 
     lines(path)                   (1, 'one\\n'), (2, 'two\\n')      of a .txt, .jsonl, .csv or .tsv, also with .gz
     rows_of(path, names)          (2, {"text": "one", …})         line or row number, columns
 
-Nothing is decompressed beyond what is read next, and nothing is executed. What would not fit is refused, by file and
-line: see `LONGEST_LINE`. Every fault of a file is a UserError.
+A file is decompressed only as far as it is read. Nothing in a file is executed. A line or row that is too long for
+memory is refused, by file and line: see `LONGEST_LINE`. Every fault of a file is a UserError.
 """
 
 import codecs
@@ -24,14 +24,14 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import only_files
 
 BLOCK = 1 << 20  # bytes read at a time
-LONGEST_LINE = 64 << 20  # bytes, and of a row of any format; as objects a hostile line takes 25 times as much
-ROWS_A_BATCH = 256  # of .parquet, fewer where they are long
+LONGEST_LINE = 64 << 20  # bytes of a line, or of a row of any format; as objects a hostile line takes 25 times as much
+ROWS_A_BATCH = 256  # of .parquet; fewer if rows are long
 
-Row = tuple[int, dict[str, Any]]  # its line or row number, and its columns
+Row = tuple[int, dict[str, Any]]  # line or row number, {column: value}
 
 
 def format_of(path: Path) -> str:
-    """ ".jsonl" of a.jsonl and a.jsonl.gz. Raises UserError for an unknown suffix."""
+    """Return the suffix without .gz: ".jsonl" for a.jsonl and a.jsonl.gz. Raises UserError for an unknown suffix."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in (".txt", *READERS, *DELIMITERS) or (suffix == ".parquet" and name.endswith(".gz")):
@@ -41,26 +41,26 @@ def format_of(path: Path) -> str:
 
 
 def place_of(path: Path, number: int) -> str:
-    """A line or row of a file, in words."""
+    """Name a line or row of a file, for an error."""
     return f"{path}, {'row' if format_of(path) == '.parquet' else 'line'} {number}"
 
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the file itself into a UserError."""
+    """Turn an error in opening or reading the file into a UserError."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is a damaged gzip file ({error}); fetch or compress it again") from error
     except OSError as error:
-        if error.errno is None:  # a library's own, of what the file holds
+        if error.errno is None:  # raised by a library about the file's contents
             raise UserError(f"{path} is damaged ({error}); write it again") from error
         raise UserError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked where they are gzip's."""
+    """Open the file's bytes. They are unpacked if the name ends in .gz."""
     with readable(path), open(path, "rb", BLOCK, opener=only_files) as file:
         if not path.name.lower().endswith(".gz"):
             yield file
@@ -70,7 +70,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the file; of a .gz file about its unpacked bytes, which its last four state modulo 2**32."""
+    """Return the bytes of the file. For .gz: about the unpacked bytes, which its last four bytes give modulo 2**32."""
     with readable(path):
         size = path.stat().st_size
         if not path.name.lower().endswith(".gz") or size < 18:
@@ -85,7 +85,7 @@ def _not_utf8(path: Path, offset: int) -> UserError:
 
 
 def decoded_blocks(path: Path) -> Iterator[str]:
-    """The text of a file in blocks, characters whole. A byte-order mark at its start is dropped."""
+    """Yield the text of a file in blocks. No character is split. A byte-order mark at the start is dropped."""
     undecoded, offset = b"", 0
     with _open(path) as file:
         while True:
@@ -104,7 +104,7 @@ def decoded_blocks(path: Path) -> Iterator[str]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, text with its line end) of each line of a file."""
+    """Yield (number from 1, text with its line end) for each line of a file."""
     offset = 0
     with _open(path) as file:
         for number in range(1, 1 << 62):
@@ -133,7 +133,10 @@ def _jsonl_rows(path: Path, names: list[str]) -> Iterator[Row]:
 
 
 def json_row(line: str, names: list[str], place: str) -> dict[str, Any]:
-    """The object in a line of a .jsonl, whose columns `names` are read. UserError, with `place`, for anything else."""
+    """Return the JSON object in a line of a .jsonl file. Raises UserError, with `place`, for anything else.
+
+    names: the columns that will be read. Lone surrogates are replaced in these only.
+    """
     try:
         row = json.loads(line)
     except RecursionError:
@@ -148,7 +151,7 @@ def json_row(line: str, names: list[str], place: str) -> dict[str, Any]:
 
 
 def _without_lone_surrogates(value: Any) -> Any:
-    """JSON may escape half a surrogate pair, which no UTF-8 can hold. `value` is a text, or a list with some."""
+    """Replace lone surrogates in a text, or in the texts of a list. JSON may escape them, UTF-8 cannot hold them."""
     if isinstance(value, list):
         return [_without_lone_surrogates(item) if isinstance(item, str) else item for item in value]
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
@@ -173,7 +176,7 @@ def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        # Arrow's own buffer: else it holds a column of a whole group of rows.
+        # With a buffer Arrow reads in blocks. Without one it holds a column of a whole row group.
         with _open(path) as raw, parquet.ParquetFile(raw, buffer_size=BLOCK) as file:
             _check_columns(names, file.schema_arrow.names, str(path))
             for name in names:
@@ -185,23 +188,24 @@ def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
                     columns = [batch.column(name) for name in names]
                     for place in range(len(batch)):
                         number += 1
-                        # One by one: a dictionary of long texts is small until they are all Python's.
+                        # Convert one value at a time. A dictionary-encoded column of long texts is small until all are
+                        # Python objects.
                         yield number, {name: column[place].as_py() for name, column in zip(names, columns, strict=True)}
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path} is a damaged .parquet file ({error}); write it again") from error
 
 
 def _rows_at_a_time(group: Any) -> int:
-    """So many that they take about 8 MiB, by what the file says of their size. A page of it is unpacked whole.
+    """Return how many rows take about 8 MiB, by the sizes that the file states. Pages are always unpacked whole.
 
-    It is not asked for by column: where that part is damaged, pyarrow ends the process.
+    The sizes by column are not read: if that part of the file is damaged, pyarrow ends the process.
     """
     a_row = group.total_byte_size / max(group.num_rows, 1)
     return int(min(max(8 * BLOCK / max(a_row, 1), 1), ROWS_A_BATCH))
 
 
 def _check_type(kind: Any, place: str) -> None:
-    """Refuse what is no text, number or list of these; Python cannot hold every date, for one."""
+    """Raise UserError unless a column holds texts, numbers or lists of these. Python cannot hold every date, say."""
     from pyarrow import types
 
     of = kind
@@ -217,7 +221,7 @@ READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _jso
 
 
 def rows_of(path: Path, names: list[str], quoting: str = AUTO) -> Iterator[Row]:
-    """The rows of a file, with at least the columns `names`. quoting: of .csv and .tsv, see delimited.py."""
+    """Yield the rows of a file, with at least the columns `names`. quoting: of .csv and .tsv, see delimited.py."""
     suffix = format_of(path)
     return _delimited_rows(path, names, suffix, quoting) if suffix in DELIMITERS else READERS[suffix](path, names)
 
@@ -230,7 +234,7 @@ def _check_columns(names: Iterable[str], present: list[str], place: str) -> None
 
 
 def check_column(name: str, present: Iterable[str], place: str) -> None:
-    """Refuse a column that is not there, naming those that are."""
+    """Raise UserError for a column that is not present. The error names the columns that are."""
     if name not in present:
         raise UserError(
             f"{place} has no column {name!r}, only {', '.join(map(repr, present)) or 'none'}; name it in data's columns"
@@ -238,9 +242,9 @@ def check_column(name: str, present: Iterable[str], place: str) -> None:
 
 
 def as_text(row: dict[str, Any], name: str, place: str) -> str:
-    """Column `name` of a row as text: numbers as `number_text`, booleans as Python prints them, bytes as UTF-8.
+    """Return column `name` of a row as text: numbers by `number_text`, booleans as Python prints them, bytes as UTF-8.
 
-    Raises UserError, beginning with `place`, for a missing, empty (null, NaN) or composite value.
+    Raises UserError, beginning with `place`, for a value that is missing, null, not finite or composite.
     """
     check_column(name, row, place)
     value = row[name]
@@ -260,26 +264,29 @@ def as_text(row: dict[str, Any], name: str, place: str) -> str:
 
 
 def number_text(value: int | float) -> str:
-    """A number as text. A whole float is written as the integer: tables with gaps hold 1 as 1.0."""
+    """Return a number as text. A float without a fraction is written as an integer: tables with gaps hold 1 as 1.0."""
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return str(int(value) if whole else value)
 
 
 class ColumnTypes:
-    """Reads columns as text, and refuses one that mixes texts, numbers and booleans: 1, "1" and true are three things.
+    """Read columns as text. Refuse a column that mixes texts, numbers and booleans: 1, "1" and true are three values.
 
-    One is for all files of a source.
+    All files of a source share one object.
     """
 
     def __init__(self):
-        self._first: dict[str, tuple[type, str]] = {}  # of each column: its type, and where a value stood first
+        self._first: dict[str, tuple[type, str]] = {}  # column: its type, and the place of its first value
 
     def are_text(self, names: Iterable[str]) -> bool:
-        """Whether all of these columns are known to hold text."""
+        """Return whether all of these columns are known to hold text."""
         return all(self._first.get(name, (None,))[0] is str for name in names)
 
     def text(self, row: dict[str, Any], name: str, place: str) -> str:
-        """As `as_text`. Raises UserError, with both places, where the value is of another type than those before."""
+        """Return the value as `as_text` does.
+
+        Raises UserError, with both places, if earlier values had another type.
+        """
         text = as_text(row, name, place)
         kind = _plain_type(row[name])
         first, where = self._first.setdefault(name, (kind, place))
@@ -290,7 +297,7 @@ class ColumnTypes:
         return text
 
     def texts(self, row: dict[str, Any], name: str, place: str) -> list[str]:
-        """The same of a column of lists. Raises UserError for anything else, an empty list included."""
+        """Return the items of a column of lists as texts. Raises UserError for anything else, and for an empty list."""
         check_column(name, row, place)
         value = row[name]
         if not isinstance(value, list) or not value:

@@ -1,14 +1,15 @@
-"""Rows: what the host hands to the device, any of them computed from its index alone.
+"""Rows: the arrays that the host hands to the device. Any row can be computed from its index alone.
 
-    Windows      {"tokens": [n, L]}, with "segment_ids" where the objective keeps documents apart, with "others"
-                 [n, L], windows of other documents, where it compares, with "begins" [n, L], 1 where a document
-                 begins, where bytes are counted
-    PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}, with "pairs" [n],
-                 the number of each row's pair, where answers are compared with whole targets
+    Windows      {"tokens": [n, L]}
+                 with "segment_ids" [n, L] if the objective keeps documents apart
+                 with "others" [n, L], windows of other documents, if it compares windows
+                 with "begins" [n, L], 1 where a document begins, if bytes are counted
+    PackedPairs  {"inputs": [n, L], "inputs_segment_ids", "targets": [n, T], "targets_segment_ids"}
+                 with "pairs" [n], the number of each row's pair, if answers are compared with whole targets
 
-A row source has a length and `fetch(indices)`. `TrainRows` gives the rows of step N: Grain's random-access datasets say
-which row stands at which place of the shuffled, repeated, mixed stream, and each host fetches only its share of the
-batch. All arrays are int32.
+A row source has a length and `fetch(indices)`. `TrainRows` gives the rows of step N. Grain's random-access datasets say
+which row stands at each place of the shuffled, repeated, mixed stream. Each host fetches only its share of the batch.
+All arrays are int32.
 """
 
 import concurrent.futures
@@ -31,7 +32,7 @@ Rows = dict[str, np.ndarray]
 
 
 class RowSource(Protocol):
-    """What the order of rows is laid over."""
+    """A sequence of rows that can be fetched by index."""
 
     def __len__(self) -> int: ...
 
@@ -40,11 +41,11 @@ class RowSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows of `length` tokens, cut end to end from `span`; what is left at its end is dropped.
+    """Windows of `length` tokens, cut end to end from `span`. A shorter rest at its end is dropped.
 
-    with_eos: whether the EOS tokens between documents belong to the stream. segments: give ids of the documents in
-    a window, from 1 (needs with_eos). others: give each window another, that shares no document with it if any does
-    so; which one follows from its index. begins: say where documents begin.
+    with_eos: whether the EOS tokens between documents are in the stream. segments: add "segment_ids", which number the
+    documents in a window from 1 (needs with_eos). others: add for each window another one that shares no document with
+    it, if there is one; the window's index decides which. begins: add "begins", where documents begin.
     """
 
     span: Span
@@ -60,12 +61,12 @@ class Windows:
 
     @property
     def byte_scale(self) -> float:
-        """Bytes of the text over those that its tokens stand for: 1 but where the tokenizer loses some."""
+        """Bytes of the text, divided by the bytes that its tokens stand for. 1 unless the tokenizer loses some."""
         card = self.span.store.card
         return card["bytes_of_text"] / card["bytes_in_tokens"] if card["bytes_in_tokens"] else 1.0
 
     def _bounds(self) -> tuple[int, int]:
-        """The span in this source's own coordinate: with EOS tokens, or without them."""
+        """Return start and stop of the span as this source counts positions: with EOS tokens, or without them."""
         start, stop = self.span.start, self.span.stop
         if self.with_eos:
             return start, stop
@@ -77,7 +78,7 @@ class Windows:
         return (stop - start) // self.length
 
     def fetch(self, indices: np.ndarray) -> Rows:
-        """The windows at `indices` [n], each within [0, len(self))."""
+        """Return the windows at `indices` [n], each in [0, len(self))."""
         rows = self._fetch(indices)
         rows |= {"others": self._fetch(self._others(indices))["tokens"]} if self.others else {}
         return rows | {"begins": self._begins(indices)} if self.begins else rows
@@ -87,7 +88,7 @@ class Windows:
         ends = self.span.store.ends if self.with_eos else self._clean_ends
         firsts = self._bounds()[0] + np.asarray(indices, np.int64) * self.length
         for row, first in enumerate(firsts.tolist()):
-            # A document begins where the one before it ends; the first of all at 0.
+            # A document begins where the document before it ends. The first document begins at 0.
             low, high = np.searchsorted(ends, [first, first + self.length])
             begins[row, ends[low:high] - first] = 1
             if first == 0:
@@ -108,7 +109,8 @@ class Windows:
         return {"tokens": tokens, "segment_ids": 1 + np.cumsum(is_eos, axis=1, dtype=np.int32) - is_eos}
 
     def _fetch_clean(self, firsts: np.ndarray, tokens: np.ndarray) -> None:
-        # The document that holds a clean position is also the number of EOS tokens before it.
+        # "Clean" positions do not count EOS tokens. The index of the document at a clean position is the number of EOS
+        # tokens before it.
         ends = self.span.store.ends
         documents = np.searchsorted(self._clean_ends, firsts, side="right").tolist()
         lasts = np.searchsorted(self._clean_ends, firsts + self.length - 1, side="right").tolist()
@@ -118,18 +120,18 @@ class Windows:
             tokens[row] = window if here == last else np.delete(window, ends[here:last] - 1 - start)
 
     def _others(self, indices: np.ndarray) -> np.ndarray:
-        """Indices [n] of windows without a document of those at `indices`."""
+        """Return indices [n] of windows that share no document with those at `indices`."""
         indices = np.asarray(indices, np.int64)
         tries = np.arange(OTHERS_TRIED, dtype=np.uint64)
         drawn = _scattered(indices[:, None].astype(np.uint64) * np.uint64(OTHERS_TRIED) + tries) % np.uint64(len(self))
-        ends_of_all = np.broadcast_to([0, len(self) - 1], (len(indices), 2))  # one of them will do if any does
+        ends_of_all = np.broadcast_to([0, len(self) - 1], (len(indices), 2))  # if any window is apart, one of these is
         tried = np.concatenate([drawn.astype(np.int64), ends_of_all], axis=1)
         (first, last), (tried_first, tried_last) = self._documents(indices), self._documents(tried)
         apart = (tried_last < first[:, None]) | (tried_first > last[:, None])
         return tried[np.arange(len(indices)), np.argmax(apart, axis=1)]
 
     def _documents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The documents of the first and of the last token of each window."""
+        """Return the document of the first and of the last token of each window."""
         ends = self.span.store.ends if self.with_eos else self._clean_ends
         firsts = self._bounds()[0] + indices * self.length
         return tuple(np.searchsorted(ends, at, side="right") for at in (firsts, firsts + self.length - 1))
@@ -139,7 +141,7 @@ OTHERS_TRIED = 8
 
 
 def _scattered(numbers: np.ndarray) -> np.ndarray:
-    """Uint64, as good as random: the finalizer of splitmix64 (Steele et al. 2014)."""
+    """Hash numbers to pseudo-random uint64, by the finalizer of splitmix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -149,9 +151,9 @@ def _scattered(numbers: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class PackedPairs:
-    """Rows of (inputs, targets) pairs by a plan that says which pairs share a row, `bos` in front of each side.
+    """Rows of (inputs, targets) pairs. `plan` says which pairs share a row. `bos` stands in front of each side.
 
-    numbered: bring the number of the pair in each row, where rows have one pair.
+    numbered: add "pairs", the number of each row's pair, for a plan with one pair in each row.
     """
 
     store: TokenStore
@@ -166,16 +168,16 @@ class PackedPairs:
         return self.store.pair_lengths()[pairs] + (self.bos is not None)
 
     def cut(self) -> Cut:
-        """What is cut of all pairs."""
+        """Count what is cut of all pairs."""
         return count_cut(self._lengths(self.plan.order), (self.plan.inputs_length, self.plan.targets_length))
 
     def lost_targets(self, indices: np.ndarray) -> int:
-        """Tokens that are cut off the targets of the rows `indices`, of one pair each."""
+        """Return how many tokens are cut off the targets of the rows `indices`. Each row must hold one pair."""
         lengths = self._lengths(self.plan.order[indices])[:, 1]
         return int(np.maximum(lengths - self.plan.targets_length, 0).sum())
 
     def target(self, pair: int) -> np.ndarray:
-        """The tokens of a pair's targets, whole, EOS included."""
+        """Return the tokens of a pair's targets, not cut, EOS included."""
         return self.store.document(2 * pair + 1)
 
     def fetch(self, indices: np.ndarray) -> Rows:
@@ -197,14 +199,15 @@ class PackedPairs:
 
 
 def clipped(tokens: np.ndarray, length: int) -> np.ndarray:
-    """At most `length` tokens of a document that ends in EOS; a cut one ends in EOS too."""
+    """Cut a document that ends in EOS to at most `length` tokens. The result ends in EOS too."""
     return tokens if len(tokens) <= length else np.concatenate([tokens[: length - 1], tokens[-1:]])
 
 
 class TrainRows:
-    """The rows of step N, a pure function of N: shuffled in every epoch anew, repeated without end, mixed by weight.
+    """The rows of step N, a pure function of N. They are shuffled anew in every epoch, repeated without end, and mixed
+    by weight.
 
-    places: the rows of a batch that this host fetches; None: all of them.
+    members: (source, weight) each. places: the rows of a batch that this host fetches; None: all of them.
     """
 
     def __init__(
@@ -222,12 +225,12 @@ class TrainRows:
         self._places = range(batch_size) if places is None else [int(place) for place in places]
         orders = [_order(len(source), member, seed) for member, (source, _) in enumerate(members)]
         least = min(weight for _, weight in members)
-        # Grain takes whole hundredths of the least weight and drops the rest: round them.
+        # Grain expresses weights in hundredths of the least weight and drops the rest. Adding 0.005 makes it round.
         weights = [weight / least + (0.005 if weight > least else 0) for _, weight in members]
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights)
 
     def locate(self, step: int) -> list[tuple[int, int]]:
-        """(member, row index) of each of this host's `places` in the batch of `step`."""
+        """Return (member, row index) for each of this host's `places` in the batch of `step`."""
         return [self._order[step * self.batch_size + place] for place in self._places]
 
     def __call__(self, step: int) -> Rows:
@@ -247,8 +250,8 @@ FEW_ROWS = 4096
 
 
 class _FewRows:
-    """The endless shuffled order of a short source: Grain's takes time in inverse proportion to the length, 4 ms a row
-    where there are ten.
+    """The endless shuffled order of a short source. Grain's own order is slow here: its time for a row grows as the
+    source gets shorter, to 4 ms for a source of ten rows.
     """
 
     def __init__(self, length: int, member: int, seed: int):
@@ -269,18 +272,18 @@ class _FewRows:
 def _order(length: int, member: int, seed: int) -> grain.MapDataset:
     if length < FEW_ROWS:
         return grain.MapDataset.source(_FewRows(length, member, seed))
-    # Repeat after shuffle: Grain then shuffles every epoch with a seed of its own.
+    # Repeat after shuffle: Grain then shuffles every epoch with a different seed.
     rows = grain.MapDataset.range(length).seed(seed + member).shuffle()
     return rows.map(lambda index: (member, int(index))).repeat()
 
 
 def evenly_spaced(length: int, count: int) -> np.ndarray:
-    """At most `count` indices below `length`, evenly spaced, the first and the last among them."""
+    """Return at most `count` indices below `length`, int64, evenly spaced from the first to the last."""
     return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
 
 
 def evaluation_rows(source: RowSource, rows: int, batch_size: int, places: np.ndarray | None = None) -> Iterator[Rows]:
-    """Batches of `rows` rows evenly spaced over `source`, the same in every run, with "valid" [n] bool.
+    """Yield batches with `rows` rows in all, evenly spaced over `source`, the same in every run. "valid" [n] is bool.
 
     The last batch is filled up with rows that are not valid. places: the rows of a batch that this host fetches; None:
     all of them.
@@ -294,7 +297,7 @@ def evaluation_rows(source: RowSource, rows: int, batch_size: int, places: np.nd
 
 
 def prefetch(function: Callable[[int], Rows], start: int, stop: int, depth: int = 2) -> Iterator[Rows]:
-    """function(start), …, function(stop − 1), each computed `depth` steps ahead by another thread."""
+    """Yield function(start), …, function(stop − 1). Another thread computes each one `depth` steps ahead."""
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="rows") as pool:
         waiting = deque(pool.submit(function, step) for step in range(start, min(start + depth, stop)))
         for step in range(start + depth, stop + depth):

@@ -1,12 +1,14 @@
-"""Where documents come from: one line of a config, opened.
+"""Open a source of documents, named by one line of a config.
 
     files:data/*.txt,more/**/*.jsonl.gz     files (see files.py for the formats)
     tfds:wikipedia/20230601.en:1.0.0        a TFDS dataset, its config and version optional (see tfds_source.py)
-    pydocs/science                          docstrings installed with t5lite (see pydocs.py); pydocs is pydocs/general
+    pydocs/science                          docstrings of installed packages (see pydocs/builder.py)
+    pydocs                                  the same as pydocs/general
 
-A source gives documents as fragments, `Fragment(text, ends_document)`, supervised pairs, `(inputs, targets)`, or words
-with their tags, `Tagged(words, tags, place)`; a fingerprint of its contents for the cache; and about how many bytes of
-text are to come, for a progress bar. Nothing is downloaded or prepared before the first read.
+A source gives documents as fragments, `Fragment(text, ends_document)`, or supervised pairs, `(inputs, targets)`, or
+words with their tags, `Tagged(words, tags, place)`. It also gives a fingerprint of its contents, for the cache, and
+about how many bytes of text will come, for a progress bar. `open_source` downloads and prepares nothing: the first read
+does.
 """
 
 from t5lite.data.delimited import AUTO
@@ -21,7 +23,7 @@ Source = FileSource | RecordSource
 
 
 def open_source(spec: str, columns: Columns | None = None, split: str = "train", quoting: str = AUTO) -> Source:
-    """The source that `spec` names. A files: source ignores `split`; the others have no `quoting`, of .csv and .tsv.
+    """Open the source that `spec` names. A files: source ignores `split`; the others ignore `quoting`.
 
     Raises UserError for a spec that is not understood, a pattern without files, an unknown dataset, config or split.
     """
@@ -35,7 +37,7 @@ def open_source(spec: str, columns: Columns | None = None, split: str = "train",
 
 
 def available_splits(spec: str) -> tuple[str, ...]:
-    """The names of a source's splits; ("train",) for files:. A tfds: dataset is prepared if it was not."""
+    """Return the names of a source's splits; ("train",) for files:. Prepares a tfds: dataset if needed."""
     kind, rest = _parse(spec)
     if kind == "tfds":
         return tfds_splits(rest)
@@ -48,7 +50,7 @@ def available_splits(spec: str) -> tuple[str, ...]:
 
 
 def _parse(spec: str) -> tuple[str, str]:
-    """("files", GLOB), ("tfds", NAME) or ("pydocs", CONFIG)."""
+    """Return ("files", GLOB), ("tfds", NAME) or ("pydocs", CONFIG)."""
     spec = spec.strip()
     if spec == "pydocs":
         return "pydocs", "general"

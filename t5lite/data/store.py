@@ -1,13 +1,12 @@
-"""The token store: documents' tokens end to end, each closed by EOS, in plain .npy files that are memory-mapped.
+"""The token store: tokens of documents end to end, each document closed by EOS, in plain memory-mapped .npy files.
 
-    tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 where ids need it), up to 32M tokens a shard
+    tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 if ids need it), up to 32M tokens a shard
     ends.npy          3 7 …             int64, where each document ends, its EOS included
     card.json         counts, bytes of text, tokenizer (and its EOS if not 1), the SHA-256 of the tokens and of the card
 
-Two coordinates address it: the stream as stored, and the same stream without the EOS tokens. A `Span` is a stretch
-of it.
+A position counts either all tokens of the stream, or all but the EOS tokens. A `Span` is a stretch of the stream.
 
-Supervised pairs lie in the same format: document 2i is the inputs of pair i, document 2i + 1 its targets.
+Supervised pairs have the same format: document 2i is the inputs of pair i, document 2i + 1 its targets.
 """
 
 import dataclasses
@@ -24,11 +23,11 @@ from t5lite.system.vocabulary import EOS
 
 FORMAT = 3
 SHARD_TOKENS = 32 * 2**20
-READ_TO_CHECK = 32 * 2**20  # tokens; a store of more is not read whole when it is opened, which takes a second a GB
+READ_TO_CHECK = 32 * 2**20  # tokens; a larger store is not read whole when it is opened: that takes a second a GB
 
 
 class StoreWriter:
-    """Appends token arrays to shards in `folder`; memory holds one shard at most."""
+    """Append token arrays to shards in `folder`. Memory holds one shard at most. rows: all ids are below it."""
 
     def __init__(self, folder: Path, rows: int, eos: int = EOS):
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +42,7 @@ class StoreWriter:
         self._digest = hashlib.sha256()
 
     def append(self, tokens: np.ndarray, ends: np.ndarray) -> None:
-        """Add `tokens`; `ends` are the positions within them where documents end (exclusive)."""
+        """Add `tokens` [n]. ends: positions in `tokens` where documents end (exclusive)."""
         self._ends.append(ends.astype(np.int64) + self.total)
         self.total += len(tokens)
         tokens = tokens.astype(self.dtype)
@@ -62,7 +61,7 @@ class StoreWriter:
         self._pending, self._pending_tokens = [], 0
 
     def close(self, card: dict[str, Any]) -> None:
-        """Write what is pending, the ends and the card."""
+        """Write the pending tokens, the ends, and the card with the further fields `card`."""
         if self._pending_tokens:
             self._flush()
         ends = np.concatenate(self._ends) if self._ends else np.zeros(0, np.int64)
@@ -75,25 +74,25 @@ class StoreWriter:
 
 
 def _digest_of(card: dict[str, Any]) -> str:
-    """SHA-256 of what a card says, but for this itself."""
+    """Return the SHA-256 of all fields of a card but "card_sha256"."""
     said = {name: value for name, value in card.items() if name != "card_sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    # Not np.save: on a full disk that raises an OSError without a cause.
+    # Not np.save: on a full disk it raises an OSError without a cause.
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
 
 
 def _mapped(path: Path, *dtypes: type) -> np.ndarray:
-    """The array [n] in a .npy file, memory-mapped. Raises ValueError for one of other `dtypes`."""
+    """Memory-map the array [n] in a .npy file. Raises ValueError for a damaged file, and for other `dtypes`."""
     if not path.is_file():
         raise ValueError(f"{path.name} is not there")
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # never an array of pickled objects
-    except Exception as error:  # of a damaged header Python's parser raises what it likes
+        array = np.lib.format.open_memmap(path, mode="r")  # refuses an array of pickled objects
+    except Exception as error:  # Python's parser may raise anything for a damaged header
         raise ValueError(f"{path.name}: {error}") from error
     if array.ndim != 1 or array.dtype not in dtypes:
         raise ValueError(f"{path.name} has shape {array.shape} and dtype {array.dtype}")
@@ -101,7 +100,7 @@ def _mapped(path: Path, *dtypes: type) -> np.ndarray:
 
 
 class TokenStore:
-    """A store opened for reading; the tokens stay on disk until a window of them is asked for."""
+    """A store opened for reading. Tokens stay on disk until they are read. Raises UserError for a damaged store."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -122,7 +121,7 @@ class TokenStore:
         self.starts_of_shards = np.cumsum([0, *card["shards"]])
 
     def _agrees(self) -> bool:
-        """Whether the arrays are those that the card tells of. Of a large store not every token is read."""
+        """Return whether the arrays match the card. In a store of over READ_TO_CHECK tokens not every token is read."""
         edges = np.concatenate([[0], self.ends])
         if not (
             [len(shard) for shard in self._shards] == self.card["shards"]
@@ -144,7 +143,7 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens, EOS included."""
+        """Number of tokens, EOS included."""
         return self.card["tokens"]
 
     @property
@@ -152,7 +151,7 @@ class TokenStore:
         return self.card["documents"]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of the stream with EOS."""
+        """Return tokens [start, stop) of the stream, EOS tokens counted."""
         first = int(np.searchsorted(self.starts_of_shards, start, side="right")) - 1
         if stop <= self.starts_of_shards[first + 1]:
             base = self.starts_of_shards[first]
@@ -165,11 +164,11 @@ class TokenStore:
         return np.concatenate(parts)
 
     def pair_lengths(self) -> np.ndarray:
-        """Int64 [n, 2]: tokens of the inputs and targets of each pair, EOS included."""
+        """Return int64 [n, 2]: tokens of the inputs and targets of each pair, EOS included."""
         return np.diff(np.asarray(self.ends), prepend=0).reshape(-1, 2)
 
     def document(self, index: int) -> np.ndarray:
-        """Tokens of document `index`, its EOS included."""
+        """Return the tokens of document `index`, its EOS included."""
         return self.read(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
 
 
@@ -183,15 +182,15 @@ class Span:
 
     @classmethod
     def whole(cls, store: TokenStore) -> "Span":
-        """All of a store."""
+        """Return the span of all tokens of a store."""
         return cls(store, 0, store.num_tokens)
 
     @property
     def fingerprint(self) -> str:
-        """Equal where the tokens are equal, in whatever folder they lie."""
+        """Equal for the same stretch of the same tokens, in whatever folder they are."""
         return f"{self.store.card['sha256'][:16]}:{self.start}-{self.stop}"
 
     def split(self, share: float) -> tuple["Span", "Span"]:
-        """The head and the tail of the span; the tail has `share` of the tokens."""
+        """Return the head and the tail of the span. The tail has `share` of the tokens."""
         middle = self.stop - int((self.stop - self.start) * share)
         return dataclasses.replace(self, stop=middle), dataclasses.replace(self, start=middle)

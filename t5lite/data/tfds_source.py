@@ -1,7 +1,7 @@
-"""Documents and pairs out of TFDS datasets, and out of `pydocs`, read by index from array_record files.
+"""Read documents and pairs from TFDS datasets, and from `pydocs`, by index from array_record files.
 
-TensorFlow is never imported by t5lite: datasets are prepared with file_format='array_record' and read as data
-sources. A dataset whose own preparing code needs TensorFlow must be prepared where it is installed.
+t5lite never imports TensorFlow: datasets are prepared with file_format='array_record' and read as data sources. If a
+dataset's own preparing code needs TensorFlow, prepare it on a machine where TensorFlow is installed.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from t5lite.data.files import Columns, Fragment, Tagged, fragments_of
 from t5lite.data.readers import as_text
 from t5lite.system.errors import UserError, nearest
 
-ROWS_A_READ = 1024  # a read by index costs about 100 µs a record alone, a tenth of it in company
+ROWS_A_READ = 1024  # reading one record takes about 100 µs; in a read of many, each takes a tenth
 
 _NAME = re.compile(r"[\w-]+(?:/[\w.+-]+)?(?::[\w.*]+)?")
 
 
 class Records(NamedTuple):
-    """A split's records by index, its bytes where known, and the class names of its labelled columns."""
+    """A split's records by index, its bytes if known, and the class names of its labelled columns."""
 
     rows: Sequence[dict[str, Any]]
     num_bytes: int | None
@@ -32,7 +32,7 @@ class Records(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordSource:
-    """One split of a prepared dataset. `load` prepares it where needed, not before the first read."""
+    """One split of a prepared dataset. load: prepare the dataset if needed; called at the first read, not before."""
 
     name: str
     facts: dict[str, Any]
@@ -40,17 +40,17 @@ class RecordSource:
     columns: Columns
 
     def fragments(self) -> Iterator[Fragment]:
-        """The documents' text, one fragment each; empty ones are left out. Raises UserError for a missing column."""
+        """Yield the text of the documents. Empty texts are left out. Raises UserError for a missing column."""
         for (text,) in self._values([self.columns.text]):
             if text:
                 yield from fragments_of(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """(inputs, targets) of each record, class labels by name. Raises UserError for a missing column."""
+        """Yield (inputs, targets) of each record, class labels by name. Raises UserError for a missing column."""
         yield from map(tuple, self._values([self.columns.inputs, self.columns.targets]))
 
     def tagged(self) -> Iterator[Tagged]:
-        """Raises UserError: words and their tags are read from files only."""
+        """Raise UserError: words and their tags are read from files only."""
         raise UserError(f"{self.name}: words and their tags are read from files: sources; export it as .jsonl")
 
     def _values(self, names: list[str]) -> Iterator[list[str]]:
@@ -63,25 +63,29 @@ class RecordSource:
                 yield [as_text(row, name, place) for name in names]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, version and split; for pydocs the versions of what was read; and the columns."""
+        """Return what identifies the contents: name, version, split and columns.
+
+        For pydocs: the versions of its sources.
+        """
         return {**self.facts, "columns": asdict(self.columns)}
 
     def num_bytes(self) -> int | None:
-        """About how many bytes of UTF-8 the fragments add up to. Prepares the dataset where needed."""
+        """Estimate the bytes of UTF-8 in all fragments; None if unknown. Prepares the dataset if needed."""
         return self.load().num_bytes
 
 
 def _plain(value: Any, names: Sequence[str] | None) -> Any:
-    """A NumPy scalar as a Python one, a class label (-1 where unknown) as its name."""
+    """Return a NumPy scalar as a Python scalar, and a class label as its name. An unknown label, -1, stays a number."""
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
     return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def tfds_source(name: str, columns: Columns, split: str) -> RecordSource:
-    """A split of NAME[/CONFIG][:VERSION]; `split` may be a part, such as train[:10%].
+    """Open a split of NAME[/CONFIG][:VERSION]. `split` may be a part, such as train[:10%].
 
-    Raises UserError for an unknown dataset here, and on the first read where it cannot be prepared or lacks the split.
+    Raises UserError for an unknown dataset. The first read raises UserError if the dataset cannot be prepared or lacks
+    the split.
     """
     builder = _builder(name)
     full_name = builder.info.full_name
@@ -90,12 +94,12 @@ def tfds_source(name: str, columns: Columns, split: str) -> RecordSource:
 
 
 def tfds_splits(name: str) -> tuple[str, ...]:
-    """The names of the splits of NAME[/CONFIG][:VERSION], which is prepared now if it was not."""
+    """Return the names of the splits of NAME[/CONFIG][:VERSION]. Prepares the dataset if needed."""
     return tuple(_prepared(name).info.splits)
 
 
 def pydocs_source(config: str, columns: Columns, split: str) -> RecordSource:
-    """A split of a config of pydocs. Raises UserError for an unknown config or split."""
+    """Open a split of a config of pydocs. Raises UserError for an unknown config or split."""
     from t5lite.pydocs import builder, corpus
 
     builder.check_config(config)
@@ -119,23 +123,23 @@ def _builder(name: str) -> Any:
         with _prints_on_stderr():
             return tfds.builder(name, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)  # theirs ask the network, through TensorFlow
+        known = tfds.list_builders(with_community_datasets=False)  # community builders need the network and TensorFlow
         dataset = re.split("[/:]", name)[0]
         if dataset in known:
             reason = "no such config or version of it is known or prepared"
         else:
-            near = difflib.get_close_matches(dataset, known, n=1)  # a list of the thousand known ones helps nobody
+            near = difflib.get_close_matches(dataset, known, n=1)  # a list of a thousand names would not help
             hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
             reason = f"TFDS knows no such dataset; {hint}"
         raise UserError(f"tfds:{name}: {reason}") from error
-    except Exception as error:  # a builder is other people's code, and raises what it likes
+    except Exception as error:  # a dataset's builder may raise anything
         raise UserError(f"tfds:{name} cannot be opened: {_short(error)}; check its config and version") from error
 
 
 def _prepared(name: str) -> Any:
-    """The builder of a dataset that is downloaded and prepared as array_record now, unless it was.
+    """Return the builder of a dataset. Download the dataset and prepare it as array_record if needed.
 
-    Raises UserError where that fails.
+    Raises UserError if that fails.
     """
     import tensorflow_datasets as tfds
 
@@ -143,7 +147,7 @@ def _prepared(name: str) -> Any:
 
     builder = _builder(name)
     full_name = builder.info.full_name
-    # Copies prepared in Google's storage are tfrecord files, which only TensorFlow reads.
+    # The prepared copies in Google's storage are tfrecord files, which only TensorFlow reads.
     download = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         with _prints_on_stderr():
@@ -154,7 +158,7 @@ def _prepared(name: str) -> Any:
             f"tfds:{full_name} cannot be prepared here: {_short(error)}; prepare it with file_format='array_record' "
             "where that is installed, and point TFDS_DATA_DIR at the folder"
         ) from error
-    except Exception as error:  # the network, the disk, a builder's own code
+    except Exception as error:  # from the network, the disk or the builder's own code
         if overtaken(error):
             return _builder(name)
         raise UserError(
@@ -187,11 +191,11 @@ def _load(name: str, full_name: str, split: str) -> Records:
 
 
 def _short(error: Exception) -> str:
-    """The first line of an error, or its type where it says nothing."""
+    """Return the first line of an error's message, up to 200 characters; the error's type if it has no message."""
     lines = str(error).strip().splitlines() or [""]
     return re.sub(r"^Failed to construct dataset .*?}\": ", "", lines[0])[:200] or type(error).__name__
 
 
 def _prints_on_stderr() -> contextlib.AbstractContextManager:
-    """TFDS prints its progress; stdout is for results."""
+    """Redirect stdout to stderr in the block: TFDS prints its progress, but stdout is for results."""
     return contextlib.redirect_stdout(sys.stderr)

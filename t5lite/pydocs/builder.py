@@ -1,15 +1,15 @@
-"""`pydocs`: a TFDS dataset made on the spot from docstrings installed on every machine that can run t5lite.
+"""`pydocs`: a TFDS dataset made from docstrings that are installed on every machine that can run t5lite.
 
-    general            text: all of it but numpy and scipy
-    science            text: numpy and scipy
-    summary_general    the rest of a docstring -> its first sentence, of general
-    summary_science    the same, of science
+    general            text: all docstrings except numpy's and scipy's
+    science            text: numpy's and scipy's docstrings
+    summary_general    the rest of a docstring of general -> its first sentence
+    summary_science    the rest of a docstring of science -> its first sentence
     summary            the same as summary_general
     science_topic      a docstring of scipy -> its subpackage
 
-Text configs have the columns {"text", "id"}, the tasks {"inputs", "targets", "id"}. Splits are train, validation and
-test (about 90, 5 and 5 %) by module, the same in every config. The dataset is prepared under the cache folder, in the
-array_record format, without TensorFlow.
+Text configs have the columns {"text", "id"}, tasks have {"inputs", "targets", "id"}. The splits are train, validation
+and test (about 90, 5 and 5 %). A module is in the same split in every config. The dataset is prepared in the cache
+folder, in the array_record format, without TensorFlow.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ Example = dict[str, str]
 
 
 class Pydocs(tfds.core.GeneratorBasedBuilder):
-    """The TFDS builder. `corpus` is a folder made by `corpus_folder`, by default this installation's."""
+    """The TFDS builder. corpus: a folder made by `corpus_folder`; None: the one of this installation."""
 
     name = "pydocs"
     VERSION = tfds.core.Version(VERSION)
@@ -73,12 +73,12 @@ class Pydocs(tfds.core.GeneratorBasedBuilder):
 
 
 def is_task(config: str) -> bool:
-    """Whether the config's examples are pairs."""
+    """Return whether the config's examples are pairs."""
     return config not in ("general", "science")
 
 
 def examples(documents: Sequence[Document], config: str) -> Iterator[tuple[str, Example]]:
-    """(split, example) of a config, in the order of splits, no two of a task with the same inputs.
+    """Yield (split, example) of a config. Tasks go split by split, and no two of their examples have the same inputs.
 
     ("train", {"id": "numpy:zeros", "text": "zeros(shape, …"}) or ("test", {"id": …, "inputs": …, "targets": …})
     """
@@ -94,17 +94,17 @@ def examples(documents: Sequence[Document], config: str) -> Iterator[tuple[str, 
         pairs = [(d, *pair) for d in documents if (pair := summary_pair(d.text))]
     seen = set()
     for document, inputs, targets in sorted(pairs, key=lambda pair: SPLITS.index(pair[0].split)):
-        # Different documents may have become equal: boilerplate under two summaries, say.
+        # Inputs of different documents may be equal, for example boilerplate under two summaries.
         if (key := normalised(inputs)) not in seen:
             seen.add(key)
             yield document.split, {"id": document.id, "inputs": inputs, "targets": targets}
 
 
 def prepare_pydocs(config: str = "general", roots: Sequence[Root] | None = None) -> dict[str, Sequence[Any]]:
-    """The data source of each split of `config`, prepared now if it is not there yet.
+    """Return the data source of each split of `config`. Prepare the dataset if needed.
 
-    A data source gives examples by index, texts as bytes; `source.__getitems__(indices)` reads many at once. `roots`
-    replaces the installed packages. Raises UserError for an unknown config, or where the disk is full.
+    A data source gives examples by index, with texts as bytes. `source.__getitems__(indices)` reads many at once.
+    roots: replace the installed packages. Raises UserError for an unknown config, or if the disk is full.
     """
     check_config(config)
     folder = corpus_folder(roots)
@@ -131,7 +131,7 @@ def _prepare(config: str, folder: Path) -> dict[str, Sequence[Any]]:
 
 
 def overtaken(error: Exception) -> bool:
-    """Whether TFDS failed to rename its folder because another process had prepared the same dataset by then."""
+    """Return whether TFDS could not rename its folder because another process had prepared the same dataset."""
     return isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOTEMPTY
 
 
@@ -143,7 +143,7 @@ def check_config(config: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TFDS's bars, prints and log lines off the terminal."""
+    """Keep TFDS's progress bars, prints and log lines off the terminal."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()

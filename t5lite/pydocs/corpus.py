@@ -1,7 +1,8 @@
-"""The documents of `pydocs`: docstrings of the Python standard library and of the packages t5lite installs.
+"""The documents of `pydocs`: docstrings of the Python standard library and of the packages that t5lite installs.
 
-They are collected once on a machine, without importing what is read, given their split, freed of duplicates, and kept
-in the cache folder under a fingerprint of the versions read. `pydocs.py` makes its TFDS configs from them.
+They are collected once on a machine, by parsing, so that nothing is imported. Each gets a split, and duplicates are
+removed. The result is kept in the cache folder under a fingerprint of the versions. `builder.py` makes TFDS configs
+from it.
 
 One line of documents.jsonl is one `Document`:
 
@@ -27,13 +28,13 @@ from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.system.errors import UserError
 from t5lite.system.progress import progress
 
-VERSION = "1.0.0"  # of what is collected and how; part of the fingerprint
+VERSION = "1.0.0"  # version of what is collected and how; part of the fingerprint
 SPLITS = ("train", "validation", "test")
 MIN_CHARACTERS = 30
 FILES_PER_PROCESS = 128
 
-# Distribution -> the folders and files, under site-packages, that hold its Python source: those that requirements.txt
-# names, then what these bring along. A distribution that is absent, or keeps its source elsewhere, adds nothing.
+# {distribution: the folders and files, under site-packages, with its Python source}. First the distributions that
+# requirements.txt names, then their dependencies. One that is absent, or has its source elsewhere, adds nothing.
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "absl-py": ("absl",),
     "array-record": ("array_record",),
@@ -53,7 +54,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "sentencepiece": ("sentencepiece",),
     "tensorboardx": ("tensorboardX",),
     "tensorflow-datasets": ("tensorflow_datasets",),
-    # what these bring along
+    # dependencies of these
     "aiofiles": ("aiofiles",),
     "attrs": ("attr", "attrs"),
     "charset-normalizer": ("charset_normalizer",),
@@ -105,12 +106,13 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "uvloop": ("uvloop",),
     "wrapt": ("wrapt",),
     "zipp": ("zipp",),
-    # They came after the corpus: with their docstrings in it, no run of before would find its text again.
+    # These became requirements after the corpus was defined. Their docstrings are left out, so that the text of earlier
+    # runs does not change.
     "tokenizers": (),
     "safetensors": (),
 }
 
-# Tests, tools of the distribution that most systems leave out, and other projects' copies.
+# Tests, tools that most systems leave out of Python, and copies of other projects.
 _SKIPPED_FOLDERS = {
     *("test", "tests", "_tests", "site-packages", "__pycache__", "_vendor", "_vendored", "vendored"),
     *("idlelib", "lib2to3", "turtledemo", "ensurepip"),
@@ -118,7 +120,7 @@ _SKIPPED_FOLDERS = {
 
 
 class Root(NamedTuple):
-    """A package's folder or a module's file, and its dotted name."""
+    """The dotted name and the path of a package's folder or a module's file."""
 
     module: str
     path: Path
@@ -132,7 +134,7 @@ class Document(NamedTuple):
 
 
 def installed_roots() -> list[Root]:
-    """The standard library's modules and the installed DISTRIBUTIONS, found without importing any."""
+    """Return the standard library's modules and the installed DISTRIBUTIONS, found without importing them."""
     library = Path(sysconfig.get_path("stdlib"))
     roots = [Root(name, library / name) for name in sorted(sys.stdlib_module_names - _SKIPPED_FOLDERS)]
     roots = [root if root.path.is_dir() else Root(root.module, root.path.with_suffix(".py")) for root in roots]
@@ -148,7 +150,10 @@ def installed_roots() -> list[Root]:
 
 
 def corpus_facts(roots: Sequence[Root] | None = None) -> dict[str, Any]:
-    """What the corpus depends on: versions for the installed roots, files with size and time for given ones."""
+    """Return what the corpus depends on.
+
+    roots: None means the installed ones, by their versions. Given ones count by the size and time of their files.
+    """
     facts: dict[str, Any] = {"pydocs": VERSION, "python": platform.python_version()}
     if roots is not None:
         files = [(path, module) for root in roots for path, module in _source_files(root)]
@@ -164,9 +169,9 @@ def corpus_facts(roots: Sequence[Root] | None = None) -> dict[str, Any]:
 
 
 def corpus_folder(roots: Sequence[Root] | None = None) -> Path:
-    """The cache folder of the corpus, with documents.jsonl in it; collected now if it is not there yet.
+    """Return the cache folder of the corpus, with documents.jsonl in it. Collect the corpus if needed.
 
-    `roots` replaces the installed ones. Raises UserError where the cache folder cannot be written.
+    roots: replace the installed ones. Raises UserError if the cache folder cannot be written.
     """
     folder = cache_dir() / f"pydocs-{fingerprint(corpus_facts(roots))}"
     if not (folder / "documents.jsonl").is_file():
@@ -178,7 +183,7 @@ def corpus_folder(roots: Sequence[Root] | None = None) -> Path:
 
 
 def read_corpus(folder: Path) -> list[Document]:
-    """The documents of a `corpus_folder`, in order."""
+    """Return the documents of a `corpus_folder`, in order."""
     with open(folder / "documents.jsonl", encoding="utf-8") as file:
         return [Document(**json.loads(line)) for line in file]
 
@@ -186,8 +191,8 @@ def read_corpus(folder: Path) -> list[Document]:
 def collect(roots: Sequence[Root]) -> list[Document]:
     """Scan `roots`, assign splits and remove duplicates.
 
-    Every module is in one split, as are its near relatives (those that share the first three parts of the dotted
-    name). Of exact duplicates one is kept; a held-out document with a near duplicate in an earlier split is left out.
+    Modules that share the first three parts of the dotted name are in the same split. One of several exact duplicates
+    is kept. A held-out document with a near duplicate in an earlier split is left out.
     """
     documents = []
     times_seen: dict[str, int] = {}
@@ -195,7 +200,7 @@ def collect(roots: Sequence[Root]) -> list[Document]:
         if len(text) < MIN_CHARACTERS:
             continue
         name = f"{module}:{qualname}"
-        times_seen[name] = times_seen.get(name, 0) + 1  # a property's setter, a definition in each branch of an if
+        times_seen[name] = times_seen.get(name, 0) + 1  # a property's setter, or a definition in both branches of an if
         unique = name if times_seen[name] == 1 else f"{name}#{times_seen[name]}"
         documents.append(Document(unique, module, split_of(module), text))
     documents.sort()
@@ -204,9 +209,9 @@ def collect(roots: Sequence[Root]) -> list[Document]:
 
 
 def split_of(module: str) -> str:
-    """The split of a module: about 90, 5 and 5 % by a hash of the first three parts of its dotted name."""
-    # The salt is one under which both halves of pydocs come near these shares and all large scipy subpackages have
-    # held-out documents.
+    """Return the split of a module: about 90, 5 and 5 % by a hash of the first three parts of its dotted name."""
+    # With this salt both halves of pydocs come near these shares, and all large scipy subpackages have held-out
+    # documents.
     relatives = ".".join(module.split(".")[:3])
     digest = hashlib.sha256(f"443:{relatives}".encode()).digest()
     place = int.from_bytes(digest[:4], "big") / 2**32
@@ -214,10 +219,10 @@ def split_of(module: str) -> str:
 
 
 def scan(roots: Sequence[Root]) -> list[docstrings.Docstring]:
-    """All docstrings under `roots`, in the order of files, read by child processes that import nothing of ours.
+    """Return all docstrings under `roots`, in the order of files. Child processes that do not import t5lite read them.
 
-    Plain subprocesses: a fork is unsafe once JAX runs, and multiprocessing's spawn would import the caller's main
-    module, JAX included, in every child.
+    They are plain subprocesses. A fork is unsafe once JAX runs. The spawn of multiprocessing would import the caller's
+    main module, and so JAX, in every child.
     """
     files = sorted({file for root in roots for file in _source_files(root)}, key=lambda file: (file[1], file[0]))
     chunks = [files[start : start + FILES_PER_PROCESS] for start in range(0, len(files), FILES_PER_PROCESS)]
@@ -246,7 +251,7 @@ def _extract_in_child(files: list[tuple[str, str]]) -> list[docstrings.Docstring
 
 
 def _source_files(root: Root) -> Iterator[tuple[str, str]]:
-    """(path, dotted module name) of each source file of `root`, tests left out."""
+    """Yield (path, dotted module name) of each source file of `root`. Tests are left out."""
     if root.path.is_file():
         yield str(root.path), root.module
         return

@@ -1,8 +1,8 @@
-"""Docstrings out of Python source, by parsing alone: nothing is imported and nothing is run.
+"""Extract docstrings from Python source by parsing alone: nothing is imported and nothing is run.
 
-This file is also the program of the scan's child processes (see `pydocs_corpus.scan`), so it imports the standard
-library only and starts in a few milliseconds. A child reads a JSON list of files on stdin, `[[path, module], …]`, and
-prints a JSON list of docstrings, `[[module, qualified name, text], …]`:
+This file is also the program of child processes (see `corpus.scan`). So it imports the standard library only and starts
+in a few milliseconds. A child reads a JSON list of files on stdin, `[[path, module], …]`, and prints a JSON list of
+docstrings, `[[module, qualified name, text], …]`:
 
     [["/usr/lib/python3.12/bisect.py", "bisect"]]
     [["bisect", "", "Bisection algorithms."], ["bisect", "insort_right", "Insert item x in list a, …"]]
@@ -23,17 +23,17 @@ _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def extract_docstrings(path: str, module: str) -> list[Docstring]:
-    """The docstrings of one source file, in the order they stand there, cleaned as `inspect.getdoc` would.
+    """Return the docstrings of a source file in the order of the file, cleaned as by `inspect.getdoc`.
 
-    Docstrings of modules, classes and functions are taken, and those that numpy and scipy attach to compiled objects
-    through calls such as `add_newdoc("numpy._core.multiarray", "ndarray", ("sort", "…"))`; such a one belongs to the
-    module that the call names. A file that cannot be read, decoded or parsed has none.
+    Modules, classes and functions have docstrings. numpy and scipy also attach docstrings to compiled objects by calls
+    such as `add_newdoc("numpy._core.multiarray", "ndarray", ("sort", "…"))`. Such a docstring belongs to the module
+    that the call names. A file that cannot be read, decoded or parsed gives none.
     """
     try:
-        with tokenize.open(path) as file:  # decodes as the interpreter would: by BOM or coding line
+        with tokenize.open(path) as file:  # decodes as the interpreter does: by BOM or coding line
             source = file.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's code
+            warnings.simplefilter("ignore")  # about invalid escapes in the source
             tree = ast.parse(source)
         found = list(_walk(tree, module, ""))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -46,7 +46,7 @@ def _clean(text: str) -> str:
 
 
 def _walk(node: ast.AST, module: str, qualname: str) -> Iterator[Docstring]:
-    """Docstrings of `node` and of the definitions inside it, however deep in if and try blocks they stand."""
+    """Yield the docstrings of `node` and of all definitions inside it, also of those inside if and try blocks."""
     documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     if documented and (text := ast.get_docstring(node, clean=False)):
         yield module, qualname, text
@@ -60,7 +60,7 @@ def _walk(node: ast.AST, module: str, qualname: str) -> Iterator[Docstring]:
 
 
 def _added_docstrings(call: ast.expr, module: str) -> Iterator[Docstring]:
-    """Docstrings in `add_newdoc(place, name, doc)`, where doc is text, (member, text) or a list of such pairs."""
+    """Yield the docstrings in `add_newdoc(place, name, doc)`. doc is a text, (member, text) or a list of such pairs."""
     if not isinstance(call, ast.Call) or len(call.args) < 2:
         return
     function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")

@@ -1,8 +1,9 @@
-"""Duplicates that would leak from a training split into a held-out one, found exactly and removed.
+"""Find and remove duplicates that would leak from a training split into a held-out one.
 
-Two texts are near duplicates when at least half of the runs of three words that either has are in both (a Jaccard
-similarity of 0.5 of their shingles). The comparison is exact, one sparse matrix product a pair of splits, so no near
-duplicate slips through as it may with MinHash; 30,000 docstrings take a few seconds.
+The shingles of a text are its runs of three words. Two texts are near duplicates if at least half of the shingles that
+occur in either occur in both (a Jaccard similarity of 0.5). The comparison is exact: sparse matrix products of each
+held-out split with all earlier splits. So no near duplicate is missed, as can happen with MinHash. 30,000 docstrings
+take a few seconds.
 """
 
 import re
@@ -13,21 +14,21 @@ from scipy import sparse
 
 SIMILARITY = 0.5
 WORDS_PER_SHINGLE = 3
-_ROWS_PER_PRODUCT = 256  # bounds the memory of one block of the product
+_ROWS_PER_PRODUCT = 256  # limits the memory of one block of the product
 
 _WORD = re.compile(r"\w+")
 
 
 def normalised(text: str) -> str:
-    """`text` in lower case with single spaces: what two exact duplicates share."""
+    """Return `text` in lower case with single spaces. Exact duplicates have the same result."""
     return " ".join(text.lower().split())
 
 
 def without_leaks(texts: Sequence[str], splits: Sequence[str], order: Sequence[str]) -> np.ndarray:
-    """Which of `texts` to keep, as a bool array, so that no duplicate stands in two splits.
+    """Return which of `texts` to keep, bool [n], so that no duplicate stands in two splits.
 
-    Of exact duplicates the first is kept, in the `order` of splits and then of texts. A text with a near duplicate
-    in an earlier split of `order` goes. Near duplicates inside one split stay.
+    Only the first of several exact duplicates is kept, in the `order` of splits and then of texts. A text with a near
+    duplicate in an earlier split is not kept. Near duplicates inside one split stay.
 
         without_leaks(["a b c d", "A b  c d", "a b c d"], ["train", "train", "test"], ["train", "test"])
         -> [True, False, False]
@@ -49,7 +50,10 @@ def without_leaks(texts: Sequence[str], splits: Sequence[str], order: Sequence[s
 
 
 def _shingle_matrix(texts: Sequence[str]) -> sparse.csr_array:
-    """A 0/1 matrix, one row a text, one column a distinct run of three words; a shorter text is one run."""
+    """Return a 0/1 matrix: a row for each text, a column for each distinct run of three words.
+
+    A shorter text is one run.
+    """
     vocabulary: dict[str, int] = {}
     factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
     runs = []
@@ -57,7 +61,7 @@ def _shingle_matrix(texts: Sequence[str]) -> sparse.csr_array:
         words = _WORD.findall(text.lower()) or [text]
         words += [""] * (WORDS_PER_SHINGLE - len(words))
         ids = np.array([vocabulary.setdefault(word, len(vocabulary) + 1) for word in words], dtype=np.uint64)
-        # A hash of each run: ids times odd factors, modulo 2**64. A collision would need luck of 1 in 2**40.
+        # A hash of each run: ids times odd factors, modulo 2**64. A collision has a chance of 1 in 2**40.
         products = ids * factors[:, None]
         count = len(ids) - WORDS_PER_SHINGLE + 1
         runs.append(np.unique(sum(products[place, place : place + count] for place in range(WORDS_PER_SHINGLE))))
@@ -69,7 +73,7 @@ def _shingle_matrix(texts: Sequence[str]) -> sparse.csr_array:
 
 
 def _resembles_any(left_LxS: sparse.csr_array, right_RxS: sparse.csr_array) -> np.ndarray:
-    """For each row of `left`, whether a row of `right` is its near duplicate."""
+    """Return for each row of `left` whether it is a near duplicate of a row of `right`: bool [L]."""
     found = np.zeros(left_LxS.shape[0], dtype=bool)
     left_sizes, right_sizes = left_LxS.sum(axis=1), right_RxS.sum(axis=1)
     right_SxR = right_RxS.T.tocsr()

@@ -1,4 +1,4 @@
-'''Two labelled tasks made from docstrings, so that fine-tuning can be tried with nothing downloaded.
+'''Two labelled tasks made from docstrings, so that fine-tuning can be tried without a download.
 
 summary: the rest of a docstring -> its first sentence.
 
@@ -10,7 +10,7 @@ summary: the rest of a docstring -> its first sentence.
     -> ("linspace(start, stop)\\n\\nThe endpoint can be left out.\\n\\nParameters …",
         "Return evenly spaced numbers over an interval.")
 
-topic: a docstring of scipy -> the subpackage it stands in, with the subpackages' names removed.
+topic: a docstring of scipy, without the names of subpackages -> the subpackage that it is in.
 
     ("scipy.stats._qmc", "Sobol engine, see `scipy.stats.qmc.Halton`") -> ("Sobol engine, see `qmc.Halton`", "stats")
 '''
@@ -25,9 +25,10 @@ from t5lite.pydocs.near_duplicates import normalised
 MIN_SUMMARY, MAX_SUMMARY, MIN_REST = 15, 200, 100  # characters
 MIN_TOPIC_CHARACTERS, MIN_TOPIC_DOCUMENTS = 60, 100
 
-# A signature as numpy writes it on docstrings' first lines: "zeros(shape, dtype=float)", "f(x) -> y".
+# A signature as in the first lines of numpy's docstrings: "zeros(shape, dtype=float)", "f(x) -> y".
 _SIGNATURE = re.compile(r"[\w.]+ *\([^)]*\)(?: *->.*)?(?=\n|$)")
-# Up to a full stop that ends a sentence: the text or a capital follows, and the stop does not close an abbreviation.
+# Up to a full stop that ends a sentence. After it a capital or a quote follows, or the text ends. The full stop of an
+# abbreviation does not count.
 _FIRST_SENTENCE = re.compile(
     r"""(?s).+?(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)(?<!\betc)(?<!\bal)(?<!\b[A-Z])\.(?=\s+[A-Z`'"*(]|\s*$)"""
 )
@@ -35,10 +36,11 @@ _NOT_PROSE = re.compile(r">>>|::|--|==|~~|\*\*\*|[|{}<]|:$|^[^\w`'\"]")
 
 
 def summary_pair(text: str) -> tuple[str, str] | None:
-    """(the rest of the docstring, its first sentence), or None where either is no reasonable half of a pair.
+    """Return (the rest of the docstring, its first sentence), or None if one of them is not suitable.
 
-    The sentence ends with a full stop or is a paragraph of its own, has 15 to 200 characters, three words or more and
-    little but letters; the rest has at least 100 characters and does not repeat the sentence.
+    The sentence ends with a full stop or is a paragraph of its own. It has 15 to 200 characters and at least three
+    words. At least 75 % of it is letters and spaces, and none of it looks like code or markup. The rest has at least
+    100 characters and does not repeat the sentence.
     """
     head, body = "", text
     while signature := _SIGNATURE.match(body):
@@ -67,9 +69,9 @@ def _reads_as_sentence(text: str) -> bool:
 
 
 def topic_pairs(documents: Sequence[Document]) -> list[tuple[Document, str, str]]:
-    """(document, its text without the names of topics, its topic) of scipy's documents.
+    """Return (document, its text without the names of topics, its topic) for scipy's documents.
 
-    The topics are the public subpackages with at least 100 documents of 60 characters or more after the removal.
+    The topics are the public subpackages that have at least 100 documents of 60 characters or more after the removal.
     """
     candidates = [(document, _subpackage(document.module)) for document in documents]
     names = sorted({topic for _, topic in candidates if topic})
@@ -83,13 +85,16 @@ def topic_pairs(documents: Sequence[Document]) -> list[tuple[Document, str, str]
 
 
 def _subpackage(module: str) -> str | None:
-    """ "stats" of "scipy.stats._qmc"; None outside scipy's public subpackages."""
+    """Return "stats" for "scipy.stats._qmc"; None outside scipy's public subpackages."""
     first, *rest = module.split(".")
     return rest[0] if first == "scipy" and rest and not rest[0].startswith("_") else None
 
 
 def _giveaway(names: Sequence[str]) -> re.Pattern[str]:
-    """Matches the names as words or as parts of dotted (then with the dot) and underscored ones, in any case."""
+    """Return a pattern for the names in any case.
+
+    It matches them as words, and as parts of dotted names (then with the dot) or underscored names.
+    """
     words = "|".join(map(re.escape, ["scipy", *names]))
     return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])(?:\.(?=\w))?", re.IGNORECASE)
 

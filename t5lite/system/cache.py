@@ -1,9 +1,9 @@
-"""The cache folder: things built once from a fingerprint of what they depend on, each in a folder of its own.
+"""The cache folder. Each thing in it is built once, in a folder named by a fingerprint of what it depends on.
 
-A folder appears by one rename, complete or not at all, so that a kill, a full disk or two builders at once leave
-nothing half-written. Until then it is called .NAME.HOST.xxxxxxxx, and its builder holds a lock on it (flock): one of
-this host that can be locked was left by a builder that is dead, and is swept away when next something is built beside
-it. Where folders cannot be locked, as on NFS, what a kill left stays.
+A folder appears by one rename, complete or not at all. So a kill, a full disk or two builders at once leave nothing
+half-written. Before that the folder is called .NAME.HOST.xxxxxxxx, and its builder holds a lock on it (flock). If
+another process of this host can lock it, its builder is dead. Such a folder is removed when something is next built
+beside it. Where folders cannot be locked, as on NFS, the remains of a kill stay.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from t5lite.system.errors import UserError
 
 
 def cache_dir() -> Path:
-    """$T5LITE_CACHE, or t5lite/ in the user's cache folder."""
+    """Return $T5LITE_CACHE, or t5lite/ in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t5lite"
     return Path(os.environ.get("T5LITE_CACHE") or default).absolute()
 
 
 def fingerprint(facts: Any) -> str:
-    """16 hexadecimal digits of the SHA-256 of `facts`, any JSON value."""
+    """Return 16 hexadecimal digits of the SHA-256 of `facts`, any JSON value."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def atomic_folder(final: Path, way_out: str = "set T5LITE_CACHE elsewhere") -> Iterator[Path]:
-    """A temporary folder that becomes `final` when the block ends well, and is removed when it does not.
+    """Give a temporary folder that becomes `final` if the block succeeds, and is removed if the block fails.
 
-    Where another process made `final` meanwhile, its folder stays: equal fingerprints mean equal contents.
-    Raises UserError, ending in `way_out`, where the disk is full or the place cannot be written.
+    If another process made `final` meanwhile, that folder stays: equal fingerprints mean equal contents. Raises
+    UserError, ending in `way_out`, if the disk is full or the place cannot be written.
     """
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -62,12 +62,12 @@ def atomic_folder(final: Path, way_out: str = "set T5LITE_CACHE elsewhere") -> I
 
 
 def _locked_folder(final: Path) -> tuple[Path, int]:
-    """A temporary folder beside `final`, and the descriptor that holds its lock."""
+    """Make a temporary folder beside `final`. Return it and the descriptor that holds its lock."""
     while True:
         temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.{socket.gethostname()}.", dir=final.parent))
         try:
             lock = os.open(temporary, os.O_RDONLY)
-        except FileNotFoundError:  # swept away before it could be locked
+        except FileNotFoundError:  # removed by _sweep of another process before it was locked
             continue
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -82,7 +82,7 @@ def _sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             lock = os.open(left, os.O_RDONLY)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where its builder lives
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError if its builder lives
                 shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(lock)

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, reading one that may hold or be anything, and which format it has."""
+"""Write a file whole or not at all, read a file that may hold or be anything, and check its format number."""
 
 import contextlib
 import json
@@ -11,15 +11,15 @@ from typing import Any
 
 from t5lite.system.errors import UserError
 
-FORMAT = 1  # of workdirs and checkpoints: raised when they change so that an older t5lite would misread them
+FORMAT = 1  # of workdirs and checkpoints; raised when an older t5lite would misread a new one
 LARGEST = 1 << 30  # bytes of a file that is read whole
-NUMBER = (int, float, None)  # in JSON, where null stands for one that is not finite
+NUMBER = (int, float, None)  # in JSON, where null stands for a number that is not finite
 
 
 def only_files(name: str, flags: int) -> int:
-    """An opener for `open` that opens no pipe, device or folder, and so never waits.
+    """Open a file, as an `opener` for `open`. It opens no pipe, device or folder, and so never waits.
 
-    Raises UserError for one of these: also where it took the place of a file after that was found.
+    Raises UserError for one of these, also if it replaced a file that was there before.
     """
     number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(number).st_mode):
@@ -29,7 +29,7 @@ def only_files(name: str, flags: int) -> int:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises OSError, and UserError for what is no file or over 1 GiB."""
+    """Return the file's bytes. Raises OSError, and UserError for what is not a file or over 1 GiB."""
     with open(path, "rb", opener=only_files) as file:
         if (size := os.fstat(file.fileno()).st_size) > LARGEST:
             raise UserError(f"cannot read {path}: {size:,} bytes are too many for what it should be")
@@ -37,9 +37,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path, way_out: str = "restore it", shape: Any = dict) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is no such file.
+    """Return the JSON object in a file; None if there is no such file.
 
-    Raises UserError, ending in `way_out`, for one that cannot be read or holds anything else, or is not of `shape`.
+    Raises UserError if the file cannot be read. Raises UserError, ending in `way_out`, if it holds anything else or
+    does not match `shape` (see `has_shape`).
     """
     try:
         value = json.loads(read_bytes(path))
@@ -57,10 +58,13 @@ def read_json(path: Path, way_out: str = "restore it", shape: Any = dict) -> dic
 
 
 def has_shape(value: Any, shape: Any) -> bool:
-    """Whether a JSON value is as `shape` says.
+    """Return whether a JSON value matches `shape`.
 
-    int, (int, None): a type, or one of several; True is no int. [str]: a list of such. {"step": int}: an object with
-    these fields, where one that is not there counts as None, and any others. {str: int}: one of any fields, all such.
+    int               a value of this type; True is not an int
+    (int, None)       a value that matches one of these
+    [str]             a list of such values
+    {"step": int}     an object with these fields and any others; a missing field counts as None
+    {str: int}        an object with any fields, whose values all match
     """
     if isinstance(shape, tuple):
         return any(has_shape(value, each) for each in shape)
@@ -78,15 +82,15 @@ def has_shape(value: Any, shape: Any) -> bool:
 
 
 def check_format(found: Any, where: str) -> None:
-    """Refuse what a newer t5lite wrote at `where`."""
+    """Raise UserError if a newer t5lite wrote `found`, the format at `where`."""
     if not isinstance(found, int) or found > FORMAT:
         raise UserError(f"{where} has format {found}, made by a newer t5lite; this one reads up to {FORMAT}: update it")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace `path` by one rename. Raises UserError where it cannot be written; what stood there then stays.
+    """Replace `path` by one rename. Raises UserError if it cannot be written; the old file then stays.
 
-    The content is on the disk before it has its name, so that a machine that loses its power leaves no empty file.
+    The content is on the disk before it gets its name. So a machine that loses its power leaves no empty file.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     with writing(path, "what stood there before is unharmed"):
@@ -104,7 +108,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, consolation: str) -> Iterator[None]:
-    """Turn what a full disk, or one that may not be written, does to the block into a UserError."""
+    """Turn an OSError of the block, from a full or read-only disk, into a UserError. consolation: its last words."""
     try:
         yield
     except OSError as error:
@@ -112,12 +116,12 @@ def writing(path: Path, consolation: str) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON; a number that is not finite becomes null, which JSON can hold."""
+    """Write JSON. A number that is not finite becomes null, because JSON cannot hold it."""
     write_atomically(path, json.dumps(finite(value), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """`value` with every float that is not finite replaced by None."""
+    """Return `value` with every float that is not finite replaced by None. Tuples become lists."""
     if isinstance(value, dict):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,14 +1,14 @@
 """Several hosts: a process on each runs the same command, and jax.distributed joins them.
 
     with joined(Address(…), heartbeat_timeout):      a single process does without
-        is_primary()          of host 0, which alone writes the small files of a workdir, and prints
-        agree(facts)          the same on every host, or a UserError on the one that differs
-        with primary_first(): host 0 does the block, then the others do
+        is_primary()          whether this is host 0, which alone prints and writes the small files of a workdir
+        agree(facts)          check that facts are the same on every host; a UserError on the one that differs
+        with primary_first(): host 0 runs the block, then the others do
         whole(tree)           arrays as NumPy, wherever their parts lie
 
-What the hosts tell each other goes through the key-value store of JAX's coordination service, not through the devices.
-So they can talk before the first program is compiled, and wait for each other as long as all are alive: a barrier's
-timeout is no measure of how long a tokenizer takes. Every host must make the same calls in the same order.
+The hosts talk through the key-value store of JAX's coordination service, not through the devices. So they can talk
+before the first program is compiled. They wait for each other as long as all are alive, because no timeout of a barrier
+fits the time that a tokenizer takes. Every host must make the same calls in the same order.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax._src import distributed  # neither the store nor what JAX knows of clusters has a public name
+from jax._src import distributed  # the store and JAX's list of clusters have no public names
 from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -33,14 +33,14 @@ from jax.sharding import PartitionSpec as P
 from t5lite.system.errors import RUN_ME_AGAIN, UserError, last_words
 from t5lite.system.watchdog import AGAIN, Watchdog, explain_abort
 
-CLUSTERS = ("gcetpu", "gketpu", "slurm", "ompi")  # of those that JAX knows, the ones that tell for sure and at no cost
-WAIT_MS = 500  # of one call; between two of them Python sees its signals
+CLUSTERS = ("gcetpu", "gketpu", "slurm", "ompi")  # JAX's clusters that are recognised for sure and at no cost
+WAIT_MS = 500  # of one call; between two calls Python handles signals
 
 _calls = itertools.count()
 
 
 class Address(NamedTuple):
-    """Where the hosts meet, as jax.distributed.initialize takes it; None: what the cluster says."""
+    """Where the hosts meet, as jax.distributed.initialize takes it. None: the cluster knows."""
 
     coordinator_address: str | None = None
     num_processes: int | None = None
@@ -48,22 +48,28 @@ class Address(NamedTuple):
 
 
 def index() -> int:
-    """Of this host, from 0. Not jax.process_index(), by which a TPU may count its hosts in another order."""
+    """Return the index of this host, from 0.
+
+    jax.process_index() may differ: a TPU may count its hosts in another order.
+    """
     return distributed.global_state.process_id
 
 
 def is_primary() -> bool:
-    """Whether this is host 0, or the only one."""
+    """Return whether this is host 0, or the only host."""
     return index() == 0
 
 
 def count() -> int:
-    """The number of hosts."""
+    """Return the number of hosts."""
     return distributed.global_state.num_processes
 
 
 def are_several(address: Address) -> bool:
-    """Whether there are hosts to join: `address` says so, or the cluster that JAX finds this process in."""
+    """Return whether there are hosts to join: `address` says so, or the cluster in which JAX finds this process.
+
+    Raises UserError for an address that is incomplete or wrong.
+    """
     cluster = next((env for env in ClusterEnv._cluster_types if env.name in CLUSTERS and env.is_env_present()), None)
     missing = [f"--{name}" for name, value in address._asdict().items() if value is None]
     if cluster is None and 0 < len(missing) < len(address):
@@ -78,11 +84,11 @@ def are_several(address: Address) -> bool:
 
 @contextlib.contextmanager
 def joined(address: Address, heartbeat_timeout: float) -> Iterator[None]:
-    """Join the other hosts, and part from them at the end. An end by an error is told to them, and ends them too."""
-    # Its handler of SIGTERM would take the place of ours.
+    """Join the other hosts, and part from them at the end of the block. If the block fails, the other hosts end too."""
+    # JAX's preemption service would replace t5lite's handler of SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     explain_abort("not all hosts met in time; start the same command on each, and see that they can reach host 0", 2)
-    # Ours is to be the first to notice a death: it can name the host.
+    # JAX waits twice as long, so that t5lite's watchdog notices a death first: it can name the host.
     try:
         jax.distributed.initialize(*address, heartbeat_timeout_seconds=math.ceil(2 * heartbeat_timeout))
     except jax.errors.JaxRuntimeError as error:
@@ -103,10 +109,10 @@ def joined(address: Address, heartbeat_timeout: float) -> Iterator[None]:
 
 
 def _leave(watchdog: Watchdog, error: BaseException) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # it is leaving already
+    for number in (signal.SIGINT, signal.SIGTERM):  # this host is leaving already
         signal.signal(number, signal.SIG_IGN)
     if _of_devices(error):
-        watchdog.await_reason()  # an operation fails at once when another host dies, and cannot say which
+        watchdog.await_reason()  # an operation fails at once if another host dies, and cannot say which
     line, code = last_words(error)
     if line is None:
         said = "".join(traceback.format_exception(error)).rstrip()
@@ -117,7 +123,7 @@ def _leave(watchdog: Watchdog, error: BaseException) -> None:
 
 
 def _of_devices(error: BaseException | None) -> bool:
-    """Whether `error`, or what it came from, is of XLA: it begins with a status, such as UNKNOWN, whatever its type."""
+    """Return whether `error` or its cause comes from XLA: a message that begins with a status, such as UNKNOWN."""
     if error is None:
         return False
     has_status = isinstance(error, ValueError | RuntimeError) and re.match(r"[A-Z_]+: ", str(error))
@@ -138,7 +144,7 @@ def _get(key: str) -> str:
 
 
 def from_primary(value: Any) -> Any:
-    """Host 0's `value`, any JSON value, on every host."""
+    """Return host 0's `value`, any JSON value, on every host."""
     if count() == 1:
         return value
     key = f"hosts/said/{next(_calls)}"
@@ -148,7 +154,7 @@ def from_primary(value: Any) -> Any:
 
 
 def to_primary(value: Any) -> list[Any]:
-    """On host 0 the `value` of each host, in their order; on the others nothing. They need not wait for host 0."""
+    """Return the `value` of each host, in their order, on host 0. On the others return [] at once, without waiting."""
     if count() == 1:
         return [value]
     key = f"hosts/said/{next(_calls)}"
@@ -163,14 +169,14 @@ def to_primary(value: Any) -> list[Any]:
 
 
 def meet() -> None:
-    """Return when every host has come here."""
+    """Wait until every host has come here."""
     to_primary(None)
     from_primary(None)
 
 
 @contextlib.contextmanager
 def primary_first() -> Iterator[None]:
-    """Host 0 does the block, then the others do: what it builds in a folder that they share, they find."""
+    """Run the block on host 0, then on the others. So the others find what host 0 built in a shared folder."""
     if not is_primary():
         from_primary(None)
     yield
@@ -179,7 +185,10 @@ def primary_first() -> Iterator[None]:
 
 
 def agree(facts: Mapping[str, Any]) -> None:
-    """Return when every host has the same `facts`, JSON values. Raises UserError on one that differs from host 0."""
+    """Wait until every host is here, and check that `facts` (JSON values) are the same on all.
+
+    Raises UserError on a host that differs from host 0.
+    """
     if count() == 1:
         return
     theirs, mine = from_primary(facts), json.loads(json.dumps(facts))
@@ -191,7 +200,7 @@ def agree(facts: Mapping[str, Any]) -> None:
 
 
 def whole(tree: Any) -> Any:
-    """`tree` with each array as a NumPy array. Those that lie on several hosts are gathered, one after the other."""
+    """Return `tree` with each array as a NumPy array. Arrays on several hosts are gathered, one after the other."""
 
     def fetch(array: Any) -> np.ndarray:
         if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
@@ -202,10 +211,10 @@ def whole(tree: Any) -> Any:
 
 
 class AnyHost:
-    """Whether any host says yes: asked at each step, answered one step late, so that no host waits for another.
+    """Ask at each step whether any host says yes. The answer comes one step late, so that no host waits for another.
 
-    The question is a program on the devices like the step, and comes to all hosts in the same order. So all have the
-    same answer at the same step.
+    The question is a program on the devices, like the step, and reaches all hosts in the same order. So all hosts have
+    the same answer at the same step.
     """
 
     def __init__(self) -> None:
@@ -215,7 +224,10 @@ class AnyHost:
         self._pending: Any = None
 
     def __call__(self, mine: bool, at_once: bool) -> bool:
-        """The answer to the question before this one; `at_once`: to this one, for which all hosts wait."""
+        """Return the answer to the previous question. mine: this host's answer to the new question.
+
+        at_once: wait for all hosts and return the answer to the new question. A single host always returns `mine`.
+        """
         if count() == 1:
             return mine
         parts = [jax.device_put(np.array([mine]), device) for device in self._sharding.addressable_devices]

@@ -1,8 +1,8 @@
-"""How the C library gives memory to XLA's CPU client.
+"""Keep memory that XLA's CPU client frees, instead of giving it back to the kernel.
 
-XLA takes a step's temporaries anew from malloc at every step, and glibc gives memory of that size back to the kernel
-at once. So each step touches fresh pages, which the kernel zeroes one fault at a time: 190,000 faults and 18 % of the
-time of a step of configs/tiny.py on two cores.
+XLA takes a step's temporaries from malloc anew at every step. glibc gives memory of that size back to the kernel at
+once. So each step touches fresh pages, which the kernel zeroes one fault at a time: 190,000 faults and 18 % of the time
+of a step of configs/tiny.py on two cores.
 """
 
 import ctypes
@@ -10,11 +10,14 @@ import importlib.util
 import os
 from importlib.metadata import entry_points
 
-ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1  # malloc.h
+ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1  # from malloc.h
 
 
 def computes_on_cpu() -> bool:
-    """Whether JAX will, as far as can be told before it starts: nothing that brings another platform is installed."""
+    """Return whether JAX will compute on the CPU, as far as can be told before it starts.
+
+    JAX_PLATFORMS decides. If it is not set: no package for another platform is installed.
+    """
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms == "cpu"
@@ -22,9 +25,9 @@ def computes_on_cpu() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, in one heap. With another C library, or an accelerator, nothing changes.
+    """Make glibc keep freed memory, in one heap. Do nothing with another C library or an accelerator.
 
-    A thread that has a heap of its own keeps it: this must come before NumPy and JAX start theirs.
+    A thread that has its own heap keeps it. So this must come before NumPy and JAX start their threads.
     """
     if not computes_on_cpu():
         return

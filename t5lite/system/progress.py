@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr: a bar with its ETA on a terminal, a line now and then elsewhere."""
+"""Show the progress of long work on stderr: a bar with the time left on a terminal, elsewhere a line now and then."""
 
 import contextlib
 import sys
@@ -14,7 +14,7 @@ Advance = Callable[..., None]
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as 42s, 3m05s or 2h10m."""
+    """Return `seconds` as 42s, 3m05s or 2h10m."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"
@@ -23,24 +23,24 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
-_display: Progress | None = None  # the one that is on the terminal; a terminal can hold but one
+_display: Progress | None = None  # the one on the terminal, which can hold only one
 _quiet = False
 
 
 def keep_quiet() -> None:
-    """From now on this process shows no progress: another one does, for all that work together."""
+    """Show no progress in this process from now on: another process shows it for all."""
     global _quiet
     _quiet = True
 
 
 def say(line: str) -> None:
-    """Print a line about the work on stderr."""
+    """Print a line about the work on stderr, unless this process keeps quiet."""
     if not _quiet:
         print(line, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """Say what the user should know, in one line, and go on."""
+    """Warn the user in one line, and go on."""
     say(f"t5lite: WARNING: {' '.join(message.split())}")
 
 
@@ -48,7 +48,8 @@ def warn(message: str) -> None:
 def progress(title: str, total: float, done: float = 0, show_count: bool = True) -> Iterator[Advance]:
     """Show work of `total` units, `done` of them already. The block calls `advance(units=1, note="")` as it goes.
 
-    Work within work gets a bar of its own below, which goes when it ends.
+    Work inside work gets its own bar below, which disappears when that work ends. show_count: on a terminal show units,
+    not a percentage.
     """
     if _quiet:
         yield lambda units=1, note="": None
@@ -64,7 +65,7 @@ def _bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Ad
         outer = _display
         if outer is None:
             amount = MofNCompleteColumn() if show_count else TaskProgressColumn()
-            # Without markup: names in titles are the user's own.
+            # No markup: titles hold names that the user chose.
             what, note = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[note]"))
             columns = [what, BarColumn(), amount, TimeRemainingColumn(), note]
             _display = stack.enter_context(Progress(*columns, console=Console(stderr=True)))

@@ -1,7 +1,7 @@
-"""SIGTERM, by which schedulers take a machine back, and SIGINT (Ctrl-C), as an end that clears up after itself.
+"""End cleanly on SIGTERM, by which schedulers take a machine back, and on SIGINT (Ctrl-C).
 
-The training loop has handlers of its own (training/stopping.py), which save first. Everywhere else nothing is lost by
-an end at once: files and folders appear whole or not at all.
+The training loop has its own handlers (system/stopping.py), which save first. Everywhere else an end at once loses
+nothing: files and folders appear whole or not at all.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ from t5lite.system.errors import RUN_ME_AGAIN, STOPPED_AT_ONCE, Interrupted, end
 
 GRACE_SECONDS = 3.0  # to leave the block after a signal
 SHORT_GRACE_SECONDS = 0.5  # after a second Ctrl-C
-SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
+SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides the cursor
 
 
 def end_on_signals() -> None:
-    """Have SIGTERM and SIGINT end the process with a line and RUN_ME_AGAIN.
+    """Make SIGTERM and SIGINT end the process with a line and RUN_ME_AGAIN.
 
-    For the seconds in which a verb is imported: nothing can be lost then but the signal, in other people's code.
+    This is for the seconds in which a verb is imported. An end loses nothing then, but other people's code might
+    swallow an exception.
     """
 
     def on_signal(number: int, frame: Any) -> None:
@@ -38,17 +39,17 @@ def end_on_signals() -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Within, SIGTERM and SIGINT raise Interrupted.
+    """Make SIGTERM and SIGINT raise Interrupted within the block.
 
-    Where that has not led out of the block after GRACE_SECONDS, because Python does not come to it, as in a long
-    compilation, the process ends all the same, with the same line and exit code. A second SIGINT ends it at once,
+    Python may not get to raise it, for example in a long compilation. If the block still runs after GRACE_SECONDS, the
+    process ends all the same, with the same line and exit code. A second SIGINT ends it after SHORT_GRACE_SECONDS,
     whoever handles SIGINT then.
     """
 
     def on_signal(number: int, frame: Any) -> None:
         raise Interrupted(_line(number))
 
-    if threading.current_thread() is not threading.main_thread():  # signals are somebody else's
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
     _hush_where_none_can_be_raised()
@@ -69,8 +70,10 @@ def terminable() -> Iterator[None]:
 
 @functools.cache
 def _hush_where_none_can_be_raised() -> None:
-    """A signal may come within a callback, as of JAX's at each garbage collection, out of which nothing is raised.
-    Python would print pages of that; the process ends after the grace.
+    """Do not report an Interrupted that cannot be raised.
+
+    A signal may come inside a callback that cannot raise, such as JAX's at each garbage collection. Python would print
+    pages about that. The process ends after the grace.
     """
     before = sys.unraisablehook
 
@@ -86,9 +89,10 @@ def _line(number: int) -> str:
 
 
 def _watch(heard: socket.socket, is_ours: Callable[[int], bool]) -> None:
-    """End the process where a signal has not. Python sends each one's number at once, whatever its main thread does.
+    """End the process if a signal has not ended it.
 
-    heard: closed at the other end when the block is left.
+    heard: Python sends the number of each signal here at once, whatever the main thread does; closed at the other end
+    when the block is left. is_ours: whether our handler of a signal is set.
     """
     interrupts, patience = 0, _Patience()
     while True:
@@ -98,7 +102,7 @@ def _watch(heard: socket.socket, is_ours: Callable[[int], bool]) -> None:
         except TimeoutError:
             if patience.number is None or is_ours(patience.number):
                 patience.end()
-            # It got lost on its way, and somebody else sees to such signals by now.
+            # The signal was lost, and by now another handler is set: send the signal again.
             interrupts -= patience.number == signal.SIGINT
             os.kill(os.getpid(), patience.number)
             patience = _Patience()
@@ -113,7 +117,7 @@ def _watch(heard: socket.socket, is_ours: Callable[[int], bool]) -> None:
 
 
 class _Patience:
-    """How long is waited after a signal, if there was one. number: its own; None: of a second SIGINT."""
+    """How long to wait after a signal. number: the signal; None: a second SIGINT. seconds: None if no signal came."""
 
     def __init__(self, number: int | None = None, seconds: float | None = None):
         self.number = number
@@ -123,7 +127,7 @@ class _Patience:
         return None if self.until is None else max(self.until - time.monotonic(), 0.001)
 
     def end(self) -> NoReturn:
-        """End the process."""
+        """End the process with a line and an exit code."""
         line, code = ("interrupted", STOPPED_AT_ONCE) if self.number is None else (_line(self.number), RUN_ME_AGAIN)
         with contextlib.suppress(OSError, ValueError):
             if sys.stderr.isatty():

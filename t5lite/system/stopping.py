@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a run trains: a wish to stop, which all hosts come to know of at the same place."""
+"""SIGINT and SIGTERM while a run trains: a request to stop, which all hosts learn at the same place."""
 
 import contextlib
 import signal
@@ -8,11 +8,11 @@ from t5lite.system.hosts import AnyHost
 
 
 class EvaluationStopped(Exception):
-    """An evaluation was given up because the run is to stop. Nothing of it is written; the next start makes it."""
+    """An evaluation was given up because the run must stop. Nothing of it is written; the next start makes it again."""
 
 
 class Stopping:
-    """Within, SIGINT and SIGTERM only ask to stop. A second SIGINT interrupts at once."""
+    """Within the block SIGINT and SIGTERM only ask to stop. A SIGINT after that interrupts at once."""
 
     def __init__(self) -> None:
         self._received: list[int] = []
@@ -20,7 +20,7 @@ class Stopping:
         self._any_host = AnyHost()
 
     def __enter__(self) -> "Stopping":
-        with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+        with contextlib.suppress(ValueError):  # not the main thread, which alone may handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._on_signal)
         return self
@@ -35,10 +35,13 @@ class Stopping:
         self._received.append(number)
 
     def asked(self, at_once: bool) -> bool:
-        """Whether any host was asked to stop. All hosts ask in the same order; see AnyHost for `at_once`."""
+        """Return whether any host was asked to stop.
+
+        All hosts must call this in the same order. at_once: see AnyHost.
+        """
         return self._any_host(bool(self._received), at_once)
 
     def between_batches(self) -> None:
-        """To be called before each batch of an evaluation. Raises EvaluationStopped."""
+        """Raise EvaluationStopped if any host was asked to stop. Call this before each batch of an evaluation."""
         if self.asked(at_once=False):
             raise EvaluationStopped

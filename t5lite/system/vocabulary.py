@@ -1,14 +1,14 @@
-"""The vocabulary: which id is what. Shared by the data (which makes it) and the objectives (which use it).
+"""The vocabulary: what each id means. The data makes it, the objectives use it.
 
     id      0     1     2      3 … pieces-1     then N sentinels              further specials
             pad   EOS   unk    pieces           … <extra_id_1> <extra_id_0>   [MASK] [CLS] …
 
-`size` counts pieces and sentinels, so that the k-th sentinel (k from 1) is `size - k`, as in T5. Specials that a config
-asks for stand above the sentinels. Two kinds stand below and count among `pieces`: a released tokenizer's own specials,
-and specials that are older than the sentinels. The model's embedding may have more rows than `rows`; these are never
-generated.
+`size` counts pieces and sentinels. So the k-th sentinel (k from 1) is `size - k`, as in T5. Specials that a config asks
+for stand above the sentinels. Two kinds stand below and count among `pieces`: a released tokenizer's own specials, and
+specials that are older than the sentinels. The model's embedding may have more rows than `rows`; the ids of the
+additional rows are never generated.
 
-Which ids close, begin and start a text is the tokenizer's to say. T5's are the defaults:
+The tokenizer decides which ids close, start and stand in front of a text. T5's are the defaults:
 
             eos                  start                bos
     T5      1 </s>               0 <pad>              none
@@ -16,7 +16,7 @@ Which ids close, begin and start a text is the tokenizer's to say. T5's are the 
     BERT    102 [SEP]                                 none
     GPT-2   50256 <|endoftext|>  50256 <|endoftext|>  none
 
-Arrays are padded with id 0 whatever that stands for: what is padding is told by segment ids, lengths and weights.
+Arrays are padded with id 0, whatever 0 stands for. Segment ids, lengths and weights say what is padding.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ PREFIX, SUFFIX, MIDDLE = "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
 class TokenTable:
     """Facts about each token, as arrays over ids (int32 or bool, [R] with R = `Vocabulary.rows`).
 
-    `num_bytes` is the UTF-8 bytes of text that a token stands for (0 for specials): bits per byte comes from it.
-    `num_bytes_first` is the same of a token that begins a text, without the space that the tokenizer puts in front.
+    num_bytes: UTF-8 bytes of the text that a token stands for, 0 for specials; bits per byte comes from it.
+    num_bytes_first: the same for the first token of a text, without the space that the tokenizer puts in front.
     """
 
     num_bytes: np.ndarray
@@ -51,9 +51,9 @@ class Rules:
     part of the meaning of its weights.
 
     stops: ids that end an answer, as EOS does. first: the id with which every answer of an encoder-decoder begins;
-    None: any may come first. last: the id in the last place that `max_new_tokens` leaves. never: ids that are not
-    generated. never_first: ids that are not generated in the first place, or in the second after `first`.
-    asked: {name: value} of what the files ask for beside that. Those are settings, and the user's to choose.
+    None: any id. last: the id in the last place that `max_new_tokens` leaves; None: any id. never: ids that are not
+    generated. never_first: ids that are not generated in the first place, or in the second after `first`. asked: {name:
+    value} of other settings in the files, which the user may choose.
     """
 
     stops: tuple[int, ...] = ()
@@ -64,17 +64,25 @@ class Rules:
     asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def after_training(self, in_targets: np.ndarray, bos: int | None, continues: bool = False) -> "Rules":
-        """The rules of a run that takes this tokenizer. The run learns to say all that its targets hold (bool
-        `in_targets`): no such id ends an answer, none is forbidden, and an answer begins with what stands in front of
-        targets (`bos`).
+        """Return the rules of a run that takes this tokenizer.
 
-        continues: the run starts from weights with these rules, and is an encoder-decoder as they are; `last` stays.
+        The run learns to generate everything in its targets. So no id in them ends an answer, no id is forbidden, and
+        an answer begins with `bos`.
+
+        Args:
+            in_targets: bool [R], which ids occur in targets.
+            bos: the id that stands in front of targets; None: no id.
+            continues: the run starts from weights with these rules, and is an encoder-decoder as they are; `last`
+                stays.
         """
         stops = tuple(token for token in self.stops if not in_targets[token] and token != bos)
         return Rules(stops=stops, first=bos, last=self.last if continues else None)
 
     def below(self, rows: int) -> "Rules":
-        """The rules of weights with so many rows: ids that have none are never generated, so they need no rule."""
+        """Return the rules for weights with `rows` rows.
+
+        Ids without a row are never generated, so they need no rule.
+        """
         lists = {name: getattr(self, name) for name in ("stops", "never", "never_first")}
         kept = {name: tuple(token for token in tokens if token < rows) for name, tokens in lists.items()}
         forced = {name: token for name in ("first", "last") if (token := getattr(self, name)) is not None}
@@ -85,9 +93,9 @@ class Rules:
 class Vocabulary:
     """Ids of pieces, sentinels and specials, with the table of facts about each token.
 
-    eos: closes every document and both sides of an example. start: a decoder's first input, at each start of a
-    segment. bos: stands in front of both sides of an encoder-decoder's example; None: nothing does. unknown: what
-    stands for text that has no piece; None: every text has pieces. The unknown token is read, and never generated.
+    eos: closes every document and both sides of an example. start: a decoder's first input, at each start of a segment.
+    bos: stands in front of both sides of an encoder-decoder's example; None: no id does. unknown: stands for text that
+    has no piece; None: every text has pieces. The unknown token is read but never generated.
     """
 
     pieces: int
@@ -101,7 +109,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """V: pieces and sentinels. The k-th sentinel, k from 1, is V - k."""
+        """V: the number of pieces and sentinels. The k-th sentinel, k from 1, is V - k."""
         return self.pieces + self.sentinels
 
     @property
@@ -111,7 +119,7 @@ class Vocabulary:
 
     @classmethod
     def synthetic(cls, pieces: int, sentinels: int, specials: tuple[str, ...] = ()) -> "Vocabulary":
-        """A vocabulary without a tokenizer, for benchmarks and tests: every piece is a word of four bytes."""
+        """Return a vocabulary without a tokenizer, for benchmarks and tests. Every piece is a word of four bytes."""
         size = pieces + sentinels
         rows = size + len(specials)
         is_special = np.arange(rows) >= pieces

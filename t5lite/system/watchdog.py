@@ -1,11 +1,11 @@
-"""One host gone, all end: within seconds where it says so itself, within the heartbeat timeout where it cannot.
+"""If one host is gone, all hosts end: within seconds if it says so itself, within the heartbeat timeout if it cannot.
 
     hosts/beat/3   a number that host 3 counts up
-    hosts/end/3    {"code": 2, "line": "…"}: how host 3 ended; of one that fell silent, host 0 writes it
+    hosts/end/3    {"code": 2, "line": "…"}: how host 3 ended; if host 3 fell silent, host 0 writes it
 
 These are keys in the store of JAX's coordination service, which lives in host 0. Every host reads hosts/end/ and ends
-with the first that it finds there. When host 0 itself is gone, JAX aborts the process from a thread of its own, and a
-callback in Python is not to be had (jaxlib throws std::bad_cast on calling it): so the last line is said in the handler
+with the first entry there. If host 0 itself is gone, JAX aborts the process from a thread of its own. Python cannot
+register a callback for that (jaxlib throws std::bad_cast when it calls one). So the last line is printed in the handler
 of SIGABRT.
 """
 
@@ -22,12 +22,12 @@ from typing import Any, NoReturn
 from t5lite.system.errors import RUN_ME_AGAIN, end_process
 
 BEATS, ENDS = "hosts/beat/", "hosts/end/"
-LINGER_SECONDS = 5.0  # that host 0, with the store, outlives the others at most
+LINGER_SECONDS = 5.0  # host 0, which has the store, outlives the others by at most this
 AGAIN = "the same command on every host goes on from the last checkpoint"
 
 
 class Watchdog:
-    """Beats for this host and watches the others. client: of JAX's coordination service.
+    """Beat for this host and watch the others. client: of JAX's coordination service.
 
     names: of all hosts. timeout: seconds of silence after which a host counts as dead.
     """
@@ -41,27 +41,27 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer: the hosts part in peace."""
+        """Stop watching: the hosts part in peace."""
         self._stopped.set()
         self._thread.join()
 
     def await_reason(self) -> None:
-        """Give the watch time to find out which host is gone, and to end the process with its name."""
+        """Wait while the watch thread finds out which host is gone, and ends the process with its name."""
         self._stopped.wait(self.timeout + 5 * self._pause)
 
     def leave(self, code: int, line: str, said: str | None) -> NoReturn:
         """Print `said`, tell the others by `line` how this host ended, and end the process with `code`.
 
-        Not by sys.exit, after which JAX would wait minutes for the others to come to the same end.
+        Not by sys.exit: after that JAX would wait minutes for the others to come to the same end.
         """
-        self._ending.acquire()  # for good: one thread alone has the last word
+        self._ending.acquire()  # never released: only one thread may end the process
         if said is not None:
             print(said, file=sys.stderr)
         try:
             self.client.key_value_set(f"{ENDS}{self.index}", json.dumps({"code": code, "line": line}), True)
             self._linger()
         except RuntimeError:
-            pass  # the store is gone, and with it whom to tell
+            pass  # the store is gone, so nobody can be told
         end_process(code)
 
     def _linger(self) -> None:
@@ -90,7 +90,7 @@ class Watchdog:
                 self.leave(end["code"], end["line"], f"t5lite: {end['line']}")
 
     def _note_the_silent(self, heard: dict[int, tuple[str, float]]) -> None:
-        """Write the end of each host whose beat is what it was `timeout` seconds ago."""
+        """Write the end of each host whose beat has not changed for `timeout` seconds."""
         now, ended = time.monotonic(), self._ends()
         beats = {int(key.rsplit("/", 1)[1]): beat for key, beat in self.client.key_value_dir_get(BEATS)}
         for host, name in enumerate(self.names):
@@ -103,16 +103,16 @@ class Watchdog:
 
 
 def _lost(what: str) -> dict[str, Any]:
-    """The end of a host that could not say a word."""
+    """Return the end of a host that could not say it itself."""
     return {"code": RUN_ME_AGAIN, "line": f"{what}; {AGAIN}"}
 
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
-_kept: list[Any] = []  # C holds the handler's address, Python must hold the handler
+_kept: list[Any] = []  # C holds only the handler's address, so Python must hold the handler
 
 
 def explain_abort(line: str, code: int) -> None:
-    """When JAX aborts the process, say `line` after all that it said, and end with `code`."""
+    """If JAX aborts the process, print `line` after JAX's own messages, and end with `code`."""
 
     def on_abort(number: int) -> None:
         os.write(2, f"t5lite: {line}\n".encode())

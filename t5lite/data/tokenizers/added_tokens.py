@@ -1,4 +1,4 @@
-"""Tokens that the files of a release add to its vocabulary file: they get their ids, or the release is refused.
+"""Tokens that the files of a release add to its vocabulary file. A contradiction between these files is a UserError.
 
     added_tokens.json         {"<tool>": 32100}
     tokenizer_config.json     {"added_tokens_decoder": {"32100": {"content": "<tool>", "special": true}},
@@ -6,7 +6,7 @@
     special_tokens_map.json   {"additional_special_tokens": ["<tool>"]}
     tokenizer.json            {"added_tokens": [{"id": 32100, "content": "<tool>", "special": true}]}
 
-A name without an id gets the next one, as in transformers.
+The tokens get the ids that the files give. A name without an id gets the next free id, as in transformers.
 """
 
 import dataclasses
@@ -26,7 +26,11 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 @dataclasses.dataclass(frozen=True)
 class AddedToken:
-    """content: the token's text. token: its id; None: the next one. special: whether it is no text."""
+    """A token that a release adds.
+
+    content: its text. token: its id; None: it gets the next free id. special: whether it stands for something other
+    than text. flags: the fields in FLAGS that the file gives.
+    """
 
     content: str
     token: int | None
@@ -35,9 +39,9 @@ class AddedToken:
 
 
 def read_added(folder: Path, spec: Mapping[str, Any] | None = None) -> list[AddedToken]:
-    """The tokens that the files in `folder` add, those with ids first. spec: what tokenizer.json holds.
+    """Return the tokens that the files in `folder` add, those with ids first. spec: the contents of tokenizer.json.
 
-    Raises UserError where two files give a token two ids, or two tokens one id.
+    Raises UserError if two files give one token two ids, or if two tokens have one id.
     """
     found: dict[str, AddedToken] = {}
     names = set()
@@ -75,7 +79,7 @@ def _listed(folder: Path, spec: Mapping[str, Any]) -> Iterator[tuple[Path, Added
         yield file, AddedToken(content, token, False)
     for file, name in itertools.product((config, folder / "special_tokens_map.json"), NAMED_LISTS):
         listed = (read_json(file, WAY_OUT) or {}).get(name) or []
-        listed = list(listed.values()) if isinstance(listed, dict) else listed  # {what it is for: the token}
+        listed = list(listed.values()) if isinstance(listed, dict) else listed  # {purpose: token}
         if not isinstance(listed, list):
             raise UserError(f"{file}: {name} should be a list of names, is {str(listed)[:60]}; {WAY_OUT}")
         for each in listed:
@@ -91,9 +95,15 @@ def _made(content: str, token: int, said: Mapping[str, Any]) -> AddedToken:
 
 
 def with_added(folder: Path, file: bytes, spec: dict[str, Any], ids: Mapping[str, int]) -> tuple[bytes, dict[str, Any]]:
-    """(the bytes of a tokenizer.json, what it holds), with the tokens that the files beside it add.
+    """Add the tokens of the files beside a tokenizer.json to it. Return its new bytes and its new contents.
 
-    ids: {piece: id} of the tokenizer as it is.
+    Args:
+        file: bytes of the tokenizer.json.
+        spec: contents of the tokenizer.json.
+        ids: {piece: id} of the tokenizer without these tokens.
+
+    Raises:
+        UserError: if a file gives a token an id that tokenizer.json contradicts.
     """
     own = {each["content"]: each for each in spec.get("added_tokens") or ()}
     pieces, new = {token: piece for piece, token in ids.items()}, []
@@ -119,10 +129,17 @@ def with_added(folder: Path, file: bytes, spec: dict[str, Any], ids: Mapping[str
 
 
 def place_above(added: Sequence[AddedToken], pieces: Sequence[str], sentinels: int) -> tuple[int, list[str]]:
-    """(how many sentinels stand above the pieces, the names above these in the order of their ids).
+    """Decide which ids the added tokens get above a SentencePiece model, which holds no added tokens itself.
 
-    For a SentencePiece model, which holds no added token itself. pieces: by id.
-    Raises UserError for an id that is another's, and where the ids leave a gap.
+    Args:
+        pieces: by id.
+        sentinels: how many to put above the pieces, unless `added` has an id for <extra_id_0>.
+
+    Returns:
+        The number of sentinels above the pieces, and the names above the sentinels in the order of their ids.
+
+    Raises:
+        UserError: if an id belongs to another token, or if the ids leave a gap.
     """
     first = next((each.token for each in added if each.content == "<extra_id_0>" and each.token is not None), None)
     if first is not None and first >= len(pieces):
@@ -143,7 +160,7 @@ def place_above(added: Sequence[AddedToken], pieces: Sequence[str], sentinels: i
 
 
 def refuse_contradictions(folder: Path, spec: Mapping[str, Any]) -> None:
-    """UserError where tokenizer_config.json says of the text's normalisation something else than tokenizer.json."""
+    """Raise UserError if tokenizer_config.json contradicts tokenizer.json on how a text is normalised."""
     said = read_json(folder / "tokenizer_config.json", WAY_OUT) or {}
     bert = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
             "tokenize_chinese_chars": "handle_chinese_chars"}  # fmt: skip
@@ -158,7 +175,7 @@ def refuse_contradictions(folder: Path, spec: Mapping[str, Any]) -> None:
 
 
 def refuse_other_ends(folder: Path, begins: bool, ends: bool) -> None:
-    """UserError where tokenizer_config.json says something else of a text's first and last token than tokenizer.json.
+    """Raise UserError if tokenizer_config.json contradicts tokenizer.json on the first or last token of a text.
 
     begins, ends: whether tokenizer.json puts a token in front of a text, and after it.
     """

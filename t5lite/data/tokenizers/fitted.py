@@ -1,9 +1,9 @@
-"""A released tokenizer beside weights that have fewer rows than it has ids.
+"""A released tokenizer that has more ids than the weights have rows.
 
-    fit_tokenizer(tokenizer, 400)       of 401 ids, the last of which no text may need
+    fit_tokenizer(tokenizer, 400)       for a tokenizer of 401 ids: no text may need the last one
 
-Released tokenizers sometimes have a token that the model was never given, as BART's <mask>. Texts without it are
-encoded as ever. A text that needs it is refused by name.
+Some released tokenizers have a token that the model never had, such as BART's <mask>. Texts without that token are
+encoded as before. A text that needs it raises a UserError that names the token.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from t5lite.system.vocabulary import Vocabulary
 
 
 class FittedTokenizer:
-    """A tokenizer whose texts have ids below `rows` alone. UserError for a text that needs another."""
+    """A tokenizer that encodes texts only to ids below `rows`. Raises UserError for a text that needs another id."""
 
     def __init__(self, tokenizer: TextTokenizer, rows: int):
         self.whole, self._rows = tokenizer, rows
@@ -29,7 +29,10 @@ class FittedTokenizer:
 
     @property
     def sha256(self) -> str:
-        """Identity: not that of the whole tokenizer, whose stored tokens may hold other ids."""
+        """Identity.
+
+        It is not the identity of the whole tokenizer, because tokens stored with that one may have higher ids.
+        """
         return hashlib.sha256(f"{self.whole.sha256} {self._rows}".encode()).hexdigest()
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
@@ -59,14 +62,17 @@ class FittedTokenizer:
 
 
 def fit_tokenizer(tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
-    """Limit `tokenizer` to ids below `rows`: a text that needs a higher id is refused. rows: None means no limit."""
+    """Limit `tokenizer` to ids below `rows`.
+
+    A text that needs a higher id raises UserError. rows: None means no limit.
+    """
     if rows is None or tokenizer.vocabulary.rows <= rows:
         return tokenizer
     return FittedTokenizer(tokenizer, rows)
 
 
 def _cut(vocabulary: Vocabulary, rows: int) -> Vocabulary:
-    """The vocabulary without the ids from `rows` on. Sentinels, which count from the last id, stay all or none."""
+    """Return the vocabulary without the ids from `rows` on. Sentinels count from the last id, so all stay or none."""
     used = {"eos": vocabulary.eos, "start": vocabulary.start, "bos": vocabulary.bos, "unknown": vocabulary.unknown}
     for role, token in used.items():
         if token is not None and token >= rows:

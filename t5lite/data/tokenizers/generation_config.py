@@ -1,9 +1,9 @@
-"""What the files of a release say of generation: generation_config.json, or config.json where there is no such file.
+"""Read what a release says about generation, from generation_config.json, or from config.json if that does not exist.
 
-    eos_token_id, forced_bos_token_id, forced_eos_token_id,      part of what the weights mean: `Rules`, which
+    eos_token_id, forced_bos_token_id, forced_eos_token_id,      part of the meaning of the weights: `Rules`, which
     suppress_tokens, begin_suppress_tokens, bad_words_ids        generation follows
     decoder_start_token_id, bos_token_id, pad_token_id           the tokenizer's roles
-    num_beams, temperature, max_length, …                        settings, which are the user's: `Rules.asked`
+    num_beams, temperature, max_length, …                        settings, which the user chooses: `Rules.asked`
 
 A workdir keeps the rules in tokenizer/vocabulary.json under "generation".
 """
@@ -21,9 +21,9 @@ from t5lite.system.files import has_shape, read_json
 from t5lite.system.vocabulary import Rules, Vocabulary
 
 FILE, OLDER_FILE = "generation_config.json", "config.json"
-FORMAT = 1  # of the rules in a workdir
+FORMAT = 1  # version of the rules in a workdir
 FETCH_ANEW = "fetch it anew, or remove it"
-# Settings, with the value of each that asks for nothing, and the flag of generate that does the same.
+# {setting: (the value that changes nothing, the flag of `generate` that does the same)}.
 OF_SAMPLES = {"temperature": (None, "--temperature"), "top_k": (None, "--top_k"), "top_p": (1.0, "--top_p"),
               "min_p": (None, "--min_p"), "typical_p": (1.0, None), "epsilon_cutoff": (0.0, None),
               "eta_cutoff": (0.0, None)}  # fmt: skip
@@ -40,13 +40,13 @@ SETTINGS = {
                      "sequence_bias", "force_words_ids", "constraints", "forced_decoder_ids", "watermarking_config",
                      "dola_layers", "max_time"), (None, None)),
 }  # fmt: skip
-SAMPLING = {"temperature": 1.0, "top_k": 50}  # what transformers samples with where a file does not say
+SAMPLING = {"temperature": 1.0, "top_k": 50}  # what transformers uses for sampling if a file does not say
 SAVED = {"format": int, "stops": [int], "first": (int, None), "last": (int, None), "never": [int],
          "never_first": [int], "asked": dict}  # fmt: skip
 
 
 def said_of_generation(folder: Path) -> dict[str, Any]:
-    """The fields of the file that decides on generation. Ids that it does not name are those of config.json."""
+    """Return the fields of the file that decides on generation. Ids that it lacks come from config.json."""
     older = read_json(folder / OLDER_FILE, FETCH_ANEW) or {}
     said = read_json(folder / FILE, FETCH_ANEW)
     if said is None:
@@ -56,7 +56,10 @@ def said_of_generation(folder: Path) -> dict[str, Any]:
 
 
 def read_rules(folder: Path, vocabulary: Vocabulary) -> Rules:
-    """The rules of the release in `folder`. UserError for what is no id, or none of the vocabulary's."""
+    """Return the rules of the release in `folder`. Ids that the vocabulary lacks are dropped.
+
+    Raises UserError for a field that holds no ids, and for a forced id that the vocabulary lacks or that is suppressed.
+    """
     said = said_of_generation(folder)
     file = folder / (FILE if (folder / FILE).is_file() else OLDER_FILE)
 
@@ -65,7 +68,7 @@ def read_rules(folder: Path, vocabulary: Vocabulary) -> Rules:
         value = [] if value is None else value if isinstance(value, list) else [value]
         if not has_shape(value, [int]):
             raise UserError(f"{file}: {name} should be an id or a list of ids, is {json.dumps(value)[:60]}")
-        # The others have no row that is ever generated, so they end or forbid nothing.
+        # Other ids are never generated, so they neither end an answer nor need to be forbidden.
         return tuple(dict.fromkeys(token for token in value if 0 <= token < vocabulary.rows))
 
     def forced(name: str) -> int | None:
@@ -80,7 +83,7 @@ def read_rules(folder: Path, vocabulary: Vocabulary) -> Rules:
     single = tuple(word[0] for word in words if len(word) == 1 and 0 <= word[0] < vocabulary.rows)
     longer = [word for word in words if len(word) > 1]
     suppressed, first = ids("suppress_tokens"), forced("forced_bos_token_id")
-    if first is None and said.get("force_bos_token_to_be_generated") is True:  # as older files of BART say it
+    if first is None and said.get("force_bos_token_to_be_generated") is True:  # as older BART files have it
         first = forced("bos_token_id")
     last = forced("forced_eos_token_id")
     for name, token in (("forced_bos_token_id", first), ("forced_eos_token_id", last)):
@@ -97,7 +100,7 @@ def read_rules(folder: Path, vocabulary: Vocabulary) -> Rules:
 
 
 def _asked(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that differ from what asks for nothing; those of samples where samples are asked for."""
+    """Return the settings whose values change something. Those for sampling count only if the release samples."""
     samples = said.get("do_sample") is True
     said = {**SAMPLING, **said} if samples else {k: v for k, v in said.items() if k not in OF_SAMPLES}
     found = {name: said[name] for name, (nothing, _) in SETTINGS.items() if said.get(name) not in (None, nothing)}
@@ -105,9 +108,9 @@ def _asked(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def note_of(rules: Rules, architecture: str, given: Collection[str] = ()) -> str | None:
-    """A line on what a release asks for and does not get, and the flags that ask for the same; None: on nothing.
+    """Return a line on what a release asks for and generation ignores, with the flags that do the same; None: nothing.
 
-    given: flags of generate that the user gave, which decide.
+    given: flags of `generate` that the user gave. They decide, so the line does not mention their settings.
     """
     asked = dict(rules.asked)
     if rules.first is not None and architecture == "decoder":
@@ -134,12 +137,18 @@ def note_of(rules: Rules, architecture: str, given: Collection[str] = ()) -> str
 
 
 def rules_to_json(rules: Rules) -> dict[str, Any]:
-    """What `rules_from_json` reads."""
+    """Return the JSON value that `rules_from_json` reads."""
     return {"format": FORMAT, **dataclasses.asdict(rules)}
 
 
 def rules_from_json(saved: Any, file: Path, rows: int) -> Rules | None:
-    """The rules that a workdir's `file` holds, None where it holds none; `rows`: of the vocabulary."""
+    """Return the rules in a workdir, None if it has none. Raises UserError if they are damaged or from a newer t5lite.
+
+    Args:
+        saved: the JSON value.
+        file: where it stands, for errors.
+        rows: of the vocabulary.
+    """
     if saved is None:
         return None
     if isinstance(saved, dict) and isinstance(saved.get("format"), int) and saved["format"] > FORMAT:
@@ -154,10 +163,13 @@ def rules_from_json(saved: Any, file: Path, rows: int) -> Rules | None:
 
 
 def write_generation_config(folder: Path, ids: Mapping[str, int], rules: Rules, allowed: np.ndarray, rows: int) -> None:
-    """Write generation_config.json, by which transformers generates what t5lite does.
+    """Write generation_config.json, so that transformers generates what t5lite generates.
 
-    ids: {"eos_token_id": …}, as in config.json. rules: those that generation follows here. allowed: bool, the ids that
-    may be generated, the first of the model's `rows`.
+    Args:
+        ids: {"eos_token_id": …}, as in config.json.
+        rules: the rules that generation follows in t5lite.
+        allowed: bool [n], which of the first n ids may be generated.
+        rows: rows of the model. No id from n on may be generated.
     """
     forbidden = np.ones(rows, bool)
     forbidden[: len(allowed)] = ~allowed[:rows]
@@ -166,7 +178,7 @@ def write_generation_config(folder: Path, ids: Mapping[str, int], rules: Rules, 
     said["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     if rules.first is not None:
         said["forced_bos_token_id"] = rules.first
-        if forbidden[rules.first]:  # suppress_tokens would forbid it in its own place too
+        if forbidden[rules.first]:  # suppress_tokens would forbid it in the first place too
             forbidden[rules.first], said["bad_words_ids"] = False, [[rules.first]]
     if rules.last is not None:
         said["forced_eos_token_id"] = rules.last

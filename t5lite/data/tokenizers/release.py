@@ -1,24 +1,26 @@
-"""A tokenizer written as transformers reads it: `AutoTokenizer.from_pretrained(folder)` then gives the ids that
-training and generation give the model, with what stands before and after a text, and decodes to the same text.
+"""Write a tokenizer as transformers reads it.
 
-    trained here            tokenizer.json, a unigram of our pieces
-    T5's and its family's   spiece.model and the name of transformers' own class, which makes the rest of it
-    of a tokenizer.json     as it was released, with our sentinels and specials above its ids
+`AutoTokenizer.from_pretrained(folder)` then gives the ids that the model gets in training and generation. These include
+the ids before and after a text. It decodes ids to the same text.
 
-Beside it tokenizer/, as in a workdir, from which t5lite itself opens it again.
+    trained here            tokenizer.json, a unigram model of its pieces
+    T5's and its family's   spiece.model and the name of transformers' own class, which makes the rest
+    from a tokenizer.json   as it was released, with t5lite's sentinels and specials above its ids
 
-What is not the same there:
+A folder tokenizer/ lies beside these, as in a workdir. From it t5lite itself opens the tokenizer again.
 
-- The names of padding, EOS and unknown in a text are these tokens, and no text: transformers has no other way.
-- Trained here: SentencePiece adds log-probabilities up in float32, the library in float64, so that of ways to cut a
-  text that are equally likely, as a run of spaces in 8 and 12 or in 12 and 8, they may take different ones: in 117 of
-  4,000 excerpts of up to 3,000 characters of Python's standard library, with 4,000 pieces. And in a run of bytes that
-  is no UTF-8 the library decodes each to �, not the wrong ones alone.
-- Of a tokenizer.json: a name of ours takes all white space before it with it, not one space, and what comes after it
-  may begin with a space of its own, as in Llama's. A text that begins with a space may lack the one in front of it.
-  WordPiece's decoder takes spaces away from before punctuation. [MASK] is text where the mask has another name.
-- T5's class ends every text with EOS: a decoder's prompts are to be encoded with add_special_tokens=False, and begun
-  with its start. mT5's sentinels are read after a space alone. The unknown token decodes to its name.
+Known differences of the tokenizer in transformers:
+
+- The names of padding, EOS and unknown in a text become these tokens: transformers cannot keep them as text.
+- Trained here: SentencePiece adds log-probabilities in float32, the library in float64. If two ways to cut a text are
+  equally likely, they may choose different ones: a run of spaces as 8 + 12 or as 12 + 8. With 4,000 pieces this
+  happened in 117 of 4,000 excerpts, of up to 3,000 characters, of Python's standard library.
+- Trained here: in a run of bytes that is not UTF-8 the library decodes every byte to �, not only the wrong ones.
+- From a tokenizer.json: a name that t5lite added takes all white space before it, not one space. The text after it may
+  begin with a space of its own, as in Llama's. A text that begins with a space may lack the space in front of it.
+  WordPiece's decoder removes spaces before punctuation. [MASK] is text if the mask has another name.
+- T5's class ends every text with EOS. Encode a decoder's prompts with add_special_tokens=False, and begin them with the
+  decoder's start. mT5's sentinels are read only after a space. The unknown token decodes to its name.
 """
 
 import json
@@ -43,14 +45,14 @@ PROBE = "Ａ①ﬁ e\u0301  é\t▁\n \n x "
 
 
 class Frame(NamedTuple):
-    """The ids that stand before and after what the model reads of a text; None: nothing does."""
+    """The ids before and after the text that the model reads; None: no id."""
 
     front: int | None
     last: int | None
 
 
 def frame_of(tokenizer: TextTokenizer, architecture: str, closes: bool) -> Frame:
-    """As the objectives and generation have it. closes: EOS ends the inputs."""
+    """Return the frame that the objectives and generation use. closes: EOS ends the inputs."""
     vocabulary = tokenizer.vocabulary
     if architecture == "encoder":
         return Frame(vocabulary.specials[CLS], vocabulary.specials[SEP])
@@ -61,9 +63,9 @@ def frame_of(tokenizer: TextTokenizer, architecture: str, closes: bool) -> Frame
 
 
 def write_release(tokenizer: TextTokenizer, folder: Path, architecture: str, closes: bool) -> dict[str, int]:
-    """Write the tokenizer's files into `folder`; what the model's config.json says of its ids.
+    """Write the tokenizer's files into `folder`. Return the ids for the model's config.json: {"eos_token_id": …}.
 
-    closes: EOS ends the model's inputs. Raises UserError for ids that cannot be those of a tokenizer.json.
+    closes: EOS ends the model's inputs. Raises UserError for ids that a tokenizer.json cannot have.
     """
     frame = frame_of(tokenizer, architecture, closes)
     tokenizer.save(folder / "tokenizer")
@@ -94,8 +96,10 @@ def _ids(vocabulary: Vocabulary, roles: Mapping[str, int], architecture: str) ->
 
 
 def _own_roles(vocabulary: Vocabulary, architecture: str) -> dict[str, int]:
-    """A decoder's first input is its padding too, so transformers pads with the unknown token, which no text has: a
-    mask that it makes by itself would hide the first input.
+    """Return {role: id} of a tokenizer trained here.
+
+    A decoder's first input has the id of padding. A mask that transformers makes itself would hide it. So a decoder's
+    padding is the unknown token, which no text has.
     """
     pad = UNKNOWN if architecture == "decoder" else PAD
     named = {"mask": MASK, "cls": CLS, "sep": SEP} if architecture == "encoder" else {}
@@ -110,10 +114,10 @@ def _released_roles(tokenizer: ReleasedTokenizer) -> dict[str, int]:
 
 
 def own_library(tokenizer: Tokenizer, frame: Frame) -> Library:
-    """The tokenizer of the `tokenizers` library that equals one trained here.
+    """Return the tokenizer of the `tokenizers` library that equals one trained here.
 
-    A space is itself in its pieces, not ▁, so that this character is bytes, as it is here. The space in front of a text
-    and the one that goes with a name are the normalizer's, who sees the whole text before names are found.
+    A space in its pieces is a space, not ▁. So the character ▁ becomes bytes, as it does here. The normalizer handles
+    the space in front of a text and the space before a name, because it sees the whole text before names are found.
     """
     pieces, scores = tokenizer.pieces_and_scores()
     pieces = [piece if place in OWN_NAMES else piece.replace(SPACE, " ") for place, piece in enumerate(pieces)]
@@ -129,7 +133,7 @@ def own_library(tokenizer: Tokenizer, frame: Frame) -> Library:
     )
     library.pre_tokenizer = pre_tokenizers.Split(Regex(_within_byte_names(pieces)), "merged_with_previous")
     library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    # Normalized, since others cut the text before the normalizer sees it.
+    # normalized=True, because other tokens cut the text before the normalizer sees it.
     library.add_special_tokens([AddedToken(names[token], normalized=True) for token in sorted(names)])
     library.post_processor = _framing(frame, names)
     return library
@@ -140,8 +144,9 @@ def _any_of(names: Iterable[str]) -> str:
 
 
 def _within_byte_names(pieces: list[str]) -> str:
-    """To the library <0x41> in a text is the piece of a byte, unless the text is cut within. A pattern for where to,
-    which is where no piece goes across, if there is such a place.
+    """Return a pattern for where to cut a text inside <0x41> and the like, which are then text.
+
+    The library would read them as the piece of a byte. The cut is at a place that no piece crosses, if there is one.
     """
     crossed = {"<": "<0", "<0": "0x", "<0x": "x"}
     text = [piece for piece in pieces if not re.fullmatch("<0x..>", piece)]
@@ -151,7 +156,10 @@ def _within_byte_names(pieces: list[str]) -> str:
 
 
 def _framing(frame: Frame, names: Mapping[int, str]) -> processors.TemplateProcessing:
-    """A post-processor. Of a pair, which only BERT's kind has, the second follows the first's end."""
+    """Return a post-processor that adds the frame.
+
+    In a pair, which only BERT has, the second text follows the first's end.
+    """
     front, last = ("" if token is None else f" {names[token]}" for token in frame)
     single, pair = f"{front} $A{last}", f"{front} $A{last} $B:1{last and last + ':1'}"
     special = [(names[token], token) for token in dict.fromkeys(frame) if token is not None]
@@ -159,7 +167,7 @@ def _framing(frame: Frame, names: Mapping[int, str]) -> processors.TemplateProce
 
 
 def _with_names(tokenizer: ReleasedTokenizer, frame: Frame) -> Library | bytes:
-    """The file as it was, where it has all ids and frames a text as the model wants it; else with these."""
+    """Return the released file if it has all ids and frames a text as the model needs, else a changed tokenizer."""
     library = Library.from_str(tokenizer.file.decode())
     above = {token: name for token, name in tokenizer.names.items() if library.token_to_id(name) is None}
     alone = Library.from_str(tokenizer.file.decode())

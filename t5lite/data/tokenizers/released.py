@@ -1,14 +1,14 @@
-"""Tokenizers of released models that come as tokenizer.json: BART's, BERT's, GPT-2's, Llama's, any of theirs.
+"""Tokenizers of released models that come as tokenizer.json: BART's, BERT's, GPT-2's, Llama's and others.
 
-Ids stay what they are. Above the last one come sentinels and specials, those that a config asks for and the tokenizer
-lacks. A tokenizer whose last ids are sentinels, as T5's are, keeps these. In a workdir:
+Their ids do not change. Sentinels and specials that a config asks for and the tokenizer lacks come above the last id.
+If the tokenizer's last ids are sentinels, as T5's are, it keeps these. In a workdir:
 
     tokenizer/tokenizer.json    as it was released
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[NLU]"], "below": 0, "roles": {"eos": 2, …},
                                  "begins_with_start": true, "sha256": "…", "generation": {…}}
 
-Byte-level tokenizers and Llama's lose nothing of a text, but where they normalise it, as few do. A space in front of it
-is kept too, for which Llama's has two: as in SentencePiece itself, where `tokenizers` sometimes has one.
+Byte-level tokenizers and Llama's lose nothing of a text unless they normalise it, which few do. A space at the start of
+a text is kept too. Llama's has two spaces there, as SentencePiece does; the `tokenizers` library sometimes has one.
 """
 
 import contextlib
@@ -47,15 +47,15 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import read_bytes, read_json, write_atomically
 from t5lite.system.vocabulary import CLS, MASK, SEP, Rules, TokenTable, Vocabulary
 
-SENTINELS = base_config().tokenizer.sentinels  # where none are asked for
+SENTINELS = base_config().tokenizer.sentinels  # unless a config says another number
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocabulary.json"
-NAMED = ("bos", "eos", "unk", "pad", "mask", "cls", "sep")  # the roles of which a file may name the token
+NAMED = ("bos", "eos", "unk", "pad", "mask", "cls", "sep")  # roles whose token a file may give by name
 NUMBERED = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "pad_token_id", "start": "decoder_start_token_id"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which of a tokenizer's own ids is what; None: none is."""
+    """The id that has each role, among a tokenizer's own ids; None: no id has it."""
 
     bos: int | None = None
     eos: int | None = None
@@ -65,24 +65,27 @@ class Roles:
     cls: int | None = None
     sep: int | None = None
     start: int | None = None
-    front: int | None = None  # what its own post-processor puts in front of a text
+    front: int | None = None  # the id that its post-processor puts in front of a text
 
     @property
     def closing(self) -> int | None:
-        """EOS; BERT's [SEP]."""
+        """The id that ends a text: EOS, or [SEP] in BERT's."""
         return self.sep if self.eos is None else self.eos
 
     @property
     def starting(self) -> int:
-        """A decoder's first input, where no file says which: BOS, as in every language model that has one."""
+        """A decoder's first input.
+
+        If no file gives it: BOS, as in every language model with one; else [CLS], padding or EOS.
+        """
         return next(each for each in (self.start, self.bos, self.cls, self.pad, self.closing) if each is not None)
 
 
 class ReleasedTokenizer:
-    """A tokenizer.json with the sentinels and specials above its ids.
+    """A tokenizer.json with sentinels and specials above its ids.
 
-    Where its last ids are sentinels, these are the sentinels, whatever `sentinels` says. begins_with_start: None: as
-    the tokenizer's own post-processor has it. below: how many of the added specials have ids lower than the sentinels'.
+    sentinels: how many to add; ignored if the last ids are sentinels already. begins_with_start: None means as the
+    tokenizer's own post-processor has it. below: how many of the added specials have ids lower than the sentinels'.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class ReleasedTokenizer:
         self.begins_with_start = (
             roles.front == self.vocabulary.start if begins_with_start is None else begins_with_start
         )
-        self._never = self.vocabulary.table.is_special.copy()  # what no text becomes
+        self._never = self.vocabulary.table.is_special.copy()  # ids that no text may become
         if self.vocabulary.unknown is not None:
             self._never[self.vocabulary.unknown] = False
         self._name_ids()
@@ -147,14 +150,14 @@ class ReleasedTokenizer:
         vocabulary, roles = self.vocabulary, self.roles
         names = {vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in range(vocabulary.sentinels)}
         self._names = {token: name for name, token in vocabulary.specials.items()} | names | self._own
-        closing = {roles.bos, roles.eos}  # BART has the same for [CLS] and [SEP]; their own names stay text
+        closing = {roles.bos, roles.eos}  # BART's are its [CLS] and [SEP], whose names stay text
         own = {self._own[token]: token for token in {roles.mask, roles.cls, roles.sep} - {None, *closing}}
         self._ids_of_names: Mapping[str, int] = vocabulary.specials | own | {n: token for token, n in names.items()}
         self._hidden = {vocabulary.eos, *closing, roles.pad} | ({vocabulary.start} - {roles.cls})
 
     @property
     def names(self) -> dict[int, str]:
-        """The name of each sentinel and special, its own and those above."""
+        """{id: name} of each sentinel and special, the file's own and those above."""
         return self._names
 
     @property
@@ -173,7 +176,7 @@ class ReleasedTokenizer:
         return self.file, self.roles
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "ReleasedTokenizer":
-        """See TextTokenizer."""
+        """See TextTokenizer.grown."""
         found = growth(self.vocabulary, self.above, self.below, sentinels, specials)
         if found is None:
             return self
@@ -182,18 +185,18 @@ class ReleasedTokenizer:
         return made
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
-        """Ids of `text`, int32 [n], without EOS.
+        """Return the ids of `text`, int32 [n], without EOS.
 
-        With `specials`, names such as `<extra_id_0>`, [MASK] and the tokenizer's own for these become their ids, and
-        stand for the space before them too.
+        specials: names such as `<extra_id_0>`, [MASK] and the tokenizer's own names for these become ids. A name also
+        stands for the space before it.
         """
         return encode_with_names(text, self._ids_of_names, self) if specials else self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[np.ndarray]:
-        """Ids of each text, int32, made by several threads.
+        """Return the ids of each text, int32 [n]. Several threads compute them.
 
-        Where `continues` is true the text goes on from the one before: if that was cut before a lone space, the ids are
-        what they would be had the two been one.
+        continues: true for a text that continues the one before. If that one was cut before a single space, the ids are
+        the same as if the two texts were one.
         """
         continues = [False] * len(texts) if continues is None else continues
         given = [
@@ -211,14 +214,14 @@ class ReleasedTokenizer:
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def _without_names(self, text: str, ids: np.ndarray) -> np.ndarray:
-        # To a unigram model </s> is a piece like any other.
+        # A unigram model reads </s> as it reads any piece.
         parts = cut_in_names(text, [piece for piece in set(self._own.values()) if len(piece) > 1])
-        if len(parts) == 1:  # the name came about by normalisation
+        if len(parts) == 1:  # normalisation made the name
             if self.vocabulary.unknown is not None:
                 return np.where(self._never[ids], np.int32(self.vocabulary.unknown), ids)
             if len(text) == 1:
                 return ids[~self._never[ids]]
-            parts = list(text)  # one by one they come to no name
+            parts = list(text)  # one by one, they form no name
         each = [
             self._without_names(part, tokens) if self._never[tokens].any() else tokens
             for part, tokens in zip(parts, self._encode(parts), strict=True)
@@ -226,11 +229,17 @@ class ReleasedTokenizer:
         return np.concatenate(each)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`. Sentinels and specials appear by name, unused rows as <id>; padding, BOS and EOS do not."""
+        """Return the text of `ids`.
+
+        Sentinels and specials appear by name, unused rows as <id>. Padding, BOS and EOS are left out.
+        """
         return "".join(text for text, _ in self.decode_parts(ids))
 
     def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> Parts:
-        """The same in parts, each with whether it stands for something else than text; with BOS and EOS if asked."""
+        """Return the decoded text in parts, each with whether it is a token's name.
+
+        with_eos: keep padding, BOS and EOS.
+        """
         special = self.vocabulary.table.is_special
         return parts_of(
             [token for token in map(int, ids) if with_eos or token not in self._hidden],
@@ -242,14 +251,15 @@ class ReleasedTokenizer:
     def _decode(self, ids: list[int], continues: bool) -> str:
         if not continues and not self._adds_space:
             return self._tokenizer.decode(ids, skip_special_tokens=False)
-        # What stands before shows whether a word begins here, and takes what the decoder does to the start of a text.
+        # Decode with an "a" before: it shows whether a word begins here, and what the decoder does to the start of a
+        # text happens to the "a".
         before = self._encode([" a" if self._adds_space else "a"])[0].tolist()
         text, start = (self._tokenizer.decode(each, skip_special_tokens=False) for each in (before + ids, before))
         text = text[len(start) :]
         return text if continues else text.removeprefix(" ")
 
     def save(self, folder: Path) -> None:
-        """Write the two files into `folder`."""
+        """Write tokenizer.json and vocabulary.json into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self.file)
         above = {**self._above(), "begins_with_start": self.begins_with_start, "sha256": self.sha256}
@@ -258,7 +268,10 @@ class ReleasedTokenizer:
 
 
 def open_released(file: Path, sentinels: int, specials: Sequence[str]) -> ReleasedTokenizer:
-    """The tokenizer of a release, with the roles that the files beside `file` tell."""
+    """Open the tokenizer of a release, with the roles that the files beside `file` give.
+
+    Raises UserError if the files are damaged or contradict each other.
+    """
     content = _read(file)
     with _named(file):
         spec = parse(content)
@@ -279,7 +292,7 @@ def open_released(file: Path, sentinels: int, specials: Sequence[str]) -> Releas
 
 
 def _roles(folder: Path, spec: dict[str, Any], pieces: Sequence[str | None]) -> Roles:
-    """By the names in the tokenizer's own files, then by the ids in the model's files."""
+    """Find the roles by the names in the tokenizer's own files, then by the ids in the model's files."""
     ids = {piece: token for token, piece in enumerate(pieces) if piece is not None}
     named = [read_json(folder / name, COPY_ANEW) or {} for name in ("tokenizer_config.json", "special_tokens_map.json")]
     config = said_of_generation(folder)
@@ -305,7 +318,7 @@ def _roles(folder: Path, spec: dict[str, Any], pieces: Sequence[str | None]) -> 
 
 
 def closes_texts(folder: Path) -> bool:
-    """Whether the tokenizer.json of a release puts EOS after a text."""
+    """Return whether the tokenizer.json of a release puts EOS after a text."""
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         return False
@@ -316,7 +329,7 @@ def closes_texts(folder: Path) -> bool:
 
 
 def reopen_released(file: Path, above: Path) -> ReleasedTokenizer:
-    """The tokenizer that `save` wrote, with what the file `above` tells."""
+    """Open the tokenizer that `save` wrote. above: its vocabulary.json. Raises UserError if a file is damaged."""
     names = {field.name: (int, None) for field in dataclasses.fields(Roles)}
     shape = {"sentinels": int, "specials": [str], "below": (int, None), "roles": names, "begins_with_start": bool,
              "sha256": str}  # fmt: skip
@@ -342,7 +355,7 @@ def _read(file: Path) -> bytes:
 
 @contextlib.contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Say in an error of the block whose it is."""
+    """Begin every UserError of the block with the file's name."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
-"""What every tokenizer does, whoever made it, and what the kinds of them share: how the names of specials are read.
+"""The interface of every tokenizer, and what its kinds share: how the names of specials are read.
 
-data/tokenizer.py             SentencePiece: trained here, or T5's
-data/released_tokenizer.py    tokenizer.json: BART, BERT, GPT-2, Llama
+tokenizers/tokenizer.py    SentencePiece: trained here, or T5's
+tokenizers/released.py     tokenizer.json: BART, BERT, GPT-2, Llama
 """
 
 import itertools
@@ -23,9 +23,9 @@ Parts = list[tuple[str, bool]]
 class TextTokenizer(Protocol):
     """Text to ids and back.
 
-    begins_with_start: whether a decoder's prompt begins with `vocabulary.start`: always where t5lite trained it; of a
-    released model whatever its own tokenizer does. rules: those of generation that the files beside it say; None: none
-    do. Neither is part of the identity.
+    begins_with_start: whether a decoder's prompt begins with `vocabulary.start`. Always true if t5lite trained the
+    tokenizer; for a released model as its own tokenizer does. rules: the rules of generation in the files beside the
+    tokenizer; None: there are none. Both are not part of the identity.
     """
 
     vocabulary: Vocabulary
@@ -34,40 +34,46 @@ class TextTokenizer(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Identity: equal where all ids mean the same."""
+        """Identity: equal if all ids mean the same."""
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
-        """Ids of `text`, int32 [n], without EOS; with `specials` names such as `<extra_id_0>` become their ids."""
+        """Return the ids of `text`, int32 [n], without EOS. specials: names such as `<extra_id_0>` become their ids."""
 
     def encode_many(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[np.ndarray]:
-        """Ids of each text; where `continues` is true it goes on from the one before."""
+        """Return the ids of each text. continues: true for a text that continues the one before."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; sentinels and specials by name, EOS and padding not at all."""
+        """Return the text of `ids`. Sentinels and specials appear by name; EOS and padding are left out."""
 
     def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> Parts:
-        """The same in parts, each with whether it stands for something else than text."""
+        """Return the decoded text in parts, each with whether it stands for something other than text."""
 
     @property
     def names(self) -> dict[int, str]:
-        """The name of each sentinel and special."""
+        """{id: name} of each sentinel and special."""
 
     @property
     def base(self) -> object:
-        """What makes its ids below the sentinels and specials that a config asks for. Equal where they are the same."""
+        """The part that decides the ids below the added sentinels and specials.
+
+        Tokenizers with equal bases have equal ids there.
+        """
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "TextTokenizer":
-        """The tokenizer with the `specials` that it lacks, and with `sentinels` where it has none, above all its ids.
+        """Return the tokenizer with the `specials` that it lacks, and `sentinels` if it has none, above its ids.
 
-        What it has keeps its ids. So a tokenizer with sentinels gets no more of them: the k-th is `size - k`.
+        Existing ids stay. So a tokenizer with sentinels gets no more of them: the k-th sentinel is always `size - k`.
         """
 
     def save(self, folder: Path) -> None:
-        """Write the files of which `load_tokenizer` makes it again."""
+        """Write the files from which `load_tokenizer` opens it again."""
 
 
 def check_above(sentinels: int, specials: Sequence[str]) -> None:
-    """Refuse what cannot stand above the pieces. Every id takes a row of the embedding."""
+    """Raise UserError for sentinels or specials that cannot stand above the pieces.
+
+    Each id takes a row of the embedding.
+    """
     if not 0 <= sentinels <= MOST_SENTINELS:
         raise UserError(f"tokenizer.sentinels: must be from 0 to {MOST_SENTINELS:,}, is {sentinels}")
     names = [f"<extra_id_{k}>" for k in range(sentinels)] + list(specials)
@@ -77,16 +83,23 @@ def check_above(sentinels: int, specials: Sequence[str]) -> None:
 
 
 def extends(tokenizer: TextTokenizer, other: TextTokenizer) -> bool:
-    """Whether every id of `other` means the same in `tokenizer`, which may have more ids."""
+    """Return whether every id of `other` means the same in `tokenizer`, which may have more ids."""
     return tokenizer.base == other.base and other.names.items() <= tokenizer.names.items()
 
 
 def growth(
     vocabulary: Vocabulary, above: Sequence[str], below: int, sentinels: int, specials: Sequence[str]
 ) -> tuple[int, list[str], int] | None:
-    """(sentinels, specials above the pieces, how many of these stand below the sentinels) of a tokenizer that grows.
+    """Return what stands above the pieces when a tokenizer grows; None if it lacks nothing.
 
-    None: it lacks nothing. above, below: what it has so far.
+    Args:
+        above: names of the specials above the pieces so far.
+        below: how many of them stand below the sentinels so far.
+        sentinels: how many are asked for.
+        specials: the names that are asked for.
+
+    Returns:
+        The number of sentinels, the specials above the pieces, and how many of these stand below the sentinels.
     """
     new = [name for name in specials if name not in vocabulary.specials]
     if not new and (vocabulary.sentinels or not sentinels):
@@ -96,7 +109,10 @@ def growth(
 
 
 def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:
-    """How many of a tokenizer's own `rows` ids are sentinels: <extra_id_0> the last one, <extra_id_1> before it, …"""
+    """Count the sentinels among a tokenizer's own `rows` ids.
+
+    <extra_id_0> is the last id, <extra_id_1> the one before it, and so on.
+    """
     count = 0
     while rows - 1 - count in (id_of(f"<extra_id_{count}>"), id_of(f"▁<extra_id_{count}>")):
         count += 1
@@ -104,7 +120,7 @@ def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:
 
 
 def encode_with_names(text: str, ids_of_names: Mapping[str, int], tokenizer: TextTokenizer) -> np.ndarray:
-    """Ids of `text` in which names stand for ids, and for the space before them too."""
+    """Return the ids of `text`. A name in it becomes its id, and also stands for the space before it."""
     names = "|".join(map(re.escape, sorted(ids_of_names, key=len, reverse=True)))
     parts = re.split(f" ?({names})", text) if names else [text]
     ids = tokenizer.encode_many(parts[::2], [i > 0 for i in range(len(parts[::2]))])
@@ -114,7 +130,7 @@ def encode_with_names(text: str, ids_of_names: Mapping[str, int], tokenizer: Tex
 
 
 def cut_in_names(text: str, names: Collection[str]) -> list[str]:
-    """`text` in parts of which none holds one of `names`: each is cut after its first character."""
+    """Split `text` so that no part holds one of `names`: each name is cut after its first character."""
     found = re.finditer("|".join(map(re.escape, sorted(names, key=len, reverse=True))), text) if names else ()
     cuts = [match.start() + 1 for match in found]
     return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -126,7 +142,13 @@ def parts_of(
     name_of: Callable[[int], str],
     decode: Callable[[list[int], bool], str],
 ) -> Parts:
-    """Runs of text, by decode(run, whether something stands before it), and between them the names of other ids."""
+    """Return the parts of a decoded text: runs of text, (text, False), and names of other ids, (name, True).
+
+    Args:
+        is_text: whether an id stands for text.
+        name_of: the name of any other id.
+        decode: gets a run of ids and whether something stands before it; returns the text.
+    """
     parts: Parts = []
     for is_run, run in itertools.groupby(tokens, key=is_text):
         if is_run:

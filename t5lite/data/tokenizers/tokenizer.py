@@ -1,16 +1,16 @@
-"""SentencePiece tokenizers: reading one, text to ids and back. And `load_tokenizer`, for all.
+"""SentencePiece tokenizers: text to ids and back. And `load_tokenizer`, which opens every kind of tokenizer.
 
-The model file holds the pieces alone, but for mT5's, whose last pieces are its sentinels. Sentinels and specials are
-ids above them, kept in `vocabulary.json` beside it:
+The model file holds only the pieces. (The last pieces of mT5's are its sentinels.) Sentinels and specials are ids above
+the pieces, kept in `vocabulary.json` beside the model:
 
     tokenizer/pieces.model      SentencePiece, pad 0, EOS 1, unknown 2
     tokenizer/vocabulary.json   {"sentinels": 100, "specials": ["[MASK]"], "below": 0, "sha256": "…"}
-                                 with "start" and "generation" where the files of a release say so
+                                 with "start" and "generation" if the files of a release give them
 
 The first `below` specials stand below the sentinels: the tokenizer had them before it got sentinels (`grown`), and
 their ids must not change. The other specials stand above.
 
-`tokenizers/training.py` trains one.
+`tokenizers/training.py` trains a tokenizer.
 """
 
 import hashlib
@@ -45,14 +45,17 @@ MODEL_FILE, VOCABULARY_FILE = "pieces.model", "vocabulary.json"
 
 
 class OtherIds(UserError):
-    """The ids of a model's pad, EOS and unknown pieces are not T5's."""
+    """A SentencePiece model cannot be used as T5's.
+
+    Its pad, EOS and unknown ids are not T5's, or it cannot hold an added token.
+    """
 
 
 class Tokenizer:
-    """A SentencePiece model with the sentinels and specials above its pieces.
+    """A SentencePiece model with sentinels and specials above its pieces.
 
-    Where the model's last pieces are sentinels, these are the sentinels, whatever `sentinels` says. start: a decoder's
-    first input. below: so many of the specials, the first ones, stand below the sentinels.
+    sentinels: how many to add; ignored if the model's last pieces are sentinels already. start: a decoder's first
+    input. below: how many of the specials, from the first, stand below the sentinels.
     """
 
     begins_with_start = True
@@ -75,8 +78,8 @@ class Tokenizer:
                 f"the tokenizer's pad, EOS and unknown ids are {ids}; t5lite needs ({PAD}, {EOS}, {UNKNOWN})"
             )
         self._adds_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
-        # Tokenizers trained here have the line break as a piece of its own, so that what follows one is encoded
-        # without the space that SentencePiece puts before a text. Others (T5's) have none.
+        # SentencePiece puts a space before a text, but not after a line break. Tokenizers trained here have the line
+        # break as a piece, others (T5's) do not.
         self._line_break = self._pieces.encode("\n")
         if self._pieces.decode(self._line_break) != "\n":
             self._line_break = []
@@ -115,22 +118,22 @@ class Tokenizer:
 
     @property
     def names(self) -> dict[int, str]:
-        """The name of each sentinel and special."""
+        """{id: name} of each sentinel and special."""
         return self._special_names
 
     @property
     def own_sentinels(self) -> int:
-        """How many of the model's own pieces are sentinels."""
+        """Number of the model's own pieces that are sentinels."""
         return self._own_sentinels
 
     def pieces_and_scores(self) -> tuple[list[str], list[float]]:
-        """Every piece of the model by id, and its log-probability."""
+        """Return every piece of the model by id, and the log-probability of each."""
         model, ids = self._pieces, range(self._pieces.get_piece_size())
         return [model.id_to_piece(token) for token in ids], [model.get_score(token) for token in ids]
 
     @property
     def sha256(self) -> str:
-        """Identity of the tokenizer: the model's bytes, the sentinels and the specials, and a start of its own."""
+        """Identity of the tokenizer: the model, the sentinels, the specials, and `start` and `below` if not 0."""
         vocabulary = self.vocabulary
         start = [] if vocabulary.start == PAD else [vocabulary.start]
         below = [{"below": self.below}] if self.below else []
@@ -139,11 +142,11 @@ class Tokenizer:
 
     @property
     def base(self) -> tuple[bytes, int]:
-        """The model, by which the ids of the pieces are known, and a decoder's start."""
+        """The model, which decides the ids of the pieces, and a decoder's start."""
         return self.model, self.vocabulary.start
 
     def grown(self, sentinels: int, specials: Sequence[str]) -> "Tokenizer":
-        """See TextTokenizer."""
+        """See TextTokenizer.grown."""
         found = growth(self.vocabulary, list(self.vocabulary.specials), self.below, sentinels, specials)
         if found is None:
             return self
@@ -152,20 +155,20 @@ class Tokenizer:
         return made
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
-        """Ids of `text`, int32 [n], without EOS.
+        """Return the ids of `text`, int32 [n], without EOS.
 
-        With `specials`, `<extra_id_0>` and the like become their ids. They stand for the space before them too, as in
-        training: "The <extra_id_0> walked" and "The<extra_id_0> walked" are the same.
+        specials: names such as `<extra_id_0>` become their ids. A name also stands for the space before it, as in
+        training: "The <extra_id_0> walked" and "The<extra_id_0> walked" have the same ids.
         """
         if not specials:
             return self.encode_many([text])[0]
         return encode_with_names(text, self._special_ids, self)
 
     def encode_many(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[np.ndarray]:
-        """Ids of each text, int32, made by several threads.
+        """Return the ids of each text, int32 [n]. Several threads compute them.
 
-        Where `continues` is true the text goes on from the one before: if that was cut before a lone space, the ids are
-        what they would be had the two been one.
+        continues: true for a text that continues the one before. If that one was cut before a single space, the ids are
+        the same as if the two texts were one.
         """
         continues = [False] * len(texts) if continues is None else continues
         given, skip = list(texts), [0] * len(texts)
@@ -184,25 +187,31 @@ class Tokenizer:
         return ids
 
     def _encode_names_as_text(self, text: str, ids: np.ndarray, continues: bool) -> np.ndarray:
-        # To the model a name of one of its own sentinels is a piece like any other.
+        # The model reads the name of one of its own sentinels as it reads any piece.
         parts = cut_in_names(text, [f"<extra_id_{k}>" for k in range(self._own_sentinels)])
-        if len(parts) == 1:  # the name came about by normalisation
+        if len(parts) == 1:  # normalisation made the name
             return np.where(ids >= self.vocabulary.pieces, np.int32(UNKNOWN), ids)
         return np.concatenate(self.encode_many(parts, [continues, *[True] * (len(parts) - 1)]))
 
     def _encode_space_signs(self, text: str, continues: bool) -> np.ndarray:
-        # SentencePiece cannot tell the character "▁" from a space; as bytes it can.
+        # SentencePiece cannot tell the character "▁" from a space. So its bytes are encoded.
         parts = text.split(SPACE)
         sign = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         ids = self.encode_many(parts, [continues, *[True] * (len(parts) - 1)])
         return np.concatenate([ids[0], *(np.append(np.array(sign, np.int32), part) for part in ids[1:])])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`. Sentinels and specials appear by name; padding and EOS not at all; unused rows as <id>."""
+        """Return the text of `ids`.
+
+        Sentinels and specials appear by name, unused rows as <id>. Padding and EOS are left out.
+        """
         return "".join(text for text, _ in self.decode_parts(ids))
 
     def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> Parts:
-        """The same in parts, each with whether it stands for a sentinel, a special, an unused row, or EOS if asked."""
+        """Return the decoded text in parts, each with whether it is the name of a sentinel, special, unused row or EOS.
+
+        with_eos: keep EOS.
+        """
         tokens = [token for token in map(int, ids) if token != PAD and (with_eos or token != EOS)]
         names = {EOS: "</s>", **self._special_names}
         return parts_of(
@@ -213,7 +222,8 @@ class Tokenizer:
         )
 
     def _decode(self, ids: list[int], continues: bool) -> str:
-        # The space that a text begins with is SentencePiece's own, unless something stands before it.
+        # SentencePiece drops the first space of a text, which it put there itself. If other tokens stand before, the
+        # space belongs to the text: decode with an "a" before it.
         before = self._pieces.encode("a") if continues and ids else []
         return self._pieces.decode(before + ids)[len(self._pieces.decode(before)) :]
 
@@ -233,8 +243,8 @@ class Tokenizer:
 
 
 def _processor(model: bytes) -> Any:
-    """Return a SentencePieceProcessor. Raises UserError for a model that cannot be read, or cannot encode."""
-    import sentencepiece  # here, since a benchmark has no text
+    """Return a SentencePieceProcessor. Raises UserError for a model that cannot be read or cannot encode."""
+    import sentencepiece  # here, because a benchmark has no text
 
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -247,11 +257,11 @@ def _processor(model: bytes) -> Any:
 
 
 def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
-    """The tokenizer at `path`: a SentencePiece .model file, a run's workdir, or `hf:DIR` with the files of a release.
+    """Open the tokenizer at `path`.
 
-    A workdir's tokenizer brings its own sentinels and specials; others get those of the arguments, but for the
-    sentinels that a release has itself. The rules of generation are those that the files of `hf:DIR` say now, whoever
-    wrote them.
+    path: a SentencePiece .model file, a run's workdir, or `hf:DIR` with the files of a release. For `hf:DIR` the rules
+    of generation are those in its files now, whoever wrote them. sentinels, specials: added to the tokenizer. A
+    workdir's tokenizer ignores them, because it has its own. A release keeps the sentinels that it has.
     """
     tokenizer = _load(path, sentinels, specials)
     if path.startswith("hf:"):
@@ -261,7 +271,7 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTo
 
 def _load(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
     place = Path(path.removeprefix("hf:"))
-    if not os.path.exists(place):  # Path's own raises where a name is too long
+    if not os.path.exists(place):  # Path.exists raises if a name is too long
         raise UserError(f"tokenizer.path: {place} does not exist")
     if not place.is_dir():
         return _open(place, sentinels, specials)
@@ -274,7 +284,7 @@ def _load(path: str, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
 
 
 def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
-    """T5's and its family's by spiece.model, others by tokenizer.json."""
+    """Open the tokenizer of T5 and its family from spiece.model, others from tokenizer.json."""
     has_json = (place / TOKENIZER_FILE).is_file()
     if (place / "spiece.model").is_file():
         try:
@@ -290,7 +300,7 @@ def _open_release(place: Path, sentinels: int, specials: Sequence[str]) -> TextT
 
 
 def _open_spiece(place: Path, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
-    """T5's tokenizer, with the tokens that the files beside it add. OtherIds where it cannot hold them all."""
+    """Open T5's tokenizer with the tokens that the files beside it add. Raises OtherIds if it cannot hold them all."""
     file = place / "spiece.model"
     bare, spec = _open(file, 0, ()), read_json(place / TOKENIZER_FILE, COPY_ANEW) or {}
     added = read_added(place, spec)
@@ -309,7 +319,7 @@ def _open_spiece(place: Path, sentinels: int, specials: Sequence[str]) -> TextTo
 
 
 def _extra_ids(place: Path, otherwise: int) -> int:
-    """How many sentinels T5's own code puts above the pieces."""
+    """Return how many sentinels T5's own code puts above the pieces; `otherwise` if no file says."""
     file = place / "tokenizer_config.json"
     config = read_json(file, COPY_ANEW, {"extra_ids": (int, None)}) or {}
     found = config.get("extra_ids")
@@ -317,7 +327,7 @@ def _extra_ids(place: Path, otherwise: int) -> int:
 
 
 def _reopen(folder: Path) -> Tokenizer:
-    """What `save` wrote. Older files have no identity."""
+    """Open the tokenizer that `save` wrote. Files of older versions have no identity."""
     file = folder / VOCABULARY_FILE
     above = read_json(file, COPY_ANEW)
     sentinels, specials, sha256 = (above.get(name) for name in ("sentinels", "specials", "sha256"))

@@ -1,11 +1,11 @@
-"""tokenizer.json, the file of the `tokenizers` library: reading it, what to change of it, and facts about its pieces.
+"""Read tokenizer.json, the file of the `tokenizers` library, so that text stays text. Give facts about its pieces.
 
-It is data: no part of it is ever executed. What a file of it asks for is changed in so far as text must stay text:
+The file is data: no part of it is ever executed. These parts of it are changed:
 
-    added tokens      those with a role (</s>, <mask>) are special, so that their names in a text are no tokens
-    padding, truncation, BPE's dropout    off
-    the space in front of a text    taken out of the file, see `prepared`, and put there by the caller
-    WordPiece's decoder    without its clean-up, which takes spaces away from before punctuation
+    added tokens                       those with a role (</s>, <mask>) become special, so that their names are text
+    padding, truncation, BPE dropout   off
+    the space in front of a text       removed from the file, see `prepared`; the caller puts it there
+    WordPiece's decoder                without its clean-up, which removes spaces before punctuation
 """
 
 import contextlib
@@ -35,7 +35,7 @@ BYTES_OF_SPACE = ("Ġ", "Ċ", "ĉ", "č")  # how byte-level pieces write a space
 
 
 def parse(file: bytes) -> dict[str, Any]:
-    """The contents of a tokenizer.json. Raises UserError for what cannot be one."""
+    """Parse a tokenizer.json. Raises UserError for a file that cannot be one."""
     try:
         spec = json.loads(file)
     except (ValueError, RecursionError) as error:
@@ -48,7 +48,10 @@ def parse(file: bytes) -> dict[str, Any]:
 
 
 def make(spec: dict[str, Any]) -> tokenizers.Tokenizer:
-    """The tokenizer of `spec`, to which names of special tokens are text. Raises UserError for one that is none."""
+    """Build the tokenizer of `spec`.
+
+    It reads names of special tokens as text. Raises UserError if that is not possible.
+    """
     with _without_panic():
         made = tokenizers.Tokenizer.from_str(json.dumps(spec))
         made.encode_special_tokens = True
@@ -59,8 +62,10 @@ def make(spec: dict[str, Any]) -> tokenizers.Tokenizer:
 
 @contextlib.contextmanager
 def _without_panic() -> Iterator[None]:
-    """Turn what the library raises into a UserError. Where a file breaks its assumptions it panics: that is no
-    Exception, and it prints a trace to the standard error stream itself.
+    """Turn any error of the library into a UserError.
+
+    If a file breaks the library's assumptions, the library panics. A panic is not an Exception. It also prints a trace
+    to the standard error stream, so that stream is silenced here.
     """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -77,7 +82,7 @@ def _without_panic() -> Iterator[None]:
 
 
 def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
-    """The piece of each id; None where an id below the last has none."""
+    """Return the piece of each id, None for an id without a piece. Raises UserError for no ids or over 2**22."""
     ids = made.get_vocab(with_added_tokens=True)
     rows = max(ids.values(), default=-1) + 1
     if not 0 < rows <= MOST_IDS:
@@ -89,15 +94,22 @@ def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
 
 
 def added_tokens(spec: dict[str, Any]) -> dict[int, tuple[str, bool]]:
-    """{id: (content, whether it is special)}."""
+    """Return {id: (content, whether it is special)}."""
     return {each["id"]: (each["content"], bool(each.get("special"))) for each in spec.get("added_tokens") or ()}
 
 
 def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.Tokenizer, bool]:
-    """(the tokenizer of `spec` with what the module's docstring says, whether a text gets a space in front).
+    """Build the tokenizer of `spec` with the changes that the module's docstring lists.
 
-    Many tokenizers put a space in front of a text, so that its first word is like any other. Here the caller does,
-    and leaves it off a text that goes on from another. Where taking it out of the file would change ids it stays.
+    Many tokenizers put a space in front of a text, so that its first word is like any other. Here the caller puts it
+    there, but not for a text that continues another. If removing the space from the file would change ids, it stays in
+    the file.
+
+    Args:
+        roles: ids that become special.
+
+    Returns:
+        The tokenizer, and whether the caller must put a space in front of a text.
     """
     spec = _copied(spec) | {"truncation": None, "padding": None}
     spec["model"] = spec["model"] | ({"dropout": None} if "dropout" in spec["model"] else {})
@@ -115,12 +127,12 @@ def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.T
 
 
 def _copied(spec: dict[str, Any]) -> dict[str, Any]:
-    """A copy that shares the model, which is nearly all of a file."""
+    """Return a copy that shares the model, which is nearly all of a file."""
     return {name: value if name == "model" else copy.deepcopy(value) for name, value in spec.items()}
 
 
 def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """The component, or those that a Sequence of them consists of."""
+    """Yield the component, or the components of a Sequence."""
     found = [component]
     for name in ("normalizers", "pretokenizers", "decoders", "processors"):
         if component and isinstance(component.get(name), list):
@@ -129,7 +141,7 @@ def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def last_of_text(spec: dict[str, Any]) -> str | None:
-    """The name of the token that the file puts after a text; None: of none."""
+    """Return the name of the token that the file puts after a text, None if it puts none."""
     for part in _parts(spec.get("post_processor")):
         if part.get("type") in ("BertProcessing", "RobertaProcessing") and has_shape(part.get("sep"), list):
             return str(next(iter(part["sep"]), None))
@@ -140,7 +152,10 @@ def last_of_text(spec: dict[str, Any]) -> str | None:
 
 
 def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
-    """A copy that puts no space in front of a text; None if `spec` does not either."""
+    """Return a copy that puts no space in front of a text.
+
+    None if `spec` puts none there, or strips white space there.
+    """
     bare, found = _copied(spec), False
     normalizers = list(_parts(bare.get("normalizer")))
     for part in normalizers:
@@ -148,7 +163,7 @@ def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
             part.clear()
             part |= {"type": "Sequence", "normalizers": []}
             found = True
-    for part in list(_parts(bare.get("pre_tokenizer")))[:1]:  # a later one acts on what another has cut
+    for part in list(_parts(bare.get("pre_tokenizer")))[:1]:  # a later one acts on parts of a text
         if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
             part["add_prefix_space"] = False
             found = True
@@ -161,7 +176,7 @@ def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> TokenTable:
-    """Facts about each piece. What is added to a tokenizer and not special is text as it stands.
+    """Return facts about each piece. An added token that is not special is text as it stands.
 
     num_bytes_first counts as if the tokenizer put a space in front of each text.
     """

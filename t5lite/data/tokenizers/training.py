@@ -1,6 +1,7 @@
-"""Training a SentencePiece tokenizer: the same text gives the same model, byte for byte.
+"""Train a SentencePiece tokenizer. The same text gives the same model, byte for byte.
 
-A tokenizer trained here loses nothing: no normalisation, spaces and line breaks kept, bytes for unseen characters.
+A tokenizer trained here loses nothing: it does not normalise, keeps spaces and line breaks, and writes unseen
+characters as bytes.
 """
 
 import heapq
@@ -15,10 +16,10 @@ from t5lite.data.tokenizers.tokenizer import SPACE, Tokenizer
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS, PAD, UNKNOWN
 
-# The model changes with the number of training threads, so that is part of the recipe, not of the machine.
+# The number of training threads changes the model. So it is a constant, whatever the machine.
 TRAINING_THREADS = 2
 TRAINING_CHUNK = 2000  # characters
-SHORT_CHUNK = 16  # bytes; a sample holds no more chunks than it could of this size
+SHORT_CHUNK = 16  # bytes; a sample holds at most as many chunks as if each had this size
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
@@ -30,10 +31,10 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
 
 
 def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
-    """A uniform sample of `texts` in chunks of up to 2,000 characters, `num_bytes` of UTF-8 in all, in their order.
+    """Return a uniform sample of `texts` in chunks of up to 2,000 characters, in their order.
 
-    One pass in bounded memory: every chunk draws a priority from `seed`, and those with the lowest stay. There
-    are fewer bytes where chunks are so short that their number is what takes memory.
+    num_bytes: size of the sample in UTF-8; less if the chunks are very short, because their number is limited too. One
+    pass in bounded memory: every chunk draws a priority from `seed`, and the chunks with the lowest stay.
     """
     rng = np.random.default_rng(seed)
     kept: list[tuple[float, int, str, int]] = []
@@ -50,9 +51,10 @@ def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[s
 def train_tokenizer(
     chunks: Sequence[str], vocab_size: int, sentinels: int = SENTINELS, specials: Sequence[str] = ()
 ) -> Tokenizer:
-    """A unigram model of `vocab_size` pieces: the same text gives the same model, byte for byte.
+    """Train a unigram model of `vocab_size` pieces. The same text gives the same model, byte for byte.
 
-    Source of the method: Kudo 2018, "Subword Regularization" (the unigram language model).
+    Source of the method: Kudo 2018, "Subword Regularization" (the unigram language model). Raises UserError if
+    `vocab_size` does not suit the text.
     """
     if not chunks:
         raise UserError("cannot train a tokenizer: the training source has no text")
@@ -70,7 +72,7 @@ def train_tokenizer(
             unk_id=UNKNOWN,
             bos_id=-1,
             byte_fallback=True,
-            required_chars=SPACE,  # also where the text has none: it stands for spaces and before each text
+            required_chars=SPACE,  # also if the text has none: it stands for spaces and before each text
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
