@@ -182,7 +182,15 @@ def check_fits(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
         )
 
 
-def peak_bytes(trainer: Trainer) -> int:
-    """Peak memory of one device in bytes: what it counted, or what the compiler planned where it counts nothing."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return int(stats.get("peak_bytes_in_use", trainer.memory_bytes))
+def counted_peak() -> int:
+    """Peak memory of one device in bytes since this process began; 0 where the device counts nothing."""
+    return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+
+
+def peak_bytes(trainer: Trainer, before: int = 0) -> int:
+    """Peak memory of one device in bytes: what it counted, else what the compiler planned.
+
+    before: the `counted_peak` when the run began. Where it has not grown, it was an earlier run's.
+    """
+    counted = counted_peak()
+    return counted if counted > before else trainer.memory_bytes
