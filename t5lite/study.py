@@ -25,7 +25,7 @@ from t5lite.reporting.runs import read_run
 from t5lite.reporting.terminal import show
 from t5lite.run.inherit import as_begun, may_be_inherited
 from t5lite.run.overrides import given_fields, override
-from t5lite.studies.runner import run_study, train_command
+from t5lite.studies.runner import run_study, train_arguments
 from t5lite.studies.study import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
 from t5lite.system.errors import UserError
 from t5lite.train import train
@@ -102,7 +102,7 @@ def run_and_report(
     if parallel is None:
         failed = _run_here(wanted, folder, given)
     else:
-        failed = run_study(wanted, folder, is_complete, parallel, functools.partial(_command, study, given))
+        failed = run_study(wanted, folder, is_complete, parallel, functools.partial(_arguments, study, given))
     absent: dict[str, str] = {}
     for name in study:
         reason = failed.get(name) or _unfit(is_complete, name)
@@ -136,11 +136,11 @@ def _unfit(is_complete: Callable[[str], bool], name: str) -> str | None:
         return f"{NOT_ASKED_FOR}; {error}"
 
 
-def _command(study: Study, given: Collection[str], config: Path, workdir: Path) -> list[str]:
-    """The command of the run in `workdir`. It sets again what was `given` and init_from would replace in silence."""
+def _arguments(study: Study, given: Collection[str], config: Path, workdir: Path) -> list[str]:
+    """The arguments of the run in `workdir`. They set again what was `given` and init_from would replace in silence."""
     fields = study[workdir.name]
     shape = [f"--config.{name}={at(fields, name)}" for name in given if may_be_inherited(name)]
-    return train_command(config, workdir, shape)
+    return train_arguments(config, workdir, shape)
 
 
 def _run_here(study: Study, folder: Path, given: Collection[str]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from t5lite.run.experiment import Experiment, open_experiment
 from t5lite.run.inherit import with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.run.siblings import with_siblings
+from t5lite.system.cores import use_all_cores
 from t5lite.system.errors import UserError
 from t5lite.system.files import write_json
 from t5lite.system.hosts import agree, count, from_primary, is_primary, primary_first
@@ -46,7 +47,7 @@ from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_bat
 from t5lite.training.start import check_shapes, find_weights, shapes_at
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
-from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, peak_bytes
+from t5lite.training.trainer import Trainer, counted_peak, flops_of_a_step, make_trainer, peak_bytes
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import (
     Changes,
@@ -76,6 +77,7 @@ def train(
     require_training_data(config)
     config = with_inherited_shape(config, workdir, given)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
+    use_all_cores()  # JAX has counted its own for the mesh
     for field in allow_changes:
         require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
     make_workdir(workdir)
@@ -113,7 +115,7 @@ def _yardstick(
 def _network(
     config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
 ) -> dict[str, Any]:
-    policy = make_policy(config)
+    policy, peak_before = make_policy(config), counted_peak()
     opened = with_siblings(config, workdir)
     # A run that has begun needs the run it started from no more. Its config is the last of its facts to be written.
     has_begun = from_primary((workdir / "config.json").is_file() and (workdir / "tokenizer").is_dir())
@@ -126,6 +128,8 @@ def _network(
         ours = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}
         check_shapes(theirs, ours, opened.init_from, labels)
     changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
+    if is_primary():
+        experiment.dataset.tokenizer.save(workdir / "tokenizer")  # now: other runs of a study may wait for it
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
     with progress("compiling the training step", 1, show_count=False) as advance:
@@ -169,7 +173,7 @@ def _network(
             "flops": flops_of_a_step(config, experiment.model, experiment.objective) * steps,
             "seconds": done.seconds,
             "device_seconds": done.seconds * trainer.mesh.size,
-            "peak_bytes": peak_bytes(trainer),
+            "peak_bytes": peak_bytes(trainer, peak_before),
         },
     }
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from t5lite.checks import check, require_training_data
 from t5lite.config import require
@@ -181,18 +181,27 @@ def _resolved(config: ConfigDict, workdir: Path | None, given: Collection[str] =
     return config
 
 
-def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
-    vocabulary = dataset.tokenizer.vocabulary
-    objective, evaluated = (
-        make(config.objective, config.model.architecture, vocabulary, dataset.labels)
-        for make in (make_objective, make_evaluated)
+@functools.lru_cache(32)
+def _functions(
+    objective: FrozenConfigDict, model: FrozenConfigDict, vocabulary: Vocabulary, labels: tuple[str, ...] | None
+) -> tuple[Objective, Objective, dict[str, Objective], Transformer]:
+    """The functions of an experiment: objective, evaluated, standards and model.
+
+    Equal arguments give the same functions, and the same functions need no second compilation.
+    """
+    made, evaluated = (
+        make(objective, model.architecture, vocabulary, labels) for make in (make_objective, make_evaluated)
     )
+    return made, evaluated, make_standards(objective, made, vocabulary), make_model(model, vocabulary, made.heads)
+
+
+def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
+    parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
+    objective, evaluated, standards, model = _functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
     is_text = evaluated.rows == "pairs"
     if dataset.labels is not None and (is_text or evaluated.answered.each == "example"):
         front = int(evaluated.bos is not None)
         check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
-    standards = make_standards(config.objective, objective, vocabulary)
-    model = make_model(config.model, vocabulary, objective.heads)
     return Experiment(config, dataset, objective, evaluated, standards, model)
 
 

@@ -12,7 +12,7 @@ another run of the study; in a workdir, the run in the folder beside it, so that
 
 import graphlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -57,9 +57,9 @@ def is_repeated(name: str, config: ConfigDict) -> bool:
     return name == f"{config.name}-{config.seed}"
 
 
-def references(config: ConfigDict) -> list[str]:
-    """Names of the runs of the same study that `config` needs."""
-    values = [at(config, field) for field in REFERRING]
+def references(config: ConfigDict, fields: Sequence[str] = REFERRING) -> list[str]:
+    """Names of the runs of the same study that `config` needs, as far as `fields` say."""
+    values = [at(config, field) for field in fields]
     return [value[1:] for value in values if value and value.startswith("@")]
 
 

@@ -30,9 +30,11 @@ MASK, CLS, SEP = "[MASK]", "[CLS]", "[SEP]"
 PREFIX, SUFFIX, MIDDLE = "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TokenTable:
     """Facts about each token, as arrays over ids (int32 or bool, [R] with R = `Vocabulary.rows`).
+
+    Tables and vocabularies with equal contents are equal, and hashable.
 
     num_bytes: UTF-8 bytes of the text that a token stands for, 0 for specials; bits per byte comes from it.
     num_bytes_first: the same for the first token of a text, without the space that the tokenizer puts in front.
@@ -43,6 +45,12 @@ class TokenTable:
     starts_word: np.ndarray
     ends_sentence: np.ndarray
     is_special: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenTable) and all(map(np.array_equal, vars(self).values(), vars(other).values()))
+
+    def __hash__(self) -> int:
+        return hash(self.num_bytes.tobytes())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +97,7 @@ class Rules:
         return dataclasses.replace(self, **kept, **{name: t if t < rows else None for name, t in forced.items()})
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """Ids of pieces, sentinels and specials, with the table of facts about each token.
 
@@ -106,6 +114,9 @@ class Vocabulary:
     start: int = PAD
     bos: int | None = None
     unknown: int | None = UNKNOWN
+
+    def __hash__(self) -> int:
+        return hash((self.pieces, self.sentinels, self.table))
 
     @property
     def size(self) -> int:

@@ -1,9 +1,10 @@
 """The train step and the evaluation step: pure functions, jitted once, that make their own noise.
 
-    state, metrics = train_step(state, rows)          rows: what the host read, [B, …]
+    state, metrics = train_step(state, rows, seed)    rows: what the host read, [B, …]
     sums = eval_step(params, rows, index)
 
-Noise and dropout are functions of (seed, state.step) alone.
+Noise and dropout are functions of (seed, state.step) alone. The seed is an argument, so that the runs of several seeds
+share one compiled program.
 
 Where the loss or the norm of the gradient is not finite the update is left out: parameters and optimizer state stay as
 they were, bit for bit, and only the step counts. That is decided before the optimizer runs, so that no second state is
@@ -60,18 +61,18 @@ class StepSettings:
 
     batch_size: int
     microbatches: int
-    seed: int
     label_smoothing: float
     z_loss: float
     ema_decay: float | None
 
 
 TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
+SeededStep = Callable[[TrainState, Row, Array], tuple[TrainState, Sums]]
 EvalStep = Callable[[Any, Row, Array], Sums]
 
 
 def init_state(
-    model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: int, averaged: Any = None
+    model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: Array, averaged: Any = None
 ) -> TrainState:
     """The state before the first step; `batch` gives the shapes. Jit it with the shardings that it should have.
 
@@ -82,7 +83,7 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
-def noise_key(seed: int) -> Array:
+def noise_key(seed: int | Array) -> Array:
     """The key from which the objectives' noise of a run is folded."""
     return jax.random.fold_in(jax.random.key(seed), 0)
 
@@ -104,16 +105,15 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     settings: StepSettings,
     trainable: Any,
-) -> TrainStep:
-    """The function (state, rows) -> (state, metrics). Not jitted: the caller knows the shardings.
+) -> SeededStep:
+    """The function (state, rows, seed) -> (state, metrics). Not jitted: the caller knows the shardings.
 
     Sums of loss and gradient accumulate over microbatches and are divided once, by the weight of the whole batch.
     trainable: a tree of bools like the parameters. grad_norm, which clipping compares, is of the trainable ones.
-    metrics: float32 scalars, and three of bools. "skipped": the update was left out. "finite_update": the optimizer's
-    update is finite. "finite_rows" [B]: the row's loss is finite.
+    seed: int32 scalar. metrics: float32 scalars, and three of bools. "skipped": the update was left out.
+    "finite_update": the optimizer's update is finite. "finite_rows" [B]: the row's loss is finite.
     """
     heads = heads_of(objective.heads)
-    noise, dropout = noise_key(settings.seed), jax.random.fold_in(jax.random.key(settings.seed), 1)
     is_frozen = jax.tree.map(lambda is_trainable: not is_trainable, trainable)
 
     def loss_of(trained: Any, frozen: Any, batch: Batch, key: Array, weights: Sums) -> tuple[Array, tuple[Sums, Array]]:
@@ -122,7 +122,8 @@ def make_train_step(
         sums = loss_sums(outputs, batch, settings.label_smoothing, settings.z_loss)
         return joint(sums, "objective", weights)[0], (sums | token_counts(batch), finite_rows(outputs, batch))
 
-    def train_step(state: TrainState, rows: Row) -> tuple[TrainState, Sums]:
+    def train_step(state: TrainState, rows: Row, seed: Array) -> tuple[TrainState, Sums]:
+        noise, dropout = noise_key(seed), jax.random.fold_in(jax.random.key(seed), 1)
         keys = example_keys(noise, state.step, settings.batch_size)
         batch = _made(objective, keys, rows, table)
         key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch, heads)

@@ -4,7 +4,8 @@
     state = trainer.init()
     state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
 
-The step is compiled ahead of time: rows of another shape are an error, never a second compilation.
+The step is compiled ahead of time: rows of another shape are an error, never a second compilation. Trainers that differ
+in their seed alone share their programs, which a process keeps: of a study with several seeds it compiles each once.
 """
 
 import dataclasses
@@ -16,8 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from t5lite.model.flops import step_flops
 from t5lite.model.transformer import Transformer
@@ -30,6 +32,10 @@ from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
 from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
+
+PROGRAMS = 8  # of a kind, that a process keeps
+# The fields of a config on which the programs of a training depend, beside its model and objective.
+OF_THE_STEP = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +74,21 @@ def make_trainer(
     """Lay `config`'s training out over its mesh and compile the step. Raises UserError where something cannot fit."""
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.microbatches, mesh)
+    fields = FrozenConfigDict({name: config[name] for name in OF_THE_STEP})
+    made = _for_any_seed(fields, model, objective, table, mesh, total_steps)
+    meet()  # the first program that all take part in gives a late host but half a minute (Gloo's, on CPUs)
+    seeded = {
+        name: functools.partial(getattr(made, name), seed=np.int32(config.seed))
+        for name in ("init", "step", "function")
+    }
+    return dataclasses.replace(made, **seeded)
+
+
+@functools.lru_cache(PROGRAMS)
+def _for_any_seed(
+    config: FrozenConfigDict, model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh, total_steps: int
+) -> Trainer:
+    """A Trainer with functions that take a `seed`, int32, as well."""
     schedule = make_schedule(config.schedule, total_steps)
     batch = batch_shapes(objective, config.batch_size, table)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
@@ -76,18 +97,18 @@ def make_trainer(
     settings = StepSettings(
         config.batch_size,
         config.microbatches,
-        config.seed,
         config.loss.label_smoothing,
         config.loss.z_loss,
         config.ema_decay,
     )
 
-    def init() -> TrainState:
+    def init(seed: jax.Array) -> TrainState:
         # Two rows are enough to make parameters, and keep the arrays of the tracing small.
         zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
-        return init_state(model, optimizer, zeros, config.seed, None if config.ema_decay is None else trainable)
+        return init_state(model, optimizer, zeros, seed, None if config.ema_decay is None else trainable)
 
-    shapes = jax.eval_shape(init)
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = jax.eval_shape(init, seed)
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
     check_fits(held, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
     shardings = state_shardings(shapes, mesh, params, model.config)
@@ -99,10 +120,10 @@ def make_trainer(
     )
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     with jax.set_mesh(mesh):
-        compiled = step.lower(placed, _row_structs(objective, config.batch_size, batch_sharding(mesh))).compile()
+        rows = _row_structs(objective, config.batch_size, batch_sharding(mesh))
+        compiled = step.lower(placed, rows, seed=seed).compile()
     way_out = "lower batch_size, raise microbatches, or set model.remat=full"
     check_fits(_memory_bytes(compiled), mesh, "a training step", way_out)
-    meet()  # the first program that all take part in gives a late host but half a minute (Gloo's, on CPUs)
     return Trainer(
         mesh=mesh,
         schedule=schedule,
@@ -133,6 +154,7 @@ def under(mesh: Mesh, function: Callable) -> Callable:
     return wrapped
 
 
+@functools.lru_cache(PROGRAMS)
 def compile_eval_step(model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh) -> Callable:
     """The jitted evaluation step, (params, rows, index) -> sums; rows are placed on `mesh` by the caller."""
     step = make_eval_step(model, objective, table)
@@ -160,7 +182,15 @@ def check_fits(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
         )
 
 
-def peak_bytes(trainer: Trainer) -> int:
-    """Peak memory of one device in bytes: what it counted, or what the compiler planned where it counts nothing."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return int(stats.get("peak_bytes_in_use", trainer.memory_bytes))
+def counted_peak() -> int:
+    """Peak memory of one device in bytes since this process began; 0 where the device counts nothing."""
+    return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+
+
+def peak_bytes(trainer: Trainer, before: int = 0) -> int:
+    """Peak memory of one device in bytes: what it counted, else what the compiler planned.
+
+    before: the `counted_peak` when the run began. Where it has not grown, it was an earlier run's.
+    """
+    counted = counted_peak()
+    return counted if counted > before else trainer.memory_bytes

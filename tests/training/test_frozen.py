@@ -39,12 +39,12 @@ def _flops(config):
     params = parameter_shapes(model.config)
     optimizer = make_optimizer({"name": "adamw", "trainable": config.trainable}, lambda step: 0.1, params)
     mask = trainable_mask(config.trainable, params)
-    settings = StepSettings(config.batch_size, config.microbatches, 0, 0.0, 0.0, None)
+    settings = StepSettings(config.batch_size, config.microbatches, 0.0, 0.0, None)
     step = make_train_step(model, objective, VOCABULARY.table, optimizer, settings, mask)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
     shapes = objective.row_shapes(config.batch_size).items()
     rows = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes}
-    return jax.jit(step).lower(state, rows).cost_analysis()["flops"]
+    return jax.jit(step).lower(state, rows, jax.ShapeDtypeStruct((), jnp.int32)).cost_analysis()["flops"]
 
 
 @pytest.mark.parametrize(

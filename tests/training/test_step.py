@@ -175,6 +175,28 @@ def test_the_step_is_compiled_once_and_refuses_rows_of_another_shape():
         trainer.step(state, {"tokens": jnp.zeros((8, 5), jnp.int32)})
 
 
+def test_seeds_share_one_program_and_draw_numbers_of_their_own():
+    fields = {"model.dropout": 0.1}
+    objective = make_objective(_config().objective, "encoder_decoder", VOCABULARY)
+    model = make_model(_config(**fields).model, VOCABULARY)
+    # Another table of the same contents, as a second run reads it from disk.
+    tables = VOCABULARY.table, Vocabulary.synthetic(290, 20).table
+
+    def trainer(seed, table=tables[0], **more):
+        return make_trainer(_config(seed=seed, **fields, **more), model, objective, table, 10)
+
+    first, second, third = trainer(0), trainer(1, tables[1]), trainer(0, **{"loss.z_loss": 1e-4})
+    assert first.step.func is second.step.func and first.init.func is second.init.func
+    assert third.step.func is not first.step.func
+    rows = put_batch(next(_rows(_config())), first.mesh)
+    made = {seed: jax.device_get(each.step(each.init(), rows)) for seed, each in enumerate((first, second))}
+    assert _largest_difference(made[0][0].params, made[1][0].params) > 0.01
+    state = first.init()  # from the same parameters the noise still differs
+    kept = jax.device_get(state)
+    losses = [float(each.step(jax.device_put(kept, first.shardings), rows)[1]["loss"]) for each in (first, second)]
+    assert losses[0] != losses[1]
+
+
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():
     with pytest.raises(UserError, match="batch_size"):
         _train(_config(**{"mesh.data": 8, "batch_size": 12}))

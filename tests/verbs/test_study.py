@@ -83,6 +83,18 @@ def test_a_study_ends_in_a_report_and_does_nothing_twice(write, tmp_path, capfd)
     assert "training" not in capfd.readouterr().err
 
 
+def test_a_run_has_the_same_bits_whatever_its_process_ran_before(tmp_path):
+    last = small_config(write_texts(tmp_path / "text"))
+    last.model.dropout = 0.1
+    of_another_seed, of_another_size = last.copy_and_resolve_references(), last.copy_and_resolve_references()
+    of_another_seed.seed, of_another_size.model.d_model = 1, 2 * last.model.d_model
+    runs = {"another_size": of_another_size, "another_seed": of_another_seed, "last": last}
+    study.run_and_report(runs, tmp_path / "after", "Mine")
+    study.run_and_report({"last": last}, tmp_path / "alone", "Mine")
+    after, alone = (read_result(tmp_path / folder / "last")["params_sha256"] for folder in ("after", "alone"))
+    assert after == alone
+
+
 def test_a_failed_run_is_told_and_the_rest_still_compared(write, tmp_path, capsys):
     more = "pretrained.model.architecture = 'decoder'; del tasks['bag']"
     error = failure(write(more), capsys)

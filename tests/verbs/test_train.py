@@ -1,5 +1,6 @@
 """A run: what it leaves behind, how it goes on after a kill, what it refuses."""
 
+import gc
 import json
 import resource
 import signal
@@ -16,6 +17,7 @@ from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.reading import saved_steps
 from t5lite.training.record import read_record
+from t5lite.training.trainer import counted_peak, peak_bytes
 from tests.small import small_config, write_pairs, write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +97,31 @@ def test_the_same_config_gives_the_same_parameters(pretrained, texts, tmp_path):
     config.mesh.data = 1
     assert train(config, tmp_path)["params_sha256"] == first["params_sha256"]
     assert _losses(tmp_path) == _losses(pretrained)
+
+
+def test_no_array_of_a_run_outlives_it(texts, tmp_path):
+    gc.collect()
+    before = {id(array) for array in jax.live_arrays()}
+    train(small_config(texts), tmp_path)
+    gc.collect()
+    assert not [array.shape for array in jax.live_arrays() if id(array) not in before]
+
+
+def test_the_peak_of_an_earlier_run_of_the_process_is_not_this_runs(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"peak_bytes_in_use": self.peak}
+
+    class Trainer:
+        memory_bytes = 70  # as the compiler planned
+
+    device = Device()
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    device.peak = 100
+    before = counted_peak()
+    assert peak_bytes(Trainer, before) == 70
+    device.peak = 130
+    assert peak_bytes(Trainer, before) == 130
 
 
 def test_fine_tuning_starts_from_the_parameters_of_another_run(pretrained, tmp_path, capsys):
