@@ -33,9 +33,15 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+KEPT = {"t5lite.training.trainer": ("_for_any_seed", "compile_eval_step"), "t5lite.run.experiment": ("_functions",)}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_file():
     yield
+    for module, functions in KEPT.items():
+        for function in functions if module in sys.modules else ():
+            getattr(sys.modules[module], function).cache_clear()
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
