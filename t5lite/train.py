@@ -1,13 +1,13 @@
 """Train: from a config to a workdir with checkpoints, metrics and a result. The same command goes on where it stopped.
 
 python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
+
+To read the code: `fit` brings together the rows (run/experiment.py), the step (training/step.py) and the loop
+(training/loop.py). `_network` makes these of a config. `train` adds what guards a workdir: a lock, and what may change.
 """
 
 import contextlib
-import platform
-import subprocess
 from collections.abc import Collection, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,15 @@ from ml_collections import ConfigDict
 from t5lite import cli
 from t5lite.checks import check, check_budget, require_training_data
 from t5lite.config import BAG_OF_WORDS, at, flat, require, to_dict
-from t5lite.data.dataset import Dataset, open_dataset
+from t5lite.data.dataset import open_dataset
 from t5lite.data.labelled import check_labels
 from t5lite.data.rows import prefetch
-from t5lite.data.tokenizers.tokenizer import load_tokenizer
-from t5lite.interop.kept import read_kept
-from t5lite.interop.released import is_released
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import parameter_shapes
 from t5lite.run.evaluation import Evaluator
-from t5lite.run.experiment import Experiment, open_experiment
-from t5lite.run.inherit import with_inherited_shape
+from t5lite.run.experiment import Experiment, open_experiment, total_steps
+from t5lite.run.facts import leave_facts
+from t5lite.run.inherit import known_rows, with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.run.siblings import with_siblings
 from t5lite.system.cores import use_all_cores
@@ -37,7 +35,6 @@ from t5lite.system.hosts import agree, count, from_primary, is_primary, primary_
 from t5lite.system.progress import progress, say, warn
 from t5lite.system.stopping import Stopping
 from t5lite.tasks.metrics import Metrics
-from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog, NoLog, first_losses
@@ -56,168 +53,12 @@ from t5lite.training.workdir import (
     make_workdir,
     owned,
     read_result,
-    set_aside_result,
-    write_facts,
 )
 
 _MISSING = object()
 
 
-def train(
-    config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = (), given: Collection[str] = ()
-) -> dict[str, Any]:
-    """Run `config` to its end in `workdir` and return its result. A complete run is not run again.
-
-    allow_changes: fields or groups of the config, and data, that may differ from those with which the run began; where
-    they do, it goes on with the new ones. given: the fields that the command line has set. Raises UserError for what
-    the user can mend, Interrupted after a signal.
-    """
-    check_budget(config)
-    check(config)
-    require_training_data(config)
-    config = with_inherited_shape(config, workdir, given)
-    check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
-    use_all_cores()  # JAX has counted its own for the mesh
-    for field in allow_changes:
-        require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
-    make_workdir(workdir)
-    agree(flat(to_dict(config)))
-    with owned(workdir) if is_primary() else contextlib.nullcontext():
-        changes = check_same_run(config, workdir, allow_changes)
-        result = from_primary(read_result(workdir))
-        if result is not None and not changes:
-            say(f"{workdir} is complete")
-            return result
-        run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
-        result = run(config, workdir, allow_changes, changes, given)
-        if is_primary():
-            write_json(workdir / "result.json", result)
-        return result
-
-
-def _yardstick(
-    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
-) -> dict[str, Any]:
-    del given
-    from t5lite.run.bag_of_words import (
-        train_bag_of_words,  # scikit-learn takes a second to import, and few runs need it
-    )
-
-    require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
-    with primary_first():
-        dataset = open_dataset(with_siblings(config, workdir), "pairs")
-    changes |= check_same_data(dataset.identity, workdir, allowed)
-    check_labels(dataset.tokenizer, dataset.labels or (), None)
-    _write_facts(config, dataset, workdir, 0, changes)
-    return {**train_bag_of_words(config, dataset), "rows": dataset.rows, "cut": {}}
-
-
-def _network(
-    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
-) -> dict[str, Any]:
-    policy, peak_before = make_policy(config), counted_peak()
-    opened = with_siblings(config, workdir)
-    # A run that has begun needs the run it started from no more. Its config is the last of its facts to be written.
-    has_begun = from_primary((workdir / "config.json").is_file() and (workdir / "tokenizer").is_dir())
-    starts = opened.init_from is not None and not from_primary(saved_steps(workdir))
-    theirs = shapes_at(opened.init_from, opened.init_from_step) if starts else {}  # or the error that there are none
-    with primary_first():
-        experiment = open_experiment(opened, workdir if has_begun else None, given)
-    labels = experiment.dataset.labels
-    if starts:
-        ours = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}
-        check_shapes(theirs, ours, opened.init_from, labels)
-    changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
-    if is_primary():
-        experiment.dataset.tokenizer.save(workdir / "tokenizer")  # now: other runs of a study may wait for it
-    objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
-    steps = total_steps(experiment, workdir)
-    with progress("compiling the training step", 1, show_count=False) as advance:
-        trainer = make_trainer(config, model, objective, table, steps)
-        advance()
-
-    checkpoints = Checkpoints(workdir, policy)
-    known_rows = _known_rows(experiment) if starts else None
-    state, done, hand_off = find_weights(
-        trainer, checkpoints, opened.init_from, opened.init_from_step, labels, known_rows
-    )
-    moved = moved_dropout_note(workdir, model.config) if int(state.step) else None  # before its config is written anew
-    if int(state.step) > steps:
-        raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
-    _write_facts(config, experiment.dataset, workdir, int(state.step), changes)
-    if int(state.step):
-        say(f"going on from step {int(state.step)} of {steps}")
-    if moved is not None:
-        say(moved)
-    if hand_off is not None:
-        say(hand_off.report())
-        if note := dropout_note(opened):
-            say(note)
-    try:
-        state, found = _run(experiment, trainer, state, steps, done, checkpoints, workdir)
-    except UserError:
-        if count() == 1:  # of several, who waits for the others' parts may wait in vain
-            with contextlib.suppress(UserError):
-                checkpoints.wait()  # what is being saved is good, and would end with the process
-        raise
-    checkpoints.close()
-    return {
-        "step": steps,
-        **found,
-        "rows": experiment.dataset.rows,
-        "cut": experiment.cut(),
-        "params_sha256": params_sha256(state.params),
-        "skipped_steps": done.skipped,
-        "cost": {
-            "tokens": int(done.tokens),
-            "flops": flops_of_a_step(config, experiment.model, experiment.objective) * steps,
-            "seconds": done.seconds,
-            "device_seconds": done.seconds * trainer.mesh.size,
-            "peak_bytes": peak_bytes(trainer, peak_before),
-        },
-    }
-
-
-def _known_rows(experiment: Experiment) -> int | None:
-    """The number of ids that the tokenizer at `init_from` has. None: this run adds none, or the rows were released."""
-    source = experiment.config.init_from
-    if is_released(source) or read_kept(Path(source)) is not None:
-        return None  # further rows of a release may be meant for tokens that it does not name
-    before = load_tokenizer(source, 0, ()).vocabulary.rows
-    return before if before < experiment.vocabulary.rows else None
-
-
-def _write_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int, changes: Changes) -> None:
-    """Tokenizer, config and provenance, which make the folder a workdir, for a start that goes on from `step`.
-
-    All hosts must have the same.
-    """
-    facts = provenance(dataset)
-    agree({"tokenizer": dataset.tokenizer.sha256, **dataset.identity, **facts["packages"], "code": facts["git_commit"]})
-    if is_primary():
-        set_aside_result(workdir)
-        dataset.tokenizer.save(workdir / "tokenizer")
-        write_facts(workdir, config, facts, step, changes)
-
-
-def total_steps(experiment: Experiment, workdir: Path) -> int:
-    """The run's budget in steps."""
-    config, objective = experiment.config, experiment.objective
-    tokens = config.batch_size * sum(objective.lengths)
-    steps = steps_of(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
-    if steps is not None:
-        return steps
-
-    def measure() -> float:
-        # The schedule does not matter to the time of a step, only that one can be made.
-        probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, 10**9)
-        rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
-        return seconds_per_step(probe.step, probe.init(), put_batch(rows, probe.mesh))
-
-    return steps_in(config.budget.minutes, workdir, measure)
-
-
-def _run(
+def fit(
     experiment: Experiment,
     trainer: Trainer,
     state: TrainState,
@@ -226,7 +67,14 @@ def _run(
     checkpoints: Checkpoints,
     workdir: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state after the last step, its "metrics" on each held-out set, and of how many rows: "evaluated"."""
+    """Train up to step `steps`, and return the state and {"metrics": of each held-out set, "evaluated": its rows}.
+
+    The rows of each step, the pure step and the loop meet here. Held-out text is evaluated before the first step, every
+    `eval.every_steps` and at the end.
+
+    Args:
+        state: may be that of an earlier start; `done` says what it has cost.
+    """
     config = experiment.config
     first = int(state.step)
     stop = Stopping()
@@ -267,28 +115,119 @@ def _run(
     return state, {"metrics": at_end or evaluator.all(state.evaluated), "evaluated": evaluator.evaluated()}
 
 
-def provenance(dataset: Dataset) -> dict[str, Any]:
-    """What a result depends on beside the config: versions, devices, code, data."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
+def _network(
+    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
+) -> dict[str, Any]:
+    """Make experiment, trainer and state of the config, train, and return the result."""
+    policy, peak_before = make_policy(config), counted_peak()
+    opened = with_siblings(config, workdir)
+    # A run that has begun needs the run it started from no more. Its config is the last of its facts to be written.
+    has_begun = from_primary((workdir / "config.json").is_file() and (workdir / "tokenizer").is_dir())
+    starts = opened.init_from is not None and not from_primary(saved_steps(workdir))
+    theirs = shapes_at(opened.init_from, opened.init_from_step) if starts else {}  # or the error that there are none
+    with primary_first():
+        experiment = open_experiment(opened, workdir if has_begun else None, given)
+    labels = experiment.dataset.labels
+    if starts:
+        ours = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}
+        check_shapes(theirs, ours, opened.init_from, labels)
+    changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
+    if is_primary():
+        experiment.dataset.tokenizer.save(workdir / "tokenizer")  # now: other runs of a study may wait for it
+    objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
+    steps = total_steps(experiment, workdir)
+    with progress("compiling the training step", 1, show_count=False) as advance:
+        trainer = make_trainer(config, model, objective, table, steps)
+        advance()
+
+    checkpoints = Checkpoints(workdir, policy)
+    rows = known_rows(experiment.config, experiment.vocabulary) if starts else None
+    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step, labels, rows)
+    moved = moved_dropout_note(workdir, model.config) if int(state.step) else None  # before its config is written anew
+    if int(state.step) > steps:
+        raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
+    leave_facts(config, experiment.dataset, workdir, int(state.step), changes)
+    if int(state.step):
+        say(f"going on from step {int(state.step)} of {steps}")
+    if moved is not None:
+        say(moved)
+    if hand_off is not None:
+        say(hand_off.report())
+        if note := dropout_note(opened):
+            say(note)
+    try:
+        state, found = fit(experiment, trainer, state, steps, done, checkpoints, workdir)
+    except UserError:
+        if count() == 1:  # of several, who waits for the others' parts may wait in vain
+            with contextlib.suppress(UserError):
+                checkpoints.wait()  # what is being saved is good, and would end with the process
+        raise
+    checkpoints.close()
     return {
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "devices": [device.device_kind for device in jax.devices()],
-        "hosts": jax.process_count(),
-        "git_commit": _git_commit(),
-        "data": dataset.identity,
-        "heldout": dataset.heldout,
-        "labels": dataset.labels,
+        "step": steps,
+        **found,
+        "rows": experiment.dataset.rows,
+        "cut": experiment.cut(),
+        "params_sha256": params_sha256(state.params),
+        "skipped_steps": done.skipped,
+        "cost": {
+            "tokens": int(done.tokens),
+            "flops": flops_of_a_step(config, experiment.model, experiment.objective) * steps,
+            "seconds": done.seconds,
+            "device_seconds": done.seconds * trainer.mesh.size,
+            "peak_bytes": peak_bytes(trainer, peak_before),
+        },
     }
 
 
-def _git_commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    except OSError:  # no git here
-        return None
-    return said.stdout.strip() or None
+def _yardstick(
+    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
+) -> dict[str, Any]:
+    """Train the bag of words, and return its result."""
+    del given
+    from t5lite.run.bag_of_words import (
+        train_bag_of_words,  # scikit-learn takes a second to import, and few runs need it
+    )
+
+    require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
+    with primary_first():
+        dataset = open_dataset(with_siblings(config, workdir), "pairs")
+    changes |= check_same_data(dataset.identity, workdir, allowed)
+    check_labels(dataset.tokenizer, dataset.labels or (), None)
+    leave_facts(config, dataset, workdir, 0, changes)
+    return {**train_bag_of_words(config, dataset), "rows": dataset.rows, "cut": {}}
+
+
+def train(
+    config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = (), given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Run `config` to its end in `workdir` and return its result. A complete run is not run again.
+
+    allow_changes: fields or groups of the config, and data, that may differ from those with which the run began; where
+    they do, it goes on with the new ones. given: the fields that the command line has set. Raises UserError for what
+    the user can mend, Interrupted after a signal.
+    """
+    check_budget(config)
+    check(config)
+    require_training_data(config)
+    config = with_inherited_shape(config, workdir, given)
+    check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
+    use_all_cores()  # JAX has counted its own for the mesh
+    for field in allow_changes:
+        require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
+    make_workdir(workdir)
+    agree(flat(to_dict(config)))
+    with owned(workdir) if is_primary() else contextlib.nullcontext():
+        changes = check_same_run(config, workdir, allow_changes)
+        result = from_primary(read_result(workdir))
+        if result is not None and not changes:
+            say(f"{workdir} is complete")
+            return result
+        run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
+        result = run(config, workdir, allow_changes, changes, given)
+        if is_primary():
+            write_json(workdir / "result.json", result)
+        return result
 
 
 def _show(result: dict[str, Any], workdir: Path) -> None:

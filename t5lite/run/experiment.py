@@ -34,6 +34,9 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
 from t5lite.tasks.table import make_evaluated, make_objective
+from t5lite.training.budget import seconds_per_step, steps_in, steps_of
+from t5lite.training.sharding import local_rows, put_batch
+from t5lite.training.trainer import flops_of_a_step, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,3 +215,20 @@ def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:
             f"config.tokenizer.path: the tokenizer differs from that of init_from={config.init_from}, so that its "
             "parameters would mean nothing; leave it unset to use its own"
         )
+
+
+def total_steps(experiment: Experiment, workdir: Path) -> int:
+    """Return the run's budget in steps. A budget in minutes is turned into steps once, and noted in `workdir`."""
+    config, objective = experiment.config, experiment.objective
+    tokens = config.batch_size * sum(objective.lengths)
+    steps = steps_of(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
+    if steps is not None:
+        return steps
+
+    def measure() -> float:
+        # The schedule does not matter to the time of a step, only that one can be made.
+        probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, 10**9)
+        rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
+        return seconds_per_step(probe.step, probe.init(), put_batch(rows, probe.mesh))
+
+    return steps_in(config.budget.minutes, workdir, measure)

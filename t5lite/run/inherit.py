@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from t5lite.config import BAG_OF_WORDS, at, load_json, require
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
+from t5lite.interop.kept import read_kept
 from t5lite.interop.released import folder_of, is_released, open_released
 from t5lite.model.build import settled
 from t5lite.model.config import VOCAB_MULTIPLE
@@ -198,3 +199,15 @@ def _tell(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[
     if changed:
         listed = ", ".join(f"config.model.{name} {before[name]} → {after[name]}" for name in changed)
         say(f"the shape is that of init_from={place}: {listed}")
+
+
+def known_rows(config: ConfigDict, vocabulary: Vocabulary) -> int | None:
+    """Return how many ids the tokenizer at `init_from` has, where the run's own `vocabulary` has more; else None.
+
+    None too where the rows were released: further rows may be meant for tokens that the release does not name.
+    """
+    source = config.init_from
+    if is_released(source) or read_kept(Path(source)) is not None:
+        return None
+    before = load_tokenizer(source, 0, ()).vocabulary.rows
+    return before if before < vocabulary.rows else None
