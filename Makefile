@@ -1,4 +1,5 @@
-# make setup   a virtual environment in .venv with everything installed
+# make setup   a virtual environment in .venv with everything installed; Python compiles what is used when it is used,
+#              which takes half of the time of compiling all of it
 # make run     the main job: a study, from text to pre-trained and fine-tuned models compared in a report
 # make test    the tests, on up to four cores; `make test SLOW=1` the slow ones, one after another
 # make check   formatting, lint, import order of the layers
@@ -15,7 +16,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "t5lite needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
 	touch $@
 
 run: setup
