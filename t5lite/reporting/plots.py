@@ -120,7 +120,7 @@ def draw(task: Task, name: str) -> tuple[list[Picture], str]:
     """
     looks, highlighted = _looks(task)
     pictures, captions = [], []
-    # Both settings are global, so they hold for the drawing alone. The page's font has the signs that matplotlib's lacks.
+    # Both settings are global: they hold for the drawing alone. The page's font has the signs that matplotlib's lacks.
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         if len(looks) > 1:
@@ -162,9 +162,7 @@ def _looks(task: Task) -> tuple[dict[str, Look], str]:
 
 
 def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: str) -> Picture:
-    """Return a picture of one metric: the values of each group that has it, and below them the differences to each
-    base.
-    """
+    """Return a picture of one metric: the values of the groups, and below them the differences to each base."""
     rows, said = [], []
     for summary in task.summaries:
         estimate = summary.estimates.get(split, {}).get(metric)

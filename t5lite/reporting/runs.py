@@ -58,8 +58,7 @@ class Run:
 
     @functools.cached_property
     def origins(self) -> list["Run"]:
-        """The runs whose parameters the run started from: the run in its `init_from`, then that run's own origin, and
-        so on.
+        """The runs whose parameters the run started from: the run in its `init_from`, then that run's own origin, ….
 
         The list ends at the first origin that is not a workdir.
         """
@@ -154,9 +153,7 @@ def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
 
 
 def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
-    """Return the curve of {step: value}. A step without logged tokens gets its tokens by interpolation between training
-    lines.
-    """
+    """Return the curve of {step: value}. The tokens of a step are interpolated between those of the training lines."""
     steps = sorted(values)
     seen = None
     if tokens:
@@ -166,8 +163,7 @@ def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
 
 
 def find_workdirs(folders: Sequence[Path]) -> list[Path]:
-    """Return the workdirs among `folders`, each once. A folder that is not a workdir stands for the workdirs directly
-    in it.
+    """Return the workdirs among `folders`, each once. Any other folder stands for the workdirs directly in it.
 
     The workdirs in a folder follow the order of the study that wrote its report. Without a study, runs from scratch
     come before runs that started from another run, and runs with a loss before runs without. Raises UserError for a
@@ -198,8 +194,6 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def statuses_in_study(folder: Path) -> dict[str, str]:
-    """Return {run: "complete" or why it has no result} of the study whose report is in `folder`; {} where there is
-    none.
-    """
+    """Return {run: "complete" or why it has no result} from a study's report in `folder`; {} where there is none."""
     report = read_json(folder / "report.json", "delete it", {"runs": ([{"run": str, "status": str}], None)}) or {}
     return {entry["run"]: entry["status"] for entry in report.get("runs") or ()}

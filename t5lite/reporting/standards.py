@@ -1,5 +1,4 @@
-"""Standards: the comparison of runs with different objectives, by the metrics of one objective that all are evaluated
-by.
+"""Standards: the comparison of runs with different objectives, by the metrics of one objective that evaluated them all.
 
 A run's metrics by a standard stand under the name of the split and the standard: "validation_span_corruption".
 """

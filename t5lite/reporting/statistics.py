@@ -57,9 +57,7 @@ class Estimate:
 
     @property
     def resolved(self) -> bool | None:
-        """Whether the interval excludes 0. None with too few seeds, or where the interval has no width and the mean is
-        not 0.
-        """
+        """Whether the interval excludes 0. None with too few seeds, or where all seeds have one value other than 0."""
         if self.mean is None or self.low is None or self.high is None or self.n < FEWEST_SEEDS:
             return None
         if not self.has_spread:
@@ -83,9 +81,7 @@ def resampling_weights(n: int) -> np.ndarray:
 
 
 def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (low, high), each [...]: the plain percentile bootstrap of the mean over the last axis of `values` [...,
-    n].
-    """
+    """Return (low, high), each [...]: the plain percentile bootstrap of the mean of `values` [..., n]."""
     means = values @ resampling_weights(values.shape[-1]).T
     tail = (1 - CONFIDENCE) / 2
     low = np.quantile(means, tail, axis=-1, method="inverted_cdf")
@@ -100,9 +96,7 @@ def stretch(n: int) -> float:
 
 
 def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (low, high), each [...]: the stretched interval of the mean over the last axis of `values` [..., n], n >=
-    2.
-    """
+    """Return (low, high), each [...]: the stretched interval of the mean of `values` [..., n], for n >= 2."""
     low, high = percentile_interval(values)
     mean = values.mean(axis=-1)
     by = stretch(values.shape[-1])

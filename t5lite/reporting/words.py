@@ -35,9 +35,7 @@ def printable(text: str) -> str:
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
-    """Return `value` with `decimals` decimals, or in powers of ten where it has too many digits before or after the
-    point.
-    """
+    """Return `value` with so many decimals; in powers of ten where it has too many digits before or after the point."""
     sign_flag = "+" if sign else ""
     text = f"{value:{sign_flag}.{decimals}f}"
     vanishes = value != 0 and float(text) == 0
