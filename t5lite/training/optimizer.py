@@ -95,7 +95,7 @@ def _hold(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
 
 
 def _rms(x: jax.Array, stacked: bool) -> jax.Array:
-    """Return the root mean square of a parameter, of each layer separately if it is `stacked`; broadcasts against `x`."""
+    """Return the root mean square of a parameter `x`, of each layer separately if `stacked`. It broadcasts against `x`."""
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(int(stacked), x.ndim)), keepdims=True))
 
 
@@ -209,8 +209,7 @@ def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
 
 
 def _muon(s: dict, params: Any) -> list[optax.GradientTransformation]:
-    """Return orthogonalised momentum for the layers' matrices, Adam for all other parameters (Jordan et al. 2024,
-    Muon).
+    """Return orthogonalised momentum for the layers' matrices, Adam for all else (Jordan et al. 2024, Muon).
 
     Three Newton-Schulz steps after the "AOL" scaling (Boissin et al. 2025, Turbo-Muon) replace five steps. On two cores
     they take 0.13 s of a step of configs/tiny.py instead of 0.29 s, and train as well.
@@ -273,8 +272,9 @@ def _table(s: dict, field: str, default: tuple, kind: type | tuple, params: Any)
 
 
 def trainable_mask(table: Any, params: Any) -> Any:
-    """Return a tree of bools like `params`, from a table of (regex, bool); None: all True. Raises UserError as tables
-    do.
+    """Return a tree of bools like `params`, from a table of (regex, bool); for None, all True.
+
+    Raises UserError for a table that does not fit `params`.
     """
     return _table({"trainable": table}, "trainable", TRAINABLE, bool, params)
 

@@ -95,7 +95,7 @@ def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
 
 
 def intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tuple[Record, Items]]:
-    """Yield (record, {item: arrays}) of each intact checkpoint at `steps`; warn about each damaged one.
+    """Yield (record, {item: arrays}) of each intact checkpoint at `steps`. Before it skips a damaged one, it warns.
 
     Raises Damaged where none is intact, and UserError where a checkpoint has other arrays than wanted. All hosts must
     call this together.
@@ -127,9 +127,7 @@ def evaluated(like: Any) -> Wanted:
 
 
 def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None, str | None]:
-    """Return (record, arrays, None), without comparing checksums; for a damaged checkpoint (None, None, what is
-    damaged).
-    """
+    """Return (record, arrays, None), with checksums not yet compared, or (None, None, what is damaged)."""
     try:
         record = read_record(checkpoint)
         like = wanted(record)

@@ -63,8 +63,7 @@ class Record:
 
     @property
     def evaluated(self) -> str:
-        """The item that everything but the run itself reads: the average of the parameters if there is one, else
-        "params".
+        """The item that everything but the run itself reads: the average of the parameters where there is one.
 
         This is the one rule for evaluation, generation, averages over checkpoints and later stages.
         """
@@ -96,8 +95,10 @@ def _digest(content: Any) -> str:
 
 
 def read_record(checkpoint: Path) -> Record:
-    """Return the record of the checkpoint in a folder. Raises Damaged, and UserError if another version of t5lite wrote
-    it.
+    """Return the record of the checkpoint in a folder.
+
+    Raises Damaged, and UserError where the file may not be read, or where another version of t5lite wrote another
+    format.
     """
     path = checkpoint / ITEM / FILE
     try:
@@ -131,7 +132,7 @@ def _mix(x: Array) -> Array:
 
 
 def _bits(x: Array) -> Array:
-    """Return the bit patterns of `x` as uint32, of the same shape. Elements of 8 bytes become two, along a new last
+    """Return the bit patterns of `x` as uint32, of the same shape. An element of 8 bytes becomes two on a new last
     axis.
     """
     if x.dtype == jnp.bool_:

@@ -77,7 +77,7 @@ _AFTER_WARMUP = {
 
 
 def settings_of(fields: Mapping, defaults: Mapping, what: str) -> dict:
-    """Return `defaults`, replaced by the fields that are not None. Raises UserError for a field that `defaults` lacks."""
+    """Return `defaults`, replaced by the `fields` that are not None. Raises UserError for a field without a default."""
     for field in fields:
         if field not in defaults:
             raise UserError(f"{what}.{field}: unknown field; {nearest(field, defaults)}")

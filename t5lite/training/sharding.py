@@ -61,7 +61,7 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] |
 
 
 def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """Raise UserError, with the nearest batch size that fits, where data·fsdp does not divide the rows of a microbatch."""
+    """Raise UserError, naming the nearest batch size that fits, where data·fsdp does not divide a microbatch's rows."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if microbatches < 1 or batch_size < 1:
         raise UserError(f"batch_size={batch_size}, microbatches={microbatches}: both must be at least 1")
@@ -121,7 +121,7 @@ def head_counts(config: ModelConfig) -> Table:
 def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh, heads: int) -> P:
     """Return `spec` with one entry a dimension, without the axes that do not divide their dimension.
 
-    Raises UserError for an axis that does not exist.
+    Raises UserError for an axis that does not exist or occurs twice, and for a `spec` that is longer than `shape`.
 
     heads: the number of heads in the parameter, which `tensor` must divide; 0 for none.
     """
@@ -179,9 +179,7 @@ def placed_shapes(config: ModelConfig, mesh: Mesh) -> Any:
 
 
 def _owner(path: str, params: Iterable[str]) -> str | None:
-    """Return the parameter with the path that is the longest suffix of `path`: …/mu/encoder/final_norm/scale →
-    encoder/….
-    """
+    """Return the parameter path that is the longest suffix of a state path: …/mu/encoder/final_norm/scale → encoder/…"""
     parts = path.split("/")
     return next((tail for i in range(len(parts)) if (tail := "/".join(parts[i:])) in params), None)
 
@@ -232,8 +230,6 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 
 def put_batch(rows: Any, mesh: Mesh) -> Any:
-    """Return global arrays [B, ...] from a tree of NumPy arrays [len(local_rows), ...], this process's rows of the
-    batch.
-    """
+    """Return global arrays [B, ...] from a tree of NumPy arrays [len(local_rows), ...], the rows of this process."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
