@@ -179,7 +179,8 @@ class Generator:
     def encode_target(self, text: str) -> np.ndarray:
         """Return the tokens of a given answer as training has them.
 
-        EOS closes them. A language model is the exception: its answer goes on from the input, and nothing is added.
+        EOS closes them, except where the objective does not close its inputs: a language model's answer goes on from
+        its input, and nothing is added.
         """
         if not self.objective.closes_inputs:
             return self._continued(text)
@@ -248,15 +249,11 @@ class Generator:
         yield from in_order(requests, batch_size, prepare, function, strict)
 
     def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
-        """Yield {"input", "target", "tokens", "token_logprobs", "logprob"} for the target of each request, in their
-        order.
-        """
+        """Yield {"input", "target", "tokens", "token_logprobs", "logprob"} for each request's target, in their order."""
         yield from in_order(requests, batch_size, self._prepare_score, lambda chunk, places: self._score(chunk), strict)
 
     def prepare(self, request: Request, more: int) -> Ready:
-        """Return a request as tokens; `more` tokens are to follow. Raises UserError for a text that the model cannot
-        take.
-        """
+        """Return a request as tokens; `more` are to follow. Raises UserError for a text that the model cannot take."""
         prefix = self._prefix(request.prefix)
         if len(prefix) > more:
             raise UserError(f"a prefix of {len(prefix)} tokens is longer than max_new_tokens={more}")
@@ -342,7 +339,7 @@ class Generator:
         return found
 
     def _one(self, tokens: np.ndarray, length: int, logprobs: np.ndarray, score: float, stop: Sequence[str]) -> dict:
-        """Return one answer, cut before the first stop text. The tokens up to the one that completes the stop text
+        """Return one answer, cut before the first stop text. The tokens up to the token that completes the stop text
         stay.
         """
         count, text = int(length), self._text(tokens[:length].tolist())

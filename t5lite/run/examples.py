@@ -61,9 +61,7 @@ def span_lengths(noise: Noise | None) -> list[int]:
 
 
 def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
-    """Return one example as plain values, without padding. For a decoder, `inputs` are shifted against `targets` by
-    one.
-    """
+    """Return one example as plain values, without padding. A decoder's `inputs` are its `targets` shifted by one."""
     example, batch = seen.example, seen.batch
     if batch.inputs is not None:
         inputs, inputs_ids = batch.inputs, batch.inputs_segment_ids
@@ -101,9 +99,7 @@ def padding_of(batch: Batch) -> float:
 
 @dataclasses.dataclass
 class Realised:
-    """Statistics of the examples of one objective, or of one member of a mixture: lists with a value an example, or a
-    span.
-    """
+    """Statistics of the examples of one objective, or of one member of a mixture: a value an example, or a span."""
 
     name: str
     share: float
@@ -125,7 +121,7 @@ class Realised:
 
 
 def realised(seen: Iterable[Seen], objective: Objective) -> list[Realised]:
-    """Return one `Realised` for each member of a mixture, with the share of examples it should have; else a single one."""
+    """Return one `Realised` for each member of a mixture, with the share it should have; else a single one."""
     members = objective.members or (Member(objective.name, 1.0, objective.expected),)
     found = collections.OrderedDict((member.name, Realised(*member)) for member in members)
     for each in seen:

@@ -68,8 +68,7 @@ def may_be_inherited(field: str) -> bool:
 
 
 def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict | None:
-    """Return `config` with the shape that the run in `workdir` inherited when it began; None where no such run has
-    begun.
+    """Return `config` with the shape that the run in `workdir` inherited when it began; None where none began that way.
 
     Raises UserError for a field of `given`, the fields that the command line has set, that differs.
     """
@@ -86,7 +85,7 @@ def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = 
 
 
 def given_tokenizer(config: ConfigDict, own: Path | None = None) -> TextTokenizer | None:
-    """Return the tokenizer that `config` names, or else that of its `init_from`, with new ids for what its objective
+    """Return the tokenizer that `config` names, else that of its `init_from`, with new ids for what its objective
     needs.
 
     None: a tokenizer is to be trained.
@@ -151,8 +150,10 @@ def _lacks_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentin
 
 
 def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
-    """Return the number of sentinels of the tokenizer at `place`. A tokenizer without any gets some if the objective
-    uses them.
+    """Return the number of sentinels for the tokenizer at `place`.
+
+    A tokenizer with sentinels keeps its number. Any other gets `config.tokenizer.sentinels` if the objective needs
+    some, if the command line has set the field, or if `place` is a release with T5's positions; else none.
     """
     specials, asked = _specials(config), config.tokenizer.sentinels
     vocabulary = load_tokenizer(place, 0, specials).grown(0, specials).vocabulary
@@ -169,7 +170,9 @@ def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
 
 
 def _make_room(shaped: ConfigDict, config: ConfigDict, place: str) -> None:
-    """Give the embedding rows for all ids, where the number of rows is set. `config`: before the shape was inherited."""
+    """Make the embedding large enough for all ids, where its number of rows is set. `config`: without the inherited
+    shape.
+    """
     specials = _specials(shaped)
     tokenizer = load_tokenizer(place, shaped.tokenizer.sentinels, specials).grown(shaped.tokenizer.sentinels, specials)
     rows, model = tokenizer.vocabulary.rows, shaped.model

@@ -132,9 +132,7 @@ def _mix(x: Array) -> Array:
 
 
 def _bits(x: Array) -> Array:
-    """Return the bit patterns of `x` as uint32, of the same shape. An element of 8 bytes becomes two on a new last
-    axis.
-    """
+    """Return the bit patterns of `x` as uint32, of the same shape; 8-byte elements become two along a new last axis."""
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
     width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize]

@@ -179,7 +179,7 @@ def placed_shapes(config: ModelConfig, mesh: Mesh) -> Any:
 
 
 def _owner(path: str, params: Iterable[str]) -> str | None:
-    """Return the parameter path that is the longest suffix of a state path: …/mu/encoder/final_norm/scale → encoder/…"""
+    """Return the parameter that is the longest suffix of a state path: …/mu/encoder/final_norm/scale → encoder/…"""
     parts = path.split("/")
     return next((tail for i in range(len(parts)) if (tail := "/".join(parts[i:])) in params), None)
 

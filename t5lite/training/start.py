@@ -130,8 +130,7 @@ def hand_over(
     labels: Sequence[str] | None = None,
     known_rows: int | None = None,
 ) -> tuple[TrainState, HandOff]:
-    """Return `state`, which is consumed, with the parameters that `source`, a workdir or `hf:DIR`, has at the same
-    path.
+    """Return `state` with the parameters that `source`, a workdir or `hf:DIR`, has at the same path. Consumes `state`.
 
     Raises UserError where the shapes at a path differ by more than rows of a larger vocabulary, or where no path is in
     both.

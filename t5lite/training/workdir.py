@@ -107,10 +107,12 @@ def owned(workdir: Path) -> Iterator[None]:
 
 
 def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = ()) -> Changes:
-    """Refuse to resume in a workdir with a config that computes something else, except for the `allowed` fields or
-    groups.
+    """Refuse to resume in a workdir with a config that computes something else, except for what `allowed` names.
 
     Returns the changes outside MAY_CHANGE.
+
+    Args:
+        allowed: fields or groups that may change.
     """
     if not (workdir / "config.json").exists():
         return {}
@@ -158,7 +160,7 @@ def write_facts(workdir: Path, config: ConfigDict, provenance: Mapping[str, Any]
     about_data = ("data", "heldout", "labels")  # the same for all starts, or else among the changes
     start = {"step": step, **{name: fact for name, fact in provenance.items() if name not in about_data}}
     history = [*(read_provenance(workdir).get("history") or []), start | {"changes": changes}]
-    # In this order, a kill between the two means that the change must be allowed again; the other would lose its record.
+    # In this order, a kill between the two means that a change must be allowed again; the other order loses its record.
     write_json(workdir / "provenance.json", {**provenance, "history": history})
     write_json(workdir / "config.json", {"format": FORMAT, **to_dict(config)})
 
