@@ -95,9 +95,7 @@ WEIGHTS = (0, FACTOR)
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse values that no run can have. Values that depend on tokenizer, model or mesh are checked where those are
-    known.
-    """
+    """Refuse values that no run can have. What depends on tokenizer, model or mesh is checked where those are known."""
     check_values(config)
     require(
         config.batch_size % config.microbatches == 0,

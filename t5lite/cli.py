@@ -39,7 +39,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
     """Return a verb's main. A UserError ends it with one line and exit code 2; SIGTERM and Ctrl-C, with a line and 75.
 
-    The process does not wait for threads that were ended. The log messages of other libraries are silenced.
+    The process ends at once and does not wait for its threads. The log messages of other libraries are silenced.
     """
 
     @functools.wraps(function)
@@ -89,7 +89,7 @@ def parse_with_checkpoint(
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the flag --checkpoint, with --workdir as another name, and the flags that choose among a run's checkpoints."""
+    """Add the flag --checkpoint, its other name --workdir, and the flags that choose among a run's checkpoints."""
     group = parser.add_mutually_exclusive_group(required=True)
     for flag in ("--checkpoint", "--workdir"):
         group.add_argument(flag, dest="checkpoint", help="the workdir of a run, or hf:DIR: released weights")
@@ -170,7 +170,7 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
-    """Run `start_jax`, on several hosts where the arguments of `add_hosts` or the cluster say so. Only host 0 prints."""
+    """Run `start_jax`, and join the hosts that the arguments of `add_hosts` or the cluster name. Only host 0 prints."""
     start_jax(deterministic)
     from t5lite.system import hosts
 
@@ -186,8 +186,7 @@ def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> I
 
 @contextlib.contextmanager
 def _outputs_once(here: bool) -> Iterator[None]:
-    """Keep standard output for this package on one host (`here`), and discard it on the others, without their progress
-    bars.
+    """Keep standard output on one host (`here`). The other hosts discard it, and show no progress.
 
     Text that C++ libraries print to standard output, as Gloo does when hosts connect, goes to standard error.
     """

@@ -249,7 +249,7 @@ class Generator:
         yield from in_order(requests, batch_size, prepare, function, strict)
 
     def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
-        """Yield {"input", "target", "tokens", "token_logprobs", "logprob"} for each request's target, in their order."""
+        """Yield {"input", "target", "tokens", "token_logprobs", "logprob"} for each request's target, in order."""
         yield from in_order(requests, batch_size, self._prepare_score, lambda chunk, places: self._score(chunk), strict)
 
     def prepare(self, request: Request, more: int) -> Ready:
@@ -339,9 +339,7 @@ class Generator:
         return found
 
     def _one(self, tokens: np.ndarray, length: int, logprobs: np.ndarray, score: float, stop: Sequence[str]) -> dict:
-        """Return one answer, cut before the first stop text. The tokens up to the token that completes the stop text
-        stay.
-        """
+        """Return one answer, cut before the first stop text. Its last token is the one that completes the stop text."""
         count, text = int(length), self._text(tokens[:length].tolist())
         if any(each in text for each in stop):
             count = next(n for n in range(1, count + 1) if self._stops(tokens[:n].tolist(), stop))

@@ -111,7 +111,7 @@ class Evaluator:
         return counts
 
     def share_notes(self) -> list[str]:
-        """Return a sentence for each number of rows that were evaluated, where they are not all rows of a held-out set."""
+        """Return a sentence for each number of evaluated rows that is below the number of rows in the held-out set."""
         said: dict[str, list[str]] = {}
         for split, counts in self.evaluated().items():
             if (note := describe_share(counts)) is not None:
@@ -197,8 +197,8 @@ class Evaluator:
         return self._chosen(params, rows) if is_encoder else self._generated(params, rows, source)
 
     def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
-        """Yield an encoder's examples: the likeliest token in each place asked for, and the likeliest answers of its
-        heads.
+        """Yield an encoder's examples, with the likeliest tokens in the places asked for and the likeliest head
+        answers.
         """
         experiment, objective = self.experiment, self.objective
         decode = experiment.dataset.tokenizer.decode
@@ -280,8 +280,7 @@ def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray
 def load_evaluator(
     place: str | Path, config: ConfigDict | None = None, step: str | None = None, average: int = 1
 ) -> tuple[Evaluator, Any, int]:
-    """Return the evaluator of the run in a workdir, the parameters of its newest checkpoint, and their step; 0 for
-    `hf:DIR`.
+    """Return the evaluator of the run in a workdir, its newest checkpoint's parameters, and their step; 0 for `hf:DIR`.
 
     Args:
         config: the run's config, possibly with other held-out text or evaluation settings; None: as it was.
@@ -301,9 +300,7 @@ def _lengths(rows: Rows) -> np.ndarray:
 
 
 def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Return int32 [C, T], the tokens of each label as a row's targets hold them, closed by EOS; and int32 [C], their
-    lengths.
-    """
+    """Return int32 [C, T], each label's tokens as targets of a row, closed by EOS; and int32 [C], their lengths."""
     length, front = experiment.evaluated.targets_length, experiment.conventions.front
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
     each = [

@@ -85,8 +85,7 @@ def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = 
 
 
 def given_tokenizer(config: ConfigDict, own: Path | None = None) -> TextTokenizer | None:
-    """Return the tokenizer that `config` names, else that of its `init_from`, with new ids for what its objective
-    needs.
+    """Return the tokenizer that `config` names, or that of its `init_from`, with new ids that its objective needs.
 
     None: a tokenizer is to be trained.
 
@@ -170,8 +169,9 @@ def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
 
 
 def _make_room(shaped: ConfigDict, config: ConfigDict, place: str) -> None:
-    """Make the embedding large enough for all ids, where its number of rows is set. `config`: without the inherited
-    shape.
+    """Make the embedding large enough for all ids, where its number of rows is set.
+
+    config: the config without the inherited shape.
     """
     specials = _specials(shaped)
     tokenizer = load_tokenizer(place, shaped.tokenizer.sentinels, specials).grown(shaped.tokenizer.sentinels, specials)

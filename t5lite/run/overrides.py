@@ -24,7 +24,7 @@ MEMBER = re.compile(r"(data[.]train|objective)[.]mixture[.]([^.]+)[.](.+)")
 
 
 def given_fields(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the dotted paths of the fields that `arguments` set: ("model.d_model",) for ["--config.model.d_model=64"]."""
+    """Return the dotted paths of the fields that `arguments` set: ("model.d_model",) for --config.model.d_model=64."""
     named = (argument.partition("=")[0] for argument in arguments if PREFIX.match(argument))
     return tuple(PREFIX.sub("", name) for name in named)
 
@@ -71,9 +71,7 @@ def _known_path(config: ConfigDict, path: str) -> None:
 
 
 def _add_member_field(config: ConfigDict, path: str) -> bool:
-    """Return whether `path` is a field of a member of a mixture. If so, add the field to `config`, unset and with its
-    type.
-    """
+    """Return whether `path` is a field of a member of a mixture. If so, add it to `config`, unset and with its type."""
     match = MEMBER.fullmatch(path)
     if match is None:
         return False

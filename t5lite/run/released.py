@@ -30,7 +30,7 @@ from t5lite.system.vocabulary import MASK, Vocabulary
 from t5lite.tasks.table import OF_OBJECTIVES, make_objective
 from t5lite.training.workdir import read_labels
 
-# Fields of a model that are not part of its shape. dropout_places comes from the weights where the config leaves it open.
+# Fields of a model that are not part of its shape. Where the config leaves dropout_places open, the weights decide.
 OF_THE_RUN = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
 SENTINELS_OF_T5 = 100
 LENGTH, SHORTEST = 512, 16
@@ -61,9 +61,7 @@ def config_of(place: str | Path) -> ConfigDict:
 
 
 def labels_of(place: str | Path) -> list[str] | None:
-    """Return the closed set of targets of the run in a workdir, or of the head of released weights; None where there is
-    none.
-    """
+    """Return the closed set of targets of a workdir's run, or of the head of released weights; None if there is none."""
     if not is_released(place):
         return read_labels(Path(place))
     labels = open_released(folder_of(place)).labels
@@ -122,9 +120,7 @@ def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> Non
 
 
 def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
-    """Return a note for a run that began when dropout had the same places in every model, and now drops at fewer; else
-    None.
-    """
+    """Return a note where a run began with dropout at the same places as every model, and now has fewer; else None."""
     said = read_json(workdir / "config.json") or {}
     places = [place for place in DROPOUT_PLACES if model.dropout_at(place)]
     if not model.dropout or "dropout_places" in (said.get("model") or {}) or len(places) == len(DROPOUT_PLACES):

@@ -45,8 +45,7 @@ class Reader:
         return found
 
     def _read(self, request: Request) -> Ready:
-        """Return a text as tokens, with the places to answer: each [MASK], or the first piece of each word, or none for
-        a label.
+        """Return a text as tokens, and the places to answer: each [MASK], each word's first piece, or none for a label.
 
         A text that gets a label is cut to the length that the network reads, as in evaluation. Raises UserError for any
         other text that is too long, and for a text without [MASK] where one is needed.

@@ -95,9 +95,7 @@ def _hold(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
 
 
 def _rms(x: jax.Array, stacked: bool) -> jax.Array:
-    """Return the root mean square of `x`, of each layer separately if `stacked`, in a shape that broadcasts against
-    `x`.
-    """
+    """Return the root mean square of `x`, of each layer if `stacked`, in a shape that broadcasts against `x`."""
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(int(stacked), x.ndim)), keepdims=True))
 
 
