@@ -1,7 +1,7 @@
 """The command line without a verb: list the verbs, or run one.
 
-t5lite                   list the verbs, as `python -m t5lite` does t5lite train …           run a verb, as `python -m
-t5lite.train …` does
+t5lite                   list the verbs, as `python -m t5lite` does
+t5lite train …           run a verb, as `python -m t5lite.train …` does
 """
 
 import ast

@@ -16,11 +16,11 @@ from t5lite.config import at, base_config, member_fields, require
 
 STEPS = 2**31 - 1  # the largest int32
 LENGTH = 2**18  # tokens of a window; dense attention grows with the square
-ROWS = 2**20  # of a batch
-WIDTH = 2**20  # of a layer
-FACTOR = 1e6  # of a rate or a loss
+ROWS = 2**20  # rows of a batch
+WIDTH = 2**20  # units of a layer
+FACTOR = 1e6  # a factor of a rate or a loss
 
-# {field: (least, most)} for every number in a config. A bound that is itself not allowed is refused where it matters.
+# {field: (least, most)} for every number in a config. Where a bound itself is not allowed, a later check refuses it.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "tokenizer.vocab_size": (1, 2**24),
@@ -88,8 +88,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-# Fields of a mixture's member (config.member_fields) that need a value. WEIGHTS: the range of `weight`; other numbers
-# have the ranges of the objective.
+# Fields of a mixture's member (config.member_fields) that need a value. WEIGHTS: the range of the field `weight`. Other
+# numbers have the ranges of the objective.
 OF_MEMBERS = {"data.train": ("source", "weight"), "objective": ("weight",)}
 WEIGHTS = (0, FACTOR)
 

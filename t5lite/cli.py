@@ -1,6 +1,7 @@
 """What the verbs share: parsing a command line, the setup of JAX, and the end of a process after a user's mistake.
 
-@verb def main(argv): ...
+@verb
+def main(argv): ...
 
 if __name__ == "__main__":
     main()

@@ -108,9 +108,7 @@ def _data() -> dict[str, Any]:
             "split": _optional(str),
             "columns": _columns(),  # None: the columns of `train`
         },
-        "labels": _optional(
-            bool
-        ),  # whether targets are labels of a closed set; None: decided from the training targets
+        "labels": _optional(bool),  # targets are labels of a closed set; None: decided by the training targets
     }
 
 

@@ -212,8 +212,8 @@ class Generator:
     def allowed(self, requests: Sequence[Request], suppress: Sequence[str]) -> np.ndarray:
         """Return bool [B, ids]: which ids may be generated for each request.
 
-        Sentinels are not allowed for a text without a blank. Weights that were trained with sentinels, and perhaps on
-        other tasks afterwards, as released ones are, would otherwise generate them.
+        Sentinels are not allowed where neither the text nor the prefix contains one. Weights that were trained with
+        sentinels, and perhaps on other tasks afterwards, as released ones are, would otherwise generate them.
         """
         vocabulary = self.tokenizer.vocabulary
         allowed = self.conventions.allowed.copy()

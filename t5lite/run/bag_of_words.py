@@ -1,9 +1,9 @@
 """The baseline of a labelled task: the metrics of a bag of words with the same labels and the same held-out pairs.
 
 It is TF-IDF of words and word pairs with a linear support vector machine, by scikit-learn. It reads the whole inputs,
-where a network reads the first `objective.inputs_length` tokens. A config asks for it with `model.architecture =
-"bag_of_words"`. Of the config's other fields, only the data, the tokenizer, the seed and `eval.rows` matter. The
-tokenizer's tokens show that the held-out pairs are the same.
+where a network reads the first `objective.inputs_length` tokens. A config asks for it with
+`model.architecture = "bag_of_words"`. Of the config's other fields, only the data, the tokenizer, the seed and
+`eval.rows` matter. The tokenizer's tokens show that the held-out pairs are the same.
 """
 
 import time

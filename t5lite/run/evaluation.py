@@ -197,9 +197,7 @@ class Evaluator:
         return self._chosen(params, rows) if is_encoder else self._generated(params, rows, source)
 
     def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
-        """Yield an encoder's examples, with the likeliest tokens in the places asked for and the likeliest head
-        answers.
-        """
+        """Yield an encoder's examples, with the likeliest token for each place asked for and answer of each head."""
         experiment, objective = self.experiment, self.objective
         decode = experiment.dataset.tokenizer.decode
 

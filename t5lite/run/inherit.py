@@ -141,9 +141,7 @@ def _lacks_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentin
         make_objective(config.objective, config.model.architecture, vocabulary)
     except TooFewSentinels as error:
         return error
-    except (
-        UserError
-    ):  # other errors are raised again where they matter, such as those about labels that are not known yet
+    except UserError:  # raised again where it matters: it may be about labels that are not known yet
         return None
     return None
 

@@ -1,7 +1,7 @@
 """Released weights in place of a run: `hf:DIR` wherever a workdir is read, and as `init_from` in a run's config.
 
-config_of("runs/tiny")        the config.json of the run config_of("hf:t5-small")      a config that a run with these
-weights could have had
+config_of("runs/tiny")        the config.json of the run
+config_of("hf:t5-small")      a config that a run with these weights could have had
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def config_of(place: str | Path) -> ConfigDict:
 
 
 def labels_of(place: str | Path) -> list[str] | None:
-    """Return the closed set of targets of a workdir's run, or of the head of released weights; None if there is none."""
+    """Return the closed set of targets of a workdir's run, or of released weights' head; None where there is none."""
     if not is_released(place):
         return read_labels(Path(place))
     labels = open_released(folder_of(place)).labels
@@ -148,8 +148,8 @@ def dropout_note(config: ConfigDict) -> str | None:
 def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[str] | None) -> None:
     """Choose an objective that the vocabulary allows.
 
-    Windows are shortened where there are few sentinels. Without any, the objective is a prefix LM. BART without [MASK]
-    gets an objective that deletes tokens.
+    Windows are shortened where there are few sentinels. Where there are too few for the shortest window, the objective
+    is a prefix LM. BART without [MASK] gets an objective that deletes tokens.
     """
     fields, architecture = config.objective, config.model.architecture
     if fields.name == "bart" and MASK not in vocabulary.specials:

@@ -20,7 +20,10 @@ from t5lite.training.trainer import under
 
 
 class Reader:
-    """An encoder that is ready to answer, with the parameters of `generator`."""
+    """An encoder that is ready to answer.
+
+    generator: holds the encoder's parameters.
+    """
 
     def __init__(self, generator: Generator):
         self.tokenizer, self.objective = generator.tokenizer, generator.objective

@@ -1,8 +1,7 @@
 """Orbax checkpoints of a run: saved in the background, kept by a policy, verified when they are read.
 
     checkpoints/60/params/  opt_state/  average/ (if the config asks for one)  record/ (see record.py)
-    checkpoints/damaged-60/                                                    a damaged checkpoint that a restart
-        skipped
+    checkpoints/damaged-60/                                                    a checkpoint that a restart rejected
 
 Parameters are an item of their own, so that the next stage can read them alone.
 """

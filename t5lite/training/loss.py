@@ -34,7 +34,7 @@ def joint(sums: Mapping[str, Array], name: str, weights: Mapping[str, Array]) ->
 
     With several heads, all are scaled to the weight of the first, so that loss / weight is the sum of their means.
     """
-    first, *others = sorted(key.removesuffix("weight") for key in weights)  # the vocabulary's is ""
+    first, *others = sorted(key.removesuffix("weight") for key in weights)  # the vocabulary's prefix is ""
     weight, *their_weights = (
         jnp.where(weights[f"{of}weight"] > 0, weights[f"{of}weight"], 1.0) for of in (first, *others)
     )

@@ -104,7 +104,7 @@ def _is_factored(shape: tuple[int, ...], stacked: bool, min_size: int) -> bool:
 
 
 def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> optax.GradientTransformation:
-    """Divide gradients by the root of their second moment, which is kept as row and column means for a matrix.
+    """Return a division of gradients by the root of their second moment, kept as row and column means for a matrix.
 
     optax.scale_by_factored_rms factors the two largest axes, and one of them may be the axis of layers. This one always
     factors the last two axes, and does not factor a stacked vector. The state is optax's own container. For a parameter

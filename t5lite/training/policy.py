@@ -1,7 +1,8 @@
 """The policy of checkpoints: which stay, and which is the best.
 
-newest `keep`             always at least one: the run goes on from it every `keep_every_steps`  for good best
-`keep_best`          by `metric`, among the steps at which held-out text was evaluated
+newest `keep`             always at least one: the run goes on from it
+every `keep_every_steps`  for good
+best `keep_best`          by `metric`, among the steps at which held-out text was evaluated
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """How a run finds its weights: in its own checkpoint, else from another run's parameters, else from scratch.
 
-1. workdir/checkpoints   everything: parameters, optimizer, step, and the cost so far 2. init_from
-parameters only, from a run (their average where it has one) or from released weights, hf:DIR.
+1. workdir/checkpoints   everything: parameters, optimizer, step, and the cost so far
+2. init_from             parameters only, from a run (their average where it has one) or from released weights, hf:DIR.
                          Optimizer and schedule start at step 0. A head for other labels is not taken: the head is new
 3. scratch
 
@@ -46,7 +46,7 @@ PARTS = dict.fromkeys(("lm_head", "mlm_transform"), TEXT.part) | {head: task.par
 
 @dataclasses.dataclass(frozen=True)
 class HandOff:
-    """Which parameters came from `source`, which are new in this run, and which of the source's own were left.
+    """Which parameters came from `source`, which are new in this run, and which parameters of `source` were left out.
 
     step: the step of the checkpoint; None for released weights.
     grown: the restored parameters that have new rows here, for a larger vocabulary.

@@ -16,7 +16,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import warn
 
 SPIKE_DEVIATIONS = 6.0  # standard deviations of recent losses above their mean
-SPIKE_DECAY = 0.98  # of the weight of a loss, from step to step: about the last fifty losses count
+SPIKE_DECAY = 0.98  # of a loss's weight at each later step: about the last fifty losses count
 LOSSES_BEFORE_SPIKES = 100
 MOST_ROWS_SAID = 8
 

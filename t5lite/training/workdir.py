@@ -19,14 +19,14 @@ from t5lite.system.progress import warn
 
 # Fields that may differ when a run is resumed. A change of any other field would make the rest another run:
 # data, tokenizer, objective, batch_size, seed     what is learned from, in which order
-# model, trainable, loss, optimizer, schedule      what is computed (model.dtype too: it rounds otherwise)
-# budget, microbatches, ema_decay                  where schedules end; dropout is drawn per microbatch; the average
+# model, trainable, loss, optimizer, schedule      what is computed (model.dtype too: it changes rounding)
+# budget, microbatches, ema_decay                  where schedules end; draws of dropout; the average
 # init_from, init_from_step                        where the run came from, which is recorded
 MAY_CHANGE = (
-    "name",  # how it is called
-    "eval", "log_every_steps", "checkpoint",  # how it is watched and kept
+    "name",  # how the run is called
+    "eval", "log_every_steps", "checkpoint",  # how the run is watched and kept
     "max_skipped_steps", "debug_nans",  # when numbers that are not finite end it
-    "mesh", "deterministic",  # where it runs, and whether that repeats itself
+    "mesh", "deterministic",  # where the run runs, and whether it is reproducible
     "model.attention", "model.remat", "model.scan_layers",  # different programs for the same function
 )  # fmt: skip
 LOCK = ".lock"
