@@ -1,7 +1,7 @@
 """The command line without a verb: list the verbs, or run one.
 
 t5lite                   list the verbs, as `python -m t5lite` does
-t5lite train …           run one, as `python -m t5lite.train …` does
+t5lite train …           run a verb, as `python -m t5lite.train …` does
 """
 
 import ast
@@ -14,12 +14,15 @@ from pathlib import Path
 from t5lite.system.errors import UserError, clean_exit, nearest
 from t5lite.system.signals import end_on_signals
 
-# In the order in which a model meets them.
+# In the order in which a model goes through them.
 VERBS = ("prepare", "preview", "train", "evaluate", "generate", "study", "compare", "bench", "convert")
 
 
 def summary_of(verb: str) -> str:
-    """The first line of a verb's docstring after its name. The module is parsed, not imported, which takes seconds."""
+    """Return the first line of a verb's docstring after the verb's name.
+
+    The module is parsed, not imported, because an import takes seconds.
+    """
     source = Path(__file__).with_name(f"{verb}.py").read_text(encoding="utf-8")
     line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
     return line.removeprefix(f"{verb.capitalize()}: ")
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         if verb not in VERBS:
             raise UserError(f"there is no verb {verb!r}; {nearest(verb, VERBS)}")
-    end_on_signals()  # until the verb's own handlers stand
+    end_on_signals()  # until the verb sets its own handlers
     sys.argv = [f"t5lite {verb}", *rest[:-1]]
     importlib.import_module(f"t5lite.{verb}").main()
 

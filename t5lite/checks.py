@@ -1,7 +1,8 @@
-"""What the values of a config may be: of every number its range, and what has to go with what.
+"""Checks of a config's values: the range of every number, and the combinations that are allowed.
 
-What depends on tokenizer, model or mesh is checked where it is known. The ranges here keep every value to what the
-arithmetic of a run can hold, so that a slip of the finger is refused by name and not met as an overflow or a wait.
+Values that depend on tokenizer, model or mesh are checked where those are known. The ranges here keep every value to
+what the arithmetic of a run can hold. So a typing mistake is refused by name, and does not become an overflow or a
+wait.
 """
 
 import argparse
@@ -13,13 +14,13 @@ from ml_collections import ConfigDict
 
 from t5lite.config import at, base_config, member_fields, require
 
-STEPS = 2**31 - 1  # what an int32 counts
-LENGTH = 2**18  # tokens of a window; dense attention is over their square
-ROWS = 2**20  # of a batch
-WIDTH = 2**20  # of a layer
-FACTOR = 1e6  # of a rate or a loss
+STEPS = 2**31 - 1  # the largest int32
+LENGTH = 2**18  # tokens of a window; dense attention grows with the square
+ROWS = 2**20  # rows of a batch
+WIDTH = 2**20  # units of a layer
+FACTOR = 1e6  # a factor of a rate or a loss
 
-# {field: (least, most)} of every number of a config; what stands open at one end is refused by whom it concerns.
+# {field: (least, most)} for every number in a config. Where a bound itself is not allowed, a later check refuses it.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "tokenizer.vocab_size": (1, 2**24),
@@ -87,14 +88,14 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-# Fields of a mixture's member (config.member_fields) that need a value. WEIGHTS: the range of `weight`; other numbers
-# have the objective's ranges.
+# Fields of a mixture's member (config.member_fields) that need a value. WEIGHTS: the range of the field `weight`. Other
+# numbers have the ranges of the objective.
 OF_MEMBERS = {"data.train": ("source", "weight"), "objective": ("weight",)}
 WEIGHTS = (0, FACTOR)
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse values that no run can have; what depends on tokenizer, model or mesh is checked where it is known."""
+    """Refuse values that no run can have. What depends on tokenizer, model or mesh is checked where those are known."""
     check_values(config)
     require(
         config.batch_size % config.microbatches == 0,
@@ -114,13 +115,13 @@ def check(config: ConfigDict) -> None:
 
 
 def require_training_data(config: ConfigDict) -> None:
-    """Refuse a config that names none."""
+    """Refuse a config without training data."""
     train = config.data.train
     require(train.source is not None or len(train.mixture) > 0, "data.train", "set either source or mixture")
 
 
 def check_values(config: ConfigDict) -> None:
-    """Refuse a value of another type than its field's, and a number outside of its range."""
+    """Refuse a value of another type than its field's, and a number outside its range."""
     base = base_config()
     _check_group(config, base, "")
     for group in OF_MEMBERS:
@@ -153,7 +154,7 @@ def _check_members(config: ConfigDict, base: ConfigDict, group: str) -> None:
 
 
 def _check_value(field: str, value: Any, kind: type, optional: bool, limits: tuple[float, float] | None) -> None:
-    """Refuse a value that is not of type `kind`, or outside of `limits`; a whole number is a float too."""
+    """Refuse a value that is not of type `kind`, or outside `limits`. A whole number may stand for a float."""
     if value is None:
         require(optional, field, "needs a value")
         return
@@ -169,14 +170,14 @@ def _check_value(field: str, value: Any, kind: type, optional: bool, limits: tup
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON can hold it."""
+    """Return whether JSON can hold the value."""
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def in_range(kind: type, least: float, most: float) -> Callable[[str], Any]:
-    """The type of a verb's own argument, for argparse: an int or a float in a range."""
+    """Return a type for an argument of argparse: an int or a float from `least` to `most`."""
 
     def convert(text: str) -> Any:
         value = kind(text)
@@ -184,12 +185,12 @@ def in_range(kind: type, least: float, most: float) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"must be from {least:,} to {most:,}")
         return value
 
-    convert.__name__ = kind.__name__  # for argparse's own complaint
+    convert.__name__ = kind.__name__  # argparse names the type in its error
     return convert
 
 
 def check_budget(config: ConfigDict) -> None:
-    """Refuse a training without exactly one budget."""
+    """Refuse a config for training without exactly one budget."""
     budgets = {name: value for name, value in config.budget.items() if value is not None}
     require(
         len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}"

@@ -1,4 +1,4 @@
-"""What the verbs share: parsing a command line, the state of JAX, and how a user's mistake ends.
+"""What the verbs share: parsing a command line, the setup of JAX, and the end of a process after a user's mistake.
 
 @verb
 def main(argv): ...
@@ -32,25 +32,25 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser for the verb `name`, whose mistakes are UserErrors."""
-    layout = argparse.RawDescriptionHelpFormatter  # of the module's docstring, commands among it
+    """Return a parser for the verb `name`. Mistakes on the command line raise UserError."""
+    layout = argparse.RawDescriptionHelpFormatter  # the description is a module's docstring, with commands
     return _Parser(prog=name, description=description, allow_abbrev=False, formatter_class=layout)
 
 
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
-    """A verb's main: UserErrors end in one line and exit code 2, SIGTERM and Ctrl-C in a line and 75.
+    """Return a verb's main. A UserError ends it with one line and exit code 2; SIGTERM and Ctrl-C, with a line and 75.
 
-    The threads of what they ended are not waited for. Other libraries' chatter is silenced.
+    The process ends at once and does not wait for its threads. The log messages of other libraries are silenced.
     """
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
-        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages of what it then raises
+        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages about errors that it raises too
         try:
             with clean_exit(), terminable():
                 function(sys.argv[1:] if argv is None else argv)
         except (Exception, SystemExit) as error:
-            if argv is not None:  # the process is another's
+            if argv is not None:  # called from other code, which owns the process
                 raise
             if not isinstance(error, SystemExit):
                 sys.excepthook(*sys.exc_info())
@@ -60,9 +60,9 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
 
 
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
-    """The verb's own arguments, and the config of `--config FILE[:…]` with its overrides.
+    """Return the verb's own arguments, and the config of `--config FILE[:…]` with its overrides.
 
-    `given` among the arguments: the fields that overrides have set.
+    The arguments have one more attribute, `given`: the fields that overrides have set.
     """
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,…]; --config.a.b=value overrides a field")
     arguments, rest = parser.parse_known_args(argv)
@@ -81,7 +81,7 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
 def parse_with_checkpoint(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:
-    """The verb's own arguments, and the config of the run at --checkpoint (or --workdir) with its overrides."""
+    """Return the verb's own arguments, and the config of the run at --checkpoint (or --workdir) with its overrides."""
     from t5lite.run.released import config_of
 
     add_checkpoint(parser)
@@ -90,7 +90,7 @@ def parse_with_checkpoint(
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The flag --checkpoint, for which --workdir is another name, and those that say which of a run's it is."""
+    """Add the flag --checkpoint, its other name --workdir, and the flags that choose among a run's checkpoints."""
     group = parser.add_mutually_exclusive_group(required=True)
     for flag in ("--checkpoint", "--workdir"):
         group.add_argument(flag, dest="checkpoint", help="the workdir of a run, or hf:DIR: released weights")
@@ -98,14 +98,14 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The flags --step and --average of a verb that reads a run."""
+    """Add the flags --step and --average, for a verb that reads a run."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--step", help='the checkpoint of this step, or "best"; default: the newest')
     group.add_argument("--average", type=_positive, default=1, metavar="N", help="the mean of the newest N checkpoints")
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:
-    """The flag --base of a verb that writes a report."""
+    """Add the flag --base, for a verb that writes a report."""
     parser.add_argument(
         "--base",
         action="append",
@@ -123,7 +123,7 @@ def _positive(text: str) -> int:
 
 
 def start_jax(deterministic: bool = False) -> None:
-    """Set JAX up before its first use: compiled programs are kept across runs, and GPUs repeat themselves if asked."""
+    """Set JAX up before its first use: keep compiled programs across runs, and make GPUs deterministic if asked."""
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
@@ -136,7 +136,7 @@ def start_jax(deterministic: bool = False) -> None:
 
 
 def add_hosts(parser: argparse.ArgumentParser) -> None:
-    """The arguments by which several hosts find each other."""
+    """Add the arguments by which several hosts find each other."""
     group = parser.add_argument_group(
         "several hosts",
         "Start the same command on every host. A TPU pod, Slurm and Open MPI say where the hosts are; elsewhere do so:",
@@ -171,7 +171,7 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
-    """`start_jax`, on several hosts where the arguments of `add_hosts` or the cluster say so. Host 0 alone prints."""
+    """Run `start_jax`, and join the hosts that the arguments of `add_hosts` or the cluster name. Only host 0 prints."""
     start_jax(deterministic)
     from t5lite.system import hosts
 
@@ -187,9 +187,9 @@ def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> I
 
 @contextlib.contextmanager
 def _outputs_once(here: bool) -> Iterator[None]:
-    """Standard output is ours on one host, and goes nowhere on the others, which show no progress either.
+    """Keep standard output on one host (`here`). The other hosts discard it, and show no progress.
 
-    What libraries in C++ print there, as Gloo does when hosts connect, goes to standard error.
+    Text that C++ libraries print to standard output, as Gloo does when hosts connect, goes to standard error.
     """
     if not here:
         keep_quiet()

@@ -1,7 +1,7 @@
-"""Configs: every field with its default, and reading them from files. checks.py has the ranges of their values.
+"""Configs: every field with its default, and the functions that read configs. The ranges of values are in checks.py.
 
-A config file has `get_config(arg)` that starts from `base_config()` and sets fields; `--config file.py:key=value,…`
-passes it arguments, `--config.a.b=value` overrides any field (overrides.py). A field without a value is a typed
+A config file has `get_config(arg)`, which starts from `base_config()` and sets fields. `--config file.py:key=value,…`
+passes arguments to it. `--config.a.b=value` overrides any field (overrides.py). A field without a value is a typed
 placeholder (None).
 
     config = base_config()
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_dict
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.files import FORMAT, check_format, read_json
 
-BAG_OF_WORDS = "bag_of_words"  # as model.architecture: no network, the yardstick of labelled tasks
+BAG_OF_WORDS = "bag_of_words"  # a value of model.architecture: no network, but the baseline of labelled tasks
 
 
 def _optional(kind: type) -> Any:
@@ -31,7 +31,7 @@ def _optional(kind: type) -> Any:
 
 
 def base_config() -> ConfigDict:
-    """All fields of a run. Lengths are in tokens, rates per step, `budget` has exactly one field set."""
+    """Return all fields of a run. Lengths are in tokens, rates are per step, and `budget` has exactly one field set."""
     config = ConfigDict(
         {
             "name": "",
@@ -60,36 +60,36 @@ def base_config() -> ConfigDict:
             },
             "checkpoint": {
                 "every_steps": 1000,
-                "keep": 2,  # the newest; beside them stay:
-                "keep_every_steps": _optional(int),  # every so many steps, for good
-                "keep_best": _optional(int),  # so many with the best `metric`
+                "keep": 2,  # the newest; these stay too:
+                "keep_every_steps": _optional(int),  # all at multiples of this step, for good
+                "keep_best": _optional(int),  # this many with the best `metric`
                 "metric": "validation/loss",  # held-out set and metric
-                "mode": _optional(str),  # "min" or "max"; None: as the metric's name says
+                "mode": _optional(str),  # "min" or "max"; None: decided by the metric
             },
             "log_every_steps": 10,
-            "max_skipped_steps": 10,  # in a row, whose loss or gradient is not finite and whose update is left out
+            "max_skipped_steps": 10,  # in a row. An update is skipped if its loss or gradient is not finite
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "init_from": _optional(str),
             "init_from_step": _optional(str),  # a step, or "best"; None: the newest
-            "ema_decay": _optional(float),  # of an average of the parameters, which is then what is evaluated
+            "ema_decay": _optional(float),  # decay of an average of the parameters. The average is then evaluated
             "trainable": _optional(tuple),  # ((regex, bool), …); None: everything. Frozen parts have no backward pass
             "deterministic": False,
-            "debug_nans": False,  # as train's --debug_nans
+            "debug_nans": False,  # the same as train's --debug_nans
         }
     )
     config.lock()
     for group in (config.data.train, config.objective):
-        group.mixture.unlock()  # its names are the user's own
+        group.mixture.unlock()  # the user chooses its names
     return config
 
 
 def _tokenizer() -> dict[str, Any]:
     return {
-        "path": _optional(str),  # a .model file, a run's workdir, hf:DIR; None: train one, or that of `init_from`
-        "vocab_size": 8000,  # pieces, when one is trained
+        "path": _optional(str),  # a .model file, a run's workdir, hf:DIR; None: `init_from`'s, or train one
+        "vocab_size": 8000,  # pieces, if the tokenizer is trained
         "sentinels": 100,
-        "specials": _optional(tuple),  # above the sentinels; None: those that the objective needs
-        "sample_bytes": 10_000_000,  # text that the tokenizer is trained on
+        "specials": _optional(tuple),  # tokens with ids above the sentinels; None: what the objective needs
+        "sample_bytes": 10_000_000,  # bytes of text that the tokenizer is trained on
     }
 
 
@@ -99,16 +99,16 @@ def _data() -> dict[str, Any]:
             "source": _optional(str),
             "split": _optional(str),
             "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
-            "quoting": "auto",  # of .csv and .tsv, held-out ones too; or "csv", "none": see data/delimited.py
-            "limit": _optional(int),  # of supervised pairs, the first so many of a fixed random order
+            "quoting": "auto",  # for .csv and .tsv, also held-out ones; or "csv", "none": see data/delimited.py
+            "limit": _optional(int),  # use only this many supervised pairs, the first in a fixed random order
             "mixture": {},  # NAME: {source, weight, split, columns}, instead of `source`; see member_fields
         },
         "validation": {
             "source": _optional(str),
             "split": _optional(str),
-            "columns": _columns(),  # None: those of `train`
+            "columns": _columns(),  # None: the columns of `train`
         },
-        "labels": _optional(bool),  # targets are labels of a closed set; None: decided from the training targets
+        "labels": _optional(bool),  # targets are labels of a closed set; None: decided by the training targets
     }
 
 
@@ -117,7 +117,7 @@ def _columns() -> dict[str, Any]:
 
 
 def member_fields(group: str) -> ConfigDict:
-    """The fields that a member of a mixture may have, unset: of "data.train", or of "objective"."""
+    """Return the fields that a member of a mixture may have, unset. group: "data.train", or "objective"."""
     if group == "data.train":
         fields = {"source": _optional(str), "split": _optional(str), "columns": _columns()}
     else:
@@ -131,19 +131,19 @@ def _objective() -> dict[str, Any]:
     return {
         "name": "span_corruption",
         "inputs_length": 512,
-        "targets_length": _optional(int),  # for pairs; elsewhere it follows
+        "targets_length": _optional(int),  # for pairs; derived for other objectives
         "noise_density": _optional(float),  # None: the objective's own, .15 or .3; prefix LM: a random split
-        "masking": "count",  # mlm: so many of each window's tokens; or "bernoulli": each with probability noise_density
-        "replacement": "independent",  # mlm: 80 % [MASK], 10 % random, 10 % kept, by chance; "exact": in these counts
+        "masking": "count",  # mlm: a fixed number a window; or "bernoulli": each with probability noise_density
+        "replacement": "independent",  # mlm: 80 % [MASK], 10 % random, 10 % kept, by chance; "exact": by count
         "whole_words": False,  # mlm: a word's pieces are masked together
-        "max_predictions": _optional(int),  # mlm: a window's at most; None: its share of noise, rounded up
+        "max_predictions": _optional(int),  # mlm: the most in a window; None: noise_density of it, rounded up
         "mean_noise_span_length": 3.0,
         "noises": ("sentence_permutation", "text_infilling"),  # bart
-        "fim_rate": 0.5,  # fill in the middle: the share of windows whose parts are moved
+        "fim_rate": 0.5,  # fill in the middle: the fraction of windows with moved parts
         "mixture": {},  # mixture: NAME: {name, weight, mode, and any field that differs from those here}
         "segments": True,  # causal LM: attention and loss stay inside a document
-        "pack": True,  # pairs: several to a row
-        # On a decoder, inputs see each other in both directions; None: in a prefix LM and in mixtures with one.
+        "pack": True,  # pairs: put several in a row
+        # On a decoder, inputs see each other in both directions; None: only in a prefix LM and in mixtures with one.
         "prefix_attention": _optional(bool),
     }
 
@@ -153,19 +153,19 @@ def _model() -> dict[str, Any]:
         "architecture": "encoder_decoder",
         "num_encoder_layers": 4,
         "num_decoder_layers": 4,
-        "vocab_size": _optional(int),  # rows of the embedding; None: the vocabulary, to a multiple of 128
+        "vocab_size": _optional(int),  # rows of the embedding; None: the vocabulary, rounded up to a multiple of 128
         "d_model": 256,
         "d_ff": 512,
         "num_heads": 4,
         "head_dim": 64,
-        "num_kv_heads": _optional(int),  # shared by groups of query heads; None: as many
+        "num_kv_heads": _optional(int),  # key and value heads, shared by groups of query heads; None: num_heads
         "positions": _optional(str),  # None: relative_bias, or rotary on a decoder
         "relative_buckets": 32,
         "relative_max_distance": 128,
         "rotary_base": 10000.0,
         "rotary_scaling": _optional(tuple),  # ("linear", factor), or Llama 3's: see model/config.py
-        "max_positions": _optional(int),  # the longest side that is read; learned positions need it
-        "position_offset": 0,  # rows of their table before the first
+        "max_positions": _optional(int),  # the longest inputs or targets; learned positions need it
+        "position_offset": 0,  # rows in the table of positions before the first position
         "norm": "rms",
         "norm_position": "pre",
         "norm_epsilon": 1e-6,
@@ -174,16 +174,16 @@ def _model() -> dict[str, Any]:
         "activation": "geglu",
         "biases": "none",
         "qk_norm": False,
-        "scale_scores": _optional(bool),  # None, here and at scale_logits: T5's way with relative_bias, else the usual
+        "scale_scores": _optional(bool),  # None, also at scale_logits: as in T5 with relative_bias, else as usual
         "tie_embeddings": True,
         "scale_logits": _optional(bool),
         "logits_soft_cap": _optional(float),
         "logits_bias": False,
         "initialisation": _optional(str),  # None: t5 with relative_bias, else gpt2
-        "token_types": _optional(int),  # an encoder's, A's tokens and B's; None: 2 whatever the objective needs
-        "mlm_transform": True,  # BERT's dense layer, activation and norm between an encoder and its vocabulary
+        "token_types": _optional(int),  # of an encoder: sentence A or B; None: 2, even if the objective has no B
+        "mlm_transform": True,  # BERT's dense layer, activation and norm before an encoder's vocabulary
         "dropout": 0.0,
-        "dropout_places": _optional(tuple),  # None: those of the model's family, see model/config.py
+        "dropout_places": _optional(tuple),  # None: the places of the model's family, see model/config.py
         "dtype": "float32",
         "attention": "auto",
         "remat": "none",
@@ -194,14 +194,14 @@ def _model() -> dict[str, Any]:
 def _optimizer() -> dict[str, Any]:
     return {
         "name": "adamw",
-        "b1": _optional(float),  # None, here and below: the method's own
+        "b1": _optional(float),  # None, here and below: the method's default
         "b2": _optional(float),
         "epsilon": _optional(float),
         "momentum": _optional(float),
         "weight_decay": 0.0,
-        "clip_norm": 1.0,  # of the gradients of all trainable parameters together; 0: off
-        "min_size_to_factor": 128,  # adafactor: smaller matrices keep their whole second moment
-        "adam_rate": 1.0,  # muon: the rate of what Adam updates, as a multiple of the schedule's
+        "clip_norm": 1.0,  # global norm of the gradients of all trainable parameters; 0: off
+        "min_size_to_factor": 128,  # adafactor: smaller matrices keep their full second moment
+        "adam_rate": 1.0,  # muon: the rate of parameters updated by Adam, as a multiple of the schedule's
         "rate_multipliers": _optional(tuple),  # ((regex, multiplier), …)
         "weight_decay_multipliers": _optional(tuple),
     }
@@ -212,8 +212,8 @@ def _schedule() -> dict[str, Any]:
         "name": "constant",
         "rate": 1e-3,  # the peak
         "warmup_steps": 0,
-        "final_fraction": 0.0,  # of the peak, at the last step; constant and inverse_square_root do not read it
-        "decay_fraction": 0.2,  # of all steps; warmup_stable_decay only
+        "final_fraction": 0.0,  # fraction of the peak at the end; not read by constant and inverse_square_root
+        "decay_fraction": 0.2,  # fraction of all steps; warmup_stable_decay only
         "decay_shape": "1-sqrt",  # or "linear"; warmup_stable_decay only
     }
 
@@ -222,7 +222,10 @@ BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """The `key=value,…` after a config file's colon, typed like the defaults. Errors name the nearest known key."""
+    """Return the `key=value,…` after a config file's colon, with the types of the defaults.
+
+    Raises UserError for a value of another type, and for an unknown key, naming the nearest known one.
+    """
     values = dict(defaults)
     for item in filter(None, (arg or "").split(",")):
         key, _, value = item.partition("=")
@@ -237,7 +240,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
 
 
 def load_function(path: Path, name: str) -> Any:
-    """The function `name` of the Python file `path`. An error inside the file names the file and line."""
+    """Return the function `name` of the Python file `path`. An error inside the file names the file and line."""
     if not path.is_file():
         raise UserError(f"no config file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -253,7 +256,7 @@ def load_function(path: Path, name: str) -> Any:
 
 @contextlib.contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Turn whatever the code of a config file raises into a UserError with the file and line."""
+    """Turn any error in the code of a config file into a UserError with the file and line."""
     try:
         yield
     except UserError:
@@ -272,7 +275,7 @@ def _is_file(name: str | None, path: Path) -> bool:
 
 
 def _in_short(error: Exception) -> str:
-    """The message of `error`; ml_collections prints the whole config where a field is unknown."""
+    """Return the message of `error`, in short for an unknown field, where ml_collections prints the whole config."""
     text = str(error)
     if isinstance(error, AttributeError | KeyError):
         near = re.search(r'Did you mean "(\w+)"', text)
@@ -283,7 +286,7 @@ def _in_short(error: Exception) -> str:
 
 
 def read_config(spec: str) -> ConfigDict:
-    """The config of `FILE.py[:key=value,…]`, or of the config.json that a run left."""
+    """Return the config of `FILE.py[:key=value,…]`, or of the config.json that a run left."""
     path, _, arg = spec.partition(":")
     if path.endswith(".json") and Path(path).is_file():
         return load_json(Path(path))
@@ -295,7 +298,7 @@ def read_config(spec: str) -> ConfigDict:
 
 
 def check_made(config: Any, where: str) -> None:
-    """Refuse what a config file made if it did not start from base_config; lock it otherwise."""
+    """Refuse the result of a config file if it did not start from base_config; else lock it."""
     if not isinstance(config, ConfigDict):
         raise UserError(f"{where}: returned {type(config).__name__} where a config should be")
     _check_fields(config, base_config(), where)
@@ -303,7 +306,7 @@ def check_made(config: Any, where: str) -> None:
 
 
 def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
-    """Refuse a config that did not start from base_config, or that replaced a group of fields as a whole."""
+    """Refuse a config that did not start from base_config, or that replaced a whole group of fields."""
     for name in sorted(set(config) ^ set(base)):
         change = "lacks" if name in base else "adds"
         raise UserError(f"{where}: the config {change} the field {name}; start from base_config() and set its fields")
@@ -315,7 +318,7 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
 
 
 def at(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:
-    """The field or group at a dotted path; `missing` where there is none."""
+    """Return the field or group at a dotted path, or `missing` where there is none."""
     for part in path.split("."):
         tree = tree.get(part, missing) if isinstance(tree, Mapping | ConfigDict) else missing
     return tree
@@ -328,12 +331,12 @@ def put(config: ConfigDict, path: str, value: Any) -> None:
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values (tuples become lists)."""
+    """Return the config as plain JSON values (tuples become lists)."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a tree of dicts by their dotted paths."""
+    """Return {dotted path: value} for the leaves of a tree of dicts."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -341,7 +344,10 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load_json(path: Path) -> ConfigDict:
-    """The config that a run left as config.json. Fields added since it was written take their defaults."""
+    """Return the config that a run left as config.json. Fields added since it was written take their defaults.
+
+    Raises UserError where there is no config.json, where it is damaged, and where it belongs to released weights.
+    """
     written = read_json(path)
     if written is None:
         raise UserError(f"{path.parent} is not a run's workdir: it has no config.json")
@@ -358,7 +364,7 @@ def load_json(path: Path) -> ConfigDict:
 
 def _fill(config: ConfigDict, values: dict[str, Any], where: str) -> None:
     for key, value in values.items():
-        if key == "mixture":  # its names are the user's own
+        if key == "mixture":  # the user chooses its names
             with config.unlocked():
                 config.mixture = ConfigDict(value)
         elif key not in config:

@@ -1,10 +1,10 @@
-"""What each group is held against: the first group of its task, or the groups that `--base` names.
+"""Bases: which group each group is compared with: the first group of the task, or a group that `--base` names.
 
     --base scratch                  every group called scratch is a base of its task
-    --base science_topic=scratch    only where the task's title has science_topic in it
-    --base small --base large       of several bases in one task, a group takes the one whose config is nearest its own
+    --base science_topic=scratch    only where the task's title contains science_topic
+    --base small --base large       a task with several bases: each group takes the base with the most similar config
 
-So runs on all labels can be held against a run on all labels, and runs on 200 labels against one on 200.
+So runs on all labels can be compared with a run on all labels, and runs on 200 labels with a run on 200 labels.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,27 +16,31 @@ from t5lite.system.errors import UserError, nearest
 
 
 class Candidate(NamedTuple):
-    """A group that may be a base. names: what it may be called. subject: as in the title of its task."""
+    """A group that may be a base.
+
+    names: the names by which `--base` may call the group.
+    subject: objective and source, as in the title of the group's task.
+    """
 
     names: Collection[str]
     subject: str
 
 
 def subject_of(config: Mapping[str, Any]) -> str:
-    """The objective and the source of the training text of a config, as its task's title has them."""
+    """Return a config's objective and source of training text, as they stand in the title of its task."""
     mixture = at(config, "data.train.mixture") or {}
     source = at(config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
     return f"{at(config, 'objective.name')} · {source}"
 
 
 def candidate_of(group: Group) -> Candidate:
-    """A group by its name in the report, and by those of its configs and of its runs."""
+    """Return the candidate for a group, under its name in the report and the names of its configs and its runs."""
     names = (name for run in group.runs for name in (run.name, run.run))
     return Candidate({group.name, *names}, subject_of(group.config))
 
 
 def find_bases(asked: Sequence[str], candidates: Sequence[Candidate]) -> list[int]:
-    """Return the places in `candidates` of the groups that `asked` names, in the order of `asked`.
+    """Return the indices in `candidates` of the groups that `asked` names, in the order of `asked`.
 
     Args:
         asked: texts GROUP or TASK=GROUP, where TASK is a part of a task's title.
@@ -65,7 +69,7 @@ def _find_in_task(text: str, candidates: Sequence[Candidate]) -> list[int]:
 
 
 def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, str]:
-    """Return {name of a group: name of its base} for the groups of a task that are no bases themselves."""
+    """Return {name of a group: name of its base} for the groups of a task that are not bases themselves."""
     distances = {
         group.name: [_count_differences(group, base) for base in bases] for group in groups if group not in bases
     }
@@ -73,6 +77,6 @@ def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, s
 
 
 def _count_differences(a: Group, b: Group) -> int:
-    """In how many fields two groups' configs differ."""
+    """Return the number of fields in which the configs of two groups differ, without the fields in WATCHING."""
     ours, theirs = flat(a.config), flat(b.config)
     return sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys() if not watches(name))

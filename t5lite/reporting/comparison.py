@@ -1,6 +1,6 @@
-"""From runs to a Report: tasks, groups, differences with intervals, and what has to be said about them.
+"""From runs to a Report: tasks, groups, differences with intervals, and the notes about them.
 
-The Report is what all renderers read: document.py lays it out for markdown.py and html.py, report.py writes it as JSON.
+All renderers read the Report: document.py lays it out for markdown.py and html.py, and report.py writes it as JSON.
 """
 
 import dataclasses
@@ -22,7 +22,10 @@ from t5lite.tasks.metrics import metric_of
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The difference b - a of a metric on a split, paired by seed. deltas: {seed: difference}."""
+    """The difference b - a of a metric on a split, paired by seed.
+
+    deltas: {seed: difference}.
+    """
 
     task: str
     a: str
@@ -37,8 +40,9 @@ class Comparison:
 class Summary:
     """A group with its means over seeds.
 
-    with_origins: its cost and that of the runs it started from, `origins`; None from scratch. caveats: what its
-    intervals do not cover.
+    with_origins: the cost of the group together with the runs it started from (`origins`). None for a group from
+    scratch.
+    caveats: what the intervals of the group do not cover.
     """
 
     group: Group
@@ -55,9 +59,9 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Groups that were evaluated on the same rows, each base before the groups that are held against it.
+    """Groups that were evaluated on the same rows. Each base stands before the groups that are compared with it.
 
-    base_of: {name of a group that is no base: name of its base}.
+    base_of: {name of a group that is not a base: name of its base}.
     """
 
     title: str
@@ -68,7 +72,7 @@ class Task:
 
     @property
     def against_base(self) -> tuple[Comparison, ...]:
-        """The comparisons of a group with its base, `a`."""
+        """The comparisons of each group `b` with its base `a`."""
         return tuple(each for each in self.comparisons if self.base_of.get(each.b) == each.a)
 
     @property
@@ -77,7 +81,7 @@ class Task:
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
-        """(split, metric), each that any of the groups has, in the order of columns."""
+        """(split, metric) for every metric that at least one group has, in the order of the columns."""
         return in_order(
             (split, metric)
             for summary in self.summaries
@@ -88,7 +92,11 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A run as the report lists it. name: its group's, None for a run that is in none. run: what was read of it."""
+    """A run as the report lists it.
+
+    name: the name of its group, or its config's own name; None where there is neither.
+    read: the run, where its workdir was read.
+    """
 
     run: str
     name: str | None
@@ -99,7 +107,11 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All that a report says. missing: for each reason, which runs have no result; notes: what a reader must know."""
+    """Everything that a report says.
+
+    missing: a line for each reason why runs have no result, with the names of the runs.
+    notes: what a reader must know.
+    """
 
     title: str
     tasks: tuple[Task, ...]
@@ -120,10 +132,16 @@ class Report:
 def compare(
     runs: Sequence[Run], title: str, bases: Sequence[str], absent: Mapping[str, str], remarks: Sequence[str] = ()
 ) -> Report:
-    """Compare what is complete among `runs`. `remarks` become notes.
+    """Compare the complete runs among `runs`.
 
-    bases: the groups that the others of their task are held against, GROUP or TASK=GROUP as in `find_bases`; a task
-    without one has its first. Raises UserError where nothing is complete, or for a base that is no group.
+    Args:
+        bases: the groups that the others of their task are compared with: GROUP or TASK=GROUP, as in `find_bases`. A
+            task without one takes its first group.
+        absent: {run: why it has no result}.
+        remarks: further notes.
+
+    Raises:
+        UserError: where no run is complete, or where a base names no group.
     """
     complete = [run for run in runs if run.result is not None and run.run not in absent]
     if not complete:
@@ -150,7 +168,7 @@ def compare(
             missing.setdefault(entry.status, []).append(entry.run)
     return Report(
         title=title,
-        # What can be compared comes first; a task of one group has only its own values to show.
+        # Tasks with something to compare come first; a task of one group only shows its own values.
         tasks=tuple(sorted(tasks, key=lambda task: len(task.summaries) == 1)),
         entries=tuple(entries),
         missing=tuple(f"{notes.shortened(names)}: {status}" for status, names in missing.items()),
@@ -180,7 +198,11 @@ def _entries(runs: Sequence[Run], groups: Sequence[Group], absent: Mapping[str, 
 
 
 def _members(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups of each task: those that share a metric measured on the same rows, at once or through another."""
+    """Return the groups of each task.
+
+    Two groups are of one task where they share a metric that was measured on the same rows. A chain of such pairs is
+    one task too.
+    """
     members: list[list[Group]] = []
     for group in groups:
         touching = [task for task in members if any(_comparable(group, other) for other in task)]
@@ -193,7 +215,7 @@ def _members(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def _comparable(a: Group, b: Group) -> bool:
-    """Whether some metric on some split was measured on the same rows in both."""
+    """Return whether at least one metric on one split was measured on the same rows in both groups."""
     ours, theirs = a.metrics(), b.metrics()
     return any(
         metric in theirs.get(split, ()) and differing_rows(a, b, split, metric) is None
@@ -210,9 +232,9 @@ def _titles(members: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list
 
 
 def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], said: list[str]) -> Task:
-    """Compare the groups of a task, each with each. What has to be said is appended to `said`.
+    """Compare the groups of a task, each with each, and append the notes about them to `said`.
 
-    chosen: bases that were asked for, of any task.
+    chosen: the bases that were asked for, in all tasks.
     """
     bases = [group for group in chosen if group in groups] or [groups[0]]
     base_of = assign_bases(groups, bases)
@@ -249,7 +271,7 @@ def _estimate(group: Group, split: str, metric: str) -> Estimate:
 
 
 def _compare_pair(task: str, a: Group, b: Group) -> list[Comparison | LeftOut]:
-    """What came of each metric of the two; nothing where they share no seed."""
+    """Return the outcome for each metric of the two groups. The list is empty where they share no seed."""
     if not set(a.seeds) & set(b.seeds):
         return []
     pairs = in_order(
@@ -259,7 +281,7 @@ def _compare_pair(task: str, a: Group, b: Group) -> list[Comparison | LeftOut]:
 
 
 def _compare_metric(task: str, a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:
-    """The difference b - a, paired by seed, or why there is none."""
+    """Return the difference b - a, paired by seed, or the reason why there is none."""
 
     def left_out(reason: str, lacking: Group | None = None) -> LeftOut:
         return LeftOut(a.name, b.name, split, metric, reason, None if lacking is None else lacking.name)

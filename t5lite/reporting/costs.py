@@ -1,4 +1,4 @@
-"""What runs took: tokens, compute, time and memory, alone and with all that they started from."""
+"""The cost of runs: tokens, compute, time and memory, for a run alone or with the runs that it started from."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,7 +11,10 @@ from t5lite.reporting.runs import Run
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What training took. peak_bytes: the most at any one time; the others add up. None: not known."""
+    """The cost of training. None: not known.
+
+    peak_bytes: the most memory at any one time. All other fields add up over runs.
+    """
 
     tokens: float | None = None
     flops: float | None = None
@@ -21,7 +24,7 @@ class Cost:
 
 
 def cost(run: Run) -> Cost:
-    """What the run itself took."""
+    """Return the cost of the run itself."""
     found = (run.result or {}).get("cost", {})
     return Cost(**{field.name: _number(found.get(field.name)) for field in dataclasses.fields(Cost)})
 
@@ -31,12 +34,12 @@ def _number(value: Any) -> float | None:
 
 
 def cost_with_origins(run: Run) -> Cost:
-    """What the run took and all that it started from, as far as their workdirs can be read."""
+    """Return the cost of the run and of all runs that it started from, as far as their workdirs can be read."""
     return _combine([cost(each) for each in (run, *run.origins)], np.sum)
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
-    """The mean of each; of peak memory the most."""
+    """Return the mean of each field; for peak memory, the maximum."""
     return _combine(costs, np.mean)
 
 
@@ -45,13 +48,16 @@ def _combine(costs: Sequence[Cost], how: Callable[[Sequence[float]], float]) -> 
     for field in dataclasses.fields(Cost):
         values = [getattr(each, field.name) for each in costs]
         use = np.max if field.name == "peak_bytes" else how
-        # What is known of a part is not the whole.
+        # The known part of a cost is not the cost.
         combined[field.name] = None if None in values or not values else float(use(values))
     return Cost(**combined)
 
 
 def unread_origin(run: Run) -> str | None:
-    """What the run, or one that it started from, started from and cannot be read; None where all can, or none is."""
+    """Return the `init_from` that cannot be read as a workdir: of the run, or of the last run in its chain of origins.
+
+    None where every origin can be read, or where the chain ends in a run from scratch.
+    """
     last = (run, *run.origins)[-1]
     text = last.config.get("init_from")
     return str(text) if text and last.referred("init_from") is None else None

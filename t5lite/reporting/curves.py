@@ -1,7 +1,7 @@
-"""Curves of loss over training, one a group: what the runs of a group logged, put together.
+"""Curves of the loss over training, one for each group: the logs of a group's runs, combined.
 
-A held-out loss is shown where some group evaluated it during training. Where a group did so at the start and the end
-alone, its training loss is shown instead.
+A held-out loss is shown where at least one group evaluated it during training. For a group that evaluated only at the
+start and at the end, the training loss is shown instead.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from t5lite.reporting.comparison import Task
 from t5lite.reporting.groups import Group
 from t5lite.reporting.runs import Curve
 
-SEVERAL = 3  # points from which on a curve is one
-MOST_POINTS = 60  # of a training loss; beyond, neighbours are averaged, as single batches scatter
+SEVERAL = 3  # the fewest points that make a curve
+MOST_POINTS = 60  # of a training loss; a longer one is averaged over neighbours, because single batches scatter
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Points [n] of a curve: x, and the mean, the least and the greatest over seeds."""
+    """The n points of a curve, as arrays [n]: x, and the mean, minimum and maximum over seeds."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -29,7 +29,10 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A group's curve. lines: one over all seeds; one a seed where the seeds logged no steps in common."""
+    """The curve of a group.
+
+    lines: one line over all seeds, or one line a seed where the seeds logged too few steps in common.
+    """
 
     name: str
     by_tokens: bool
@@ -38,7 +41,10 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Curves that share axes, with a title and a label that says what they show."""
+    """Curves on the same axes.
+
+    label: a sentence that says what the curves show.
+    """
 
     title: str
     label: str
@@ -46,7 +52,7 @@ class Panel:
 
 
 def loss_panels(task: Task) -> list[Panel]:
-    """The panels of a task: a held-out set each, and the training loss of groups without held-out curves."""
+    """Return the panels of a task: one for each held-out set, and one for the training loss of the other groups."""
     groups = [summary.group for summary in task.summaries]
     splits = dict.fromkeys(split for group in groups for split in group.metrics())
     panels = []
@@ -78,7 +84,7 @@ def _panel(groups: Sequence[Group], split: str, title: str) -> Panel:
 
 
 def _lines(group: Group, split: str, by_tokens: bool) -> list[Line]:
-    """The mean over the steps that all seeds logged; each seed's own line where those are too few."""
+    """Return the mean over the steps that all seeds logged; where those are too few, a line for each seed."""
     curves = _curves(group, split)
     common = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
     if len(common) < SEVERAL:

@@ -1,6 +1,6 @@
-"""What a report says and in which order, free of any markup: sections of texts, tables, verdicts and plots.
+"""The content of a report and its order, without markup: sections of texts, tables, verdicts and plots.
 
-markdown.py and html.py each turn these few kinds of block into their language; the verb prints two of them.
+markdown.py and html.py turn these kinds of blocks into their languages. terminal.py prints verdicts and short tables.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from t5lite.tasks.metrics import metric_of
 
 
 class Code(str):
-    """A cell that is text of a machine: a config's value, a fingerprint."""
+    """A cell with machine text: the value of a config field, or a fingerprint."""
 
     __slots__ = ()
 
@@ -38,7 +38,10 @@ class Bullets:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells are text. numeric: whether the columns after the first hold numbers, to be set right."""
+    """A table; cells are text.
+
+    numeric: whether the columns after the first hold numbers, which are aligned to the right.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -47,7 +50,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:
-    """The sentences of one group held against another. caveats: what the intervals do not cover."""
+    """The sentences about one group `b` against another, `a`.
+
+    caveats: what the intervals do not cover.
+    """
 
     b: str
     a: str
@@ -57,7 +63,7 @@ class Verdicts:
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """What the report lacks: a sentence, and an item a run."""
+    """What the report lacks: a sentence, and an item for each reason."""
 
     text: str
     items: tuple[str, ...]
@@ -65,14 +71,18 @@ class Missing:
 
 @dataclasses.dataclass(frozen=True)
 class Plots:
-    """The pictures of a task; a renderer that has none leaves them out."""
+    """The pictures of a task. A renderer without pictures leaves them out."""
 
     task: Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """level: 1 to 3, the title's in the outline. folded: closed until a reader opens it, where that can be."""
+    """A titled part of the document.
+
+    level: the level of the title in the outline, 1 to 3.
+    folded: whether the section is closed until a reader opens it, where the format can do that.
+    """
 
     title: str
     level: int
@@ -84,7 +94,7 @@ Block = Text | Bullets | Table | Verdicts | Missing | Plots | Section
 
 
 def document(report: Report) -> Section:
-    """The whole report as one section."""
+    """Return the whole report as one section."""
     top: list[Block] = []
     if report.missing:
         count = sum(entry.status != "complete" for entry in report.entries)
@@ -124,7 +134,7 @@ def _notes(report: Report) -> list[Block]:
 
 
 def verdicts(report: Report) -> list[Block]:
-    """What came out of each group against its base; a text where there is nothing."""
+    """Return the verdicts of each group against its base, or one text where there are none."""
     found: list[Block] = []
     for task in report.tasks:
         caveats = {summary.name: [f"{summary.name}: {text}" for text in summary.caveats] for summary in task.summaries}
@@ -138,7 +148,7 @@ def verdicts(report: Report) -> list[Block]:
 
 
 def task_section(task: Task) -> Section:
-    """Pictures, each group's metrics, and the differences."""
+    """Return the section of a task: pictures, the metrics of each group, and the differences."""
     blocks: list[Block] = [Plots(task), Section("Each group", 3, (groups_table(task),))]
     for base in task.bases:
         to_base = [each for each in task.against_base if each.a == base]
@@ -151,7 +161,10 @@ def task_section(task: Task) -> Section:
 
 
 def groups_table(task: Task, short: bool = False) -> Table:
-    """A row a group: seeds, and the mean of each metric with its interval; `short`: the means of the main ones."""
+    """Return a table with a row for each group: its seeds, and the mean of each metric with its interval.
+
+    short: only the main metrics, without intervals.
+    """
     columns = main_metrics(task.metrics) if short else task.metrics
     text = words.mean_text if short else words.estimate_text
     decimals = {
@@ -179,7 +192,10 @@ def _marked(summary: Summary, task: Task) -> str:
 
 
 def differences_table(comparisons: Sequence[Comparison], base: str | None = None) -> Table:
-    """A row a difference, with its interval and verdict. base: the group that the table's title names."""
+    """Return a table with a row for each difference: its mean, interval and verdict.
+
+    base: the group that the title above the table names. Rows then name the other group alone.
+    """
     pairs = dict.fromkeys((each.a, each.b) for each in comparisons)
     found = {(each.a, each.b, each.split, each.metric): each for each in comparisons}
     keys = in_order((each.split, each.metric) for each in comparisons)
@@ -201,7 +217,7 @@ def differences_table(comparisons: Sequence[Comparison], base: str | None = None
 
 
 def cost_table(report: Report) -> Table:
-    """A row a group, and one with what it started from, where it did not start from nothing."""
+    """Return a table with a row for each group. A group with origins has a second row, with their cost added."""
     rows = []
     for summary in report.summaries:
         rows.append((summary.name, *words.cost_texts(summary.cost), _devices(summary.group.runs)))
@@ -223,7 +239,7 @@ def _count_devices(devices: Sequence[str]) -> str:
 
 
 def _config_blocks(report: Report) -> list[Block]:
-    """For each task of several groups, the fields in which they differ."""
+    """Return a table of the fields that differ, for each task with several groups."""
     blocks: list[Block] = []
     compared = [task for task in report.tasks if len(task.summaries) > 1]
     for task in compared:
@@ -235,7 +251,7 @@ def _config_blocks(report: Report) -> list[Block]:
 
 
 def config_table(task: Task) -> Table:
-    """A row a field that is not the same in all groups."""
+    """Return a table with a row for each field that differs between groups."""
     fields = dict.fromkeys(name for summary in task.summaries for name in flat(summary.group.config))
     rows = []
     for field in fields:
@@ -248,7 +264,7 @@ def config_table(task: Task) -> Table:
 
 
 def _config_value(group: Group, field: str) -> str:
-    """The value of a field as JSON has it, without a text's quotes; all of them, where it changes with the seed."""
+    """Return the value of a field as JSON, text without quotes; all values, where the value changes with the seed."""
     values = dict.fromkeys(_plain(flat(run.config).get(field)) for run in group.runs)
     return shortened(list(values))
 
@@ -260,7 +276,7 @@ def _plain(value: Any) -> str:
 
 
 def runs_table(report: Report) -> Table:
-    """A row a run, the failed and the unfinished too."""
+    """Return a table with a row for each run, the failed and unfinished ones too."""
     rows = []
     for entry in report.entries:
         result = entry.read.result if entry.read is not None and entry.status == "complete" else None
@@ -279,7 +295,7 @@ def runs_table(report: Report) -> Table:
 
 
 def provenance_table(report: Report) -> Table:
-    """A row a fact: its value where all runs share it, else the runs of each value."""
+    """Return a table with a row for each fact; where the runs differ in a fact, a row for each value with its runs."""
     runs = [run for summary in report.summaries for run in summary.group.runs]
     facts: dict[str, Callable[[Run], Any]] = {
         "python": lambda run: run.provenance.get("python"),

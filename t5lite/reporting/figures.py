@@ -1,5 +1,6 @@
-"""A task's pictures as SVG documents of their own, for a notebook or a slide: title inside, on white, and nothing to
-inherit from a page.
+"""The pictures of a task as independent SVG files, for a notebook or a slide.
+
+The title is inside the picture, the background is white, and nothing is inherited from a page.
 """
 
 import html
@@ -10,18 +11,21 @@ from t5lite.reporting.comparison import Task
 from t5lite.reporting.style import LIGHT
 from t5lite.reporting.words import printable
 
-MARGIN, LINE = 12.0, 22.0  # of the picture's units, as are x and y below
-SCALE = 1.3  # CSS pixels of one unit
+MARGIN, LINE = 12.0, 22.0  # in the picture's units, like x and y below
+SCALE = 1.3  # CSS pixels in one unit
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def figures(task: Task, name: str) -> list[str]:
-    """The pictures of `task`, in the report's order. `name` makes ids differ from those of other figures on a page."""
+    """Return the pictures of `task` as SVG texts, in the order of the report.
+
+    name: a prefix of all ids, so that they differ from the ids of other figures on the same page.
+    """
     return [_document(picture) for picture in plots.draw(task, name)[0]]
 
 
 def _document(picture: plots.Picture) -> str:
-    """The title, and below it each part under its own."""
+    """Return an SVG document: the title, and below it each part under its own title."""
     parts = [_text(picture.title, MARGIN, "bold")]
     y, width = MARGIN + LINE, 0.0
     for part in picture.parts:

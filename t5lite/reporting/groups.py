@@ -1,9 +1,10 @@
-"""Groups: the runs that repeat one experiment with other seeds, and what they are called.
+"""Groups: the runs that repeat one experiment with other seeds, and the names of the groups.
 
-Two runs are of one group when their configs are equal but for the seed, the name and what only watches, and their data
-have the same fingerprints. A run that another one started from counts as what it is and not by its name:
+Two runs belong to one group when their data have the same fingerprints and their configs are equal, except for the
+seed, the name, and other fields in WATCHING. For a run that another run started from, the group compares what that run
+computes, not its name:
 
-    finetune-0 from @pretrain-0, finetune-1 from @pretrain-1    one group, as the two pretrain are one
+    finetune-0 from @pretrain-0, finetune-1 from @pretrain-1    one group, because the two pretrain runs are one
     finetune-0 from @short, finetune-1 from @long               two groups
 """
 
@@ -24,7 +25,7 @@ from t5lite.reporting.standards import evaluated_fields, standard_split
 from t5lite.run.siblings import REFERRING
 from t5lite.tasks.metrics import metric_of
 
-# How a run is watched and where it runs; not what it computes, and not on which rows it is evaluated.
+# Fields for how a run is watched and where it runs. They change neither the computation nor the evaluated rows.
 WATCHING = (
     "name",
     "seed",
@@ -35,13 +36,13 @@ WATCHING = (
     "eval.every_steps",
     "eval.batch_size",
 )
-# How the network reads a pair; the pair that it is evaluated on stays the same.
+# Fields for how the network reads a pair. The evaluated pair is the same with any of their values.
 SAME_ROWS = ("pack", "prefix_attention")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
-    """Complete runs of one experiment, in order of their seeds."""
+    """The complete runs of one experiment, in the order of their seeds."""
 
     name: str
     runs: tuple[Run, ...]
@@ -55,7 +56,7 @@ class Group:
         return tuple(sorted({run.seed for run in self.runs}))
 
     def metrics(self) -> dict[str, tuple[str, ...]]:
-        """{split: names of its metrics}, of what any of the runs has."""
+        """Return {split: names of its metrics}, for every metric that at least one run has."""
         found: dict[str, dict[str, None]] = {}
         for run in self.runs:
             for split, metrics in run.metrics.items():
@@ -63,7 +64,7 @@ class Group:
         return {split: tuple(names) for split, names in found.items()}
 
     def values(self, split: str, metric: str) -> dict[int, float | None]:
-        """{seed: value}, averaged over runs of the same seed; None where one is not finite."""
+        """Return {seed: value}, averaged over runs of the same seed; None where one of the values is not finite."""
         by_seed = collections.defaultdict(list)
         for run in self.runs:
             if metric in run.metrics.get(split, {}):
@@ -89,7 +90,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
-    """What a run computes, as a fingerprint: the same for runs that differ by the seed alone."""
+    """Return a fingerprint of what a run computes. It is equal for runs that differ in nothing but the seed."""
     fields = flat(run.config)
     fields = {name: value for name, value in fields.items() if not watches(name)}
     seen = seen | {run.workdir.resolve()}
@@ -102,12 +103,15 @@ def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
 
 
 def watches(field: str) -> bool:
-    """Whether a config's field is one of WATCHING, or inside one."""
+    """Return whether a config's field is in WATCHING, or inside a group of WATCHING."""
     return any(field == name or field.startswith(f"{name}.") for name in WATCHING)
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """A name a group, none twice: the configs' name, else that of the folders without the seed, else a folder's."""
+    """Return a name for each group, different from the names of all other groups where possible.
+
+    The choices, in order: the name in the configs, the folders' common name without the seed, the first folder's name.
+    """
     candidates = [list(dict.fromkeys(_candidates(runs))) for runs in groups]
     used = collections.Counter(name for names in candidates for name in names)
     return [next((name for name in names if used[name] == 1), names[-1]) for names in candidates]
@@ -123,9 +127,11 @@ def _candidates(runs: Sequence[Run]) -> list[str]:
 
 
 def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
-    """Why the two are not comparable by `metric` on `split`: what differs in what they were evaluated on. None: alike.
+    """Return what differs in the evaluation of two groups by `metric` on `split`; None: nothing, so they are
+    comparable.
 
-    The held-out rows are known again by the fingerprint of their tokens; where a run has none, by all of its data.
+    Held-out rows are the same where the fingerprints of their tokens are equal. Where a run lacks that fingerprint, the
+    fingerprints of all its data are compared.
     """
     text, standard = standard_split(split)
     ours, theirs = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
@@ -149,5 +155,5 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
 
 
 def _data(group: Group) -> Any:
-    """Fingerprints of all data; of a run without provenance, the sources' names."""
+    """Return the fingerprints of all data. For a run without provenance, return the config of its data."""
     return group.runs[0].provenance.get("data") or group.config["data"]

@@ -1,6 +1,6 @@
-"""The report as one page: text, tables and pictures in a single file that needs nothing from anywhere.
+"""The report as one page: text, tables and pictures in a single file that loads nothing from elsewhere.
 
-It reads on a phone (tables scroll inside their own frame), in light and in dark, and on paper.
+The page can be read on a phone (tables scroll inside their own frame), in light and dark mode, and on paper.
 """
 
 import html
@@ -11,8 +11,8 @@ from t5lite.reporting import plots, words
 from t5lite.reporting.document import Block, Bullets, Code, Missing, Plots, Section, Table, Text, Verdicts
 from t5lite.reporting.style import STYLE
 
-CLASSES = {"better": "good", "worse": "bad"}  # of a verdict; any other is neither
-LONG = 40  # characters from which on a cell breaks its lines
+CLASSES = {"better": "good", "worse": "bad"}  # by verdict; all other verdicts have none
+LONG = 40  # characters; longer cells may break into lines
 
 
 def _escaped(text: str) -> str:
@@ -20,7 +20,7 @@ def _escaped(text: str) -> str:
 
 
 def render(section: Section) -> str:
-    """The document as one page."""
+    """Return the page of a document."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -30,7 +30,7 @@ def render(section: Section) -> str:
 
 
 class _Page:
-    """Turns blocks into elements; it counts the tasks that it has drawn, for the ids of their pictures."""
+    """Turns blocks into HTML elements. It counts the tasks that it has drawn, to give their pictures different ids."""
 
     def __init__(self) -> None:
         self.names = (f"t{i}" for i in itertools.count())
@@ -42,7 +42,7 @@ class _Page:
         return f"<section>\n<h{section.level}>{_escaped(section.title)}</h{section.level}>\n{body}\n</section>"
 
     def _blocks(self, blocks: tuple[Block, ...]) -> str:
-        """The blocks one after the other; verdicts that follow each other share a grid."""
+        """Return the blocks one after the other. Verdicts in a row share a grid."""
         parts = []
         for of_verdicts, group in itertools.groupby(blocks, key=lambda block: isinstance(block, Verdicts)):
             made = [self._block(block) for block in group]

@@ -1,4 +1,4 @@
-"""The report as GitHub-flavoured Markdown: the same sections as the page, without its plots."""
+"""The report as GitHub-flavoured Markdown: the same sections as the page, without plots."""
 
 import re
 
@@ -7,7 +7,7 @@ from t5lite.reporting.document import Block, Bullets, Code, Missing, Plots, Sect
 
 
 def render(section: Section) -> str:
-    """The document as one text."""
+    """Return the document as one text."""
     return "\n\n".join(_section(section)) + "\n"
 
 
@@ -62,7 +62,7 @@ def _cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` such that Markdown shows it as it stands; an underscore inside a word is no markup."""
+    """Return `text` such that Markdown shows it unchanged. An underscore inside a word needs no escape."""
     plain = re.sub(" +", " ", words.printable(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     plain = re.sub(r"([\\`*\[\]|~#$])", r"\\\1", plain)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", plain)

@@ -9,13 +9,16 @@ _RANKS = {name: rank for rank, name in enumerate(METRICS)}
 
 
 def in_order(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
-    """(split, metric) pairs, each once: splits as they come, the metrics of one in the order of METRICS."""
+    """Return the (split, metric) pairs in the order of display, each once.
+
+    Splits keep the order of `pairs`; the metrics of a split follow METRICS.
+    """
     pairs = list(dict.fromkeys(pairs))
     splits = {split: rank for rank, split in enumerate(dict.fromkeys(split for split, _ in pairs))}
     return sorted(pairs, key=lambda pair: (splits[pair[0]], _RANKS.get(pair[1], len(_RANKS))))
 
 
 def main_metrics(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
-    """Those of `pairs` that are shown outside tables; all of them where none is."""
+    """Return the pairs that are shown outside tables too, or all pairs where there are none."""
     ordered = in_order(pairs)
     return [pair for pair in ordered if not metric_of(pair[1]).tables_only] or ordered

@@ -1,4 +1,4 @@
-"""What a reader must know of runs and groups before believing their numbers: a sentence a reason, not one a pair."""
+"""Notes: what a reader must know about runs and groups before they trust the numbers. One sentence for each reason."""
 
 import dataclasses
 import itertools
@@ -11,10 +11,10 @@ from t5lite.reporting.costs import unread_origin
 from t5lite.reporting.groups import Group, differing_rows, watches
 from t5lite.reporting.runs import Run
 
-# What results depend on beside the config, and what only costs do.
+# VERSIONS can change results and costs; MACHINES can change costs only.
 VERSIONS = {"python": "versions of Python", "packages": "versions of packages", "git_commit": "versions of t5lite"}
 MACHINES = {"devices": "devices", "hosts": "numbers of hosts"}
-# They take part of the time of a run, and change nothing else.
+# These fields change the time that a run takes, and nothing else.
 TAKING_TIME = ("eval.every_steps", "checkpoint.every_steps")
 
 
@@ -22,8 +22,8 @@ TAKING_TIME = ("eval.every_steps", "checkpoint.every_steps")
 class LeftOut:
     """A metric on a split that is not compared between `a` and `b`, and why.
 
-    lacking: the group that it is due to, whichever it is held against; `reason` then is what that group has: "no", or
-    what is wrong with its values.
+    lacking: the group that is the cause, whatever it is compared with; None where the pair is the cause.
+    reason: with `lacking`, it is "no" or says what is wrong with the group's values; else it says why the pair differs.
     """
 
     a: str
@@ -39,7 +39,7 @@ def listed(items: Iterable[Any]) -> str:
 
 
 def shortened(items: Sequence[Any], limit: int = 3) -> str:
-    """The first of `items`, and how many more there are."""
+    """Return the first `limit` of `items` as text, and how many more there are."""
     return listed(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
@@ -55,7 +55,7 @@ def _by(key: Callable[[Any], Any], items: Iterable[Any]) -> dict[Any, list[Any]]
 
 
 def left_out_notes(left_out: Sequence[LeftOut]) -> list[str]:
-    """A note for each reason, with the metrics and the pairs or the group that it is about."""
+    """Return a note for each reason, with the metrics, and the pairs or the group that it concerns."""
     of_groups = _by(lambda each: (each.lacking, each.reason, each.split), [each for each in left_out if each.lacking])
     notes = [
         f"{group} has {reason} {listed(dict.fromkeys(each.metric for each in of_group))} on {split}: left out of its "
@@ -72,7 +72,7 @@ def left_out_notes(left_out: Sequence[LeftOut]) -> list[str]:
 
 
 def seed_notes(groups: Sequence[Group]) -> list[str]:
-    """Of the groups of a task: where they do not have the same seeds, or too few in common."""
+    """Return notes where the groups of a task do not have the same seeds, or have too few seeds in common."""
     notes = []
     by_seeds = _by(lambda group: group.seeds, groups)
     if len(by_seeds) > 1:
@@ -90,7 +90,7 @@ def seed_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]:
-    """A note for each difference between the training data of a group and that of its base.
+    """Return a note for each difference between the training data of a group and the training data of its base.
 
     base_of: {name of a group: name of its base}.
     """
@@ -109,7 +109,10 @@ def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]
 
 
 def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjects: Sequence[str]) -> list[str]:
-    """Why the runs are of several tasks. subjects: a task's objective and source, which several tasks can share."""
+    """Return notes that say why the runs belong to several tasks.
+
+    subjects: objective and source of each task. Several tasks can have the same subject.
+    """
     if len(members) < 2:
         return []
     notes = [
@@ -125,7 +128,7 @@ def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjec
 
 
 def _apart(a: Sequence[Group], b: Sequence[Group]) -> str:
-    """Why no group of one task is compared with one of the other."""
+    """Return why no group of one task is compared with a group of the other."""
     ours, theirs = a[0].metrics(), b[0].metrics()
     shared = [(split, metric) for split in ours for metric in ours[split] if metric in theirs.get(split, ())]
     reasons = dict.fromkeys(differing_rows(a[0], b[0], *pair) for pair in shared)
@@ -135,7 +138,7 @@ def _apart(a: Sequence[Group], b: Sequence[Group]) -> str:
 
 
 def group_notes(group: Group) -> list[str]:
-    """Seeds that stand twice, lack a metric, or went wrong in part or whole; what all seeds depend on."""
+    """Return notes on seeds that occur twice, lack a metric or went wrong, and on what all seeds depend on."""
     notes = []
     repeated = [seed for seed, runs in _by(lambda run: run.seed, group.runs).items() if len(runs) > 1]
     if repeated:
@@ -162,7 +165,7 @@ def group_notes(group: Group) -> list[str]:
 
 
 def shared_origins(group: Group) -> list[str]:
-    """Where several seeds started from the same parameters, which their spread therefore says nothing about."""
+    """Return a caveat where several seeds started from the same parameters: their spread says nothing about those."""
     seeds_of: dict[str, set[int]] = {}
     names: dict[str, str] = {}
     for run in group.runs:
@@ -174,7 +177,7 @@ def shared_origins(group: Group) -> list[str]:
         if unread is not None:
             seeds_of.setdefault(unread, set()).add(run.seed)
             names[unread] = unread
-    found: dict[frozenset[int], str] = {}  # of a chain of origins the nearest says it all
+    found: dict[frozenset[int], str] = {}  # in a chain of origins, the nearest is enough
     for key, seeds in seeds_of.items():
         if len(seeds) > 1:
             found.setdefault(frozenset(seeds), names[key])
@@ -191,7 +194,7 @@ def _seeds(seeds: Sequence[int], count: int) -> str:
 
 
 def provenance_notes(groups: Sequence[Group]) -> list[str]:
-    """Where versions or machines differ, so that results or costs may not compare."""
+    """Return notes where versions or machines differ, because results or costs may then not be comparable."""
     runs = [run for group in groups for run in group.runs]
     with_origins = [*runs, *(origin for run in runs for origin in run.origins)]
     notes = []
@@ -213,7 +216,7 @@ def provenance_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def change_notes(groups: Sequence[Group]) -> list[str]:
-    """Where a run was not of one config from its beginning to its end."""
+    """Return notes on runs whose config changed between their beginning and their end."""
     runs = [each for group in groups for run in group.runs for each in (run, *run.origins)]
     found: dict[str, None] = {}
     for run in runs:
@@ -229,7 +232,7 @@ def _differ(runs: Sequence[Run], field: str) -> bool:
 
 
 def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
-    """Where times within a task do not compare, or a cost is not all of it."""
+    """Return notes where times within a task are not comparable, or where a cost is incomplete."""
     notes = []
     for field in TAKING_TIME:
         for groups in members:
@@ -250,7 +253,7 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
 
 
 def evaluated_notes(groups: Sequence[Group]) -> list[str]:
-    """Notes on texts that were cut, and on held-out rows that were not evaluated."""
+    """Return notes on texts that were cut, and on held-out rows that were not evaluated."""
     found: dict[str, dict[str, None]] = {}
     for group in groups:
         for run in group.runs:
@@ -267,7 +270,10 @@ def evaluated_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def multiplicity_notes(intervals: int) -> list[str]:
-    """intervals: how many differences of the report have one."""
+    """Return a note that intervals are not adjusted for their number; none for a report without intervals.
+
+    intervals: the number of differences in the report that have an interval.
+    """
     if not intervals:
         return []
     return [
@@ -277,7 +283,10 @@ def multiplicity_notes(intervals: int) -> list[str]:
 
 
 def evaluation_notes(runs: Sequence[Run], wanted: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Where complete runs were evaluated in another way than the configs `wanted`, {run: config}, now say."""
+    """Return notes on complete runs that were evaluated with other settings than their configs now ask for.
+
+    wanted: {run: the config as it is now}.
+    """
     found: dict[str, list[str]] = {}
     for run in runs:
         before, now = (flat({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))

@@ -1,15 +1,15 @@
-"""The pictures of a task, as SVG to be set into a page.
+"""The pictures of a task, as SVG elements for a page.
 
-a picture a metric   a row a group: each seed a small dot, the mean with its interval; below, a row a group: its
-                     difference to the base with the interval, and the line of no difference
-curves               loss by training tokens: the mean over seeds in a band from the least to the greatest
+metric   one picture each. Above, a row for each group: its mean with the interval, and a small dot for each seed.
+         Below, a row for each group: its difference to the base with the interval, and the line of no difference.
+curves   the loss by training tokens: the mean over seeds, in a band from the minimum to the maximum
 
-A group has a colour and a mark of its own, by which it is known again without seeing colours. Where groups are too many
-for that, the base and the best have, and the rest are alike.
+Each group has its own colour and its own mark, so that a reader can tell groups apart without colours. Where a task has
+too many groups for this, the base and the best group have their own look, and all others share one.
 
-They are drawn by matplotlib, without a screen or a state of its own, and then made to fit the page: text stays text in
-the page's font, colours become the page's variables, so that they follow its light or dark, and ids carry the picture's
-name, so that two on one page do not take each other's. The same report gives the same bytes.
+Matplotlib draws the pictures, without a screen and without its global state. Then they are fitted to the page. Text
+stays text in the page's font. Colours become the page's variables and follow its light or dark mode. Ids carry the name
+of the picture, so that two pictures on one page do not share ids. The same report gives the same bytes.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ from t5lite.reporting.statistics import Estimate
 from t5lite.reporting.style import LIGHT
 from t5lite.tasks.metrics import metric_of
 
-# What stands for the page's colours while matplotlib draws.
+# Placeholders for the page's colours while matplotlib draws.
 COLORS = {name: f"#0102{i:02x}" for i, name in enumerate(LIGHT)}
 NAMES = {color: name for name, color in COLORS.items()}
 INK, FAINT = COLORS["ink"], COLORS["line"]
-WIDTH, ROW, FOOT = 4.6, 0.56, 0.56  # inches; 72 of the picture's units each, and on a phone a unit is a CSS pixel
-TEXT = 12.5  # of the picture's units
-MARKED = 5  # marks along a curve
+WIDTH, ROW, FOOT = 4.6, 0.56, 0.56  # inches of 72 picture units; on a phone a unit is a CSS pixel
+TEXT = 12.5  # in the picture's units
+MARKED = 5  # marks on a curve
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -61,7 +61,7 @@ STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """An SVG element, and what stands over it, which may be nothing."""
+    """An SVG element with its title, which may be empty."""
 
     title: str
     svg: str
@@ -69,7 +69,11 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """title: what stands over it; label: what it shows, for those who do not see it; parts: one below the other."""
+    """A picture with one or more parts, one below the other.
+
+    title: the text above the picture.
+    label: a text for readers who do not see the picture.
+    """
 
     title: str
     label: str
@@ -78,7 +82,10 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How a group is drawn in all pictures of its task. one_of_many: as others are too."""
+    """How a group is drawn in all pictures of its task.
+
+    one_of_many: whether other groups have the same look.
+    """
 
     color: str
     marker: str
@@ -87,7 +94,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A name with a number on the right, and below them a mean with its interval and its seeds."""
+    """A name with a number on the right; below them a mean with its interval, and the seeds."""
 
     name: str
     number: str
@@ -96,7 +103,7 @@ class Row:
     seeds: list[float]
 
 
-LOOKS = tuple(Look(COLORS[f"g{i}"], marker) for i, marker in enumerate("os^DvPX"))  # the first is the base's
+LOOKS = tuple(Look(COLORS[f"g{i}"], marker) for i, marker in enumerate("os^DvPX"))  # the first is for the base
 REST = Look(COLORS["rest"], "d", one_of_many=True)
 
 CAPTION = (
@@ -107,10 +114,13 @@ CURVES_CAPTION = "Lines are means over seeds; bands reach from the least to the 
 
 
 def draw(task: Task, name: str) -> tuple[list[Picture], str]:
-    """The pictures of `task` and what has to be known to read them; `name` makes their ids differ from other tasks'."""
+    """Return the pictures of `task` and a caption that explains them.
+
+    name: a prefix of all ids, so that they differ from the ids of other tasks.
+    """
     looks, highlighted = _looks(task)
     pictures, captions = [], []
-    # Both are the process's, so for the drawing alone. The page's font has the signs that matplotlib's own lacks.
+    # Both settings are global: they hold for the drawing alone. The page's font has the signs that matplotlib's lacks.
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         if len(looks) > 1:
@@ -128,7 +138,7 @@ def draw(task: Task, name: str) -> tuple[list[Picture], str]:
 
 
 def _looks(task: Task) -> tuple[dict[str, Look], str]:
-    """{group: look}, and a sentence on which groups have one of their own, where not all have."""
+    """Return {group: look}. Where not every group has its own look, also return a sentence that names those that do."""
     base = task.bases[0]
     others = [summary.name for summary in task.summaries if summary.name != base]
     if len(others) < len(LOOKS):
@@ -152,7 +162,7 @@ def _looks(task: Task) -> tuple[dict[str, Look], str]:
 
 
 def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: str) -> Picture:
-    """The values of each group that has the metric, and below them the differences to each base."""
+    """Return a picture of one metric: the values of the groups, and below them the differences to each base."""
     rows, said = [], []
     for summary in task.summaries:
         estimate = summary.estimates.get(split, {}).get(metric)
@@ -180,7 +190,7 @@ def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: s
 
 
 def _rows(rows: Sequence[Row], axis_label: str, zero: bool = False) -> Figure:
-    """Rows with their names above them, so that long names have all of the width."""
+    """Return rows with the names above them, so that a long name can take the full width."""
     foot = FOOT if axis_label else FOOT - 0.2
     height = ROW * len(rows) + foot
     figure = Figure(figsize=(WIDTH, height))
@@ -209,12 +219,12 @@ def _row(axes: Axes, y: float, row: Row, zero: bool) -> None:
     if estimate.mean is not None:
         axes.plot([estimate.mean], [y - 0.1], row.look.marker, color=color, markersize=8)
     axes.plot(row.seeds, [y - 0.33] * len(row.seeds), "o", color=color, markersize=4.5, alpha=0.7, markeredgewidth=0)
-    if zero:  # beside the dots alone, not through the text
+    if zero:  # only beside the dots, not through the text
         axes.plot([0, 0], [y + 0.02, y - 0.48], color=INK, linewidth=1.2, linestyle=(0, (3, 2)), zorder=1)
 
 
 def _shortened(name: str, limit: int = 32) -> str:
-    """`name` on one line and no wider than `limit` letters: signs of East Asia, and emoji, are two wide."""
+    """Return `name` on one line, at most `limit` letters wide. East Asian characters and emoji are two letters wide."""
     name = words.printable(name)
     if _width(name) <= limit:
         return name
@@ -231,7 +241,7 @@ def _width(text: str) -> int:
 
 
 def _curves(series: Sequence[Series], looks: dict[str, Look]) -> Figure:
-    """Lines of loss, their names above; those that are drawn alike share one."""
+    """Return lines of loss with their names above them. Groups with the same look share one name."""
     named = [each.name for each in series if not looks[each.name].one_of_many]
     alike = [each.name for each in series if looks[each.name].one_of_many]
     legend = [(_shortened(name), looks[name]) for name in named]
@@ -246,7 +256,7 @@ def _curves(series: Sequence[Series], looks: dict[str, Look]) -> Figure:
         mark = {"linewidth": 1} if look.one_of_many else {"linewidth": 2, "marker": look.marker, "markevery": [1]}
         figure.add_artist(Line2D([0.02, 0.05, 0.08], [y] * 3, color=look.color, **mark))
         figure.text(0.1, y, name, va="center")
-    # What has a look of its own lies above the rest.
+    # Groups with their own look are drawn above the rest.
     for i, each in enumerate(sorted(series, key=lambda each: not looks[each.name].one_of_many)):
         _curve(axes, each, looks[each.name], i)
     axes.margins(x=0.02)
@@ -262,7 +272,10 @@ def _curves(series: Sequence[Series], looks: dict[str, Look]) -> Figure:
 
 
 def _curve(axes: Axes, series: Series, look: Look, place: int) -> None:
-    """The lines of a group; `place` moves its marks along, so that those of close curves do not cover each other."""
+    """Draw the lines of a group.
+
+    place: the index of the group; it moves the marks along the line, so that the marks of close curves do not overlap.
+    """
     for line in series.lines:
         if look.one_of_many:
             axes.plot(line.x, line.mean, color=look.color, linewidth=1)
@@ -274,7 +287,7 @@ def _curve(axes: Axes, series: Series, look: Look, place: int) -> None:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an element for a page, `name` in its ids."""
+    """Return the figure as an SVG element for a page, with `name` in its ids."""
     written = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         FigureCanvasSVG(figure).print_svg(written, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -285,7 +298,7 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _fitted(tag: str, name: str) -> str:
-    """A tag with the page's colours and font, and ids of its own."""
+    """Return a tag with the page's colours and font, and with `name` in its ids."""
     if tag.startswith("<svg"):
         box = re.search(r'viewBox="[^"]*"', tag)
         return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0] if box else ""} aria-hidden="true">'

@@ -1,4 +1,4 @@
-"""Writing a report over runs: report.md, report.html and report.json in one folder."""
+"""Write a report over runs: report.md, report.html and report.json in one folder."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,16 @@ def write_report(
     absent: Mapping[str, str] = NONE_ABSENT,
     remarks: Sequence[str] = (),
 ) -> Report:
-    """Compare the runs in `workdirs` and write the report into the folder `out`, which is made where it is missing.
+    """Compare the runs in `workdirs` and write the report to the folder `out`, which is created where it is missing.
 
-    bases: the groups that the others of their task are held against, as in `find_bases`; a task without one has its
-    first. absent: of runs that have no result, why. remarks: further notes. Raises UserError where a folder is no
-    workdir, nothing is complete, or `out` cannot be written.
+    Args:
+        bases: the groups that the others of their task are compared with, as in `find_bases`. A task without one takes
+            its first group.
+        absent: {run: why it has no result}.
+        remarks: further notes.
+
+    Raises:
+        UserError: where a folder is not a workdir, no run is complete, or `out` cannot be written.
     """
     report = compare([read_run(workdir) for workdir in workdirs], title, bases, absent, remarks)
     sections = document(report)
@@ -44,7 +49,7 @@ def write_report(
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON values, without any that is not finite."""
+    """Return the report as plain JSON values. A number that is not finite becomes None."""
     return finite(
         {
             "title": report.title,

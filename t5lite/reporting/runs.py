@@ -1,9 +1,9 @@
-"""Runs as their workdirs tell of them: config, provenance, result and curves.
+"""Runs as their workdirs describe them: config, provenance, result and curves.
 
-runs/summary/scratch-0/config.json       what it was asked to do       required: it makes the folder a workdir
-                       provenance.json   with which code and data      may lack
-                       metrics.jsonl     how it went                   may lack, its last line may be broken
-                       result.json       how it ended                  lacks until the run is complete
+runs/summary/scratch-0/config.json       what the run was asked to do   required: a folder with it is a workdir
+                       provenance.json   with which code and data       may be missing
+                       metrics.jsonl     how training went              may be missing; its last line may be broken
+                       result.json       how the run ended              missing until the run is complete
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A metric over training, one entry a logged step; values that are not finite are left out.
+    """A metric over training, with one entry for each logged step. Values that are not finite are left out.
 
-    tokens: the training tokens seen at each step; None where the run did not log any.
+    tokens: the number of training tokens up to each step; None where the run did not log any.
     """
 
     steps: tuple[int, ...]
@@ -39,7 +39,11 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A workdir that was read. run: the folder's name; result: None while the run is not complete."""
+    """A workdir that was read.
+
+    run: the name of the folder.
+    result: None while the run is not complete.
+    """
 
     run: str
     workdir: Path
@@ -54,7 +58,10 @@ class Run:
 
     @functools.cached_property
     def origins(self) -> list["Run"]:
-        """The runs whose parameters it started from: that of its `init_from`, that one's own and so on, as readable."""
+        """The runs whose parameters the run started from: the run in its `init_from`, then that run's own origin, ….
+
+        The list ends at the first origin that is not a workdir.
+        """
         run, found = self, []
         seen = {self.workdir.resolve()}
         while (path := run.referred("init_from")) is not None and path.resolve() not in seen:
@@ -65,7 +72,7 @@ class Run:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that was logged."""
+        """The last logged step."""
         steps = [curve.steps[-1] for metrics in self.curves.values() for curve in metrics.values()]
         return max(steps, default=None)
 
@@ -83,11 +90,11 @@ class Run:
 
     @property
     def skipped_steps(self) -> int:
-        """The updates that were left out, because a number was not finite."""
+        """The number of updates that were left out because a number was not finite."""
         return (self.result or {}).get("skipped_steps") or 0
 
     def referred(self, field: str) -> Path | None:
-        """The workdir that the field `init_from` or `tokenizer.path` names, where there is one."""
+        """Return the workdir that the field `init_from` or `tokenizer.path` names, where it exists."""
         text = at(self.config, field)
         if not isinstance(text, str):
             return None
@@ -96,7 +103,10 @@ class Run:
 
 
 def read_run(workdir: Path) -> Run:
-    """Read a workdir. Raises UserError, with the file's name, where it is none or where a file of it is damaged."""
+    """Read a workdir.
+
+    Raises UserError, with the name of the file, where the folder is not a workdir or a file in it is damaged.
+    """
     config = read_json(workdir / "config.json", shape=_shape(base_config()))
     if config is None:
         raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
@@ -108,7 +118,7 @@ def read_run(workdir: Path) -> Run:
 
 
 def _shape(group: ConfigDict) -> dict[str, Any]:
-    """The shape of a config.json: its fields have their types, or lack."""
+    """Return the shape of a config.json: each field has its type or is missing."""
     shapes: dict[str, Any] = {}
     for name, value in group.items():
         kind = {float: NUMBER, tuple: list}.get(group.get_type(name), group.get_type(name))
@@ -117,7 +127,7 @@ def _shape(group: ConfigDict) -> dict[str, Any]:
 
 
 def _with_defaults(written: dict[str, Any]) -> dict[str, Any]:
-    """The config as written; fields that it lacks, because they are younger than it, have their defaults."""
+    """Return the config as written. Fields that are newer than the file have their defaults."""
 
     def fill(default: Any, value: Any) -> Any:
         if not (isinstance(default, dict) and isinstance(value, dict)):
@@ -128,7 +138,7 @@ def _with_defaults(written: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
-    """The curves of a metrics.jsonl, {split: {metric: curve}}. Broken lines are skipped."""
+    """Return the curves of a metrics.jsonl: {split: {metric: curve}}. Broken lines are skipped."""
     points: dict[str, dict[str, dict[int, float]]] = {}
     for _, line in read_log(path):
         step, split = line["step"], line["split"]
@@ -143,7 +153,7 @@ def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
 
 
 def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
-    """Held-out lines have no tokens of their own: they are those of the training line of their step, or between two."""
+    """Return the curve of {step: value}. The tokens of a step are interpolated between those of the training lines."""
     steps = sorted(values)
     seen = None
     if tokens:
@@ -153,11 +163,11 @@ def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
 
 
 def find_workdirs(folders: Sequence[Path]) -> list[Path]:
-    """The workdirs among `folders` and, where one is no workdir itself, those right in it; each once.
+    """Return the workdirs among `folders`, each once. Any other folder stands for the workdirs directly in it.
 
-    The runs of a folder come in the order of the study that it is of; else in that in which a reader asks: those that
-    start from nothing before those that start from another run, those with a loss before those without. Raises
-    UserError for a folder without any.
+    The workdirs in a folder follow the order of the study that wrote its report. Without a study, runs from scratch
+    come before runs that started from another run, and runs with a loss before runs without. Raises UserError for a
+    folder without any workdir.
     """
     found: dict[Path, Path] = {}
     for folder in folders:
@@ -184,6 +194,6 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def statuses_in_study(folder: Path) -> dict[str, str]:
-    """{run: "complete" or why it has no result} of the study that left its report in `folder`; {} where none did."""
+    """Return {run: "complete" or why it has no result} from a study's report in `folder`; {} where there is none."""
     report = read_json(folder / "report.json", "delete it", {"runs": ([{"run": str, "status": str}], None)}) or {}
     return {entry["run"]: entry["status"] for entry in report.get("runs") or ()}

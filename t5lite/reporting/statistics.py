@@ -1,15 +1,15 @@
-"""What a few seeds say about a mean: a bootstrap interval, stretched to what few values need.
+"""The mean over a few seeds and its uncertainty: a bootstrap interval that is stretched for small samples.
 
-The percentile bootstrap of a mean over n values is too narrow when n is small, for two reasons (Hesterberg 2015, "What
-Teachers Should Know about the Bootstrap"): resampling has a spread of sqrt((n - 1) / n) of what it should be, and its
-quantiles are those of a normal distribution where few values call for Student's t. With three values it is the range
-from the least to the greatest, which holds the true mean about three times in four. So both of its arms are stretched
-about the mean by
+The percentile bootstrap of a mean over n values is too narrow for a small n, for two reasons (Hesterberg 2015, "What
+Teachers Should Know about the Bootstrap"). The spread of the resamples is too small by the factor sqrt((n - 1) / n).
+Their quantiles follow a normal distribution, where few values need Student's t. With three values the interval is the
+range from the minimum to the maximum, which holds the true mean about three times in four. So both arms of the interval
+are stretched about the mean by
 
     t(0.975, n - 1) / z(0.975) * sqrt(n / (n - 1))        9.17 for n = 2, 2.69 for 3, 1.58 for 5, 1.22 for 10
 
-which keeps the asymmetry that the bootstrap found. Up to 6 values all n**n resamples are counted out; beyond, 10,000
-are drawn from a generator of a fixed seed, so the same values have the same interval wherever they are computed.
+This keeps the asymmetry of the bootstrap. For up to 6 values all n**n resamples are used. For more values, 10,000
+resamples are drawn with a fixed seed, so that the same values have the same interval everywhere.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 CONFIDENCE = 0.95
-FEWEST_SEEDS = 3  # below, a difference has an interval but no verdict
+FEWEST_SEEDS = 3  # a difference with fewer has an interval but no verdict
 EXACT_UP_TO = 6
 RESAMPLES = 10_000
 METHOD = (
@@ -34,12 +34,16 @@ METHOD = (
     "range, its intervals end there: no accuracy is above 1. A difference is resolved when its interval excludes 0 and "
     f"it rests on {FEWEST_SEEDS} seeds or more; one below a millionth of the values is rounding and counts as 0."
 )
-ROUNDING = 1e-6  # of a value; metrics are sums of float32
+ROUNDING = 1e-6  # relative to a value; metrics are sums of float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over n seeds with its interval; low and high are None where n is 1, all three where it is not finite."""
+    """A mean over n seeds with its interval.
+
+    low, high: None where n is 1.
+    mean, low, high: None where a value is not finite.
+    """
 
     mean: float | None
     low: float | None
@@ -48,12 +52,12 @@ class Estimate:
 
     @property
     def has_spread(self) -> bool:
-        """Whether there is an interval that has a width: the seeds do not all have the same value."""
+        """Whether the interval has a width: not all seeds have the same value."""
         return self.low is not None and self.high is not None and self.low < self.high
 
     @property
     def resolved(self) -> bool | None:
-        """Whether the interval excludes 0. None where that cannot be said: too few seeds, or no width."""
+        """Whether the interval excludes 0. None with too few seeds, or where all seeds have one value other than 0."""
         if self.mean is None or self.low is None or self.high is None or self.n < FEWEST_SEEDS:
             return None
         if not self.has_spread:
@@ -61,7 +65,7 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
     def within(self, low: float, high: float) -> "Estimate":
-        """The same with an interval that ends at `low` and `high`, which no value can pass."""
+        """Return the estimate with its interval cut at `low` and `high`, the range of possible values."""
         if self.low is None or self.high is None:
             return self
         return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
@@ -69,7 +73,7 @@ class Estimate:
 
 @functools.cache
 def resampling_weights(n: int) -> np.ndarray:
-    """float64 [R, n], rows that sum to 1: the share of each of n values in each resample."""
+    """Return float64 [R, n], rows that sum to 1: the share of each of n values in each of R resamples."""
     if n <= EXACT_UP_TO:
         drawn = np.array(list(itertools.product(range(n), repeat=n)))
         return np.stack([(drawn == value).mean(axis=1) for value in range(n)], axis=1)
@@ -77,22 +81,22 @@ def resampling_weights(n: int) -> np.ndarray:
 
 
 def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The plain percentile bootstrap of the mean over the last axis of `values` [..., n]: (low, high), each [...]."""
+    """Return (low, high), each [...]: the plain percentile bootstrap of the mean of `values` [..., n]."""
     means = values @ resampling_weights(values.shape[-1]).T
     tail = (1 - CONFIDENCE) / 2
     low = np.quantile(means, tail, axis=-1, method="inverted_cdf")
-    # By mirroring, so that b - a has exactly the interval of a - b, turned round.
+    # Mirrored, so that the interval of b - a is exactly the interval of a - b with the signs changed.
     return low, -np.quantile(-means, tail, axis=-1, method="inverted_cdf")
 
 
 def stretch(n: int) -> float:
-    """By how much both arms of the percentile interval of n values grow."""
+    """Return the factor by which both arms of the percentile interval of n values grow."""
     quantile = (1 + CONFIDENCE) / 2
     return float(stdtrit(n - 1, quantile) / ndtri(quantile)) * math.sqrt(n / (n - 1))
 
 
 def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The stretched interval of the mean over the last axis of `values` [..., n], n >= 2: (low, high), each [...]."""
+    """Return (low, high), each [...]: the stretched interval of the mean of `values` [..., n], for n >= 2."""
     low, high = percentile_interval(values)
     mean = values.mean(axis=-1)
     by = stretch(values.shape[-1])
@@ -100,9 +104,9 @@ def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def estimate(values: Sequence[float | None], rounding: float = 0.0) -> Estimate:
-    """The mean of one value a seed, with its interval. Values that are not finite, or None, leave nothing to say.
+    """Return the mean of `values`, one a seed, with its interval. A value of None, or not finite, leaves no mean.
 
-    rounding: values no further apart are the same.
+    rounding: values that differ by no more than this are equal.
     """
     n = len(values)
     numbers = np.array([math.nan if value is None else value for value in values], np.float64)
@@ -118,7 +122,7 @@ def estimate(values: Sequence[float | None], rounding: float = 0.0) -> Estimate:
 
 
 def differences(a: Sequence[float], b: Sequence[float]) -> tuple[list[float], Estimate]:
-    """b - a of each seed, 0 where it is no more than rounding, and their mean with its interval."""
+    """Return b - a for each seed, and their mean with its interval. A difference within the rounding counts as 0."""
     values = np.array([a, b], np.float64)
     rounding = ROUNDING * np.abs(values).max(axis=0)
     deltas = values[1] - values[0]

@@ -1,7 +1,7 @@
-"""The page's style: one column, quiet colours, figures of equal width in tables, light and dark, screen and paper."""
+"""The style of the page: one column, quiet colours, digits of equal width in tables, for light and dark and paper."""
 
-# Colours by name, which the page's style sheet calls var(--name). g0 is that of a task's base, g1 … are those of other
-# groups, rest that of groups too many to tell apart. Dark ones are as far from each other, lighter.
+# Colours by name; the style sheet calls them var(--name). g0 is for the base of a task, g1 … are for other groups, and
+# rest is for groups that are too many to tell apart. The colours in DARK are lighter, and equally far apart.
 LIGHT = {
     "page": "#fcfbf9",
     "card": "#ffffff",

@@ -1,4 +1,4 @@
-"""The report in short, for the terminal: each task's means, what has no result, what came out, what to know of it."""
+"""The report in short, for the terminal: the means of each task, the missing results, the verdicts and the notes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from t5lite.reporting.words import printable, sentence
 
 
 def show(report: Report, folder: Path) -> None:
-    """Print the report that was written into `folder` on stdout."""
+    """Print the report on stdout, and where its page is in `folder`."""
     console = Console(highlight=False)
     for task in report.tasks:
         content = groups_table(task, short=True)

@@ -1,4 +1,4 @@
-"""Numbers as people read them: values with as many digits as their interval has, costs with units, and verdicts."""
+"""Numbers in readable form: values with as many digits as their interval justifies, costs with units, and verdicts."""
 
 import dataclasses
 import math
@@ -12,27 +12,30 @@ from t5lite.tasks.metrics import metric_of
 
 NOTHING = "–"
 MOST_DECIMALS = 6
-LARGE = 1e6  # from here on in powers of ten
-# Marks that turn the direction of the text after them.
+LARGE = 1e6  # larger values are shown in powers of ten
+# Characters that change the direction of the text after them.
 BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A stretch of a sentence. role: "delta", "interval", "verdict", which a renderer sets apart, or nothing."""
+    """A part of a sentence.
+
+    role: "delta", "interval" or "verdict", for parts that a renderer shows in a different style; else empty.
+    """
 
     text: str
     role: str = ""
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without characters that no page can hold or that would change what stands around them."""
+    """Return `text` on one line, without characters that a page cannot hold or that change the text around them."""
     text = "".join(" " if character.isspace() else character for character in text)
     return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDIRECTIONAL)
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
-    """`value` with so many decimals; in powers of ten where it has too many digits before or after the point."""
+    """Return `value` with so many decimals; in powers of ten where it has too many digits before or after the point."""
     sign_flag = "+" if sign else ""
     text = f"{value:{sign_flag}.{decimals}f}"
     vanishes = value != 0 and float(text) == 0
@@ -45,14 +48,17 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
 
 
 def decimals_of(estimate: Estimate) -> int:
-    """Digits after the point such that the interval's half width has two significant ones."""
+    """Return the number of decimals that shows half the width of the interval with two significant digits.
+
+    Without a width, it shows the mean with three significant digits.
+    """
     if estimate.has_spread:
         return _decimals((estimate.high - estimate.low) / 2, 2)
     return _decimals(abs(estimate.mean or 0.0), 3)
 
 
 def delta_decimals(delta: Estimate) -> int:
-    """The same for a difference, of which no end may read 0 where the interval excludes it."""
+    """Return the decimals for a difference. Where the interval excludes 0, neither of its ends is shown as 0."""
     if not (delta.has_spread and delta.resolved):
         return decimals_of(delta)
     return max(decimals_of(delta), *(_decimals(abs(end), 1) for end in (delta.low, delta.high)))
@@ -63,14 +69,14 @@ def _decimals(value: float, significant: int) -> int:
 
 
 def mean_text(estimate: Estimate, decimals: int | None = None) -> str:
-    """The mean alone, with as many digits as its interval has, or as given."""
+    """Return the mean alone, with `decimals` decimals, or with as many as its interval justifies."""
     if estimate.mean is None:
         return "not finite"
     return number(estimate.mean, decimals_of(estimate) if decimals is None else decimals)
 
 
 def range_text(estimate: Estimate, decimals: int | None = None, sign: bool = False) -> str:
-    """The interval, "4.71 to 4.90"; empty where there is none."""
+    """Return the interval, "4.71 to 4.90"; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     if not estimate.has_spread:
@@ -80,7 +86,7 @@ def range_text(estimate: Estimate, decimals: int | None = None, sign: bool = Fal
 
 
 def estimate_text(estimate: Estimate, decimals: int | None = None) -> str:
-    """The mean and its interval, "4.80 (4.71 to 4.90)"."""
+    """Return the mean and its interval, "4.80 (4.71 to 4.90)"."""
     mean, interval = mean_text(estimate, decimals), range_text(estimate, decimals)
     return f"{mean} ({interval})" if interval else mean
 
@@ -90,24 +96,24 @@ def seeds_text(n: int) -> str:
 
 
 def delta_number(comparison: Comparison) -> str:
-    """The difference with its sign, "−0.31"."""
+    """Return the difference with its sign, "−0.31"."""
     return number(comparison.delta.mean or 0.0, delta_decimals(comparison.delta), sign=True)
 
 
 def delta_text(comparison: Comparison) -> str:
-    """The difference with its sign and unit, "−0.31 nats"."""
+    """Return the difference with its sign and unit, "−0.31 nats"."""
     return f"{delta_number(comparison)} {metric_of(comparison.metric).unit}".strip()
 
 
 def delta_range(comparison: Comparison) -> str:
-    """The interval of the difference, "−0.40 to −0.22"; empty where there is none."""
+    """Return the interval of the difference, "−0.40 to −0.22"; empty where there is none."""
     return range_text(comparison.delta, delta_decimals(comparison.delta), sign=True)
 
 
 def verdict(comparison: Comparison) -> str:
-    """What became of b against a: "better", "worse", "not resolved", "not judged".
+    """Return the verdict on b compared with a: "better", "worse", "not resolved", "not judged".
 
-    Of a metric whose direction is not known, "higher" or "lower".
+    For a metric without a known direction, the verdict is "higher" or "lower".
     """
     delta = comparison.delta
     if delta.resolved is None:
@@ -122,7 +128,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def reason(comparison: Comparison) -> str:
-    """Why the verdict is none; empty where it is one."""
+    """Return why there is no verdict; empty where there is one."""
     if comparison.delta.resolved:
         return ""
     if comparison.delta.resolved is False:
@@ -133,7 +139,7 @@ def reason(comparison: Comparison) -> str:
 
 
 def interval_text(comparison: Comparison) -> str:
-    """How sure the difference is: "95 % interval −0.40 to −0.22, 3 seeds"."""
+    """Return how sure the difference is: "95 % interval −0.40 to −0.22, 3 seeds"."""
     delta = comparison.delta
     interval = delta_range(comparison)
     if not interval:
@@ -144,7 +150,7 @@ def interval_text(comparison: Comparison) -> str:
 
 
 def sentence_parts(comparison: Comparison) -> list[Part]:
-    """ "loss on validation: −0.31 nats (95 % interval −0.40 to −0.22, 3 seeds): better." """
+    """Return the parts of "loss on validation: −0.31 nats (95 % interval −0.40 to −0.22, 3 seeds): better."."""
     why = reason(comparison)
     return [
         Part(f"{metric_of(comparison.metric).label} on {comparison.split}: "),
@@ -158,13 +164,13 @@ def sentence_parts(comparison: Comparison) -> list[Part]:
 
 
 def sentence(comparison: Comparison) -> str:
-    """The same after the names of the two: "pretrained against scratch, loss on validation: …"."""
+    """Return the sentence with the names of both groups first: "pretrained against scratch, loss on validation: …"."""
     said = "".join(part.text for part in sentence_parts(comparison))
     return f"{comparison.b} against {comparison.a}, {said}"
 
 
 def count_text(value: float | None, unit: str = "") -> str:
-    """1,234,567 as "1.23 M"; with a unit, "1.23 MFLOPs"."""
+    """Return 1,234,567 as "1.23 M"; with a unit, as "1.23 MFLOPs"."""
     if value is None:
         return NOTHING
     for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -176,13 +182,13 @@ def count_text(value: float | None, unit: str = "") -> str:
 
 
 def tick_text(value: float) -> str:
-    """A count as short as it can be: "1.5 M"."""
+    """Return a count as short as possible: "1.5 M"."""
     number_of, _, unit = count_text(value).partition(" ")
     return f"{float(number_of):g} {unit}".strip()
 
 
 def _three(value: float) -> str:
-    """Three significant digits of a number from 1 to 1,000."""
+    """Return a number from 1 to 1,000 with three significant digits."""
     return f"{value:.{max(2 - math.floor(math.log10(value)), 0)}f}"
 
 
@@ -202,7 +208,7 @@ def seconds_text(value: float | None) -> str:
 
 
 def cost_texts(cost: Cost) -> list[str]:
-    """Tokens, compute, time, device time, peak memory."""
+    """Return the texts of tokens, compute, time, device time and peak memory."""
     return [
         count_text(cost.tokens),
         count_text(cost.flops, "FLOPs"),

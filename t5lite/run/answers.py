@@ -1,12 +1,12 @@
-"""Answers of a run, or of released weights, to texts: what `generate` prints.
+"""Answers of a run, or of released weights, to texts. `generate` prints them.
 
     generator = Generator("runs/tiny")
     for answer in generator.answers([Request("The <extra_id_0> sat on the mat.")], Options(Settings())):
         answer["output"], answer["logprob"]
 
-Requests are answered in batches of texts of like length and come back in the order in which they were given. A text's
-answer depends on its place and the seed, not on what shares its batch. If a text was cut to what the network
-reads, its answer has "cut": {"tokens": 900, "read": 512}.
+Requests are answered in batches of texts with similar lengths. Answers are returned in the order of the requests. The
+answer to a text depends on the text's place and the seed, not on the other texts of the batch. If a text was cut to the
+length that the network reads, its answer has "cut": {"tokens": 900, "read": 512}.
 """
 
 import dataclasses
@@ -30,15 +30,19 @@ from t5lite.training.sharding import make_mesh, placed_shapes
 from t5lite.training.start import load_params
 
 BATCH_SIZE = 16
-BATCHES_SORTED = 16  # a host's, among which texts of like length come together
-PIECE = 16  # tokens between two looks at whether a text is to stop
+BATCHES_SORTED = 16  # batches a host; texts of similar length are put together among them
+PIECE = 16  # tokens between two checks whether a text stops
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A text to answer. prefix: with which the answer must begin. target: to be scored instead. fields: of the line of
-    JSON that it came from, which its answer has too. place: its file and line, for errors. fault: why it cannot be
-    answered, if that is known already.
+    """A text to answer.
+
+    prefix: the text with which the answer must begin.
+    target: the text to score instead of generating.
+    fields: the fields of the request's JSON line, which are copied to the answer.
+    place: file and line of the request, for errors.
+    fault: why the request cannot be answered, if that is already known.
     """
 
     input: str
@@ -49,14 +53,18 @@ class Request:
     fault: str | None = None
 
 
-# Fields of an answer. A request's own fields of these names stand together under "given".
+# Fields of an answer. If a request has fields with these names, they are copied to the answer's field "given".
 OWN_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "answers", "cut",
                         "error", "given"))  # fmt: skip
 
 
 class Ready(NamedTuple):
-    """A request in tokens. ids: what the network reads. tokens: the prefix of its answer, or the target to score.
-    asked: the places that an encoder is asked for. cut: see the module's docstring; None: nothing was.
+    """A request as tokens.
+
+    ids: the tokens that the network reads.
+    tokens: the prefix of the answer, or the target to score.
+    asked: the places that an encoder is asked about.
+    cut: see the module; None: nothing was cut.
     """
 
     request: Request
@@ -66,7 +74,7 @@ class Ready(NamedTuple):
     cut: dict[str, int] | None = None
 
     def answer(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The answer `found` with what belongs to every answer."""
+        """Return the answer `found` with the fields that every answer has."""
         cut = {} if self.cut is None else {"cut": self.cut}
         fields, given = self.request.fields, {}
         if clashing := fields.keys() & OWN_FIELDS:
@@ -77,8 +85,12 @@ class Ready(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """settings: how tokens are chosen. stop: texts before which an answer ends. suppress: texts of one token each that
-    are never generated. seed: of what is drawn.
+    """How requests are answered.
+
+    settings: how tokens are chosen.
+    stop: texts before which an answer ends.
+    suppress: texts of one token each that are never generated.
+    seed: for random choices.
     """
 
     settings: Settings
@@ -94,10 +106,10 @@ def in_order(
     function: Callable[[list[Ready], list[int]], list[dict]],
     strict: bool = True,
 ) -> Iterator[dict]:
-    """function(prepared requests of like length, their places) for all, in the order of their places.
+    """Yield function(prepared requests of similar length, their places) for all requests, in the order of their places.
 
-    Several hosts take batches in turn, and host 0 yields the answers of all. If `prepare` refuses a request with a
-    UserError, the answer is {"input", "error"}; strict: the error is raised when its turn comes.
+    Several hosts take batches in turn, and host 0 yields all answers. If `prepare` refuses a request with a UserError,
+    the answer is {"input", "error"}; with `strict`, the error is raised when it is the request's turn.
     """
 
     def answered(places: list[int]) -> list[dict]:
@@ -133,8 +145,8 @@ def in_order(
 class Generator:
     """The model of a workdir or of `hf:DIR`, with its parameters.
 
-    step, average: which checkpoints instead of the newest, as for `load_params`. tensor: over how many of this host's
-    devices the model is split.
+    step, average: which checkpoints to read instead of the newest, as for `load_params`.
+    tensor: the number of this host's devices over which the model is split.
     """
 
     def __init__(self, place: str | Path, step: str | None = None, average: int = 1, tensor: int = 1):
@@ -146,14 +158,14 @@ class Generator:
         self.params, self.step = load_params(place, placed_shapes(self.model.config, self.mesh), step, average)
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens that the model reads: closed by EOS where the objective does so; a language model is to go on.
+        """Return the tokens that the model reads for a text. EOS closes them where the objective closes its inputs.
 
-        What was trained on pairs reads as many as a pair's inputs had, as in evaluation.
+        A model that was trained on pairs reads as many tokens as the inputs of a pair had, as in evaluation.
         """
         return self._fitting(self._encode(text)[0], text)
 
     def _encode(self, text: str) -> tuple[np.ndarray, dict[str, int] | None]:
-        """The tokens of `encode`, and how many there were where they had to be cut."""
+        """Return the tokens of `encode` and, if they were cut, {"tokens": all, "read": those kept}; else None."""
         ids = self.tokenizer.encode(text, specials=True)
         if not self.objective.closes_inputs:
             return ids, None
@@ -165,8 +177,10 @@ class Generator:
         return ids, None if len(ids) == len(whole) else {"tokens": len(whole), "read": len(ids)}
 
     def encode_target(self, text: str) -> np.ndarray:
-        """The tokens of a given answer as training has them: a language model's go on from its input, and nothing is
-        added to them; others are closed by EOS.
+        """Return the tokens of a given answer as training has them.
+
+        EOS closes them, except where the objective does not close its inputs: a language model's answer goes on from
+        its input, and nothing is added.
         """
         if not self.objective.closes_inputs:
             return self._continued(text)
@@ -178,7 +192,7 @@ class Generator:
         return self.tokenizer.encode_many([text], [True])[0]
 
     def _prefix(self, text: str) -> list[int]:
-        """The tokens with which an answer has to begin."""
+        """Return the tokens with which an answer must begin."""
         if not text:
             return []
         if not self.objective.closes_inputs:
@@ -186,7 +200,7 @@ class Generator:
         return [*self.conventions.front, *self.tokenizer.encode(text, specials=True).tolist()]
 
     def _fitting(self, ids: np.ndarray, text: str, more: int = 0) -> np.ndarray:
-        """`ids`, if the model has positions for so many and `more`. UserError for others."""
+        """Return `ids`. Raises UserError if the model does not have positions for them and `more` tokens."""
         most = self.model.config.max_positions
         if most is not None and len(ids) + more > most:
             after = f" and {more} are to follow" if more else ""
@@ -196,10 +210,10 @@ class Generator:
         return ids
 
     def allowed(self, requests: Sequence[Request], suppress: Sequence[str]) -> np.ndarray:
-        """Bool [B, ids]: which ids may be generated for each request.
+        """Return bool [B, ids]: which ids may be generated for each request.
 
-        A text without a blank is answered without sentinels: weights that were trained with these, and then perhaps on
-        other tasks, as released ones are, leak them.
+        Sentinels are not allowed where neither the text nor the prefix contains one. Weights that were trained with
+        sentinels, and perhaps on other tasks afterwards, as released ones are, would otherwise generate them.
         """
         vocabulary = self.tokenizer.vocabulary
         allowed = self.conventions.allowed.copy()
@@ -225,20 +239,21 @@ class Generator:
     def answers(
         self, requests: Sequence[Request], options: Options, batch_size: int = BATCH_SIZE, strict: bool = True
     ) -> Iterator[dict]:
-        """{"input", "output", "tokens", "token_logprobs", "logprob", "score"} of each request, in their order; with
-        num_return above 1 also "answers", the list of all, of which the first is the best. strict: see `in_order`.
+        """Yield {"input", "output", "tokens", "token_logprobs", "logprob", "score"} of each request, in their order.
+
+        With num_return above 1, an answer also has "answers", the list of all, best first. strict: see `in_order`.
         """
-        self.allowed(requests[:1], options.suppress)  # raises for all that no request can mend
+        self.allowed(requests[:1], options.suppress)  # raises now for options that are wrong for every request
         prepare = functools.partial(self.prepare, more=options.settings.max_new_tokens)
         function = functools.partial(self._answer, options=options)
         yield from in_order(requests, batch_size, prepare, function, strict)
 
     def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
-        """{"input", "target", "tokens", "token_logprobs", "logprob"} of the target of each request, in their order."""
+        """Yield {"input", "target", "tokens", "token_logprobs", "logprob"} for each request's target, in order."""
         yield from in_order(requests, batch_size, self._prepare_score, lambda chunk, places: self._score(chunk), strict)
 
     def prepare(self, request: Request, more: int) -> Ready:
-        """A request in tokens; `more` are to follow. UserError for a text that the model cannot take."""
+        """Return a request as tokens; `more` are to follow. Raises UserError for a text that the model cannot take."""
         prefix = self._prefix(request.prefix)
         if len(prefix) > more:
             raise UserError(f"a prefix of {len(prefix)} tokens is longer than max_new_tokens={more}")
@@ -255,7 +270,7 @@ class Generator:
         ids, cut = self._encode(request.input)
         self._fitting(ids, request.input)
         if not len(ids) and not self.objective.closes_inputs and not self.tokenizer.begins_with_start:
-            ids = np.array([self.tokenizer.vocabulary.start], np.int32)  # an empty prompt, with nothing in front of it
+            ids = np.array([self.tokenizer.vocabulary.start], np.int32)  # an empty prompt without a start token
         if self.model.config.num_encoder_layers:
             self._fitting(ids[:0], request.input, more)
         else:
@@ -272,19 +287,19 @@ class Generator:
         return self._read_out(ready, generation.result(), options)
 
     def stream(self, request: Request, options: Options, every: int = 4) -> Iterator[str]:
-        """The answer to one request, in parts as they come."""
+        """Yield the answer to one request in parts, as they are generated."""
         shown, ready = "", [self.prepare(request, options.settings.max_new_tokens)]
         generation = self._generation(ready, [0], options)
         for so_far in generation.pieces(every, lambda row, tokens: self._stops(tokens, options.stop)):
             text = self._read_out(ready, so_far, options)[0]["output"]
-            whole = text.rstrip("\ufffd")  # bytes of a character that is still to come
+            whole = text.rstrip("\ufffd")  # bytes of a character that is not complete yet
             if whole.startswith(shown) and len(whole) > len(shown):
                 yield whole[len(shown) :]
                 shown = whole
 
     def _generation(self, ready: list[Ready], places: list[int], options: Options) -> Generation:
         inputs, lengths = padded([each.ids for each in ready], most=self.model.config.max_positions)
-        again = [0] * (len(inputs) - len(ready))  # rows in excess, which repeat the first
+        again = [0] * (len(inputs) - len(ready))  # extra rows of the batch, which repeat the first
         filled = [*ready, *(ready[i] for i in again)]
         seed = jax.random.key(options.seed)
         keys = jax.vmap(lambda place: jax.random.fold_in(seed, place))(np.array([*places, *(places[i] for i in again)]))
@@ -314,7 +329,7 @@ class Generator:
         return self.tokenizer.decode(self.conventions.text_tokens(tokens))
 
     def _read_out(self, ready: Sequence[Ready], generated: Generated, options: Options) -> list[dict]:
-        """An answer for each request; the rows in excess are left."""
+        """Return an answer for each request, without the extra rows."""
         found = []
         for asked, *row in zip(ready, *jax.device_get(generated), strict=False):
             each = [self._one(*answer, options.stop) for answer in zip(*row, strict=True) if answer[1] > 0]
@@ -324,7 +339,7 @@ class Generator:
         return found
 
     def _one(self, tokens: np.ndarray, length: int, logprobs: np.ndarray, score: float, stop: Sequence[str]) -> dict:
-        """One answer, cut before the first text that it stops at: the tokens up to the one that completes it stay."""
+        """Return one answer, cut before the first stop text. Its last token is the one that completes the stop text."""
         count, text = int(length), self._text(tokens[:length].tolist())
         if any(each in text for each in stop):
             count = next(n for n in range(1, count + 1) if self._stops(tokens[:n].tolist(), stop))
@@ -358,5 +373,5 @@ class Generator:
 
 
 def shortened(text: str) -> str:
-    """At most 60 characters of a text, for an error."""
+    """Return at most 60 characters of a text, for an error."""
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,9 +1,9 @@
-"""The yardstick of a labelled task: what a bag of words reaches with the same labels on the same held-out pairs.
+"""The baseline of a labelled task: the metrics of a bag of words with the same labels and the same held-out pairs.
 
-TF-IDF of words and pairs of words, and a linear support vector machine, by scikit-learn. It reads the whole inputs,
-where a network reads the first `objective.inputs_length` tokens. A config asks for it by
-`model.architecture = "bag_of_words"`; of its other fields only the data, the tokenizer (whose tokens tell that the
-held-out pairs are the same) and the seed matter.
+It is TF-IDF of words and word pairs with a linear support vector machine, by scikit-learn. It reads the whole inputs,
+where a network reads the first `objective.inputs_length` tokens. A config asks for it with
+`model.architecture = "bag_of_words"`. Of the config's other fields, only the data, the tokenizer, the seed and
+`eval.rows` matter. The tokenizer's tokens show that the held-out pairs are the same.
 """
 
 import time
@@ -24,8 +24,9 @@ from t5lite.training.checkpoint import params_sha256
 
 
 def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """The result of training and evaluating: accuracy and macro F1 of each held-out set. Seconds, for tens of thousands
-    of pairs. Of the cost, what only networks count is None.
+    """Train and evaluate, and return the result: accuracy and macro F1 of each held-out set.
+
+    This takes seconds for tens of thousands of pairs. Costs that only networks have are None.
     """
     require(dataset.labels is not None, "model.architecture", "bag_of_words needs targets that are labels")
     start = time.perf_counter()

@@ -1,13 +1,13 @@
 """Metrics of parameters on held-out text.
 
-Of every objective: loss, perplexity and token accuracy; bits per byte of language models; what else an encoder's heads
-answer stands in training/metrics.py. At the end also by the standards of `objectives/catalogue.py`, on the same text.
-Of pairs also
+All objectives have loss, perplexity and token accuracy. Language models also have bits per byte. The metrics of an
+encoder's heads are in tasks/metrics.py. At the end, the standards of `objectives/catalogue.py` evaluate the same text.
+Pairs also have
 
     accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
-    exact_match          the greedily generated target is the given one, whole, on `eval.generate_rows` pairs
+    exact_match          the greedily generated target equals the whole given one, on `eval.generate_rows` pairs
 
-What rows have no place for counts as missed: tokens of targets, tags and entities.
+Everything that does not fit in a row counts as missed: tokens of targets, tags and entities.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from t5lite.training.trainer import compile_eval_step, under
 
 
 class Shown(NamedTuple):
-    """The text of one held-out example, and of what was generated for it or chosen in its places."""
+    """The text of one held-out example, and of the tokens that were generated for it or chosen in its places."""
 
     inputs: str
     target: str
@@ -53,9 +53,9 @@ class Shown(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates parameters on the held-out sets of an experiment; its steps compile once.
+    """Evaluates parameters on the held-out sets of an experiment. Its steps compile once.
 
-    between_batches: called before each batch; what it raises gives the evaluation up.
+    between_batches: called before each batch. If it raises, the evaluation is given up.
     """
 
     def __init__(self, experiment: Experiment, mesh: Mesh, between_batches: Callable[[], None] = lambda: None):
@@ -65,7 +65,7 @@ class Evaluator:
         self._sources = experiment.validation_sources(self.objective)
         self._standards = {}
         for name, objective in experiment.standards.items():
-            with contextlib.suppress(UserError):  # the held-out text may be shorter than one of its windows
+            with contextlib.suppress(UserError):  # the held-out text may be shorter than one window of the standard
                 self._standards[name] = objective, experiment.validation_sources(objective)
         self._steps = {
             objective: compile_eval_step(experiment.model, objective, experiment.vocabulary.table, mesh)
@@ -78,7 +78,7 @@ class Evaluator:
         return list(self._sources)
 
     def losses(self, params: Any) -> dict[str, Metrics]:
-        """{split: metrics} of each held-out set, with the labels' accuracy where targets are labels."""
+        """Return {split: metrics} of each held-out set, with accuracy and macro F1 where targets are labels."""
         found = {}
         for split in self._sources:
             found[split] = self._losses(params, split, self._sources[split], self.objective)
@@ -87,7 +87,7 @@ class Evaluator:
         return found
 
     def all(self, params: Any) -> dict[str, Metrics]:
-        """The same, what has to be generated, and {split_standard: metrics} of the standards."""
+        """Return the metrics of `losses`, exact match of pairs, and {split_standard: metrics} for the standards."""
         found = self.losses(params)
         for name, (objective, sources) in self._standards.items():
             for split, source in sources.items():
@@ -111,7 +111,7 @@ class Evaluator:
         return counts
 
     def share_notes(self) -> list[str]:
-        """A sentence for each number of rows that metrics are of, where these are not all rows of a held-out set."""
+        """Return a sentence for each number of evaluated rows that is below the number of rows in the held-out set."""
         said: dict[str, list[str]] = {}
         for split, counts in self.evaluated().items():
             if (note := describe_share(counts)) is not None:
@@ -119,8 +119,10 @@ class Evaluator:
         return [f"{', '.join(splits)}: {note}" for note, splits in said.items()]
 
     def _batch_size(self, count: int) -> int:
-        """Rows of a batch where `count` are evaluated: no more than in a microbatch of training, whose memory is there,
-        and no more than `count`; rounded up to what the mesh divides. Metrics do not depend on it.
+        """Return the rows of a batch where `count` are evaluated. Metrics do not depend on it.
+
+        It is at most `eval.batch_size`, or else a microbatch of training, which fits in memory; and at most `count`.
+        Then it is rounded up to a multiple that the mesh divides.
         """
         config, shards = self.experiment.config, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         most = config.eval.batch_size or config.batch_size // config.microbatches
@@ -148,7 +150,7 @@ class Evaluator:
         return {name: float(value) for name, value in metrics.items()}
 
     def _missed(self, source: RowSource) -> dict[str, Any]:
-        """Sums of what was cut off the rows that are evaluated, and so cannot be met."""
+        """Return the sums for what was cut off the evaluated rows: none of it can be answered correctly."""
         indices = evenly_spaced(len(source), self.experiment.config.eval.rows)
         if isinstance(source, TaggedSentences):
             head = self.objective.answered.name
@@ -157,7 +159,7 @@ class Evaluator:
         return {"lost": source.lost_targets(indices)} if isinstance(source, PackedPairs) else {}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
-        """Of the label to which the model gives the highest probability among all labels."""
+        """Return the accuracy and macro F1 of choosing the label with the highest probability among all labels."""
         experiment = self.experiment
         labels, label_lengths = label_tokens(experiment)
         score = functools.partial(
@@ -188,14 +190,14 @@ class Evaluator:
         )
 
     def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:
-        """`count` held-out examples, evenly spaced, with what the model makes of each."""
+        """Yield `count` held-out examples, evenly spaced, with the model's answer to each."""
         source = self._sources[split]
         rows = self._rows(f"{split}: examples", source, count)
         is_encoder = self.objective.architecture == "encoder"
         return self._chosen(params, rows) if is_encoder else self._generated(params, rows, source)
 
     def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
-        """An encoder's: the likeliest token in each place that is asked for, and the likeliest answers of its heads."""
+        """Yield an encoder's examples, with the likeliest token for each place asked for and answer of each head."""
         experiment, objective = self.experiment, self.objective
         decode = experiment.dataset.tokenizer.decode
 
@@ -224,9 +226,9 @@ class Evaluator:
                 yield Shown(inputs, text(given, given, row), text(chosen, given, row))
 
     def _generated(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Shown]:
-        """Greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window.
+        """Yield greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window.
 
-        The target of a pair is its whole text, also where the row, from `source`, has place for a part of it.
+        The target of a pair is its whole text, even where the row, from `source`, has place for only a part of it.
         """
         experiment = self.experiment
         objective, vocabulary = self.objective, experiment.vocabulary
@@ -269,17 +271,18 @@ class Evaluator:
 
 
 def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
-    """Of each row of `tokens` [B, L] what is no padding."""
+    """Return the tokens of each row of `tokens` [B, L] without padding."""
     return list(tokens) if segment_ids is None else [row[ids > 0] for row, ids in zip(tokens, segment_ids, strict=True)]
 
 
 def load_evaluator(
     place: str | Path, config: ConfigDict | None = None, step: str | None = None, average: int = 1
 ) -> tuple[Evaluator, Any, int]:
-    """The evaluator of the run in a workdir, the parameters of its newest checkpoint, and their step; of `hf:DIR`, 0.
+    """Return the evaluator of the run in a workdir, its newest checkpoint's parameters, and their step; 0 for `hf:DIR`.
 
-    config: its own, with other held-out text or settings of evaluation; None: as it was. step, average: which
-    checkpoints instead of the newest, as for `load_params`.
+    Args:
+        config: the run's config, possibly with other held-out text or evaluation settings; None: as it was.
+        step, average: which checkpoints to read instead of the newest, as for `load_params`.
     """
     config = config_of(place) if config is None else config
     with primary_first():
@@ -295,7 +298,7 @@ def _lengths(rows: Rows) -> np.ndarray:
 
 
 def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Int32 [C, T]: the tokens of each label, closed by EOS, as a row's targets would hold them; and their lengths."""
+    """Return int32 [C, T], each label's tokens as targets of a row, closed by EOS; and int32 [C], their lengths."""
     length, front = experiment.evaluated.targets_length, experiment.conventions.front
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
     each = [

@@ -1,9 +1,9 @@
-"""The examples of a training step as plain values, and what the noise of many came to.
+"""The examples of a training step as plain values, and statistics of the noise in many of them.
 
     for seen in examples_of(experiment, step=0, count=100):
         as_json(seen, experiment.objective)
 
-They are those that training sees: the same rows, the same noise.
+They are the examples that training sees: the same rows, the same noise.
 """
 
 import collections
@@ -25,7 +25,7 @@ from t5lite.training.step import noise_key
 
 
 class Seen(NamedTuple):
-    """One example on its way: its place in the run, the row, what the objective made of it, what the model eats."""
+    """One example: its place in the run, its row, what the objective made of it, and what the model reads."""
 
     index: int
     row: dict[str, np.ndarray]
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 
 def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[Seen]:
-    """`count` examples, as NumPy arrays, from the batch of `step` (0-based) on."""
+    """Yield `count` examples, as NumPy arrays, starting at the batch of `step` (0-based)."""
     config, objective = experiment.config, experiment.objective
     rows_of, table = experiment.train_rows(), experiment.vocabulary.table
 
@@ -53,7 +53,7 @@ def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[Seen]
 
 
 def span_lengths(noise: Noise | None) -> list[int]:
-    """Tokens of each span of noise, in order; then the spans of length 0."""
+    """Return the number of tokens in each span of noise, in order; then a 0 for each span without tokens."""
     if noise is None:
         return []
     spans = np.cumsum(noise.starts)[np.asarray(noise.mask)]
@@ -61,7 +61,7 @@ def span_lengths(noise: Noise | None) -> list[int]:
 
 
 def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
-    """One example as plain values, without padding. On a decoder `inputs` are shifted against `targets` by one."""
+    """Return one example as plain values, without padding. A decoder's `inputs` are its `targets` shifted by one."""
     example, batch = seen.example, seen.batch
     if batch.inputs is not None:
         inputs, inputs_ids = batch.inputs, batch.inputs_segment_ids
@@ -85,21 +85,21 @@ def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
 
 
 def _given(answers: np.ndarray) -> int | list[int] | None:
-    """The answer of a whole example, None where it has none; or those of its tokens that have one."""
+    """Return the answer of a whole example, or None; for answers per token, the list of those that exist."""
     if answers.ndim:
         return answers[answers >= 0].tolist()
     return int(answers) if answers >= 0 else None
 
 
 def padding_of(batch: Batch) -> float:
-    """The share of the batch's places, on both sides, that hold padding."""
+    """Return the fraction of the batch's places, on both sides, that hold padding."""
     counts = token_counts(batch)
     return 1 - float(counts["tokens"] / counts["places"])
 
 
 @dataclasses.dataclass
 class Realised:
-    """What the examples of one objective, or of one of a mixture's, came to: a value an example, or a span."""
+    """Statistics of the examples of one objective, or of one member of a mixture: a value an example, or a span."""
 
     name: str
     share: float
@@ -110,7 +110,7 @@ class Realised:
     labels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
     def add(self, values: dict[str, Any], padding: float) -> None:
-        """Count one example, `values` as of `as_json`."""
+        """Count one example; `values` as `as_json` returns them."""
         self.padding.append(padding)
         self.spans += values["spans"]
         if values["mask_rate"] is not None:
@@ -121,7 +121,7 @@ class Realised:
 
 
 def realised(seen: Iterable[Seen], objective: Objective) -> list[Realised]:
-    """One for each of a mixture's members, with the share of the examples that it should have; else a single one."""
+    """Return one `Realised` for each member of a mixture, with the share it should have; else a single one."""
     members = objective.members or (Member(objective.name, 1.0, objective.expected),)
     found = collections.OrderedDict((member.name, Realised(*member)) for member in members)
     for each in seen:

@@ -1,11 +1,11 @@
-"""What a run takes over from the run, or the released weights, that its `init_from` names: shape and tokenizer.
+"""What a run inherits from the run, or the released weights, in its `init_from`: shape and tokenizer.
 
     config = with_inherited_shape(config, workdir)      before any data is read
     tokenizer = given_tokenizer(config)                 with new ids for what the objective needs and it lacks
 
-The shape is every field of `config.model` but those in OWN. Fields of the config file that differ are replaced, and a
-line says so. Fields that the command line has set are refused where they differ, and so is another architecture. A run
-that has begun knows its shape by its own config.json, and needs what it started from no more.
+The shape is every field of `config.model` except those in OWN. Where fields of the config file differ, they are
+replaced, and a line says so. Where fields set on the command line differ, they are refused. Another architecture is
+refused too. A run that has begun knows its shape from its own config.json, and no longer needs its `init_from`.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,16 +30,23 @@ from t5lite.system.progress import say
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import make_objective
 
-# The fields of a model that decide neither the shape nor the meaning of a parameter: they are the config's own.
+# The fields of a model that do not change the shape or the meaning of its parameters. A config keeps its own values.
 OWN = ("architecture", *OF_THE_RUN)
 
 
 def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> ConfigDict:
-    """`config`, in which the model's shape is that of what its `init_from` names, if it names anything.
+    """Return `config` with the model's shape from its `init_from`, or `config` itself where it has none.
 
-    The vocabulary grows by what the objective needs and the tokenizer lacks, and by no sentinels that it would not use.
-    workdir: of the run, which may have begun. given: the fields that the command line has set.
-    Raises UserError for a field of `given` that differs, for another architecture, and for a place without a network.
+    The vocabulary grows by what the objective needs and the tokenizer lacks. Sentinels that would not be used are not
+    added.
+
+    Args:
+        workdir: the workdir of the run, which may have begun.
+        given: the fields that the command line has set.
+
+    Raises:
+        UserError: for a field of `given` that differs, for another architecture, and for an `init_from` without a
+            network.
     """
     if config.init_from is None:
         return config
@@ -57,14 +64,14 @@ def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given:
 
 
 def may_be_inherited(field: str) -> bool:
-    """Whether a field of a config, by its dotted path, is one that `init_from` can decide."""
+    """Return whether `init_from` can decide the field of a config, given by its dotted path."""
     return field.startswith("model.") or field == "tokenizer.sentinels"
 
 
 def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict | None:
-    """`config` with the shape that the run in `workdir` took over when it began; None where none has begun so.
+    """Return `config` with the shape that the run in `workdir` inherited when it began; None where none began that way.
 
-    Raises UserError for a field of `given`, those that the command line has set, that differs.
+    Raises UserError for a field of `given`, the fields that the command line has set, that differs.
     """
     if workdir is None or config.init_from is None or not (workdir / "config.json").is_file():
         return None
@@ -79,10 +86,13 @@ def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = 
 
 
 def given_tokenizer(config: ConfigDict, own: Path | None = None) -> TextTokenizer | None:
-    """The tokenizer that `config` names, else that of its `init_from`, with new ids for what its objective needs.
+    """Return the tokenizer that `config` names, or that of its `init_from`, with new ids that its objective needs.
 
-    None: one is to be trained. config: with the inherited shape. own: the workdir of a run that has begun; where the
-    config names none, the tokenizer is the run's own, as it is.
+    None: a tokenizer is to be trained.
+
+    Args:
+        config: with the inherited shape.
+        own: the workdir of a run that has begun. Where `config` names no tokenizer, the run's own is returned as it is.
     """
     fields, specials = config.tokenizer, _specials(config)
     if fields.path is None and own is not None:
@@ -101,10 +111,10 @@ def _specials(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _model_at(place: str, config: ConfigDict) -> Mapping[str, Any]:
-    """The fields of the model at `place`. Raises UserError where its architecture is not the config's.
+    """Return the fields of the model at `place`. Raises UserError where its architecture is not the config's.
 
-    A release may be of a family whose weights serve another architecture too, as T5's serve an encoder. Fields that
-    such a release does not tell are then the config's own.
+    A release may belong to a family whose weights also serve another architecture, as T5's serve an encoder. Fields
+    that such a release does not define then come from the config.
     """
     ours = config.model.architecture
     if is_released(place):
@@ -127,18 +137,22 @@ def _model_at(place: str, config: ConfigDict) -> Mapping[str, Any]:
 
 
 def _lacks_sentinels(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentinels | None:
-    """The complaint of the objective that `vocabulary` has too few sentinels for it."""
+    """Return the objective's error that `vocabulary` has too few sentinels, or None."""
     try:
         make_objective(config.objective, config.model.architecture, vocabulary)
     except TooFewSentinels as error:
         return error
-    except UserError:  # said again where it matters, as of labels that are not known yet
+    except UserError:  # raised again where it matters: it may be about labels that are not known yet
         return None
     return None
 
 
 def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
-    """The number of sentinels of the tokenizer at `place`. One without any gets some if the objective uses them."""
+    """Return the number of sentinels for the tokenizer at `place`.
+
+    A tokenizer with sentinels keeps its number. Any other gets `config.tokenizer.sentinels` if the objective needs
+    some, if the command line has set the field, or if `place` is a release with T5's positions; else none.
+    """
     specials, asked = _specials(config), config.tokenizer.sentinels
     vocabulary = load_tokenizer(place, 0, specials).grown(0, specials).vocabulary
     present, lacks = vocabulary.sentinels, _lacks_sentinels(config, vocabulary)
@@ -154,7 +168,10 @@ def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
 
 
 def _make_room(shaped: ConfigDict, config: ConfigDict, place: str) -> None:
-    """Give the embedding rows for all ids, where the number of rows is set. `config`: as it was before."""
+    """Make the embedding large enough for all ids, where its number of rows is set.
+
+    config: the config without the inherited shape.
+    """
     specials = _specials(shaped)
     tokenizer = load_tokenizer(place, shaped.tokenizer.sentinels, specials).grown(shaped.tokenizer.sentinels, specials)
     rows, model = tokenizer.vocabulary.rows, shaped.model
@@ -163,10 +180,9 @@ def _make_room(shaped: ConfigDict, config: ConfigDict, place: str) -> None:
 
 
 def _changed(config: ConfigDict, shaped: ConfigDict) -> list[str]:
-    """The names of the fields of the model that were replaced.
+    """Return the names of the model's fields that were replaced.
 
-    Some values follow from others, such as key heads that are as many as heads where they are not set. These are no
-    change.
+    Some values follow from others: key heads that are not set are as many as heads. Such values are not changes.
     """
     before, after = settled(config.model), settled(shaped.model)
     return [
@@ -177,7 +193,7 @@ def _changed(config: ConfigDict, shaped: ConfigDict) -> list[str]:
 
 
 def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
-    """UserError where a field that was `given` has another value in what the shape comes from, at `place`."""
+    """Raise UserError where a field in `given` has another value in the shape from `place`."""
     after = settled(shaped.model)
     there = {f"model.{name}": after[name] for name in _changed(config, shaped)}
     if config.tokenizer.sentinels != shaped.tokenizer.sentinels:
@@ -191,7 +207,7 @@ def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Col
 
 
 def _tell(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
-    """Say which fields of the shape were replaced; refuse to replace those that were `given`."""
+    """Say which fields of the shape were replaced. Raises UserError for a replaced field in `given`."""
     _refuse_given(config, shaped, f"init_from={place}", given)
     before, after, changed = settled(config.model), settled(shaped.model), _changed(config, shaped)
     if before["vocab_size"] is None and "vocab_size" in changed:

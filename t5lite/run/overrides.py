@@ -1,12 +1,12 @@
-"""What the command line says of a config: `--config.a.b=value` sets a field of what the config file made.
+"""Overrides of a config on the command line: `--config.a.b=value` sets a field of the config that the file made.
 
     override(read_config("configs/tiny.py"), ["--config.budget.minutes=5"])
 
-What is given replaces what the file says in its place, also where that is another field:
+A given field replaces the file's value, and also other fields that have the same role:
 
-    budget.minutes               the file's budget, in whatever it counts
-    data.train.mixture.NAME.…    the file's data.train.source; a new NAME joins the members that the file has
-    data.train.source            the file's mixture
+    budget.minutes               replaces the file's budget, in whatever unit
+    data.train.mixture.NAME.…    replaces the file's data.train.source; a new NAME joins the members in the file
+    data.train.source            replaces the file's mixture
 """
 
 import keyword
@@ -24,15 +24,15 @@ MEMBER = re.compile(r"(data[.]train|objective)[.]mixture[.]([^.]+)[.](.+)")
 
 
 def given_fields(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The dotted paths of the fields that `arguments` set: ("model.d_model",) of ["--config.model.d_model=64"]."""
+    """Return the dotted paths of the fields that `arguments` set: ("model.d_model",) for --config.model.d_model=64."""
     named = (argument.partition("=")[0] for argument in arguments if PREFIX.match(argument))
     return tuple(PREFIX.sub("", name) for name in named)
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
-    """Apply `--config.a.b=value` arguments; `=None` clears an optional field, once the others are set.
+    """Apply `--config.a.b=value` arguments to `config`. `=None` clears an optional field, after the others are set.
 
-    An unknown field or a value of another type is a UserError.
+    Raises UserError for an unknown field and for a value of another type.
     """
     cleared, argv = [], ["t5lite"]
     for argument in arguments:
@@ -59,7 +59,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
 
 
 def _known_path(config: ConfigDict, path: str) -> None:
-    """Raise where the dotted `path` is not a field of `config`."""
+    """Raise UserError where the dotted `path` is not a field of `config`."""
     group, walked = config, "config"
     for part in path.split("."):
         if not isinstance(group, ConfigDict) or part not in group:
@@ -71,7 +71,7 @@ def _known_path(config: ConfigDict, path: str) -> None:
 
 
 def _add_member_field(config: ConfigDict, path: str) -> bool:
-    """Whether `path` is a field of a member of a mixture. It is then in `config`, unset, and of the type it has."""
+    """Return whether `path` is a field of a member of a mixture. If so, add it to `config`, unset and with its type."""
     match = MEMBER.fullmatch(path)
     if match is None:
         return False
@@ -103,7 +103,10 @@ def _known_member_path(known: ConfigDict, where: str, field: str) -> None:
 
 
 def _add(group: ConfigDict, known: ConfigDict, parts: Sequence[str], field: str) -> None:
-    """Put an unset field at the path `parts` below `group`; `field` is its path in `known`, which has its type."""
+    """Put an unset field at the path `parts` below `group`.
+
+    field: the field's path in `known`, which has its type.
+    """
     *folders, last = parts
     for part in folders:
         if not isinstance(group.get(part), ConfigDict):
@@ -111,12 +114,12 @@ def _add(group: ConfigDict, known: ConfigDict, parts: Sequence[str], field: str)
         group = group[part]
     of_field, _, name = field.rpartition(".")
     if last in group:
-        del group[last]  # an int where the type is float, say
+        del group[last]  # its type may be wrong, such as an int where the field is a float
     group[last] = config_dict.placeholder((at(known, of_field) if of_field else known).get_type(name))
 
 
 def _replace(config: ConfigDict, given: Iterable[str]) -> None:
-    """Clear the fields of the file whose place is taken by those `given`."""
+    """Clear the fields of the file whose role is taken by the `given` fields."""
     given = set(given)
     if any(field.startswith("budget.") for field in given):
         for name in config.budget:

@@ -1,7 +1,7 @@
-"""Released weights in the place of a run: `hf:DIR` wherever a workdir is read, and as `init_from` of a run's config.
+"""Released weights in place of a run: `hf:DIR` wherever a workdir is read, and as `init_from` in a run's config.
 
-config_of("runs/tiny")        what the run left as config.json
-config_of("hf:t5-small")      what a run that ended with these weights might have had
+config_of("runs/tiny")        the config.json of the run
+config_of("hf:t5-small")      a config that a run with these weights could have had
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ from t5lite.system.vocabulary import MASK, Vocabulary
 from t5lite.tasks.table import OF_OBJECTIVES, make_objective
 from t5lite.training.workdir import read_labels
 
-# Fields of a model that are no part of its shape. dropout_places follows the weights where the run leaves it open.
+# Fields of a model that are not part of its shape. Where the config leaves dropout_places open, the weights decide.
 OF_THE_RUN = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
 SENTINELS_OF_T5 = 100
 LENGTH, SHORTEST = 512, 16
 
 
 def config_of(place: str | Path) -> ConfigDict:
-    """The config of the run in a workdir, or one for the released weights of `hf:DIR`, without any data.
+    """Return the config of the run in a workdir, or a config for the released weights of `hf:DIR`, without any data.
 
-    UserError where there is no network to open: a bag of words.
+    Raises UserError for a bag of words, because it has no network.
     """
     if not is_released(place):
         config = load_json(Path(place) / "config.json")
@@ -54,14 +54,14 @@ def config_of(place: str | Path) -> ConfigDict:
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
     config.objective.name = _objective_of(released)
     if released.model.architecture == "decoder" and closes_texts(folder_of(place)):
-        config.objective.name = "supervised"  # EOS ends what it reads, as in pairs
+        config.objective.name = "supervised"  # EOS ends its inputs, as in pairs
     config.objective.inputs_length = min(LENGTH, released.model.max_positions or LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
 
 
 def labels_of(place: str | Path) -> list[str] | None:
-    """The closed set of targets of the run in a workdir, or of the head of released weights; None where it has none."""
+    """Return the closed set of targets of a workdir's run, or of released weights' head; None where there is none."""
     if not is_released(place):
         return read_labels(Path(place))
     labels = open_released(folder_of(place)).labels
@@ -72,7 +72,8 @@ def labels_of(place: str | Path) -> list[str] | None:
 class Opened:
     """A run or released weights, opened for reading without any data.
 
-    tokenizer: as far as the model has rows for its ids. whole: with all of its ids.
+    tokenizer: only the ids that the model has rows for.
+    whole: the tokenizer with all its ids.
     """
 
     config: ConfigDict
@@ -84,13 +85,13 @@ class Opened:
 
     @property
     def conventions(self) -> Conventions:
-        """How the model is asked and answers."""
+        """The conventions by which the model reads inputs and answers."""
         tokenizer = self.tokenizer
         return conventions_of(self.objective, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
 
 def open_model(place: str | Path) -> Opened:
-    """The config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
+    """Return config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
     config, labels = config_of(place), labels_of(place)
     whole = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
     tokenizer = open_fitted(place, whole, config.model.vocab_size)
@@ -102,7 +103,7 @@ def open_model(place: str | Path) -> Opened:
 
 
 def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
-    """The tokenizer as far as the weights have `rows`; a warning names the first id that has none."""
+    """Return the tokenizer with only the ids below `rows`. A warning names the first id without a row."""
     fitted = fit_tokenizer(tokenizer, rows)
     if fitted is not tokenizer:
         count = tokenizer.vocabulary.rows
@@ -112,14 +113,14 @@ def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -
 
 
 def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
-    """Give `config` the model's shape in `fields`. What is the run's own stays."""
+    """Give `config` the model's shape from `fields`. The fields in OF_THE_RUN stay."""
     config.model.update({name: fields[name] for name in fields if name in config.model and name not in OF_THE_RUN})
     if config.model.dropout_places is None:
         config.model.dropout_places = fields.get("dropout_places")
 
 
 def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
-    """What to say of a run that began when dropout had the same places in every model, and drops at fewer now."""
+    """Return a note where a run began with dropout at the same places as every model, and now has fewer; else None."""
     said = read_json(workdir / "config.json") or {}
     places = [place for place in DROPOUT_PLACES if model.dropout_at(place)]
     if not model.dropout or "dropout_places" in (said.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
@@ -132,7 +133,7 @@ def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
 
 
 def dropout_note(config: ConfigDict) -> str | None:
-    """What to say where the run of `config` drops otherwise than the release that it starts from; None: nothing."""
+    """Return a note where the dropout of a run differs from that of the release in its `init_from`; else None."""
     if not is_released(config.init_from or ""):
         return None
     released, model = open_released(folder_of(config.init_from)), config.model
@@ -145,8 +146,10 @@ def dropout_note(config: ConfigDict) -> str | None:
 
 
 def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[str] | None) -> None:
-    """Choose an objective that the vocabulary allows: short windows where sentinels are few, a prefix LM where there
-    are none, and for BART without [MASK] one that deletes tokens.
+    """Choose an objective that the vocabulary allows.
+
+    Windows are shortened where there are few sentinels. Where there are too few for the shortest window, the objective
+    is a prefix LM. BART without [MASK] gets an objective that deletes tokens.
     """
     fields, architecture = config.objective, config.model.architecture
     if fields.name == "bart" and MASK not in vocabulary.specials:
@@ -158,14 +161,14 @@ def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[
             fields.inputs_length //= 2
             if fields.inputs_length < SHORTEST:
                 fields.name, fields.inputs_length = "prefix_lm", LENGTH
-        except UserError:  # which does not concern sentinels
+        except UserError:  # an error that is not about sentinels
             return
         else:
             return
 
 
 def _objective_of(released: Released) -> str:
-    """What such weights were trained with, as far as their heads tell."""
+    """Return the name of the objective that such weights were trained with, as far as their heads show."""
     others, architecture = released.model.heads.others, released.model.architecture
     if architecture == "encoder":
         told = (name for name, task in OF_OBJECTIVES.items() if task.head in {head.name for head in others})

@@ -1,7 +1,7 @@
-"""Requests read from a file or from standard input, for `generate`: a text a line, or an object a line of a .jsonl.
+"""Requests from a file or standard input, for `generate`: a text a line, or a JSON object a line of a .jsonl.
 
-A byte-order mark is dropped, blank lines are skipped, and numbers are read as texts, as where training reads its files.
-A line that cannot be read becomes a request with a `fault`: it is named in its turn, and the others are answered.
+A byte-order mark is dropped, blank lines are skipped, and numbers are read as texts, as in training files. A line that
+cannot be read becomes a request with a `fault`. Its error comes in its turn, and the other requests are answered.
 """
 
 import gzip
@@ -15,13 +15,18 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 
 BOM = b"\xef\xbb\xbf"
-SHOWN = 5  # numbers of blank lines
+SHOWN = 5  # the most line numbers in the note about blank lines
 
 
 def read_requests(source: Path | None, is_json: bool, columns: Mapping[str, str], scores: bool) -> list[Request]:
-    """The requests of a file, or of standard input (None), in their order.
+    """Return the requests in a file, or on standard input (None), in their order.
 
-    scores: an object's target is read. Raises UserError for a file that cannot be read at all.
+    Raises UserError for a file that cannot be read at all.
+
+    Args:
+        is_json: whether each line is a JSON object.
+        columns: {"inputs", "targets", "text": the name of the object's field}.
+        scores: whether to read an object's target.
     """
     name = "standard input" if source is None else str(source)
     requests, blank = [], []
@@ -45,7 +50,7 @@ def read_requests(source: Path | None, is_json: bool, columns: Mapping[str, str]
 
 
 def _lines(source: Path | None) -> Iterator[bytes]:
-    """The lines of a file, which may be a pipe, or of standard input."""
+    """Yield the lines of a file, which may be a pipe, or of standard input."""
     if source is None:
         yield from sys.stdin.buffer
         return

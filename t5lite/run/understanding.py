@@ -1,4 +1,4 @@
-"""Answers of an encoder: the likeliest piece in place of each [MASK], the label of a text, the tag of each word."""
+"""Answers of an encoder: the likeliest piece for each [MASK], the label of a text, or the tag of each word."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,21 +20,24 @@ from t5lite.training.trainer import under
 
 
 class Reader:
-    """An encoder, ready to answer. generator: what holds its parameters."""
+    """An encoder that is ready to answer.
+
+    generator: holds the encoder's parameters.
+    """
 
     def __init__(self, generator: Generator):
         self.tokenizer, self.objective = generator.tokenizer, generator.objective
         self._model, self._params, self._mesh = generator.model, generator.params, generator.mesh
 
     def answers(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
-        """{"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
+        """Yield {"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
 
         strict: see `in_order`.
         """
         yield from in_order(requests, batch_size, self._read, lambda chunk, places: self._understood(chunk), strict)
 
     def _understood(self, ready: list[Ready]) -> list[dict]:
-        """What the encoder makes of each text."""
+        """Return the encoder's answer to each text."""
         inputs, lengths = padded([each.ids for each in ready], most=self.objective.inputs_length)
         asked, _ = padded([each.asked for each in ready], minimum=1)
         outputs = self._outputs(inputs, lengths, asked)
@@ -45,8 +48,10 @@ class Reader:
         return found
 
     def _read(self, request: Request) -> Ready:
-        """A text in tokens, and the places that are asked for: each [MASK], the first piece of each word, or none,
-        where it is the whole text. Raises UserError for one that the encoder cannot take.
+        """Return a text as tokens, and the places to answer: each [MASK], each word's first piece, or none for a label.
+
+        A text that gets a label is cut to the length that the network reads, as in evaluation. Raises UserError for any
+        other text that is too long, and for a text without [MASK] where one is needed.
         """
         text, cut = request.input, None
         vocabulary, head, length = self.tokenizer.vocabulary, self.objective.answered, self.objective.inputs_length
@@ -71,7 +76,7 @@ class Reader:
         return Ready(request, ids, asked=places)
 
     def _answer(self, text: str, ids: np.ndarray, places: np.ndarray, logits_NxC: np.ndarray) -> dict:
-        """The answer by the logits of what was asked for."""
+        """Return the answer that follows from `logits_NxC`, the logits of the places or of the whole text."""
         vocabulary, names = self.tokenizer.vocabulary, self.objective.labels
         if self.objective.heads.vocabulary:
             allowed = ~vocabulary.table.is_special[: vocabulary.pieces]
@@ -88,7 +93,7 @@ class Reader:
 
     @functools.cached_property
     def _outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-        """(inputs [B, L], their lengths [B], places asked for [B, P]) -> logits [B, P, C], or [B, C] of whole texts."""
+        """(inputs [B, L], their lengths [B], places [B, P]) -> logits [B, P, C], or [B, C] for whole texts."""
         head = self.objective.answered
 
         @jax.jit

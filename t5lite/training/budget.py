@@ -1,7 +1,7 @@
-"""How long a run is: its budget, in whatever unit, as a number of steps.
+"""The length of a run: its budget, in whatever unit, as a number of steps.
 
-Steps, tokens and FLOPs are arithmetic. Minutes are measured once, on a copy of the training that is thrown away, and
-the number of steps is written to workdir/budget.json: from then on schedules depend on steps alone.
+Steps, tokens and FLOPs are converted by arithmetic. Minutes are measured once, on a copy of the training state that is
+thrown away. The number of steps is then written to workdir/budget.json, so schedules depend on steps alone.
 """
 
 import math
@@ -22,7 +22,10 @@ PROBE_SECONDS, PROBE_STEPS = 10.0, 5
 
 
 def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) -> int | None:
-    """Steps of a budget in steps, tokens (all places of a batch, padding counted) or FLOPs; None for minutes."""
+    """Return the number of steps in a budget of steps, tokens or FLOPs; None for minutes.
+
+    A budget of tokens counts all places of a batch, padding included.
+    """
     if budget.steps is not None:
         return budget.steps
     if budget.tokens is not None:
@@ -33,7 +36,10 @@ def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) 
 
 
 def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int:
-    """Steps in `minutes`, as recorded in `workdir` or else from `measure()`, the seconds of a step."""
+    """Return the number of steps in `minutes`, as recorded in `workdir`; without a record, measure and record it.
+
+    measure: returns the seconds that one step takes.
+    """
     path = workdir / FILE
     recorded = read_json(path, "delete it to have the time of a step measured anew", {"minutes": NUMBER, "steps": int})
     if recorded is not None and recorded["minutes"] == minutes:
@@ -46,7 +52,7 @@ def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int
 
 
 def seconds_per_step(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, rows: Any) -> float:
-    """The median time of a compiled step, after one that warms up. The state is donated, step by step."""
+    """Return the median seconds of a compiled step, without the first, which warms up. Each step donates the state."""
     times: list[float] = []
     start = time.perf_counter()
     while from_primary(len(times) < PROBE_STEPS + 1 or time.perf_counter() - start < PROBE_SECONDS):

@@ -1,9 +1,9 @@
-"""Orbax checkpoints of a run: saved in the background, kept by a policy, verified when read.
+"""Orbax checkpoints of a run: saved in the background, kept by a policy, verified when they are read.
 
-    checkpoints/60/params/  opt_state/  average/ (where the config asks for one)  record/ (see record.py)
-    checkpoints/damaged-60/                                                       what a restart had to go back from
+    checkpoints/60/params/  opt_state/  average/ (if the config asks for one)  record/ (see record.py)
+    checkpoints/damaged-60/                                                    a checkpoint that a restart rejected
 
-Parameters are an item of their own, so that the next stage reads them alone.
+Parameters are an item of their own, so that the next stage can read them alone.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from t5lite.training.tables import flatten_with_paths
 
 
 class Checkpoints:
-    """The checkpoints of one run: those that its policy keeps. There is one of these at a time for a workdir."""
+    """The checkpoints of one run that its policy keeps. A workdir has only one such object at a time."""
 
     def __init__(self, workdir: Path, policy: Policy):
         self.workdir, self.folder, self.policy = workdir, workdir.absolute() / FOLDER, policy
@@ -43,18 +43,18 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint."""
+        """Return the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's question which of the checkpoints stay."""
+        """Tell Orbax which of the checkpoints stay."""
         kept = self.policy.kept({each.step: self._scores.get(each.step) for each in checkpoints})
         return [each.step in kept for each in checkpoints]
 
     def evaluated(self, step: int, metrics: Mapping[str, Metrics]) -> None:
         """Note the {split: metrics} of `step`, to be saved with its checkpoint.
 
-        Raises UserError where the best are to be kept and the policy's metric is not among them.
+        Raises UserError where the policy keeps the best checkpoints but its metric is not among `metrics`.
         """
         named = {f"{split}/{name}": value for split, values in metrics.items() for name, value in values.items()}
         if self.policy.keep_best is not None and self.policy.metric not in named:
@@ -64,7 +64,7 @@ class Checkpoints:
             self._scores[step] = named.get(self.policy.metric)
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Start saving; the arrays are copied before this returns, so the caller may donate them."""
+        """Start saving. The arrays are copied before this returns, so the caller may donate them."""
         step = int(state.step)
         if step == self.latest_step():
             return
@@ -76,9 +76,9 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**trees, **{ITEM: ocp.args.JsonSave(sealed(record))}))
 
     def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state of the newest intact checkpoint, placed by `shardings`, and the progress that was saved with it.
+        """Return the state of the newest intact checkpoint, placed by `shardings`, and the progress saved with it.
 
-        Later ones, which are damaged, are moved aside. Raises UserError where all are, and leaves them.
+        Newer checkpoints, which are damaged, are moved aside. Where all are damaged, raises UserError and moves none.
         """
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
@@ -87,7 +87,7 @@ class Checkpoints:
             more = record.leaves.keys() - dict(flatten_with_paths(items))
             if more:
                 raise UserError(f"{self.folder / str(record.step)}: {min(more)} has no place in this config's run")
-            # The average of frozen parameters is the parameters: it is saved, but need not be read.
+            # A frozen parameter is its own average: saved in the average too, but not needed from there.
             return items if like.average is None else {**items, "average": like.average}
 
         steps = saved_steps(self.workdir)[::-1]
@@ -118,9 +118,10 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> Items:
-    """What a checkpoint holds of a state, apart from the step: its items, each a tree. Orbax saves no empty ones, as
-    the optimizer's of weights that no run of ours has trained. The average is saved with the frozen parameters in it,
-    because it is read without the parameters.
+    """Return the items of a checkpoint, each a tree: the whole state except the step.
+
+    Orbax saves no empty tree, such as the optimizer state of weights that were never trained here. The saved average
+    includes the frozen parameters, because it is read without the parameters.
     """
     average = None if state.average is None else state.evaluated
     items = {"params": state.params, "opt_state": state.opt_state, "average": average}
@@ -137,7 +138,7 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        # TensorStore reports a failed write as a ValueError, with the system's message within its own.
+        # TensorStore reports a failed write as a ValueError, whose message contains the system's message.
         code = getattr(error, "errno", None)
         causes = [cause for cause in FULL_OR_FORBIDDEN if cause == code or os.strerror(cause) in str(error)]
         if not causes:
@@ -146,9 +147,9 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def params_sha256(params: Any) -> str:
-    """SHA-256 over the leaves in path order: path, dtype, shape, little-endian C-order bytes, gathered one by one.
+    """Return the SHA-256 of the leaves in path order: of path, dtype, shape and the little-endian bytes in C order.
 
-    All hosts must call it together.
+    The leaves are gathered one by one. All hosts must call this together.
     """
     digest = hashlib.sha256()
     for path, leaf in flatten_with_paths(params):

@@ -1,4 +1,4 @@
-"""Which operation made a number that is not one: for `train --debug_nans`."""
+"""Find the operation that made a NaN: for `train --debug_nans`."""
 
 import traceback
 from pathlib import Path
@@ -14,9 +14,13 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def first_nan(step: TrainStep, state: TrainState, rows: Any, mesh: Mesh) -> str:
-    """The operation that makes the first NaN in a step, and where it stands in the code, innermost first.
+    """Return the operation that makes the first NaN in a step, and its places in the code, innermost first.
 
-    step: not jitted. state: before it. The step is compiled anew, checking each operation: that takes a while.
+    The step is compiled again with a check of each operation, which takes a while.
+
+    Args:
+        step: the function of the step, not jitted.
+        state: the state before the step.
     """
     checked = jax.jit(checkify.checkify(step, errors=checkify.nan_checks))
     with jax.set_mesh(mesh):

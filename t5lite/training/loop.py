@@ -1,7 +1,7 @@
-"""The one loop, for every stage: step after step until the budget is spent, with logs, evaluations and checkpoints.
+"""The training loop of all stages: step after step until the budget is spent, with logs, evaluations and checkpoints.
 
-It knows nothing of files of text: `rows(step)` gives the rows of a step, wherever they come from. The metrics of a step
-are read while the next one runs, so the device never waits for the host.
+The loop knows nothing about text files: `batches` yields the rows of each step. The metrics of a step are read while
+the next step runs, so the device never waits for the host.
 """
 
 import dataclasses
@@ -25,9 +25,12 @@ from t5lite.training.watch import Progress, Watch
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """When to do what, in steps. flops_per_step: of the model, for the log; peak_flops: of all devices, 0: unknown.
-    most_skipped: updates in a row that may be left out because a number is not finite. debug_nans: stop at the first
-    of them and look for the operation.
+    """When to do what, in steps.
+
+    flops_per_step: the model's, for the log.
+    peak_flops: per second, of all devices; 0: unknown.
+    most_skipped: how many updates in a row may be left out because a number is not finite.
+    debug_nans: stop at the first such update and look for the operation.
     """
 
     total_steps: int
@@ -40,7 +43,7 @@ class LoopSettings:
     debug_nans: bool
 
     def evaluates(self, step: int) -> bool:
-        """Whether an evaluation follows this step: so many steps apart, and at the end."""
+        """Return whether an evaluation follows this step: every `evaluate_every` steps, and at the end."""
         return step == self.total_steps or (self.evaluate_every is not None and step % self.evaluate_every == 0)
 
 
@@ -56,10 +59,13 @@ def run_loop(
     stop: Stopping,
     title: str,
 ) -> TrainState:
-    """Train from `state` to the last step; `batches` yields the rows of each remaining step, placed on the mesh.
+    """Train from `state` to the last step.
 
-    `evaluate(state, step)` writes its own metrics, and raises EvaluationStopped where `stop` says so. Raises
-    Interrupted, with the last step saved, after a signal.
+    Raises Interrupted after a signal, once the last step is saved.
+
+    Args:
+        batches: yields the rows of each remaining step, placed on the mesh.
+        evaluate: `evaluate(state, step)` writes its own metrics. It raises EvaluationStopped where `stop` asks for it.
     """
     first = int(state.step)
     meter = _Meter(settings, done, log, trainer)
@@ -71,7 +77,7 @@ def run_loop(
             if pending is not None:
                 advance(1, note=meter.read(*pending))
             if settings.debug_nans and metrics["skipped"]:
-                before = state.replace(step=state.step - 1)  # the parameters are as they were
+                before = state.replace(step=state.step - 1)  # its parameters did not change
                 raise UserError(f"step {step}: {first_nan(trainer.function, before, rows, trainer.mesh)}")
             pending = (step, metrics)
             last = step == settings.total_steps
@@ -85,7 +91,7 @@ def run_loop(
                     meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
                 except EvaluationStopped:
                     given_up = True
-            # Asked once: a signal may come at any moment. After the last step there is nothing to stop.
+            # Asked only once: a signal may come between two questions. After the last step there is nothing to stop.
             stopping = given_up or (not last and stop.asked(at_once=evaluates or due))
             if (due and not done.skipped_in_a_row) or last or stopping:
                 if pending is not None:
@@ -95,14 +101,14 @@ def run_loop(
                 meter.apart(lambda: checkpoints.save(state, dataclasses.asdict(done)))  # noqa: B023
             if stopping:
                 checkpoints.wait()
-                meet()  # a host that left would take along those that are still saving
+                meet()  # a host that ends early would end the hosts that are still saving
                 raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
     checkpoints.wait()
     return state
 
 
 class _Meter:
-    """Reads a step's metrics, adds them up in `done`, and writes the log's lines with rates."""
+    """Reads the metrics of a step, adds them to `done`, and writes the lines of the log with rates."""
 
     def __init__(self, settings: LoopSettings, done: Progress, log: MetricsLog, trainer: Trainer):
         self.settings, self.done, self.log, self.trainer = settings, done, log, trainer
@@ -116,14 +122,14 @@ class _Meter:
         return {"steps": 0, "tokens": 0.0, "seconds": 0.0, "input_wait": 0.0}
 
     def wait_for(self, batches: Iterator[Any]) -> Any:
-        """The next batch, and the time it was waited for."""
+        """Return the next batch, and count the time of waiting for it."""
         start = time.perf_counter()
         rows = next(batches)
         self.waited += time.perf_counter() - start
         return rows
 
     def apart(self, work: Callable[[], Any]) -> None:
-        """Do what is not training; it counts as the run's time, not as a step's."""
+        """Do work that is not training. Its time counts for the run, not for a step."""
         start = time.perf_counter()
         try:
             work()

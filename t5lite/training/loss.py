@@ -2,9 +2,9 @@
 
     sums = loss_sums(outputs, batch)                       of each head, see tasks/table.py
     loss, weight = joint(sums, "nll", weights_of(whole_batch, heads))
-    loss / weight                                          nats: of all heads together, each by its own weight
+    loss / weight                                          nats: all heads together, each by its own weight
 
-The weights of a batch are known before any of its microbatches, so that `loss` and its gradient add up over them.
+The weights of a batch are known before any microbatch is computed, so `loss` and its gradient add up over microbatches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,21 @@ Array = jax.Array
 
 
 def finite_rows(outputs: Mapping[str, Array], batch: Batch) -> Array:
-    """Return bool [B]: whether the negative log-likelihood of each row is finite, of all heads together."""
+    """Return bool [B]: whether the negative log-likelihood of each row, summed over all heads, is finite."""
     return jnp.isfinite(sum(TASKS[head].nll(logits, batch) for head, logits in outputs.items()))
 
 
 def weights_of(batch: Batch, heads: Sequence[str]) -> Sums:
-    """Return what the sums of a whole batch are divided by, the "weight" of each head."""
+    """Return the divisors for the sums of a whole batch: the "weight" of each head."""
     return {sum_key(head, "weight"): jnp.sum(TASKS[head].weights(batch)) for head in heads}
 
 
 def joint(sums: Mapping[str, Array], name: str, weights: Mapping[str, Array]) -> tuple[Array, Array]:
     """Return (loss, weight) of `name`, "nll" or "objective", over all heads.
 
-    Where there are several heads, all are brought to the weight of the first, so that loss / weight is the sum of their
-    means.
+    With several heads, all are scaled to the weight of the first, so that loss / weight is the sum of their means.
     """
-    first, *others = sorted(key.removesuffix("weight") for key in weights)  # the vocabulary's is ""
+    first, *others = sorted(key.removesuffix("weight") for key in weights)  # the vocabulary's prefix is ""
     weight, *their_weights = (
         jnp.where(weights[f"{of}weight"] > 0, weights[f"{of}weight"], 1.0) for of in (first, *others)
     )
@@ -44,7 +43,7 @@ def joint(sums: Mapping[str, Array], name: str, weights: Mapping[str, Array]) ->
 
 
 def token_counts(batch: Batch) -> Sums:
-    """{"tokens", "places"}: tokens that are not padding, on both sides, and all places of the batch's arrays."""
+    """Return {"tokens", "places"}: tokens that are not padding, on both sides, and all places of the batch's arrays."""
     sides = [(batch.inputs, batch.inputs_segment_ids), (batch.decoder_inputs, batch.targets_segment_ids)]
     places = sum(tokens.size for tokens, _ in sides if tokens is not None)
     tokens = sum(

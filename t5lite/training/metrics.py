@@ -1,10 +1,10 @@
-"""Metrics on disk: metrics.jsonl, one object a line, and TensorBoard.
+"""Metrics on disk: metrics.jsonl, with one object a line, and TensorBoard.
 
     {"step": 10, "split": "train", "loss": 7.31, "tokens": 50080, …}
     {"step": 60, "split": "validation", "loss": 6.02, "perplexity": 411.6, …}
 
-A line is on disk before the checkpoint of its step is. On resuming, lines later than the checkpoint are cut, so every
-line stands once.
+A line is on disk before the checkpoint of its step. When a run is resumed, lines later than the checkpoint are cut, so
+each line occurs once.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from t5lite.system.files import NUMBER, has_shape, write_atomically, writing
 
 
 class MetricsLog:
-    """Appends to workdir/metrics.jsonl and workdir/tensorboard/, whose entries beyond step `keep_until` are dropped.
+    """Appends to workdir/metrics.jsonl and workdir/tensorboard/. First drops all entries beyond step `keep_until`.
 
-    Every method raises UserError where the disk is full. So TensorBoard's events are written here and now: in
-    tensorboardX's SummaryWriter, the thread that writes them would die of it, and the run wait for it for ever.
+    Every method that writes raises UserError where the disk is full. This is why events are written directly: the
+    thread in tensorboardX's SummaryWriter would die of the error, and the run would wait for the thread for ever.
     """
 
     def __init__(self, workdir: Path, keep_until: int):
@@ -38,12 +38,12 @@ class MetricsLog:
             self._file = self.path.open("ab", buffering=0)
             board.mkdir(exist_ok=True)
             self._board = EventsWriter(str(board / "events"))
-            self._add(keep_until + 1, session_log=SessionLog(status=SessionLog.START))  # drops what is later
+            self._add(keep_until + 1, session_log=SessionLog(status=SessionLog.START))  # TensorBoard drops later events
 
     def write(
         self, step: int, split: str, metrics: Mapping[str, float], notes: Mapping[str, Any] | None = None
     ) -> None:
-        """Append a line, with `notes` after the metrics; it is in the operating system's hands when this returns."""
+        """Append a line, with `notes` after the metrics. It is with the operating system when this returns."""
         self.write_all(step, {split: metrics}, notes)
 
     def write_all(
@@ -62,7 +62,7 @@ class MetricsLog:
             self._board.flush()
 
     def has_evaluation(self, step: int) -> bool:
-        """Whether there are lines of held-out text at `step`."""
+        """Return whether there is a line about held-out text at `step`."""
         return any(values["step"] == step and values["split"] != "train" for _, values in read_log(self.path))
 
     def sync(self) -> None:
@@ -71,7 +71,7 @@ class MetricsLog:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the files. What was not synchronized and does not fit is lost, without a word after the first one."""
+        """Close the files. Data that was not synchronized and does not fit on the disk is lost without an error."""
         for file in (self._file, self._board):
             with contextlib.suppress(OSError):
                 file.close()
@@ -84,13 +84,13 @@ class MetricsLog:
 
 
 def _write_whole(file: Any, line: bytes) -> None:
-    """Write to an unbuffered file; what a full disk takes of a line is cut when the run goes on."""
+    """Write all of `line` to an unbuffered file. If a full disk takes only a part, the next start cuts that part."""
     while line:
         line = line[file.write(line) :]
 
 
 class NoLog:
-    """A MetricsLog that writes nothing: of the hosts that are not the first."""
+    """A MetricsLog that writes nothing, for all hosts except the first."""
 
     def write(
         self, step: int, split: str, metrics: Mapping[str, float], notes: Mapping[str, Any] | None = None
@@ -113,14 +113,14 @@ class NoLog:
 
 
 def _short(value: float) -> float | None:
-    """Seven digits of a float, which is what a float32 has; None for what JSON cannot hold."""
+    """Return a float with seven digits, the precision of float32; None for a number that JSON cannot hold."""
     if isinstance(value, int):
         return value
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def read_log(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines of a metrics.jsonl and what they hold; none where there is no such file. Broken lines are left out."""
+    """Return the lines of a metrics.jsonl and their values; none where there is no file. Broken lines are left out."""
     try:
         written = path.read_text(errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
@@ -137,13 +137,13 @@ def read_log(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop the lines of steps beyond `step`, and a last line that a kill left incomplete."""
+    """Drop the lines of steps beyond `step`, and broken lines, such as a last line that a kill left incomplete."""
     if path.exists():
         write_atomically(path, "".join(f"{line}\n" for line, values in read_log(path) if values["step"] <= step))
 
 
 def first_losses(path: Path) -> dict[str, float | None]:
-    """The loss of each split at step 0 in a metrics.jsonl: on held-out text, of the weights that a run began with."""
+    """Return {split: loss at step 0} from a metrics.jsonl: the held-out loss of the weights that the run began with."""
     first = [values for _, values in read_log(path) if values["step"] == 0]
     return {
         values["split"]: values["loss"] for values in first if "loss" in values and has_shape(values["loss"], NUMBER)

@@ -1,22 +1,22 @@
 """Optimizers: a method (AdamW, Adafactor, Lion, Muon) and per-parameter tables, made into one optax transformation.
 
-Every method goes the same road; only the second line differs:
+All methods share the same steps; only the second differs:
 
     gradient ─ clip by global norm                            (trainable parameters only)
              ─ the method's own direction                     (Adam's, Lion's …: where the state is)
              ─ + weight_decay · decay multiplier · parameter
              ─ × −schedule(step) · rate multiplier            ─► update, added to the parameter
 
-So weight decay is decoupled from the gradient and multiplied by the schedule, as in optax.adamw. Frozen parameters
-leave the road at its start: no share in the norm, no state, an update that keeps their bits.
+So weight decay is decoupled from the gradient and multiplied by the schedule, as in optax.adamw. Frozen parameters take
+no part in these steps: they have no share in the norm, no state, and an update that keeps their bits.
 
 An update can be left out: `update(gradients, state, params, applies=False)`. The state then stays as it was, bit for
 bit, and the update keeps the parameters' bits. Only the schedule's own step goes on, because schedules depend on steps
-alone; the steps of the bias corrections do not. `applies` is asked leaf by leaf, where a moment is made and where an
-update is made, so that XLA writes both in place: a choice between two whole states would hold both.
+alone; the steps of the bias corrections do not. `applies` is read leaf by leaf, where a moment or an update is
+computed, so XLA can write both in place. A choice between two whole states would hold both in memory.
 
-Layers are stacked, [N, ...] under a key `layers`. What a method does to "a matrix" or "a parameter" it does to each
-of the N layers apart.
+Layers are stacked, [N, ...] under a key `layers`. Where a method treats "a matrix" or "a parameter", it treats each of
+the N layers separately.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,8 +32,8 @@ from t5lite.system.errors import UserError, nearest
 from t5lite.training.schedules import settings_of
 from t5lite.training.tables import flatten_with_paths, is_stacked, match_table, path_of
 
-# What a method takes for a field that the config leaves open (None). A method does not read a field without an entry,
-# except that adafactor reads momentum, where None means no momentum.
+# A method's defaults for fields that the config leaves open (None). A method does not read a field without an entry;
+# the exception is adafactor's momentum, where None means no momentum.
 METHOD_DEFAULTS = {
     "adamw": {"b1": 0.9, "b2": 0.999, "epsilon": 1e-8},
     "adafactor": {"epsilon": 1e-30},
@@ -41,7 +41,7 @@ METHOD_DEFAULTS = {
     "muon": {"b1": 0.9, "b2": 0.999, "epsilon": 1e-8, "momentum": 0.95},
 }
 
-# Tables of (regex, multiplier or bool), for every architecture; the config's own replace them whole.
+# Tables of (regex, multiplier or bool) for every architecture. A table in the config replaces the whole default table.
 RATE_MULTIPLIERS = ((r".*", 1.0),)
 WEIGHT_DECAY_MULTIPLIERS = (
     (r".*/(scale|bias)", 0.0),
@@ -49,14 +49,14 @@ WEIGHT_DECAY_MULTIPLIERS = (
     (r".*", 1.0),
 )
 TRAINABLE = ((r".*", True),)
-# Whose matrices Muon orthogonalises. Embeddings and the head are lookups, not maps between hidden spaces.
+# The matrices that Muon orthogonalises. Embeddings and the head are lookups, not maps between hidden spaces.
 MUON = ((r".*layers/.*/kernel", True), (r"(mlm_transform/dense|pooler)/kernel", True), (r".*", False))
 
 
 def _per_parameter(function: Callable, values: Any) -> optax.GradientTransformation:
-    """Stateless: update ← function(update, parameter, value), with each parameter's value from the tree `values`.
+    """Return a stateless transformation: update ← function(update, parameter, value from the tree `values`).
 
-    Values are found by path, because masking takes parameters out of the tree that arrives here.
+    Values are found by path, because masking removes parameters from the tree of updates.
     """
     by_path = dict(flatten_with_paths(values))
 
@@ -66,16 +66,16 @@ def _per_parameter(function: Callable, values: Any) -> optax.GradientTransformat
     return optax.stateless(apply)
 
 
-NOTHING = -0.0  # the one number that leaves every float it is added to as it was: 0.0 turns -0.0 into 0.0
+NOTHING = -0.0  # adding this keeps the bits of every float; adding 0.0 would turn -0.0 into 0.0
 
 
 def _freeze() -> optax.GradientTransformation:
-    """Updates that leave every parameter as it was."""
+    """Return a transformation with updates that keep the bits of every parameter."""
     return optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, NOTHING), updates))
 
 
 def _leave_out(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """`inner`, with updates that leave every parameter as it was where the update is left out."""
+    """Return `inner`, with updates that keep the bits of every parameter where the update is left out."""
 
     def update(updates, state, params=None, *, applies=True):
         updates, state = inner.update(updates, state, params, applies=applies)
@@ -85,7 +85,7 @@ def _leave_out(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTr
 
 
 def _hold(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`inner`, with a state that stays as it was where the update is left out."""
+    """Return `inner`, with a state that does not change where the update is left out."""
 
     def update(updates, state, params=None, *, applies=True, **_):
         updates, new = inner.update(updates, state, params)
@@ -95,7 +95,7 @@ def _hold(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
 
 
 def _rms(x: jax.Array, stacked: bool) -> jax.Array:
-    """The root mean square of a parameter, of each layer apart where it is `stacked`; broadcasts against `x`."""
+    """Return the root mean square of `x`, of each layer if `stacked`, in a shape that broadcasts against `x`."""
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(int(stacked), x.ndim)), keepdims=True))
 
 
@@ -104,11 +104,11 @@ def _is_factored(shape: tuple[int, ...], stacked: bool, min_size: int) -> bool:
 
 
 def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> optax.GradientTransformation:
-    """Gradients over the root of their second moment, which a matrix keeps as row and column means.
+    """Return a division of gradients by the root of their second moment, kept as row and column means for a matrix.
 
-    optax.scale_by_factored_rms factors the two largest axes, which may be the axis of layers; this one always factors
-    the last two, and a stacked vector not at all. State, in optax's own container, for a parameter [..., R, C]:
-    v_row [..., R], v_col [..., C] and v [1] where factored, else [1], [1] and [..., R, C].
+    optax.scale_by_factored_rms factors the two largest axes, and one of them may be the axis of layers. This one always
+    factors the last two axes, and does not factor a stacked vector. The state is optax's own container. For a parameter
+    [..., R, C] it holds v_row [..., R], v_col [..., C] and v [1] where factored, else [1], [1] and [..., R, C].
     """
 
     def init(params):
@@ -152,9 +152,9 @@ def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> 
 
 
 def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformationExtraArgs:
-    """optax.scale_by_adam, with its state. The update is computed from the moments that are kept.
+    """Return optax.scale_by_adam with the same state, but with the update computed from the moments that are kept.
 
-    Computing it from the moments before the choice, as `_hold` does, would hold both copies in memory.
+    Computing the update before choosing the moments, as `_hold` does, would hold both copies in memory.
     """
     like = optax.scale_by_adam(b1, b2, epsilon)
 
@@ -170,7 +170,7 @@ def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransf
 
 
 def _average(decay: float) -> optax.GradientTransformationExtraArgs:
-    """optax.ema without its correction for the start, with its state, made from the average that is kept."""
+    """Return optax.ema without its correction for the start, with the same state. The update is the kept average."""
     like = optax.ema(decay, debias=False)
 
     def update(updates, state, params=None, *, applies=True, **_):
@@ -182,22 +182,22 @@ def _average(decay: float) -> optax.GradientTransformationExtraArgs:
 
 
 def _adamw(s: dict, params: Any) -> list[optax.GradientTransformation]:
-    """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
+    """Return the steps of Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
     return [_scale_by_adam(s["b1"], s["b2"], s["epsilon"])]
 
 
 def _lion(s: dict, params: Any) -> list[optax.GradientTransformation]:
-    """The sign of an interpolated momentum (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms)."""
+    """Return the sign of an interpolated momentum (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms)."""
     return [_hold(optax.scale_by_lion(s["b1"], s["b2"]))]
 
 
 def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
-    """Adafactor as T5 was trained with it (Shazeer and Stern 2018; Raffel et al. 2020).
+    """Return the steps of Adafactor as T5 was trained with it (Shazeer and Stern 2018; Raffel et al. 2020).
 
-    Second moments decay by 1 − t^−0.8; a parameter's update is clipped to a root mean square of 1 and scaled by the
-    parameter's own, at least 1e-3: `rate` is relative to the size of the weights. As in T5X, both root mean squares
-    are of one layer's parameter, so stacking changes nothing. The optional momentum averages the update before the
-    rate is applied, where optax.adafactor averages it after.
+    Second moments decay by 1 − t^−0.8. The update of a parameter is clipped to a root mean square of 1. Then it is
+    scaled by the root mean square of the parameter, at least 1e-3, so `rate` is relative to the size of the weights. As
+    in T5X, both root mean squares are over the parameter of one layer, so stacking changes nothing. The optional
+    momentum averages the update before the rate is applied; optax.adafactor averages it after.
     """
     stacked = jax.tree_util.tree_map_with_path(lambda keys, _: is_stacked(path_of(keys)), params)
     steps = [
@@ -209,18 +209,18 @@ def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
 
 
 def _muon(s: dict, params: Any) -> list[optax.GradientTransformation]:
-    """Orthogonalised momentum for the layers' matrices, Adam for all else (Jordan et al. 2024, Muon).
+    """Return orthogonalised momentum for the layers' matrices, Adam for all else (Jordan et al. 2024, Muon).
 
-    Three Newton-Schulz steps after the "AOL" scaling (Boissin et al. 2025, Turbo-Muon) in place of five: on two cores
-    they take 0.13 s of a step of configs/tiny.py and not 0.29, and train as well.
+    Three Newton-Schulz steps after the "AOL" scaling (Boissin et al. 2025, Turbo-Muon) replace five steps. On two cores
+    they take 0.13 s of a step of configs/tiny.py instead of 0.29 s, and train as well.
 
-    An orthogonalised [R, C] matrix is scaled by 0.2 sqrt(max(R, C)), so that its root mean square is about that of
-    Adam's update and one schedule suits both (Liu et al. 2025, Muon is Scalable for LLM Training).
+    An orthogonalised [R, C] matrix is scaled by 0.2 sqrt(max(R, C)). Its root mean square is then about that of Adam's
+    update, so one schedule suits both (Liu et al. 2025, Muon is Scalable for LLM Training).
     """
     by_muon = match_table(MUON, params, "Muon's matrices", allow_unused=True)
 
     def dimension_numbers(updates):
-        # Axes before the last two, the layers', are then a batch of matrices. Adam's parameters are masked out here.
+        # The axis before the last two, of layers, is then a batch of matrices. Adam's parameters are masked out here.
         return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=-2, output_axis=-1), updates)
 
     scale = optax.stateless(
@@ -238,7 +238,10 @@ _METHODS = {"adamw": _adamw, "adafactor": _adafactor, "lion": _lion, "muon": _mu
 
 
 def _settings(fields: Mapping) -> dict:
-    """All fields with their defaults. UserError, naming the field, for what is unknown or out of range."""
+    """Return all fields with their defaults.
+
+    Raises UserError, naming the field, for an unknown field or value and for a value out of range.
+    """
     config = base_config()
     s = settings_of(fields, {**config.optimizer, "trainable": config.trainable}, "optimizer")
     if s["name"] not in _METHODS:
@@ -254,7 +257,10 @@ def _settings(fields: Mapping) -> dict:
 
 
 def _table(s: dict, field: str, default: tuple, kind: type | tuple, params: Any) -> Any:
-    """The tree of values that the table in `field`, or its default, gives to `params`; all of type `kind`."""
+    """Return the tree of values that the table in `field`, or its default, gives to `params`.
+
+    Raises UserError for a value that is negative or not of type `kind`.
+    """
     what = "config.trainable" if field == "trainable" else f"config.optimizer.{field}"
     given = s[field] is not None
     values = match_table(s[field] if given else default, params, what, allow_unused=not given)
@@ -266,20 +272,27 @@ def _table(s: dict, field: str, default: tuple, kind: type | tuple, params: Any)
 
 
 def trainable_mask(table: Any, params: Any) -> Any:
-    """A tree of bools like `params`, from a table of (regex, bool) or, for None, all True. UserError as for tables."""
+    """Return a tree of bools like `params`, from a table of (regex, bool); for None, all True.
+
+    Raises UserError for a table that does not fit `params`.
+    """
     return _table({"trainable": table}, "trainable", TRAINABLE, bool, params)
 
 
 def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer that `fields` describe, for the tree `params`.
+    """Return the optimizer that `fields` describe, for the tree `params`.
 
-    `fields` are those of the config's `optimizer`, and its `trainable`; a field that is left out has the config's
-    default.
-    `schedule` takes the 0-based step of an update to its rate. `params` is a nested dict of float32 arrays or of
-    their jax.ShapeDtypeStruct: only paths and shapes are read. `update` needs the parameters as its third argument,
-    and takes `applies`, a bool scalar (see the module). Gradients and parameters may be None where frozen.
-    Raises UserError, naming the field, for an unknown name, a value out of range, a table that does not cover
-    `params` or claims what is not there, and for a `trainable` that leaves nothing to train.
+    Its `update` needs the parameters as the third argument, and takes `applies`, a bool scalar (see the module).
+    Gradients and parameters may be None where they are frozen.
+
+    Args:
+        fields: the fields of the config's `optimizer`, and its `trainable`. A missing field has the config's default.
+        schedule: a function from the 0-based step of an update to its rate.
+        params: nested dict of float32 arrays or their jax.ShapeDtypeStruct. Only paths and shapes are read.
+
+    Raises:
+        UserError: naming the field, for an unknown name, a value out of range, a table that does not cover `params` or
+            has a row that matches nothing, and a `trainable` that leaves nothing to train.
     """
     s = _settings(fields)
     trainable = trainable_mask(s["trainable"], params)

@@ -1,8 +1,8 @@
-"""Which checkpoints of a run stay, and which is the best.
+"""The policy of checkpoints: which stay, and which is the best.
 
-newest `keep`             always at least one: it is the one to go on from
+newest `keep`             always at least one: the run goes on from it
 every `keep_every_steps`  for good
-best `keep_best`          by `metric`, among those of steps at which held-out text was evaluated
+best `keep_best`          by `metric`, among the steps at which held-out text was evaluated
 """
 
 import dataclasses
@@ -21,7 +21,10 @@ Scores = Mapping[int, float | None]  # {step: value of the metric, None where it
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """The fields of `config.checkpoint` that say what stays. mode: "min", "max", or None: as the metric's name says."""
+    """The fields of `config.checkpoint` that decide which checkpoints stay.
+
+    mode: "min", "max", or None: the direction that the metric's name implies.
+    """
 
     keep: int = USUAL.keep
     keep_every_steps: int | None = USUAL.keep_every_steps
@@ -30,14 +33,14 @@ class Policy:
     mode: str | None = USUAL.mode
 
     def ranked(self, scores: Scores) -> list[int]:
-        """The steps that have a finite score, best first; of equals the earlier one."""
+        """Return the steps that have a finite score, best first. Among equal scores the earlier step comes first."""
         falls = metric_of(self.metric.rpartition("/")[2]).better < 0
         sign = 1 if (self.mode or ("min" if falls else "max")) == "min" else -1
         known = [step for step, score in scores.items() if score is not None and math.isfinite(score)]
         return sorted(known, key=lambda step: (sign * scores[step], step))
 
     def kept(self, scores: Scores) -> set[int]:
-        """Those steps of `scores` whose checkpoints stay."""
+        """Return the steps of `scores` whose checkpoints stay."""
         steps = sorted(scores)
         stay = set(steps[-self.keep :]) | set(self.ranked(scores)[: self.keep_best or 0])
         if self.keep_every_steps is not None:
@@ -46,7 +49,7 @@ class Policy:
 
 
 def make_policy(config: ConfigDict) -> Policy:
-    """The policy of a run's config. Raises UserError for one that could keep nothing of what it promises."""
+    """Return the policy of a run's config. Raises UserError for a policy that cannot keep what it promises."""
     fields = {name: config.checkpoint[name] for name in ("keep", "keep_every_steps", "keep_best", "metric", "mode")}
     for name in ("keep", "keep_every_steps", "keep_best"):
         value = fields[name]

@@ -1,9 +1,9 @@
-"""Reading checkpoints: only what was saved is ever returned, and an earlier checkpoint stands in for a damaged one.
+"""Reading checkpoints: only what was saved is ever returned, and an earlier checkpoint replaces a damaged one.
 
     record, items = next(intact(workdir, chosen_steps(workdir, None), evaluated(like)))
 
-What is restored is held against the checksums in the checkpoint's record (record.py), so it does not matter which file
-was truncated, flipped or lost, nor whether Orbax noticed.
+Restored arrays are compared with the checksums in the checkpoint's record (record.py). So it does not matter which file
+was truncated, changed or lost, or whether Orbax noticed.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ BEST = "best"
 Items = dict[str, Any]  # {item: tree of arrays}
 Wanted = Callable[[Record], Items]
 
-# What keeps a checkpoint from being read, and says nothing of what is in it.
+# Errors of reading that do not mean that the checkpoint is damaged.
 NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """The steps of the checkpoints in a workdir, in their order; Orbax's unfinished ones have other names."""
+    """Return the steps of the checkpoints in a workdir, ascending. Orbax's unfinished checkpoints have other names."""
     folder = workdir.absolute() / FOLDER
     if not folder.is_dir():
         return []
@@ -49,9 +49,12 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def chosen_steps(workdir: Path, step: str | None) -> list[int]:
-    """The steps that will do, in order of preference. step: a number, "best" by the run's own metric; None: the newest.
+    """Return the steps of the checkpoints that may be read, in order of preference.
 
-    One that is asked for has no stand-in. Raises UserError where there is none.
+    A checkpoint that was asked for has no replacement. Raises UserError where there is none.
+
+    Args:
+        step: a number, or "best" by the run's own metric; None: the newest, then the earlier ones.
     """
     steps = saved_steps(workdir)
     if not steps:
@@ -73,9 +76,10 @@ def chosen_steps(workdir: Path, step: str | None) -> list[int]:
 
 
 def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
-    """{step: value of the metric} of all checkpoints; None where it was not evaluated, or where that cannot be read.
+    """Return {step: value of the metric} of all checkpoints; None where it was not evaluated or cannot be read.
 
-    The log stands in for a record without it: of a run that stopped while it evaluated, and did so when it went on.
+    Where a record lacks the metric, the log replaces it: a run may stop during an evaluation and finish it after
+    resuming.
     """
     split, _, name = metric.rpartition("/")
     logged = (values for _, values in read_log(workdir / "metrics.jsonl") if values["split"] == split)
@@ -91,16 +95,19 @@ def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
 
 
 def intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tuple[Record, Items]]:
-    """(record, {item: arrays}) of those of the checkpoints at `steps` that are intact; a warning for each other.
+    """Yield (record, {item: arrays}) of each intact checkpoint at `steps`. Before it skips a damaged one, it warns.
 
-    wanted(record): the arrays to read, as {item: tree of jax.ShapeDtypeStruct with shardings}. Raises Damaged where
-    none is intact, and UserError where a checkpoint has other arrays than are wanted. All hosts must call it together.
+    Raises Damaged where none is intact, and UserError where a checkpoint has other arrays than wanted. All hosts must
+    call this together.
+
+    Args:
+        wanted: `wanted(record)` returns the arrays to read, as {item: tree of jax.ShapeDtypeStruct with shardings}.
     """
     damaged: list[str] = []
     agree({"checkpoints": [str(workdir), *steps]})
     for index, step in enumerate(steps):
         record, items, wrong = _read(workdir.absolute() / FOLDER / str(step), wanted)
-        # What one host cannot read, none goes on from. All must know before the checksums, which they make together.
+        # If one host cannot read a checkpoint, no host uses it. All must know before the checksums, computed together.
         wrong = next(filter(None, from_primary(to_primary(wrong))), None) or _altered(items, record)
         if wrong is None:
             yield record, items
@@ -115,12 +122,12 @@ def intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tupl
 
 
 def evaluated(like: Any) -> Wanted:
-    """For `intact`: the parameters that the tree `like` has, of the average where there is one."""
+    """Return `wanted` of `intact` for the parameters in the tree `like`, from the average where there is one."""
     return lambda record: {record.evaluated: like}
 
 
 def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None, str | None]:
-    """(record, arrays, None), the arrays not yet held against their checksums, or (None, None, what is damaged)."""
+    """Return (record, arrays, None), with checksums not yet compared, or (None, None, what is damaged)."""
     try:
         record = read_record(checkpoint)
         like = wanted(record)
@@ -131,11 +138,11 @@ def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None
                 raise UserError(f"{checkpoint}: {path} should be {leaf.dtype} {leaf.shape}, is {found}")
         return record, {name: _read_item(checkpoint / name, tree) for name, tree in like.items()}, None
     except Damaged as error:
-        return None, None, str(error)  # only the text: the exception holds on to the arrays
+        return None, None, str(error)  # only the text: the exception would keep the arrays in memory
 
 
 def _altered(items: Items, record: Record) -> str | None:
-    """What is not as it was saved."""
+    """Return which arrays differ from what was saved, as text; None: none."""
     wrong = [path for path, found in checksums(items).items() if found != record.leaves[path].checksum]
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return f"{wrong[0]}{more} is not what was saved" if wrong else None
@@ -146,15 +153,15 @@ def _read_item(folder: Path, like: Any) -> Any:
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
     hush_orphans()
     try:
-        # Not a Checkpointer, in which hosts that could read would wait for one that could not.
-        # As little in flight as is possible: what is read stands beside what it becomes.
+        # Not a Checkpointer: in it, hosts that can read would wait for one that cannot.
+        # As few concurrent bytes as possible: the bytes that are read need memory beside the arrays made from them.
         largest = max((math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like)), default=0)
         handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=1 + largest // 10**9)
         with contextlib.closing(handler):
             return handler.restore(folder, args=args)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
-    except Exception as error:  # whatever Orbax and TensorStore make of broken bytes
+    except Exception as error:  # Orbax and TensorStore raise many types for broken bytes
         for code in NO_DAMAGE:
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise UserError(f"cannot read {folder}: {os.strerror(code)}") from error
@@ -163,9 +170,9 @@ def _read_item(folder: Path, like: Any) -> Any:
 
 @functools.cache
 def hush_orphans() -> None:
-    """When one of Orbax's reads or writes fails, the others go on, and complain to an event loop that is closed.
+    """Silence the complaints of Orbax's other reads or writes when one has failed: they find their event loop closed.
 
-    A page each, in which the one line that says what is wrong would be lost.
+    Each complaint is a page long, and the one line that says what is wrong would be lost among them.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     before = sys.unraisablehook
@@ -178,7 +185,7 @@ def hush_orphans() -> None:
 
 
 def _in_short(error: BaseException) -> str:
-    """What began it: Orbax wraps TensorStore's errors, which name the file, in pages of its own."""
+    """Return the first cause. Orbax wraps TensorStore's errors, which name the file, in pages of its own text."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())

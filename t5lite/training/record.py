@@ -1,23 +1,24 @@
-"""What a checkpoint says of itself, in a file of its own, so that damage to the rest of it shows.
+"""The record of a checkpoint: a file that describes all its arrays, so that damage to them shows.
 
     checkpoints/60/record/metadata
     {"sha256": "5f2a…", "record": {
         "format": 1,
         "step": 60,
         "progress": {"tokens": 19200.0, "seconds": 31.5},
-        "metrics": {"validation/loss": 3.21, …},                      of the evaluation at this step; {} where none was
+        "metrics": {"validation/loss": 3.21, …},                      of the evaluation at this step; {} without one
         "leaves": {"params/encoder/final_norm/scale": {"shape": [32], "dtype": "float32", "checksum": 310249090}, …}}}
 
-`sha256` is that of the record as JSON with sorted keys and no spaces. This envelope is for all formats to come; what
-the record holds may change with them.
+`sha256` is the digest of the record as JSON with sorted keys and no spaces. This envelope stays the same in all future
+formats; the content of the record may change.
 
-The checksum of an array is computed where the array lies:
+The checksum of an array is computed on the device that holds the array:
 
     sum over all elements of mix(bits ^ mix(place))   mod 2³²
 
-`place` is the element's index in the whole array in C order. `mix` is a one-to-one map of 32 bits whose outputs look
-random (MurmurHash3's finalizer, Appleby 2016). So the change of a single element always shows, any other change with a
-chance of 1 − 2⁻³². A sum that wraps is the same in any order, so on any mesh and any number of hosts.
+`place` is the index of the element in the whole array in C order. `mix` is a one-to-one map of 32 bits with outputs
+that look random (MurmurHash3's finalizer, Appleby 2016). So a change of a single element always shows, and any other
+change shows with probability 1 − 2⁻³². A sum that wraps is the same in any order, so it does not depend on the mesh or
+the number of hosts.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ FILE = "metadata"  # Orbax's name for the file of a JSON item
 
 
 class Damaged(UserError):
-    """A checkpoint does not hold what was saved; an earlier one may. The text says what of it is damaged."""
+    """A checkpoint does not hold what was saved; an earlier one may. The text says which part is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The record of one checkpoint; see the module's docstring."""
+    """The record of one checkpoint; see the module."""
 
     step: int
     progress: dict[str, Any]
@@ -69,7 +70,7 @@ class Record:
         return "average" if any(path.startswith("average/") for path in self.leaves) else "params"
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
-        """{path: shape} of the arrays of an item."""
+        """Return {path: shape} of the arrays of an item."""
         return {
             path.removeprefix(f"{item}/"): leaf.shape
             for path, leaf in self.leaves.items()
@@ -78,13 +79,13 @@ class Record:
 
 
 def leaves_of(items: Any) -> dict[str, Leaf]:
-    """{path: leaf} of the arrays of {item: tree}."""
+    """Return {path: leaf} of the arrays of {item: tree}."""
     sums = checksums(items)
     return {path: Leaf(tuple(x.shape), str(x.dtype), sums[path]) for path, x in flatten_with_paths(items)}
 
 
 def sealed(record: Record) -> dict[str, Any]:
-    """The JSON of a record, with its digest."""
+    """Return the record as JSON values, with its digest."""
     content = finite({"format": FORMAT, **dataclasses.asdict(record)})
     return {"sha256": _digest(content), "record": content}
 
@@ -94,7 +95,11 @@ def _digest(content: Any) -> str:
 
 
 def read_record(checkpoint: Path) -> Record:
-    """The record of the checkpoint in a folder. Raises Damaged, and UserError where a newer t5lite wrote it."""
+    """Return the record of the checkpoint in a folder.
+
+    Raises Damaged, and UserError where the file may not be read, or where another version of t5lite wrote another
+    format.
+    """
     path = checkpoint / ITEM / FILE
     try:
         envelope = json.loads(path.read_bytes())
@@ -127,7 +132,7 @@ def _mix(x: Array) -> Array:
 
 
 def _bits(x: Array) -> Array:
-    """The bit patterns of `x` as uint32, of the same shape; elements of 8 bytes in two along a last axis."""
+    """Return the bit patterns of `x` as uint32, of the same shape; 8-byte elements become two along a new last axis."""
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
     width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize]
@@ -136,7 +141,7 @@ def _bits(x: Array) -> Array:
 
 @jax.jit
 def checksum(x: Array) -> Array:
-    """The checksum of an array of numbers or booleans: uint32 scalar."""
+    """Return the checksum of an array of numbers or booleans: uint32 scalar."""
     bits, place, stride = _bits(x), jnp.uint32(0), 1
     for axis in reversed(range(bits.ndim)):
         place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
@@ -145,6 +150,6 @@ def checksum(x: Array) -> Array:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """{path: checksum} of the arrays of a tree; fetched together, once the device has computed them all."""
+    """Return {path: checksum} of the arrays of a tree. All are fetched together, after the device has computed them."""
     computed = jax.device_get({path: checksum(leaf) for path, leaf in flatten_with_paths(tree)})
     return {path: int(value) for path, value in computed.items()}

@@ -8,9 +8,9 @@
           /                   \\                    warmup_stable_decay
     step 0    warmup_steps     \\_ total_steps
 
-Warm-up is linear, (step + 1) / (warmup_steps + 1) of the peak, so the peak falls on step `warmup_steps` and no update
-is wasted on a rate of 0 (as in nanoGPT). What decays ends at `final_fraction` of the peak at `total_steps`, that is
-after the last update, for the same reason. A run that is shorter than its warm-up ends within it.
+Warm-up is linear: (step + 1) / (warmup_steps + 1) of the peak. So the peak falls on step `warmup_steps`, and no update
+is wasted on a rate of 0 (as in nanoGPT). For the same reason, a decay reaches `final_fraction` of the peak at
+`total_steps`, which is after the last update. A run that is shorter than its warm-up ends during the warm-up.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,26 +28,27 @@ Schedule = Callable[[Any], jax.Array]
 
 
 def _inverse_square_root(s: dict, total_steps: int) -> optax.Schedule:
-    """1/sqrt(max(step, warm-up)), scaled to `rate` at the end of warm-up (Raffel et al. 2020, T5)."""
+    """Return 1/sqrt(max(step, warm-up)), scaled to `rate` at the end of warm-up (Raffel et al. 2020, T5)."""
     start = max(s["warmup_steps"], 1)
     return lambda step: s["rate"] * jnp.sqrt(start / jnp.maximum(step + s["warmup_steps"], start))
 
 
 def _cosine(s: dict, total_steps: int) -> optax.Schedule:
-    """Half a cosine from the peak to the final fraction (Loshchilov and Hutter 2017, SGDR)."""
+    """Return half a cosine from the peak to the final fraction (Loshchilov and Hutter 2017, SGDR)."""
     return optax.cosine_decay_schedule(s["rate"], max(total_steps - s["warmup_steps"], 1), s["final_fraction"])
 
 
 def _linear(s: dict, total_steps: int) -> optax.Schedule:
-    """A straight line from the peak to the final fraction (Devlin et al. 2019, BERT)."""
+    """Return a straight line from the peak to the final fraction (Devlin et al. 2019, BERT)."""
     steps = max(total_steps - s["warmup_steps"], 1)
     return optax.linear_schedule(s["rate"], s["rate"] * s["final_fraction"], steps)
 
 
 def _warmup_stable_decay(s: dict, total_steps: int) -> optax.Schedule:
-    """The peak, then a decay over the last `decay_fraction` of all steps (Hu et al. 2024, MiniCPM).
+    """Return the peak, then a decay over the last `decay_fraction` of all steps (Hu et al. 2024, MiniCPM).
 
-    "1-sqrt" decays by 1 - sqrt(progress), which Hägele et al. 2024 found the better shape; "linear" by 1 - progress.
+    "1-sqrt" decays by 1 - sqrt(progress), which Hägele et al. 2024 found to be the better shape. "linear" decays by 1 -
+    progress.
     """
     decay_steps = max(1, round(s["decay_fraction"] * total_steps))
     stable_steps = total_steps - s["warmup_steps"] - decay_steps
@@ -65,7 +66,7 @@ def _warmup_stable_decay(s: dict, total_steps: int) -> optax.Schedule:
     return schedule
 
 
-# After warm-up; each takes the steps since its end.
+# The schedules after warm-up. Each takes the number of steps since the end of warm-up.
 _AFTER_WARMUP = {
     "constant": lambda s, total_steps: optax.constant_schedule(s["rate"]),
     "inverse_square_root": _inverse_square_root,
@@ -76,7 +77,7 @@ _AFTER_WARMUP = {
 
 
 def settings_of(fields: Mapping, defaults: Mapping, what: str) -> dict:
-    """The `defaults`, replaced by those `fields` that are not None. UserError for a field that `defaults` lacks."""
+    """Return `defaults`, replaced by the `fields` that are not None. Raises UserError for a field without a default."""
     for field in fields:
         if field not in defaults:
             raise UserError(f"{what}.{field}: unknown field; {nearest(field, defaults)}")
@@ -103,11 +104,13 @@ def _check(s: dict, total_steps: int) -> None:
 
 
 def make_schedule(fields: Mapping, total_steps: int) -> Schedule:
-    """The schedule that `fields` describe, for a run of `total_steps`.
+    """Return the schedule that `fields` describe, for a run of `total_steps`.
 
-    `fields` are those of the config's `schedule`; a field that is left out has the config's default.
-    The result takes the 0-based step of an update, a number or a traced scalar, and gives a float32 scalar.
-    Raises UserError, naming the field, for an unknown name and for values out of range.
+    The result takes the 0-based step of an update, a number or a traced scalar, and returns a float32 scalar. Raises
+    UserError, naming the field, for an unknown name and for values out of range.
+
+    Args:
+        fields: the fields of the config's `schedule`. A missing field has the config's default.
     """
     s = settings_of(fields, base_config().schedule, "schedule")
     _check(s, total_steps)

@@ -1,17 +1,17 @@
-"""Where arrays live: the mesh, a table of PartitionSpecs for the parameters, and what follows from it for the rest.
+"""Where arrays live: the mesh, a table of PartitionSpecs for the parameters, and the shardings that follow from it.
 
     axis     splits                                            traffic
     data     the batch                                         gradients are summed over it
     fsdp     the batch, and each parameter's model dimension   parameters are gathered, gradients scattered
     tensor   heads, the feed-forward width, the vocabulary     activations are summed, twice a block
 
-A head stays whole: its kernels are split over `tensor` only where that divides the number of heads.
+A head stays whole: its kernels are split over `tensor` only where the size of `tensor` divides the number of heads.
 
-(Zhao et al. 2023, PyTorch FSDP; Shoeybi et al. 2019, Megatron-LM.) Computation follows data: the jitted step is
-written for one device, and XLA's partitioner inserts the traffic. Axis types are Auto, because under jax.make_mesh's
-default, Explicit, with_sharding_constraint only asserts.
+(Zhao et al. 2023, PyTorch FSDP; Shoeybi et al. 2019, Megatron-LM.) Computation follows data: the jitted step is written
+for one device, and XLA's partitioner inserts the traffic. Axis types are Auto, because under jax.make_mesh's default,
+Explicit, with_sharding_constraint only asserts.
 
-A parameter stacked over N layers keeps N whole: scanning over a sharded axis would gather all of it.
+A parameter stacked over N layers is never split along N: scanning over a sharded axis would gather all of it.
 """
 
 import math
@@ -33,10 +33,10 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes data, fsdp and tensor over `devices` (default: all of them), in the layout of their network.
+    """Return a mesh with axes data, fsdp and tensor over `devices` (default: all), laid out as their network suggests.
 
-    One of the sizes may be -1: what remains of the devices. A single process may use fewer devices than there are,
-    the first ones; several processes must use all, since each must own a part of every array.
+    One of the sizes may be -1: all devices that remain. A single process may use fewer devices than there are; these
+    are the first ones. Several processes must use all devices, because each process must own a part of every array.
     Raises UserError, naming mesh.data, mesh.fsdp and mesh.tensor, for sizes that do not fit.
     """
     devices = list(jax.devices() if devices is None else devices)
@@ -61,7 +61,7 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] |
 
 
 def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """UserError where data·fsdp does not divide the rows of a microbatch; it names the nearest batch size that fits."""
+    """Raise UserError, naming the nearest batch size that fits, where data·fsdp does not divide a microbatch's rows."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if microbatches < 1 or batch_size < 1:
         raise UserError(f"batch_size={batch_size}, microbatches={microbatches}: both must be at least 1")
@@ -76,10 +76,10 @@ def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
 
 
 def param_rules() -> Table:
-    """The table of (regex, PartitionSpec), one row for each kind of parameter of the three architectures.
+    """Return the table of (regex, PartitionSpec), with one row for each kind of parameter of the three architectures.
 
-    Of two multiplied matrices, the first splits its columns over `tensor` and the second its rows, so that a head or
-    a slice of the feed-forward stays on one device from the one to the other.
+    Where two matrices are multiplied in turn, the first splits its columns over `tensor`, and the second its rows. So a
+    head, or a slice of the feed-forward, stays on one device through both.
     """
     return (
         (r".*norm/(scale|bias)", P()),
@@ -106,9 +106,10 @@ def _axes_of(entry: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def head_counts(config: ModelConfig) -> Table:
-    """The table of (regex, heads): how many heads a parameter's columns or rows consist of; 0: of none.
+    """Return the table of (regex, heads): how many heads the columns or rows of a parameter consist of; 0: no heads.
 
-    With grouped queries, keys and values have fewer heads than queries, and may have to be replicated alone.
+    With grouped queries, keys and values have fewer heads than queries. They may then be replicated while queries are
+    split.
     """
     return (
         (r".*_attention/(query|output)/.*", config.num_heads),
@@ -118,9 +119,11 @@ def head_counts(config: ModelConfig) -> Table:
 
 
 def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh, heads: int) -> P:
-    """`spec` with one entry a dimension, less the axes that do not divide theirs. UserError for what is no axis.
+    """Return `spec` with one entry a dimension, without the axes that do not divide their dimension.
 
-    heads: the number of heads that the parameter consists of, which `tensor` must divide; 0 for none.
+    Raises UserError for an axis that does not exist or occurs twice, and for a `spec` that is longer than `shape`.
+
+    heads: the number of heads in the parameter, which `tensor` must divide; 0 for none.
     """
     axes = [axis for entry in spec for axis in _axes_of(entry)]
     for axis in axes:
@@ -143,12 +146,12 @@ def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh, heads: int) -> 
 
 
 def params_shardings(params: Any, mesh: Mesh, config: ModelConfig, rules: Table | None = None) -> Any:
-    """The tree of NamedShardings that `rules` (default: `param_rules`) give to `params`, arrays or their shapes.
+    """Return the tree of NamedShardings that `rules` (default: `param_rules`) give to `params`, arrays or their shapes.
 
-    A dimension that a mesh axis does not divide is not split over that axis, and the same rules serve small models.
-    Heads count as they are in `config`: 6 heads on tensor=4 are replicated, although 6 · 64 columns could be split.
-    Raises UserError for a parameter that no row covers, for a given row that
-    covers none, and for a row that names no axis of the mesh.
+    A dimension that a mesh axis does not divide is not split over that axis, so the same rules serve small models.
+    `config` has the numbers of heads: 6 heads on tensor=4 are replicated, although 6 · 64 columns could be split.
+    Raises UserError for a parameter that no row covers, for a row of given `rules` that covers no parameter, and for a
+    row with an axis that the mesh does not have.
     """
     table = match_table(param_rules() if rules is None else rules, params, "sharding rules", allow_unused=rules is None)
     specs = dict(flatten_with_paths(table))
@@ -162,7 +165,7 @@ def params_shardings(params: Any, mesh: Mesh, config: ModelConfig, rules: Table 
 
 
 def place_shapes(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
-    """The shapes of `params`, arrays or their shapes, as jax.ShapeDtypeStruct, with the shardings of the rules.
+    """Return the shapes of `params`, arrays or their shapes, as jax.ShapeDtypeStruct with the shardings of the rules.
 
     config: the model's. `params` may hold further parameters, such as other heads.
     """
@@ -171,22 +174,22 @@ def place_shapes(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
 
 
 def placed_shapes(config: ModelConfig, mesh: Mesh) -> Any:
-    """`place_shapes` of all parameters of a model."""
+    """Return `place_shapes` for all parameters of a model."""
     return place_shapes(parameter_shapes(config), mesh, config)
 
 
 def _owner(path: str, params: Iterable[str]) -> str | None:
-    """The parameter whose path is the longest suffix of a state leaf's: …/mu/encoder/final_norm/scale → encoder/…"""
+    """Return the parameter that is the longest suffix of a state path: …/mu/encoder/final_norm/scale → encoder/…"""
     parts = path.split("/")
     return next((tail for i in range(len(parts)) if (tail := "/".join(parts[i:])) in params), None)
 
 
 def state_shardings(state: Any, mesh: Mesh, params: Any, config: ModelConfig, rules: Table | None = None) -> Any:
-    """The tree of NamedShardings for an optimizer's `state`, or for a whole train state around it.
+    """Return the tree of NamedShardings for an optimizer's `state`, or for a whole train state around it.
 
-    `state` and `params` are arrays or their shapes. A leaf belongs to the parameter whose path ends its own. With the
-    parameter's shape it gets the parameter's sharding; Adafactor's v_row [..., R] and v_col [..., C] get it less the
-    dimension that they average over; everything else, such as counters, is replicated.
+    `state` and `params` are arrays or their shapes. A leaf belongs to the parameter whose path ends the leaf's path. A
+    leaf with the parameter's shape gets the parameter's sharding. Adafactor's v_row [..., R] and v_col [..., C] get the
+    sharding without the dimension that they average over. All other leaves, such as counters, are replicated.
     """
     shapes = {path: p.shape for path, p in flatten_with_paths(params)}
     specs = {
@@ -212,14 +215,14 @@ def state_shardings(state: Any, mesh: Mesh, params: Any, config: ModelConfig, ru
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis over data and fsdp; replicated over tensor."""
+    """Return the sharding of a batch: the leading axis over data and fsdp, replicated over tensor."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Which of a batch's rows this process hands to `put_batch`, in that order: int64, sorted.
+    """Return int64, sorted: the rows of a batch that this process hands to `put_batch`, in that order.
 
-    All of them in a single process. Processes that share rows, as those joined by `tensor` do, get the same ones.
+    A single process gets all rows. Processes that share rows, such as those joined by `tensor`, get the same ones.
     """
     rows = np.arange(batch_size)
     shards = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
@@ -227,6 +230,6 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 
 def put_batch(rows: Any, mesh: Mesh) -> Any:
-    """Global arrays [B, ...] of a tree of NumPy arrays [len(local_rows), ...], this process's rows of the batch."""
+    """Return global arrays [B, ...] from a tree of NumPy arrays [len(local_rows), ...], the rows of this process."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)

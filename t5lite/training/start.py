@@ -1,11 +1,11 @@
-"""How a run finds its weights: its own checkpoint, else another run's parameters, else none.
+"""How a run finds its weights: in its own checkpoint, else from another run's parameters, else from scratch.
 
-1. workdir/checkpoints   everything: parameters, optimizer, step, what was spent
-2. init_from             parameters only, of a run (their average where it has one) or of released weights, hf:DIR;
-                         optimizer and schedule start at step 0. A head for other labels is left: this run's is new
+1. workdir/checkpoints   everything: parameters, optimizer, step, and the cost so far
+2. init_from             parameters only, from a run (their average where it has one) or from released weights, hf:DIR.
+                         Optimizer and schedule start at step 0. A head for other labels is not taken: the head is new
 3. scratch
 
-A damaged checkpoint counts as none: the one before it takes its place, with a warning.
+A damaged checkpoint counts as missing: the checkpoint before it is used, with a warning.
 """
 
 import contextlib
@@ -37,18 +37,19 @@ from t5lite.training.watch import Progress
 from t5lite.training.workdir import read_labels
 
 Shapes = Mapping[str, tuple[int, ...]]
-# (shapes of the other's parameters, a function that tells its labels) -> what to read of it
+# (shapes of the source's parameters, a function that returns its labels) -> the arrays to read from the source
 Wanted = Callable[[Shapes, Callable[[], Sequence[str] | None]], dict[str, jax.ShapeDtypeStruct]]
-OF_VOCABULARY = {"token_embedding/embedding": 0, "lm_head/kernel": 1, "lm_head/bias": 0}  # {path: the axis}
-# What the parts are called that released weights can lack.
+OF_VOCABULARY = {"token_embedding/embedding": 0, "lm_head/kernel": 1, "lm_head/bias": 0}  # {path: vocabulary axis}
+# Names for users, of the parts that released weights can lack.
 PARTS = dict.fromkeys(("lm_head", "mlm_transform"), TEXT.part) | {head: task.part for head, task in TASKS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class HandOff:
-    """Which parameters came from `source`, which are new here, and which of its own were left.
+    """Which parameters came from `source`, which are new in this run, and which parameters of `source` were left out.
 
-    step: of a run. grown: those of the restored ones that have more rows here, for a larger vocabulary.
+    step: the step of the checkpoint; None for released weights.
+    grown: the restored parameters that have new rows here, for a larger vocabulary.
     """
 
     source: str
@@ -59,7 +60,7 @@ class HandOff:
     grown: tuple[str, ...] = ()
 
     def report(self) -> str:
-        """One line for people: how many were restored, and the names of what is new or left."""
+        """Return one line for people: how many parameters were restored, and the names of the new and the left ones."""
         at = "" if self.step is None else f" at step {self.step}"
         line = f"from {self.source}{at}: {len(self.restored)} parameters restored"
         for word, names in (("with new rows", self.grown), ("new", self.new), ("left", self.left)):
@@ -76,9 +77,11 @@ def find_weights(
     labels: Sequence[str] | None = None,
     known_rows: int | None = None,
 ) -> tuple[TrainState, Progress, HandOff | None]:
-    """The state to go on from, in the order of the module's docstring, what it has cost so far, and the hand-off.
+    """Return the state to go on from, in the order of the module's docstring, its progress so far, and the hand-off.
 
-    labels: of the run that starts. known_rows: as for `hand_over`.
+    Args:
+        labels: the labels of the run that starts.
+        known_rows: as for `hand_over`.
     """
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(trainer.shapes, trainer.shardings)
@@ -91,9 +94,9 @@ def find_weights(
 
 
 def shapes_at(source: str, step: str | None = None) -> Shapes:
-    """The shapes of the parameters of `source`, a workdir or `hf:DIR`, without their values.
+    """Return the shapes of the parameters of `source`, a workdir or `hf:DIR`, without reading their values.
 
-    Raises UserError where there is no checkpoint, or where none says intact what it holds.
+    Raises UserError where there is no checkpoint, or where no checkpoint has an intact record.
     """
     if is_released(source):
         return _open_released(source, step).shapes
@@ -107,7 +110,11 @@ def shapes_at(source: str, step: str | None = None) -> Shapes:
 
 
 def check_shapes(theirs: Shapes, ours: Shapes, source: str, labels: Sequence[str] | None = None) -> None:
-    """Refuse before anything is compiled what `hand_over` would refuse. ours: the shapes of this run's parameters."""
+    """Raise before anything is compiled what `hand_over` would raise.
+
+    Args:
+        ours: the shapes of this run's parameters.
+    """
     _common(theirs, ours, source, lambda: _labels_at(source), labels)
 
 
@@ -123,11 +130,15 @@ def hand_over(
     labels: Sequence[str] | None = None,
     known_rows: int | None = None,
 ) -> tuple[TrainState, HandOff]:
-    """`state` with the parameters that `source`, a workdir or `hf:DIR`, has under the same path. The state is used up.
+    """Return `state` with the parameters that `source`, a workdir or `hf:DIR`, has at the same path. Consumes `state`.
 
-    step: of a workdir's checkpoint, as for `chosen_steps`. known_rows: take over only the first `known_rows` rows of
-    the vocabulary; the rest stay new. None: take over all rows of `source`.
-    Raises UserError where a path's shape differs, or where nothing matches.
+    Raises UserError where the shapes at a path differ by more than rows of a larger vocabulary, or where no path is in
+    both.
+
+    Args:
+        step: which checkpoint of a workdir, as for `chosen_steps`.
+        known_rows: take over only the first `known_rows` rows of the vocabulary; the rest stay new. None: take over all
+            rows of `source`.
     """
     ours, shardings = (flatten_dict(tree, sep="/") for tree in (state.params, trainer.shardings.params))
     grown: dict[str, np.ndarray] = {}
@@ -136,7 +147,7 @@ def hand_over(
         common = _common(theirs, {path: leaf.shape for path, leaf in ours.items()}, source, their_labels, labels)
         has_new_rows = lambda path: theirs[path] != ours[path].shape or (known_rows and path in OF_VOCABULARY)
         grown.update({path: whole(ours[path]) for path in common if has_new_rows(path)})
-        # What is to be replaced makes room first: there is never a second copy of the parameters.
+        # Arrays that will be replaced are freed first, so there is never a second copy of the parameters.
         _free([ours[path] for path in common])
         _free(jax.tree.leaves(state.average))
         return {
@@ -164,7 +175,7 @@ def hand_over(
 def _from_run(
     source: str, step: str | None, wanted: Wanted
 ) -> tuple[Shapes, dict[str, jax.Array], int, tuple[str, ...]]:
-    """(shapes of its parameters, those that are wanted, their step, tensors that it keeps) of the run in a workdir."""
+    """Return (shapes of all parameters, the wanted parameters, their step, tensors that the run keeps) of a run."""
     workdir = Path(source)
     kept = read_kept(workdir)
 
@@ -180,7 +191,7 @@ def _from_run(
 def _from_released(
     source: str, step: str | None, wanted: Wanted
 ) -> tuple[Shapes, dict[str, jax.Array], None, tuple[str, ...]]:
-    """The same of released weights, which have no steps."""
+    """Return what `_from_run` returns, for released weights, which have no step."""
     released = _open_released(source, step)
     values = load_parameters(released, wanted(released.shapes, lambda: released.labels))
     return released.shapes, values, None, released.heads
@@ -199,7 +210,7 @@ def _common(
     their_labels: Callable[[], Sequence[str] | None],
     labels: Sequence[str] | None,
 ) -> list[str]:
-    """The paths of the parameters to take over: those of the same path, but no head for other labels."""
+    """Return the paths of the parameters to take over: the paths in both, without heads for other labels."""
     common = theirs.keys() & ours.keys()
     of_labels = {head for head, task in TASKS.items() if task.has_labels}
     heads = {path for path in common if path.split("/")[0] in of_labels}
@@ -217,7 +228,7 @@ def _common(
 
 
 def _has_grown(path: str, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
-    """Whether a parameter differs by rows of a larger vocabulary alone."""
+    """Return whether a parameter's shapes differ only by more rows for a larger vocabulary."""
     axis = OF_VOCABULARY.get(path)
     return (
         axis is not None
@@ -237,11 +248,12 @@ def _free(arrays: list[jax.Array]) -> None:
 
 
 def load_params(place: str | Path, like: Any, step: str | None = None, average: int = 1) -> tuple[Any, int]:
-    """(parameters, step) from a checkpoint in a workdir, or (those of `hf:DIR`, 0).
+    """Return (parameters, step) of a checkpoint in a workdir, or (parameters, 0) of `hf:DIR`.
 
-    like: their shapes with shardings, as of `placed_shapes`. step: as for `chosen_steps`.
-    average: the mean of the parameters of so many checkpoints, the newest; their step is then that of the newest of
-    them.
+    Args:
+        like: the shapes of the parameters with shardings, as `placed_shapes` returns them.
+        step: as for `chosen_steps`.
+        average: return the mean over this many checkpoints, the newest intact ones, and the newest of their steps.
     """
     flat = flatten_dict(like, sep="/")
     if is_released(place):
@@ -273,7 +285,7 @@ def load_params(place: str | Path, like: Any, step: str | None = None, average: 
 
 
 def _require_answers(place: str | Path, refusal: str | None, lacking: Collection[str]) -> None:
-    """UserError for released weights that cannot answer: their head is of another kind, or a part is missing."""
+    """Raise UserError for released weights that cannot answer: their head is of another kind, or a part is missing."""
     parts = " and ".join(sorted({PARTS.get(part_of(path), part_of(path)) for path in lacking}))
     reason = refusal or (f"the weights have no {parts}" if parts else None)
     if reason is not None:

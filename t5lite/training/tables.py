@@ -1,7 +1,7 @@
-r"""Everything that is set per parameter is a small table of (regex, value), read from the top: the first match wins.
+r"""Every setting per parameter is a small table of (regex, value), read from the top: the first match wins.
 
 A parameter's path is its keys joined by '/', such as decoder/layers/mlp/gate/kernel. A pattern must match the whole
-path (`re.fullmatch`), so a row says how far it reaches, and a pattern that is too narrow is an error, not a guess:
+path (`re.fullmatch`). So each row shows how far it reaches, and a pattern that is too narrow is an error:
 
     (r".*/scale", 0.0),
     (r"(encoder|decoder)/relative_bias/embedding", 0.0),
@@ -19,25 +19,25 @@ from t5lite.system.errors import UserError
 
 Table = Sequence[tuple[str, Any]]
 
-MOST_PATHS = 40  # that an error lists
+MOST_PATHS = 40  # the most paths in an error
 
 _STACKED = re.compile(r"(.*/)?layers/.*")
-# How the parameters of one layer are called elsewhere: layers_0/…, layers/3/…, layer.2.…, blocks/1/….
+# How other libraries name the parameters of one layer: layers_0/…, layers/3/…, layer.2.…, blocks/1/….
 _ONE_LAYER = re.compile(r"(layers?|blocks?|\bh)[_/.\\\[\]()]*(\d|(?<=\\)d)")
 
 
 def path_of(keypath: tuple) -> str:
-    """The '/'-joined path of a JAX key path: dict keys, attribute names and positions alike."""
+    """Return the '/'-joined path of a JAX key path, with dict keys, attribute names and positions written alike."""
     return jax.tree_util.keystr(keypath, simple=True, separator="/")
 
 
 def flatten_with_paths(tree: Any) -> list[tuple[str, Any]]:
-    """All (path, leaf) of `tree`, sorted by path."""
+    """Return all (path, leaf) of `tree`, sorted by path."""
     return sorted(((path_of(keys), leaf) for keys, leaf in jax.tree.leaves_with_path(tree)), key=lambda item: item[0])
 
 
 def is_stacked(path: str) -> bool:
-    """Whether the parameter's first axis counts layers: it lies under a key `layers`."""
+    """Return whether the parameter's first axis counts layers: it lies under a key `layers`."""
     return _STACKED.fullmatch(path) is not None
 
 
@@ -54,11 +54,14 @@ def _compile(table: Table, what: str) -> list[tuple[re.Pattern, Any]]:
 
 
 def match_table(table: Table, tree: Any, what: str, *, allow_unused: bool = False) -> Any:
-    """A tree like `tree` that holds, for each leaf, the value of the first row whose pattern matches its whole path.
+    """Return a tree like `tree`, with the value of the first row that matches the whole path of each leaf.
 
-    `what` names the table in errors, as the user knows it ("optimizer.rate_multipliers"). `allow_unused` is for
-    defaults that serve several architectures. Raises UserError for a leaf that no row covers, for a row that matches
-    no leaf (rows that earlier ones overrule are fine), and for a row that is no (regex, value).
+    Raises UserError for a leaf that no row covers, for a row that matches no leaf, and for a row that is not a pair
+    (regex, value). A row that matches only leaves of earlier rows is no error.
+
+    Args:
+        what: the name of the table in errors, as the user knows it ("optimizer.rate_multipliers").
+        allow_unused: allow rows that match no leaf, for defaults that serve several architectures.
     """
     rows = _compile(table, what)
     paths = [path for path, _ in flatten_with_paths(tree)]
@@ -73,7 +76,7 @@ def match_table(table: Table, tree: Any, what: str, *, allow_unused: bool = Fals
 
 
 def _matches_nothing(pattern: re.Pattern, tree: Any, what: str) -> str:
-    """The error for a row that matches no parameter of `tree`: why that may be, and which paths there are."""
+    """Return the error for a row that matches no parameter of `tree`: the likely reason, and the existing paths."""
     text, leaves = pattern.pattern, flatten_with_paths(tree)
     parts = [f"{what}: the row {text!r} matches no parameter"]
     if partly := [path for path, _ in leaves if pattern.search(path)]:
@@ -90,28 +93,28 @@ def _matches_nothing(pattern: re.Pattern, tree: Any, what: str) -> str:
 
 
 def _nearest_first(text: str, paths: Sequence[str]) -> list[str]:
-    """`paths`, those first that are most like `text`; equals stay in their order."""
+    """Return `paths`, those first that are most similar to `text`. Equally similar ones keep their order."""
     plain = re.sub(r"[\\^$.*+?()\[\]{}|]+|\d+", "", text)
     return sorted(paths, key=lambda path: -difflib.SequenceMatcher(None, plain, path, autojunk=False).ratio())
 
 
 def _stacks(leaves: Sequence[tuple[str, Any]]) -> Iterator[str]:
-    """How many layers a path of each stack holds, in words."""
+    """Yield, for each stack of layers, a sentence that says how many layers one of its paths holds."""
     sizes = {path.partition("layers/")[0]: getattr(leaf, "shape", ()) for path, leaf in leaves if is_stacked(path)}
     for before, shape in sizes.items():
         yield f"a path under {before}layers/ holds all {shape[0] if shape else 'its'} layers"
 
 
 def keep(tree: Any, kept: Any) -> Any:
-    """`tree` with None, which JAX counts as no leaf, where the bool of the tree `kept` is False."""
+    """Return `tree` with None, which JAX does not count as a leaf, where the tree of bools `kept` is False."""
     return jax.tree.map(lambda is_kept, leaf: leaf if is_kept else None, kept, tree)
 
 
 def fill(tree: Any, rest: Any) -> Any:
-    """`tree` with the leaves of `rest`, a tree like it, where `tree` has None."""
+    """Return `tree` with the leaves of `rest`, a tree of the same structure, where `tree` has None."""
     return jax.tree.map(lambda leaf, other: other if leaf is None else leaf, tree, rest, is_leaf=lambda x: x is None)
 
 
 def is_there(tree: Any) -> Any:
-    """A tree of bools: False where `tree` has None."""
+    """Return a tree of bools: False where `tree` has None."""
     return jax.tree.map(lambda leaf: leaf is not None, tree, is_leaf=lambda x: x is None)

@@ -1,8 +1,9 @@
-"""What is watched while a run trains: updates left out because a number was not finite, and spikes of the loss.
+"""Watching a run while it trains: updates left out because a number was not finite, and spikes of the loss.
 
-The step itself leaves out an update whose loss or gradient is not finite (`step.py`). Here it is counted and said, with
-the rows of the step, which `preview --step` shows; and where it happens too often in a row the run ends, its last
-checkpoint untouched. An optimizer that makes of finite numbers an update that is not finite ends the run at once.
+The step itself leaves out an update if its loss or gradient is not finite (`step.py`). Here such updates are counted
+and reported, with the rows of the step, which `preview --step` shows. After too many in a row the run ends, and its
+last checkpoint is untouched. Where the optimizer turns finite numbers into an update that is not finite, the run ends
+at once.
 """
 
 import dataclasses
@@ -14,18 +15,20 @@ import numpy as np
 from t5lite.system.errors import UserError
 from t5lite.system.progress import warn
 
-SPIKE_DEVIATIONS = 6.0  # of recent losses, above their mean
-SPIKE_DECAY = 0.98  # of the weight of a loss, from step to step: the last fifty or so count
+SPIKE_DEVIATIONS = 6.0  # standard deviations of recent losses above their mean
+SPIKE_DECAY = 0.98  # of a loss's weight at each later step: about the last fifty losses count
 LOSSES_BEFORE_SPIKES = 100
 MOST_ROWS_SAID = 8
 
 
 @dataclasses.dataclass
 class Progress:
-    """What adds up over restarts, saved with each checkpoint.
+    """Totals that continue over restarts, saved with each checkpoint.
 
-    tokens: without padding. seconds: of the loop's clock. skipped: updates left out, skipped_in_a_row: the newest of
-    them. losses, loss_mean, loss_variance: how many there were, and the moments of the recent ones.
+    tokens: without padding.
+    seconds: of the loop's clock.
+    skipped, skipped_in_a_row: updates left out, in all and since the last update that was made.
+    losses, loss_mean, loss_variance: the number of losses, and the moments of the recent ones.
     """
 
     tokens: float = 0.0
@@ -38,15 +41,17 @@ class Progress:
 
 
 class Watch:
-    """Looks at the metrics of each step in turn."""
+    """Checks the metrics of each step in turn."""
 
     def __init__(self, done: Progress, most_skipped: int):
         self.done, self.most_skipped = done, most_skipped
 
     def look(self, step: int, loss: float, skipped: bool, finite_rows: np.ndarray) -> dict[str, Any]:
-        """What to log of `step` beside its metrics: mostly nothing. finite_rows [B]: which rows have a finite loss.
+        """Return what to log for `step` beside its metrics: mostly nothing.
 
         Raises UserError where more than `most_skipped` updates in a row were left out.
+
+        finite_rows: bool [B], which rows have a finite loss.
         """
         if skipped:
             return self._skipped(step, finite_rows)
@@ -55,7 +60,7 @@ class Watch:
 
     @staticmethod
     def require_finite_update(step: int, is_finite: bool) -> None:
-        """UserError where the update of `step` is not finite although its loss and gradient are."""
+        """Raise UserError where the update of `step` is not finite although its loss and gradient are."""
         if not is_finite:
             raise UserError(
                 f"step {step}: the loss and the gradient are finite, but what the optimizer made of them is not: a "
@@ -67,7 +72,7 @@ class Watch:
         done = self.done
         done.skipped += 1
         done.skipped_in_a_row += 1
-        # Where all losses are finite, any row may be why.
+        # Where all losses are finite, any row may be the cause.
         places = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
         rows = ((step - 1) * len(finite_rows) + places).tolist()
         said = ", ".join(map(str, rows[:MOST_ROWS_SAID])) + (", …" if len(rows) > MOST_ROWS_SAID else "")
@@ -84,7 +89,7 @@ class Watch:
         done = self.done
         deviations = (loss - done.loss_mean) / math.sqrt(max(done.loss_variance, 1e-12))
         is_spike = done.losses >= LOSSES_BEFORE_SPIKES and deviations > SPIKE_DEVIATIONS
-        # A spike counts as much as the highest loss that is none, or the next one would pass unnoticed.
+        # A spike counts like the highest loss that is no spike. Otherwise the next spike would not be noticed.
         seen = done.loss_mean + SPIKE_DEVIATIONS * math.sqrt(done.loss_variance) if is_spike else loss
         weight = max(1 - SPIKE_DECAY, 1 / (done.losses + 1))
         difference = seen - done.loss_mean

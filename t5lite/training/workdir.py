@@ -1,4 +1,4 @@
-"""The folder of a run: whether it can be written, whose it is, what it went through, whether its run is complete."""
+"""The folder of a run: whether it can be written, which run owns it, its history, and whether its run is complete."""
 
 import contextlib
 import fcntl
@@ -17,22 +17,22 @@ from t5lite.system.files import FORMAT, NUMBER, read_json, write_json, writing
 from t5lite.system.hosts import is_primary, meet
 from t5lite.system.progress import warn
 
-# What may differ when a workdir is gone on with. Of every other field the rest of the run would be another run's:
+# Fields that may differ when a run is resumed. A change of any other field would make the rest another run:
 # data, tokenizer, objective, batch_size, seed     what is learned from, in which order
-# model, trainable, loss, optimizer, schedule      what is computed (model.dtype too: it rounds otherwise)
-# budget, microbatches, ema_decay                  where schedules end; dropout is drawn per microbatch; the average
-# init_from, init_from_step                        where it came from, which is on record
+# model, trainable, loss, optimizer, schedule      what is computed (model.dtype too: it changes rounding)
+# budget, microbatches, ema_decay                  where schedules end; draws of dropout; the average
+# init_from, init_from_step                        where the run came from, which is recorded
 MAY_CHANGE = (
-    "name",  # how it is called
-    "eval", "log_every_steps", "checkpoint",  # how it is watched and kept
-    "max_skipped_steps", "debug_nans",  # when it ends of what it computes
-    "mesh", "deterministic",  # where it runs, and whether that repeats itself
-    "model.attention", "model.remat", "model.scan_layers",  # programs for one and the same function
+    "name",  # how the run is called
+    "eval", "log_every_steps", "checkpoint",  # how the run is watched and kept
+    "max_skipped_steps", "debug_nans",  # when numbers that are not finite end it
+    "mesh", "deterministic",  # where the run runs, and whether it is reproducible
+    "model.attention", "model.remat", "model.scan_layers",  # different programs for the same function
 )  # fmt: skip
 LOCK = ".lock"
-# What a kill can leave: our own files before their rename (files.py), Orbax's folders before theirs.
+# What a kill can leave: files of this package before their rename (files.py), and Orbax's folders before theirs.
 LEFTOVERS = ("*.tmp", "tokenizer/*.tmp", "checkpoints/*.orbax-checkpoint-tmp*")
-# What the files that a run leaves hold, as files.has_shape has it. Reports take them with gaps.
+# The content of the files that a run leaves, in the notation of files.has_shape. Reports accept missing fields.
 PROVENANCE = {
     **dict.fromkeys(("data", "heldout", "packages"), ({str: str}, None)),
     **dict.fromkeys(("labels", "devices"), ([str], None)),
@@ -61,7 +61,7 @@ Changes = dict[str, dict[str, Any]]  # {field: {"was": …, "now": …}}
 
 
 def make_workdir(workdir: Path) -> None:
-    """Make the folder. Raises UserError where it cannot be written, or where another host does not see it."""
+    """Create the folder. Raises UserError where it cannot be written, or where another host does not see it."""
     if is_primary():
         _make_workdir(workdir)
     meet()
@@ -79,11 +79,12 @@ def _make_workdir(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def owned(workdir: Path) -> Iterator[None]:
-    """Be the only process that trains in `workdir`, and sweep away what a killed one left half-written.
+    """Be the only process that trains in `workdir`, and remove unfinished files of a process that was killed.
 
-    A lock of the kernel (flock), so it ends with its owner, however that ends. Between machines it holds where their
-    file system passes locks on, as NFS does unless mounted with local_lock; where there are none, a warning says so.
-    Raises UserError, with the owner's process and host, where another process has it, or where nothing can be written.
+    The lock is the kernel's (flock), so it ends when its process ends, in whatever way. Between machines it works if
+    their file system shares locks, as NFS does unless mounted with local_lock. If there are no locks, a warning says
+    so. Raises UserError, with the owner's process and host, where another process owns it, or where nothing can be
+    written.
     """
     with (workdir / LOCK).open("r+") as file:
         try:
@@ -106,9 +107,12 @@ def owned(workdir: Path) -> Iterator[None]:
 
 
 def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = ()) -> Changes:
-    """Refuse to go on in a workdir with a config that computes something else, but for the fields or groups `allowed`.
+    """Refuse to resume in a workdir with a config that computes something else, except for what `allowed` names.
 
-    Returns those that did change.
+    Returns the changes outside MAY_CHANGE.
+
+    Args:
+        allowed: fields or groups that may change.
     """
     if not (workdir / "config.json").exists():
         return {}
@@ -125,7 +129,10 @@ def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = (
 
 
 def check_same_data(identity: Mapping[str, str], workdir: Path, allowed: Sequence[str] = ()) -> Changes:
-    """The same of the text and the tokenizer, by their fingerprints, which may change behind an unchanged config."""
+    """Check that text and tokenizer are the same, by fingerprint: files can change although the config did not.
+
+    Returns the changes, all in `allowed`.
+    """
     before = read_provenance(workdir).get("data") or identity
     refused = _changes(before, identity, allowed)
     if refused:
@@ -137,7 +144,7 @@ def check_same_data(identity: Mapping[str, str], workdir: Path, allowed: Sequenc
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> Changes:
-    """What differs outside the fields and groups `but`."""
+    """Return what differs outside the fields and groups in `but`."""
     names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     names = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in but)]
     return {name: {"was": before.get(name), "now": now.get(name)} for name in names}
@@ -146,30 +153,35 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[st
 def write_facts(workdir: Path, config: ConfigDict, provenance: Mapping[str, Any], step: int, changes: Changes) -> None:
     """Write config.json, and provenance.json with a history to which this start is appended.
 
-    step: from which it goes on; changes: of the config or the data, which hold from there.
+    Args:
+        step: where the run (re)starts.
+        changes: changes of the config or the data since the last start, which hold from `step` on.
     """
-    about_data = ("data", "heldout", "labels")  # which all starts share, or it is among the changes
+    about_data = ("data", "heldout", "labels")  # the same for all starts, or else among the changes
     start = {"step": step, **{name: fact for name, fact in provenance.items() if name not in about_data}}
     history = [*(read_provenance(workdir).get("history") or []), start | {"changes": changes}]
-    # In this order: a kill between the two leaves a change that is still to be allowed, not one without a record.
+    # In this order, a kill between the two means that a change must be allowed again; the other order loses its record.
     write_json(workdir / "provenance.json", {**provenance, "history": history})
     write_json(workdir / "config.json", {"format": FORMAT, **to_dict(config)})
 
 
 def set_aside_result(workdir: Path) -> None:
-    """Of a run that was complete and goes on, keep the result under the name of its step."""
+    """Rename result.json to result-STEP.json, for a complete run that goes on."""
     result = read_result(workdir)
     if result is not None:
         (workdir / "result.json").replace(workdir / f"result-{result['step']}.json")
 
 
 def read_provenance(workdir: Path) -> dict[str, Any]:
-    """What provenance.json says; {} where there is none."""
+    """Return the content of provenance.json; {} where there is none."""
     return read_json(workdir / "provenance.json", shape=PROVENANCE) or {}
 
 
 def read_labels(workdir: Path) -> list[str] | None:
-    """The closed set of targets that a run was trained on; None where they were no such set."""
+    """Return the closed set of targets that a run was trained on; None where the targets were not a closed set.
+
+    Raises UserError where there is no provenance.json.
+    """
     said = read_json(workdir / "provenance.json", shape=PROVENANCE)
     if said is None:
         raise UserError(f"{workdir} has no provenance.json, which holds the labels; restore it")
@@ -177,5 +189,5 @@ def read_labels(workdir: Path) -> list[str] | None:
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """The result of a complete run; None where the run is not complete."""
+    """Return the result of a complete run; None where the run is not complete."""
     return read_json(workdir / "result.json", "delete it to have the run end anew", RESULT)
