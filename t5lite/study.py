@@ -90,8 +90,8 @@ def run_and_report(
     """Run what of `study` is not complete, each run in `folder`/name, and write the report into `folder`.
 
     bases: what the report compares with, as in `write_report`; a note says where none of its runs is complete. only:
-    run these and what they need; none: all. parallel: runs at a time, each a process; None: one after the other in this
-    process, for a notebook, which may hold the only device. given: the fields that the command line has set.
+    run these and what they need; none: all. parallel: runs at a time, in as many processes; None: one after another in
+    this process, for a notebook, which may hold the only device. given: the fields that the command line has set.
 
     The report names the runs that failed. Raises UserError where none is complete, Interrupted after a signal.
     """

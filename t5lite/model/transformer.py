@@ -26,6 +26,7 @@ For generation: `encode` once, `start_cache`, then `extend` by a prompt, or by o
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -226,6 +227,7 @@ class Transformer(nn.Module):
         return StepWeights(self.decoder.joined(), kernel.astype(self.config.dtype))
 
 
+@functools.lru_cache(16)
 def parameter_shapes(config: ModelConfig) -> Any:
     """Return the tree of a model's parameters, each leaf a jax.ShapeDtypeStruct."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)

@@ -302,8 +302,8 @@ def test_a_study_knows_its_runs_again_and_passes_the_shape_of_the_command_line_o
     for _ in range(2):
         report = study.run_and_report(runs, tmp_path / "out", "Mine", parallel=None)
         assert {entry.run: entry.status for entry in report.entries} == dict.fromkeys(runs, "complete")
-    command = study._command(runs, ("model.d_model", "budget.steps"), Path("c.json"), tmp_path / "out" / "tuned-0")
-    assert command[-1] == "--config.model.d_model=48"
+    arguments = study._arguments(runs, ("model.d_model", "budget.steps"), Path("c.json"), tmp_path / "out" / "tuned-0")
+    assert arguments[-1] == "--config.model.d_model=48"
     shutil.rmtree(tmp_path / "out" / "tuned-0")
     report = study.run_and_report(runs, tmp_path / "out", "Mine", parallel=None, given=("model.d_model",))
     assert "config.model.d_model=48" in {entry.run: entry.status for entry in report.entries}["tuned-0"]
