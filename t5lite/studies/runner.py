@@ -114,8 +114,7 @@ class _Work:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, to_dict(self.study[name]))
         deterministic = self.study[name].deterministic
-        free = (slot for slot in self.slots if slot.run is None)
-        slot = min(free, key=lambda slot: (slot.fitness(deterministic), slot.number))
+        slot = min((slot for slot in self.slots if slot.run is None), key=lambda slot: not slot.suits(deterministic))
         self.tokenizer_before[name] = _time_of(self._tokenizer(name))
         slot.start(name, self.arguments(path, self.folder / name), deterministic)
 

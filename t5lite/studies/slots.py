@@ -39,17 +39,14 @@ class Slot:
         """What is readable when the run has ended: for `select`."""
         return self._channel.fileno()
 
-    def fitness(self, deterministic: bool) -> int:
-        """How soon the slot can run something: 0 with a worker that fits, 1 with none, 2 with one that does not."""
-        if self._process is None or self._process.poll() is not None:
-            return 1
-        return 0 if self._deterministic == deterministic else 2
+    def suits(self, deterministic: bool) -> bool:
+        """Whether there is a worker for such a run: a process tells JAX once whether it is to be deterministic."""
+        is_alive = self._process is not None and self._process.poll() is None
+        return is_alive and self._deterministic == deterministic
 
     def start(self, run: str, arguments: Sequence[str], deterministic: bool) -> None:
-        """Have the worker run the module's verb with `arguments`. deterministic: the config's, which a worker hands to
-        JAX once.
-        """
-        if self.fitness(deterministic):
+        """Have the worker run the module's verb with `arguments`; a new worker where none suits."""
+        if not self.suits(deterministic):
             self.close()
             self._start_worker(deterministic)
         read_end, write_end = _output(self.parallel)
@@ -82,8 +79,9 @@ class Slot:
 
     def outcome(self) -> tuple[int, str]:
         """The exit code of the run that has ended, 0: it is complete, and the reason in a line. The slot is free."""
-        said = self._channel.recv(worker.LONGEST)
-        code, reason = 0, ""
+        said, code, reason = b"", 0, ""
+        with contextlib.suppress(ConnectionResetError):  # of a worker that was killed before it read its arguments
+            said = self._channel.recv(worker.LONGEST)
         if said != worker.DONE:
             code = self._process.wait()
             reason = f"killed by {signal.Signals(-code).name}" if code < 0 else said.decode() or f"exit code {code}"

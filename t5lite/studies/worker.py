@@ -5,8 +5,8 @@
 DESCRIPTOR is a socket to the runner (runner.py). For each run the runner sends the arguments of `MODULE.main`, a JSON
 list, with the file that takes the run's output. The answer is DONE, or why the run failed.
 
-A worker whose run failed ends, with the exit code that the run alone would have had: what the run left behind, such as
-threads that still save and arrays in a traceback, ends too. The next run gets a new worker.
+A worker whose run failed ends, with the exit code that the run alone would have had. What the run left behind, such as
+threads that still save and arrays in a traceback, ends with it. The next run gets a new worker.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from t5lite.system.errors import RUN_ME_AGAIN, end_process
+from t5lite.system.errors import LONGEST_MESSAGE, RUN_ME_AGAIN, end_process
 
 DONE = b"\0"
 LONGEST = 2**16  # bytes of a message
@@ -38,9 +38,10 @@ def serve(channel: socket.socket, module: str) -> None:
         code, reason = _run(module, json.loads(message))
         gc.collect()  # the run's arrays: the next one may need all of the device's memory
         _write_to(nowhere)  # so that the reader of the output comes to its end
-        with contextlib.suppress(BrokenPipeError):
-            channel.sendall(reason.encode() if code else DONE)
-        if code or _has_joined_hosts():
+        ends = code != 0 or _has_joined_hosts()
+        with contextlib.suppress(BrokenPipeError):  # the runner is gone, or waits for the process alone
+            channel.sendall(reason.encode() if ends else DONE)
+        if ends:
             end_process(code)
 
 
@@ -55,10 +56,10 @@ def _run(module: str, arguments: Sequence[str]) -> tuple[int, str]:
     try:
         importlib.import_module(module).main(arguments)
     except SystemExit as stop:  # the verb has said why (cli.verb)
-        return stop.code or 0, str(stop.__context__)
+        return stop.code or 0, str(stop.__context__ or "")
     except BaseException as error:
         traceback.print_exc()
-        return 1, f"{type(error).__name__}: {error}".partition("\n")[0]
+        return 1, f"{type(error).__name__}: {error}".partition("\n")[0][:LONGEST_MESSAGE]
     return 0, ""
 
 

@@ -5,6 +5,7 @@ The runs here are little Python programs in place of trainings (programs.py).
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from t5lite.config import base_config
 from t5lite.studies.runner import run_study
-from t5lite.studies.slots import share_of_gpus
+from t5lite.studies.slots import Slot, share_of_gpus
 from t5lite.studies.study import in_order
 from t5lite.system.errors import Interrupted, UserError
 from tests.studies import programs
@@ -187,6 +188,22 @@ def test_once_jax_has_counted_its_cores_a_run_may_use_all(tmp_path):
     assert cores == 2 * [os.sched_getaffinity(0)]
 
 
+@pytest.mark.parametrize("seconds", [0, 1])  # when Python itself starts, and when the worker waits
+def test_a_worker_that_is_killed_before_its_run_starts_is_told(seconds, tmp_path):
+    slot = Slot(0, 1, programs.__name__)
+    arguments = program(DONE)(tmp_path / "a.json", tmp_path / "a")
+    slot.start("a", arguments, False)
+    if seconds:
+        select.select([slot], [], [])
+        assert slot.outcome() == (0, "") and slot.suits(False)
+        os.kill(slot._process.pid, signal.SIGSTOP)  # a moment in which nothing tells that it will die
+        slot.start("b", arguments, False)
+    slot._process.kill()
+    assert slot.outcome() == (-signal.SIGKILL, "killed by SIGKILL") and slot.run is None
+    assert not slot.suits(False)
+    slot.close()
+
+
 def processes(folder):
     """{run: the id of the process that it ran in} as the programs wrote them."""
     return {path.parent.name: path.read_text() for path in folder.glob("*/process")}
@@ -215,6 +232,16 @@ def test_runs_for_which_jax_is_set_up_otherwise_have_another_process(tmp_path):
     assert run(made, tmp_path, IN_PROCESS) == {}
     found = processes(tmp_path)
     assert found["b"] == found["c"] and found["a"] != found["b"] != found["d"]
+
+
+def test_a_process_that_has_joined_hosts_takes_no_second_run(tmp_path):
+    text = f"""
+    import types
+    sys.modules["t5lite.system.hosts"] = types.SimpleNamespace(count=lambda: 2)
+    {IN_PROCESS}
+    """
+    assert run(study(a=None, b="a"), tmp_path, text) == {}
+    assert len(set(processes(tmp_path).values())) == 2
 
 
 def test_what_a_run_held_is_free_when_the_next_one_starts(tmp_path):
