@@ -18,7 +18,7 @@ from t5lite.objectives.catalogue import OBJECTIVES, make_objective
 from t5lite.system.vocabulary import Rules
 from t5lite.train import train
 from tests.data import released
-from tests.data.test_tokenizer import OWN
+from tests.data.tokenizers.test_tokenizer import OWN
 from tests.interop.test_parity import live
 from tests.objectives.made import FIELDS, SPECIALS
 from tests.objectives.test_every_objective import CASES

@@ -7,7 +7,7 @@ import pytest
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.system.errors import UserError
 from tests.data import released
-from tests.data.test_tokenizer import T5_LIKE
+from tests.data.tokenizers.test_tokenizer import T5_LIKE
 
 FAMILIES = {name: getattr(released, name) for name in ("gpt2", "neox", "bart", "bert", "llama")}
 

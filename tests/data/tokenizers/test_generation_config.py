@@ -11,7 +11,7 @@ from t5lite.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Rules
 from tests.data import released
-from tests.data.test_tokenizer import OWN, T5_LIKE
+from tests.data.tokenizers.test_tokenizer import OWN, T5_LIKE
 
 SAID = {
     "eos_token_id": [2, 50], "forced_bos_token_id": 0, "forced_eos_token_id": 2, "suppress_tokens": [60, 9999],

@@ -11,7 +11,7 @@ from t5lite.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.system.errors import UserError
 from tests.data import released
-from tests.data.test_tokenizer import T5_LIKE, like_mt5
+from tests.data.tokenizers.test_tokenizer import T5_LIKE, like_mt5
 
 PIECES = train_tokenizer(sample_chunks([released.prose(3)], 10**6), 320, sentinels=0).model
 TEXTS = ["the sea, a ship.", " old\nman ▁ [MASK] <extra_id_0>", "é🙂", "</s> <fim_middle> z"]

@@ -13,7 +13,7 @@ from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS, PAD, UNKNOWN
 from tests.data import released
-from tests.data.test_tokenizer import ODD_TEXTS, OWN, T5_LIKE, TEXT, like_mt5
+from tests.data.tokenizers.test_tokenizer import ODD_TEXTS, OWN, T5_LIKE, TEXT, like_mt5
 
 FOR_ENCODER = Tokenizer(OWN.model, 0, ("[MASK]", "[CLS]", "[SEP]"))
 BITS = ["a", "the ", " ", "  ", "\n", "\t", "▁", "é", "🙂", "<", "0x", "<0x41>", "0x41>", "<extra_id_3>", 
