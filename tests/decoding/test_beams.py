@@ -24,7 +24,7 @@ STEPS = 5
 ALLOWED, EOS = [3, 7, 20, 41, 60, 77, 90, 111], 20
 
 
-def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping, stops):
+def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping, stops=(EOS,)):
     """[(score, tokens)], the best first; see `t5lite.decoding.beams`."""
     running, hypotheses = [(0.0, [])], []
     for length in range(1, STEPS + 1):
