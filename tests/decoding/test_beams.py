@@ -114,7 +114,7 @@ def test_the_search_with_one_beam_is_greedy():
     @jax.jit
     def step(state):
         logits, state = module.streams.read(model, params, weights, settings, state)
-        return module.beams.search(settings, request, EOS, logits, state)
+        return module.beams.search(settings, request, (EOS,), logits, state)
 
     for _ in range(STEPS):
         state = step(state)

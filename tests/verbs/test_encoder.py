@@ -194,7 +194,7 @@ def test_preview_shows_what_is_asked(config, sources, pretrained, capsys):
     capsys.readouterr()
     preview.main(["--config", f"{config}:objective=mlm_nsp", "--n", "40", "--json"])
     examples = lines_of(capsys)
-    assert {example["label"] for example in examples} == {0, 1}
+    assert {example["answers"]["next sentence"] for example in examples} == {0, 1}
     for example in examples:
         assert len(example["inputs"]) == len(example["targets"]) == len(example["weights"]) == 32
         assert sum(example["weights"]) == 5 == sum(example["spans"]) == round(29 * example["mask_rate"])
