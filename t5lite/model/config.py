@@ -40,6 +40,7 @@ head). Every other model has it at the places of BERT and GPT-2. Presets and rel
 import dataclasses
 
 from t5lite.config import base_config
+from t5lite.model.attention import IMPLEMENTATIONS
 from t5lite.objectives.objective import OF_TOKENS, Heads
 from t5lite.system.errors import UserError, nearest
 
@@ -53,7 +54,7 @@ INITIALISATIONS = ("t5", "gpt2")
 ROTARY_SCALINGS = {"linear": 1, "llama3": 4}  # {name: how many numbers come after it}
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full")
-ATTENTION = ("auto", "einsum", "mapped")
+ATTENTION = ("auto", *IMPLEMENTATIONS)
 DROPOUT_PLACES = ("embedding", "attention", "activation", "residual", "final", "head")
 USUAL_DROPOUT_PLACES = ("embedding", "attention", "residual", "head")
 VOCAB_MULTIPLE = 128

@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 
-from t5lite.model.attention import attend, attend_cached
+from t5lite.model.attention import Attend
 from t5lite.model.config import ModelConfig
 from t5lite.model.positions import rotate
 
@@ -169,18 +169,17 @@ class Attention(nn.Module):
         q, k, v = jnp.split(self.query_key_value(h_BxTxD), ends, axis=-1)
         return self._queries(q), self._keys(k), self._heads(v)
 
-    def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, *,
+    def __call__(self, x_BxTxD: Array, attend: Attend, *,
                  keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
                  cache: tuple[Array, Array] | None = None, slot: Array | int | None = None,
                  deterministic: bool = True) -> tuple[Array, tuple[Array, Array] | None]:  # fmt: skip
         """Return x after the block, and the cache with the tokens' own keys and values.
 
         Args:
-          bias, mask: see `attend`.
+          attend: attention with its bias and mask. With a cache: `attention.cached.attend_cached` with them.
           keys_values: of another sequence, for cross-attention. None: self-attention.
           positions_BxT: int32, positions for rotary embeddings in self-attention; None: from 0.
           cache: keys [B, H, K, S], values [B, H, S, K]. The new tokens are written to `slot`, `slot + 1`, ….
-            Attention sees the first `mask.shape[-1]` slots.
           slot: None: the cache belongs to another sequence and is complete.
         """
         config, pre = self.config, self.config.norm_position == "pre"
@@ -194,12 +193,11 @@ class Attention(nn.Module):
             q_BxTxHxK, (k, v) = self._queries(self.query(h_BxTxD)), keys_values or (None, None)
         if cache is not None:
             cache = cache if slot is None else written(cache, k, v, slot)
-            y_BxTxHxK = attend_cached(q_BxTxHxK, *cache, bias, mask, scale=config.score_scale)
+            y_BxTxHxK = attend(q_BxTxHxK, *cache, scale=config.score_scale)
         else:
             rate = 0.0 if deterministic else config.dropout_at("attention")
-            y_BxTxHxK = attend(q_BxTxHxK, k, v, bias, mask, scale=config.score_scale, dropout=rate,
-                               key=self.make_rng("dropout") if rate else None,
-                               implementation=config.attention)  # fmt: skip
+            y_BxTxHxK = attend(q_BxTxHxK, k, v, scale=config.score_scale, dropout=rate,
+                               key=self.make_rng("dropout") if rate else None)  # fmt: skip
         y_BxTxD = self.output(y_BxTxHxK.reshape(*y_BxTxHxK.shape[:2], -1))
         y_BxTxD = constrain(self.drop(y_BxTxD, deterministic=deterministic), BATCH, None, None)
         return (x_BxTxD + y_BxTxD if pre else self.norm(x_BxTxD + y_BxTxD)), cache
@@ -269,24 +267,27 @@ class Layer(nn.Module):
             self.cross_attention = Attention(self.config)
         self.mlp = MLP(self.config)
 
-    def __call__(self, x_BxTxD: Array, bias: Array | None, mask: Array | None, cross_mask: Array | None = None, *,
+    def __call__(self, x_BxTxD: Array, attend: Attend, cross_attend: Attend | None = None, *,
                  positions_BxT: Array | None = None, memory_BxSxD: Array | None = None,
                  deterministic: bool = True) -> Array:  # fmt: skip
-        """Return x [B, T, D] after the layer, for whole sequences. mask: of self-attention; cross_mask: of cross-."""
-        x_BxTxD, _ = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, deterministic=deterministic)
+        """Return x [B, T, D] after the layer, for whole sequences.
+
+        attend: attention with the bias and mask of self-attention; cross_attend: with those of cross-attention.
+        """
+        x_BxTxD, _ = self.self_attention(x_BxTxD, attend, positions_BxT=positions_BxT, deterministic=deterministic)
         if self.cross:
             keys_values = self.cross_attention.keys_values(memory_BxSxD)
-            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, keys_values=keys_values,
+            x_BxTxD, _ = self.cross_attention(x_BxTxD, cross_attend, keys_values=keys_values,
                                               deterministic=deterministic)  # fmt: skip
         return self.mlp(x_BxTxD, deterministic=deterministic)
 
-    def extend(self, x_BxTxD: Array, bias: Array | None, mask: Array, cross_mask: Array | None, positions_BxT: Array,
+    def extend(self, x_BxTxD: Array, attend: Attend, cross_attend: Attend | None, positions_BxT: Array,
                cache: dict[str, Any], slot: Array | int) -> tuple[Array, dict[str, Any]]:  # fmt: skip
         """Return x after the layer for tokens that join the cache {"self": …, "cross": …}, and the new cache."""
-        x_BxTxD, own = self.self_attention(x_BxTxD, bias, mask, positions_BxT=positions_BxT, cache=cache["self"],
+        x_BxTxD, own = self.self_attention(x_BxTxD, attend, positions_BxT=positions_BxT, cache=cache["self"],
                                            slot=slot)  # fmt: skip
         if self.cross:
-            x_BxTxD, _ = self.cross_attention(x_BxTxD, None, cross_mask, cache=cache["cross"])
+            x_BxTxD, _ = self.cross_attention(x_BxTxD, cross_attend, cache=cache["cross"])
         return self.mlp(x_BxTxD), {**cache, "self": own}
 
     def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:

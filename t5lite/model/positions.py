@@ -1,46 +1,17 @@
-"""Positions of tokens: biases on attention scores (T5's, ALiBi), rotary embeddings, and embeddings added to tokens.
-
-T5's bias is one number for each head and each bucket of the distance key - query. It is added to the attention scores;
-all layers of a stack share it. Near distances have a bucket each. Far distances share buckets, which grow
-logarithmically:
-
-    32 buckets, both directions:   distance  0 1 … 7 | 8-11 12-15 16-22 23-31 32-45 46-63 64-90 91-…
-                                   bucket    0 1 … 7 |   8    9    10    11    12    13    14    15
-    (keys after the query: + 16)
-
-Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1; mesh-tensorflow has the function.
-"""
+"""Positions of tokens: the parameters of T5's bias, embeddings that are added to tokens, and rotary embeddings."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from t5lite.model.attention.bias import BucketBias
+
 Array = jax.Array
 
 
-def bucket_table(bidirectional: bool, buckets: int, max_distance: int) -> np.ndarray:
-    """Int32 [2 * max_distance + 1]: the bucket of each distance key - query from -max_distance to max_distance.
-
-    All distances beyond an end belong to the bucket of that end. NumPy makes the table, so that all devices agree:
-    logarithms differ between devices in the last bit, and bucket boundaries depend on that bit.
-    """
-    distance = np.arange(-max_distance, max_distance + 1)
-    offset = np.zeros_like(distance)
-    if bidirectional:
-        buckets //= 2
-        offset = np.where(distance > 0, buckets, 0)
-        back = np.abs(distance)
-    else:
-        back = np.maximum(-distance, 0)  # A causal stack looks ahead only within a prefix; there, ahead counts as 0.
-    exact = buckets // 2
-    far = np.log(np.maximum(back, 1).astype(np.float32) / exact) / np.log(max_distance / exact) * (buckets - exact)
-    far = np.minimum(exact + far.astype(np.int32), buckets - 1)
-    return (offset + np.where(back < exact, back, far)).astype(np.int32)
-
-
 class RelativeBias(nn.Module):
-    """T5's relative position bias of one stack. Parameter: embedding [buckets, H]."""
+    """The parameter of T5's bias, shared by the layers of a stack: embedding [buckets, H]."""
 
     num_heads: int
     bidirectional: bool
@@ -48,62 +19,12 @@ class RelativeBias(nn.Module):
     max_distance: int
     stddev: float
 
-    def setup(self):
+    @nn.compact
+    def __call__(self) -> BucketBias:
+        """Return the bias that the parameter denotes."""
         shape = (self.buckets, self.num_heads)
-        self.embedding = self.param("embedding", nn.initializers.normal(self.stddev), shape, jnp.float32)
-
-    def _bucket(self, distance: Array | np.ndarray) -> Array:
-        table = jnp.asarray(bucket_table(self.bidirectional, self.buckets, self.max_distance))
-        return table[jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance]
-
-    def __call__(self, queries: int, keys: int) -> Array:
-        """Float32 [1, H, T, S]: the bias for queries at 0 … T-1 and keys at 0 … S-1.
-
-        The bias depends on the distance alone, so T + S values are looked up, not T · S. Copies of these values are
-        laid end to end and cut into rows that are one value shorter. So each row is the row above, moved by one. The
-        gradient is a sum over rows, without a scatter.
-        """
-        width = queries + keys
-        distance = np.arange(width)
-        distance = np.where(distance < keys, distance, distance - width)  # row[d mod width] is the value at d
-        row_HxW = self.embedding[self._bucket(distance)].T
-        tiled_HxTW = jnp.tile(row_HxW, (1, queries))[:, : queries * (width - 1)]
-        return tiled_HxTW.reshape(1, self.num_heads, queries, width - 1)[..., :keys]
-
-    def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
-        """Float32 [B, H, T, S]: the bias for any positions, for steps of generation. B = 1 serves all rows."""
-        bucket_BxTxS = self._bucket(keys_BxS[:, None, :] - queries_BxT[:, :, None])
-        return jnp.moveaxis(self.embedding[bucket_BxTxS], -1, 1)
-
-
-class AlibiBias(nn.Module):
-    """A bias that falls with distance, with a slope for each head (Press et al. 2022, ALiBi). No parameters."""
-
-    num_heads: int
-
-    def _of(self, distance: Array) -> Array:
-        return -jnp.asarray(alibi_slopes(self.num_heads))[:, None, None] * jnp.abs(distance).astype(jnp.float32)
-
-    def __call__(self, queries: int, keys: int) -> Array:
-        """Float32 [1, H, T, S]: the bias for queries at 0 … T-1 and keys at 0 … S-1."""
-        return self._of(jnp.arange(keys)[None] - jnp.arange(queries)[:, None])[None]
-
-    def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
-        """Float32 [B, H, T, S]: the bias for any positions, for steps of generation. B = 1 serves all rows."""
-        return self._of((keys_BxS[:, None, :] - queries_BxT[:, :, None])[:, None])
-
-
-def alibi_slopes(num_heads: int) -> np.ndarray:
-    """Float32 [H]: the slope of each head, 2 ** (-8 h / H) for h from 1.
-
-    Where H is not a power of two: the slopes of the power of two below H, then every other slope of the next power.
-    """
-
-    def of_power(heads: int) -> np.ndarray:
-        return 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
-
-    below = 1 << (num_heads.bit_length() - 1)
-    return np.concatenate([of_power(below), of_power(2 * below)[::2][: num_heads - below]]).astype(np.float32)
+        embedding = self.param("embedding", nn.initializers.normal(self.stddev), shape, jnp.float32)
+        return BucketBias(embedding, self.bidirectional, self.max_distance)
 
 
 class LearnedPositions(nn.Module):

@@ -1,5 +1,6 @@
 """The layers of an encoder or a decoder, with the operations before and after them, and the cache of a decoder."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,10 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5lite.model.attention import causal_mask, segment_mask
+from t5lite.model.attention import prepare
+from t5lite.model.attention.bias import Bias, SlopeBias
+from t5lite.model.attention.cached import attend_cached
+from t5lite.model.attention.mask import Mask
 from t5lite.model.config import ModelConfig
 from t5lite.model.layers import Layer, embedding_stddev, joined, make_norm
-from t5lite.model.positions import AlibiBias, LearnedPositions, RelativeBias, sinusoids
+from t5lite.model.positions import LearnedPositions, RelativeBias, sinusoids
 from t5lite.system.errors import UserError
 
 Array = jax.Array
@@ -62,8 +66,6 @@ class Stack(nn.Module):
                                               buckets=config.relative_buckets,
                                               max_distance=config.relative_max_distance,
                                               stddev=config.d_model**-0.5)  # fmt: skip
-        elif config.positions == "alibi":
-            self.alibi = AlibiBias(config.num_heads)
         elif config.positions == "learned":
             self.position_embedding = LearnedPositions(config.max_positions, config.position_offset, config.d_model,
                                                        embedding_stddev(config))  # fmt: skip
@@ -80,7 +82,9 @@ class Stack(nn.Module):
         x_1x1xD = jnp.zeros((1, 1, self.config.d_model), self.config.dtype)
 
         def init_one(key):
-            return self.layer.init(key, x_1x1xD, None, None, memory_BxSxD=x_1x1xD if self.cross else None)["params"]
+            attend = prepare("einsum", None, None, (1, 1, self.config.num_heads), 1)
+            memory = x_1x1xD if self.cross else None
+            return self.layer.init(key, x_1x1xD, attend, attend, memory_BxSxD=memory)["params"]
 
         return jax.vmap(init_one)(jax.random.split(key, self.num_layers))
 
@@ -88,18 +92,19 @@ class Stack(nn.Module):
                  prefix_mask: Array | None = None, memory_BxSxD: Array | None = None,
                  memory_segment_ids: Array | None = None, deterministic: bool = True) -> Array:  # fmt: skip
         """Return [B, T, D] for whole sequences. memory_BxSxD: the encoder's output. Other arguments: see Batch."""
-        length = x_BxTxD.shape[1]
+        config, (batch, length, _) = self.config, x_BxTxD.shape
         self._check_length(length)
-        if self.causal:
-            mask = causal_mask(segment_ids, prefix_mask, length)
-        else:
-            mask = segment_mask(segment_ids, segment_ids)
-        bias = self._bias(length, length)
-        cross_mask = segment_mask(segment_ids, memory_segment_ids) if self.cross else None
+        queries = batch, length, config.num_heads
+        mask = Mask(segment_ids, segment_ids, prefix_mask, causal=self.causal)
+        attend = prepare(config.attention, self._bias(), mask, queries, length)
+        cross_attend = None
+        if self.cross:
+            mask = Mask(segment_ids, memory_segment_ids)
+            cross_attend = prepare(config.attention, None, mask, queries, memory_BxSxD.shape[1])
 
         def layer(params, key, x_BxTxD):
             rngs = None if key is None else {"dropout": key}
-            return self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT=positions,
+            return self.layer.apply({"params": params}, x_BxTxD, attend, cross_attend, positions_BxT=positions,
                                     memory_BxSxD=memory_BxSxD, deterministic=deterministic, rngs=rngs)  # fmt: skip
 
         if self.config.remat == "full":
@@ -137,15 +142,11 @@ class Stack(nn.Module):
             raise UserError(f"the {side} would read {length} tokens, but it {has} {most}: "
                             "model.max_positions; shorten objective.inputs_length")  # fmt: skip
 
-    def _bias(self, queries: int, keys: int) -> Array | None:
+    def _bias(self) -> Bias | None:
+        """Return the bias on the scores of self-attention, the same in all layers."""
         if self.config.positions == "relative_bias":
-            return self.relative_bias(queries, keys)
-        return self.alibi(queries, keys) if self.config.positions == "alibi" else None
-
-    def _bias_at(self, queries_BxT: Array, keys_BxS: Array) -> Array | None:
-        if self.config.positions == "relative_bias":
-            return self.relative_bias.at(queries_BxT, keys_BxS)
-        return self.alibi.at(queries_BxT, keys_BxS) if self.config.positions == "alibi" else None
+            return self.relative_bias()
+        return SlopeBias(self.config.num_heads) if self.config.positions == "alibi" else None
 
     def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, slot: Array | int, visible_BxTxS: Array,
                layers: Sequence[Any] | None) -> tuple[Array, Cache]:  # fmt: skip
@@ -153,12 +154,16 @@ class Stack(nn.Module):
 
         The layers are always unrolled here: a scan would copy every layer's cache at every step.
         """
-        keys_BxS = cache.positions[:, : visible_BxTxS.shape[-1]]
-        bias = self._bias_at(positions_BxT, keys_BxS)
-        mask, cross_mask = visible_BxTxS[:, None], segment_mask(None, cache.memory_segment_ids) if self.cross else None
+        keys_BxS, bias = cache.positions[:, : visible_BxTxS.shape[-1]], self._bias()
+        bias = None if bias is None else bias.at(positions_BxT, keys_BxS)
+        attend = functools.partial(attend_cached, bias=bias, mask=visible_BxTxS[:, None])
+        cross_attend = None
+        if self.cross:
+            mask = Mask(None, cache.memory_segment_ids).array(x_BxTxD.shape[1], cache.layers[0]["cross"][0].shape[-1])
+            cross_attend = functools.partial(attend_cached, mask=mask)
         x_BxTxD, extended = self._enter(x_BxTxD, positions_BxT), []
         for params, old in zip(layers or _unstack(self.layers, self.num_layers), cache.layers, strict=True):
-            x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, bias, mask, cross_mask, positions_BxT, old,
+            x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, attend, cross_attend, positions_BxT, old,
                                             slot, method=Layer.extend)  # fmt: skip
             extended.append(new)
         return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5lite.model.attention.bias import alibi_slopes
 from t5lite.model.config import POSITIONS, ModelConfig
-from t5lite.model.positions import alibi_slopes, sinusoids
+from t5lite.model.positions import sinusoids
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.system.errors import UserError

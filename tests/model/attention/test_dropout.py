@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.model.dropout import absorb, attention_bits, finalise, keep_weights, uint32
+from t5lite.model.attention.dropout import absorb, attention_bits, finalise, keep_weights, uint32
 
 B, H, T, S = 4, 4, 128, 256
 LAGS = (1, 2, 3, 4, 8, 16, 32, 64)

@@ -1,0 +1,105 @@
+"""Biases on attention scores that depend on the distance between key and query: T5's, and ALiBi's.
+
+T5's bias is one number for each head and each bucket of the distance key - query. All layers of a stack share it. Near
+distances have a bucket each. Far distances share buckets, which grow logarithmically:
+
+    32 buckets, both directions:   distance  0 1 … 7 | 8-11 12-15 16-22 23-31 32-45 46-63 64-90 91-…
+                                   bucket    0 1 … 7 |   8    9    10    11    12    13    14    15
+    (keys after the query: + 16)
+
+Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1; mesh-tensorflow has the function.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class BucketBias:
+    """T5's bias: a number for each head and bucket of distance.
+
+    values: float32 [buckets, H]. bidirectional, max_distance: see `bucket_table`.
+    """
+
+    values: Array
+    bidirectional: bool = flax.struct.field(pytree_node=False)
+    max_distance: int = flax.struct.field(pytree_node=False)
+
+    def _bucket(self, distance: Array | np.ndarray) -> Array:
+        table = jnp.asarray(bucket_table(self.bidirectional, self.values.shape[0], self.max_distance))
+        return table[jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance]
+
+    def array(self, queries: int, keys: int) -> Array:
+        """Return float32 [1, H, T, S]: the bias for queries at 0 … T-1 and keys at 0 … S-1.
+
+        The bias depends on the distance alone, so T + S values are looked up, not T · S. Copies of these values are
+        laid end to end and cut into rows that are one value shorter. So each row is the row above, moved by one. The
+        gradient is a sum over rows, without a scatter.
+        """
+        width = queries + keys
+        distance = np.arange(width)
+        distance = np.where(distance < keys, distance, distance - width)  # row[d mod width] is the value at d
+        row_HxW = self.values[self._bucket(distance)].T
+        tiled_HxTW = jnp.tile(row_HxW, (1, queries))[:, : queries * (width - 1)]
+        return tiled_HxTW.reshape(1, -1, queries, width - 1)[..., :keys]
+
+    def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
+        """Return float32 [B, H, T, S]: the bias for any positions. B = 1 serves all rows."""
+        bucket_BxTxS = self._bucket(keys_BxS[:, None, :] - queries_BxT[:, :, None])
+        return jnp.moveaxis(self.values[bucket_BxTxS], -1, 1)
+
+
+@flax.struct.dataclass
+class SlopeBias:
+    """A bias that falls with distance, with a slope for each of H heads (Press et al. 2022, ALiBi)."""
+
+    num_heads: int = flax.struct.field(pytree_node=False)
+
+    def array(self, queries: int, keys: int) -> Array:
+        """Return float32 [1, H, T, S]: the bias for queries at 0 … T-1 and keys at 0 … S-1."""
+        return self.at(jnp.arange(queries)[None], jnp.arange(keys)[None])
+
+    def at(self, queries_BxT: Array, keys_BxS: Array) -> Array:
+        """Return float32 [B, H, T, S]: the bias for any positions. B = 1 serves all rows."""
+        distance_Bx1xTxS = jnp.abs(keys_BxS[:, None, :] - queries_BxT[:, :, None])[:, None]
+        return -jnp.asarray(alibi_slopes(self.num_heads))[:, None, None] * distance_Bx1xTxS.astype(jnp.float32)
+
+
+Bias = BucketBias | SlopeBias
+
+
+def bucket_table(bidirectional: bool, buckets: int, max_distance: int) -> np.ndarray:
+    """Int32 [2 * max_distance + 1]: the bucket of each distance key - query from -max_distance to max_distance.
+
+    All distances beyond an end belong to the bucket of that end. NumPy makes the table, so that all devices agree:
+    logarithms differ between devices in the last bit, and bucket boundaries depend on that bit.
+    """
+    distance = np.arange(-max_distance, max_distance + 1)
+    offset = np.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        offset = np.where(distance > 0, buckets, 0)
+        back = np.abs(distance)
+    else:
+        back = np.maximum(-distance, 0)  # A causal stack looks ahead only within a prefix; there, ahead counts as 0.
+    exact = buckets // 2
+    far = np.log(np.maximum(back, 1).astype(np.float32) / exact) / np.log(max_distance / exact) * (buckets - exact)
+    far = np.minimum(exact + far.astype(np.int32), buckets - 1)
+    return (offset + np.where(back < exact, back, far)).astype(np.int32)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """Float32 [H]: the slope of each head, 2 ** (-8 h / H) for h from 1.
+
+    Where H is not a power of two: the slopes of the power of two below H, then every other slope of the next power.
+    """
+
+    def of_power(heads: int) -> np.ndarray:
+        return 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
+
+    below = 1 << (num_heads.bit_length() - 1)
+    return np.concatenate([of_power(below), of_power(2 * below)[::2][: num_heads - below]]).astype(np.float32)
