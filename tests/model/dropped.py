@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5lite.model import attention
+from t5lite.model.attention import einsum
 from t5lite.model.config import ModelConfig
 from t5lite.model.presets import FAMILIES
 from t5lite.model.transformer import Transformer
@@ -63,7 +63,7 @@ def count_dropped(config: ModelConfig, monkeypatch, deterministic: bool = False)
 
     model = Transformer(config)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-    monkeypatch.setattr(attention, "keep_weights", keep_weights)
+    monkeypatch.setattr(einsum, "keep_weights", keep_weights)
     with nn.intercept_methods(intercept):
         outputs = functools.partial(model.apply, deterministic=deterministic, method="outputs")
         jax.eval_shape(lambda params, key: outputs({"params": params}, batch, rngs={"dropout": key}), params,
