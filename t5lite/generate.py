@@ -32,9 +32,9 @@ from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
 from t5lite.data.tokenizers.generation_config import note_of
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
-from t5lite.run.answers import BATCH_SIZE, Generator, Options, Request, shortened
-from t5lite.run.requests import read_requests
-from t5lite.run.understanding import Reader
+from t5lite.run.answering import BATCH_SIZE, Answerer
+from t5lite.run.answers import Generator, Options, Reader, Request, open_answerer
+from t5lite.run.requests import read_requests, shortened
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say, warn
@@ -89,7 +89,7 @@ def _warn_of_cut(request: Request, cut: Mapping[str, int] | None) -> None:
 def _stream(generator: Generator, request: Request, options: Options) -> str:
     """Print the answer as it comes, and return it."""
     said = ""
-    _warn_of_cut(request, generator.prepare(request, options.settings.max_new_tokens).cut)
+    _warn_of_cut(request, generator.prepare(request, options).cut)
     for part in generator.stream(request, options):
         print(part, end="", flush=True)
         said += part
@@ -97,10 +97,9 @@ def _stream(generator: Generator, request: Request, options: Options) -> str:
     return said
 
 
-def _converse(generator: Generator, options: Options) -> None:
+def _converse(answerer: Answerer, options: Options) -> None:
     """Answer what is typed, a line at a time, to its end. A language model goes on from all that was said."""
-    goes_on = not generator.objective.closes_inputs and generator.objective.architecture == "decoder"
-    reader = Reader(generator) if generator.objective.architecture == "encoder" else None
+    goes_on = not answerer.objective.closes_inputs and answerer.objective.architecture == "decoder"
     hint = f"; {NEW} begins anew" if goes_on else ""
     print(f"a line to answer{hint}; Ctrl-D ends", file=sys.stderr)
     said = ""
@@ -114,16 +113,12 @@ def _converse(generator: Generator, options: Options) -> None:
             continue
         said = f"{said}\n{line}" if goes_on and said else line
         try:
-            if reader is not None:
-                answer = next(reader.answers([Request(line)]))
-                _warn_of_cut(Request(line), answer.get("cut"))
-                print(answer["output"])
-            elif BLANK.search(line):
-                answer = next(generator.answers([Request(line)], options))
-                _warn_of_cut(Request(line), answer.get("cut"))
-                print(filled(line, answer["output"]))
-            else:
-                said += _stream(generator, Request(said), options)
+            if isinstance(answerer, Generator) and not BLANK.search(line):
+                said += _stream(answerer, Request(said), options)
+                continue
+            answer = next(answerer.answers([Request(line)], options))
+            _warn_of_cut(Request(line), answer.get("cut"))
+            print(filled(line, answer["output"]) if isinstance(answerer, Generator) else answer["output"])
         except UserError as error:  # a text too long, or one without a blank: the next may be better
             print(f"t5lite: {error}", file=sys.stderr)
             said = ""
@@ -202,27 +197,27 @@ def main(argv: Sequence[str]) -> None:
     if arguments.target is not None and not arguments.score:
         raise UserError("--target is what --score scores; give both")
     with cli.jax_started(arguments):
-        generator = Generator(arguments.checkpoint, arguments.step, arguments.average, arguments.tensor)
-        _say_what_is_not_taken_over(generator, arguments)
+        answerer = open_answerer(
+            arguments.checkpoint, step=arguments.step, average=arguments.average, tensor=arguments.tensor
+        )
+        _say_what_is_not_taken_over(answerer, arguments)
         if arguments.interactive:
-            _converse(generator, options)
+            _converse(answerer, options)
             return
-        read = _read(arguments, generator.columns) if hosts.is_primary() else ()
+        read = _read(arguments, answerer.columns) if hosts.is_primary() else ()
         requests = [Request(**fields) for fields in hosts.from_primary([dataclasses.asdict(each) for each in read])]
-        encodes = generator.objective.architecture == "encoder"
-        if arguments.score and encodes:
+        generates = isinstance(answerer, Generator)
+        if arguments.score and not generates:
             raise UserError("--score: an encoder has no targets to score")
-        alone = arguments.input is not None and not (arguments.json or arguments.score or encodes)
+        alone = arguments.input is not None and not (arguments.json or arguments.score) and generates
         if alone and sys.stdout.isatty() and options.settings.streams == 1 and hosts.count() == 1:
-            _stream(generator, requests[0], options)
+            _stream(answerer, requests[0], options)
             return
         strict = arguments.strict or arguments.input is not None
         if arguments.score:
-            answers = generator.scores(requests, arguments.batch_size, strict)
-        elif encodes:
-            answers = Reader(generator).answers(requests, arguments.batch_size, strict)
+            answers = answerer.scores(requests, arguments.batch_size, strict)
         else:
-            answers = generator.answers(requests, options, arguments.batch_size, strict)
+            answers = answerer.answers(requests, options, arguments.batch_size, strict)
         _print_all(answers, requests, arguments)
 
 
@@ -241,10 +236,17 @@ def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: 
         raise UserError(f"{failed} of {len(requests)} texts could not be answered; the lines above name them")
 
 
-def _say_what_is_not_taken_over(generator: Generator, arguments: argparse.Namespace) -> None:
-    rules, architecture = generator.tokenizer.rules, generator.objective.architecture
+def _say_what_is_not_taken_over(answerer: Answerer, arguments: argparse.Namespace) -> None:
+    """Refuse flags of generation for an encoder; else name what the release would generate with and this does not."""
     given = [f"--{name}" for name in (*_given(arguments), *(("stop",) if arguments.stop else ()))]
-    if rules is not None and architecture != "encoder" and (note := note_of(rules, architecture, given)):
+    if isinstance(answerer, Reader):
+        given += ["--suppress"] if arguments.suppress else []
+        given += ["--prefix"] if arguments.prefix else []
+        if given:
+            raise UserError(f"{', '.join(given)}: an encoder generates nothing; leave it out")
+        return
+    rules, architecture = answerer.tokenizer.rules, answerer.objective.architecture
+    if rules is not None and (note := note_of(rules, architecture, given)):
         say(f"note: {note}")
 
 

@@ -1,21 +1,47 @@
-"""Requests from a file or standard input, for `generate`: a text a line, or a JSON object a line of a .jsonl.
+"""Texts to answer, and how `generate` reads them from a file or standard input.
 
-A byte-order mark is dropped, blank lines are skipped, and numbers are read as texts, as in training files. A line that
-cannot be read becomes a request with a `fault`. Its error comes in its turn, and the other requests are answered.
+Each line is a text, or a JSON object in a .jsonl. A byte-order mark is dropped, blank lines are skipped, and numbers
+are read as texts, as in training files. A line that cannot be read becomes a request with a `fault`. Its error comes in
+its turn, and the other requests are answered.
 """
 
+import dataclasses
 import gzip
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from t5lite.data.readers import as_text, json_row, readable
-from t5lite.run.answers import Request
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 
 BOM = b"\xef\xbb\xbf"
 SHOWN = 5  # the most line numbers in the note about blank lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A text to answer.
+
+    prefix: the text with which the answer must begin.
+    target: the text to score instead of generating.
+    fields: the fields of the request's JSON line, which are copied to the answer.
+    place: file and line of the request, for errors.
+    fault: why the request cannot be answered, if that is already known.
+    """
+
+    input: str
+    prefix: str = ""
+    target: str | None = None
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    place: str = ""
+    fault: str | None = None
+
+
+def shortened(text: str) -> str:
+    """Return at most 60 characters of a text, for an error."""
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def read_requests(source: Path | None, is_json: bool, columns: Mapping[str, str], scores: bool) -> list[Request]:

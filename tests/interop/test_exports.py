@@ -12,7 +12,7 @@ from t5lite.config import read_config
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch
-from t5lite.run.answers import Generator, Options, Request
+from t5lite.run.answers import Options, Request, open_answerer
 from t5lite.train import train
 from tests.interop import reference
 from tests.interop.ours import outputs_of
@@ -44,7 +44,7 @@ def exported(request, tmp_path_factory):
 def test_what_was_exported_answers_here_like_the_run(exported):
     places, options = [str(exported[0]), f"hf:{exported[1]}"], Options(Settings(max_new_tokens=6))
     assert len({load_tokenizer(place, 0, ()).sha256 for place in places}) == 1
-    ours, theirs = (list(Generator(place).answers(list(map(Request, TEXTS)), options)) for place in places)
+    ours, theirs = (list(open_answerer(place).answers(list(map(Request, TEXTS)), options)) for place in places)
     for one, other in zip(ours, theirs, strict=True):
         assert one["tokens"] == other["tokens"] and one["logprob"] == pytest.approx(other["logprob"], abs=1e-4)
 
@@ -55,7 +55,7 @@ def test_transformers_loads_it_and_computes_the_same(exported):
     import transformers
 
     workdir, folder = exported
-    generator = Generator(workdir)
+    generator = open_answerer(workdir)
     said = json.loads((folder / "config.json").read_text())
     model, info = reference.loaded(folder, said)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
@@ -84,7 +84,7 @@ def test_transformers_generates_what_is_generated_here(exported, beams):
     import transformers
 
     workdir, folder = exported
-    generator, said = Generator(workdir), json.loads((folder / "config.json").read_text())
+    generator, said = open_answerer(workdir), json.loads((folder / "config.json").read_text())
     model, tokenizer = reference.loaded(folder, said)[0], transformers.AutoTokenizer.from_pretrained(folder)
     texts = [text if generator.objective.architecture == "decoder" else f"{text} <extra_id_0>" for text in TEXTS]
     options = Options(Settings(max_new_tokens=8, num_beams=beams))

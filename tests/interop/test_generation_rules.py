@@ -7,7 +7,7 @@ import pytest
 
 from t5lite import convert
 from t5lite.decoding.settings import Settings
-from t5lite.run.answers import Generator, Options, Request
+from t5lite.run.answers import Options, Request, open_answerer
 from tests.interop import reference
 from tests.interop.places import make_place
 from tests.interop.test_parity import live
@@ -24,7 +24,7 @@ def rules_for(name, place):
     """generation_config.json with every rule. Specials are suppressed, which t5lite never generates of itself, and
     sentinels, which it does where the text has a blank.
     """
-    generator = Generator(f"hf:{place}")
+    generator = open_answerer(f"hf:{place}")
     vocabulary, rows = generator.tokenizer.vocabulary, generator.model.config.vocab_size
     text = np.flatnonzero(generator.conventions.allowed)
     text = [int(token) for token in text if token < vocabulary.pieces and not vocabulary.table.is_special[token]]
@@ -55,14 +55,14 @@ def places(request, tmp_path_factory):
 
 
 def answers(place, settings):
-    return [each["tokens"] for each in Generator(place).answers(list(map(Request, TEXTS)), Options(settings))]
+    return [each["tokens"] for each in open_answerer(place).answers(list(map(Request, TEXTS)), Options(settings))]
 
 
 def test_a_workdir_and_an_export_keep_the_rules(places):
     place, workdir, back = places
     expected = answers(f"hf:{place}", Settings(7))
     assert answers(workdir, Settings(7)) == answers(f"hf:{back}", Settings(7)) == expected
-    stops = Generator(f"hf:{place}").conventions.rules.stops
+    stops = open_answerer(f"hf:{place}").conventions.rules.stops
     assert all(not set(tokens[:-1]) & set(stops) and tokens[-1] in stops for tokens in expected)
 
 
@@ -74,7 +74,7 @@ def test_transformers_generates_the_same(places, case):
     settings, theirs = SETTINGS[case]
     for place in (places[0], places[2]):
         said = json.loads((place / "config.json").read_text())
-        model, generator = reference.loaded(place, said)[0], Generator(f"hf:{place}")
+        model, generator = reference.loaded(place, said)[0], open_answerer(f"hf:{place}")
         start = [generator.tokenizer.vocabulary.start] if generator.tokenizer.begins_with_start else []
         for text, ours in zip(TEXTS, answers(f"hf:{place}", settings), strict=True):
             ids = generator.encode(text).tolist()

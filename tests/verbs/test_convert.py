@@ -12,7 +12,7 @@ from t5lite.config import load_json
 from t5lite.decoding.settings import Settings
 from t5lite.interop.released import open_released
 from t5lite.interop.tensors import SINGLE, TensorFolder
-from t5lite.run.answers import Generator, Options, Request
+from t5lite.run.answers import Options, Request, open_answerer
 from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.checkpoint import params_sha256
@@ -89,7 +89,7 @@ def test_training_starts_at_the_weights_themselves(tmp_path):
     config = config_from(folder, write_texts(tmp_path / "texts", documents=20))
     config.schedule.rate, config.budget.steps = 0.0, 1
     train(config, tmp_path / "run")
-    weights, generator = open_released(folder), Generator(tmp_path / "run")
+    weights, generator = open_released(folder), open_answerer(tmp_path / "run")
     for path, row in weights.rows.items():
         ours = generator.params
         for part in path.split("/"):
@@ -110,7 +110,7 @@ def test_a_vocabulary_that_grows_keeps_its_first_rows(tmp_path, capsys):
     config.schedule.rate, config.budget.steps = 0.0, 1
     train(config, tmp_path / "run")
     assert "2 with new rows (lm_head/kernel, token_embedding/embedding)" in capsys.readouterr().err
-    params, weights = Generator(tmp_path / "run").params, open_released(folder)
+    params, weights = open_answerer(tmp_path / "run").params, open_released(folder)
     embedding, head = np.asarray(params["token_embedding"]["embedding"]), np.asarray(params["lm_head"]["kernel"])
     assert len(embedding) > rows and len(embedding) % 128 == 0
     np.testing.assert_array_equal(embedding[:rows], weights.read("token_embedding/embedding"))
@@ -237,7 +237,7 @@ def test_a_run_trained_here_is_exported_and_comes_back(tmp_path, capsys):
         )
         options = Options(Settings(max_new_tokens=6))
         request = [Request("the <extra_id_0> sea" if objective == "span_corruption" else "the sea")]
-        ours, theirs = (next(Generator(place).answers(request, options)) for place in (run, f"hf:{out}"))
+        ours, theirs = (next(open_answerer(place).answers(request, options)) for place in (run, f"hf:{out}"))
         assert ours["tokens"] == theirs["tokens"]
     capsys.readouterr()
 

@@ -10,8 +10,7 @@ import pytest
 
 from t5lite import bench, evaluate, generate, preview
 from t5lite import train as train_verb
-from t5lite.run.answers import Generator, Request
-from t5lite.run.understanding import Reader
+from t5lite.run.answers import Request, open_answerer
 from t5lite.train import train
 from t5lite.training import loop
 from t5lite.training.reading import saved_steps
@@ -229,7 +228,7 @@ def test_texts_are_answered_together_as_they_are_alone(pretrained, classifier, t
         "a [MASK]",
     ]
     for workdir in (pretrained, classifier, tagger):
-        reader = Reader(Generator(workdir))
+        reader = open_answerer(workdir)
         together = list(reader.answers([Request(text, fields={"id": i}) for i, text in enumerate(texts)], batch_size=3))
         for index, (text, answer) in enumerate(zip(texts, together, strict=True)):
             (alone,) = reader.answers([Request(text)])

@@ -17,7 +17,8 @@ import pytest
 from t5lite import generate
 from t5lite.decoding.settings import Settings
 from t5lite.generate import filled
-from t5lite.run.answers import Generator, Options, Ready, Request, in_order
+from t5lite.run.answering import Ready, in_order
+from t5lite.run.answers import Options, Request, open_answerer
 from t5lite.system.errors import UserError
 from t5lite.train import train
 from tests.data import released
@@ -95,7 +96,7 @@ def test_a_line_may_have_fields_that_are_called_like_those_of_its_answer(pairs, 
 
 
 def test_a_text_is_answered_alike_alone_and_among_others(spans):
-    generator = Generator(spans)
+    generator = open_answerer(spans)
     texts = ["the sea", "the <extra_id_0> went", "a white whale said the old captain of the cold ship.", "x"]
     for settings in (Settings(max_new_tokens=9), Settings(max_new_tokens=9, num_beams=3)):
         together = list(generator.answers([Request(text) for text in texts], Options(settings)))
@@ -124,18 +125,18 @@ def test_a_given_answer_scores_as_when_it_is_generated(pairs, spans, language_mo
 def test_targets_end_in_eos_and_a_language_models_go_on(pairs, language_model, capsys):
     generate.main(["--checkpoint", str(pairs), "--input", "the sea", "--score", "--target", "other", "--json"])
     (scored,) = said(capsys)
-    eos = Generator(pairs).tokenizer.vocabulary.eos
+    eos = open_answerer(pairs).tokenizer.vocabulary.eos
     assert scored["tokens"][-1] == eos and scored["target"] == "other"
     assert scored["logprob"] == pytest.approx(sum(scored["token_logprobs"]), rel=1e-5)
     generate.main(["--checkpoint", str(language_model), "--input", "the", "--score", "--target", " sea", "--json"])
     (scored,) = said(capsys)
-    tokenizer = Generator(language_model).tokenizer
+    tokenizer = open_answerer(language_model).tokenizer
     assert tokenizer.encode("the").tolist() + scored["tokens"] == tokenizer.encode("the sea").tolist()
     assert eos not in scored["tokens"]
 
 
 def test_scores_add_up_over_a_text_and_its_halves(language_model):
-    generator = Generator(language_model)
+    generator = open_answerer(language_model)
     whole, first, second = (
         next(generator.scores([Request(text, target=target)]))
         for text, target in (("the", " sea went old"), ("the", " sea"), ("the sea", " went old"))
@@ -156,7 +157,7 @@ def test_several_answers_come_best_first(spans, capsys):
 
 
 def test_an_answer_ends_before_a_stop(language_model):
-    generator = Generator(language_model)
+    generator = open_answerer(language_model)
     (free,) = generator.answers([Request("the")], Options(Settings(max_new_tokens=40)))
     stop = free["output"][len(free["output"]) // 2 :][:3]
     (stopped,) = generator.answers([Request("the")], Options(Settings(max_new_tokens=40), stop=(stop,)))
@@ -170,14 +171,14 @@ def test_answers_begin_with_the_prefix_and_it_is_scored(pairs, capsys):
     generate.main(["--checkpoint", str(pairs), "--input", "the sea", "--prefix", "about the", "--json"])
     (answer,) = said(capsys)
     assert answer["output"].startswith("about the")
-    prefix = Generator(pairs).tokenizer.encode("about the").tolist()
+    prefix = open_answerer(pairs).tokenizer.encode("about the").tolist()
     assert answer["tokens"][: len(prefix)] == prefix and answer["token_logprobs"][0] < 0
 
 
 def test_what_is_suppressed_is_not_generated(language_model, capsys):
     generate.main(["--checkpoint", str(language_model), "--input", "the", "--json"])
     (free,) = said(capsys)
-    tokenizer = Generator(language_model).tokenizer
+    tokenizer = open_answerer(language_model).tokenizer
     often = max(set(free["tokens"]), key=free["tokens"].count)
     text = tokenizer.decode([tokenizer.encode("a")[-1], often])[1:]
     generate.main(["--checkpoint", str(language_model), "--input", "the", "--json", "--suppress", text])
@@ -186,7 +187,7 @@ def test_what_is_suppressed_is_not_generated(language_model, capsys):
 
 
 def test_sentinels_come_only_where_the_text_has_a_blank(spans):
-    generator = Generator(spans)
+    generator = open_answerer(spans)
     texts = ["the sea", "the <extra_id_0> went", "old man"]
     answers = list(generator.answers([Request(text) for text in texts], Options(Settings(40, temperature=3.0))))
     assert ["<extra_id_" in answer["output"] for answer in answers] == [False, True, False]
@@ -200,7 +201,7 @@ def test_blanks_are_filled():
 
 
 def test_what_streams_is_the_answer(language_model):
-    generator, options = Generator(language_model), Options(Settings(max_new_tokens=30))
+    generator, options = open_answerer(language_model), Options(Settings(max_new_tokens=30))
     parts = list(generator.stream(Request("the"), options))
     (answer,) = generator.answers([Request("the")], options)
     assert len(parts) > 1 and "".join(parts) == answer["output"].rstrip("\ufffd")
@@ -227,14 +228,14 @@ def run_on_a_terminal(arguments, typed=""):
 
 def test_on_a_terminal_an_answer_appears_as_it_is_made(language_model):
     shown = run_on_a_terminal(["--checkpoint", str(language_model), "--input", "the", "--max_new_tokens", "12"])
-    (answer,) = Generator(language_model).answers([Request("the")], Options(Settings(max_new_tokens=12)))
+    (answer,) = open_answerer(language_model).answers([Request("the")], Options(Settings(max_new_tokens=12)))
     assert answer["output"].strip().splitlines()[0] in shown
 
 
 def test_a_conversation_fills_blanks_and_ends(spans):
     typed = "the <extra_id_0> went\nthe sea\n\x04"
     shown = run_on_a_terminal(["--checkpoint", str(spans), "--interactive", "--max_new_tokens", "8"], typed)
-    generator = Generator(spans)
+    generator = open_answerer(spans)
     (answer,) = generator.answers([Request("the <extra_id_0> went")], Options(Settings(max_new_tokens=8)))
     assert filled("the <extra_id_0> went", answer["output"]).split("\n")[0] in shown
 
@@ -296,7 +297,7 @@ def test_hosts_answer_in_turn_and_the_first_has_all_answers_and_faults(monkeypat
             return [] if index else [sent[0][-1], sent[1][len(sent[0]) - 1]]
 
         for name, function in (("count", lambda: 2), ("index", lambda: index), ("to_primary", to_primary)):
-            monkeypatch.setattr(f"t5lite.run.answers.hosts.{name}", function)
+            monkeypatch.setattr(f"t5lite.run.answering.hosts.{name}", function)
 
         def prepare(request):
             if request.place == "line 7":
@@ -374,7 +375,7 @@ def test_a_long_target_leaves_the_texts_beside_it_alone(short_positions, tmp_pat
     assert [answer["target"] for answer in together] == [lines[0]["targets"], lines[2]["targets"]]
     assert "line 2:" in err
     for answer, line in zip(together, (lines[0], lines[2]), strict=True):
-        (alone,) = Generator(short_positions).scores([Request(line["inputs"], target=line["targets"])])
+        (alone,) = open_answerer(short_positions).scores([Request(line["inputs"], target=line["targets"])])
         assert alone["logprob"] == pytest.approx(answer["logprob"], abs=1e-4)
 
 
@@ -390,7 +391,7 @@ def test_a_text_longer_than_the_positions_is_refused(short_positions, capsys):
 def test_a_model_over_several_devices_answers_as_on_one(spans):
     request = [Request("the <extra_id_0> went"), Request("the old man said.")]
     options = Options(Settings(max_new_tokens=8, num_beams=2))
-    one, two = (list(Generator(spans, tensor=n).answers(request, options)) for n in (1, 2))
+    one, two = (list(open_answerer(spans, tensor=n).answers(request, options)) for n in (1, 2))
     for ours, theirs in zip(one, two, strict=True):
         assert ours["tokens"] == theirs["tokens"]
         np.testing.assert_allclose(ours["token_logprobs"], theirs["token_logprobs"], atol=1e-4)

@@ -1,7 +1,7 @@
 """Answers of an encoder: the likeliest piece for each [MASK], the label of a text, or the tag of each word."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,32 +12,19 @@ from t5lite.data.build import pieces_of_words
 from t5lite.decoding.generate import padded
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
-from t5lite.run.answers import BATCH_SIZE, Generator, Ready, Request, in_order, shortened
+from t5lite.run.answering import Answerer, Options, Ready
+from t5lite.run.requests import Request, shortened
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP
 from t5lite.tasks.table import TASKS
 from t5lite.training.trainer import under
 
 
-class Reader:
-    """An encoder that is ready to answer.
+class Reader(Answerer):
+    """An encoder. Its answer is the text with each [MASK] filled in, a label, or a tag for each word."""
 
-    generator: holds the encoder's parameters.
-    """
-
-    def __init__(self, generator: Generator):
-        self.tokenizer, self.objective = generator.tokenizer, generator.objective
-        self._model, self._params, self._mesh = generator.model, generator.params, generator.mesh
-
-    def answers(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
-        """Yield {"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
-
-        strict: see `in_order`.
-        """
-        yield from in_order(requests, batch_size, self._read, lambda chunk, places: self._understood(chunk), strict)
-
-    def _understood(self, ready: list[Ready]) -> list[dict]:
-        """Return the encoder's answer to each text."""
+    def answer(self, ready: list[Ready], places: list[int], options: Options) -> list[dict]:
+        """See `Answerer.answer`."""
         inputs, lengths = padded([each.ids for each in ready], most=self.objective.inputs_length)
         asked, _ = padded([each.asked for each in ready], minimum=1)
         outputs = self._outputs(inputs, lengths, asked)
@@ -47,7 +34,7 @@ class Reader:
             found.append(each.answer(self._answer(each.request.input, each.ids, each.asked, logits)))
         return found
 
-    def _read(self, request: Request) -> Ready:
+    def prepare(self, request: Request, options: Options) -> Ready:
         """Return a text as tokens, and the places to answer: each [MASK], each word's first piece, or none for a label.
 
         A text that gets a label is cut to the length that the network reads, as in evaluation. Raises UserError for any
@@ -101,11 +88,11 @@ class Reader:
             real = (jnp.arange(inputs.shape[1]) < lengths[:, None]).astype(jnp.int32)
             batch = Batch(inputs, real, inputs=inputs, inputs_segment_ids=real,
                           predicted=asked if head is None else None)  # fmt: skip
-            outputs = self._model.apply({"params": params}, batch, method="outputs")
+            outputs = self.model.apply({"params": params}, batch, method="outputs")
             logits = outputs[VOCABULARY if head is None else head.name]
             if head is not None and head.each == "token":
                 logits = jnp.take_along_axis(logits, asked[..., None], axis=1)
             return logits
 
-        placed = under(self._mesh, apply)
-        return lambda *arrays: jax.device_get(placed(self._params, *arrays))
+        placed = under(self.mesh, apply)
+        return lambda *arrays: jax.device_get(placed(self.params, *arrays))

@@ -1,0 +1,155 @@
+"""What all answers share: requests become batches, and answers come in the order of the requests.
+
+Requests are answered in batches of texts with similar lengths. The answer to a text depends on the text's place and the
+seed, not on the other texts of the batch. If a text was cut to the length that the network reads, its answer has
+"cut": {"tokens": 900, "read": 512}.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from t5lite.decoding.settings import Settings
+from t5lite.run.released import Opened
+from t5lite.run.requests import Request
+from t5lite.system import hosts
+from t5lite.system.errors import UserError
+from t5lite.training.sharding import make_mesh, placed_shapes
+from t5lite.training.start import load_params
+
+BATCH_SIZE = 16
+BATCHES_SORTED = 16  # batches a host; texts of similar length are put together among them
+
+
+# Fields of an answer. If a request has fields with these names, they are copied to the answer's field "given".
+OWN_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "answers", "cut",
+                        "error", "given"))  # fmt: skip
+
+
+class Ready(NamedTuple):
+    """A request as tokens.
+
+    ids: the tokens that the network reads.
+    tokens: the prefix of the answer, or the target to score.
+    asked: the places that an encoder is asked about.
+    cut: see the module; None: nothing was cut.
+    """
+
+    request: Request
+    ids: np.ndarray
+    tokens: Sequence[int] = ()
+    asked: np.ndarray | None = None
+    cut: dict[str, int] | None = None
+
+    def answer(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer `found` with the fields that every answer has."""
+        cut = {} if self.cut is None else {"cut": self.cut}
+        fields, given = self.request.fields, {}
+        if clashing := fields.keys() & OWN_FIELDS:
+            given = {"given": {name: fields[name] for name in fields if name in clashing}}
+            fields = {name: value for name, value in fields.items() if name not in clashing}
+        return {**fields, **given, "input": self.request.input, **found, **cut}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How requests are answered.
+
+    settings: how tokens are chosen.
+    stop: texts before which an answer ends.
+    suppress: texts of one token each that are never generated.
+    seed: for random choices.
+    """
+
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    stop: tuple[str, ...] = ()
+    suppress: tuple[str, ...] = ()
+    seed: int = 0
+
+
+PLAIN = Options()
+
+
+def in_order(
+    requests: Sequence[Request],
+    batch_size: int,
+    prepare: Callable[[Request], Ready],
+    function: Callable[[list[Ready], list[int]], list[dict]],
+    strict: bool = True,
+) -> Iterator[dict]:
+    """Yield function(prepared requests of similar length, their places) for all requests, in the order of their places.
+
+    Several hosts take batches in turn, and host 0 yields all answers. If `prepare` refuses a request with a UserError,
+    the answer is {"input", "error"}; with `strict`, the error is raised when it is the request's turn.
+    """
+
+    def answered(places: list[int]) -> list[dict]:
+        ready, found = {}, {}
+        for place in places:
+            request = requests[place]
+            try:
+                if request.fault is not None:
+                    raise UserError(request.fault)
+                ready[place] = prepare(request)
+            except UserError as error:
+                where = f"{request.place}: " if request.place else ""
+                found[place] = {"input": request.input, "error": f"{where}{error}"}
+        if ready:
+            found |= dict(zip(ready, function(list(ready.values()), list(ready)), strict=True))
+        return [found[place] for place in places]
+
+    window = batch_size * BATCHES_SORTED * hosts.count()
+    for first in range(0, len(requests), window):
+        places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
+        batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        found: dict[int, dict] = {}
+        for start in range(0, len(batches), hosts.count()):
+            mine = batches[start + hosts.index()] if start + hosts.index() < len(batches) else []
+            for places_of_host, each in hosts.to_primary((mine, answered(mine))):
+                found |= dict(zip(places_of_host, each, strict=True))
+        for place in sorted(found):
+            if strict and "error" in found[place]:
+                raise UserError(found[place]["error"])
+            yield found[place]
+
+
+class Answerer(abc.ABC):
+    """A model with its parameters, ready to answer.
+
+    Args:
+        opened: the model of `place`, a workdir or `hf:DIR`.
+        step, average: which checkpoints to read instead of the newest, as for `load_params`.
+        tensor: the number of this host's devices over which the model is split.
+    """
+
+    def __init__(self, opened: Opened, place: str | Path, step: str | None = None, average: int = 1, tensor: int = 1):
+        self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
+        self.conventions = opened.conventions
+        self.columns = opened.config.data.train.columns
+        self.mesh = make_mesh(1, 1, tensor, devices=jax.local_devices()[:tensor])
+        self.params, self.step = load_params(place, placed_shapes(self.model.config, self.mesh), step, average)
+
+    @abc.abstractmethod
+    def prepare(self, request: Request, options: Options) -> Ready:
+        """Return a request as tokens. Raises UserError for a text that the model cannot take."""
+
+    @abc.abstractmethod
+    def answer(self, ready: list[Ready], places: list[int], options: Options) -> list[dict]:
+        """Return the answers to a batch of requests. places: their places among all requests."""
+
+    def answers(
+        self, requests: Sequence[Request], options: Options = PLAIN, batch_size: int = BATCH_SIZE, strict: bool = True
+    ) -> Iterator[dict]:
+        """Yield {"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
+
+        Generated answers also have "score", and with num_return above 1 "answers", the list of all, best first.
+        strict: see `in_order`.
+        """
+        prepare = functools.partial(self.prepare, options=options)
+        yield from in_order(requests, batch_size, prepare, functools.partial(self.answer, options=options), strict)
