@@ -3,15 +3,15 @@
     state, metrics = train_step(state, rows, seed)    rows: what the host read, [B, …]
     sums = eval_step(params, rows, index)
 
-Noise and dropout are functions of (seed, state.step) alone. The seed is an argument, so that the runs of several seeds
-share one compiled program.
+Noise and dropout are functions of (seed, state.step) alone. The seed is an argument, so runs with different seeds share
+one compiled program.
 
-Where the loss or the norm of the gradient is not finite the update is left out: parameters and optimizer state stay as
-they were, bit for bit, and only the step counts. That is decided before the optimizer runs, so that no second state is
-held (see optimizer.py).
+If the loss or the norm of the gradient is not finite, the update is left out: parameters and optimizer state stay as
+they were, bit for bit, and only the step counts. This is decided before the optimizer runs, so no second state is held
+(see optimizer.py).
 
-Only trainable parameters are differentiated. A frozen one has no gradient, no optimizer state and no average, and the
-step returns the very array that it was given. XLA leaves out the backward pass below the lowest trainable parameter.
+Only trainable parameters are differentiated. A frozen parameter has no gradient, no optimizer state and no average, and
+the step returns its array unchanged. XLA leaves out the backward pass below the lowest trainable parameter.
 """
 
 import dataclasses
@@ -40,8 +40,13 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32 scalar, the number of steps done. params: float32. opt_state: optax's. average: of the trainable
-    parameters, with None in the place of each frozen one; None where the config asks for no average.
+    """What a training step reads and returns.
+
+    step: int32 scalar, the number of steps done.
+    params: float32.
+    opt_state: optax's.
+    average: the average of the trainable parameters, with None in the place of each frozen one. None where the config
+        asks for no average.
     """
 
     step: Array
@@ -51,13 +56,13 @@ class TrainState:
 
     @property
     def evaluated(self) -> Any:
-        """The parameters by which the state is judged: the average where there is one."""
+        """The parameters to evaluate: the average where there is one."""
         return self.params if self.average is None else fill(self.average, self.params)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What a step needs beside model, objective and optimizer: fields of the config."""
+    """Fields of the config that a step needs beside model, objective and optimizer."""
 
     batch_size: int
     microbatches: int
@@ -74,9 +79,11 @@ EvalStep = Callable[[Any, Row, Array], Sums]
 def init_state(
     model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: Array, averaged: Any = None
 ) -> TrainState:
-    """The state before the first step; `batch` gives the shapes. Jit it with the shardings that it should have.
+    """Return the state before the first step. Jit this function with the shardings that the state should have.
 
-    averaged: a tree of bools, the parameters of which the state holds an average; None: of none.
+    Args:
+        batch: gives the shapes.
+        averaged: a tree of bools: which parameters have an average in the state. None: no parameter has one.
     """
     params = model.init(jax.random.key(seed), batch)["params"]
     average = None if averaged is None else jax.tree.map(jnp.copy, keep(params, averaged))
@@ -84,12 +91,12 @@ def init_state(
 
 
 def noise_key(seed: int | Array) -> Array:
-    """The key from which the objectives' noise of a run is folded."""
+    """Return the PRNG key from which the noise of a run's objective is folded."""
     return jax.random.fold_in(jax.random.key(seed), 0)
 
 
 def validation_key() -> Array:
-    """The key of all validation noise: the same in every run, so that losses compare."""
+    """Return the PRNG key of all validation noise. It is the same in every run, so losses can be compared."""
     return jax.random.fold_in(jax.random.key(0), 2)
 
 
@@ -106,12 +113,18 @@ def make_train_step(
     settings: StepSettings,
     trainable: Any,
 ) -> SeededStep:
-    """The function (state, rows, seed) -> (state, metrics). Not jitted: the caller knows the shardings.
+    """Return the function (state, rows, seed) -> (state, metrics). It is not jitted: the caller knows the shardings.
 
-    Sums of loss and gradient accumulate over microbatches and are divided once, by the weight of the whole batch.
-    trainable: a tree of bools like the parameters. grad_norm, which clipping compares, is of the trainable ones.
-    seed: int32 scalar. metrics: float32 scalars, and three of bools. "skipped": the update was left out.
-    "finite_update": the optimizer's update is finite. "finite_rows" [B]: the row's loss is finite.
+    Sums of loss and gradient accumulate over microbatches. They are divided once, by the weight of the whole batch.
+    `seed` is an int32 scalar. `metrics` are float32 scalars, among them "grad_norm", the norm of the gradient before
+    clipping, and three that are bool:
+
+        skipped         the update was left out
+        finite_update   the optimizer's update is finite
+        finite_rows     [B]: the loss of each row is finite
+
+    Args:
+        trainable: a tree of bools like the parameters.
     """
     heads = heads_of(objective.heads)
     is_frozen = jax.tree.map(lambda is_trainable: not is_trainable, trainable)
@@ -151,13 +164,14 @@ def make_train_step(
 
 
 def _all_finite(tree: Any) -> Array:
-    """Bool scalar: whether every number of every leaf is finite."""
+    """Return whether all numbers of all leaves are finite, a bool scalar."""
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _accumulate(gradient_of: Callable, batch: Batch, key: Array, microbatches: int) -> tuple[Any, tuple[Sums, Array]]:
-    """Sums of gradient and metrics over microbatches, taken across the batch so that each device keeps its rows; and
-    whether the loss of each row is finite.
+    """Return (gradient, (sums of metrics, whether the loss of each row is finite)), summed over microbatches.
+
+    A microbatch takes every `microbatches`-th row of the batch, so each device keeps its rows.
     """
 
     def split(x: Array) -> Array:
@@ -176,10 +190,10 @@ def _accumulate(gradient_of: Callable, batch: Batch, key: Array, microbatches: i
 
 
 def make_eval_step(model: Transformer, objective: Objective, table: TokenTable) -> EvalStep:
-    """The function (params, rows, index) -> sums. index: the number of the batch, by which each row's place among all
-    held-out rows is known. A row's noise depends on that place alone, so sums do not depend on the batch's size.
+    """Return the function (params, rows, index) -> sums of the loss and of the predictions.
 
-    Rows that are not "valid" count nothing. Beside the loss's sums: those of the predictions.
+    `index` is the number of the batch. It gives each row its place among all held-out rows. The noise of a row depends
+    on this place alone, so the sums do not depend on the size of a batch. Rows that are not "valid" count nothing.
     """
 
     def eval_step(params: Any, rows: Row, index: Array) -> Sums:

@@ -5,7 +5,8 @@
     state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
 
 The step is compiled ahead of time: rows of another shape are an error, never a second compilation. Trainers that differ
-in their seed alone share their programs, which a process keeps: of a study with several seeds it compiles each once.
+only in their seed share their programs. A process keeps its programs, so a study compiles each program once for all
+seeds.
 """
 
 import dataclasses
@@ -33,15 +34,20 @@ from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
 from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
 
-PROGRAMS = 8  # of a kind, that a process keeps
+PROGRAMS = 8  # the most programs of a kind that a process keeps
 # The fields of a config on which the programs of a training depend, beside its model and objective.
 OF_THE_STEP = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """shapes, shardings: of the TrainState. step: compiled, donates the state. init: makes the state in place.
-    function: the step as it is, not jitted.
+    """A compiled training step, and what was made with it.
+
+    shapes, shardings: of the TrainState.
+    init: returns the first state, each array made on its own devices.
+    step: the compiled step. It donates the state that it is given.
+    function: the step without jit.
+    memory_bytes: planned by the compiler for one device.
     """
 
     mesh: Mesh
@@ -55,7 +61,7 @@ class Trainer:
 
 
 def batch_shapes(objective: Objective, batch_size: int, table: TokenTable) -> Batch:
-    """The Batch of `objective` as jax.ShapeDtypeStruct."""
+    """Return the Batch that `objective` makes, with a jax.ShapeDtypeStruct in place of each array."""
 
     def make(rows: Any) -> Batch:
         return make_batch(objective, example_keys(jax.random.key(0), jnp.int32(0), batch_size), rows, table)
@@ -71,12 +77,15 @@ def _row_structs(objective: Objective, batch_size: int, sharding: Any = None) ->
 def make_trainer(
     config: ConfigDict, model: Transformer, objective: Objective, table: TokenTable, total_steps: int
 ) -> Trainer:
-    """Lay `config`'s training out over its mesh and compile the step. Raises UserError where something cannot fit."""
+    """Place the training of `config` on its mesh, and compile the step.
+
+    Raises UserError where the state or a step does not fit in the memory of a device.
+    """
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.microbatches, mesh)
     fields = FrozenConfigDict({name: config[name] for name in OF_THE_STEP})
     made = _for_any_seed(fields, model, objective, table, mesh, total_steps)
-    meet()  # the first program that all take part in gives a late host but half a minute (Gloo's, on CPUs)
+    meet()  # on CPUs, the first program of all hosts waits only half a minute for a late host (Gloo)
     seeded = {
         name: functools.partial(getattr(made, name), seed=np.int32(config.seed))
         for name in ("init", "step", "function")
@@ -88,7 +97,7 @@ def make_trainer(
 def _for_any_seed(
     config: FrozenConfigDict, model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh, total_steps: int
 ) -> Trainer:
-    """A Trainer with functions that take a `seed`, int32, as well."""
+    """Return a Trainer whose functions have one more argument: `seed`, int32."""
     schedule = make_schedule(config.schedule, total_steps)
     batch = batch_shapes(objective, config.batch_size, table)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
@@ -137,14 +146,14 @@ def _for_any_seed(
 
 
 def flops_of_a_step(config: ConfigDict, model: Transformer, objective: Objective) -> float:
-    """FLOPs of one training step."""
+    """Return the FLOPs of one training step."""
     encoder_length, decoder_length = objective.lengths
     lengths = {"encoder_length": encoder_length, "decoder_length": decoder_length}
     return step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
 
 
 def under(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, called with `mesh` as the ambient one, by which the model lays out its activations."""
+    """Return `function`, called under `mesh`. The model places its activations by this mesh."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -156,13 +165,13 @@ def under(mesh: Mesh, function: Callable) -> Callable:
 
 @functools.lru_cache(PROGRAMS)
 def compile_eval_step(model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh) -> Callable:
-    """The jitted evaluation step, (params, rows, index) -> sums; rows are placed on `mesh` by the caller."""
+    """Return the jitted evaluation step, (params, rows, index) -> sums. The caller places the rows on `mesh`."""
     step = make_eval_step(model, objective, table)
     return under(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
 
 
 def _memory_bytes(compiled: Any) -> int:
-    """What the compiled step holds on a device: its arguments, outputs that are new, and temporaries."""
+    """Return the bytes that the compiled step holds on a device: arguments, new outputs and temporaries."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return 0
@@ -171,26 +180,32 @@ def _memory_bytes(compiled: Any) -> int:
 
 
 def check_fits(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
-    """UserError where `needed` bytes on each device of `mesh` are more than it has; the CPU's devices share theirs."""
+    """Raise UserError where each device of `mesh` needs more bytes than it has. CPU devices share their memory.
+
+    Args:
+        what: what needs the memory, for the message.
+        way_out: what the user can change.
+    """
     device = mesh.local_devices[0]
     has = (device.memory_stats() or {}).get("bytes_limit")
     if has is None and device.platform == "cpu" and hasattr(os, "sysconf"):
         has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
     if has is not None and needed > has:
         raise UserError(
-            f"{what} would take {needed / 2**30:,.1f} GiB on a device that has {has / 2**30:,.1f}; {way_out}"
+            f"{what} would take {needed / 2**30:,.1f} GiB on a device that has {has / 2**30:,.1f} GiB; {way_out}"
         )
 
 
 def counted_peak() -> int:
-    """Peak memory of one device in bytes since this process began; 0 where the device counts nothing."""
+    """Return the peak memory of one device in bytes since this process began; 0 where the device does not count it."""
     return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
 def peak_bytes(trainer: Trainer, before: int = 0) -> int:
-    """Peak memory of one device in bytes: what it counted, else what the compiler planned.
+    """Return the peak memory of one device in bytes: counted by the device, else planned by the compiler.
 
-    before: the `counted_peak` when the run began. Where it has not grown, it was an earlier run's.
+    Args:
+        before: the `counted_peak` when the run began. If the peak has not grown since, it belongs to an earlier run.
     """
     counted = counted_peak()
     return counted if counted > before else trainer.memory_bytes
