@@ -9,7 +9,7 @@ import pytest
 
 from t5lite.train import train
 from tests.hosts import config_of, start, wait
-from tests.small import write_texts
+from tests.small import write_pairs, write_texts
 
 CONFIG = """
 from tests.hosts import config_of
@@ -132,6 +132,16 @@ def test_evaluate_on_several_hosts_says_once_what_one_host_says(on_two, hosts):
     said = json.loads(_same_on_all(["-m", "t5lite.evaluate", "--checkpoint", on_two, "--json"], hosts))["metrics"]
     expected = _result(on_two)["metrics"]
     assert said == expected if hosts == 2 else said["validation"] == pytest.approx(expected["validation"], rel=1e-5)
+
+
+def test_pairs_are_scored_and_answered_on_two_hosts_that_share_the_weights_as_on_one(tmp_path):
+    config = config_of(write_pairs(tmp_path / "pairs.jsonl"), 1, 2)
+    config.objective.name, config.objective.targets_length = "supervised", 16
+    config.budget.steps, config.eval.rows, config.eval.generate_rows = 60, 10, 7
+    expected = train(config, tmp_path / "run")["metrics"]
+    said = _same_on_all(["-m", "t5lite.evaluate", "--checkpoint", tmp_path / "run", "--json"], 2)
+    assert {"accuracy", "macro_f1"} <= expected["validation"].keys() and expected["validation"]["exact_match"] > 0
+    assert json.loads(said)["metrics"]["validation"] == pytest.approx(expected["validation"], rel=1e-5)
 
 
 @pytest.mark.parametrize("hosts", HOSTS)
