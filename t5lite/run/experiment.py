@@ -1,9 +1,9 @@
-"""What a config denotes: its tokenizer, objective, model and rows, put together from data, objectives and model.
+"""An experiment: the tokenizer, objective, model and rows that a config describes.
 
     experiment = open_experiment(config)
     experiment.objective, experiment.model, experiment.train_rows(), experiment.dataset
 
-Verbs stand on this module; the nouns below do not know each other's neighbours.
+The rooms below this module do not know each other: data, objectives and model meet here, and the verbs build on it.
 """
 
 import dataclasses
@@ -43,8 +43,8 @@ from t5lite.training.trainer import flops_of_a_step, make_trainer
 class Experiment:
     """A config with its data opened.
 
-    evaluated: the objective by which it is evaluated, on rows of its own. standards: those by which it compares with
-    runs of other objectives.
+    evaluated: the objective for evaluation, which may read other rows than training.
+    standards: {name: objective} for comparisons with runs of other objectives.
     """
 
     config: ConfigDict
@@ -60,12 +60,12 @@ class Experiment:
 
     @functools.cached_property
     def conventions(self) -> Conventions:
-        """How its model is asked and answers, in evaluation."""
+        """The tokens around a question and an answer, in evaluation."""
         tokenizer = self.dataset.tokenizer
         return conventions_of(self.evaluated, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
-        """The rows of each step; `places`: those of a batch that this host reads, None for all."""
+        """Return the rows of each step. places: the rows of a batch that this host reads; None: all."""
         config, fields = self.config, self.config.objective
         limit = config.data.train.limit
         members = [
@@ -75,7 +75,7 @@ class Experiment:
         return TrainRows(members, config.batch_size, config.seed, places)
 
     def validation_sources(self, objective: Objective) -> dict[str, RowSource]:
-        """The rows for `objective` of each held-out set; pairs stand one to a row, so that metrics are by pair."""
+        """Return the rows of each held-out set for `objective`. Pairs are not packed, so metrics count pairs."""
         heldout = self.dataset.validation
         sources = {name: self._source(span, objective, packed=False, evaluates=True) for name, span in heldout.items()}
         for name, source in sources.items():
@@ -84,7 +84,7 @@ class Experiment:
         return sources
 
     def cut(self) -> dict[str, Cut]:
-        """{split: what is cut} of training and of each held-out set; {} where rows are windows, which cut nothing."""
+        """Return {split: what is cut} of training and each held-out set; {} for windows, which cut nothing."""
         if self.objective.rows == "windows":
             return {}
         limit, trained = self.config.data.train.limit, self.dataset.train
@@ -95,7 +95,7 @@ class Experiment:
         return {name: source.cut() for name, source in (sources | self.validation_sources(self.evaluated)).items()}
 
     def cut_notes(self) -> list[str]:
-        """A sentence for each split of which something is cut, with what to raise."""
+        """Return a sentence for each split with cut texts. The sentence names the limit to raise."""
         said = {name: describe_cut(cut, self.config.objective) for name, cut in self.cut().items()}
         return [f"{name}: {note}" for name, note in said.items() if note is not None]
 
@@ -123,20 +123,21 @@ class Experiment:
 
 
 def open_experiment(config: ConfigDict, own: Path | None = None, given: Collection[str] = ()) -> Experiment:
-    """Open what `config` denotes, building tokenizer and token stores where the cache lacks them.
+    """Return the experiment of `config`. Tokenizer and token stores that the cache lacks are built.
 
-    own: the workdir of a run that has begun; its tokenizer takes the place of that of `init_from`. given: the fields
-    that the command line has set.
+    Args:
+        own: the workdir of a run that has begun. Its own tokenizer is used instead of that of `init_from`.
+        given: the fields that the command line has set.
     """
     experiment = _opened(config, own, given)
     tokenizer = experiment.dataset.tokenizer
-    tokenizer.begins_with_start = True  # as all that it is trained on, whatever a released one's own does
+    tokenizer.begins_with_start = True  # as in training, even if a released tokenizer does not do so
     rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
     in_targets = objective.allowed(vocabulary)
     dropped = {*rules.never, *rules.never_first, *rules.stops} - {vocabulary.eos}
     if in_targets[list(dropped)].any():
-        say("note: the release suppresses tokens, or ends answers at some, that targets of this run may hold; "
-            "this run does not")  # fmt: skip
+        say("note: the release suppresses some tokens, or ends answers at them, that targets of this run may hold; "
+            "this run allows them")  # fmt: skip
     continues = config.init_from is not None and objective.architecture == "encoder_decoder"
     tokenizer.rules = rules.after_training(in_targets, objective.bos, continues)
     return experiment
@@ -155,15 +156,16 @@ def _opened(config: ConfigDict, own: Path | None = None, given: Collection[str] 
 
 
 def open_run(config: ConfigDict, place: str | Path) -> Experiment:
-    """The experiment of the run in a workdir, or of the released weights of `hf:DIR`, for reading: its own tokenizer,
-    and training data only if need be.
+    """Return the experiment of the run in a workdir, or of the released weights of `hf:DIR`, for reading.
+
+    It has the run's own tokenizer. Training data is opened only if held-out text is a share of it.
     """
     own = None if is_released(place) else Path(place)
     config = _resolved(config, own)
     config.tokenizer.path, config.init_from = None, None
     if config.data.validation.source is None:
         if own is None:
-            raise UserError(f"config.data.validation.source: {place} brings no text of its own; set it")
+            raise UserError(f"config.data.validation.source is not set, and {place} has no text of its own; set it")
         return _opened(config, own)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
     tokenizer = open_fitted(place, tokenizer, config.model.vocab_size)
@@ -174,8 +176,10 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
 
 
 def _resolved(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:
-    """A copy with the special tokens named, and the shape of the weights that it starts from, which the workdir of a
-    run that has begun knows. What no run can have is refused before any data is read.
+    """Return a copy of `config` with its special tokens and the inherited shape, checked before any data is read.
+
+    Args:
+        workdir: the workdir of the run. If the run has begun, the workdir knows the shape.
     """
     check(config)
     config = with_inherited_shape(config, workdir, given)
@@ -188,9 +192,9 @@ def _resolved(config: ConfigDict, workdir: Path | None, given: Collection[str] =
 def _functions(
     objective: FrozenConfigDict, model: FrozenConfigDict, vocabulary: Vocabulary, labels: tuple[str, ...] | None
 ) -> tuple[Objective, Objective, dict[str, Objective], Transformer]:
-    """The functions of an experiment: objective, evaluated, standards and model.
+    """Return objective, evaluated, standards and model of an experiment.
 
-    Equal arguments give the same functions, and the same functions need no second compilation.
+    Equal arguments give the same objects, and the same objects need no second compilation.
     """
     made, evaluated = (
         make(objective, model.architecture, vocabulary, labels) for make in (make_objective, make_evaluated)
@@ -209,11 +213,11 @@ def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
 
 
 def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:
-    """Refuse a tokenizer in which an id of that of `init_from` means something else."""
+    """Refuse a tokenizer that gives an id another meaning than the tokenizer of `init_from`."""
     if not extends(tokenizer, load_tokenizer(config.init_from, config.tokenizer.sentinels, config.tokenizer.specials)):
         raise UserError(
-            f"config.tokenizer.path: the tokenizer differs from that of init_from={config.init_from}, so that its "
-            "parameters would mean nothing; leave it unset to use its own"
+            f"config.tokenizer.path: this tokenizer differs from the tokenizer of init_from={config.init_from}, whose "
+            "parameters would mean nothing here; leave tokenizer.path unset to use the tokenizer of init_from"
         )
 
 
@@ -226,7 +230,7 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
         return steps
 
     def measure() -> float:
-        # The schedule does not matter to the time of a step, only that one can be made.
+        # The time of a step does not depend on the schedule. Any number of steps will do.
         probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, 10**9)
         rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
         return seconds_per_step(probe.step, probe.init(), put_batch(rows, probe.mesh))
