@@ -54,9 +54,9 @@ def test_a_converted_run_is_what_the_folder_is(place, tmp_path, capsys):
     name, folder = place
     convert.main(["--from", f"hf:{folder}", "--to", str(tmp_path / "run")])
     capsys.readouterr()
-    text = "the sea [MASK] cold." if name == "bert" else "the sea"
+    text = ["the sea [MASK] cold."] if name == "bert" else ["the sea", "--max_new_tokens", "6"]
     for checkpoint in (f"hf:{folder}", str(tmp_path / "run")):
-        generate.main(["--checkpoint", checkpoint, "--input", text, "--max_new_tokens", "6", "--json"])
+        generate.main(["--checkpoint", checkpoint, "--json", "--input", *text])
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first == second and first["tokens"]
 

@@ -219,6 +219,13 @@ def test_generate_fills_blanks_names_labels_and_tags_words(pretrained, classifie
     assert [word.partition("/")[0] for word in said] == ["said", "white", "old", "said"] and said[1] == "white/B-X"
 
 
+@pytest.mark.parametrize("flag", ["--temperature=1", "--num_beams=4", "--stop=x", "--suppress=the", "--prefix=a"])
+def test_flags_of_generation_are_refused(tagger, capsys, flag):
+    with pytest.raises(SystemExit):
+        generate.main(["--checkpoint", str(tagger), "--input", "a whale", flag])
+    assert f"{flag.partition('=')[0]}: an encoder generates nothing" in capsys.readouterr().err
+
+
 def test_texts_are_answered_together_as_they_are_alone(pretrained, classifier, tagger):
     """In their order, whatever their lengths and the number of blanks."""
     texts = [
