@@ -30,7 +30,7 @@ from typing import Any
 
 from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
-from t5lite.data.tokenizers.generation_config import note_of
+from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.run.answers import BATCH_SIZE, Generator, Options, Request, shortened
 from t5lite.run.requests import read_requests
@@ -244,7 +244,7 @@ def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: 
 def _say_what_is_not_taken_over(generator: Generator, arguments: argparse.Namespace) -> None:
     rules, architecture = generator.tokenizer.rules, generator.objective.architecture
     given = [f"--{name}" for name in (*_given(arguments), *(("stop",) if arguments.stop else ()))]
-    if rules is not None and architecture != "encoder" and (note := note_of(rules, architecture, given)):
+    if rules is not None and architecture != "encoder" and (note := describe_ignored(rules, architecture, given)):
         say(f"note: {note}")
 
 

@@ -15,12 +15,11 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
-import numpy as np
 import tokenizers
 
+from t5lite.data.tokenizers.token_table import Piece
 from t5lite.system.errors import UserError
 from t5lite.system.files import has_shape
-from t5lite.system.vocabulary import TokenTable
 
 SPACE = "▁"
 MOST_IDS = 2**22
@@ -126,6 +125,12 @@ def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.T
     return (other, True) if same else (given, False)
 
 
+def ends_of(made: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+    """Return the id that the tokenizer puts in front of a text, and the one that it puts after it; None: no id."""
+    bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
+    return full[0] if full[:1] != bare[:1] else None, full[-1] if full[-1:] != bare[-1:] else None
+
+
 def _copied(spec: dict[str, Any]) -> dict[str, Any]:
     """Return a copy that shares the model, which is nearly all of a file."""
     return {name: value if name == "model" else copy.deepcopy(value) for name, value in spec.items()}
@@ -138,17 +143,6 @@ def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         if component and isinstance(component.get(name), list):
             found = component[name]
     yield from (part for part in found if isinstance(part, dict))
-
-
-def last_of_text(spec: dict[str, Any]) -> str | None:
-    """Return the name of the token that the file puts after a text, None if it puts none."""
-    for part in _parts(spec.get("post_processor")):
-        if part.get("type") in ("BertProcessing", "RobertaProcessing") and has_shape(part.get("sep"), list):
-            return str(next(iter(part["sep"]), None))
-        if part.get("type") == "TemplateProcessing" and has_shape(part.get("single"), [dict]) and part["single"]:
-            special = part["single"][-1].get("SpecialToken")
-            return str(special.get("id")) if isinstance(special, dict) else None
-    return None
 
 
 def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -175,21 +169,13 @@ def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
     return bare if found and not strips else None
 
 
-def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> TokenTable:
-    """Return facts about each piece. An added token that is not special is text as it stands.
-
-    num_bytes_first counts as if the tokenizer put a space in front of each text.
-    """
-    rows = len(pieces)
-    num_bytes, num_bytes_first = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-    starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
+def describe_pieces(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> list[Piece | None]:
+    """Return facts about each piece, None for special ones. An added token that is not special is text as it stands."""
     added = added_tokens(spec)
     types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))]
     prefix = spec["model"].get("continuing_subword_prefix") or "##"
-    for token, piece in enumerate(pieces):
-        if piece is None or token in special:
-            continue
-        is_special[token] = False
+
+    def describe(token: int, piece: str) -> Piece:
         text, starts = piece.replace(SPACE, " "), piece.startswith((SPACE, " ", "\n"))
         size, has_space = len(text.encode()), text.startswith(" ")
         if token in added:
@@ -197,11 +183,11 @@ def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collect
         elif "ByteLevel" in types:
             size, starts, has_space = len(piece), piece.startswith(BYTES_OF_SPACE), piece.startswith(BYTES_OF_SPACE[0])
         elif spec["model"].get("type") == "WordPiece":
-            starts = not piece.startswith(prefix)
-            text = piece if starts else piece.removeprefix(prefix)
-            size, has_space = len(text.encode()) + starts, starts
+            starts = has_space = not piece.startswith(prefix)
+            text = piece.removeprefix(prefix)
+            size = len(text.encode()) + starts
         elif "ByteFallback" in types and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             size = 1
-        num_bytes[token], starts_word[token], ends_sentence[token] = size, starts, text.endswith((".", "?", "!"))
-        num_bytes_first[token] = size - has_space
-    return TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)
+        return Piece(size, has_space, starts, text.endswith((".", "?", "!")))
+
+    return [None if piece is None or token in special else describe(token, piece) for token, piece in enumerate(pieces)]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from t5lite.data.tokenizers.release import write_release
+from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.text_tokenizer import extends
 from t5lite.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
@@ -105,7 +105,7 @@ def test_a_grown_tokenizer_is_published_with_its_ids_or_not_at_all(tmp_path):
     grown = Tokenizer(PIECES, 0, FIM).grown(20, ())
     assert grown.below == 3 and grown.decode([grown.vocabulary.pieces - 1]) == FIM[-1]
     (tmp_path / "own").mkdir()
-    write_release(grown, tmp_path / "own", "decoder", closes=False)  # checks every name's id
+    export_tokenizer(grown, tmp_path / "own", "decoder", closes=False)  # checks every name's id
     (tmp_path / "t5").mkdir()
     with pytest.raises(UserError, match="<fim_prefix> stands below the sentinels"):
-        write_release(Tokenizer(T5_LIKE, 0, FIM).grown(20, ()), tmp_path / "t5", "decoder", closes=False)
+        export_tokenizer(Tokenizer(T5_LIKE, 0, FIM).grown(20, ()), tmp_path / "t5", "decoder", closes=False)
