@@ -103,7 +103,7 @@ def open_model(place: str | Path) -> Opened:
 
 def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
     """Return the tokenizer with only the ids below `rows`. A warning names the first id without a row."""
-    fitted = tokenizer if rows is None else tokenizer.limited_to(rows)
+    fitted = tokenizer if rows is None else tokenizer.limit_rows(rows)
     if fitted is not tokenizer:
         count = tokenizer.vocabulary.rows
         warn(f"{place}: the tokenizer has {count} ids, the weights have rows for {rows}: no text may hold "

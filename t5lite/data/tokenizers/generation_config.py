@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.data.tokenizers.release_files import ReleaseFiles
+from t5lite.data.tokenizers.release_files import GENERATION_FILE, MODEL_CONFIG_FILE, ReleaseFiles
 from t5lite.system.errors import UserError
 from t5lite.system.files import has_shape
 from t5lite.system.vocabulary import Rules, Vocabulary
@@ -49,7 +49,8 @@ def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
 
     Raises UserError for a field that holds no ids, and for a forced id that the vocabulary lacks or that is suppressed.
     """
-    fields, file = files.generation, files.generation_file
+    fields = files.generation
+    file = files.folder / (GENERATION_FILE if files.has(GENERATION_FILE) else MODEL_CONFIG_FILE)
 
     def ids(name: str) -> tuple[int, ...]:
         value = fields.get(name)
@@ -175,4 +176,4 @@ def write_generation_config(folder: Path, ids: Mapping[str, int], rules: Rules, 
     asked = dict(rules.asked)
     if words := [*fields.pop("bad_words_ids", []), *asked.pop("bad_words_ids", [])]:
         fields["bad_words_ids"] = words
-    (folder / "generation_config.json").write_text(json.dumps({**fields, **asked}, indent=2) + "\n")
+    (folder / GENERATION_FILE).write_text(json.dumps({**fields, **asked}, indent=2) + "\n")

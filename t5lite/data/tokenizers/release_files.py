@@ -10,67 +10,51 @@ from t5lite.data.tokenizers.tokenizer_json import parse
 from t5lite.system.errors import UserError
 from t5lite.system.files import read_bytes, read_json
 
+TOKENIZER_FILE, CONFIG_FILE, NAMES_FILE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+IDS_FILE, GENERATION_FILE, MODEL_CONFIG_FILE = "added_tokens.json", "generation_config.json", "config.json"
+SHAPES = {CONFIG_FILE: {"added_tokens_decoder": (dict, None), "extra_ids": (int, None)}, IDS_FILE: {str: int}}
 WAY_OUT = "fetch it anew"
-TOKENIZER_FILE = "tokenizer.json"
 ROLE_IDS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
 class ReleaseFiles:
-    """The files in `folder`. A property is empty if its file does not exist. Raises UserError for a damaged file."""
+    """The files in `folder`. A file that does not exist is empty. Raises UserError for a damaged file."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.tokenizer_file = folder / TOKENIZER_FILE
-        self.config_file = folder / "tokenizer_config.json"
-        self.names_file = folder / "special_tokens_map.json"
-        self.ids_file = folder / "added_tokens.json"
+        self._contents: dict[str, dict[str, Any]] = {}
 
-    @functools.cached_property
-    def content(self) -> bytes:
-        """The bytes of tokenizer.json."""
-        return read_file(self.tokenizer_file) if self.tokenizer_file.is_file() else b""
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return the contents of a JSON file."""
+        if name not in self._contents:
+            self._contents[name] = read_json(self.folder / name, WAY_OUT, SHAPES.get(name, dict)) or {}
+        return self._contents[name]
 
     @functools.cached_property
     def spec(self) -> dict[str, Any]:
         """The contents of tokenizer.json."""
-        with naming(self.tokenizer_file):
-            return parse(self.content) if self.tokenizer_file.is_file() else {}
-
-    @functools.cached_property
-    def config(self) -> dict[str, Any]:
-        """The contents of tokenizer_config.json."""
-        shape = {"added_tokens_decoder": (dict, None), "extra_ids": (int, None)}
-        return read_json(self.config_file, WAY_OUT, shape) or {}
-
-    @functools.cached_property
-    def names(self) -> dict[str, Any]:
-        """The contents of special_tokens_map.json."""
-        return read_json(self.names_file, WAY_OUT) or {}
-
-    @functools.cached_property
-    def ids(self) -> dict[str, int]:
-        """The contents of added_tokens.json: {text: id}."""
-        return read_json(self.ids_file, WAY_OUT, {str: int}) or {}
-
-    @property
-    def generation_file(self) -> Path:
-        """The file that decides on generation: generation_config.json, or config.json if that does not exist."""
-        newer = self.folder / "generation_config.json"
-        return newer if newer.is_file() else self.folder / "config.json"
+        file = self.folder / TOKENIZER_FILE
+        with name_in_errors(file):
+            return parse(read_file(file)) if file.is_file() else {}
 
     @functools.cached_property
     def generation(self) -> dict[str, Any]:
-        """The fields of the file that decides on generation. Ids that it lacks come from config.json."""
-        older = read_json(self.folder / "config.json", f"{WAY_OUT}, or remove it") or {}
-        newer = read_json(self.folder / "generation_config.json", f"{WAY_OUT}, or remove it")
-        if newer is None:
+        """The fields of generation_config.json, or of config.json if that does not exist.
+
+        Ids that generation_config.json lacks come from config.json.
+        """
+        older = self.read(MODEL_CONFIG_FILE)
+        if not self.has(GENERATION_FILE):
             return older
         ids = {name: older[name] for name in ROLE_IDS if name in older}
-        return ids | {name: value for name, value in newer.items() if value is not None}
+        return ids | {name: value for name, value in self.read(GENERATION_FILE).items() if value is not None}
 
     def tokens_named(self, role: str) -> list[str]:
         """Return the names that the files give a role such as "eos", the one that counts first."""
-        named = [names.get(f"{role}_token") for names in (self.config, self.names)]
+        named = [self.read(file).get(f"{role}_token") for file in (CONFIG_FILE, NAMES_FILE)]
         named = [name.get("content") if isinstance(name, dict) else name for name in named]
         return [name for name in named if isinstance(name, str)]
 
@@ -84,7 +68,7 @@ def read_file(file: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def naming(file: Path) -> Iterator[None]:
+def name_in_errors(file: Path) -> Iterator[None]:
     """Begin every UserError of the block with the file's name."""
     try:
         yield

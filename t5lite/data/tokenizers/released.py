@@ -19,27 +19,23 @@ from typing import Any
 import numpy as np
 
 from t5lite.data.tokenizers.added_tokens import add_to_spec, refuse_contradictions
-from t5lite.data.tokenizers.release_files import TOKENIZER_FILE, ReleaseFiles, naming
+from t5lite.data.tokenizers.release_files import TOKENIZER_FILE, ReleaseFiles, name_in_errors, read_file
 from t5lite.data.tokenizers.text_tokenizer import (
     SENTINELS,
     TextTokenizer,
-    check_above,
-    count_own_sentinels,
     cut_in_names,
-    name_sentinels,
 )
-from t5lite.data.tokenizers.token_table import make_table
 from t5lite.data.tokenizers.tokenizer_json import (
-    added_tokens,
+    build,
+    build_for_text,
     describe_pieces,
-    ends_of,
-    make,
+    find_ends,
+    list_added,
+    list_pieces,
     parse,
-    pieces_by_id,
-    prepared,
 )
 from t5lite.system.errors import UserError
-from t5lite.system.vocabulary import CLS, MASK, SEP, Vocabulary
+from t5lite.system.vocabulary import CLS, MASK, SEP
 
 NAMED = ("bos", "eos", "unk", "pad", "mask", "cls", "sep")  # roles whose token a file may give by name
 NUMBERED = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "pad_token_id", "start": "decoder_start_token_id"}
@@ -85,53 +81,42 @@ class ReleasedTokenizer(TextTokenizer):
     def __init__(
         self, content: bytes, roles: Roles, sentinels: int = SENTINELS, specials: Sequence[str] = (), below: int = 0
     ):
-        check_above(sentinels, specials)
         self.content, self.roles, self.base = content, roles, (content, roles)
         spec = parse(content)
         used = [token for token in dataclasses.asdict(roles).values() if token is not None]
-        self._tokenizer, self._adds_space = prepared(spec, used)
-        pieces = pieces_by_id(self._tokenizer)
+        self._tokenizer, self._adds_space = build_for_text(spec, used)
+        pieces = list_pieces(self._tokenizer)
         if not all(0 <= token < len(pieces) for token in used) or roles.closing is None:
             raise UserError(f"the special tokens {used} are not all among its {len(pieces):,} ids, or EOS is not")
-        self._own = {token: name for token, (name, special) in added_tokens(spec).items() if special}
+        self._own = {token: name for token, (name, special) in list_added(spec).items() if special}
         self._own |= {token: pieces[token] or f"<{token}>" for token in used}
-        self.own_sentinels = count_own_sentinels(len(pieces), self._tokenizer.token_to_id)
-        self.sentinels, self.below = self.own_sentinels or sentinels, below
-        self.vocabulary = self._make_vocabulary(spec, pieces, specials)
-        self.begins_with_start = roles.front == self.vocabulary.start
-        self.is_text = ~self.vocabulary.table.is_special
-        if self.vocabulary.unknown is not None:
-            self.is_text[self.vocabulary.unknown] = True
-        self._name_ids()
-
-    def _make_vocabulary(self, spec: dict[str, Any], pieces: list[str | None], asked: Sequence[str]) -> Vocabulary:
-        roles, rows = self.roles, len(pieces)
-        sentinel_ids = range(rows - self.own_sentinels, rows)
-        hidden = {roles.bos, roles.eos, roles.unk, roles.pad, *sentinel_ids}
-        ids = {name: token for token, name in self._own.items() if token not in hidden}
-        ids |= {
-            name: token for name, token in ((MASK, roles.mask), (CLS, roles.cls), (SEP, roles.sep)) if token is not None
-        }
-        self.above = tuple(name for name in asked if name not in ids)
-        ids |= self._ids_above(rows)
-        facts = describe_pieces(spec, pieces, {*self._own, *sentinel_ids})
+        facts = describe_pieces(spec, pieces, self._own)
         first = (facts[token] for token in self._encode([" a" if self._adds_space else "a"])[0])
         puts_space = sum(each.num_bytes for each in first if each) >= 2
-        size = rows - self.own_sentinels + self.sentinels + len(self.above)
-        table = make_table(facts, size, puts_space)
-        unknown = None if roles.unk == roles.closing else roles.unk  # GPT-2 calls its EOS unknown
-        bos = roles.bos if roles.front == roles.bos else None
-        own = rows - self.own_sentinels + self.below
-        return Vocabulary(own, self.sentinels, ids, table, roles.closing, roles.starting, bos, unknown)
+        self._set_vocabulary(
+            facts,
+            self._tokenizer.token_to_id,
+            self._own_specials(),
+            (sentinels, specials, below),
+            puts_space,
+            eos=roles.closing,
+            start=roles.starting,
+            bos=roles.bos if roles.front == roles.bos else None,
+            unknown=None if roles.unk == roles.closing else roles.unk,  # GPT-2 calls its EOS unknown
+        )
+        self.names |= self._own
+        framing = {roles.bos, roles.eos}  # BART's are its [CLS] and [SEP], whose names stay text
+        self.readable |= {self._own[token]: token for token in {roles.mask, roles.cls, roles.sep} - {None, *framing}}
+        self.hidden = {roles.closing, *framing, roles.pad} | ({roles.starting} - {roles.cls})
+        self.begins_with_start = roles.front == roles.starting
 
-    def _name_ids(self) -> None:
-        vocabulary, roles = self.vocabulary, self.roles
-        sentinels = name_sentinels(vocabulary)
-        self.names = {token: name for name, token in vocabulary.specials.items()} | sentinels | self._own
-        closing = {roles.bos, roles.eos}  # BART's are its [CLS] and [SEP], whose names stay text
-        own = {self._own[token]: token for token in {roles.mask, roles.cls, roles.sep} - {None, *closing}}
-        self.readable = vocabulary.specials | own | {name: token for token, name in sentinels.items()}
-        self.hidden = {vocabulary.eos, *closing, roles.pad} | ({vocabulary.start} - {roles.cls})
+    def _own_specials(self) -> dict[str, int]:
+        """Return {name: id} of the tokenizer's own specials, also by the names that the objectives have for them."""
+        roles = self.roles
+        ids = {name: token for token, name in self._own.items()}
+        ids = {name: token for name, token in ids.items() if token not in {roles.bos, roles.eos, roles.unk, roles.pad}}
+        named = {MASK: roles.mask, CLS: roles.cls, SEP: roles.sep}
+        return ids | {name: token for name, token in named.items() if token is not None}
 
     def _identity(self) -> Any:
         return {**self._added(), "roles": dataclasses.asdict(self.roles)}
@@ -139,7 +124,7 @@ class ReleasedTokenizer(TextTokenizer):
     def _facts(self) -> dict[str, Any]:
         return {**self._identity(), "begins_with_start": self.begins_with_start}
 
-    def _with_above(self, sentinels: int, specials: Sequence[str], below: int) -> "ReleasedTokenizer":
+    def _with_added(self, sentinels: int, specials: Sequence[str], below: int) -> "ReleasedTokenizer":
         return ReleasedTokenizer(self.content, self.roles, sentinels, specials, below)
 
     def _encode_texts(self, texts: Sequence[str], continues: Sequence[bool]) -> list[np.ndarray]:
@@ -186,16 +171,17 @@ def open_released(files: ReleaseFiles, sentinels: int, specials: Sequence[str]) 
 
     Raises UserError if the files are damaged or contradict each other.
     """
-    with naming(files.tokenizer_file):
-        spec = add_to_spec(files, make(files.spec).get_vocab(with_added_tokens=True))
-        made, _ = prepared(spec, ())
-        for token, (name, _) in added_tokens(spec).items():
+    file = files.folder / TOKENIZER_FILE
+    with name_in_errors(file):
+        spec = add_to_spec(files, build(files.spec).get_vocab(with_added_tokens=True))
+        made, _ = build_for_text(spec, ())
+        for token, (name, _) in list_added(spec).items():
             if made.token_to_id(name) != token:
                 raise UserError(f"the added token {name!r} should have id {token}, but has {made.token_to_id(name)}")
-        front, last = ends_of(made)
+        front, last = find_ends(made)
         refuse_contradictions(files, begins=front is not None, ends=last is not None)
-        roles = dataclasses.replace(_find_roles(files, pieces_by_id(made)), front=front)
-        content = files.content if spec is files.spec else json.dumps(spec, ensure_ascii=False).encode()
+        roles = dataclasses.replace(_find_roles(files, list_pieces(made)), front=front)
+        content = read_file(file) if spec is files.spec else json.dumps(spec, ensure_ascii=False).encode()
         return ReleasedTokenizer(content, roles, sentinels, specials)
 
 
@@ -223,6 +209,6 @@ def closes_texts(folder: Path) -> bool:
     files = ReleaseFiles(folder)
     if not files.spec:
         return False
-    made, _ = prepared(files.spec, ())
-    last = ends_of(made)[1]
+    made, _ = build_for_text(files.spec, ())
+    last = find_ends(made)[1]
     return last is not None and [made.id_to_token(last)] == files.tokens_named("eos")[:1]

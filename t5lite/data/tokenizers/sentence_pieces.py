@@ -13,14 +13,11 @@ import numpy as np
 from t5lite.data.tokenizers.text_tokenizer import (
     SENTINELS,
     TextTokenizer,
-    check_above,
-    count_own_sentinels,
     cut_in_names,
-    name_sentinels,
 )
-from t5lite.data.tokenizers.token_table import Piece, make_table
+from t5lite.data.tokenizers.token_table import Piece
 from t5lite.system.errors import UserError
-from t5lite.system.vocabulary import EOS, PAD, UNKNOWN, Vocabulary
+from t5lite.system.vocabulary import EOS, PAD, UNKNOWN
 
 SPACE = "▁"
 MODEL_FILE = "pieces.model"
@@ -52,9 +49,7 @@ class Tokenizer(TextTokenizer):
         start: int = PAD,
         below: int = 0,
     ):
-        check_above(sentinels, specials)
         self.model, self.base = model, (model, start)
-        self.above, self.below = tuple(specials), below
         self._pieces = _open_model(model)
         ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if ids != (PAD, EOS, UNKNOWN):
@@ -62,31 +57,20 @@ class Tokenizer(TextTokenizer):
                 f"the tokenizer's pad, EOS and unknown ids are {ids}; t5lite needs ({PAD}, {EOS}, {UNKNOWN})"
             )
         self._adds_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
+        pieces = [*map(self._describe, range(self._pieces.get_piece_size()))]
+        self._set_vocabulary(pieces, self._id_of, {}, (sentinels, specials, below), self._adds_space, start=start)
+        if not 0 <= start < self.vocabulary.rows:
+            raise UserError(f"a decoder cannot start with {start}: the tokenizer has {self.vocabulary.rows:,} ids")
+        self.names = OWN_NAMES | self.names
         # SentencePiece puts a space before a text, but not after a line break. Tokenizers trained here have the line
         # break as a piece, others (T5's) do not.
         self._line_break = self._pieces.encode("\n")
         if self._pieces.decode(self._line_break) != "\n":
             self._line_break = []
-        self.own_sentinels = count_own_sentinels(self._pieces.get_piece_size(), self._id_of)
-        self.sentinels = self.own_sentinels or sentinels
-        self.vocabulary = self._make_vocabulary(start)
-        above = name_sentinels(self.vocabulary) | {token: name for name, token in self.vocabulary.specials.items()}
-        self.names = OWN_NAMES | above
-        self.readable = {name: token for token, name in above.items()}
-        self.is_text = (np.arange(self.vocabulary.rows) > EOS) & ~np.isin(np.arange(self.vocabulary.rows), list(above))
 
     def _id_of(self, piece: str) -> int | None:
         token = self._pieces.piece_to_id(piece)
         return None if token == UNKNOWN else token
-
-    def _make_vocabulary(self, start: int) -> Vocabulary:
-        own = self._pieces.get_piece_size() - self.own_sentinels
-        rows = own + self.sentinels + len(self.above)
-        if not 0 <= start < rows:
-            raise UserError(f"a decoder cannot start with {start}: the tokenizer has {rows:,} ids")
-        table = make_table([*map(self._describe, range(own))], rows, self._adds_space)
-        specials = self._ids_above(self._pieces.get_piece_size())
-        return Vocabulary(own + self.below, self.sentinels, specials, table, start=start)
 
     def _describe(self, token: int) -> Piece | None:
         model = self._pieces
@@ -110,7 +94,7 @@ class Tokenizer(TextTokenizer):
     def _facts(self) -> dict[str, Any]:
         return self._added() | ({} if self.vocabulary.start == PAD else {"start": self.vocabulary.start})
 
-    def _with_above(self, sentinels: int, specials: Sequence[str], below: int) -> "Tokenizer":
+    def _with_added(self, sentinels: int, specials: Sequence[str], below: int) -> "Tokenizer":
         return Tokenizer(self.model, sentinels, specials, self.vocabulary.start, below)
 
     def _encode_texts(self, texts: Sequence[str], continues: Sequence[bool]) -> list[np.ndarray]:

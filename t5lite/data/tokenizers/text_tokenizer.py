@@ -25,6 +25,7 @@ import numpy as np
 
 from t5lite.config import base_config
 from t5lite.data.tokenizers.generation_config import rules_to_json
+from t5lite.data.tokenizers.token_table import Piece, make_table
 from t5lite.system.errors import UserError
 from t5lite.system.files import write_atomically
 from t5lite.system.vocabulary import Rules, TokenTable, Vocabulary
@@ -38,39 +39,63 @@ Parts = list[tuple[str, bool]]
 class TextTokenizer(abc.ABC):
     """Text to ids and back.
 
-    A kind sets these attributes:
-
     FILE: name of the file with its pieces in a workdir.
-    base: (content of that file, whatever else decides the ids below the added ones). Tokenizers with equal bases have
-        equal ids there.
-    own_sentinels: how many of its own ids are sentinels.
-    sentinels, above: the number of sentinels, its own or added; names of the added specials.
-    below: how many of the added specials, from the first, stand below the sentinels. The tokenizer had them before it
-        got sentinels (`grown`), and their ids must not change.
-    names: {id: name} of each token that is not text.
-    readable: {name: id} of the names that `encode` reads.
+    base: (content of that file, whatever else decides the own ids). Tokenizers with equal bases have equal own ids.
+    above, below: names of the added specials; how many of them, from the first, stand below the sentinels. The
+        tokenizer had these before it got sentinels (`grow`), and their ids must not change.
+    names: {id: name} of each token that is not text. readable: {name: id} of those that `encode` reads.
     is_text: bool [n], whether an id stands for text.
     hidden, never_shown: ids that `decode` leaves out, and those that `decode_parts` leaves out in any case.
     begins_with_start: whether a decoder's prompt begins with `vocabulary.start`. Always true if t5lite trained the
-        tokenizer; for a released model as its own tokenizer does. It is not part of the identity.
-    rules: the rules of generation in the files beside the tokenizer; None: there are none. Not part of the identity.
+        tokenizer; for a released model as its own tokenizer does.
+    rules: the rules of generation in the files beside the tokenizer; None: there are none.
     """
 
     FILE: ClassVar[str]
     base: tuple[bytes, Any]
-    vocabulary: Vocabulary
-    own_sentinels: int
-    sentinels: int
-    above: tuple[str, ...]
-    below: int
-    names: dict[int, str]
-    readable: Mapping[str, int]
-    is_text: np.ndarray
     hidden: Collection[int]
     never_shown: Collection[int] = ()
     begins_with_start: bool = True
     rules: Rules | None = None
     _most_rows: int | None = None
+
+    def _set_vocabulary(
+        self,
+        pieces: Sequence[Piece | None],
+        id_of: Callable[[str], int | None],
+        own_specials: Mapping[str, int],
+        added: tuple[int, Sequence[str], int],
+        adds_space: bool,
+        **roles: int | None,
+    ) -> None:
+        """Set the vocabulary, and the names of its ids.
+
+        Args:
+            pieces: facts about its own ids.
+            id_of: returns the own id of a name.
+            own_specials: {name: own id}.
+            added: sentinels to add, unless the last own ids are sentinels; specials to have; `below`.
+            adds_space: the tokenizer puts a space in front of each text.
+            roles: eos, start, bos and unknown of the vocabulary.
+        """
+        sentinels, specials, self.below = added
+        check_above(sentinels, specials)
+        # <extra_id_0> is the last id, <extra_id_1> the one before it, and so on.
+        self.own_sentinels, own = 0, len(pieces)
+        while own - 1 in (id_of(f"{mark}<extra_id_{self.own_sentinels}>") for mark in ("", "▁")):
+            self.own_sentinels, own = self.own_sentinels + 1, own - 1
+        sentinels = self.own_sentinels or sentinels
+        own_specials = {name: token for name, token in own_specials.items() if token < own}
+        self.above = tuple(name for name in specials if name not in own_specials)
+        ids = {name: own + i + (0 if i < self.below else sentinels) for i, name in enumerate(self.above)}
+        table = make_table(pieces[:own], own + sentinels + len(self.above), adds_space)
+        vocabulary = Vocabulary(own + self.below, sentinels, own_specials | ids, table, **roles)
+        self.vocabulary, self._sentinels = vocabulary, sentinels
+        self.readable = vocabulary.specials | {f"<extra_id_{k}>": vocabulary.size - 1 - k for k in range(sentinels)}
+        self.names = {token: name for name, token in self.readable.items()}
+        self.is_text = ~table.is_special
+        if vocabulary.unknown is not None:
+            self.is_text[vocabulary.unknown] = True
 
     @abc.abstractmethod
     def _encode_texts(self, texts: Sequence[str], continues: Sequence[bool]) -> list[np.ndarray]:
@@ -81,16 +106,16 @@ class TextTokenizer(abc.ABC):
         """Return the text of ids that all stand for text. continues: another token stands before them."""
 
     @abc.abstractmethod
+    def _with_added(self, sentinels: int, specials: Sequence[str], below: int) -> Self:
+        """Return a tokenizer with the same base."""
+
+    @abc.abstractmethod
     def _identity(self) -> Any:
-        """Return the JSON value that, with the pieces, decides what the ids mean."""
+        """Return the JSON value that decides, with the pieces, what the ids mean."""
 
     @abc.abstractmethod
     def _facts(self) -> dict[str, Any]:
-        """Return the fields of vocabulary.json that say what the constructor needs."""
-
-    @abc.abstractmethod
-    def _with_above(self, sentinels: int, specials: Sequence[str], below: int) -> Self:
-        """Return a tokenizer of the same base."""
+        """Return the content of vocabulary.json."""
 
     @property
     def sha256(self) -> str:
@@ -156,20 +181,20 @@ class TextTokenizer(abc.ABC):
                 parts += [(self.names.get(token, f"<{token}>"), True) for token in run]
         return parts
 
-    def grown(self, sentinels: int, specials: Sequence[str]) -> Self:
+    def grow(self, sentinels: int, specials: Sequence[str]) -> Self:
         """Return the tokenizer with the `specials` that it lacks, and `sentinels` if it has none, above its ids.
 
         Existing ids stay. So a tokenizer with sentinels gets no more of them: the k-th sentinel is always `size - k`.
         """
         new = [name for name in specials if name not in self.vocabulary.specials]
-        if not new and (self.sentinels or not sentinels):
+        if not new and (self._sentinels or not sentinels):
             return self
-        below = self.below if self.sentinels else min(sentinels, 1) * len(self.above)
-        made = self._with_above(self.sentinels or sentinels, (*self.above, *new), below)
+        below = self.below if self._sentinels else min(sentinels, 1) * len(self.above)
+        made = self._with_added(self._sentinels or sentinels, (*self.above, *new), below)
         made.begins_with_start, made.rules = self.begins_with_start, self.rules
         return made
 
-    def limited_to(self, rows: int) -> Self:
+    def limit_rows(self, rows: int) -> Self:
         """Return the tokenizer for weights with `rows` rows: a text that needs a higher id raises UserError.
 
         Some released tokenizers have a token that the model never had, such as BART's <mask>. Texts without that token
@@ -193,14 +218,7 @@ class TextTokenizer(abc.ABC):
     def _added(self) -> dict[str, Any]:
         """Return the fields of vocabulary.json that both kinds have."""
         below = {"below": self.below} if self.below else {}
-        return {"sentinels": self.sentinels, "specials": list(self.above), **below}
-
-    def _ids_above(self, own: int) -> dict[str, int]:
-        """Return {name: id} of the added specials. own: number of the tokenizer's own ids."""
-        first = own - self.own_sentinels
-        return {
-            name: first + place + (0 if place < self.below else self.sentinels) for place, name in enumerate(self.above)
-        }
+        return {"sentinels": self._sentinels, "specials": list(self.above), **below}
 
 
 def extends(tokenizer: TextTokenizer, other: TextTokenizer) -> bool:
@@ -219,22 +237,6 @@ def check_above(sentinels: int, specials: Sequence[str]) -> None:
     wrong = [name for name in specials if not isinstance(name, str) or not name or names.count(name) > 1]
     if wrong:
         raise UserError(f"tokenizer.specials: {wrong[0]!r} is no name of a special token, or that of two")
-
-
-def count_own_sentinels(rows: int, id_of: Callable[[str], int | None]) -> int:
-    """Count the sentinels among a tokenizer's own `rows` ids.
-
-    <extra_id_0> is the last id, <extra_id_1> the one before it, and so on.
-    """
-    count = 0
-    while rows - 1 - count in (id_of(f"<extra_id_{count}>"), id_of(f"▁<extra_id_{count}>")):
-        count += 1
-    return count
-
-
-def name_sentinels(vocabulary: Vocabulary) -> dict[int, str]:
-    """Return {id: name} of each sentinel."""
-    return {vocabulary.size - 1 - k: f"<extra_id_{k}>" for k in range(vocabulary.sentinels)}
 
 
 def cut_in_names(text: str, names: Collection[str]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from t5lite.data.tokenizers.added_tokens import place_above, read_added
 from t5lite.data.tokenizers.generation_config import read_rules, rules_from_json
-from t5lite.data.tokenizers.release_files import TOKENIZER_FILE, ReleaseFiles, naming, read_file
+from t5lite.data.tokenizers.release_files import CONFIG_FILE, TOKENIZER_FILE, ReleaseFiles, name_in_errors, read_file
 from t5lite.data.tokenizers.released import ReleasedTokenizer, Roles, open_released
 from t5lite.data.tokenizers.sentence_pieces import MODEL_FILE, OtherIds, Tokenizer
 from t5lite.data.tokenizers.text_tokenizer import VOCABULARY_FILE, TextTokenizer
@@ -45,14 +45,14 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTo
 
 def _open_model(model: Path, sentinels: int, specials: Sequence[str], start: int = PAD, below: int = 0) -> Tokenizer:
     content = read_file(model)
-    with naming(model):
+    with name_in_errors(model):
         return Tokenizer(content, sentinels, specials, start, below)
 
 
 def _open_release(files: ReleaseFiles, sentinels: int, specials: Sequence[str]) -> TextTokenizer:
     """Open the tokenizer of T5 and its family from spiece.model, others from tokenizer.json."""
-    has_json = files.tokenizer_file.is_file()
-    if (files.folder / "spiece.model").is_file():
+    has_json = files.has(TOKENIZER_FILE)
+    if files.has("spiece.model"):
         try:
             return _open_spiece(files, sentinels, specials)
         except OtherIds:
@@ -70,9 +70,12 @@ def _open_spiece(files: ReleaseFiles, sentinels: int, specials: Sequence[str]) -
     """Open T5's tokenizer with the tokens that the files beside it add. Raises OtherIds if it cannot hold them all."""
     file = files.folder / "spiece.model"
     bare, added = _open_model(file, 0, ()), read_added(files)
-    of_config = files.config.get("extra_ids")  # how many sentinels T5's own code puts above the pieces
-    sentinels, above = place_above(added, bare.pieces_and_scores()[0], sentinels if of_config is None else of_config)
-    texts = [each.content for each in added if each.content in above and not each.special]
+    of_config = files.read(CONFIG_FILE).get("extra_ids")  # how many sentinels T5's own code puts above the pieces
+    with name_in_errors(file):
+        sentinels, above = place_above(
+            added, bare.pieces_and_scores()[0], sentinels if of_config is None else of_config
+        )
+    texts = [each["content"] for each in added if each["content"] in above and not each["special"]]
     if texts:
         raise OtherIds(
             f"{file}: the files beside it add {texts[0]!r}, which is text: only a tokenizer.json can hold it"
@@ -93,7 +96,7 @@ def _reopen(folder: Path) -> TextTokenizer:
     if is_released:
         pieces = folder / TOKENIZER_FILE
         content = read_file(pieces)
-        with naming(pieces):
+        with name_in_errors(pieces):
             roles = Roles(**{name: facts["roles"].get(name) for name in ROLES})
             tokenizer = ReleasedTokenizer(content, roles, sentinels, specials, below)
         tokenizer.begins_with_start = facts["begins_with_start"]

@@ -4,7 +4,7 @@ The file is data: no part of it is ever executed. These parts of it are changed:
 
     added tokens                       those with a role (</s>, <mask>) become special, so that their names are text
     padding, truncation, BPE dropout   off
-    the space in front of a text       removed from the file, see `prepared`; the caller puts it there
+    the space in front of a text       removed from the file, see `build_for_text`; the caller puts it there
     WordPiece's decoder                without its clean-up, which removes spaces before punctuation
 """
 
@@ -46,7 +46,7 @@ def parse(file: bytes) -> dict[str, Any]:
     return spec
 
 
-def make(spec: dict[str, Any]) -> tokenizers.Tokenizer:
+def build(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     """Build the tokenizer of `spec`.
 
     It reads names of special tokens as text. Raises UserError if that is not possible.
@@ -80,7 +80,7 @@ def _without_panic() -> Iterator[None]:
         os.close(nowhere)
 
 
-def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
+def list_pieces(made: tokenizers.Tokenizer) -> list[str | None]:
     """Return the piece of each id, None for an id without a piece. Raises UserError for no ids or over 2**22."""
     ids = made.get_vocab(with_added_tokens=True)
     rows = max(ids.values(), default=-1) + 1
@@ -92,12 +92,12 @@ def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
     return pieces
 
 
-def added_tokens(spec: dict[str, Any]) -> dict[int, tuple[str, bool]]:
+def list_added(spec: dict[str, Any]) -> dict[int, tuple[str, bool]]:
     """Return {id: (content, whether it is special)}."""
     return {each["id"]: (each["content"], bool(each.get("special"))) for each in spec.get("added_tokens") or ()}
 
 
-def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.Tokenizer, bool]:
+def build_for_text(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.Tokenizer, bool]:
     """Build the tokenizer of `spec` with the changes that the module's docstring lists.
 
     Many tokenizers put a space in front of a text, so that its first word is like any other. Here the caller puts it
@@ -117,15 +117,15 @@ def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.T
     for part in _parts(spec.get("decoder")):
         if part.get("type") == "WordPiece":
             part["cleanup"] = False
-    given, bare = make(spec), _without_space(spec)
+    given, bare = build(spec), _without_space(spec)
     if bare is None:
         return given, False
-    other = make(bare)
+    other = build(bare)
     same = given.encode("a", add_special_tokens=False).ids == other.encode(" a", add_special_tokens=False).ids
     return (other, True) if same else (given, False)
 
 
-def ends_of(made: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+def find_ends(made: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
     """Return the id that the tokenizer puts in front of a text, and the one that it puts after it; None: no id."""
     bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
     return full[0] if full[:1] != bare[:1] else None, full[-1] if full[-1:] != bare[-1:] else None
@@ -136,13 +136,12 @@ def _copied(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: value if name == "model" else copy.deepcopy(value) for name, value in spec.items()}
 
 
-def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yield the component, or the components of a Sequence."""
-    found = [component]
-    for name in ("normalizers", "pretokenizers", "decoders", "processors"):
+def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the component, or the components of a Sequence."""
+    for name in ("normalizers", "pretokenizers", "decoders"):
         if component and isinstance(component.get(name), list):
-            found = component[name]
-    yield from (part for part in found if isinstance(part, dict))
+            return [part for part in component[name] if isinstance(part, dict)]
+    return [] if component is None else [component]
 
 
 def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -150,28 +149,25 @@ def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
 
     None if `spec` puts none there, or strips white space there.
     """
-    bare, found = _copied(spec), False
-    normalizers = list(_parts(bare.get("normalizer")))
+    bare = _copied(spec)
+    normalizers = _parts(bare.get("normalizer"))
     for part in normalizers:
         if part.get("type") == "Prepend" and part.get("prepend") in (SPACE, " "):
             part.clear()
             part |= {"type": "Sequence", "normalizers": []}
-            found = True
-    for part in list(_parts(bare.get("pre_tokenizer")))[:1]:  # a later one acts on parts of a text
+    for part in _parts(bare.get("pre_tokenizer"))[:1]:  # a later one acts on parts of a text
         if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
             part["add_prefix_space"] = False
-            found = True
         if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
             part |= {"prepend_scheme": "never"}
             part.pop("add_prefix_space", None)
-            found = True
     strips = any(part.get("type") == "Strip" and part.get("strip_left") for part in normalizers)
-    return bare if found and not strips else None
+    return None if strips or bare == spec else bare
 
 
 def describe_pieces(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> list[Piece | None]:
     """Return facts about each piece, None for special ones. An added token that is not special is text as it stands."""
-    added = added_tokens(spec)
+    added = list_added(spec)
     types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))]
     prefix = spec["model"].get("continuing_subword_prefix") or "##"
 
