@@ -17,8 +17,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from t5lite import cli
+from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.generation_config import write_generation_config
-from t5lite.data.tokenizers.release import write_release
 from t5lite.interop.dropout import unsaid_places
 from t5lite.interop.kept import keep, read_kept, write_back
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
@@ -79,7 +79,7 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
     else:
         params = _all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:
-        more = write_release(opened.whole, temporary, model.architecture, opened.objective.closes_inputs)
+        more = export_tokenizer(opened.whole, temporary, model.architecture, opened.objective.closes_inputs)
         if model.num_decoder_layers and kept is None:
             conventions = opened.conventions
             write_generation_config(temporary, more, conventions.rules, conventions.allowed, model.vocab_size)

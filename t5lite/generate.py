@@ -30,7 +30,7 @@ from typing import Any
 
 from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
-from t5lite.data.tokenizers.generation_config import note_of
+from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
 from t5lite.run.answers import Generator, Options, Reader, Request, open_answerer
@@ -246,7 +246,7 @@ def _say_what_is_not_taken_over(answerer: Answerer, arguments: argparse.Namespac
             raise UserError(f"{', '.join(given)}: an encoder generates nothing; leave it out")
         return
     rules, architecture = answerer.tokenizer.rules, answerer.objective.architecture
-    if rules is not None and (note := note_of(rules, architecture, given)):
+    if rules is not None and (note := describe_ignored(rules, architecture, given)):
         say(f"note: {note}")
 
 

@@ -8,7 +8,7 @@ If a source has no validation split, every 20th document (or pair) goes to a sec
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,20 +20,20 @@ from t5lite.system.errors import UserError
 HELDOUT_EVERY = 20
 MOST_LABELS, LONGEST_LABEL = 1000, 1000  # labels in a closed set; characters of a label
 ENCODE_CHARACTERS = 4 * 2**20  # characters of text encoded at a time
+Item = TypeVar("Item")
 Piece = tuple[str, bool]  # a text, and whether the document ends after it
 Advance = Callable[[int], None]  # called with the number of bytes of text just done
 
 
-class Block(NamedTuple):
-    """Tokens of documents, one document after the other.
+class Part(NamedTuple):
+    """Tokens of one document: all of them, or the next ones. EOS is added when they are written.
 
-    tokens: [n] ids. ends: [m], for each document that ends here, the position after its last token. sizes: [m], for
-    each document that ends here, the bytes of its whole text.
+    num_bytes: bytes of the document's whole text, where the document ends; None: the document is no text.
     """
 
     tokens: np.ndarray
-    ends: np.ndarray
-    sizes: np.ndarray
+    num_bytes: int | None
+    ends_document: bool
 
 
 def first_tag(eos: int) -> int:
@@ -45,7 +45,7 @@ def build_text(
     folder: Path, pieces: Iterable[Piece], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """Write the stores `folder`/train and `folder`/heldout. The second stays empty unless `hold_out`."""
-    _build(folder, encoded(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
+    _build(folder, encode_pieces(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
 
 
 def build_pairs(
@@ -71,7 +71,7 @@ def build_pairs(
     def card() -> dict[str, Any]:
         return {"labels": None if labels is None else dict(sorted(labels.items()))}
 
-    _build(folder, encoded(pieces(), tokenizer, advance, keep_empty=True), tokenizer, hold_out, 2, card)
+    _build(folder, encode_pieces(pieces(), tokenizer, advance, keep_empty=True), tokenizer, hold_out, 2, card)
 
 
 def build_tagged(
@@ -102,26 +102,24 @@ def build_tagged(
         index = {tag: number for number, tag in enumerate(places)}
         return [first_tag(eos) + index[tag] for tag in sentence.tags]
 
-    def blocks() -> Iterator[Block]:
-        for block in _tagged_blocks(sentences):
-            documents = []
-            for sentence, pieces in zip(block, pieces_of_words(tokenizer, [each.words for each in block]), strict=True):
+    def blocks() -> Iterator[list[Part]]:
+        for block in _blocks(sentences, lambda sentence: 64 * len(sentence.words)):
+            parts = []
+            for sentence, pieces in zip(block, encode_words(tokenizer, [each.words for each in block]), strict=True):
                 each = zip(numbered(sentence), pieces, strict=True)
                 tags = [np.where(np.arange(len(of_word)) == 0, tag, untagged) for tag, of_word in each]
-                documents += [np.concatenate([*side, [eos]]) for side in (pieces, tags)]
-            words = np.array([sum(len(word.encode()) for word in sentence.words) for sentence in block])
-            sizes = np.zeros(len(documents), np.int64)
-            sizes[::2] = words + [len(sentence.words) - 1 for sentence in block]  # plus the spaces between words
-            yield Block(np.concatenate(documents), np.cumsum([len(document) for document in documents]), sizes)
-            advance(int(words.sum()))
+                num_bytes = len(" ".join(sentence.words).encode())
+                parts += [Part(np.concatenate(pieces), num_bytes, True), Part(np.concatenate(tags), None, True)]
+            yield parts
+            advance(sum(part.num_bytes or 0 for part in parts))
 
     def card() -> dict[str, Any]:
         return {"labels": dict(sorted(labels.items())), "tags": list(places), "places": places}
 
-    _build(folder, blocks(), tokenizer, hold_out, 2, card, texts=1)
+    _build(folder, blocks(), tokenizer, hold_out, 2, card)
 
 
-def pieces_of_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
+def encode_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
     """Return the ids of each word of each sentence. All words but the first are encoded with a space before them.
 
     A word without a piece of its own gets one id: the unknown token, or a space's piece if there is no unknown token.
@@ -134,29 +132,15 @@ def pieces_of_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]
     return [[of_word if len(of_word := next(ids)) else nothing for _ in sentence] for sentence in sentences]
 
 
-def _tagged_blocks(sentences: Iterable[Tagged]) -> Iterator[list[Tagged]]:
-    block: list[Tagged] = []
-    words = 0
-    for sentence in sentences:
-        block.append(sentence)
-        words += len(sentence.words)
-        if words >= ENCODE_CHARACTERS // 64:
-            yield block
-            block, words = [], 0
-    if block:
-        yield block
-
-
 def _build(
     folder: Path,
-    blocks: Iterable[Block],
+    blocks: Iterable[list[Part]],
     tokenizer: TextTokenizer,
     hold_out: bool,
     unit: int,
     card: Callable[[], dict[str, Any]],
-    texts: int | None = None,
 ) -> None:
-    """Write `blocks` to the two stores.
+    """Write `blocks` to the two stores. EOS closes each document.
 
     "bytes_of_text" in a card counts the bytes of the text. "bytes_in_tokens" counts the bytes that the vocabulary's
     table gives for the tokens. The two are equal unless the tokenizer loses something.
@@ -164,78 +148,90 @@ def _build(
     Args:
         unit: number of documents that stay together; a pair has two.
         card: returns more fields of both cards; called after the last block.
-        texts: how many documents of a unit, from the first, count as text; None: all.
     """
-    vocabulary = tokenizer.vocabulary
-    rows = max(vocabulary.rows, first_tag(vocabulary.eos) + MOST_LABELS)  # all ids in the stores are below
-    writers = {name: StoreWriter(folder / name, rows, vocabulary.eos) for name in ("train", "heldout")}
-    table, texts = vocabulary.table, unit if texts is None else texts
-    bytes_of_text, bytes_in_tokens = dict.fromkeys(writers, 0), dict.fromkeys(writers, 0)
+    stores = {name: _Store(folder / name, tokenizer) for name in ("train", "heldout")}
     documents, begins = 0, True  # documents so far; whether the next token begins one
-
-    def is_held(document: np.ndarray) -> np.ndarray:
-        return hold_out & (document // unit % HELDOUT_EVERY == HELDOUT_EVERY - 1)
-
-    for tokens, ends, sizes in blocks:
-        # The index of each token's document in the whole source. The last document may go on in the next block.
-        document = documents + np.searchsorted(ends, np.arange(len(tokens)), side="right")
-        closed = documents + np.arange(len(ends))
-        documents += len(ends)
-        is_end, is_first = np.zeros(len(tokens), bool), np.zeros(len(tokens), bool)
-        is_end[ends - 1] = True
-        if len(tokens):
-            is_first[0], is_first[1:], begins = begins, is_end[:-1], bool(is_end[-1])
-        counts = np.where(is_first, table.num_bytes_first[tokens], table.num_bytes[tokens])
-        counts, sizes = (np.where(of % unit < texts, n, 0) for n, of in ((counts, document), (sizes, closed)))
-        for name, mine, ended in zip(writers, *((~is_held(of), is_held(of)) for of in (document, closed)), strict=True):
-            writers[name].append(tokens[mine], np.flatnonzero(is_end[mine]) + 1)
-            bytes_of_text[name] += int(sizes[ended].sum())
-            bytes_in_tokens[name] += int(counts[mine].sum())
-    for name, writer in writers.items():
-        counted = {"bytes_of_text": bytes_of_text[name], "bytes_in_tokens": bytes_in_tokens[name]}
-        writer.close({**counted, "tokenizer_sha256": tokenizer.sha256, **card()})
+    for block in blocks:
+        for part in block:
+            is_held = hold_out and documents // unit % HELDOUT_EVERY == HELDOUT_EVERY - 1
+            stores["heldout" if is_held else "train"].add(part, begins)
+            begins = part.ends_document or (begins and not len(part.tokens))
+            documents += part.ends_document
+        for store in stores.values():
+            store.write()
+    for store in stores.values():
+        store.close(card())
 
 
-def encoded(
+class _Store:
+    """A store to which parts are written, a block at a time. It counts their text."""
+
+    def __init__(self, folder: Path, tokenizer: TextTokenizer):
+        vocabulary = tokenizer.vocabulary
+        rows = max(vocabulary.rows, first_tag(vocabulary.eos) + MOST_LABELS)  # all ids in the store are below
+        self._writer = StoreWriter(folder, rows, vocabulary.eos)
+        self._eos, self._table = np.array([vocabulary.eos], np.int32), vocabulary.table
+        self._facts = {"bytes_of_text": 0, "bytes_in_tokens": 0, "tokenizer_sha256": tokenizer.sha256}
+        self._clear()
+
+    def _clear(self) -> None:
+        nothing = np.zeros(0, np.int32)
+        self._tokens, self._is_end = [nothing], [False]
+        self._text, self._first = [nothing], [nothing]  # tokens of texts, and the first token of each text
+
+    def add(self, part: Part, begins: bool) -> None:
+        """Keep a part for `write`. begins: whether a document begins with it."""
+        self._tokens += [part.tokens, self._eos] if part.ends_document else [part.tokens]
+        self._is_end += [False, True] if part.ends_document else [False]
+        if part.num_bytes is not None:
+            self._text.append(part.tokens)
+            self._first.append(part.tokens[: int(begins)])
+            self._facts["bytes_of_text"] += part.num_bytes
+
+    def write(self) -> None:
+        """Write the parts that were added."""
+        stops = np.cumsum([len(tokens) for tokens in self._tokens])
+        self._writer.append(np.concatenate(self._tokens), stops[self._is_end])
+        text, first = np.concatenate(self._text), np.concatenate(self._first)
+        spaces = self._table.num_bytes[first] - self._table.num_bytes_first[first]  # put before texts by the tokenizer
+        self._facts["bytes_in_tokens"] += int(self._table.num_bytes[text].sum() - spaces.sum())
+        self._clear()
+
+    def close(self, card: dict[str, Any]) -> None:
+        self._writer.close({**self._facts, **card})
+
+
+def encode_pieces(
     pieces: Iterable[Piece], tokenizer: TextTokenizer, advance: Advance, keep_empty: bool = False
-) -> Iterator[Block]:
-    """Yield one block for every few megabytes of `pieces`. EOS closes each document.
-
-    Documents without a token are left out unless `keep_empty`.
-    """
-    open_document = begun = False  # of the current document, across blocks: has tokens, has text
+) -> Iterator[list[Part]]:
+    """Yield one block for every few megabytes of `pieces`. Leave out documents without a token unless `keep_empty`."""
+    has_text = has_tokens = False  # of the current document, across blocks
     size = 0  # bytes of the current document so far
-    eos = np.array([tokenizer.vocabulary.eos], np.int32)
-    for block in _blocks(pieces):
-        texts, closes = zip(*block, strict=True)
+    for block in _blocks(pieces, lambda piece: len(piece[0]) + 64):
         continued = []
         for text, closed in block:
-            continued.append(begun)
-            begun = (begun or text != "") and not closed
-        parts, ends, sizes, at = [], [], [], 0
-        num_bytes = [len(text.encode()) for text in texts]
-        encodings = tokenizer.encode_many(texts, continued)
-        for ids, closed, added in zip(encodings, closes, num_bytes, strict=True):
-            parts.append(ids)
-            at += len(ids)
-            size += added
-            open_document = open_document or len(ids) > 0 or keep_empty
-            if closed and open_document:
-                parts.append(eos)
-                at += 1
-                ends.append(at)
-                sizes.append(size)
-            open_document, size = open_document and not closed, 0 if closed else size
-        yield Block(np.concatenate(parts), np.asarray(ends, np.int64), np.asarray(sizes, np.int64))
-        advance(sum(num_bytes))
+            continued.append(has_text)
+            has_text = (has_text or text != "") and not closed
+        parts, total = [], 0
+        for (text, closed), ids in zip(
+            block, tokenizer.encode_many([text for text, _ in block], continued), strict=True
+        ):
+            size, total = size + len(text.encode()), total + len(text.encode())
+            has_tokens = has_tokens or len(ids) > 0 or keep_empty
+            ends = closed and has_tokens
+            parts.append(Part(ids, size if ends else 0, ends))
+            size, has_tokens = (0, False) if closed else (size, has_tokens)
+        yield parts
+        advance(total)
 
 
-def _blocks(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    block: list[Piece] = []
+def _blocks(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Yield `items` in lists of about ENCODE_CHARACTERS in all."""
+    block: list[Item] = []
     size = 0
-    for piece in pieces:
-        block.append(piece)
-        size += len(piece[0]) + 64
+    for item in items:
+        block.append(item)
+        size += size_of(item)
         if size >= ENCODE_CHARACTERS:
             yield block
             block, size = [], 0

@@ -13,10 +13,10 @@ The held-out text is the first of these that exists:
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -75,18 +75,15 @@ def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None 
     kind: "text", "pairs" (of texts) or "tags" (of words). tokenizer: None means the tokenizer of the config.
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
-    given = config.data.validation.source is not None
-    train: dict[str, Span] = {}
-    heldout = {"validation": opener.validation()} if given else {}
     members = _members(config)
-    single = len(members) == 1
+    heldout = {} if config.data.validation.source is None else {"validation": opener.validation()}
+    hold_out, train = not heldout, {}
     for name, member in members.items():
+        single = len(members) == 1
         where = "data.train" if single else f"data.train.mixture.{name}"
-        if given:
-            train[name], _ = opener.train(where, member, hold_out=False)
-        else:
-            split = "validation" if single else f"validation_{name}"
-            train[name], heldout[split] = opener.train(where, member, hold_out=True)
+        train[name], rest = opener.train(where, member, hold_out)
+        if hold_out:
+            heldout["validation" if single else f"validation_{name}"] = rest
     labels = None if kind == "text" else _labels(config.data.labels, kind, train, heldout)
     weights = {name: member.weight for name, member in members.items()}
     return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows)
@@ -97,8 +94,8 @@ def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, lab
     opener = _Opener(config, tokenizer, kind)
     heldout = {"validation": opener.validation()}
     if labels is not None:
-        _refuse_strange(heldout, labels)
-    labels = None if labels is None else tuple(labels)
+        _refuse_unknown_labels(heldout, labels)
+        labels = tuple(labels)
     return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows)
 
 
@@ -110,39 +107,42 @@ class _Opener:
         self.identity = {"tokenizer": tokenizer.sha256}
         self.rows: dict[str, int] = {}
 
-    def _stores(
-        self, name: str, spec: str, columns: Columns, split: str | None, usual_split: str, hold_out: bool
-    ) -> tuple[Span, Span]:
-        source = _open(spec, columns, split, usual_split, self.config.data.train.quoting)
-        folder = store_folder(source, columns, self.tokenizer, self.kind, hold_out)
-        spans = Span.whole(TokenStore(folder / "train")), Span.whole(TokenStore(folder / "heldout"))
+    def _stores(self, name: str, member: Member, usual_split: str, hold_out: bool = False) -> tuple[Span, Span]:
+        """Return the spans of the two stores of a source."""
+        source = _open(member.source, member.columns, member.split, usual_split, self.config.data.train.quoting)
+        folder = store_folder(source, member.columns, self.tokenizer, self.kind, hold_out)
+        spans = Span.cover(TokenStore(folder / "train")), Span.cover(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
-            raise UserError(f"{name}: {spec} has no text")
+            raise UserError(f"{name}: {member.source} has no text")
         unit = 1 if self.kind == "text" else 2  # documents of the store in a row
         self.rows[name] = sum(span.store.num_documents for span in spans) // unit
         # The fingerprint is of the tokens, not of the files: a copy of the text on another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
 
-    def train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span | None]:
+    def train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span]:
         """Return the span to train on and, with `hold_out`, one to evaluate on. where: the member's config field."""
-        own = _own_validation(member) if hold_out else None
-        cut = hold_out and own is None
-        columns = member.columns
-        train, heldout = self._stores(where, member.source, columns, member.split, "train", cut)
-        if own is not None:
-            return train, self._stores(f"{where}.{own}", member.source, columns, own, own, hold_out=False)[0]
-        if not hold_out:
-            return train, None
-        if heldout.store.num_documents == 0:
-            return _cut(train, member.source, self.kind)
-        return train, heldout
+        splits, trains_on = available_splits(member.source) if hold_out else (), member.split or "train"
+        # The source's own validation split is held out, unless training reads it: "train[:10%]" counts as train.
+        if "validation" in splits and trains_on.partition("[")[0] == "train" and "+" not in trains_on:
+            own = dataclasses.replace(member, split="validation")
+            train, _ = self._stores(where, member, "train")
+            return train, self._stores(f"{where}.validation", own, "validation")[0]
+        train, heldout = self._stores(where, member, "train", hold_out)
+        if not hold_out or heldout.store.num_documents:
+            return train, heldout
+        if self.kind != "text":
+            raise UserError(
+                f"data.train: {member.source} has fewer than {HELDOUT_EVERY} pairs, too few to hold some out; "
+                "set data.validation.source"
+            )
+        return train.split(1 / HELDOUT_EVERY)
 
     def validation(self) -> Span:
         """Return the span that `data.validation` names."""
         fields = self.config.data.validation
         columns = _columns(fields.columns, self.config.data.train.columns)
-        return self._stores("data.validation", fields.source, columns, fields.split, "validation", hold_out=False)[0]
+        return self._stores("data.validation", Member(fields.source, fields.split, 1.0, columns), "validation")[0]
 
 
 def _members(config: ConfigDict) -> dict[str, Member]:
@@ -177,23 +177,6 @@ def _open(spec: str, columns: Columns, split: str | None, usual: str, quoting: s
         available = available_splits(spec)
         split = available[0] if len(available) == 1 else usual
     return open_source(spec, columns, split, quoting)
-
-
-def _own_validation(member: Member) -> str | None:
-    """Return "validation" if the source has that split, and training reads only "train" or a part of it; else None."""
-    splits = available_splits(member.source)
-    trains_on = member.split or "train"
-    of_train = trains_on.partition("[")[0] == "train" and "+" not in trains_on  # "train[:10%]" counts as train
-    return "validation" if "validation" in splits and of_train else None
-
-
-def _cut(span: Span, source: str, kind: str) -> tuple[Span, Span]:
-    if kind != "text":
-        raise UserError(
-            f"data.train: {source} has fewer than {HELDOUT_EVERY} pairs, too few to hold some out; "
-            "set data.validation.source"
-        )
-    return span.split(1 / HELDOUT_EVERY)
 
 
 def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
@@ -302,40 +285,35 @@ def _labels(wanted: bool | None, kind: str, train: dict[str, Span], heldout: dic
     """
     if wanted is False and kind != "tags":
         return None
-    counts: dict[str, Any] = {}
-    for span in train.values():
-        if span.store.card["labels"] is None:
-            counts = {}
-            break
-        for label, count in span.store.card["labels"].items():
-            counts[label] = counts.get(label, 0) + count
-    closed = 0 < len(counts) <= FEW_LABELS and sum(counts.values()) >= PAIRS_PER_LABEL * len(counts)
-    if not counts or not (wanted or closed or kind == "tags"):
-        if wanted:
-            raise UserError(
-                "config.data.labels: the training targets are no closed set (over 1,000 of them, or long ones)"
-            )
-        return None
-    _refuse_strange(heldout, counts)
-    return tuple(sorted(counts))
+    of_members = [span.store.card["labels"] for span in train.values()]
+    counts: Counter[str] = Counter()
+    for labels in of_members if None not in of_members else ():
+        counts.update(labels)
+    closed = len(counts) <= FEW_LABELS and counts.total() >= PAIRS_PER_LABEL * len(counts)
+    if counts and (wanted or closed or kind == "tags"):
+        _refuse_unknown_labels(heldout, counts)
+        return tuple(sorted(counts))
+    if wanted:
+        raise UserError("config.data.labels: the training targets are no closed set (over 1,000 of them, or long ones)")
+    return None
 
 
-def _refuse_strange(heldout: dict[str, Span], labels: Iterable[str]) -> None:
+def _refuse_unknown_labels(heldout: dict[str, Span], labels: Iterable[str]) -> None:
+    """Raise UserError for a held-out target that is not among the `labels` of training."""
+    way_out = "mend the file, or set config.data.labels=False if targets are free text"
     for name, span in heldout.items():
-        found = span.store.card["labels"]
-        if found is None:
+        card = span.store.card
+        if card["labels"] is None:
             raise UserError(
                 f"data.{name}: over 1,000 different targets, or long ones, where those of training are a closed set; "
-                "mend the file, or set config.data.labels=False if targets are free text"
+                f"{way_out}"
             )
-        strange = sorted(set(found) - set(labels))
-        if strange:
-            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-            if place := span.store.card.get("places", {}).get(strange[0]):
-                raise UserError(f"{place}: the tag {strange[0]!r}{more} never occurs in training; mend the file")
-            way_out = "mend the file, or set config.data.labels=False if targets are free text"
-            if f"{strange[0]}.0" in labels:
-                way_out = f'whole numbers are read as {strange[0]} now; write the text "{strange[0]}.0" for them'
-            raise UserError(
-                f"data.{name}: the label {strange[0]!r}{more} never occurs in the training targets; {way_out}"
-            )
+        unknown = sorted(set(card["labels"]) - set(labels))
+        if not unknown:
+            continue
+        first, more = unknown[0], f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        if place := card.get("places", {}).get(first):
+            raise UserError(f"{place}: the tag {first!r}{more} never occurs in training; mend the file")
+        if f"{first}.0" in labels:
+            way_out = f'whole numbers are read as {first} now; write the text "{first}.0" for them'
+        raise UserError(f"data.{name}: the label {first!r}{more} never occurs in the training targets; {way_out}")

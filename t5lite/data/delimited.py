@@ -33,7 +33,7 @@ def check_quoting(quoting: str) -> None:
         raise UserError(f"{FIELD}: no such way, {quoting!r}; {nearest(quoting, QUOTINGS)}")
 
 
-def records(lines: Iterable[Line], path: Path, suffix: str, quoting: str, longest: int) -> Iterator[Record]:
+def split_records(lines: Iterable[Line], path: Path, suffix: str, quoting: str, longest: int) -> Iterator[Record]:
     """Yield the records of a file. Blank lines give no record.
 
     Args:
@@ -46,24 +46,14 @@ def records(lines: Iterable[Line], path: Path, suffix: str, quoting: str, longes
         UserError: with file and line, for quotes that do not close, a record that is too long, and a carriage return
             inside a line.
     """
-    delimiter, lines = DELIMITERS[suffix], iter(lines)
-    by_rfc = quoting == CSV or (quoting == AUTO and suffix == ".csv")
-    reader = _Rfc(path, delimiter, lines, longest)
+    delimiter = DELIMITERS[suffix]
+    if quoting == CSV or (quoting == AUTO and suffix == ".csv"):
+        yield from _records_by_rfc(lines, path, delimiter, longest)
+        return
     for number, line in lines:
-        body = _without_end(line)
-        if not body:
-            continue
-        if MARK not in body:
-            _refuse_returns(body, path, number)
-            yield number, body.split(delimiter)
-        elif by_rfc:
-            yield number, reader.record(number, line)
-        else:
+        body = line.removesuffix("\n").removesuffix("\r")
+        if body:
             yield number, [_cell(cell, quoting == AUTO, path, number) for cell in body.split(delimiter)]
-
-
-def _without_end(line: str) -> str:
-    return line.removesuffix("\n").removesuffix("\r")
 
 
 def _cell(cell: str, unquotes: bool, path: Path, number: int) -> str:
@@ -71,67 +61,67 @@ def _cell(cell: str, unquotes: bool, path: Path, number: int) -> str:
     inside = cell[1:-1]
     if unquotes and len(cell) > 1 and cell[0] == cell[-1] == MARK and MARK not in inside.replace(2 * MARK, ""):
         return inside.replace(2 * MARK, MARK)
-    _refuse_returns(cell, path, number)
+    if "\r" in cell:
+        raise _carriage_return(path, number)
     return cell
 
 
-def _refuse_returns(text: str, path: Path, number: int) -> None:
-    if "\r" in text:
-        raise UserError(f"{path}, line {number} has a carriage return inside; convert its line ends")
+def _carriage_return(path: Path, number: int) -> UserError:
+    return UserError(f"{path}, line {number} has a carriage return inside; convert its line ends")
 
 
-class _Rfc:
-    """Read records with quotation marks, by RFC 4180. If a record takes more lines, they come from `lines`."""
+def _records_by_rfc(lines: Iterable[Line], path: Path, delimiter: str, longest: int) -> Iterator[Record]:
+    csv.field_size_limit(longest)
+    record: list[Line] = []  # the lines of the current record so far
+    warned = False
 
-    def __init__(self, path: Path, delimiter: str, lines: Iterator[Line], longest: int):
-        self.path, self.delimiter, self.lines, self.longest = path, delimiter, lines, longest
-        self.warned = False
-        csv.field_size_limit(longest)
-
-    def record(self, number: int, line: str) -> list[str]:
-        """Return the cells of the record that begins with `line`."""
-        taken = [line]
-        try:
-            cells = next(csv.reader(self._pieces(number, taken), delimiter=self.delimiter, strict=True))
-        except csv.Error as error:
-            raise self._explained(str(error), number, taken) from error
-        if not self.warned and len(taken) >= SUSPICIOUS_LINES:
-            counts = {each.count(self.delimiter) for each in taken}
-            if counts == {len(cells) - 1} and len(cells) > 1:
-                self.warned = True
-                warn(
-                    f"{self.path}, line {number}: one row takes {len(taken)} lines, and each of them looks like a row; "
-                    f"if the quotation mark in line {number} is text, double it or set {FIELD}={NONE}"
-                )
-        return cells
-
-    def _pieces(self, number: int, taken: list[str]) -> Iterator[str]:
-        yield taken[0]
-        held = len(taken[0])
-        for _, line in self.lines:
-            taken.append(line)
-            held += len(line)
-            if held > self.longest:
-                opened = self._opened(number, taken)
+    def feed() -> Iterator[str]:
+        held = 0
+        for number, line in lines:
+            held = len(line) + (held if record else 0)
+            record.append((number, line))
+            if held > longest and len(record) > 1:
                 raise UserError(
-                    f"the row that begins at {self.path}, line {number} is longer than {self.longest / 2**20:g} MiB; "
-                    f"split the document or use .txt, or close the quotation mark of line {opened}"
+                    f"the row that begins at {path}, line {record[0][0]} is longer than {longest / 2**20:g} MiB; "
+                    f"split the document or use .txt, or close the quotation mark of line {_opening_line(record)}"
                 )
             yield line
 
-    def _explained(self, error: str, number: int, taken: list[str]) -> UserError:
-        if "new-line character" in error:
-            return UserError(f"{self.path}, line {number} has a carriage return inside; convert its line ends")
-        opened, last = self._opened(number, taken), number + len(taken) - 1
-        how = "never closes" if "end of data" in error else f"closes in the middle of a cell, in line {last}"
-        way_out = f"write a mark that is text twice, in a cell between marks, or set {FIELD}={NONE}"
-        return UserError(f"{self.path}, line {opened}: a quotation mark opens a cell and {how}; {way_out}")
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    while True:
+        record.clear()
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise _explain(str(error), path, record) from error
+        if cells is None:
+            return
+        if not cells:
+            continue
+        number = record[0][0]
+        looks_like_rows = {line.count(delimiter) for _, line in record} == {len(cells) - 1} and len(cells) > 1
+        if not warned and len(record) >= SUSPICIOUS_LINES and looks_like_rows:
+            warned = True
+            warn(
+                f"{path}, line {number}: one row takes {len(record)} lines, and each of them looks like a row; if the "
+                f"quotation mark in line {number} is text, double it or set {FIELD}={NONE}"
+            )
+        yield number, cells
 
-    @staticmethod
-    def _opened(number: int, taken: list[str]) -> int:
-        """Return the number of the line where the last cell opens.
 
-        Lines after it, but for the last, have only doubled marks.
-        """
-        before = taken[:-1] or taken
-        return number + max(i for i, line in enumerate(before) if i == 0 or MARK in line.replace(2 * MARK, ""))
+def _explain(error: str, path: Path, record: list[Line]) -> UserError:
+    """Return an error for the lines of a record that the csv module refused."""
+    if "new-line character" in error:
+        return _carriage_return(path, record[0][0])
+    how = "never closes" if "end of data" in error else f"closes in the middle of a cell, in line {record[-1][0]}"
+    way_out = f"write a mark that is text twice, in a cell between marks, or set {FIELD}={NONE}"
+    return UserError(f"{path}, line {_opening_line(record)}: a quotation mark opens a cell and {how}; {way_out}")
+
+
+def _opening_line(record: list[Line]) -> int:
+    """Return the number of the line where the last cell opens.
+
+    Lines after it, but for the last, have only doubled marks.
+    """
+    first, *others = record[:-1] or record
+    return next((number for number, line in reversed(others) if MARK in line.replace(2 * MARK, "")), first[0])

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from t5lite.config import base_config
 from t5lite.data import readers
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
-from t5lite.data.readers import ColumnTypes, decoded_blocks, format_of, place_of, readable, rows_of, size_of
+from t5lite.data.readers import ColumnTypes, estimate_size, find_format, read_blocks, read_rows, readable
 from t5lite.system.errors import UserError
 
 USUAL_COLUMNS = base_config().data.train.columns
@@ -68,43 +68,35 @@ class FileSource:
         """Yield the text of the documents, without empty ones. Raises UserError for any fault of a file."""
         types = ColumnTypes()
         for path in self.paths:
-            if format_of(path) == ".txt":
-                yield from _cut(decoded_blocks(path))
+            if find_format(path) == ".txt":
+                yield from _cut(read_blocks(path))
                 continue
-            for (text,) in self._values(path, [self.columns.text], types):
-                if text:
+            for place, row in read_rows(path, [self.columns.text], self.quoting):
+                if text := types.text(row, self.columns.text, place):
                     yield from fragments_of(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield (inputs, targets) of each row. Raises UserError for any fault of a file."""
-        types = ColumnTypes()
+        names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
-            if format_of(path) == ".txt":
+            if find_format(path) == ".txt":
                 raise UserError(f"{path} has no columns: pairs need .jsonl, .csv, .tsv or .parquet files")
-            yield from map(tuple, self._values(path, [self.columns.inputs, self.columns.targets], types))
+            for place, row in read_rows(path, names, self.quoting):
+                yield tuple(types.text(row, name, place) for name in names)
 
     def tagged(self) -> Iterator[Tagged]:
         """Yield the words and the tags of each row. Raises UserError for any fault of a file."""
         names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
-            if format_of(path) not in (".jsonl", ".parquet"):
+            if find_format(path) not in (".jsonl", ".parquet"):
                 raise UserError(f"{path} has no lists: words and their tags need .jsonl or .parquet files")
-            for number, row in rows_of(path, names):
-                place = place_of(path, number)
+            for place, row in read_rows(path, names):
                 words, tags = (types.texts(row, name, place) for name in names)
                 if len(words) != len(tags):
                     raise UserError(f"{place}: {len(words)} words but {len(tags)} tags; give each word one tag")
                 if sum(map(len, words)) + len(words) > LONGEST_SENTENCE:
                     raise UserError(f"{place}: the words are over {LONGEST_SENTENCE:,} characters; a row is a sentence")
                 yield Tagged(words, tags, place)
-
-    def _values(self, path: Path, names: list[str], types: ColumnTypes) -> Iterator[list[str]]:
-        for number, row in rows_of(path, names, self.quoting):
-            values = [row.get(name) for name in names]
-            # Fast path: most rows hold only strings, in columns already known to hold text.
-            if not (types.are_text(names) and all(type(value) is str for value in values)):
-                values = [types.text(row, name, place_of(path, number)) for name in names]
-            yield values
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies the contents.
@@ -117,13 +109,13 @@ class FileSource:
             with readable(path):
                 status = path.stat()
                 facts.append([path.name, status.st_size, status.st_mtime_ns])
-        has_cells = any(format_of(path) in DELIMITERS for path in self.paths)
+        has_cells = any(find_format(path) in DELIMITERS for path in self.paths)
         cells = {"cells": CELLS, "quoting": self.quoting} if has_cells else {}
         return {"files": facts, "columns": asdict(self.columns), **cells}
 
     def num_bytes(self) -> int:
         """Estimate the bytes of UTF-8 in all fragments: the sizes of the files, unpacked if known."""
-        return sum(map(size_of, self.paths))
+        return sum(map(estimate_size, self.paths))
 
 
 def fragments_of(text: str) -> Iterator[Fragment]:
@@ -141,22 +133,15 @@ def _cut(blocks: Iterable[str]) -> Iterator[Fragment]:
     searched = 0  # there is no place to cut before this index of `held`
     for text in blocks:
         held += text
-        cut = _last_lone_space(held, max(searched - 2, 0))
-        if cut is None and len(held) > LONGEST_FRAGMENT:
-            cut = len(held) - 1
-        if cut is None:
+        last = _TO_LAST_LONE_SPACE.match(held, max(searched - 2, 0))
+        if last or len(held) > LONGEST_FRAGMENT:
+            cut = last.end() if last else len(held) - 1
+            yield Fragment(held[:cut], False)
+            held, searched = held[cut:], 0
+        else:
             searched = len(held)
-            continue
-        yield Fragment(held[:cut], False)
-        held, searched = held[cut:], 0
     if held:
         yield Fragment(held, True)
 
 
-_LONE_SPACE = re.compile(r"(?s).*\S(?= \S)")
-
-
-def _last_lone_space(text: str, start: int) -> int | None:
-    """Return the index of the last single space between two non-space characters, at `start` or later, or None."""
-    match = _LONE_SPACE.match(text, start)
-    return match.end() if match else None
+_TO_LAST_LONE_SPACE = re.compile(r"(?s).*\S(?= \S)")

@@ -15,7 +15,7 @@ import numpy as np
 
 from t5lite.data.build import first_tag
 from t5lite.data.cut import Cut, count_cut
-from t5lite.data.rows import Rows, clipped
+from t5lite.data.rows import Rows, clip
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.system.errors import UserError
@@ -74,7 +74,7 @@ class _Texts:
         inputs = np.zeros((len(indices), self.length), np.int32)
         segments = np.zeros_like(inputs)
         for row, pair in enumerate(self.order[indices]):
-            tokens = clipped(self.store.document(2 * int(pair)), self.length)
+            tokens = clip(self.store.document(2 * int(pair)), self.length)
             inputs[row, : len(tokens)], segments[row, : len(tokens)] = tokens, 1
         return {"inputs": inputs, "inputs_segment_ids": segments}
 
@@ -108,7 +108,7 @@ class TaggedSentences(_Texts):
     def fetch(self, indices: np.ndarray) -> Rows:
         tags = np.full((len(indices), self.length), -1, np.int32)
         for row, pair in enumerate(self.order[indices]):
-            document = clipped(self.store.document(2 * int(pair) + 1), self.length)
+            document = clip(self.store.document(2 * int(pair) + 1), self.length)
             tags[row, : len(document)] = self._numbers[document]
         rows = self._inputs(indices) | {"answers": tags}
         if self.continued:
@@ -119,10 +119,10 @@ class TaggedSentences(_Texts):
 
     def cut_tags(self, indices: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """Return for each row the tag of its last word (-1: it has none), and the tags of the words cut off."""
-        found = []
+        tags_of_rows = []
         for pair in self.order[indices]:
             tags = self._numbers[self.store.document(2 * int(pair) + 1)]
             kept, after = (tags, tags[:0]) if len(tags) <= self.length else np.split(tags, [self.length - 1])
             kept, after = kept[kept >= 0], after[after >= 0]
-            found.append((int(kept[-1]) if len(kept) else -1, after))
-        return found
+            tags_of_rows.append((int(kept[-1]) if len(kept) else -1, after))
+        return tags_of_rows

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from t5lite.data.readers import format_of
+from t5lite.data.readers import find_format
 from t5lite.system.errors import UserError
 
 
@@ -16,7 +16,7 @@ def find_files(patterns: str) -> tuple[Path, ...]:
     Folders, pipes and devices are left out. Raises UserError for a pattern that matches no file, and for a file with an
     unknown suffix.
     """
-    found: set[str] = set()
+    matches: set[str] = set()
     for pattern in filter(None, map(str.strip, patterns.split(","))):
         try:
             expanded = str(Path(pattern).expanduser())
@@ -30,12 +30,12 @@ def find_files(patterns: str) -> tuple[Path, ...]:
             raise UserError(
                 f"no file matches {pattern!r}: {_nearest_folder(expanded)}; mend the pattern in the source{comma}"
             )
-        found.update(names)
-    if not found:
+        matches.update(names)
+    if not matches:
         raise UserError("a files: source needs a pattern, such as files:data/*.txt")
-    paths = tuple(map(Path, sorted(found)))
+    paths = tuple(map(Path, sorted(matches)))
     for path in paths:
-        format_of(path)
+        find_format(path)
     return paths
 
 

@@ -1,7 +1,7 @@
 """Read files in bounded memory: bytes to text, and text to rows.
 
-    lines(path)                   (1, 'one\\n'), (2, 'two\\n')      of a .txt, .jsonl, .csv or .tsv, also with .gz
-    rows_of(path, names)          (2, {"text": "one", …})         line or row number, columns
+    read_lines(path)              (1, 'one\\n'), (2, 'two\\n')      of a .txt, .jsonl, .csv or .tsv, also with .gz
+    read_rows(path, names)        ("a.csv, line 2", {"text": "one", …})
 
 A file is decompressed only as far as it is read. Nothing in a file is executed. A line or row that is too long for
 memory is refused, by file and line: see `LONGEST_LINE`. Every fault of a file is a UserError.
@@ -19,18 +19,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from t5lite.data.delimited import AUTO, CSV, DELIMITERS, FIELD, MARK, records
+from t5lite.data.delimited import AUTO, CSV, DELIMITERS, FIELD, MARK, split_records
 from t5lite.system.errors import UserError
 from t5lite.system.files import only_files
 
 BLOCK = 1 << 20  # bytes read at a time
-LONGEST_LINE = 64 << 20  # bytes of a line, or of a row of any format; as objects a hostile line takes 25 times as much
+LONGEST_LINE = 64 << 20  # characters of a line, or of a row of .csv; as objects a hostile line takes 25 times as much
 ROWS_A_BATCH = 256  # of .parquet; fewer if rows are long
 
-Row = tuple[int, dict[str, Any]]  # line or row number, {column: value}
+Row = tuple[str, dict[str, Any]]  # file and line, for errors; {column: value}
 
 
-def format_of(path: Path) -> str:
+def find_format(path: Path) -> str:
     """Return the suffix without .gz: ".jsonl" for a.jsonl and a.jsonl.gz. Raises UserError for an unknown suffix."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
@@ -38,11 +38,6 @@ def format_of(path: Path) -> str:
         known = ".txt, .jsonl, .csv, .tsv (each also with .gz) and .parquet"
         raise UserError(f"cannot read {path}: its suffix is not one of {known}; narrow the pattern or convert the file")
     return suffix
-
-
-def place_of(path: Path, number: int) -> str:
-    """Name a line or row of a file, for an error."""
-    return f"{path}, {'row' if format_of(path) == '.parquet' else 'line'} {number}"
 
 
 @contextlib.contextmanager
@@ -69,7 +64,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             yield unpacked
 
 
-def size_of(path: Path) -> int:
+def estimate_size(path: Path) -> int:
     """Return the bytes of the file. For .gz: about the unpacked bytes, which its last four bytes give modulo 2**32."""
     with readable(path):
         size = path.stat().st_size
@@ -80,56 +75,56 @@ def size_of(path: Path) -> int:
             return max(size, int.from_bytes(file.read(4), "little"))
 
 
-def _not_utf8(path: Path, offset: int) -> UserError:
-    return UserError(f"{path} is not UTF-8 at byte {offset}; convert it, for example with iconv -t UTF-8")
+@contextlib.contextmanager
+def _open_text(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Open the file's text. Line ends stay as they are. A byte-order mark at the start is dropped."""
+    with _open(path) as file:
+        try:
+            yield io.TextIOWrapper(file, "utf-8-sig", newline="\n")
+        except UnicodeDecodeError:
+            offset = _offset_of_fault(path)
+            raise UserError(
+                f"{path} is not UTF-8 at byte {offset}; convert it, for example with iconv -t UTF-8"
+            ) from None
 
 
-def decoded_blocks(path: Path) -> Iterator[str]:
-    """Yield the text of a file in blocks. No character is split. A byte-order mark at the start is dropped."""
-    undecoded, offset = b"", 0
+def _offset_of_fault(path: Path) -> int:
+    """Return the offset of the first byte that is not UTF-8; the file's end if another process mended it meanwhile."""
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     with _open(path) as file:
         while True:
-            block = file.read(BLOCK)
-            data = undecoded + block
-            if offset == 0 and data.startswith(codecs.BOM_UTF8):
-                data, offset = data[3:], 3
+            block, undecoded = file.read(BLOCK), len(decoder.getstate()[0])
             try:
-                text, used = codecs.utf_8_decode(data, "strict", not block)
+                decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset + error.start) from None
-            undecoded, offset = data[used:], offset + used
-            yield text
+                return offset - undecoded + error.start
             if not block:
-                return
+                return offset
+            offset += len(block)
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_blocks(path: Path) -> Iterator[str]:
+    """Yield the text of a file in blocks."""
+    with _open_text(path) as text:
+        yield from iter(lambda: text.read(BLOCK), "")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text with its line end) for each line of a file."""
-    offset = 0
-    with _open(path) as file:
-        for number in range(1, 1 << 62):
-            line = file.readline(LONGEST_LINE + 1)
-            if not line:
-                return
+    with _open_text(path) as text:
+        for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), ""), start=1):
             if len(line) > LONGEST_LINE:
-                raise UserError(_too_long(f"{path}, line {number}"))
-            skipped = 3 if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
-            try:
-                text = line[skipped:].decode()
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset + skipped + error.start) from None
-            offset += len(line)
-            yield number, text
-
-
-def _too_long(place: str) -> str:
-    return f"{place} is longer than {LONGEST_LINE / 2**20:g} MiB; split the document or use .txt"
+                raise UserError(
+                    f"{path}, line {number} is longer than {LONGEST_LINE / 2**20:g} MiB; split the document or use .txt"
+                )
+            yield number, line
 
 
 def _jsonl_rows(path: Path, names: list[str]) -> Iterator[Row]:
-    for number, line in lines(path):
-        if line and not line.isspace():
-            yield number, json_row(line, names, f"{path}, line {number}")
+    for number, line in read_lines(path):
+        if not line.isspace():
+            place = f"{path}, line {number}"
+            yield place, json_row(line, names, place)
 
 
 def json_row(line: str, names: list[str], place: str) -> dict[str, Any]:
@@ -159,7 +154,7 @@ def _without_lone_surrogates(value: Any) -> Any:
 
 def _delimited_rows(path: Path, names: list[str], suffix: str, quoting: str) -> Iterator[Row]:
     header: list[str] | None = None
-    for number, cells in records(lines(path), path, suffix, quoting, LONGEST_LINE):
+    for number, cells in split_records(read_lines(path), path, suffix, quoting, LONGEST_LINE):
         if header is None:
             header = cells
             _check_columns(names, header, f"{path}, line {number}")
@@ -168,7 +163,7 @@ def _delimited_rows(path: Path, names: list[str], suffix: str, quoting: str) -> 
             cure = f"mend the line, or set {FIELD}={CSV}" if is_cut_anywhere else "mend the line"
             raise UserError(f"{path}, line {number} has {len(cells)} fields, the header {len(header)}; {cure}")
         else:
-            yield number, dict(zip(header, cells, strict=True))
+            yield f"{path}, line {number}", dict(zip(header, cells, strict=True))
 
 
 def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
@@ -190,7 +185,8 @@ def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
                         number += 1
                         # Convert one value at a time. A dictionary-encoded column of long texts is small until all are
                         # Python objects.
-                        yield number, {name: column[place].as_py() for name, column in zip(names, columns, strict=True)}
+                        row = {name: column[place].as_py() for name, column in zip(names, columns, strict=True)}
+                        yield f"{path}, row {number}", row
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path} is a damaged .parquet file ({error}); write it again") from error
 
@@ -220,9 +216,9 @@ def _check_type(kind: Any, place: str) -> None:
 READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
 
 
-def rows_of(path: Path, names: list[str], quoting: str = AUTO) -> Iterator[Row]:
+def read_rows(path: Path, names: list[str], quoting: str = AUTO) -> Iterator[Row]:
     """Yield the rows of a file, with at least the columns `names`. quoting: of .csv and .tsv, see delimited.py."""
-    suffix = format_of(path)
+    suffix = find_format(path)
     return _delimited_rows(path, names, suffix, quoting) if suffix in DELIMITERS else READERS[suffix](path, names)
 
 
@@ -242,7 +238,7 @@ def check_column(name: str, present: Iterable[str], place: str) -> None:
 
 
 def as_text(row: dict[str, Any], name: str, place: str) -> str:
-    """Return column `name` of a row as text: numbers by `number_text`, booleans as Python prints them, bytes as UTF-8.
+    """Return column `name` of a row as text: numbers by `format_number`, booleans as in Python, bytes as UTF-8.
 
     Raises UserError, beginning with `place`, for a value that is missing, null, not finite or composite.
     """
@@ -258,15 +254,15 @@ def as_text(row: dict[str, Any], name: str, place: str) -> str:
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return number_text(value)
+        return format_number(value)
     kind = "null" if value is None else str(value) if isinstance(value, float) else f"a {type(value).__name__}"
     raise UserError(f"{place}: column {name!r} is {kind}; give it a text or a number")
 
 
-def number_text(value: int | float) -> str:
+def format_number(value: int | float) -> str:
     """Return a number as text. A float without a fraction is written as an integer: tables with gaps hold 1 as 1.0."""
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return str(int(value) if whole else value)
+    is_integer = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if is_integer else value)
 
 
 class ColumnTypes:
@@ -276,24 +272,20 @@ class ColumnTypes:
     """
 
     def __init__(self):
-        self._first: dict[str, tuple[type, str]] = {}  # column: its type, and the place of its first value
-
-    def are_text(self, names: Iterable[str]) -> bool:
-        """Return whether all of these columns are known to hold text."""
-        return all(self._first.get(name, (None,))[0] is str for name in names)
+        self._first: dict[str, tuple[str, str]] = {}  # column: its type in words, and the place of its first value
 
     def text(self, row: dict[str, Any], name: str, place: str) -> str:
         """Return the value as `as_text` does.
 
         Raises UserError, with both places, if earlier values had another type.
         """
-        text = as_text(row, name, place)
-        kind = _plain_type(row[name])
+        text, value = as_text(row, name, place), row[name]
+        kind = (
+            "true or false" if isinstance(value, bool) else "a text" if isinstance(value, str | bytes) else "a number"
+        )
         first, where = self._first.setdefault(name, (kind, place))
-        if kind is not first:
-            raise UserError(
-                f"{place}: column {name!r} is {_PLAIN[kind]}, but {_PLAIN[first]} at {where}; write all values alike"
-            )
+        if kind != first:
+            raise UserError(f"{place}: column {name!r} is {kind}, but {first} at {where}; write all values alike")
         return text
 
     def texts(self, row: dict[str, Any], name: str, place: str) -> list[str]:
@@ -304,10 +296,3 @@ class ColumnTypes:
             kind = "an empty list" if value == [] else "null" if value is None else f"a {type(value).__name__}"
             raise UserError(f"{place}: column {name!r} is {kind}; give it a list of words, or of as many tags")
         return [self.text({name: item}, name, place) for item in value]
-
-
-_PLAIN = {str: "a text", bool: "true or false", float: "a number"}
-
-
-def _plain_type(value: str | bytes | bool | int | float) -> type:
-    return bool if isinstance(value, bool) else float if isinstance(value, int | float) else str

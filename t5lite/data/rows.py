@@ -56,8 +56,14 @@ class Windows:
     begins: bool = False
 
     def __post_init__(self):
-        ends = np.asarray(self.span.store.ends)
-        object.__setattr__(self, "_clean_ends", ends - np.arange(1, len(ends) + 1))
+        # Positions count either all tokens, or all but EOS: `_ends` are the ends of documents, and `_start` and `_stop`
+        # the bounds of the span, in these positions.
+        ends, start, stop = np.asarray(self.span.store.ends), self.span.start, self.span.stop
+        if not self.with_eos:
+            before = np.searchsorted(ends, [start, stop], side="right")
+            ends, start, stop = ends - np.arange(1, len(ends) + 1), start - int(before[0]), stop - int(before[1])
+        for name, value in (("_ends", ends), ("_start", start), ("_stop", stop)):
+            object.__setattr__(self, name, value)
 
     @property
     def byte_scale(self) -> float:
@@ -65,59 +71,55 @@ class Windows:
         card = self.span.store.card
         return card["bytes_of_text"] / card["bytes_in_tokens"] if card["bytes_in_tokens"] else 1.0
 
-    def _bounds(self) -> tuple[int, int]:
-        """Return start and stop of the span as this source counts positions: with EOS tokens, or without them."""
-        start, stop = self.span.start, self.span.stop
-        if self.with_eos:
-            return start, stop
-        before = np.searchsorted(self.span.store.ends, [start, stop], side="right")
-        return int(start - before[0]), int(stop - before[1])
-
     def __len__(self) -> int:
-        start, stop = self._bounds()
-        return (stop - start) // self.length
+        return (self._stop - self._start) // self.length
 
     def fetch(self, indices: np.ndarray) -> Rows:
         """Return the windows at `indices` [n], each in [0, len(self))."""
-        rows = self._fetch(indices)
-        rows |= {"others": self._fetch(self._others(indices))["tokens"]} if self.others else {}
-        return rows | {"begins": self._begins(indices)} if self.begins else rows
+        tokens = self._tokens(indices)
+        rows = {"tokens": tokens}
+        if self.segments:
+            is_eos = tokens == self.span.store.eos
+            rows["segment_ids"] = 1 + np.cumsum(is_eos, axis=1, dtype=np.int32) - is_eos
+        if self.others:
+            rows["others"] = self._tokens(self._others(indices))
+        if self.begins:
+            rows["begins"] = self._begins(indices)
+        return rows
+
+    def _firsts(self, indices: np.ndarray) -> np.ndarray:
+        """Return the position of each window's first token."""
+        return self._start + np.asarray(indices, np.int64) * self.length
+
+    def _documents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the document of the first and of the last token of each window."""
+        firsts = self._firsts(indices)
+        return tuple(np.searchsorted(self._ends, each, side="right") for each in (firsts, firsts + self.length - 1))
 
     def _begins(self, indices: np.ndarray) -> np.ndarray:
         begins = np.zeros((len(indices), self.length), np.int32)
-        ends = self.span.store.ends if self.with_eos else self._clean_ends
-        firsts = self._bounds()[0] + np.asarray(indices, np.int64) * self.length
-        for row, first in enumerate(firsts.tolist()):
+        for row, first in enumerate(self._firsts(indices).tolist()):
             # A document begins where the document before it ends. The first document begins at 0.
-            low, high = np.searchsorted(ends, [first, first + self.length])
-            begins[row, ends[low:high] - first] = 1
+            low, high = np.searchsorted(self._ends, [first, first + self.length])
+            begins[row, self._ends[low:high] - first] = 1
             if first == 0:
                 begins[row, 0] = 1
         return begins
 
-    def _fetch(self, indices: np.ndarray) -> Rows:
+    def _tokens(self, indices: np.ndarray) -> np.ndarray:
         tokens = np.empty((len(indices), self.length), np.int32)
-        firsts = self._bounds()[0] + np.asarray(indices, np.int64) * self.length
+        store, firsts = self.span.store, self._firsts(indices).tolist()
         if self.with_eos:
-            for row, first in enumerate(firsts.tolist()):
-                tokens[row] = self.span.store.read(first, first + self.length)
-        else:
-            self._fetch_clean(firsts, tokens)
-        if not self.segments:
-            return {"tokens": tokens}
-        is_eos = tokens == self.span.store.eos
-        return {"tokens": tokens, "segment_ids": 1 + np.cumsum(is_eos, axis=1, dtype=np.int32) - is_eos}
-
-    def _fetch_clean(self, firsts: np.ndarray, tokens: np.ndarray) -> None:
-        # "Clean" positions do not count EOS tokens. The index of the document at a clean position is the number of EOS
-        # tokens before it.
-        ends = self.span.store.ends
-        documents = np.searchsorted(self._clean_ends, firsts, side="right").tolist()
-        lasts = np.searchsorted(self._clean_ends, firsts + self.length - 1, side="right").tolist()
-        for row, (first, here, last) in enumerate(zip(firsts.tolist(), documents, lasts, strict=True)):
-            start = first + here
-            window = self.span.store.read(start, first + self.length + last)
-            tokens[row] = window if here == last else np.delete(window, ends[here:last] - 1 - start)
+            for row, first in enumerate(firsts):
+                tokens[row] = store.read(first, first + self.length)
+            return tokens
+        # The index of the document at a position is the number of EOS tokens before it.
+        documents, lasts = (each.tolist() for each in self._documents(indices))
+        for row, (first, document, last) in enumerate(zip(firsts, documents, lasts, strict=True)):
+            start = first + document
+            window = store.read(start, first + self.length + last)
+            tokens[row] = window if document == last else np.delete(window, store.ends[document:last] - 1 - start)
+        return tokens
 
     def _others(self, indices: np.ndarray) -> np.ndarray:
         """Return indices [n] of windows that share no document with those at `indices`."""
@@ -129,12 +131,6 @@ class Windows:
         (first, last), (tried_first, tried_last) = self._documents(indices), self._documents(tried)
         apart = (tried_last < first[:, None]) | (tried_first > last[:, None])
         return tried[np.arange(len(indices)), np.argmax(apart, axis=1)]
-
-    def _documents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the document of the first and of the last token of each window."""
-        ends = self.span.store.ends if self.with_eos else self._clean_ends
-        firsts = self._bounds()[0] + indices * self.length
-        return tuple(np.searchsorted(ends, at, side="right") for at in (firsts, firsts + self.length - 1))
 
 
 OTHERS_TRIED = 8
@@ -186,19 +182,19 @@ class PackedPairs:
         rows |= {f"{name}_segment_ids": np.zeros((len(indices), n), np.int32) for name, n in lengths.items()}
         front = np.array([] if self.bos is None else [self.bos], np.int32)
         for row, index in enumerate(indices):
-            at = dict.fromkeys(lengths, 0)
+            start = dict.fromkeys(lengths, 0)
             for segment, pair in enumerate(self.plan.pairs(int(index)), start=1):
                 for side, (name, length) in enumerate(lengths.items()):
                     document = self.store.document(2 * int(pair) + side)
-                    tokens = np.concatenate([front, clipped(document, length - len(front))])
-                    stop = at[name] + len(tokens)
-                    rows[name][row, at[name] : stop] = tokens
-                    rows[f"{name}_segment_ids"][row, at[name] : stop] = segment
-                    at[name] = stop
+                    tokens = np.concatenate([front, clip(document, length - len(front))])
+                    stop = start[name] + len(tokens)
+                    rows[name][row, start[name] : stop] = tokens
+                    rows[f"{name}_segment_ids"][row, start[name] : stop] = segment
+                    start[name] = stop
         return rows | {"pairs": self.plan.order[indices].astype(np.int32)} if self.numbered else rows
 
 
-def clipped(tokens: np.ndarray, length: int) -> np.ndarray:
+def clip(tokens: np.ndarray, length: int) -> np.ndarray:
     """Cut a document that ends in EOS to at most `length` tokens. The result ends in EOS too."""
     return tokens if len(tokens) <= length else np.concatenate([tokens[: length - 1], tokens[-1:]])
 
@@ -237,44 +233,32 @@ class TrainRows:
         places = self.locate(step)
         rows: Rows = {}
         for member, source in enumerate(self.members):
-            mine = [i for i, (m, _) in enumerate(places) if m == member]
-            if not mine:
+            own = [i for i, (m, _) in enumerate(places) if m == member]
+            if not own:
                 continue
-            fetched = source.fetch(np.array([places[i][1] for i in mine]))
+            fetched = source.fetch(np.array([places[i][1] for i in own]))
             for name, values in fetched.items():
-                rows.setdefault(name, np.zeros((len(places), *values.shape[1:]), values.dtype))[mine] = values
+                rows.setdefault(name, np.zeros((len(places), *values.shape[1:]), values.dtype))[own] = values
         return rows
 
 
 FEW_ROWS = 4096
 
 
-class _FewRows:
-    """The endless shuffled order of a short source. Grain's own order is slow here: its time for a row grows as the
-    source gets shorter, to 4 ms for a source of ten rows.
-    """
-
-    def __init__(self, length: int, member: int, seed: int):
-        def order(epoch: int) -> np.ndarray:
-            return np.random.default_rng([seed, member, epoch]).permutation(length)
-
-        self._length, self._member = length, member
-        self._epoch = functools.lru_cache(64)(order)
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, place: int) -> tuple[int, int]:
-        epoch, at = divmod(place, self._length)
-        return self._member, int(self._epoch(epoch)[at])
-
-
 def _order(length: int, member: int, seed: int) -> grain.MapDataset:
-    if length < FEW_ROWS:
-        return grain.MapDataset.source(_FewRows(length, member, seed))
-    # Repeat after shuffle: Grain then shuffles every epoch with a different seed.
-    rows = grain.MapDataset.range(length).seed(seed + member).shuffle()
-    return rows.map(lambda index: (member, int(index))).repeat()
+    """Return the endless shuffled order of a member: (member, row index) at each place."""
+    if length >= FEW_ROWS:
+        # Repeat after shuffle: Grain then shuffles every epoch with a different seed.
+        rows = grain.MapDataset.range(length).seed(seed + member).shuffle()
+        return rows.map(lambda index: (member, int(index))).repeat()
+
+    # Grain's own order is slow here: its time for a row grows as the source gets shorter, to 4 ms for ten rows.
+    @functools.lru_cache(64)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, member, epoch]).permutation(length)
+
+    places = grain.MapDataset.range(sys.maxsize)
+    return places.map(lambda place: (member, int(order(place // length)[place % length])))
 
 
 def evenly_spaced(length: int, count: int) -> np.ndarray:

@@ -11,6 +11,8 @@ about how many bytes of text will come, for a progress bar. `open_source` downlo
 does.
 """
 
+import re
+
 from t5lite.data.delimited import AUTO
 from t5lite.data.files import Columns, FileSource, Fragment
 from t5lite.data.paths import find_files
@@ -51,15 +53,9 @@ def available_splits(spec: str) -> tuple[str, ...]:
 
 def _parse(spec: str) -> tuple[str, str]:
     """Return ("files", GLOB), ("tfds", NAME) or ("pydocs", CONFIG)."""
+    if match := re.fullmatch(r"\s*(files|tfds):\s*(\S.*?)\s*|\s*(pydocs)(?:[/:](.*?))?\s*", spec, re.DOTALL):
+        kind, rest, pydocs, config = match.groups()
+        return (kind, rest) if kind else (pydocs, "general" if config is None else config)
     spec = spec.strip()
-    if spec == "pydocs":
-        return "pydocs", "general"
-    if spec.startswith("pydocs"):
-        separator, config = spec[6], spec[7:]
-        if separator in "/:":
-            return "pydocs", config
-    for kind in ("files", "tfds"):
-        if spec.startswith(f"{kind}:") and spec[len(kind) + 1 :].strip():
-            return kind, spec[len(kind) + 1 :].strip()
     hint = f"; did you mean files:{spec}?" if "*" in spec or "." in spec.rpartition("/")[2] else ""
     raise UserError(f"source {spec!r} is not files:GLOB, tfds:NAME[/CONFIG][:VERSION] or pydocs/CONFIG{hint}")

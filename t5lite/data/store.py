@@ -9,8 +9,10 @@ A position counts either all tokens of the stream, or all but the EOS tokens. A 
 Supervised pairs have the same format: document 2i is the inputs of pair i, document 2i + 1 its targets.
 """
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -31,40 +33,31 @@ class StoreWriter:
 
     def __init__(self, folder: Path, rows: int, eos: int = EOS):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.eos = eos
-        self.dtype = np.uint16 if rows <= 2**16 else np.uint32
-        self.total = 0
-        self.shards: list[int] = []
-        self._pending: list[np.ndarray] = []
-        self._pending_tokens = 0
-        self._ends: list[np.ndarray] = []
+        self.folder, self.eos = folder, eos
+        self.total, self.shards = 0, []  # tokens so far, and those of each shard
+        self._pending = np.zeros(0, np.uint16 if rows <= 2**16 else np.uint32)
+        self._ends = [np.zeros(0, np.int64)]
         self._digest = hashlib.sha256()
 
     def append(self, tokens: np.ndarray, ends: np.ndarray) -> None:
         """Add `tokens` [n]. ends: positions in `tokens` where documents end (exclusive)."""
         self._ends.append(ends.astype(np.int64) + self.total)
         self.total += len(tokens)
-        tokens = tokens.astype(self.dtype)
-        self._digest.update(tokens.astype(tokens.dtype.newbyteorder("<")).tobytes())
-        while len(tokens):
-            room = SHARD_TOKENS - self._pending_tokens
-            self._pending.append(tokens[:room])
-            self._pending_tokens += len(tokens[:room])
-            tokens = tokens[room:]
-            if self._pending_tokens == SHARD_TOKENS:
-                self._flush()
+        self._pending = np.concatenate([self._pending, tokens.astype(self._pending.dtype)])
+        while len(self._pending) >= SHARD_TOKENS:
+            self._write_shard()
 
-    def _flush(self) -> None:
-        _save(self.folder / f"tokens-{len(self.shards):05d}.npy", np.concatenate(self._pending))
-        self.shards.append(self._pending_tokens)
-        self._pending, self._pending_tokens = [], 0
+    def _write_shard(self) -> None:
+        shard, self._pending = self._pending[:SHARD_TOKENS], self._pending[SHARD_TOKENS:].copy()
+        self._digest.update(_little_endian(shard))
+        _save(self.folder / f"tokens-{len(self.shards):05d}.npy", shard)
+        self.shards.append(len(shard))
 
     def close(self, card: dict[str, Any]) -> None:
         """Write the pending tokens, the ends, and the card with the further fields `card`."""
-        if self._pending_tokens:
-            self._flush()
-        ends = np.concatenate(self._ends) if self._ends else np.zeros(0, np.int64)
+        if len(self._pending):
+            self._write_shard()
+        ends = np.concatenate(self._ends)
         _save(self.folder / "ends.npy", ends)
         facts = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards}
         facts |= {"eos": self.eos} if self.eos != EOS else {}
@@ -73,10 +66,14 @@ class StoreWriter:
         (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
+def _little_endian(tokens: np.ndarray) -> np.ndarray:
+    return tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
+
+
 def _digest_of(card: dict[str, Any]) -> str:
     """Return the SHA-256 of all fields of a card but "card_sha256"."""
-    said = {name: value for name, value in card.items() if name != "card_sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    fields = {name: value for name, value in card.items() if name != "card_sha256"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -118,28 +115,29 @@ class TokenStore:
             raise UserError(f"the token store {folder} is damaged ({error}); {way_out}") from error
         if not self._agrees():
             raise UserError(f"the token store {folder} is damaged (its files do not agree); {way_out}")
-        self.starts_of_shards = np.cumsum([0, *card["shards"]])
+        self._starts = [
+            0,
+            *itertools.accumulate(card["shards"]),
+        ]  # of each shard in the stream, and the end of the last
 
     def _agrees(self) -> bool:
         """Return whether the arrays match the card. In a store of over READ_TO_CHECK tokens not every token is read."""
-        edges = np.concatenate([[0], self.ends])
+        card, edges = self.card, np.concatenate([[0], self.ends])
         if not (
-            [len(shard) for shard in self._shards] == self.card["shards"]
-            and sum(self.card["shards"]) == edges[-1] == self.card["tokens"]
-            and len(self.ends) == self.card["documents"]
+            [len(shard) for shard in self._shards] == card["shards"]
+            and sum(card["shards"]) == edges[-1] == card["tokens"]
+            and len(self.ends) == card["documents"]
             and np.all(np.diff(edges) > 0)
         ):
             return False
-        return self.card["tokens"] > READ_TO_CHECK or self._contents_agree()
-
-    def _contents_agree(self) -> bool:
-        digest, ends, start = hashlib.sha256(), [], 0
+        if card["tokens"] > READ_TO_CHECK:
+            return True
+        tokens = np.concatenate([np.zeros(0, np.uint16), *self._shards])
+        ends = np.flatnonzero(tokens == self.eos) + 1
+        digest = hashlib.sha256()
         for shard in self._shards:
-            digest.update(shard.astype(shard.dtype.newbyteorder("<"), copy=False))
-            ends.append(start + 1 + np.flatnonzero(shard == self.eos))
-            start += len(shard)
-        found = np.concatenate([np.zeros(0, np.int64), *ends])
-        return digest.hexdigest() == self.card["sha256"] and np.array_equal(found, self.ends)
+            digest.update(_little_endian(shard))
+        return digest.hexdigest() == card["sha256"] and np.array_equal(ends, self.ends)
 
     @property
     def num_tokens(self) -> int:
@@ -152,16 +150,11 @@ class TokenStore:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens [start, stop) of the stream, EOS tokens counted."""
-        first = int(np.searchsorted(self.starts_of_shards, start, side="right")) - 1
-        if stop <= self.starts_of_shards[first + 1]:
-            base = self.starts_of_shards[first]
-            return self._shards[first][start - base : stop - base]
-        parts = []
-        while start < stop:
-            base, end = self.starts_of_shards[first], min(stop, self.starts_of_shards[first + 1])
-            parts.append(self._shards[first][start - base : end - base])
-            start, first = end, first + 1
-        return np.concatenate(parts)
+        first, last = bisect.bisect_right(self._starts, start) - 1, bisect.bisect_left(self._starts, stop)
+        if last <= first + 1:
+            return self._shards[first][start - self._starts[first] : stop - self._starts[first]]
+        shards = zip(self._starts[first:last], self._shards[first:last], strict=True)
+        return np.concatenate([shard[max(start - base, 0) : stop - base] for base, shard in shards])
 
     def pair_lengths(self) -> np.ndarray:
         """Return int64 [n, 2]: tokens of the inputs and targets of each pair, EOS included."""
@@ -181,7 +174,7 @@ class Span:
     stop: int
 
     @classmethod
-    def whole(cls, store: TokenStore) -> "Span":
+    def cover(cls, store: TokenStore) -> "Span":
         """Return the span of all tokens of a store."""
         return cls(store, 0, store.num_tokens)
 

@@ -120,7 +120,7 @@ def _builder(name: str) -> Any:
     if not _NAME.fullmatch(name):
         raise UserError(f"tfds:{name} is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION")
     try:
-        with _prints_on_stderr():
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress, but stdout is for results
             return tfds.builder(name, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)  # community builders need the network and TensorFlow
@@ -150,7 +150,7 @@ def _prepared(name: str) -> Any:
     # The prepared copies in Google's storage are tfrecord files, which only TensorFlow reads.
     download = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
-        with _prints_on_stderr():
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress, but stdout is for results
             builder.download_and_prepare(file_format="array_record", download_config=download)
             return builder
     except ImportError as error:
@@ -194,8 +194,3 @@ def _short(error: Exception) -> str:
     """Return the first line of an error's message, up to 200 characters; the error's type if it has no message."""
     lines = str(error).strip().splitlines() or [""]
     return re.sub(r"^Failed to construct dataset .*?}\": ", "", lines[0])[:200] or type(error).__name__
-
-
-def _prints_on_stderr() -> contextlib.AbstractContextManager:
-    """Redirect stdout to stderr in the block: TFDS prints its progress, but stdout is for results."""
-    return contextlib.redirect_stdout(sys.stderr)

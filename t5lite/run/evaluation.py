@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from t5lite.config import flat, to_dict
 from t5lite.data.cut import describe_share
 from t5lite.data.labelled import TaggedSentences
-from t5lite.data.rows import PackedPairs, Rows, RowSource, clipped, evaluation_rows, evenly_spaced
+from t5lite.data.rows import PackedPairs, Rows, RowSource, clip, evaluation_rows, evenly_spaced
 from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
@@ -302,8 +302,7 @@ def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     length, front = experiment.evaluated.targets_length, experiment.conventions.front
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
     each = [
-        [*front, *clipped(np.append(encode(label), eos), length - len(front))]
-        for label in experiment.dataset.labels or ()
+        [*front, *clip(np.append(encode(label), eos), length - len(front))] for label in experiment.dataset.labels or ()
     ]
     tokens = np.zeros((len(each), max(map(len, each))), np.int32)
     for row, label in zip(tokens, each, strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from t5lite.data.rows import clipped
+from t5lite.data.rows import clip
 from t5lite.decoding.generate import Generated, Generation, padded, step_weights
 from t5lite.decoding.score import score_targets
 from t5lite.model.transformer import StepWeights
@@ -36,7 +36,7 @@ class Generator(Answerer):
         whole = np.concatenate([front, ids, [self.tokenizer.vocabulary.eos]]).astype(np.int32)
         if self.objective.rows != "pairs":
             return whole, None
-        ids = clipped(whole, self.objective.inputs_length)
+        ids = clip(whole, self.objective.inputs_length)
         return ids, None if len(ids) == len(whole) else {"tokens": len(whole), "read": len(ids)}
 
     def encode_target(self, text: str) -> np.ndarray:

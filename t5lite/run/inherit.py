@@ -101,9 +101,9 @@ def given_tokenizer(config: ConfigDict, own: Path | None = None) -> TextTokenize
     if place is None:
         return None
     tokenizer, sentinels = load_tokenizer(place, fields.sentinels, specials), fields.sentinels
-    if config.init_from is None and not _lacks_sentinels(config, tokenizer.grown(0, specials).vocabulary):
+    if config.init_from is None and not _lacks_sentinels(config, tokenizer.grow(0, specials).vocabulary):
         sentinels = 0
-    return tokenizer.grown(sentinels, specials)
+    return tokenizer.grow(sentinels, specials)
 
 
 def _specials(config: ConfigDict) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def _sentinels(config: ConfigDict, place: str, given: Collection[str]) -> int:
     some, if the command line has set the field, or if `place` is a release with T5's positions; else none.
     """
     specials, asked = _specials(config), config.tokenizer.sentinels
-    vocabulary = load_tokenizer(place, 0, specials).grown(0, specials).vocabulary
+    vocabulary = load_tokenizer(place, 0, specials).grow(0, specials).vocabulary
     present, lacks = vocabulary.sentinels, _lacks_sentinels(config, vocabulary)
     if present:
         fixed = f"the tokenizer of {place} has {present} sentinels, whose ids cannot move"
@@ -173,7 +173,7 @@ def _make_room(shaped: ConfigDict, config: ConfigDict, place: str) -> None:
     config: the config without the inherited shape.
     """
     specials = _specials(shaped)
-    tokenizer = load_tokenizer(place, shaped.tokenizer.sentinels, specials).grown(shaped.tokenizer.sentinels, specials)
+    tokenizer = load_tokenizer(place, shaped.tokenizer.sentinels, specials).grow(shaped.tokenizer.sentinels, specials)
     rows, model = tokenizer.vocabulary.rows, shaped.model
     if (model.vocab_size or 0) < rows and not model.vocab_size == config.model.vocab_size is None:
         model.vocab_size = -(-rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5lite.data.build import pieces_of_words
+from t5lite.data.build import encode_words
 from t5lite.decoding.generate import padded
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
@@ -44,7 +44,7 @@ class Reader(Answerer):
         vocabulary, head, length = self.tokenizer.vocabulary, self.objective.answered, self.objective.inputs_length
         by_word = [self.tokenizer.encode(text, True)]
         if head is not None and head.each == "token":
-            by_word = pieces_of_words(self.tokenizer, [text.split()])[0]
+            by_word = encode_words(self.tokenizer, [text.split()])[0]
         pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
         is_whole = head is not None and head.each == "example"
         if is_whole and len(pieces) > length - 2:  # as in evaluation

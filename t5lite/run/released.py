@@ -12,7 +12,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
-from t5lite.data.tokenizers.fitted import fit_tokenizer
 from t5lite.data.tokenizers.released import closes_texts
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
@@ -104,7 +103,7 @@ def open_model(place: str | Path) -> Opened:
 
 def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
     """Return the tokenizer with only the ids below `rows`. A warning names the first id without a row."""
-    fitted = fit_tokenizer(tokenizer, rows)
+    fitted = tokenizer if rows is None else tokenizer.limit_rows(rows)
     if fitted is not tokenizer:
         count = tokenizer.vocabulary.rows
         warn(f"{place}: the tokenizer has {count} ids, the weights have rows for {rows}: no text may hold "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from t5lite.config import to_dict
-from t5lite.data.tokenizers.tokenizer import VOCABULARY_FILE
+from t5lite.data.tokenizers.text_tokenizer import VOCABULARY_FILE
 from t5lite.studies.slots import Slot
 from t5lite.studies.study import Study, references, unmet_need
 from t5lite.system.errors import RUN_ME_AGAIN, Interrupted, UserError

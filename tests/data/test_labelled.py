@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from t5lite.data.build import pieces_of_words
+from t5lite.data.build import encode_words
 from t5lite.data.dataset import open_dataset, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.sources import Columns
@@ -123,7 +123,7 @@ def test_a_word_of_which_the_tokenizer_leaves_nothing_is_unknown():
         def encode_many(self, texts, continues=None):
             return [np.zeros(0, np.int32) if text.strip() == "?" else np.array([7, 8]) for text in texts]
 
-    (pieces,) = pieces_of_words(Deaf(TOKENIZER.model), [["a", "?"]])
+    (pieces,) = encode_words(Deaf(TOKENIZER.model), [["a", "?"]])
     assert [piece.tolist() for piece in pieces] == [[7, 8], [UNKNOWN]]
 
 

@@ -13,7 +13,7 @@ from t5lite.data import rows as rows_module
 from t5lite.data import store as store_module
 from t5lite.data.dataset import pair_plan
 from t5lite.data.packing import PackingPlan, one_a_row
-from t5lite.data.rows import PackedPairs, TrainRows, Windows, clipped, evaluation_rows, prefetch
+from t5lite.data.rows import PackedPairs, TrainRows, Windows, clip, evaluation_rows, prefetch
 from t5lite.data.store import Span, StoreWriter, TokenStore
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS
@@ -50,7 +50,7 @@ def test_windows_are_slices_of_the_documents_laid_end_to_end(tmp_path_factory, d
     with_eos = data.draw(st.booleans(), label="with EOS")
     start, stop = sorted(data.draw(st.tuples(*[st.integers(0, store.num_tokens)] * 2), label="span"))
     head, tail = Span(store, start, stop).split(data.draw(st.floats(0, 1), label="share"))
-    for span in (Span.whole(store), head, tail):
+    for span in (Span.cover(store), head, tail):
         windows = Windows(span, length, with_eos, segments=with_eos)
         expected = naive_windows(documents, span.start, span.stop, length, with_eos)
         assert len(windows) == len(expected)
@@ -64,7 +64,7 @@ def test_windows_are_slices_of_the_documents_laid_end_to_end(tmp_path_factory, d
 
 def test_a_window_that_begins_inside_a_document_counts_its_segments_from_one(tmp_path):
     store, _ = make_store(tmp_path, [4, 1, 3])  # 3 4 5 6 1 | 7 1 | 8 9 10 1
-    rows = Windows(Span.whole(store), 4, with_eos=True, segments=True).fetch(np.array([1, 0]))
+    rows = Windows(Span.cover(store), 4, with_eos=True, segments=True).fetch(np.array([1, 0]))
     assert rows["tokens"].tolist() == [[1, 7, 1, 8], [3, 4, 5, 6]]
     assert rows["segment_ids"].tolist() == [[1, 2, 2, 3], [1, 1, 1, 1]]
 
@@ -72,10 +72,10 @@ def test_a_window_that_begins_inside_a_document_counts_its_segments_from_one(tmp
 @pytest.mark.parametrize("with_eos", [False, True])
 def test_another_window_shares_no_document_where_that_can_be(tmp_path, with_eos):
     store, documents = make_store(tmp_path, [40, 3, 900, 2, 2, 2, 30, 7, 500, 9])  # few are apart from the long ones
-    windows = Windows(Span.whole(store), 12, with_eos, segments=False, others=True)
+    windows = Windows(Span.cover(store), 12, with_eos, segments=False, others=True)
     rows = windows.fetch(np.arange(len(windows)))
     assert (
-        rows["tokens"] == Windows(Span.whole(store), 12, with_eos, False).fetch(np.arange(len(windows)))["tokens"]
+        rows["tokens"] == Windows(Span.cover(store), 12, with_eos, False).fetch(np.arange(len(windows)))["tokens"]
     ).all()
     of_token = {token: number for number, document in enumerate(documents) for token in document[:-1]}
     for tokens, others in zip(rows["tokens"], rows["others"], strict=True):
@@ -85,7 +85,7 @@ def test_another_window_shares_no_document_where_that_can_be(tmp_path, with_eos)
 
 def test_another_window_follows_from_the_index_alone_and_is_spread_over_the_text(tmp_path):
     store, _ = make_store(tmp_path, [10] * 800)
-    windows = Windows(Span.whole(store), 10, with_eos=False, segments=False, others=True)
+    windows = Windows(Span.cover(store), 10, with_eos=False, segments=False, others=True)
     rows = windows.fetch(np.arange(800))
     for index in (0, 17, 799):
         alone = windows.fetch(np.array([index]))
@@ -97,20 +97,20 @@ def test_another_window_follows_from_the_index_alone_and_is_spread_over_the_text
 
 def test_a_text_of_one_document_has_no_other(tmp_path):
     store, _ = make_store(tmp_path, [40])
-    rows = Windows(Span.whole(store), 10, with_eos=False, segments=False, others=True).fetch(np.arange(4))
+    rows = Windows(Span.cover(store), 10, with_eos=False, segments=False, others=True).fetch(np.arange(4))
     assert rows["others"].shape == (4, 10)
 
 
 def test_windows_without_eos_never_show_one(tmp_path):
     store, documents = make_store(tmp_path, [3, 0, 0, 5, 1, 0, 7])
-    tokens = Windows(Span.whole(store), 3, with_eos=False, segments=False).fetch(np.arange(5))["tokens"]
+    tokens = Windows(Span.cover(store), 3, with_eos=False, segments=False).fetch(np.arange(5))["tokens"]
     assert tokens.ravel().tolist() == [t for document in documents for t in document if t != EOS][:15]
 
 
 def test_rows_are_fetched_in_any_order_and_repeated(tmp_path):
     store, _ = make_store(tmp_path, [5, 2, 9, 4, 0, 6])
     for with_eos in (False, True):
-        windows = Windows(Span.whole(store), 4, with_eos, segments=with_eos)
+        windows = Windows(Span.cover(store), 4, with_eos, segments=with_eos)
         everything = windows.fetch(np.arange(len(windows)))
         order = np.array([3, 0, 3, 2])
         assert {k: v.tolist() for k, v in windows.fetch(order).items()} == {
@@ -122,7 +122,7 @@ def test_an_empty_store_and_a_text_shorter_than_a_window_have_no_rows(tmp_path):
     for lengths in ([], [2]):
         store, _ = make_store(tmp_path / str(len(lengths)), lengths)
         for with_eos in (False, True):
-            assert len(Windows(Span.whole(store), 4, with_eos, False)) == 0
+            assert len(Windows(Span.cover(store), 4, with_eos, False)) == 0
 
 
 def test_positions_beyond_two_to_the_31_do_not_overflow():
@@ -164,9 +164,9 @@ def test_pairs_that_share_a_row_stand_side_by_side_on_both_sides(tmp_path):
 def test_windows_of_a_tokenizer_with_another_eos_end_their_segments_there(tmp_path, eos):
     store, _ = make_store(tmp_path, [2, 1, 3], eos=eos)  # 3 4 | 5 | 6 7 8 |
     assert store.eos == eos and TokenStore(tmp_path).card["eos"] == eos
-    (row,) = Windows(Span.whole(store), 9, True, segments=True).fetch(np.array([0]))["segment_ids"]
+    (row,) = Windows(Span.cover(store), 9, True, segments=True).fetch(np.array([0]))["segment_ids"]
     assert row.tolist() == [1, 1, 1, 2, 2, 3, 3, 3, 3]
-    (row,) = Windows(Span.whole(store), 6, False, segments=False).fetch(np.array([0]))["tokens"]
+    (row,) = Windows(Span.cover(store), 6, False, segments=False).fetch(np.array([0]))["tokens"]
     assert row.tolist() == [3, 4, 5, 6, 7, 8]
 
 
@@ -194,9 +194,9 @@ def test_pairs_one_to_a_row_keep_their_order(tmp_path):
 
 def test_a_clipped_document_ends_in_eos():
     tokens = np.array([5, 6, 7, EOS], np.uint16)
-    assert clipped(tokens, 4).tolist() == [5, 6, 7, 1]
-    assert clipped(tokens, 3).tolist() == [5, 6, 1]
-    assert clipped(tokens, 1).tolist() == [1]
+    assert clip(tokens, 4).tolist() == [5, 6, 7, 1]
+    assert clip(tokens, 3).tolist() == [5, 6, 1]
+    assert clip(tokens, 1).tolist() == [1]
 
 
 # The order of training

@@ -193,7 +193,7 @@ def test_a_line_too_long_to_hold_is_refused_without_reading_it_all(tmp_path, mon
     monkeypatch.setattr(readers, "LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "bomb.jsonl.gz", gzip.compress(b"{}\n" + b" " * (8 << 20)))
     complaint(lambda: texts(path), path, "line")
-    complaint(lambda: [list(readers.lines(path))], f"{path}, line 2 is longer")
+    complaint(lambda: [list(readers.read_lines(path))], f"{path}, line 2 is longer")
 
 
 # Finding files

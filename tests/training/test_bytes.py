@@ -56,7 +56,7 @@ def bytes_of(tokenizer, store, objective_name, length):
     fields = small_config("", objective_name, "decoder").objective
     fields.inputs_length = length
     made = make_objective(fields, "decoder", vocabulary)
-    source = Windows(Span.whole(store), made.window, made.with_eos, made.segments, begins=True)
+    source = Windows(Span.cover(store), made.window, made.with_eos, made.segments, begins=True)
     rows = source.fetch(np.arange(len(source)))
     keys = example_keys(jax.random.key(0), jnp.int32(0), len(source))
     batch = make_batch(made, keys, rows, vocabulary.table)

@@ -279,7 +279,7 @@ def test_sentinels_that_are_too_few_cannot_become_more(denoiser, command, capsys
 def test_a_tokenizer_that_has_grown_from_that_of_the_source_is_taken_and_another_refused(
     language_model, texts, tmp_path
 ):
-    grown = load_tokenizer(str(language_model), 0, ()).grown(0, ("[NLU]",))
+    grown = load_tokenizer(str(language_model), 0, ()).grow(0, ("[NLU]",))
     grown.save(tmp_path / "grown" / "tokenizer")
     config = made(texts, "causal_lm", "decoder")
     config.init_from, config.tokenizer.path = str(language_model), str(tmp_path / "grown")

@@ -1,4 +1,4 @@
-"""Read what a release says about generation, from generation_config.json, or from config.json if that does not exist.
+"""Rules of generation in the files of a release: read from generation_config.json or config.json, and written again.
 
     eos_token_id, forced_bos_token_id, forced_eos_token_id,      part of the meaning of the weights: `Rules`, which
     suppress_tokens, begin_suppress_tokens, bad_words_ids        generation follows
@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from t5lite.data.tokenizers.release_files import GENERATION_FILE, MODEL_CONFIG_FILE, ReleaseFiles
 from t5lite.system.errors import UserError
-from t5lite.system.files import has_shape, read_json
+from t5lite.system.files import has_shape
 from t5lite.system.vocabulary import Rules, Vocabulary
 
-FILE, OLDER_FILE = "generation_config.json", "config.json"
 FORMAT = 1  # version of the rules in a workdir
-FETCH_ANEW = "fetch it anew, or remove it"
 # {setting: (the value that changes nothing, the flag of `generate` that does the same)}.
 OF_SAMPLES = {"temperature": (None, "--temperature"), "top_k": (None, "--top_k"), "top_p": (1.0, "--top_p"),
               "min_p": (None, "--min_p"), "typical_p": (1.0, None), "epsilon_cutoff": (0.0, None),
@@ -45,26 +44,16 @@ SAVED = {"format": int, "stops": [int], "first": (int, None), "last": (int, None
          "never_first": [int], "asked": dict}  # fmt: skip
 
 
-def said_of_generation(folder: Path) -> dict[str, Any]:
-    """Return the fields of the file that decides on generation. Ids that it lacks come from config.json."""
-    older = read_json(folder / OLDER_FILE, FETCH_ANEW) or {}
-    said = read_json(folder / FILE, FETCH_ANEW)
-    if said is None:
-        return older
-    ids = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
-    return {name: older[name] for name in ids if name in older} | {k: v for k, v in said.items() if v is not None}
-
-
-def read_rules(folder: Path, vocabulary: Vocabulary) -> Rules:
-    """Return the rules of the release in `folder`. Ids that the vocabulary lacks are dropped.
+def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
+    """Return the rules of a release. Ids that the vocabulary lacks are dropped.
 
     Raises UserError for a field that holds no ids, and for a forced id that the vocabulary lacks or that is suppressed.
     """
-    said = said_of_generation(folder)
-    file = folder / (FILE if (folder / FILE).is_file() else OLDER_FILE)
+    fields = files.generation
+    file = files.folder / (GENERATION_FILE if files.has(GENERATION_FILE) else MODEL_CONFIG_FILE)
 
     def ids(name: str) -> tuple[int, ...]:
-        value = said.get(name)
+        value = fields.get(name)
         value = [] if value is None else value if isinstance(value, list) else [value]
         if not has_shape(value, [int]):
             raise UserError(f"{file}: {name} should be an id or a list of ids, is {json.dumps(value)[:60]}")
@@ -72,42 +61,45 @@ def read_rules(folder: Path, vocabulary: Vocabulary) -> Rules:
         return tuple(dict.fromkeys(token for token in value if 0 <= token < vocabulary.rows))
 
     def forced(name: str) -> int | None:
-        found = ids(name)
-        if said.get(name) not in (None, [], *found, list(found)) or len(found) > 1:
-            raise UserError(f"{file}: {name}={json.dumps(said[name])[:60]} should be one id of the tokenizer; mend it")
-        return found[0] if found else None
+        tokens = ids(name)
+        if fields.get(name) not in (None, [], *tokens, list(tokens)) or len(tokens) > 1:
+            raise UserError(
+                f"{file}: {name}={json.dumps(fields[name])[:60]} should be one id of the tokenizer; mend it"
+            )
+        if tokens and tokens[0] in suppressed:
+            raise UserError(f"{file}: {name}={tokens[0]} is among suppress_tokens; mend one of them")
+        return tokens[0] if tokens else None
 
-    words = said.get("bad_words_ids") or []
+    words = fields.get("bad_words_ids") or []
     if not has_shape(words, [[int]]):
         raise UserError(f"{file}: bad_words_ids should be a list of lists of ids, is {json.dumps(words)[:60]}")
     single = tuple(word[0] for word in words if len(word) == 1 and 0 <= word[0] < vocabulary.rows)
     longer = [word for word in words if len(word) > 1]
-    suppressed, first = ids("suppress_tokens"), forced("forced_bos_token_id")
-    if first is None and said.get("force_bos_token_to_be_generated") is True:  # as older BART files have it
+    suppressed = ids("suppress_tokens")
+    first = forced("forced_bos_token_id")
+    if first is None and fields.get("force_bos_token_to_be_generated") is True:  # as older BART files have it
         first = forced("bos_token_id")
-    last = forced("forced_eos_token_id")
-    for name, token in (("forced_bos_token_id", first), ("forced_eos_token_id", last)):
-        if token in suppressed:
-            raise UserError(f"{file}: {name}={token} is among suppress_tokens; mend one of them")
     return Rules(
         stops=ids("eos_token_id"),
         first=first,
-        last=last,
+        last=forced("forced_eos_token_id"),
         never=tuple(sorted({*suppressed, *single})),
         never_first=ids("begin_suppress_tokens"),
-        asked=_asked(said) | ({"bad_words_ids": longer} if longer else {}),
+        asked=_settings_of(fields) | ({"bad_words_ids": longer} if longer else {}),
     )
 
 
-def _asked(said: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings whose values change something. Those for sampling count only if the release samples."""
-    samples = said.get("do_sample") is True
-    said = {**SAMPLING, **said} if samples else {k: v for k, v in said.items() if k not in OF_SAMPLES}
-    found = {name: said[name] for name, (nothing, _) in SETTINGS.items() if said.get(name) not in (None, nothing)}
-    return ({"do_sample": True} if samples else {}) | found
+    samples = fields.get("do_sample") is True
+    settings = {"do_sample": True} if samples else {}
+    fields = {**SAMPLING, **fields} if samples else {k: v for k, v in fields.items() if k not in OF_SAMPLES}
+    return settings | {
+        name: fields[name] for name, (nothing, _) in SETTINGS.items() if fields.get(name) not in (None, nothing)
+    }
 
 
-def note_of(rules: Rules, architecture: str, given: Collection[str] = ()) -> str | None:
+def describe_ignored(rules: Rules, architecture: str, given: Collection[str] = ()) -> str | None:
     """Return a line on what a release asks for and generation ignores, with the flags that do the same; None: nothing.
 
     given: flags of `generate` that the user gave. They decide, so the line does not mention their settings.
@@ -117,17 +109,13 @@ def note_of(rules: Rules, architecture: str, given: Collection[str] = ()) -> str
         asked["forced_bos_token_id"] = rules.first
     flag_of = {name: flag for name, (_, flag) in SETTINGS.items()}
     asked = {name: value for name, value in asked.items() if flag_of.get(name) not in given}
-    flags, without = {}, []
-    for name, value in asked.items():
-        flag = flag_of.get(name)
-        if name == "do_sample":
-            continue
-        if flag is None:
-            without.append(name)
-        elif name == "max_length":
-            flags.setdefault(flag, value - 1 if architecture == "encoder_decoder" and isinstance(value, int) else "N")
-        else:
-            flags[flag] = str(value).lower() if isinstance(value, bool) else value
+    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in asked.items()}
+    if "max_length" in asked:  # it counts the decoder's start, and a decoder's prompt
+        length = asked["max_length"]
+        new = length - 1 if architecture == "encoder_decoder" and isinstance(length, int) else "N"
+        values["max_length"] = values.get("max_new_tokens", new)
+    flags = {flag_of[name]: value for name, value in values.items() if flag_of.get(name) is not None}
+    without = [name for name in asked if flag_of.get(name) is None and name != "do_sample"]
     if not flags and not without:
         return None
     shown = ", ".join(f"{name}={json.dumps(value)[:40]}" for name, value in asked.items())
@@ -173,19 +161,19 @@ def write_generation_config(folder: Path, ids: Mapping[str, int], rules: Rules, 
     """
     forbidden = np.ones(rows, bool)
     forbidden[: len(allowed)] = ~allowed[:rows]
-    said: dict[str, Any] = dict(ids)
+    fields: dict[str, Any] = dict(ids)
     stops = list(dict.fromkeys([*([ids["eos_token_id"]] if "eos_token_id" in ids else []), *rules.stops]))
-    said["eos_token_id"] = stops[0] if len(stops) == 1 else stops
+    fields["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     if rules.first is not None:
-        said["forced_bos_token_id"] = rules.first
+        fields["forced_bos_token_id"] = rules.first
         if forbidden[rules.first]:  # suppress_tokens would forbid it in the first place too
-            forbidden[rules.first], said["bad_words_ids"] = False, [[rules.first]]
+            forbidden[rules.first], fields["bad_words_ids"] = False, [[rules.first]]
     if rules.last is not None:
-        said["forced_eos_token_id"] = rules.last
-    said["suppress_tokens"] = np.flatnonzero(forbidden).tolist()
+        fields["forced_eos_token_id"] = rules.last
+    fields["suppress_tokens"] = np.flatnonzero(forbidden).tolist()
     if rules.never_first:
-        said["begin_suppress_tokens"] = list(rules.never_first)
+        fields["begin_suppress_tokens"] = list(rules.never_first)
     asked = dict(rules.asked)
-    if words := [*said.pop("bad_words_ids", []), *asked.pop("bad_words_ids", [])]:
-        said["bad_words_ids"] = words
-    (folder / FILE).write_text(json.dumps({**said, **asked}, indent=2) + "\n")
+    if words := [*fields.pop("bad_words_ids", []), *asked.pop("bad_words_ids", [])]:
+        fields["bad_words_ids"] = words
+    (folder / GENERATION_FILE).write_text(json.dumps({**fields, **asked}, indent=2) + "\n")

@@ -1,72 +1,229 @@
-"""The interface of every tokenizer, and what its kinds share: how the names of specials are read.
+"""`TextTokenizer`: what every tokenizer can do. Its two kinds turn text into ids, and know what their own ids mean.
 
-tokenizers/tokenizer.py    SentencePiece: trained here, or T5's
-tokenizers/released.py     tokenizer.json: BART, BERT, GPT-2, Llama
+tokenizers/sentence_pieces.py    SentencePiece: trained here, or T5's
+tokenizers/released.py           tokenizer.json: BART, BERT, GPT-2, Llama
+
+Sentinels and specials that a tokenizer lacks are ids above its own. In a workdir:
+
+    tokenizer/pieces.model       SentencePiece; a tokenizer.json for the other kind
+    tokenizer/vocabulary.json    {"sentinels": 100, "specials": ["[MASK]"], "below": 0, "sha256": "…"}
+                                 with "generation" if the files of a release give rules of generation
 """
 
+import abc
+import copy
+import dataclasses
+import hashlib
 import itertools
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from t5lite.config import base_config
+from t5lite.data.tokenizers.generation_config import rules_to_json
+from t5lite.data.tokenizers.token_table import Piece, make_table
 from t5lite.system.errors import UserError
-from t5lite.system.vocabulary import Rules, Vocabulary
+from t5lite.system.files import write_atomically
+from t5lite.system.vocabulary import Rules, TokenTable, Vocabulary
 
-COPY_ANEW = "copy the folder anew from where it came, or delete it if the cache has it"
+VOCABULARY_FILE = "vocabulary.json"
+SENTINELS = base_config().tokenizer.sentinels  # unless a config says another number
 MOST_SENTINELS = 100_000
 Parts = list[tuple[str, bool]]
 
 
-class TextTokenizer(Protocol):
+class TextTokenizer(abc.ABC):
     """Text to ids and back.
 
+    FILE: name of the file with its pieces in a workdir.
+    base: (content of that file, whatever else decides the own ids). Tokenizers with equal bases have equal own ids.
+    above, below: names of the added specials; how many of them, from the first, stand below the sentinels. The
+        tokenizer had these before it got sentinels (`grow`), and their ids must not change.
+    names: {id: name} of each token that is not text. readable: {name: id} of those that `encode` reads.
+    is_text: bool [n], whether an id stands for text.
+    hidden, never_shown: ids that `decode` leaves out, and those that `decode_parts` leaves out in any case.
     begins_with_start: whether a decoder's prompt begins with `vocabulary.start`. Always true if t5lite trained the
-    tokenizer; for a released model as its own tokenizer does. rules: the rules of generation in the files beside the
-    tokenizer; None: there are none. Both are not part of the identity.
+        tokenizer; for a released model as its own tokenizer does.
+    rules: the rules of generation in the files beside the tokenizer; None: there are none.
     """
 
-    vocabulary: Vocabulary
-    begins_with_start: bool
-    rules: Rules | None
+    FILE: ClassVar[str]
+    base: tuple[bytes, Any]
+    hidden: Collection[int]
+    never_shown: Collection[int] = ()
+    begins_with_start: bool = True
+    rules: Rules | None = None
+    _most_rows: int | None = None
+
+    def _set_vocabulary(
+        self,
+        pieces: Sequence[Piece | None],
+        id_of: Callable[[str], int | None],
+        own_specials: Mapping[str, int],
+        added: tuple[int, Sequence[str], int],
+        adds_space: bool,
+        **roles: int | None,
+    ) -> None:
+        """Set the vocabulary, and the names of its ids.
+
+        Args:
+            pieces: facts about its own ids.
+            id_of: returns the own id of a name.
+            own_specials: {name: own id}.
+            added: sentinels to add, unless the last own ids are sentinels; specials to have; `below`.
+            adds_space: the tokenizer puts a space in front of each text.
+            roles: eos, start, bos and unknown of the vocabulary.
+        """
+        sentinels, specials, self.below = added
+        check_above(sentinels, specials)
+        # <extra_id_0> is the last id, <extra_id_1> the one before it, and so on.
+        self.own_sentinels, own = 0, len(pieces)
+        while own - 1 in (id_of(f"{mark}<extra_id_{self.own_sentinels}>") for mark in ("", "▁")):
+            self.own_sentinels, own = self.own_sentinels + 1, own - 1
+        sentinels = self.own_sentinels or sentinels
+        own_specials = {name: token for name, token in own_specials.items() if token < own}
+        self.above = tuple(name for name in specials if name not in own_specials)
+        ids = {name: own + i + (0 if i < self.below else sentinels) for i, name in enumerate(self.above)}
+        table = make_table(pieces[:own], own + sentinels + len(self.above), adds_space)
+        vocabulary = Vocabulary(own + self.below, sentinels, own_specials | ids, table, **roles)
+        self.vocabulary, self._sentinels = vocabulary, sentinels
+        self.readable = vocabulary.specials | {f"<extra_id_{k}>": vocabulary.size - 1 - k for k in range(sentinels)}
+        self.names = {token: name for name, token in self.readable.items()}
+        self.is_text = ~table.is_special
+        if vocabulary.unknown is not None:
+            self.is_text[vocabulary.unknown] = True
+
+    @abc.abstractmethod
+    def _encode_texts(self, texts: Sequence[str], continues: Sequence[bool]) -> list[np.ndarray]:
+        """See `encode_many`."""
+
+    @abc.abstractmethod
+    def _decode_run(self, ids: list[int], continues: bool) -> str:
+        """Return the text of ids that all stand for text. continues: another token stands before them."""
+
+    @abc.abstractmethod
+    def _with_added(self, sentinels: int, specials: Sequence[str], below: int) -> Self:
+        """Return a tokenizer with the same base."""
+
+    @abc.abstractmethod
+    def _identity(self) -> Any:
+        """Return the JSON value that decides, with the pieces, what the ids mean."""
+
+    @abc.abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """Return the content of vocabulary.json."""
 
     @property
     def sha256(self) -> str:
         """Identity: equal if all ids mean the same."""
+        identity = self._sha256_of_all()
+        if self._most_rows is None:
+            return identity
+        # Another identity: tokens that were stored without the limit may have higher ids.
+        return hashlib.sha256(f"{identity} {self._most_rows}".encode()).hexdigest()
+
+    def _sha256_of_all(self) -> str:
+        return hashlib.sha256(self.base[0] + json.dumps(self._identity()).encode()).hexdigest()
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
-        """Return the ids of `text`, int32 [n], without EOS. specials: names such as `<extra_id_0>` become their ids."""
+        """Return the ids of `text`, int32 [n], without EOS.
+
+        specials: names such as `<extra_id_0>` become their ids. A name also stands for the space before it, as in
+        training: "The <extra_id_0> walked" and "The<extra_id_0> walked" have the same ids.
+        """
+        parts = re.split(f" ?({_any_of(self.readable)})", text) if specials and self.readable else [text]
+        ids = self.encode_many(parts[::2], [i > 0 for i in range(len(parts[::2]))])
+        for i, name in enumerate(parts[1::2]):
+            ids[i] = np.append(ids[i], np.int32(self.readable[name]))
+        return self._check_rows(np.concatenate(ids))
 
     def encode_many(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[np.ndarray]:
-        """Return the ids of each text. continues: true for a text that continues the one before."""
+        """Return the ids of each text, int32 [n]. Several threads compute them.
+
+        continues: true for a text that continues the one before. If that one was cut before a single space, the ids are
+        the same as if the two texts were one.
+        """
+        continues = [False] * len(texts) if continues is None else continues
+        return [self._check_rows(ids) for ids in self._encode_texts(texts, continues)]
+
+    def _check_rows(self, ids: np.ndarray) -> np.ndarray:
+        above = ids[:0] if self._most_rows is None else ids[ids >= self._most_rows]
+        if len(above):
+            raise UserError(
+                f"a text needs {self.decode(above[:1])!r} (id {above[0]}), but the weights have rows for "
+                f"{self._most_rows} ids; leave it out, or start a run from the weights (init_from), which adds rows"
+            )
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of `ids`. Sentinels and specials appear by name; EOS and padding are left out."""
+        """Return the text of `ids`.
+
+        Sentinels and specials appear by name, unused rows as <id>. Padding, BOS and EOS are left out.
+        """
+        return "".join(text for text, _ in self.decode_parts(ids))
 
     def decode_parts(self, ids: Iterable[int], with_eos: bool = False) -> Parts:
-        """Return the decoded text in parts, each with whether it stands for something other than text."""
+        """Return the decoded text in parts, each with whether it is the name of a token that is not text.
 
-    @property
-    def names(self) -> dict[int, str]:
-        """{id: name} of each sentinel and special."""
-
-    @property
-    def base(self) -> object:
-        """The part that decides the ids below the added sentinels and specials.
-
-        Tokenizers with equal bases have equal ids there.
+        with_eos: keep EOS.
         """
+        left_out = self.never_shown if with_eos else self.hidden
+        tokens = (token for token in map(int, ids) if token not in left_out)
+        parts: Parts = []
+        for is_run, run in itertools.groupby(tokens, key=lambda t: t < len(self.is_text) and bool(self.is_text[t])):
+            if is_run:
+                parts.append((self._decode_run(list(run), bool(parts)), False))
+            else:
+                parts += [(self.names.get(token, f"<{token}>"), True) for token in run]
+        return parts
 
-    def grown(self, sentinels: int, specials: Sequence[str]) -> "TextTokenizer":
+    def grow(self, sentinels: int, specials: Sequence[str]) -> Self:
         """Return the tokenizer with the `specials` that it lacks, and `sentinels` if it has none, above its ids.
 
         Existing ids stay. So a tokenizer with sentinels gets no more of them: the k-th sentinel is always `size - k`.
         """
+        new = [name for name in specials if name not in self.vocabulary.specials]
+        if not new and (self._sentinels or not sentinels):
+            return self
+        below = self.below if self._sentinels else min(sentinels, 1) * len(self.above)
+        made = self._with_added(self._sentinels or sentinels, (*self.above, *new), below)
+        made.begins_with_start, made.rules = self.begins_with_start, self.rules
+        return made
+
+    def limit_rows(self, rows: int) -> Self:
+        """Return the tokenizer for weights with `rows` rows: a text that needs a higher id raises UserError.
+
+        Some released tokenizers have a token that the model never had, such as BART's <mask>. Texts without that token
+        are encoded as before. `save` writes the tokenizer with all its ids.
+        """
+        if self.vocabulary.rows <= rows:
+            return self
+        limited = copy.copy(self)
+        limited.vocabulary, limited._most_rows = _without_rows_above(self.vocabulary, rows), rows
+        limited.rules = None if self.rules is None else self.rules.below(rows)
+        return limited
 
     def save(self, folder: Path) -> None:
         """Write the files from which `load_tokenizer` opens it again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / self.FILE, self.base[0])
+        facts = {**self._facts(), "sha256": self._sha256_of_all()}
+        facts |= {} if self.rules is None else {"generation": rules_to_json(self.rules)}
+        write_atomically(folder / VOCABULARY_FILE, json.dumps(facts) + "\n")
+
+    def _added(self) -> dict[str, Any]:
+        """Return the fields of vocabulary.json that both kinds have."""
+        below = {"below": self.below} if self.below else {}
+        return {"sentinels": self._sentinels, "specials": list(self.above), **below}
+
+
+def extends(tokenizer: TextTokenizer, other: TextTokenizer) -> bool:
+    """Return whether every id of `other` means the same in `tokenizer`, which may have more ids."""
+    return tokenizer.base == other.base and other.names.items() <= tokenizer.names.items()
 
 
 def check_above(sentinels: int, specials: Sequence[str]) -> None:
@@ -82,77 +239,25 @@ def check_above(sentinels: int, specials: Sequence[str]) -> None:
         raise UserError(f"tokenizer.specials: {wrong[0]!r} is no name of a special token, or that of two")
 
 
-def extends(tokenizer: TextTokenizer, other: TextTokenizer) -> bool:
-    """Return whether every id of `other` means the same in `tokenizer`, which may have more ids."""
-    return tokenizer.base == other.base and other.names.items() <= tokenizer.names.items()
-
-
-def growth(
-    vocabulary: Vocabulary, above: Sequence[str], below: int, sentinels: int, specials: Sequence[str]
-) -> tuple[int, list[str], int] | None:
-    """Return what stands above the pieces when a tokenizer grows; None if it lacks nothing.
-
-    Args:
-        above: names of the specials above the pieces so far.
-        below: how many of them stand below the sentinels so far.
-        sentinels: how many are asked for.
-        specials: the names that are asked for.
-
-    Returns:
-        The number of sentinels, the specials above the pieces, and how many of these stand below the sentinels.
-    """
-    new = [name for name in specials if name not in vocabulary.specials]
-    if not new and (vocabulary.sentinels or not sentinels):
-        return None
-    below = below if vocabulary.sentinels else min(sentinels, 1) * len(above)
-    return vocabulary.sentinels or sentinels, [*above, *new], below
-
-
-def sentinels_on_top(rows: int, id_of: Callable[[str], int | None]) -> int:
-    """Count the sentinels among a tokenizer's own `rows` ids.
-
-    <extra_id_0> is the last id, <extra_id_1> the one before it, and so on.
-    """
-    count = 0
-    while rows - 1 - count in (id_of(f"<extra_id_{count}>"), id_of(f"▁<extra_id_{count}>")):
-        count += 1
-    return count
-
-
-def encode_with_names(text: str, ids_of_names: Mapping[str, int], tokenizer: TextTokenizer) -> np.ndarray:
-    """Return the ids of `text`. A name in it becomes its id, and also stands for the space before it."""
-    names = "|".join(map(re.escape, sorted(ids_of_names, key=len, reverse=True)))
-    parts = re.split(f" ?({names})", text) if names else [text]
-    ids = tokenizer.encode_many(parts[::2], [i > 0 for i in range(len(parts[::2]))])
-    for i, name in enumerate(parts[1::2]):
-        ids[i] = np.append(ids[i], np.int32(ids_of_names[name]))
-    return np.concatenate(ids)
-
-
 def cut_in_names(text: str, names: Collection[str]) -> list[str]:
     """Split `text` so that no part holds one of `names`: each name is cut after its first character."""
-    found = re.finditer("|".join(map(re.escape, sorted(names, key=len, reverse=True))), text) if names else ()
-    cuts = [match.start() + 1 for match in found]
+    cuts = [match.start() + 1 for match in re.finditer(_any_of(names), text)] if names else []
     return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-def parts_of(
-    tokens: Iterable[int],
-    is_text: Callable[[int], bool],
-    name_of: Callable[[int], str],
-    decode: Callable[[list[int], bool], str],
-) -> Parts:
-    """Return the parts of a decoded text: runs of text, (text, False), and names of other ids, (name, True).
+def _any_of(names: Iterable[str]) -> str:
+    """Return a pattern for any of `names`, the longest first."""
+    return "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
 
-    Args:
-        is_text: whether an id stands for text.
-        name_of: the name of any other id.
-        decode: gets a run of ids and whether something stands before it; returns the text.
-    """
-    parts: Parts = []
-    for is_run, run in itertools.groupby(tokens, key=is_text):
-        if is_run:
-            parts.append((decode(list(run), bool(parts)), False))
-        else:
-            parts += [(name_of(token), True) for token in run]
-    return parts
+
+def _without_rows_above(vocabulary: Vocabulary, rows: int) -> Vocabulary:
+    """Return the vocabulary without the ids from `rows` on. Sentinels count from the last id, so all stay or none."""
+    used = {"eos": vocabulary.eos, "start": vocabulary.start, "bos": vocabulary.bos, "unknown": vocabulary.unknown}
+    for role, token in used.items():
+        if token is not None and token >= rows:
+            raise UserError(f"the tokenizer's {role} has id {token}, but the weights have rows for {rows} ids")
+    table = TokenTable(**{name: values[:rows] for name, values in vars(vocabulary.table).items()})
+    specials = {name: token for name, token in vocabulary.specials.items() if token < rows}
+    kept = vocabulary.size <= rows
+    pieces, sentinels = (vocabulary.pieces, vocabulary.sentinels) if kept else (min(vocabulary.pieces, rows), 0)
+    return dataclasses.replace(vocabulary, pieces=pieces, sentinels=sentinels, specials=specials, table=table)

@@ -4,7 +4,7 @@ The file is data: no part of it is ever executed. These parts of it are changed:
 
     added tokens                       those with a role (</s>, <mask>) become special, so that their names are text
     padding, truncation, BPE dropout   off
-    the space in front of a text       removed from the file, see `prepared`; the caller puts it there
+    the space in front of a text       removed from the file, see `build_for_text`; the caller puts it there
     WordPiece's decoder                without its clean-up, which removes spaces before punctuation
 """
 
@@ -15,12 +15,11 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
-import numpy as np
 import tokenizers
 
+from t5lite.data.tokenizers.token_table import Piece
 from t5lite.system.errors import UserError
 from t5lite.system.files import has_shape
-from t5lite.system.vocabulary import TokenTable
 
 SPACE = "▁"
 MOST_IDS = 2**22
@@ -47,7 +46,7 @@ def parse(file: bytes) -> dict[str, Any]:
     return spec
 
 
-def make(spec: dict[str, Any]) -> tokenizers.Tokenizer:
+def build(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     """Build the tokenizer of `spec`.
 
     It reads names of special tokens as text. Raises UserError if that is not possible.
@@ -81,7 +80,7 @@ def _without_panic() -> Iterator[None]:
         os.close(nowhere)
 
 
-def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
+def list_pieces(made: tokenizers.Tokenizer) -> list[str | None]:
     """Return the piece of each id, None for an id without a piece. Raises UserError for no ids or over 2**22."""
     ids = made.get_vocab(with_added_tokens=True)
     rows = max(ids.values(), default=-1) + 1
@@ -93,12 +92,12 @@ def pieces_by_id(made: tokenizers.Tokenizer) -> list[str | None]:
     return pieces
 
 
-def added_tokens(spec: dict[str, Any]) -> dict[int, tuple[str, bool]]:
+def list_added(spec: dict[str, Any]) -> dict[int, tuple[str, bool]]:
     """Return {id: (content, whether it is special)}."""
     return {each["id"]: (each["content"], bool(each.get("special"))) for each in spec.get("added_tokens") or ()}
 
 
-def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.Tokenizer, bool]:
+def build_for_text(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.Tokenizer, bool]:
     """Build the tokenizer of `spec` with the changes that the module's docstring lists.
 
     Many tokenizers put a space in front of a text, so that its first word is like any other. Here the caller puts it
@@ -118,12 +117,18 @@ def prepared(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.T
     for part in _parts(spec.get("decoder")):
         if part.get("type") == "WordPiece":
             part["cleanup"] = False
-    given, bare = make(spec), _without_space(spec)
+    given, bare = build(spec), _without_space(spec)
     if bare is None:
         return given, False
-    other = make(bare)
+    other = build(bare)
     same = given.encode("a", add_special_tokens=False).ids == other.encode(" a", add_special_tokens=False).ids
     return (other, True) if same else (given, False)
+
+
+def find_ends(made: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+    """Return the id that the tokenizer puts in front of a text, and the one that it puts after it; None: no id."""
+    bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
+    return full[0] if full[:1] != bare[:1] else None, full[-1] if full[-1:] != bare[-1:] else None
 
 
 def _copied(spec: dict[str, Any]) -> dict[str, Any]:
@@ -131,24 +136,12 @@ def _copied(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: value if name == "model" else copy.deepcopy(value) for name, value in spec.items()}
 
 
-def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yield the component, or the components of a Sequence."""
-    found = [component]
-    for name in ("normalizers", "pretokenizers", "decoders", "processors"):
+def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the component, or the components of a Sequence."""
+    for name in ("normalizers", "pretokenizers", "decoders"):
         if component and isinstance(component.get(name), list):
-            found = component[name]
-    yield from (part for part in found if isinstance(part, dict))
-
-
-def last_of_text(spec: dict[str, Any]) -> str | None:
-    """Return the name of the token that the file puts after a text, None if it puts none."""
-    for part in _parts(spec.get("post_processor")):
-        if part.get("type") in ("BertProcessing", "RobertaProcessing") and has_shape(part.get("sep"), list):
-            return str(next(iter(part["sep"]), None))
-        if part.get("type") == "TemplateProcessing" and has_shape(part.get("single"), [dict]) and part["single"]:
-            special = part["single"][-1].get("SpecialToken")
-            return str(special.get("id")) if isinstance(special, dict) else None
-    return None
+            return [part for part in component[name] if isinstance(part, dict)]
+    return [] if component is None else [component]
 
 
 def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -156,40 +149,29 @@ def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
 
     None if `spec` puts none there, or strips white space there.
     """
-    bare, found = _copied(spec), False
-    normalizers = list(_parts(bare.get("normalizer")))
+    bare = _copied(spec)
+    normalizers = _parts(bare.get("normalizer"))
     for part in normalizers:
         if part.get("type") == "Prepend" and part.get("prepend") in (SPACE, " "):
             part.clear()
             part |= {"type": "Sequence", "normalizers": []}
-            found = True
-    for part in list(_parts(bare.get("pre_tokenizer")))[:1]:  # a later one acts on parts of a text
+    for part in _parts(bare.get("pre_tokenizer"))[:1]:  # a later one acts on parts of a text
         if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
             part["add_prefix_space"] = False
-            found = True
         if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
             part |= {"prepend_scheme": "never"}
             part.pop("add_prefix_space", None)
-            found = True
     strips = any(part.get("type") == "Strip" and part.get("strip_left") for part in normalizers)
-    return bare if found and not strips else None
+    return None if strips or bare == spec else bare
 
 
-def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> TokenTable:
-    """Return facts about each piece. An added token that is not special is text as it stands.
-
-    num_bytes_first counts as if the tokenizer put a space in front of each text.
-    """
-    rows = len(pieces)
-    num_bytes, num_bytes_first = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-    starts_word, ends_sentence, is_special = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
-    added = added_tokens(spec)
+def describe_pieces(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> list[Piece | None]:
+    """Return facts about each piece, None for special ones. An added token that is not special is text as it stands."""
+    added = list_added(spec)
     types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))]
     prefix = spec["model"].get("continuing_subword_prefix") or "##"
-    for token, piece in enumerate(pieces):
-        if piece is None or token in special:
-            continue
-        is_special[token] = False
+
+    def describe(token: int, piece: str) -> Piece:
         text, starts = piece.replace(SPACE, " "), piece.startswith((SPACE, " ", "\n"))
         size, has_space = len(text.encode()), text.startswith(" ")
         if token in added:
@@ -197,11 +179,11 @@ def token_table(spec: dict[str, Any], pieces: list[str | None], special: Collect
         elif "ByteLevel" in types:
             size, starts, has_space = len(piece), piece.startswith(BYTES_OF_SPACE), piece.startswith(BYTES_OF_SPACE[0])
         elif spec["model"].get("type") == "WordPiece":
-            starts = not piece.startswith(prefix)
-            text = piece if starts else piece.removeprefix(prefix)
-            size, has_space = len(text.encode()) + starts, starts
+            starts = has_space = not piece.startswith(prefix)
+            text = piece.removeprefix(prefix)
+            size = len(text.encode()) + starts
         elif "ByteFallback" in types and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             size = 1
-        num_bytes[token], starts_word[token], ends_sentence[token] = size, starts, text.endswith((".", "?", "!"))
-        num_bytes_first[token] = size - has_space
-    return TokenTable(num_bytes, num_bytes_first, starts_word, ends_sentence, is_special)
+        return Piece(size, has_space, starts, text.endswith((".", "?", "!")))
+
+    return [None if piece is None or token in special else describe(token, piece) for token, piece in enumerate(pieces)]

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from t5lite.data.tokenizers.released import SENTINELS
-from t5lite.data.tokenizers.tokenizer import SPACE, Tokenizer
+from t5lite.data.tokenizers.sentence_pieces import SPACE, Tokenizer
+from t5lite.data.tokenizers.text_tokenizer import SENTINELS
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS, PAD, UNKNOWN
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from t5lite.data.tokenizers.generation_config import note_of, write_generation_config
+from t5lite.data.tokenizers.generation_config import describe_ignored, write_generation_config
 from t5lite.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Rules
@@ -129,19 +129,19 @@ def test_rules_that_a_workdir_cannot_have_are_refused(change, message, tmp_path)
 
 def test_the_note_names_what_is_not_taken_over_and_the_flags(tmp_path):
     rules = rules_of(tmp_path, SAID)
-    note = note_of(rules, "encoder_decoder")
+    note = describe_ignored(rules, "encoder_decoder")
     flags = ("--num_beams 4", "--max_new_tokens 141", "--early_stopping true", "--length_penalty 2.0")
     for part in ("num_beams=4", *flags, "there is no flag for no_repeat_ngram_size, bad_words_ids"):
         assert part in note, part
     assert "temperature" not in note, "nothing is sampled"
     given = ("--num_beams", "--max_new_tokens", "--early_stopping", "--length_penalty")
-    assert "give" not in note_of(rules, "encoder_decoder", given)
-    assert "forced_bos_token_id=0" in note_of(rules, "decoder")
-    assert note_of(Rules(), "decoder") is None
+    assert "give" not in describe_ignored(rules, "encoder_decoder", given)
+    assert "forced_bos_token_id=0" in describe_ignored(rules, "decoder")
+    assert describe_ignored(Rules(), "decoder") is None
 
 
 def test_samples_that_a_release_asks_for_are_in_the_note(tmp_path):
-    note = note_of(rules_of(tmp_path, {"do_sample": True, "temperature": 0.6, "top_p": 0.9}), "decoder")
+    note = describe_ignored(rules_of(tmp_path, {"do_sample": True, "temperature": 0.6, "top_p": 0.9}), "decoder")
     assert all(flag in note for flag in ("--temperature 0.6", "--top_p 0.9", "--top_k 50")), note
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from t5lite.data.tokenizers.release import write_release
+from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.text_tokenizer import extends
 from t5lite.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
@@ -64,7 +64,7 @@ def test_every_id_means_the_same_in_whatever_order_a_tokenizer_grows(family, sta
     for number, wishes in enumerate(list(itertools.permutations(WISHES, 3))[::9]):
         tokenizer = start(family)
         for sentinels, specials in wishes:
-            grown = tokenizer.grown(sentinels, specials)
+            grown = tokenizer.grow(sentinels, specials)
             _assert_extends(grown, tokenizer)
             assert set(specials) <= set(grown.vocabulary.specials)
             had = tokenizer.vocabulary.sentinels
@@ -79,14 +79,14 @@ def test_every_id_means_the_same_in_whatever_order_a_tokenizer_grows(family, sta
         tokenizer.save(tmp_path / f"{number}" / "tokenizer")
         again = load_tokenizer(str(tmp_path / f"{number}"), 0, ())
         assert again.sha256 == tokenizer.sha256 and again.names == tokenizer.names
-        assert again.grown(again.vocabulary.sentinels, tuple(again.vocabulary.specials)) is again, "it has them"
+        assert again.grow(again.vocabulary.sentinels, tuple(again.vocabulary.specials)) is again, "it has them"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_growth_in_one_step_is_what_a_config_asks_for_at_once(family, start):
     """Sentinels and specials that are new together stand as in a tokenizer that was made with both."""
     bare = start(family)
-    grown = bare.grown(20, MASK)
+    grown = bare.grow(20, MASK)
     if isinstance(bare, Tokenizer):
         assert grown.sha256 == Tokenizer(bare.model, 20, MASK).sha256
     assert not extends(bare, grown) and extends(grown, bare)
@@ -102,10 +102,10 @@ def test_other_pieces_other_roles_and_moved_names_are_no_growth(start):
 
 
 def test_a_grown_tokenizer_is_published_with_its_ids_or_not_at_all(tmp_path):
-    grown = Tokenizer(PIECES, 0, FIM).grown(20, ())
+    grown = Tokenizer(PIECES, 0, FIM).grow(20, ())
     assert grown.below == 3 and grown.decode([grown.vocabulary.pieces - 1]) == FIM[-1]
     (tmp_path / "own").mkdir()
-    write_release(grown, tmp_path / "own", "decoder", closes=False)  # checks every name's id
+    export_tokenizer(grown, tmp_path / "own", "decoder", closes=False)  # checks every name's id
     (tmp_path / "t5").mkdir()
     with pytest.raises(UserError, match="<fim_prefix> stands below the sentinels"):
-        write_release(Tokenizer(T5_LIKE, 0, FIM).grown(20, ()), tmp_path / "t5", "decoder", closes=False)
+        export_tokenizer(Tokenizer(T5_LIKE, 0, FIM).grow(20, ()), tmp_path / "t5", "decoder", closes=False)

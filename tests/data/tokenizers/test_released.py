@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
-from t5lite.data.build import pieces_of_words
+from t5lite.data.build import encode_words
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP
@@ -112,7 +112,7 @@ def test_a_name_that_normalisation_makes_is_text_without_an_unknown_token(tmp_pa
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "t5"])
 def test_every_word_has_an_id(opened, name):
     tokenizer = opened[name]
-    (found,) = pieces_of_words(tokenizer, [["", "oil", "", "\u200b"]])
+    (found,) = encode_words(tokenizer, [["", "oil", "", "\u200b"]])
     assert all(len(ids) for ids in found)
     assert tokenizer.vocabulary.eos not in np.concatenate(found)
 

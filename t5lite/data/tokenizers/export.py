@@ -32,14 +32,14 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
-from t5lite.data.tokenizers.released import ReleasedTokenizer
+from t5lite.data.tokenizers.release_files import TOKENIZER_FILE
+from t5lite.data.tokenizers.released import NAMED, ReleasedTokenizer
+from t5lite.data.tokenizers.sentence_pieces import OWN_NAMES, SPACE, Tokenizer
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
-from t5lite.data.tokenizers.tokenizer import SPACE, Tokenizer
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, EOS, MASK, PAD, SEP, UNKNOWN, Vocabulary
 
-FILE, CONFIG, SENTENCEPIECE = "tokenizer.json", "tokenizer_config.json", "spiece.model"
-OWN_NAMES = {PAD: "<pad>", EOS: "</s>", UNKNOWN: "<unk>"}
+CONFIG, SENTENCEPIECE = "tokenizer_config.json", "spiece.model"
 GENERIC = "PreTrainedTokenizerFast"
 PROBE = "Ａ①ﬁ e\u0301  é\t▁\n \n x "
 
@@ -62,37 +62,39 @@ def frame_of(tokenizer: TextTokenizer, architecture: str, closes: bool) -> Frame
     return Frame(vocabulary.bos if closes else None, last)
 
 
-def write_release(tokenizer: TextTokenizer, folder: Path, architecture: str, closes: bool) -> dict[str, int]:
+def export_tokenizer(tokenizer: TextTokenizer, folder: Path, architecture: str, closes: bool) -> dict[str, int]:
     """Write the tokenizer's files into `folder`. Return the ids for the model's config.json: {"eos_token_id": …}.
 
     closes: EOS ends the model's inputs. Raises UserError for ids that a tokenizer.json cannot have.
     """
-    frame = frame_of(tokenizer, architecture, closes)
+    frame, names = frame_of(tokenizer, architecture, closes), tokenizer.names
     tokenizer.save(folder / "tokenizer")
     if isinstance(tokenizer, ReleasedTokenizer):
-        names, roles = tokenizer.names, _released_roles(tokenizer)
-        _write_json(folder, _with_names(tokenizer, frame))
+        content = _with_names(tokenizer, frame)
+        roles = {role: token for role in NAMED if (token := getattr(tokenizer.roles, role)) is not None}
     elif tokenizer.decode(tokenizer.encode(PROBE)) == PROBE:
-        names, roles = OWN_NAMES | tokenizer.names, _own_roles(tokenizer.vocabulary, architecture)
-        _write_json(folder, own_library(tokenizer, frame))
+        content = make_library(tokenizer, frame).to_str().encode()
+        roles = _own_roles(tokenizer.vocabulary, architecture)
     else:
         return _write_t5(tokenizer, folder)
-    _check_ids(folder, names)
-    if architecture == "decoder" and "bos" not in roles:
-        roles["bos"] = tokenizer.vocabulary.start
-    said = {"tokenizer_class": GENERIC, "clean_up_tokenization_spaces": False}
-    said |= {f"{role}_token": names[token] for role, token in roles.items()}
-    types = ["token_type_ids"] if architecture == "encoder" else []
-    said["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    (folder / TOKENIZER_FILE).write_bytes(content)
+    library = Library.from_str(content.decode())
+    for token, name in names.items():
+        if library.token_to_id(name) != token:
+            raise UserError(f"{name} has id {token}, which in a tokenizer.json would be {library.token_to_id(name)}")
     if architecture == "decoder":
-        said["padding_side"] = "left"
-    _dump(folder / CONFIG, said)
-    return _ids(tokenizer.vocabulary, roles, architecture)
-
-
-def _ids(vocabulary: Vocabulary, roles: Mapping[str, int], architecture: str) -> dict[str, int]:
-    found = {f"{role}_token_id": roles[role] for role in ("pad", "eos", "bos") if role in roles}
-    return found | ({"decoder_start_token_id": vocabulary.start} if architecture == "encoder_decoder" else {})
+        roles.setdefault("bos", tokenizer.vocabulary.start)
+    types = ["token_type_ids"] if architecture == "encoder" else []
+    config = {
+        "tokenizer_class": GENERIC,
+        "clean_up_tokenization_spaces": False,
+        **{f"{role}_token": names[token] for role, token in roles.items()},
+        "model_input_names": ["input_ids", *types, "attention_mask"],
+        **({"padding_side": "left"} if architecture == "decoder" else {}),
+    }
+    _dump(folder / CONFIG, config)
+    ids = {f"{role}_token_id": roles[role] for role in ("pad", "eos", "bos") if role in roles}
+    return ids | ({"decoder_start_token_id": tokenizer.vocabulary.start} if architecture == "encoder_decoder" else {})
 
 
 def _own_roles(vocabulary: Vocabulary, architecture: str) -> dict[str, int]:
@@ -107,13 +109,7 @@ def _own_roles(vocabulary: Vocabulary, architecture: str) -> dict[str, int]:
     return {"pad": pad, "eos": EOS, "unk": UNKNOWN, **more}
 
 
-def _released_roles(tokenizer: ReleasedTokenizer) -> dict[str, int]:
-    roles = tokenizer.roles
-    found = {role: getattr(roles, role) for role in ("pad", "eos", "bos", "unk", "mask", "cls", "sep")}
-    return {role: token for role, token in found.items() if token is not None}
-
-
-def own_library(tokenizer: Tokenizer, frame: Frame) -> Library:
+def make_library(tokenizer: Tokenizer, frame: Frame) -> Library:
     """Return the tokenizer of the `tokenizers` library that equals one trained here.
 
     A space in its pieces is a space, not ▁. So the character ▁ becomes bytes, as it does here. The normalizer handles
@@ -123,7 +119,7 @@ def own_library(tokenizer: Tokenizer, frame: Frame) -> Library:
     pieces = [piece if place in OWN_NAMES else piece.replace(SPACE, " ") for place, piece in enumerate(pieces)]
     pieces[: len(OWN_NAMES)] = OWN_NAMES.values()
     library = Library(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=UNKNOWN, byte_fallback=True))
-    names = OWN_NAMES | tokenizer.names
+    names = tokenizer.names
     any_name = _any_of(names.values())
     library.normalizer = normalizers.Sequence(
         [
@@ -166,55 +162,39 @@ def _framing(frame: Frame, names: Mapping[int, str]) -> processors.TemplateProce
     return processors.TemplateProcessing(single=single.split(), pair=pair.split(), special_tokens=special)
 
 
-def _with_names(tokenizer: ReleasedTokenizer, frame: Frame) -> Library | bytes:
-    """Return the released file if it has all ids and frames a text as the model needs, else a changed tokenizer."""
-    library = Library.from_str(tokenizer.file.decode())
+def _with_names(tokenizer: ReleasedTokenizer, frame: Frame) -> bytes:
+    """Return the released file if it has all ids and frames a text as the model needs, else a changed one."""
+    library, alone = (Library.from_str(tokenizer.content.decode()) for _ in range(2))
     above = {token: name for token, name in tokenizer.names.items() if library.token_to_id(name) is None}
-    alone = Library.from_str(tokenizer.file.decode())
     alone.no_padding()
     alone.no_truncation()
     full, bare = (alone.encode("a", add_special_tokens=special).ids for special in (True, False))
-    framed = [token for token in (frame.front, *bare, frame.last) if token is not None]
-    if not above and full == framed:
-        return tokenizer.file
-    added = [AddedToken(above[token], lstrip=True, normalized=False) for token in sorted(above)]
-    library.add_special_tokens(added)
-    if full != framed:
+    is_framed = full == [token for token in (frame.front, *bare, frame.last) if token is not None]
+    if not above and is_framed:
+        return tokenizer.content
+    library.add_special_tokens([AddedToken(above[token], lstrip=True, normalized=False) for token in sorted(above)])
+    if not is_framed:
         library.post_processor = _framing(frame, tokenizer.names)
-    return library
-
-
-def _write_json(folder: Path, library: Library | bytes) -> None:
-    content = library if isinstance(library, bytes) else library.to_str().encode()
-    (folder / FILE).write_bytes(content)
-
-
-def _check_ids(folder: Path, names: Mapping[int, str]) -> None:
-    library = Library.from_file(str(folder / FILE))
-    for token, name in names.items():
-        if library.token_to_id(name) != token:
-            raise UserError(f"{name} has id {token}, which in a tokenizer.json would be {library.token_to_id(name)}")
+    return library.to_str().encode()
 
 
 def _write_t5(tokenizer: Tokenizer, folder: Path) -> dict[str, int]:
-    vocabulary = tokenizer.vocabulary
     if tokenizer.below:
-        raise UserError(f"{next(iter(vocabulary.specials))} stands below the sentinels, which T5's class puts first")
+        raise UserError(f"{tokenizer.above[0]} stands below the sentinels, which T5's class puts first")
     (folder / SENTENCEPIECE).write_bytes(tokenizer.model)
-    above = {token: name for name, token in vocabulary.specials.items()}
-    said: dict[str, Any] = {
+    vocabulary, flags = tokenizer.vocabulary, {"lstrip": True, "rstrip": False, "normalized": False}
+    added = {
+        str(token): {"content": name, **flags, "single_word": False, "special": True}
+        for name, token in vocabulary.specials.items()
+    }
+    config = {
         "tokenizer_class": "T5Tokenizer",
         "extra_ids": 0 if tokenizer.own_sentinels else vocabulary.sentinels,
-        "added_tokens_decoder": {str(token): _said_of(name) for token, name in above.items()},
+        "added_tokens_decoder": added,
+        **{f"{role}_token": OWN_NAMES[token] for role, token in (("eos", EOS), ("pad", PAD), ("unk", UNKNOWN))},
     }
-    said |= {f"{role}_token": OWN_NAMES[token] for role, token in (("eos", EOS), ("pad", PAD), ("unk", UNKNOWN))}
-    _dump(folder / CONFIG, said)
+    _dump(folder / CONFIG, config)
     return {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": vocabulary.start}
-
-
-def _said_of(name: str) -> dict[str, Any]:
-    flags = {"lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
-    return {"content": name, **flags, "special": True}
 
 
 def _dump(file: Path, value: Mapping[str, Any]) -> None:

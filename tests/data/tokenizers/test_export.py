@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
-from t5lite.data.tokenizers.release import OWN_NAMES, frame_of, write_release
+from t5lite.data.tokenizers.export import export_tokenizer, frame_of
+from t5lite.data.tokenizers.sentence_pieces import OWN_NAMES
 from t5lite.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.system.errors import UserError
@@ -32,7 +33,7 @@ FAMILIES = {
 def written(tokenizer, folder, architecture="encoder_decoder", closes=True):
     """(the tokenizer of the library, tokenizer_config.json, what config.json is to say)."""
     folder.mkdir(exist_ok=True)
-    ids = write_release(tokenizer, folder, architecture, closes)
+    ids = export_tokenizer(tokenizer, folder, architecture, closes)
     said = json.loads((folder / "tokenizer_config.json").read_text())
     library = Library.from_file(str(folder / "tokenizer.json"))
     library.no_padding()
@@ -115,7 +116,7 @@ def test_files_name_the_roles(tmp_path):
 
 @pytest.mark.parametrize("tokenizer", [OWN, Tokenizer(T5_LIKE, 7, ("[NLU]",)), Tokenizer(like_mt5(4))])
 def test_what_was_exported_is_opened_here_as_what_it_was(tokenizer, tmp_path):
-    write_release(tokenizer, tmp_path, "encoder_decoder", True)
+    export_tokenizer(tokenizer, tmp_path, "encoder_decoder", True)
     assert load_tokenizer(f"hf:{tmp_path}", 3, ()).sha256 == tokenizer.sha256
 
 
@@ -124,7 +125,7 @@ def test_what_was_exported_is_opened_here_as_what_it_was(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(("tokenizer", "extra"), [(Tokenizer(T5_LIKE, 7, ("[NLU]",)), 7), (Tokenizer(like_mt5(4)), 0)])
 def test_a_model_of_t5s_kind_stays_with_the_class_that_reads_it(tokenizer, extra, tmp_path):
-    ids = write_release(tokenizer, tmp_path, "encoder_decoder", True)
+    ids = export_tokenizer(tokenizer, tmp_path, "encoder_decoder", True)
     said = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert (tmp_path / "spiece.model").read_bytes() == tokenizer.model
     assert (said["tokenizer_class"], said["extra_ids"]) == ("T5Tokenizer", extra)
@@ -139,7 +140,7 @@ def test_a_tokenizer_json_stays_as_it_was_where_it_has_all(name, tmp_path):
     make, architecture, closes, _ = FAMILIES[name]
     tokenizer = load_tokenizer(f"hf:{make(tmp_path / 'source')}", 0, ())
     _, said, ids = written(tokenizer, tmp_path / "to", architecture, closes)
-    assert (tmp_path / "to" / "tokenizer.json").read_bytes() == tokenizer.file
+    assert (tmp_path / "to" / "tokenizer.json").read_bytes() == tokenizer.content
     assert ids.get("eos_token_id", tokenizer.vocabulary.eos) == tokenizer.vocabulary.eos
     assert ("decoder_start_token_id" in ids) == (architecture == "encoder_decoder")
     assert ("bos_token" in said) == (name not in ("bert", "t5"))
@@ -172,7 +173,7 @@ def test_ids_that_no_tokenizer_json_has_are_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     tokenizer = load_tokenizer(f"hf:{tmp_path}", 2, ())
     with pytest.raises(UserError, match=r"<extra_id_\d> has id \d+, which in a tokenizer\.json would be"):
-        write_release(tokenizer, tmp_path, "encoder_decoder", True)
+        export_tokenizer(tokenizer, tmp_path, "encoder_decoder", True)
 
 
 # Where transformers is installed
@@ -195,7 +196,7 @@ def test_transformers_gives_our_ids(name, make, architecture, closes, model_type
     transformers = pytest.importorskip("transformers", reason="transformers is not installed: no live comparison")
     tokenizer = make(tmp_path / "source")
     (tmp_path / "to").mkdir()
-    ids = write_release(tokenizer, tmp_path / "to", architecture, closes)
+    ids = export_tokenizer(tokenizer, tmp_path / "to", architecture, closes)
     (tmp_path / "to" / "config.json").write_text(json.dumps({"model_type": model_type, **ids}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "to")
     frame = frame_of(tokenizer, architecture, closes)

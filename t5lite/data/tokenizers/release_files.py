@@ -1,0 +1,76 @@
+"""The files of a released tokenizer, as its authors published them. Each is read when it is first needed, and once."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from t5lite.data.tokenizers.tokenizer_json import parse
+from t5lite.system.errors import UserError
+from t5lite.system.files import read_bytes, read_json
+
+TOKENIZER_FILE, CONFIG_FILE, NAMES_FILE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+IDS_FILE, GENERATION_FILE, MODEL_CONFIG_FILE = "added_tokens.json", "generation_config.json", "config.json"
+SHAPES = {CONFIG_FILE: {"added_tokens_decoder": (dict, None), "extra_ids": (int, None)}, IDS_FILE: {str: int}}
+WAY_OUT = "fetch it anew"
+ROLE_IDS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+class ReleaseFiles:
+    """The files in `folder`. A file that does not exist is empty. Raises UserError for a damaged file."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._contents: dict[str, dict[str, Any]] = {}
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return the contents of a JSON file."""
+        if name not in self._contents:
+            self._contents[name] = read_json(self.folder / name, WAY_OUT, SHAPES.get(name, dict)) or {}
+        return self._contents[name]
+
+    @functools.cached_property
+    def spec(self) -> dict[str, Any]:
+        """The contents of tokenizer.json."""
+        file = self.folder / TOKENIZER_FILE
+        with name_in_errors(file):
+            return parse(read_file(file)) if file.is_file() else {}
+
+    @functools.cached_property
+    def generation(self) -> dict[str, Any]:
+        """The fields of generation_config.json, or of config.json if that does not exist.
+
+        Ids that generation_config.json lacks come from config.json.
+        """
+        older = self.read(MODEL_CONFIG_FILE)
+        if not self.has(GENERATION_FILE):
+            return older
+        ids = {name: older[name] for name in ROLE_IDS if name in older}
+        return ids | {name: value for name, value in self.read(GENERATION_FILE).items() if value is not None}
+
+    def tokens_named(self, role: str) -> list[str]:
+        """Return the names that the files give a role such as "eos", the one that counts first."""
+        named = [self.read(file).get(f"{role}_token") for file in (CONFIG_FILE, NAMES_FILE)]
+        named = [name.get("content") if isinstance(name, dict) else name for name in named]
+        return [name for name in named if isinstance(name, str)]
+
+
+def read_file(file: Path) -> bytes:
+    """Return the bytes of a file with a tokenizer's pieces. Raises UserError for a file that cannot be read."""
+    try:
+        return read_bytes(file)
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer {file}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def name_in_errors(file: Path) -> Iterator[None]:
+    """Begin every UserError of the block with the file's name."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{file}: {error}") from error
