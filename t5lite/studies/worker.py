@@ -66,7 +66,7 @@ def _run(module: str, arguments: Sequence[str]) -> tuple[int, str]:
 def _has_joined_hosts() -> bool:
     """Whether the run was one of several hosts' (system/hosts.py). A process can join hosts only once."""
     hosts = sys.modules.get("t5lite.system.hosts")
-    return hosts is not None and hosts.count() > 1
+    return hosts is not None and hosts.count_hosts() > 1
 
 
 def main() -> None:

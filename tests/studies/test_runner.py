@@ -237,7 +237,7 @@ def test_runs_for_which_jax_is_set_up_otherwise_have_another_process(tmp_path):
 def test_a_process_that_has_joined_hosts_takes_no_second_run(tmp_path):
     text = f"""
     import types
-    sys.modules["t5lite.system.hosts"] = types.SimpleNamespace(count=lambda: 2)
+    sys.modules["t5lite.system.hosts"] = types.SimpleNamespace(count_hosts=lambda: 2)
     {IN_PROCESS}
     """
     assert run(study(a=None, b="a"), tmp_path, text) == {}
