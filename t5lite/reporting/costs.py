@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,12 +24,9 @@ class Cost:
 
 def cost(run: Run) -> Cost:
     """Return the cost of the run itself."""
-    found = (run.result or {}).get("cost", {})
-    return Cost(**{field.name: _number(found.get(field.name)) for field in dataclasses.fields(Cost)})
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
+    known = (run.result or {}).get("cost") or {}
+    values = {field.name: known.get(field.name) for field in dataclasses.fields(Cost)}
+    return Cost(**{name: float(x) for name, x in values.items() if isinstance(x, int | float) and np.isfinite(x)})
 
 
 def cost_with_origins(run: Run) -> Cost:
@@ -44,20 +40,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 
 
 def _combine(costs: Sequence[Cost], how: Callable[[Sequence[float]], float]) -> Cost:
-    combined: dict[str, float | None] = {}
-    for field in dataclasses.fields(Cost):
-        values = [getattr(each, field.name) for each in costs]
-        use = np.max if field.name == "peak_bytes" else how
-        # The known part of a cost is not the cost.
-        combined[field.name] = None if None in values or not values else float(use(values))
-    return Cost(**combined)
-
-
-def unread_origin(run: Run) -> str | None:
-    """Return the `init_from` that cannot be read as a workdir: of the run, or of the last run in its chain of origins.
-
-    None where every origin can be read, or where the chain ends in a run from scratch.
-    """
-    last = (run, *run.origins)[-1]
-    text = last.config.get("init_from")
-    return str(text) if text and last.referred("init_from") is None else None
+    """Combine each field of `costs` by `how`; peak memory by the maximum. A field that one lacks is not known."""
+    values = {field.name: [getattr(each, field.name) for each in costs] for field in dataclasses.fields(Cost)}
+    known = {name: each for name, each in values.items() if each and None not in each}
+    return Cost(**{name: float((np.max if name == "peak_bytes" else how)(each)) for name, each in known.items()})

@@ -54,7 +54,7 @@ class Panel:
 def loss_panels(task: Task) -> list[Panel]:
     """Return the panels of a task: one for each held-out set, and one for the training loss of the other groups."""
     groups = [summary.group for summary in task.summaries]
-    splits = dict.fromkeys(split for group in groups for split in group.metrics())
+    splits = dict.fromkeys(split for group in groups for split, _ in group.pairs)
     panels = []
     shown: set[str] = set()
     for split in splits:

@@ -13,21 +13,19 @@ from t5lite.reporting.statistics import Estimate
 from t5lite.system.errors import UserError
 from t5lite.system.files import finite, write_atomically, write_json
 
-NONE_ABSENT: Mapping[str, str] = {}
-
 
 def write_report(
     workdirs: Sequence[Path],
     out: Path,
     title: str,
     bases: Sequence[str] = (),
-    absent: Mapping[str, str] = NONE_ABSENT,
+    absent: Mapping[str, str] | None = None,
     remarks: Sequence[str] = (),
 ) -> Report:
     """Compare the runs in `workdirs` and write the report to the folder `out`, which is created where it is missing.
 
     Args:
-        bases: the groups that the others of their task are compared with, as in `find_bases`. A task without one takes
+        bases: the groups that the others of their task are compared with, as in `find_base`. A task without one takes
             its first group.
         absent: {run: why it has no result}.
         remarks: further notes.
@@ -35,7 +33,7 @@ def write_report(
     Raises:
         UserError: where a folder is not a workdir, no run is complete, or `out` cannot be written.
     """
-    report = compare([read_run(workdir) for workdir in workdirs], title, bases, absent, remarks)
+    report = compare([read_run(workdir) for workdir in workdirs], title, bases, absent or {}, remarks)
     sections = document(report)
     files = {"report.md": markdown.render(sections), "report.html": html.render(sections)}
     try:
@@ -63,14 +61,10 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    return {
-        "run": entry.run,
-        "name": entry.name,
-        "seed": entry.seed,
-        "status": entry.status,
-        "workdir": None if entry.read is None else str(entry.read.workdir),
-        "result": None if entry.read is None else entry.read.result,
-    }
+    fields = {name: getattr(entry, name) for name in ("run", "name", "seed", "status")}
+    if entry.read is None:
+        return {**fields, "workdir": None, "result": None}
+    return {**fields, "workdir": str(entry.read.workdir), "result": entry.read.result}
 
 
 def _group(summary: Summary, task: str) -> dict[str, Any]:
@@ -84,7 +78,7 @@ def _group(summary: Summary, task: str) -> dict[str, Any]:
             for split, metrics in summary.estimates.items()
         },
         "cost": dataclasses.asdict(summary.cost),
-        "cost_with_origins": None if summary.with_origins is None else dataclasses.asdict(summary.with_origins),
+        "cost_with_origins": summary.with_origins and dataclasses.asdict(summary.with_origins),
     }
 
 

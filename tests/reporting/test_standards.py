@@ -3,8 +3,8 @@
 import pytest
 
 from t5lite.reporting.comparison import compare
+from t5lite.reporting.groups import standard_split
 from t5lite.reporting.runs import read_run
-from t5lite.reporting.standards import standard_split
 from tests.reporting.fakes import write_run
 
 
