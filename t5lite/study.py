@@ -25,7 +25,7 @@ from t5lite.reporting.runs import read_run
 from t5lite.reporting.terminal import show
 from t5lite.run.inherit import as_begun, may_be_inherited
 from t5lite.run.overrides import given_fields, override
-from t5lite.studies.runner import run_study, train_arguments
+from t5lite.studies.runner import run_study
 from t5lite.studies.study import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
 from t5lite.system.errors import UserError
 from t5lite.train import train
@@ -140,7 +140,7 @@ def _arguments(study: Study, given: Collection[str], config: Path, workdir: Path
     """
     fields = study[workdir.name]
     shape = [f"--config.{name}={at(fields, name)}" for name in given if may_be_inherited(name)]
-    return train_arguments(config, workdir, shape)
+    return ["--config", str(config), "--workdir", str(workdir), *shape]
 
 
 def _run_here(study: Study, folder: Path, given: Collection[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ All renderers read the Report: document.py lays it out for markdown.py and html.
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from t5lite.reporting import notes
 from t5lite.reporting.bases import assign_bases, candidate_of, check_bases, find_base, subject_of
@@ -137,11 +138,10 @@ def compare(
     Raises:
         UserError: where no run is complete, or where a base names no group.
     """
-    entries = _entries(runs, absent)
-    complete = [run for run, entry in zip(runs, entries, strict=False) if entry.status == "complete"]
+    complete = [run for run in runs if run.result is not None and run.run not in absent]
     if not complete:
-        names = [each.run if each.run in absent else each.read.workdir for each in entries]
-        listed = ", ".join(f"{name} ({each.status})" for name, each in zip(names, entries, strict=True))
+        entries = _entries(runs, absent, {})
+        listed = ", ".join(f"{each.read.workdir if each.read else each.run} ({each.status})" for each in entries)
         raise UserError(f"no run is complete, so there is nothing to compare: {listed or 'none was given'}")
     groups = make_groups(complete)
     candidates = [candidate_of(group) for group in groups]
@@ -155,28 +155,29 @@ def compare(
     told += notes.provenance_notes(groups) + notes.change_notes(groups) + notes.cost_notes(members)
     told += notes.evaluated_notes(groups)
     told += notes.multiplicity_notes(sum(each.delta.low is not None for task in tasks for each in task.comparisons))
-    name_of = {run.workdir: group.name for group in groups for run in group.runs}
+    entries = _entries(runs, absent, {run.workdir: group.name for group in groups for run in group.runs})
     missing = notes.collect((entry.status, entry.run) for entry in entries if entry.status != "complete")
     return Report(
         title=title,
         # Tasks with something to compare come first; a task of one group only shows its own values.
         tasks=tuple(sorted(tasks, key=lambda task: len(task.summaries) == 1)),
-        entries=tuple(
-            dataclasses.replace(each, name=name_of.get(each.read.workdir, each.name)) if each.read else each
-            for each in entries
-        ),
+        entries=tuple(entries),
         missing=tuple(f"{notes.shortened(names)}: {status}" for status, names in missing.items()),
         notes=tuple(dict.fromkeys(told)),
     )
 
 
-def _entries(runs: Sequence[Run], absent: Mapping[str, str]) -> list[Entry]:
-    """Return an entry for each run, then for each of the `absent` runs without a workdir."""
+def _entries(runs: Sequence[Run], absent: Mapping[str, str], group_of: Mapping[Path, str]) -> list[Entry]:
+    """Return an entry for each run, then for each of the `absent` runs without a workdir.
+
+    group_of: {workdir: name of the run's group}.
+    """
     entries = []
     for run in runs:
         step = "nothing logged yet" if run.last_step is None else f"last logged step {run.last_step}"
         status = "complete" if run.result is not None else f"incomplete: {step}, no result.json"
-        entries.append(Entry(run.run, run.name or None, run.seed, absent.get(run.run) or status, run))
+        name = group_of.get(run.workdir, run.name or None)
+        entries.append(Entry(run.run, name, run.seed, absent.get(run.run) or status, run))
     known = {run.run for run in runs}
     return entries + [Entry(name, None, None, why, None) for name, why in absent.items() if name not in known]
 

@@ -20,7 +20,7 @@ from t5lite.config import at, base_config, to_dict
 from t5lite.system.errors import UserError
 from t5lite.system.files import FORMAT, NUMBER, check_format, read_json
 from t5lite.training.metrics import read_log
-from t5lite.training.workdir import PROVENANCE, RESULT
+from t5lite.training.workdir import read_provenance, read_result
 
 Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
 
@@ -120,9 +120,8 @@ def read_run(workdir: Path) -> Run:
     if config is None:
         raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
     check_format(config.pop("format", FORMAT), str(workdir))
-    result = read_json(workdir / "result.json", shape=RESULT)
-    provenance = read_json(workdir / "provenance.json", shape=PROVENANCE) or {}
-    return Run(workdir.resolve().name, workdir, _fill(config, to_dict(base_config())), provenance, result)
+    config = _fill(config, to_dict(base_config()))
+    return Run(workdir.resolve().name, workdir, config, read_provenance(workdir), read_result(workdir))
 
 
 def _shape(group: ConfigDict) -> dict[str, Any]:

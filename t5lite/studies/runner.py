@@ -22,17 +22,12 @@ from t5lite.system.signals import Stopping
 POLL_SECONDS = 0.1
 
 
-def train_arguments(config: Path, workdir: Path, flags: Sequence[str] = ()) -> list[str]:
-    """Return the arguments with which `train` runs the config in the file `config`, with further `flags`."""
-    return ["--config", str(config), "--workdir", str(workdir), *flags]
-
-
 def run_study(
     study: Study,
     folder: Path,
     is_complete: Callable[[str], bool],
-    parallel: int = 1,
-    arguments: Callable[[Path, Path], list[str]] = train_arguments,
+    parallel: int,
+    arguments: Callable[[Path, Path], list[str]],
     module: str = "t5lite.train",
 ) -> dict[str, str]:
     """Run what is not complete, each run in `folder`/name, as soon as what it needs is there.
