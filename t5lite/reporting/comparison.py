@@ -174,8 +174,10 @@ def _entries(runs: Sequence[Run], absent: Mapping[str, str], group_of: Mapping[P
     """
     entries = []
     for run in runs:
-        step = "nothing logged yet" if run.last_step is None else f"last logged step {run.last_step}"
-        status = "complete" if run.result is not None else f"incomplete: {step}, no result.json"
+        status = "complete"
+        if run.result is None:
+            step = "nothing logged yet" if run.last_step is None else f"last logged step {run.last_step}"
+            status = f"incomplete: {step}, no result.json"
         name = group_of.get(run.workdir, run.name or None)
         entries.append(Entry(run.run, name, run.seed, absent.get(run.run) or status, run))
     known = {run.run for run in runs}

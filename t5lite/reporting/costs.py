@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from t5lite.reporting.runs import Run
+from t5lite.reporting.runs import Run, is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ def cost(run: Run) -> Cost:
     """Return the cost of the run itself."""
     known = (run.result or {}).get("cost") or {}
     values = {field.name: known.get(field.name) for field in dataclasses.fields(Cost)}
-    return Cost(**{name: float(x) for name, x in values.items() if isinstance(x, int | float) and np.isfinite(x)})
+    return Cost(**{name: float(x) for name, x in values.items() if is_number(x)})
 
 
 def cost_with_origins(run: Run) -> Cost:

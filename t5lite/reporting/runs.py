@@ -27,7 +27,7 @@ Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A metric over training, with one entry for each logged step. Values that are not finite are left out.
+    """The loss over training, with one entry for each logged step. Values that are not finite are left out.
 
     tokens: the number of training tokens up to each step; None where the run did not log any.
     """
@@ -52,8 +52,8 @@ class Run:
     result: dict[str, Any] | None
 
     @functools.cached_property
-    def curves(self) -> dict[str, dict[str, Curve]]:
-        """{split: {metric: curve}}"""
+    def curves(self) -> dict[str, Curve]:
+        """{split: curve of the loss}"""
         return read_curves(self.workdir / "metrics.jsonl")
 
     @functools.cached_property
@@ -82,8 +82,7 @@ class Run:
     @property
     def last_step(self) -> int | None:
         """The last logged step."""
-        steps = [curve.steps[-1] for metrics in self.curves.values() for curve in metrics.values()]
-        return max(steps, default=None)
+        return max((line["step"] for _, line in read_log(self.workdir / "metrics.jsonl")), default=None)
 
     @property
     def name(self) -> str:
@@ -140,30 +139,30 @@ def _fill(written: Any, default: Any) -> Any:
     return default if written is None else written
 
 
-def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
-    """Return the curves of a metrics.jsonl: {split: {metric: curve}}. Broken lines are skipped."""
-    points: dict[str, dict[str, dict[int, float]]] = {}
-    for _, line in read_log(path):
-        step, split = line["step"], line["split"]
-        for metric, value in line.items():
-            if metric not in ("step", "split") and isinstance(value, int | float) and np.isfinite(value):
-                points.setdefault(split, {}).setdefault(metric, {})[step] = float(value)
-    tokens = points.get("train", {}).get("tokens")
-    return {
-        split: {metric: _curve(values, tokens) for metric, values in metrics.items()}
-        for split, metrics in points.items()
-    }
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Return {split: curve of the loss} of a metrics.jsonl. Broken lines are skipped.
 
-
-def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
-    """Return the curve of {step: value}.
-
-    tokens: {step: training tokens so far} of the training lines. The tokens of other steps are interpolated.
+    The training lines have the number of tokens so far. The tokens at other steps are interpolated.
     """
-    steps = sorted(values)
-    known = zip(*sorted({0: 0.0, **tokens}.items()), strict=True) if tokens else None
-    counts = None if known is None else tuple(np.interp(steps, *known).tolist())
-    return Curve(tuple(steps), tuple(values[step] for step in steps), counts)
+    losses: dict[str, dict[int, float]] = {}
+    tokens: dict[int, float] = {}
+    for _, line in read_log(path):
+        if is_number(line.get("loss")):
+            losses.setdefault(line["split"], {})[line["step"]] = float(line["loss"])
+        if line["split"] == "train" and is_number(line.get("tokens")):
+            tokens[line["step"]] = float(line["tokens"])
+    curves = {}
+    for split, by_step in losses.items():
+        steps = tuple(sorted(by_step))
+        known = zip(*sorted({0: 0.0, **tokens}.items()), strict=True) if tokens else None
+        counts = None if known is None else tuple(np.interp(steps, *known).tolist())
+        curves[split] = Curve(steps, tuple(by_step[step] for step in steps), counts)
+    return curves
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is a number, and finite."""
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def find_workdirs(folders: Sequence[Path]) -> list[Path]:

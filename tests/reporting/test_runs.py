@@ -26,9 +26,9 @@ def test_held_out_curves_have_the_training_tokens_of_their_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "spl')
     curves = read_curves(path)
-    loss = curves["validation"]["loss"]
+    loss = curves["validation"]
     assert (loss.steps, loss.values, loss.tokens) == ((0, 20), (7.0, 5.5), (0.0, 2400.0))
-    assert curves["train"]["loss"].tokens == (1000.0, 2400.0)
+    assert curves["train"].tokens == (1000.0, 2400.0)
 
 
 def test_a_run_without_curves_has_none(tmp_path):
