@@ -10,12 +10,11 @@ from pathlib import Path
 
 from t5lite.reporting import notes
 from t5lite.reporting.bases import assign_bases, candidate_of, check_bases, find_base, subject_of
-from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
 from t5lite.reporting.groups import Group, differing_rows, make_groups
 from t5lite.reporting.metrics import SplitMetric, in_order
 from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run
-from t5lite.reporting.statistics import METHOD, Estimate, differences, estimate
+from t5lite.reporting.statistics import METHOD, Estimate, differences
 from t5lite.system.errors import UserError
 from t5lite.tasks.metrics import metric_of
 
@@ -37,27 +36,6 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """A group with its means over seeds.
-
-    with_origins: the cost of the group together with the runs it started from (`origins`). None for a group from
-    scratch.
-    caveats: what the intervals of the group do not cover.
-    """
-
-    group: Group
-    estimates: dict[str, dict[str, Estimate]]
-    cost: Cost
-    with_origins: Cost | None
-    origins: tuple[Run, ...]
-    caveats: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.group.name
-
-
-@dataclasses.dataclass(frozen=True)
 class Task:
     """Groups that were evaluated on the same rows. Each base stands before the groups that are compared with it.
 
@@ -67,7 +45,7 @@ class Task:
     title: str
     bases: tuple[str, ...]
     base_of: Mapping[str, str]
-    summaries: tuple[Summary, ...]
+    groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...]
 
     @property
@@ -82,7 +60,7 @@ class Task:
     @property
     def metrics(self) -> list[SplitMetric]:
         """(split, metric) for every metric that at least one group has, in the order of the columns."""
-        return in_order(pair for summary in self.summaries for pair in summary.group.pairs)
+        return in_order(pair for group in self.groups for pair in group.pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +94,8 @@ class Report:
     method: str = METHOD
 
     @property
-    def summaries(self) -> list[Summary]:
-        return [summary for task in self.tasks for summary in task.summaries]
+    def groups(self) -> list[Group]:
+        return [group for task in self.tasks for group in task.groups]
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -160,7 +138,7 @@ def compare(
     return Report(
         title=title,
         # Tasks with something to compare come first; a task of one group only shows its own values.
-        tasks=tuple(sorted(tasks, key=lambda task: len(task.summaries) == 1)),
+        tasks=tuple(sorted(tasks, key=lambda task: len(task.groups) == 1)),
         entries=tuple(entries),
         missing=tuple(f"{notes.shortened(names)}: {status}" for status, names in missing.items()),
         notes=tuple(dict.fromkeys(told)),
@@ -229,23 +207,7 @@ def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], told: li
     told += [note for group in groups for note in notes.group_notes(group)]
     told += notes.data_notes(groups, base_of)
     comparisons = tuple(each for each in outcomes if isinstance(each, Comparison))
-    return Task(title, tuple(base.name for base in bases), base_of, tuple(map(_summary, groups)), comparisons)
-
-
-def _summary(group: Group) -> Summary:
-    estimates: dict[str, dict[str, Estimate]] = {}
-    for split, metric in group.pairs:
-        mean, about = estimate(list(group.values(split, metric).values())), metric_of(metric)
-        estimates.setdefault(split, {})[metric] = mean.within(about.low, about.high)
-    origins = {origin.workdir.resolve(): origin for run in group.runs for origin in run.origins}
-    return Summary(
-        group=group,
-        estimates=estimates,
-        cost=mean_cost([cost(run) for run in group.runs]),
-        with_origins=mean_cost([cost_with_origins(run) for run in group.runs]) if origins else None,
-        origins=tuple(origins.values()),
-        caveats=tuple(notes.shared_origins(group)),
-    )
+    return Task(title, tuple(base.name for base in bases), base_of, tuple(groups), comparisons)
 
 
 def _compare_metric(task: str, a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:

@@ -53,16 +53,15 @@ class Panel:
 
 def loss_panels(task: Task) -> list[Panel]:
     """Return the panels of a task: one for each held-out set, and one for the training loss of the other groups."""
-    groups = [summary.group for summary in task.summaries]
-    splits = dict.fromkeys(split for group in groups for split, _ in group.pairs)
+    splits = dict.fromkeys(split for group in task.groups for split, _ in group.pairs)
     panels = []
     shown: set[str] = set()
     for split in splits:
-        curved = [group for group in groups if len(_steps(group, split)) >= SEVERAL]
+        curved = [group for group in task.groups if len(_steps(group, split)) >= SEVERAL]
         if curved:
             shown |= {group.name for group in curved}
             panels.append(_panel(curved, split, f"loss on {split} during training"))
-    others = [group for group in groups if group.name not in shown and len(_steps(group, "train")) >= SEVERAL]
+    others = [group for group in task.groups if group.name not in shown and len(_steps(group, "train")) >= SEVERAL]
     if others:
         panels.append(_panel(others, "train", "training loss"))
     return panels

@@ -25,8 +25,10 @@ import numpy as np
 
 from t5lite.config import at, flat
 from t5lite.objectives.catalogue import OBJECTIVES, STANDARDS, standard_names
+from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
 from t5lite.reporting.metrics import SplitMetric, in_order
 from t5lite.reporting.runs import Run, read_run
+from t5lite.reporting.statistics import Estimate, estimate
 from t5lite.run.siblings import REFERRING
 from t5lite.tasks.metrics import metric_of
 
@@ -72,6 +74,27 @@ class Group:
             if metric in run.metrics.get(split, {}):
                 by_seed[run.seed].append(run.metrics[split][metric])
         return {seed: _mean(values) for seed, values in sorted(by_seed.items())}
+
+    @functools.cached_property
+    def estimates(self) -> dict[SplitMetric, Estimate]:
+        """{(split, metric): mean over seeds}. An interval ends where the range of the metric ends."""
+        means = {pair: estimate(list(self.values(*pair).values())) for pair in self.pairs}
+        return {pair: mean.within(metric_of(pair[1]).low, metric_of(pair[1]).high) for pair, mean in means.items()}
+
+    @property
+    def origins(self) -> list[Run]:
+        """The runs that the runs of the group started from."""
+        return list({origin.workdir.resolve(): origin for run in self.runs for origin in run.origins}.values())
+
+    @property
+    def cost(self) -> Cost:
+        """The mean cost of a run."""
+        return mean_cost([cost(run) for run in self.runs])
+
+    @property
+    def cost_with_origins(self) -> Cost:
+        """The mean cost of a run together with the runs that it started from."""
+        return mean_cost([cost_with_origins(run) for run in self.runs])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from t5lite.reporting import html, markdown
-from t5lite.reporting.comparison import Comparison, Entry, Report, Summary, compare
+from t5lite.reporting.comparison import Comparison, Entry, Report, compare
 from t5lite.reporting.document import document
+from t5lite.reporting.groups import Group
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
 from t5lite.system.errors import UserError
@@ -52,7 +53,7 @@ def to_json(report: Report) -> dict[str, Any]:
         {
             "title": report.title,
             "runs": [_entry(entry) for entry in report.entries],
-            "groups": [_group(summary, task.title) for task in report.tasks for summary in task.summaries],
+            "groups": [_group(group, task.title) for task in report.tasks for group in task.groups],
             "comparisons": [_comparison(comparison) for comparison in report.comparisons],
             "notes": [*report.missing, *report.notes],
             "method": report.method,
@@ -67,18 +68,18 @@ def _entry(entry: Entry) -> dict[str, Any]:
     return {**fields, "workdir": str(entry.read.workdir), "result": entry.read.result}
 
 
-def _group(summary: Summary, task: str) -> dict[str, Any]:
+def _group(group: Group, task: str) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for (split, metric), estimate in group.estimates.items():
+        metrics.setdefault(split, {})[metric] = {"mean": estimate.mean, **_interval(estimate)}
     return {
-        "name": summary.name,
+        "name": group.name,
         "task": task,
-        "seeds": list(summary.group.seeds),
-        "runs": [run.run for run in summary.group.runs],
-        "metrics": {
-            split: {metric: {"mean": estimate.mean, **_interval(estimate)} for metric, estimate in metrics.items()}
-            for split, metrics in summary.estimates.items()
-        },
-        "cost": dataclasses.asdict(summary.cost),
-        "cost_with_origins": summary.with_origins and dataclasses.asdict(summary.with_origins),
+        "seeds": list(group.seeds),
+        "runs": [run.run for run in group.runs],
+        "metrics": metrics,
+        "cost": dataclasses.asdict(group.cost),
+        "cost_with_origins": dataclasses.asdict(group.cost_with_origins) if group.origins else None,
     }
 
 
