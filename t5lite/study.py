@@ -8,7 +8,6 @@ The same command goes on after an interruption, tries again what failed, and lea
 
 import argparse
 import functools
-import re
 import sys
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -46,7 +45,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     cli.add_base(parser)
     arguments, rest = parser.parse_known_args(argv)
     study, arguments.given = read_study(arguments.config), given_fields(rest)
-    _check_repeated(study, arguments.seeds is not None, rest)
+    _check_repeated(study, arguments.seeds is not None, arguments.given)
     for config in {id(config): config for config in study.values()}.values():
         override(config, rest)
     check_bases(arguments.base or (), _candidates(study))  # now, and not when all has run
@@ -55,15 +54,17 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     return arguments, study
 
 
-def _check_repeated(study: Study, seeds: bool, overrides: Sequence[str]) -> None:
-    """Refuse to repeat again, or to give one seed or name, what the study repeats. seeds: --seeds is given."""
-    repeated = [name for name, config in study.items() if is_repeated(name, config)]
-    fields = [match[1] for each in overrides if (match := re.match("--?config[.](seed|name)(=|$)", each))]
-    if seeds and "seed" in fields:
+def _check_repeated(study: Study, seeds: bool, given: Collection[str]) -> None:
+    """Refuse flags that repeat the runs, or give them one seed or name, where the study itself repeats its runs.
+
+    seeds: whether --seeds is given. given: the fields that the command line has set.
+    """
+    if seeds and "seed" in given:
         raise UserError("--seeds and --config.seed: give one of them")
-    for flag in ["--seeds"] * seeds + [f"--config.{field}" for field in fields]:
-        if repeated:
-            raise UserError(f"{flag}: {repeated[0]} says that the study repeats its runs itself")
+    flags = ["--seeds"] * seeds + [f"--config.{field}" for field in ("seed", "name") if field in given]
+    repeated = [name for name, config in study.items() if is_repeated(name, config)]
+    if flags and repeated:
+        raise UserError(f"{flags[0]}: {repeated[0]} says that the study repeats its runs itself")
 
 
 def _candidates(study: Study, names: Collection[str] | None = None) -> list[Candidate]:

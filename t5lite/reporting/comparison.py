@@ -26,7 +26,6 @@ class Comparison:
     deltas: {seed: difference}.
     """
 
-    task: str
     a: str
     b: str
     metric: str
@@ -197,7 +196,7 @@ def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], told: li
     base_of = assign_bases(groups, bases)
     groups = [each for base in bases for each in (base, *(g for g in groups if base_of.get(g.name) == base.name))]
     outcomes = [
-        _compare_metric(title, a, b, *pair)
+        _compare_metric(a, b, *pair)
         for a, b in itertools.combinations(groups, 2)
         if set(a.seeds) & set(b.seeds)
         for pair in in_order([*a.pairs, *b.pairs])
@@ -210,7 +209,7 @@ def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], told: li
     return Task(title, tuple(base.name for base in bases), base_of, tuple(groups), comparisons)
 
 
-def _compare_metric(task: str, a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:
+def _compare_metric(a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:
     """Return the difference b - a, paired by seed, or the reason why there is none."""
 
     def leave_out(reason: str, lacking: Group | None = None) -> LeftOut:
@@ -230,8 +229,8 @@ def _compare_metric(task: str, a: Group, b: Group, split: str, metric: str) -> C
         # Dropping the seed would flatter the group whose training went wrong.
         broken = [seed for seed in seeds if values[seed] is None]
         if broken:
-            return leave_out(f"a value that is not finite, with seed {notes.listed(broken)}, of", group)
+            return leave_out(f"a value that is not finite, with seed {notes.listed(broken)}, for", group)
     deltas, delta = differences([of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
     most = metric_of(metric).width
     by_seed = dict(zip(seeds, deltas, strict=True))
-    return Comparison(task, a.name, b.name, metric, split, delta.within(-most, most), by_seed)
+    return Comparison(a.name, b.name, metric, split, delta.within(-most, most), by_seed)

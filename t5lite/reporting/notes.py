@@ -115,8 +115,8 @@ def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjec
     if len(members) < 2:
         return []
     notes = [
-        f"The runs are of {len(members)} tasks ({'; '.join(titles[:6])}{'; …' if len(titles) > 6 else ''}), which were "
-        "not evaluated alike. Differences are taken within a task and never between two."
+        f"The runs belong to {len(members)} tasks ({'; '.join(titles[:6])}{'; …' if len(titles) > 6 else ''}), which "
+        "were not evaluated alike. Differences are taken within a task and never between two."
     ]
     for places in collect((subject, i) for i, subject in enumerate(subjects)).values():
         first, *others = (members[i] for i in places)
@@ -270,8 +270,8 @@ def multiplicity_notes(intervals: int) -> list[str]:
     if not intervals:
         return []
     return [
-        f"Intervals of differences in this report: {intervals}. They are not adjusted for their number: of 20 "
-        "differences that are none, about one is resolved by chance."
+        f"Intervals of differences in this report: {intervals}. They are not adjusted for their number: among 20 "
+        "comparisons of equals, about one is resolved by chance."
     ]
 
 

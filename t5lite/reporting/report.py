@@ -54,7 +54,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "title": report.title,
             "runs": [_entry(entry) for entry in report.entries],
             "groups": [_group(group, task.title) for task in report.tasks for group in task.groups],
-            "comparisons": [_comparison(comparison) for comparison in report.comparisons],
+            "comparisons": [_comparison(each, task.title) for task in report.tasks for each in task.comparisons],
             "notes": [*report.missing, *report.notes],
             "method": report.method,
         }
@@ -87,7 +87,7 @@ def _interval(estimate: Estimate) -> dict[str, Any]:
     return {"ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
 
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
-    names = {name: getattr(comparison, name) for name in ("a", "b", "metric", "split", "task")}
+def _comparison(comparison: Comparison, task: str) -> dict[str, Any]:
+    names = {name: getattr(comparison, name) for name in ("a", "b", "metric", "split")}
     delta = comparison.delta
-    return {**names, "delta": delta.mean, **_interval(delta), "resolved": delta.resolved}
+    return {**names, "task": task, "delta": delta.mean, **_interval(delta), "resolved": delta.resolved}

@@ -184,7 +184,7 @@ def _inside(folder: Path) -> list[Path]:
         raise UserError(f"there is no folder {folder}")
     runs = [read_run(path.parent) for path in folder.glob("*/config.json")]
     if not runs:
-        raise UserError(f"{folder} is not a run's workdir, nor a folder with some in it: there is no config.json")
+        raise UserError(f"{folder} is not a run's workdir, nor a folder of workdirs: there is no config.json")
     names = list(statuses_in_study(folder))
 
     def order(run: Run) -> tuple[int, int, bool, list[tuple[float, str]]]:

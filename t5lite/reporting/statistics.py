@@ -22,17 +22,18 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 CONFIDENCE = 0.95
-FEWEST_SEEDS = 3  # a difference with fewer has an interval but no verdict
+FEWEST_SEEDS = 3  # a difference with fewer seeds has an interval but no verdict
 EXACT_UP_TO = 6
 RESAMPLES = 10_000
 METHOD = (
-    "Intervals are 95 % bootstrap intervals of the mean over seeds (percentiles; all resamples up to 6 seeds, 10,000 "
-    "beyond), stretched about the mean by t(0.975, n − 1) / z(0.975) · √(n / (n − 1)), because the plain percentile "
-    "interval is too narrow for few seeds: with 3 seeds it is the range of the values and holds the true mean about "
-    "three times in four (Hesterberg 2015, What Teachers Should Know about the Bootstrap). Differences are paired by "
-    "seed. They cover what changes with the seed, not what other held-out data would change. Where a metric has a "
-    "range, its intervals end there: no accuracy is above 1. A difference is resolved when its interval excludes 0 and "
-    f"it rests on {FEWEST_SEEDS} seeds or more; one below a millionth of the values is rounding and counts as 0."
+    "Intervals are 95 % bootstrap intervals of the mean over seeds, from the percentiles of all resamples; beyond "
+    f"{EXACT_UP_TO} seeds, of {RESAMPLES:,} resamples. The plain percentile interval is too narrow for few seeds: "
+    "with 3 seeds it is the range of the values, which holds the true mean about three times in four (Hesterberg "
+    "2015, What Teachers Should Know about the Bootstrap). So the interval is stretched about the mean by t(0.975, "
+    "n − 1) / z(0.975) · √(n / (n − 1)). Differences are paired by seed. Intervals cover what changes with the "
+    "seed, not what other held-out data would change. Where a metric has a range, its intervals end there: no "
+    f"accuracy is above 1. A difference is resolved when its interval excludes 0 and it rests on {FEWEST_SEEDS} "
+    "seeds or more. A difference below a millionth of the values is rounding and counts as 0."
 )
 ROUNDING = 1e-6  # relative to a value; metrics are sums of float32
 

@@ -68,7 +68,7 @@ def from_primary(value: Any) -> Any:
     """Return host 0's `value`, any JSON value, on every host."""
     if count_hosts() == 1:
         return value
-    key = f"hosts/said/{next(_calls)}"
+    key = f"hosts/value/{next(_calls)}"
     if is_primary():
         get_store().key_value_set(key, json.dumps(value))
     return _get_value(key)
@@ -78,7 +78,7 @@ def to_primary(value: Any) -> list[Any]:
     """Return the `value` of each host, in their order, on host 0. On the others return [] at once, without waiting."""
     if count_hosts() == 1:
         return [value]
-    key = f"hosts/said/{next(_calls)}"
+    key = f"hosts/value/{next(_calls)}"
     get_store().key_value_set(f"{key}/{get_index()}", json.dumps(value))
     if not is_primary():
         return []

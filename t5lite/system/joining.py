@@ -80,7 +80,7 @@ def join_hosts(address: Address, heartbeat_timeout: float) -> Iterator[None]:
         ) from error
     names = from_primary(to_primary(f"host {get_index()} ({socket.gethostname()})"))
     lost = "JAX gave up, on this host or on another" if is_primary() else f"{names[0]} is gone"
-    explain_abort(f"{lost}: what JAX says of it stands above; {AGAIN}", RUN_ME_AGAIN)
+    explain_abort(f"{lost}: see the message of JAX above; {AGAIN}", RUN_ME_AGAIN)
     watchdog = Watchdog(names, heartbeat_timeout)
     try:
         yield

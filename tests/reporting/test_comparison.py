@@ -200,7 +200,7 @@ def test_large_numbers_are_in_powers_of_ten():
 
 
 def test_the_end_of_an_interval_that_excludes_0_does_not_read_0():
-    comparison = Comparison("t", "a", "b", "loss", "validation", Estimate(0.3, 0.004, 1.0, 7), {})
+    comparison = Comparison("a", "b", "loss", "validation", Estimate(0.3, 0.004, 1.0, 7), {})
     assert words.delta_range(comparison) == "+0.004 to +1.000"
 
 
