@@ -25,7 +25,7 @@ from t5lite.reporting.terminal import show
 from t5lite.run.inherit import as_begun, may_be_inherited
 from t5lite.run.overrides import given_fields, override
 from t5lite.studies.runner import run_study
-from t5lite.studies.study import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
+from t5lite.studies.study import Study, is_repeated, read_study, repeat, select_runs, sort_by_needs, unmet_need
 from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.workdir import check_same_run, make_workdir, read_result
@@ -100,8 +100,8 @@ def run_and_report(
         UserError: where no run is complete.
         Interrupted: after a signal.
     """
-    study = in_order(study)
-    wanted = chosen(study, only) if only else study
+    study = sort_by_needs(study)
+    wanted = select_runs(study, only) if only else study
     make_workdir(folder)
     is_complete = functools.partial(_is_complete, study, folder, given)
     if parallel is None:

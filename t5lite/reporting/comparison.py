@@ -11,7 +11,7 @@ from pathlib import Path
 from t5lite.reporting import notes
 from t5lite.reporting.bases import assign_bases, candidate_of, check_bases, find_base, subject_of
 from t5lite.reporting.groups import Group, differing_rows, make_groups
-from t5lite.reporting.metrics import SplitMetric, in_order
+from t5lite.reporting.metrics import SplitMetric, sort_metrics
 from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run
 from t5lite.reporting.statistics import METHOD, Estimate, differences
@@ -42,10 +42,14 @@ class Task:
     """
 
     title: str
-    bases: tuple[str, ...]
     base_of: Mapping[str, str]
     groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...]
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The names of the bases."""
+        return tuple(group.name for group in self.groups if group.name not in self.base_of)
 
     @property
     def against_base(self) -> tuple[Comparison, ...]:
@@ -59,7 +63,7 @@ class Task:
     @property
     def metrics(self) -> list[SplitMetric]:
         """(split, metric) for every metric that at least one group has, in the order of the columns."""
-        return in_order(pair for group in self.groups for pair in group.pairs)
+        return sort_metrics(pair for group in self.groups for pair in group.pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,14 +203,14 @@ def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], told: li
         _compare_metric(a, b, *pair)
         for a, b in itertools.combinations(groups, 2)
         if set(a.seeds) & set(b.seeds)
-        for pair in in_order([*a.pairs, *b.pairs])
+        for pair in sort_metrics([*a.pairs, *b.pairs])
     ]
     told += notes.seed_notes(groups)
     told += notes.left_out_notes([each for each in outcomes if isinstance(each, LeftOut)])
     told += [note for group in groups for note in notes.group_notes(group)]
     told += notes.data_notes(groups, base_of)
     comparisons = tuple(each for each in outcomes if isinstance(each, Comparison))
-    return Task(title, tuple(base.name for base in bases), base_of, tuple(groups), comparisons)
+    return Task(title, base_of, tuple(groups), comparisons)
 
 
 def _compare_metric(a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:

@@ -22,16 +22,16 @@ class Cost:
     peak_bytes: float | None = None
 
 
-def cost(run: Run) -> Cost:
+def read_cost(run: Run) -> Cost:
     """Return the cost of the run itself."""
     known = (run.result or {}).get("cost") or {}
     values = {field.name: known.get(field.name) for field in dataclasses.fields(Cost)}
     return Cost(**{name: float(x) for name, x in values.items() if is_number(x)})
 
 
-def cost_with_origins(run: Run) -> Cost:
+def read_cost_with_origins(run: Run) -> Cost:
     """Return the cost of the run and of all runs that it started from, as far as their workdirs can be read."""
-    return _combine([cost(each) for each in (run, *run.origins)], np.sum)
+    return _combine([read_cost(each) for each in (run, *run.origins)], np.sum)
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:

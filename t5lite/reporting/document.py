@@ -12,7 +12,7 @@ from t5lite.config import flat
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, Report, Task
 from t5lite.reporting.groups import Group, watches
-from t5lite.reporting.metrics import in_order, main_metrics
+from t5lite.reporting.metrics import main_metrics, sort_metrics
 from t5lite.reporting.notes import listed, shared_origins, shortened
 from t5lite.reporting.runs import Run
 from t5lite.tasks.metrics import metric_of
@@ -198,7 +198,7 @@ def differences_table(comparisons: Sequence[Comparison], base: str | None = None
     """
     pairs = dict.fromkeys((each.a, each.b) for each in comparisons)
     found = {(each.a, each.b, each.split, each.metric): each for each in comparisons}
-    keys = in_order((each.split, each.metric) for each in comparisons)
+    keys = sort_metrics((each.split, each.metric) for each in comparisons)
     rows = [
         (
             b if a == base else f"{b} − {a}",

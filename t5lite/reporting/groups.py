@@ -25,8 +25,8 @@ import numpy as np
 
 from t5lite.config import at, flat
 from t5lite.objectives.catalogue import OBJECTIVES, STANDARDS, standard_names
-from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
-from t5lite.reporting.metrics import SplitMetric, in_order
+from t5lite.reporting.costs import Cost, mean_cost, read_cost, read_cost_with_origins
+from t5lite.reporting.metrics import SplitMetric, sort_metrics
 from t5lite.reporting.runs import Run, read_run
 from t5lite.reporting.statistics import Estimate, estimate
 from t5lite.run.siblings import REFERRING
@@ -64,8 +64,10 @@ class Group:
 
     @functools.cached_property
     def pairs(self) -> list[SplitMetric]:
-        """Return (split, metric) for every metric that at least one run has, in the order of display."""
-        return in_order((split, metric) for run in self.runs for split in run.metrics for metric in run.metrics[split])
+        """(split, metric) for every metric that at least one run has, in the order of display."""
+        return sort_metrics(
+            (split, metric) for run in self.runs for split in run.metrics for metric in run.metrics[split]
+        )
 
     def values(self, split: str, metric: str) -> dict[int, float | None]:
         """Return {seed: value}, averaged over runs of the same seed; None where one of the values is not finite."""
@@ -89,12 +91,12 @@ class Group:
     @property
     def cost(self) -> Cost:
         """The mean cost of a run."""
-        return mean_cost([cost(run) for run in self.runs])
+        return mean_cost([read_cost(run) for run in self.runs])
 
     @property
     def cost_with_origins(self) -> Cost:
         """The mean cost of a run together with the runs that it started from."""
-        return mean_cost([cost_with_origins(run) for run in self.runs])
+        return mean_cost([read_cost_with_origins(run) for run in self.runs])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -108,7 +110,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
     If a standard evaluated some run, a run with that standard as its own objective gets its metrics under the
     standard's name too.
     """
-    used = {standard for run in runs for split in run.metrics if (standard := standard_split(split)[1])}
+    used = {standard for run in runs for split in run.metrics if (standard := split_standard(split)[1])}
     by_identity: dict[str, list[Run]] = {}
     for run in runs:
         by_identity.setdefault(identity(run), []).append(_with_own_standard(run, used))
@@ -119,7 +121,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
     ]
 
 
-def standard_split(split: str) -> tuple[str, str | None]:
+def split_standard(split: str) -> tuple[str, str | None]:
     """Split the name of a split into (held-out text, standard). The standard is None for the run's own objective."""
     standard = next((each for each in STANDARDS if split.endswith(f"_{each}")), None)
     return (split, None) if standard is None else (split.removesuffix(f"_{standard}"), standard)
@@ -131,7 +133,7 @@ def _with_own_standard(run: Run, used: set[str]) -> Run:
     # A run that has standard metrics under this name has an objective of the same name, but with other settings.
     if name not in used or name in standard_names(objective, at(run.config, "model.architecture")):
         return run
-    same = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if standard_split(split)[1] is None}
+    same = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if split_standard(split)[1] is None}
     return dataclasses.replace(run, result={**run.result, "metrics": {**run.metrics, **same}})
 
 
@@ -176,7 +178,7 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
     None: nothing differs, so the groups are comparable. Held-out rows are the same where the fingerprints of their
     tokens are equal. Where a run lacks that fingerprint, the fingerprints of all its data are compared.
     """
-    text, standard = standard_split(split)
+    text, standard = split_standard(split)
     of_a, of_b = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
     if text in of_a and text in of_b:
         if of_a[text] != of_b[text]:

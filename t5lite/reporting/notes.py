@@ -97,13 +97,13 @@ def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]
 
     def changes(name: str, base: str) -> str:
         own, other = fields[name], fields[base]
-        changed = [field for field in {**other, **own} if own.get(field) != other.get(field)]
-        return listed(f"{field}={own.get(field)} and not {other.get(field)}" for field in changed)
+        differing = [field for field in {**other, **own} if own.get(field) != other.get(field)]
+        return listed(f"{field}={own.get(field)} and not {other.get(field)}" for field in differing)
 
-    found = collect(((base, values), name) for name, base in base_of.items() if (values := changes(name, base)))
+    changed = collect(((base, values), name) for name, base in base_of.items() if (values := changes(name, base)))
     return [
         f"{shortened(names)}: trained on other data than the base {base} ({values}); --base names another base."
-        for (base, values), names in found.items()
+        for (base, values), names in changed.items()
     ]
 
 
@@ -138,7 +138,7 @@ def _apart(a: Sequence[Group], b: Sequence[Group]) -> str:
 def group_notes(group: Group) -> list[str]:
     """Return notes on seeds that occur twice, lack a metric or went wrong, and on what all seeds depend on."""
     notes = []
-    repeated = [seed for seed, runs in collect((run.seed, run.run) for run in group.runs).items() if len(runs) > 1]
+    repeated = [seed for seed in group.seeds if sum(run.seed == seed for run in group.runs) > 1]
     if repeated:
         notes.append(f"{group.name} has several runs with seed {listed(repeated)}: they count as one, by their mean.")
     lacking = collect(
@@ -166,16 +166,14 @@ def shared_origins(group: Group) -> list[str]:
 
     The spread over those seeds says nothing about other parameters to start from.
     """
-    started = collect(
-        (name, run.seed)
-        for run in group.runs
-        for name in [
-            *((str(origin.workdir.resolve()), f"{origin.run} (seed {origin.seed})") for origin in run.origins),
-            *([(run.unread_origin, run.unread_origin)] if run.unread_origin else []),
-        ]
-    )
+    started = []
+    for run in group.runs:
+        for origin in run.origins:
+            started.append(((origin.workdir.resolve(), f"{origin.run} (seed {origin.seed})"), run.seed))
+        if run.unread_origin is not None:
+            started.append(((None, run.unread_origin), run.seed))
     nearest: dict[tuple[int, ...], str] = {}  # in a chain of origins, the nearest is enough
-    for (_, name), seeds in started.items():
+    for (_, name), seeds in collect(started).items():
         if len(seeds) > 1:
             nearest.setdefault(tuple(sorted(seeds)), name)
     return [
@@ -248,18 +246,14 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
 
 def evaluated_notes(groups: Sequence[Group]) -> list[str]:
     """Return notes on texts that were cut, and on held-out rows that were not evaluated."""
-    found = []
+    told = []
     for group in groups:
         for run in group.runs:
-            result = run.result or {}
-            told = [(split, describe_cut(cut, run.config["objective"])) for split, cut in _items(result, "cut")]
-            told += [(split, describe_share(counts)) for split, counts in _items(result, "evaluated")]
-            found += [(f"{split}: {note}", group.name) for split, note in told if note is not None]
-    return [f"{shortened(names, 8)}, {note}." for note, names in collect(found).items()]
-
-
-def _items(result: Mapping[str, Any], field: str) -> Iterable[tuple[str, Any]]:
-    return (result.get(field) or {}).items()
+            cut, shares = ((run.result or {}).get(field) or {} for field in ("cut", "evaluated"))
+            about = [(split, describe_cut(counts, run.config["objective"])) for split, counts in cut.items()]
+            about += [(split, describe_share(counts)) for split, counts in shares.items()]
+            told += [(f"{split}: {note}", group.name) for split, note in about if note is not None]
+    return [f"{shortened(names, 8)}, {note}." for note, names in collect(told).items()]
 
 
 def multiplicity_notes(intervals: int) -> list[str]:

@@ -1,15 +1,13 @@
 """The mean over a few seeds and its uncertainty: a bootstrap interval that is stretched for small samples.
 
-The percentile bootstrap of a mean over n values is too narrow for a small n, for two reasons (Hesterberg 2015, "What
-Teachers Should Know about the Bootstrap"). The spread of the resamples is too small by the factor sqrt((n - 1) / n).
-Their quantiles follow a normal distribution, where few values need Student's t. With three values the interval is the
-range from the minimum to the maximum, which holds the true mean about three times in four. So both arms of the interval
-are stretched about the mean by
+METHOD, which every report prints, says how. The percentile bootstrap of a mean over n values is too narrow for a small
+n, for two reasons (Hesterberg 2015). The spread of the resamples is too small by the factor sqrt((n - 1) / n). Their
+quantiles follow a normal distribution, where few values need Student's t. So both arms of the interval are stretched by
 
     t(0.975, n - 1) / z(0.975) * sqrt(n / (n - 1))        9.17 for n = 2, 2.69 for 3, 1.58 for 5, 1.22 for 10
 
-This keeps the asymmetry of the bootstrap. For up to 6 values all n**n resamples are used. For more values, 10,000
-resamples are drawn with a fixed seed, so that the same values have the same interval everywhere.
+This keeps the asymmetry of the bootstrap. Resamples are drawn with a fixed seed where there are too many to use all
+n**n, so the same values have the same interval everywhere. (scipy.stats.bootstrap draws even where all could be used.)
 """
 
 import dataclasses

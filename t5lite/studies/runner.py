@@ -133,7 +133,7 @@ class _Runner:
 
     def collect(self, slot: Slot, interrupted: bool) -> None:
         """Note how the run in `slot` has ended. interrupted: all runs were asked to stop, so the end says nothing."""
-        name, (code, reason) = slot.run, slot.outcome()
+        name, (code, reason) = slot.run, slot.finish()
         if code == 0:
             self.complete.add(name)
         elif code == RUN_ME_AGAIN and not interrupted:

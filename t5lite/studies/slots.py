@@ -52,8 +52,8 @@ class Slot:
         if not self.suits(deterministic):
             self.close()
             self._start_worker(deterministic)
-        read_end, write_end = _output(self.parallel)
-        with contextlib.suppress(BrokenPipeError):  # the worker was killed; `outcome` says so
+        read_end, write_end = _open_output(self.parallel)
+        with contextlib.suppress(BrokenPipeError):  # the worker was killed; `finish` says so
             socket.send_fds(self._channel, [json.dumps(list(arguments)).encode()], [write_end])
         os.close(write_end)
         self.run = run
@@ -64,7 +64,7 @@ class Slot:
     def _start_worker(self, deterministic: bool) -> None:
         self._channel, far_end = socket.socketpair()
         command = [sys.executable, "-m", worker.__name__, str(far_end.fileno()), self.module]
-        environment = os.environ | share_of_gpus(gpus(), self.number, self.parallel)
+        environment = os.environ | share_gpus(list_gpus(), self.number, self.parallel)
         cores: list[int] = []
         if self.parallel > 1 and computes_on_cpu() and hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))
@@ -80,8 +80,8 @@ class Slot:
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(self._process.pid, share)
 
-    def outcome(self) -> tuple[int, str]:
-        """Return the exit code of the run that has ended, and the reason in a line. Code 0: complete. Free the slot."""
+    def finish(self) -> tuple[int, str]:
+        """Free the slot of the run that has ended. Return its exit code, 0 where it is complete, and the reason."""
         answer, code, reason = b"", 0, ""
         with contextlib.suppress(ConnectionResetError):  # the worker was killed before it read its arguments
             answer = self._channel.recv(worker.LONGEST)
@@ -105,7 +105,7 @@ class Slot:
             self._reader.join(timeout=5)
 
 
-def _output(parallel: int) -> tuple[int, int]:
+def _open_output(parallel: int) -> tuple[int, int]:
     """Return the read and the write end of a run's output: a pseudo-terminal where the run is alone on a terminal."""
     if parallel == 1 and sys.stderr.isatty():
         import termios
@@ -138,7 +138,7 @@ def _copy(read_end: int, prefix: str) -> None:
         sys.stderr.write(f"{prefix}{pending}\n")
 
 
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """Return the NVIDIA GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -146,7 +146,7 @@ def gpus() -> list[str]:
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def share_of_gpus(gpus: list[str], slot: int, parallel: int) -> dict[str, str]:
+def share_gpus(gpus: list[str], slot: int, parallel: int) -> dict[str, str]:
     """Return environment variables that give `slot` GPUs of its own, or a part of one where there are too few."""
     if parallel == 1 or not gpus:
         return {}

@@ -10,7 +10,6 @@ another run of the study. In a workdir "@name" means the run in the folder besid
         return {"pretrain": pretrain} | repeat({"scratch": scratch, "pretrained": pretrained}, seeds=range(3))
 """
 
-import graphlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +48,7 @@ def read_study(spec: str) -> Study:
         check_made(config, f"{path}: run {name}")
         if not is_repeated(name, config):
             config.name = name
-    return in_order(study)
+    return sort_by_needs(study)
 
 
 def is_repeated(name: str, config: ConfigDict) -> bool:
@@ -69,29 +68,30 @@ def unmet_need(config: ConfigDict, absent: Iterable[str]) -> str | None:
     return f"not run: it needs {lacking[0]}, which has no result" if lacking else None
 
 
-def in_order(study: Mapping[str, ConfigDict]) -> Study:
-    """Return the study with every run after the runs that it needs, otherwise in the order of `study`."""
-    for name, config in study.items():
-        for needed in references(config):
-            if needed not in study:
-                raise UserError(f"run {name} needs @{needed}, which is not in the study; {nearest(needed, study)}")
-    try:
-        graphlib.TopologicalSorter({name: references(config) for name, config in study.items()}).prepare()
-    except graphlib.CycleError as error:
-        raise UserError(f"the study's runs need each other in a circle: {' -> '.join(error.args[1])}") from None
+def sort_by_needs(study: Mapping[str, ConfigDict]) -> Study:
+    """Return the study with every run after the runs that it needs, otherwise in the order of `study`.
+
+    Raises UserError where a run needs what is not in the study, and where runs need each other.
+    """
     ordered: Study = {}
 
-    def add(name: str) -> None:
+    def add(name: str, waiting: tuple[str, ...]) -> None:
+        if name in waiting:
+            circle = " -> ".join((*waiting[waiting.index(name) :], name))
+            raise UserError(f"the study's runs need each other in a circle: {circle}")
         for needed in references(study[name]):
-            add(needed)
+            if needed not in study:
+                raise UserError(f"run {name} needs @{needed}, which is not in the study; {nearest(needed, study)}")
+            if needed not in ordered:
+                add(needed, (*waiting, name))
         ordered.setdefault(name, study[name])
 
     for name in study:
-        add(name)
+        add(name, ())
     return ordered
 
 
-def chosen(study: Study, only: Iterable[str]) -> Study:
+def select_runs(study: Study, only: Iterable[str]) -> Study:
     """Return the runs that `only` names, and all runs that they need.
 
     only: names of runs, or names that the repetitions of a run share.

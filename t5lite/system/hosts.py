@@ -140,12 +140,10 @@ class AnyHost:
         self._pending: Any = None
 
     @functools.cached_property
-    def _devices(self) -> Mesh:
-        return Mesh(np.array(jax.devices()), ("all",))
-
-    @functools.cached_property
-    def _any(self) -> Any:
-        return jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(self._devices, P()))
+    def _program(self) -> tuple[NamedSharding, Any]:
+        """The sharding of one flag a device, and the program that returns on all whether any flag is set."""
+        mesh = Mesh(np.array(jax.devices()), ("all",))
+        return NamedSharding(mesh, P("all")), jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(mesh, P()))
 
     def __call__(self, mine: bool, at_once: bool) -> bool:
         """Return the answer to the previous question.
@@ -156,8 +154,8 @@ class AnyHost:
         """
         if count_hosts() == 1:
             return mine
-        sharding = NamedSharding(self._devices, P("all"))
+        sharding, find_any = self._program
         flags = jax.make_array_from_callback((sharding.num_devices,), sharding, lambda index: np.array([mine]))
-        asked = self._any(flags)
+        asked = find_any(flags)
         answered, self._pending = (asked, None) if at_once else (self._pending, asked)
         return answered is not None and bool(answered)
