@@ -173,15 +173,16 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
     """Run `start_jax`, and join the hosts that the arguments of `add_hosts` or the cluster name. Only host 0 prints."""
     start_jax(deterministic)
-    from t5lite.system import hosts
+    from t5lite.system.hosts import is_primary
+    from t5lite.system.joining import Address, are_several, join_hosts
 
     if arguments.heartbeat_timeout <= 0:
         raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout} must be above 0")
-    address = hosts.Address(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
-    if not hosts.are_several(address):
+    address = Address(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
+    if not are_several(address):
         yield
         return
-    with hosts.joined(address, arguments.heartbeat_timeout), _outputs_once(hosts.is_primary()):
+    with join_hosts(address, arguments.heartbeat_timeout), _outputs_once(is_primary()):
         yield
 
 
@@ -194,7 +195,10 @@ def _outputs_once(here: bool) -> Iterator[None]:
     if not here:
         keep_quiet()
     sys.stdout.flush()
-    ours = os.dup(1)
+    stdout_of_process = os.dup(1)
     os.dup2(2, 1)
-    with open(ours if here else os.devnull, "w", buffering=1) as stdout, contextlib.redirect_stdout(stdout):
+    with (
+        open(stdout_of_process if here else os.devnull, "w", buffering=1) as stdout,
+        contextlib.redirect_stdout(stdout),
+    ):
         yield

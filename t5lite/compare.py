@@ -22,7 +22,7 @@ def _title(folders: Sequence[Path]) -> str:
 
 
 def _absent(folders: Sequence[Path]) -> dict[str, str]:
-    """The runs of the studies among `folders` that have no result, and why."""
+    """Return {run: why it has no result} for the studies among `folders`."""
     return {
         run: status
         for folder in folders
@@ -33,7 +33,7 @@ def _absent(folders: Sequence[Path]) -> dict[str, str]:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Write the report over the runs given and print what came out."""
+    """Write the report over the given runs, and print it in short."""
     parser = cli.parser("compare", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="D", help="a run's workdir, or a folder with several")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.html, report.md and report.json")

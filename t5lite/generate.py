@@ -210,7 +210,7 @@ def main(argv: Sequence[str]) -> None:
         if arguments.score and not generates:
             raise UserError("--score: an encoder has no targets to score")
         alone = arguments.input is not None and not (arguments.json or arguments.score) and generates
-        if alone and sys.stdout.isatty() and options.settings.streams == 1 and hosts.count() == 1:
+        if alone and sys.stdout.isatty() and options.settings.streams == 1 and hosts.count_hosts() == 1:
             _stream(answerer, requests[0], options)
             return
         strict = arguments.strict or arguments.input is not None

@@ -8,16 +8,15 @@ The same command goes on after an interruption, tries again what failed, and lea
 
 import argparse
 import functools
-import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from t5lite import cli
 from t5lite.checks import in_range
 from t5lite.config import at, to_dict
-from t5lite.reporting.bases import Candidate, find_bases, subject_of
+from t5lite.reporting.bases import Candidate, check_bases, find_base, subject_of
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
 from t5lite.reporting.report import write_report
@@ -25,8 +24,8 @@ from t5lite.reporting.runs import read_run
 from t5lite.reporting.terminal import show
 from t5lite.run.inherit import as_begun, may_be_inherited
 from t5lite.run.overrides import given_fields, override
-from t5lite.studies.runner import run_study, train_arguments
-from t5lite.studies.study import Study, chosen, in_order, is_repeated, read_study, repeat, unmet_need
+from t5lite.studies.runner import run_study
+from t5lite.studies.study import Study, is_repeated, read_study, repeat, select_runs, sort_by_needs, unmet_need
 from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.workdir import check_same_run, make_workdir, read_result
@@ -35,7 +34,7 @@ NOT_ASKED_FOR = "not run: not asked for"
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
-    """The arguments, and the study they ask for."""
+    """Return the arguments, and the study they ask for."""
     parser = cli.parser("study", __doc__)
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,…] with get_study(arg)")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the study; each run has one in it")
@@ -46,36 +45,35 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     cli.add_base(parser)
     arguments, rest = parser.parse_known_args(argv)
     study, arguments.given = read_study(arguments.config), given_fields(rest)
-    _check_repeated(study, arguments.seeds is not None, rest)
+    _check_repeated(study, arguments.seeds is not None, arguments.given)
     for config in {id(config): config for config in study.values()}.values():
         override(config, rest)
-    find_bases(arguments.base or (), _candidates(study))  # now, and not when all has run
+    check_bases(arguments.base or (), _candidates(study))  # now, and not when all has run
     if arguments.seeds is not None:
         study = repeat(study, range(arguments.seeds))
     return arguments, study
 
 
-def _check_repeated(study: Study, seeds: bool, overrides: Sequence[str]) -> None:
-    """Refuse to repeat again, or to give one seed or name, what the study repeats. seeds: --seeds is given."""
-    repeated = [name for name, config in study.items() if is_repeated(name, config)]
-    fields = [match[1] for each in overrides if (match := re.match("--?config[.](seed|name)(=|$)", each))]
-    if seeds and "seed" in fields:
+def _check_repeated(study: Study, seeds: bool, given: Collection[str]) -> None:
+    """Refuse flags that repeat the runs, or give them one seed or name, where the study itself repeats its runs.
+
+    seeds: whether --seeds is given. given: the fields that the command line has set.
+    """
+    if seeds and "seed" in given:
         raise UserError("--seeds and --config.seed: give one of them")
-    for flag in ["--seeds"] * seeds + [f"--config.{field}" for field in fields]:
-        if repeated:
-            raise UserError(f"{flag}: {repeated[0]} says that the study repeats its runs itself")
+    flags = ["--seeds"] * seeds + [f"--config.{field}" for field in ("seed", "name") if field in given]
+    repeated = [name for name, config in study.items() if is_repeated(name, config)]
+    if flags and repeated:
+        raise UserError(f"{flags[0]}: {repeated[0]} says that the study repeats its runs itself")
 
 
-def _candidates(study: Study) -> list[Candidate]:
-    """What may be a base of the report, by the runs' configs."""
-    return [Candidate({name, config.name}, subject_of(to_dict(config))) for name, config in study.items()]
-
-
-def _is_complete(study: Study, folder: Path, given: Collection[str], name: str) -> bool:
-    """Whether the run has its result. Raises UserError where its folder holds another run."""
-    workdir = folder / name
-    check_same_run(as_begun(study[name], workdir, given) or study[name], workdir)
-    return read_result(workdir) is not None
+def _candidates(study: Study, names: Collection[str] | None = None) -> list[Candidate]:
+    """Return what may be a base of the report: the runs `names`; None: all runs."""
+    return [
+        Candidate({name, config.name}, subject_of(to_dict(config)))
+        for name, config in study.items()
+        if names is None or name in names
+    ]
 
 
 def run_and_report(
@@ -89,62 +87,65 @@ def run_and_report(
 ) -> Report:
     """Run what of `study` is not complete, each run in `folder`/name, and write the report into `folder`.
 
-    bases: what the report compares with, as in `write_report`; a note says where none of its runs is complete. only:
-    run these and what they need; none: all. parallel: runs at a time, in as many processes; None: one after another in
-    this process, for a notebook, which may hold the only device. given: the fields that the command line has set.
+    The report names the runs that failed.
 
-    The report names the runs that failed. Raises UserError where none is complete, Interrupted after a signal.
+    Args:
+        bases: what the report compares with, as in `write_report`. A note names those without a complete run.
+        only: run these and what they need; none: all.
+        parallel: runs at a time, in as many processes. None: one after another in this process, for a notebook, which
+            may hold the only device.
+        given: the fields that the command line has set.
+
+    Raises:
+        UserError: where no run is complete.
+        Interrupted: after a signal.
     """
-    study = in_order(study)
-    wanted = chosen(study, only) if only else study
+    study = sort_by_needs(study)
+    wanted = select_runs(study, only) if only else study
     make_workdir(folder)
     is_complete = functools.partial(_is_complete, study, folder, given)
     if parallel is None:
-        failed = _run_here(wanted, folder, given)
+        absent = _run_here(wanted, folder, given)
     else:
-        failed = run_study(wanted, folder, is_complete, parallel, functools.partial(_arguments, study, given))
-    absent: dict[str, str] = {}
-    for name in study:
-        reason = failed.get(name) or _unfit(is_complete, name)
-        if reason is not None:
-            absent[name] = reason
-    done = [name for name in study if name not in absent]
-    if not done:
-        raise UserError(_lacking(absent))
-    there = _candidates({name: study[name] for name in done})
-    lacking = [text for text in bases if not _has_base(text, there)]
+        absent = run_study(wanted, folder, is_complete, parallel, functools.partial(_arguments, study, given))
+    for name in study.keys() - absent.keys():
+        try:
+            if not is_complete(name):
+                absent[name] = NOT_ASKED_FOR
+        except UserError as error:
+            absent[name] = f"{NOT_ASKED_FOR}; {error}"
+    absent = {name: absent[name] for name in study if name in absent}
+    complete = [name for name in study if name not in absent]
+    if not complete:
+        raise UserError(_describe_absent(absent))
+    candidates = _candidates(study, complete)
+    lacking = [text for text in bases if not find_base(text, candidates)]
     remarks = [f"--base {text}: none of its runs is complete, so its task has another base." for text in lacking]
-    remarks += evaluation_notes(
-        [read_run(folder / name) for name in done], {name: to_dict(study[name]) for name in done}
-    )
+    runs = [read_run(folder / name) for name in complete]
+    remarks += evaluation_notes(runs, {name: to_dict(study[name]) for name in complete})
     bases = [text for text in bases if text not in lacking]
-    return write_report([folder / name for name in done], folder, title, bases, absent, remarks)
+    return write_report([run.workdir for run in runs], folder, title, bases, absent, remarks)
 
 
-def _has_base(text: str, candidates: Sequence[Candidate]) -> bool:
-    try:
-        return bool(find_bases([text], candidates))
-    except UserError:
-        return False
-
-
-def _unfit(is_complete: Callable[[str], bool], name: str) -> str | None:
-    """Why a run that did not fail has no part in the report; None where it has."""
-    try:
-        return None if is_complete(name) else NOT_ASKED_FOR
-    except UserError as error:
-        return f"{NOT_ASKED_FOR}; {error}"
+def _is_complete(study: Study, folder: Path, given: Collection[str], name: str) -> bool:
+    """Return whether the run has its result. Raises UserError where its folder holds another run."""
+    workdir = folder / name
+    check_same_run(as_begun(study[name], workdir, given) or study[name], workdir)
+    return read_result(workdir) is not None
 
 
 def _arguments(study: Study, given: Collection[str], config: Path, workdir: Path) -> list[str]:
-    """The arguments of the run in `workdir`. They set again what was `given` and init_from would replace in silence."""
+    """Return the arguments of the run in `workdir`.
+
+    They set the `given` fields once more: `init_from` would silently replace those fields by its own.
+    """
     fields = study[workdir.name]
     shape = [f"--config.{name}={at(fields, name)}" for name in given if may_be_inherited(name)]
-    return train_arguments(config, workdir, shape)
+    return ["--config", str(config), "--workdir", str(workdir), *shape]
 
 
 def _run_here(study: Study, folder: Path, given: Collection[str]) -> dict[str, str]:
-    """As `run_study`, in this process."""
+    """Do the work of `run_study` in this process. Return {name: why the run has no result}."""
     absent: dict[str, str] = {}
     for number, (name, config) in enumerate(study.items(), 1):
         reason = unmet_need(config, absent)
@@ -162,8 +163,11 @@ def _run_here(study: Study, folder: Path, given: Collection[str]) -> dict[str, s
     return absent
 
 
-def _lacking(absent: Mapping[str, str]) -> str:
-    """What to say of runs without a result, given in the study's order, of which some were asked for."""
+def _describe_absent(absent: Mapping[str, str]) -> str:
+    """Return a sentence about the runs without a result: how many, and why the first has none.
+
+    absent: {run: why it has no result}, in the order of the study. Runs that were not asked for count only if all are.
+    """
     failed = {name: why for name, why in absent.items() if not why.startswith(NOT_ASKED_FOR)} or absent
     # What failed comes before what waited for it.
     first = next((name for name, why in failed.items() if why.startswith("failed")), next(iter(failed)))
@@ -173,16 +177,16 @@ def _lacking(absent: Mapping[str, str]) -> str:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Run the study at --config in --workdir, and print what the report found."""
+    """Run the study at --config in --workdir, and print what the report says."""
     arguments, study = _parse(argv)
     title = Path(arguments.config.partition(":")[0]).stem.replace("_", " ")
     only, parallel = arguments.only or (), arguments.parallel
     report = run_and_report(study, arguments.workdir, title, arguments.base or (), only, parallel, arguments.given)
     show(report, arguments.workdir)
-    statuses = {each.run: each.status for each in report.entries}
-    absent = {name: statuses[name] for name in study if statuses[name] != "complete"}
+    absent = {each.run: each.status for each in report.entries if each.status != "complete"}
+    absent = {name: absent[name] for name in study if name in absent}
     if any(not why.startswith(NOT_ASKED_FOR) for why in absent.values()):
-        raise UserError(_lacking(absent))
+        raise UserError(_describe_absent(absent))
 
 
 if __name__ == "__main__":

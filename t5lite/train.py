@@ -31,9 +31,9 @@ from t5lite.run.siblings import with_siblings
 from t5lite.system.cores import use_all_cores
 from t5lite.system.errors import UserError
 from t5lite.system.files import write_json
-from t5lite.system.hosts import agree, count, from_primary, is_primary, primary_first
+from t5lite.system.hosts import check_agreement, count_hosts, from_primary, is_primary, primary_first
 from t5lite.system.progress import progress, say, warn
-from t5lite.system.stopping import Stopping
+from t5lite.system.signals import Stopping
 from t5lite.tasks.metrics import Metrics
 from t5lite.training.checkpoint import Checkpoints, params_sha256
 from t5lite.training.loop import LoopSettings, run_loop
@@ -158,7 +158,7 @@ def _network(
     try:
         state, found = fit(experiment, trainer, state, steps, done, checkpoints, workdir)
     except UserError:
-        if count() == 1:  # of several, who waits for the others' parts may wait in vain
+        if count_hosts() == 1:  # with several, the host that waits for the parts of the others may wait in vain
             with contextlib.suppress(UserError):
                 checkpoints.wait()  # what is being saved is good, and would end with the process
         raise
@@ -216,7 +216,7 @@ def train(
     for field in allow_changes:
         require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
     make_workdir(workdir)
-    agree(flat(to_dict(config)))
+    check_agreement(flat(to_dict(config)))
     with owned(workdir) if is_primary() else contextlib.nullcontext():
         changes = check_same_run(config, workdir, allow_changes)
         result = from_primary(read_result(workdir))

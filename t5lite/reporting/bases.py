@@ -39,33 +39,28 @@ def candidate_of(group: Group) -> Candidate:
     return Candidate({group.name, *names}, subject_of(group.config))
 
 
-def find_bases(asked: Sequence[str], candidates: Sequence[Candidate]) -> list[int]:
-    """Return the indices in `candidates` of the groups that `asked` names, in the order of `asked`.
+def find_base(text: str, candidates: Sequence[Candidate]) -> list[int]:
+    """Return the indices in `candidates` of the groups that `text` names.
 
-    Args:
-        asked: texts GROUP or TASK=GROUP, where TASK is a part of a task's title.
-
-    Raises:
-        UserError: for a text that names no group.
+    text: GROUP or TASK=GROUP, where TASK is a part of a task's title.
     """
-    found: list[int] = []
-    for text in asked:
-        places = [i for i, each in enumerate(candidates) if text in each.names]
-        found += places or _find_in_task(text, candidates)
-    return list(dict.fromkeys(found))
+    named = [i for i, each in enumerate(candidates) if text in each.names]
+    task, _, name = text.rpartition("=")
+    return named or [i for i, each in enumerate(candidates) if name in each.names and task in each.subject]
 
 
-def _find_in_task(text: str, candidates: Sequence[Candidate]) -> list[int]:
-    task, equals, name = text.rpartition("=")
-    called = [i for i, each in enumerate(candidates) if name in each.names]
-    if not equals or not called:
-        names = {known for each in candidates for known in each.names if known}
-        raise UserError(f"--base {text}: no group of runs is called {name!r}; {nearest(name, names)}")
-    places = [i for i in called if task in candidates[i].subject]
-    if not places:
-        titles = ", ".join(dict.fromkeys(repr(candidates[i].subject) for i in called))
+def check_bases(bases: Sequence[str], candidates: Sequence[Candidate]) -> None:
+    """Raise UserError for a text in `bases` that names no group."""
+    for text in bases:
+        if find_base(text, candidates):
+            continue
+        task, _, name = text.rpartition("=")
+        subjects = dict.fromkeys(each.subject for each in candidates if name in each.names)
+        if not subjects:
+            names = {known for each in candidates for known in each.names if known}
+            raise UserError(f"--base {text}: no group of runs is called {name!r}; {nearest(name, names)}")
+        titles = ", ".join(map(repr, subjects))
         raise UserError(f"--base {text}: no task with {task!r} in its title has a group {name!r}; it is in {titles}")
-    return places
 
 
 def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, str]:
@@ -78,5 +73,5 @@ def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, s
 
 def _count_differences(a: Group, b: Group) -> int:
     """Return the number of fields in which the configs of two groups differ, without the fields in WATCHING."""
-    ours, theirs = flat(a.config), flat(b.config)
-    return sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys() if not watches(name))
+    of_a, of_b = flat(a.config), flat(b.config)
+    return sum(of_a.get(name) != of_b.get(name) for name in of_a.keys() | of_b.keys() if not watches(name))

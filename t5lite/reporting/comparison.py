@@ -6,16 +6,15 @@ All renderers read the Report: document.py lays it out for markdown.py and html.
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from t5lite.reporting import notes
-from t5lite.reporting.bases import assign_bases, candidate_of, find_bases, subject_of
-from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
+from t5lite.reporting.bases import assign_bases, candidate_of, check_bases, find_base, subject_of
 from t5lite.reporting.groups import Group, differing_rows, make_groups
-from t5lite.reporting.metrics import in_order
+from t5lite.reporting.metrics import SplitMetric, sort_metrics
 from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run
-from t5lite.reporting.standards import with_standards
-from t5lite.reporting.statistics import METHOD, Estimate, differences, estimate
+from t5lite.reporting.statistics import METHOD, Estimate, differences
 from t5lite.system.errors import UserError
 from t5lite.tasks.metrics import metric_of
 
@@ -27,34 +26,12 @@ class Comparison:
     deltas: {seed: difference}.
     """
 
-    task: str
     a: str
     b: str
     metric: str
     split: str
     delta: Estimate
     deltas: dict[int, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """A group with its means over seeds.
-
-    with_origins: the cost of the group together with the runs it started from (`origins`). None for a group from
-    scratch.
-    caveats: what the intervals of the group do not cover.
-    """
-
-    group: Group
-    estimates: dict[str, dict[str, Estimate]]
-    cost: Cost
-    with_origins: Cost | None
-    origins: tuple[Run, ...]
-    caveats: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.group.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +42,14 @@ class Task:
     """
 
     title: str
-    bases: tuple[str, ...]
     base_of: Mapping[str, str]
-    summaries: tuple[Summary, ...]
+    groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...]
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The names of the bases."""
+        return tuple(group.name for group in self.groups if group.name not in self.base_of)
 
     @property
     def against_base(self) -> tuple[Comparison, ...]:
@@ -80,14 +61,9 @@ class Task:
         return tuple(each for each in self.comparisons if self.base_of.get(each.b) != each.a)
 
     @property
-    def metrics(self) -> list[tuple[str, str]]:
+    def metrics(self) -> list[SplitMetric]:
         """(split, metric) for every metric that at least one group has, in the order of the columns."""
-        return in_order(
-            (split, metric)
-            for summary in self.summaries
-            for split, metrics in summary.estimates.items()
-            for metric in metrics
-        )
+        return sort_metrics(pair for group in self.groups for pair in group.pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +97,8 @@ class Report:
     method: str = METHOD
 
     @property
-    def summaries(self) -> list[Summary]:
-        return [summary for task in self.tasks for summary in task.summaries]
+    def groups(self) -> list[Group]:
+        return [group for task in self.tasks for group in task.groups]
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -135,7 +111,7 @@ def compare(
     """Compare the complete runs among `runs`.
 
     Args:
-        bases: the groups that the others of their task are compared with: GROUP or TASK=GROUP, as in `find_bases`. A
+        bases: the groups that the others of their task are compared with: GROUP or TASK=GROUP, as in `find_base`. A
             task without one takes its first group.
         absent: {run: why it has no result}.
         remarks: further notes.
@@ -145,54 +121,46 @@ def compare(
     """
     complete = [run for run in runs if run.result is not None and run.run not in absent]
     if not complete:
-        raise UserError(_nothing(runs, absent))
-    groups = make_groups(with_standards(complete))
-    chosen = [groups[place] for place in find_bases(bases, [candidate_of(group) for group in groups])]
+        entries = _entries(runs, absent, {})
+        listed = ", ".join(f"{each.read.workdir if each.read else each.run} ({each.status})" for each in entries)
+        raise UserError(f"no run is complete, so there is nothing to compare: {listed or 'none was given'}")
+    groups = make_groups(complete)
+    candidates = [candidate_of(group) for group in groups]
+    check_bases(bases, candidates)
+    chosen = [groups[place] for place in dict.fromkeys(i for base in bases for i in find_base(base, candidates))]
     members = _members(groups)
     subjects = [subject_of(task[0].config) for task in members]
     titles = _titles(members, subjects)
-    said = [*remarks, *notes.task_notes(members, titles, subjects)]
-    tasks = [_task(title, of_task, chosen, said) for title, of_task in zip(titles, members, strict=True)]
-    intervals = sum(comparison.delta.low is not None for task in tasks for comparison in task.comparisons)
-    said += [
-        *notes.provenance_notes(groups),
-        *notes.change_notes(groups),
-        *notes.cost_notes(members),
-        *notes.evaluated_notes(groups),
-        *notes.multiplicity_notes(intervals),
-    ]
-    entries = _entries(runs, groups, absent)
-    missing: dict[str, list[str]] = {}
-    for entry in entries:
-        if entry.status != "complete":
-            missing.setdefault(entry.status, []).append(entry.run)
+    told = [*remarks, *notes.task_notes(members, titles, subjects)]
+    tasks = [_task(title, of_task, chosen, told) for title, of_task in zip(titles, members, strict=True)]
+    told += notes.provenance_notes(groups) + notes.change_notes(groups) + notes.cost_notes(members)
+    told += notes.evaluated_notes(groups)
+    told += notes.multiplicity_notes(sum(each.delta.low is not None for task in tasks for each in task.comparisons))
+    entries = _entries(runs, absent, {run.workdir: group.name for group in groups for run in group.runs})
+    missing = notes.collect((entry.status, entry.run) for entry in entries if entry.status != "complete")
     return Report(
         title=title,
         # Tasks with something to compare come first; a task of one group only shows its own values.
-        tasks=tuple(sorted(tasks, key=lambda task: len(task.summaries) == 1)),
+        tasks=tuple(sorted(tasks, key=lambda task: len(task.groups) == 1)),
         entries=tuple(entries),
         missing=tuple(f"{notes.shortened(names)}: {status}" for status, names in missing.items()),
-        notes=tuple(dict.fromkeys(said)),
+        notes=tuple(dict.fromkeys(told)),
     )
 
 
-def _nothing(runs: Sequence[Run], absent: Mapping[str, str]) -> str:
-    listed = [f"{name} ({why})" for name, why in absent.items()]
-    listed += [f"{run.workdir} ({_progress(run)})" for run in runs if run.run not in absent]
-    return f"no run is complete, so there is nothing to compare: {', '.join(listed) or 'none was given'}"
+def _entries(runs: Sequence[Run], absent: Mapping[str, str], group_of: Mapping[Path, str]) -> list[Entry]:
+    """Return an entry for each run, then for each of the `absent` runs without a workdir.
 
-
-def _progress(run: Run) -> str:
-    step = "nothing logged yet" if run.last_step is None else f"last logged step {run.last_step}"
-    return f"incomplete: {step}, no result.json"
-
-
-def _entries(runs: Sequence[Run], groups: Sequence[Group], absent: Mapping[str, str]) -> list[Entry]:
-    group_of = {run.workdir: group.name for group in groups for run in group.runs}
+    group_of: {workdir: name of the run's group}.
+    """
     entries = []
     for run in runs:
-        status = absent.get(run.run) or ("complete" if run.workdir in group_of else _progress(run))
-        entries.append(Entry(run.run, group_of.get(run.workdir, run.name or None), run.seed, status, run))
+        status = "complete"
+        if run.result is None:
+            step = "nothing logged yet" if run.last_step is None else f"last logged step {run.last_step}"
+            status = f"incomplete: {step}, no result.json"
+        name = group_of.get(run.workdir, run.name or None)
+        entries.append(Entry(run.run, name, run.seed, absent.get(run.run) or status, run))
     known = {run.run for run in runs}
     return entries + [Entry(name, None, None, why, None) for name, why in absent.items() if name not in known]
 
@@ -206,22 +174,14 @@ def _members(groups: Sequence[Group]) -> list[list[Group]]:
     members: list[list[Group]] = []
     for group in groups:
         touching = [task for task in members if any(_comparable(group, other) for other in task)]
-        merged = [other for task in touching for other in task]
-        members = [task for task in members if task not in touching]
-        members.append([*merged, group])
+        members = [task for task in members if task not in touching] + [[*itertools.chain(*touching), group]]
     order = list(groups)
-    members = [sorted(task, key=order.index) for task in members]
-    return sorted(members, key=lambda task: order.index(task[0]))
+    return sorted((sorted(task, key=order.index) for task in members), key=lambda task: order.index(task[0]))
 
 
 def _comparable(a: Group, b: Group) -> bool:
     """Return whether at least one metric on one split was measured on the same rows in both groups."""
-    ours, theirs = a.metrics(), b.metrics()
-    return any(
-        metric in theirs.get(split, ()) and differing_rows(a, b, split, metric) is None
-        for split, metrics in ours.items()
-        for metric in metrics
-    )
+    return any(pair in b.pairs and differing_rows(a, b, *pair) is None for pair in a.pairs)
 
 
 def _titles(members: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list[str]:
@@ -231,77 +191,50 @@ def _titles(members: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list
     ]
 
 
-def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], said: list[str]) -> Task:
-    """Compare the groups of a task, each with each, and append the notes about them to `said`.
+def _task(title: str, groups: Sequence[Group], chosen: Sequence[Group], told: list[str]) -> Task:
+    """Compare the groups of a task, each with each, and append the notes about them to `told`.
 
     chosen: the bases that were asked for, in all tasks.
     """
     bases = [group for group in chosen if group in groups] or [groups[0]]
     base_of = assign_bases(groups, bases)
     groups = [each for base in bases for each in (base, *(g for g in groups if base_of.get(g.name) == base.name))]
-    outcomes = [each for a, b in itertools.combinations(groups, 2) for each in _compare_pair(title, a, b)]
-    said += notes.seed_notes(groups)
-    said += notes.left_out_notes([each for each in outcomes if isinstance(each, LeftOut)])
-    said += [note for group in groups for note in notes.group_notes(group)]
+    outcomes = [
+        _compare_metric(a, b, *pair)
+        for a, b in itertools.combinations(groups, 2)
+        if set(a.seeds) & set(b.seeds)
+        for pair in sort_metrics([*a.pairs, *b.pairs])
+    ]
+    told += notes.seed_notes(groups)
+    told += notes.left_out_notes([each for each in outcomes if isinstance(each, LeftOut)])
+    told += [note for group in groups for note in notes.group_notes(group)]
+    told += notes.data_notes(groups, base_of)
     comparisons = tuple(each for each in outcomes if isinstance(each, Comparison))
-    said += notes.data_notes(groups, base_of)
-    return Task(title, tuple(base.name for base in bases), base_of, tuple(map(_summary, groups)), comparisons)
+    return Task(title, base_of, tuple(groups), comparisons)
 
 
-def _summary(group: Group) -> Summary:
-    estimates = {
-        split: {metric: _estimate(group, split, metric) for metric in metrics}
-        for split, metrics in group.metrics().items()
-    }
-    started_from = {origin.workdir.resolve(): origin for run in group.runs for origin in run.origins}
-    total = mean_cost([cost_with_origins(run) for run in group.runs]) if started_from else None
-    return Summary(
-        group=group,
-        estimates=estimates,
-        cost=mean_cost([cost(run) for run in group.runs]),
-        with_origins=total,
-        origins=tuple(started_from.values()),
-        caveats=tuple(notes.shared_origins(group)),
-    )
-
-
-def _estimate(group: Group, split: str, metric: str) -> Estimate:
-    about = metric_of(metric)
-    return estimate(list(group.values(split, metric).values())).within(about.low, about.high)
-
-
-def _compare_pair(task: str, a: Group, b: Group) -> list[Comparison | LeftOut]:
-    """Return the outcome for each metric of the two groups. The list is empty where they share no seed."""
-    if not set(a.seeds) & set(b.seeds):
-        return []
-    pairs = in_order(
-        (split, metric) for group in (a, b) for split, metrics in group.metrics().items() for metric in metrics
-    )
-    return [_compare_metric(task, a, b, split, metric) for split, metric in pairs]
-
-
-def _compare_metric(task: str, a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:
+def _compare_metric(a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:
     """Return the difference b - a, paired by seed, or the reason why there is none."""
 
-    def left_out(reason: str, lacking: Group | None = None) -> LeftOut:
+    def leave_out(reason: str, lacking: Group | None = None) -> LeftOut:
         return LeftOut(a.name, b.name, split, metric, reason, None if lacking is None else lacking.name)
 
-    ours, theirs = a.values(split, metric), b.values(split, metric)
-    for group, values in ((a, ours), (b, theirs)):
+    of_a, of_b = a.values(split, metric), b.values(split, metric)
+    for group, values in ((a, of_a), (b, of_b)):
         if not values:
-            return left_out("no", group)
+            return leave_out("no", group)
     differs = differing_rows(a, b, split, metric)
     if differs is not None:
-        return left_out(f"{differs} is not the same")
-    seeds = sorted(ours.keys() & theirs.keys())
+        return leave_out(f"{differs} is not the same")
+    seeds = sorted(of_a.keys() & of_b.keys())
     if not seeds:
-        return left_out("no seed has it on both sides")
-    for group, values in ((a, ours), (b, theirs)):
+        return leave_out("no seed has it on both sides")
+    for group, values in ((a, of_a), (b, of_b)):
         # Dropping the seed would flatter the group whose training went wrong.
         broken = [seed for seed in seeds if values[seed] is None]
         if broken:
-            return left_out(f"a value that is not finite, with seed {notes.listed(broken)}, of", group)
-    deltas, delta = differences([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            return leave_out(f"a value that is not finite, with seed {notes.listed(broken)}, for", group)
+    deltas, delta = differences([of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
     most = metric_of(metric).width
     by_seed = dict(zip(seeds, deltas, strict=True))
-    return Comparison(task, a.name, b.name, metric, split, delta.within(-most, most), by_seed)
+    return Comparison(a.name, b.name, metric, split, delta.within(-most, most), by_seed)

@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
-from t5lite.reporting.runs import Run
+from t5lite.reporting.runs import Run, is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +22,16 @@ class Cost:
     peak_bytes: float | None = None
 
 
-def cost(run: Run) -> Cost:
+def read_cost(run: Run) -> Cost:
     """Return the cost of the run itself."""
-    found = (run.result or {}).get("cost", {})
-    return Cost(**{field.name: _number(found.get(field.name)) for field in dataclasses.fields(Cost)})
+    known = (run.result or {}).get("cost") or {}
+    values = {field.name: known.get(field.name) for field in dataclasses.fields(Cost)}
+    return Cost(**{name: float(x) for name, x in values.items() if is_number(x)})
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
-
-
-def cost_with_origins(run: Run) -> Cost:
+def read_cost_with_origins(run: Run) -> Cost:
     """Return the cost of the run and of all runs that it started from, as far as their workdirs can be read."""
-    return _combine([cost(each) for each in (run, *run.origins)], np.sum)
+    return _combine([read_cost(each) for each in (run, *run.origins)], np.sum)
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -44,20 +40,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 
 
 def _combine(costs: Sequence[Cost], how: Callable[[Sequence[float]], float]) -> Cost:
-    combined: dict[str, float | None] = {}
-    for field in dataclasses.fields(Cost):
-        values = [getattr(each, field.name) for each in costs]
-        use = np.max if field.name == "peak_bytes" else how
-        # The known part of a cost is not the cost.
-        combined[field.name] = None if None in values or not values else float(use(values))
-    return Cost(**combined)
-
-
-def unread_origin(run: Run) -> str | None:
-    """Return the `init_from` that cannot be read as a workdir: of the run, or of the last run in its chain of origins.
-
-    None where every origin can be read, or where the chain ends in a run from scratch.
-    """
-    last = (run, *run.origins)[-1]
-    text = last.config.get("init_from")
-    return str(text) if text and last.referred("init_from") is None else None
+    """Combine each field of `costs` by `how`; peak memory by the maximum. A field that one lacks is not known."""
+    values = {field.name: [getattr(each, field.name) for each in costs] for field in dataclasses.fields(Cost)}
+    known = {name: each for name, each in values.items() if each and None not in each}
+    return Cost(**{name: float((np.max if name == "peak_bytes" else how)(each)) for name, each in known.items()})

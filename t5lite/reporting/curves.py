@@ -53,23 +53,22 @@ class Panel:
 
 def loss_panels(task: Task) -> list[Panel]:
     """Return the panels of a task: one for each held-out set, and one for the training loss of the other groups."""
-    groups = [summary.group for summary in task.summaries]
-    splits = dict.fromkeys(split for group in groups for split in group.metrics())
+    splits = dict.fromkeys(split for group in task.groups for split, _ in group.pairs)
     panels = []
     shown: set[str] = set()
     for split in splits:
-        curved = [group for group in groups if len(_steps(group, split)) >= SEVERAL]
+        curved = [group for group in task.groups if len(_steps(group, split)) >= SEVERAL]
         if curved:
             shown |= {group.name for group in curved}
             panels.append(_panel(curved, split, f"loss on {split} during training"))
-    others = [group for group in groups if group.name not in shown and len(_steps(group, "train")) >= SEVERAL]
+    others = [group for group in task.groups if group.name not in shown and len(_steps(group, "train")) >= SEVERAL]
     if others:
         panels.append(_panel(others, "train", "training loss"))
     return panels
 
 
 def _curves(group: Group, split: str) -> list[Curve]:
-    return [curves["loss"] for run in group.runs if "loss" in (curves := run.curves.get(split, {}))]
+    return [run.curves[split] for run in group.runs if split in run.curves]
 
 
 def _steps(group: Group, split: str) -> set[int]:
@@ -94,12 +93,11 @@ def _lines(group: Group, split: str, by_tokens: bool) -> list[Line]:
 
 
 def _over_seeds(curves: Sequence[Curve], steps: Sequence[int], by_tokens: bool) -> Line:
-    x, values = [], []
-    for curve in curves:
-        place = {step: i for i, step in enumerate(curve.steps)}
-        chosen = [place[step] for step in steps]
-        x.append(np.array(curve.tokens if by_tokens else curve.steps, np.float64)[chosen])
-        values.append(np.array(curve.values)[chosen])
+    chosen = [np.isin(curve.steps, steps) for curve in curves]
+    x = [
+        np.array(c.tokens if by_tokens else c.steps, np.float64)[place] for c, place in zip(curves, chosen, strict=True)
+    ]
+    values = [np.array(curve.values)[place] for curve, place in zip(curves, chosen, strict=True)]
     return Line(np.mean(x, axis=0), np.mean(values, axis=0), np.min(values, axis=0), np.max(values, axis=0))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from t5lite.config import flat
 from t5lite.reporting import words
-from t5lite.reporting.comparison import Comparison, Report, Summary, Task
+from t5lite.reporting.comparison import Comparison, Report, Task
 from t5lite.reporting.groups import Group, watches
-from t5lite.reporting.metrics import in_order, main_metrics
-from t5lite.reporting.notes import listed, shortened
+from t5lite.reporting.metrics import main_metrics, sort_metrics
+from t5lite.reporting.notes import listed, shared_origins, shortened
 from t5lite.reporting.runs import Run
 from t5lite.tasks.metrics import metric_of
 
@@ -137,13 +137,13 @@ def verdicts(report: Report) -> list[Block]:
     """Return the verdicts of each group against its base, or one text where there are none."""
     found: list[Block] = []
     for task in report.tasks:
-        caveats = {summary.name: [f"{summary.name}: {text}" for text in summary.caveats] for summary in task.summaries}
-        for summary in task.summaries:
-            of_pair = {(each.split, each.metric): each for each in task.against_base if each.b == summary.name}
+        caveats = {group.name: [f"{group.name}: {text}" for text in shared_origins(group)] for group in task.groups}
+        for group in task.groups:
+            of_pair = {(each.split, each.metric): each for each in task.against_base if each.b == group.name}
             shown = tuple(of_pair[key] for key in main_metrics(of_pair))
             if shown:
-                base = task.base_of[summary.name]
-                found.append(Verdicts(summary.name, base, shown, tuple(caveats[summary.name] + caveats[base])))
+                base = task.base_of[group.name]
+                found.append(Verdicts(group.name, base, shown, tuple(caveats[group.name] + caveats[base])))
     return found or [Text("There is nothing to hold against each other here: see the notes at the end.")]
 
 
@@ -170,25 +170,25 @@ def groups_table(task: Task, short: bool = False) -> Table:
     decimals = {
         (split, metric): max(
             words.decimals_of(estimate)
-            for summary in task.summaries
-            if (estimate := summary.estimates.get(split, {}).get(metric)) is not None
+            for group in task.groups
+            if (estimate := group.estimates.get((split, metric))) is not None
         )
         for split, metric in columns
     }
     several = len({split for split, _ in columns}) > 1
     labels = [metric_of(metric).label + (f", {split}" if several else "") for split, metric in columns]
     rows = []
-    for summary in task.summaries:
+    for group in task.groups:
         cells = []
         for split, metric in columns:
-            estimate = summary.estimates.get(split, {}).get(metric)
+            estimate = group.estimates.get((split, metric))
             cells.append(words.NOTHING if estimate is None else text(estimate, decimals[split, metric]))
-        rows.append((_marked(summary, task), listed(summary.group.seeds), *cells))
+        rows.append((_marked(group, task), listed(group.seeds), *cells))
     return Table(("group", "seeds", *labels), tuple(rows), numeric=True)
 
 
-def _marked(summary: Summary, task: Task) -> str:
-    return f"{summary.name} (base)" if summary.name in task.bases and len(task.summaries) > 1 else summary.name
+def _marked(group: Group, task: Task) -> str:
+    return f"{group.name} (base)" if group.name in task.bases and len(task.groups) > 1 else group.name
 
 
 def differences_table(comparisons: Sequence[Comparison], base: str | None = None) -> Table:
@@ -198,7 +198,7 @@ def differences_table(comparisons: Sequence[Comparison], base: str | None = None
     """
     pairs = dict.fromkeys((each.a, each.b) for each in comparisons)
     found = {(each.a, each.b, each.split, each.metric): each for each in comparisons}
-    keys = in_order((each.split, each.metric) for each in comparisons)
+    keys = sort_metrics((each.split, each.metric) for each in comparisons)
     rows = [
         (
             b if a == base else f"{b} − {a}",
@@ -219,12 +219,12 @@ def differences_table(comparisons: Sequence[Comparison], base: str | None = None
 def cost_table(report: Report) -> Table:
     """Return a table with a row for each group. A group with origins has a second row, with their cost added."""
     rows = []
-    for summary in report.summaries:
-        rows.append((summary.name, *words.cost_texts(summary.cost), _devices(summary.group.runs)))
-        if summary.with_origins is not None:
-            name = f"{summary.name} + {shortened([origin.run for origin in summary.origins])}"
-            devices = _devices([*summary.group.runs, *summary.origins])
-            rows.append((name, *words.cost_texts(summary.with_origins), devices))
+    for group in report.groups:
+        rows.append((group.name, *words.cost_texts(group.cost), _devices(group.runs)))
+        if group.origins:
+            name = f"{group.name} + {shortened([origin.run for origin in group.origins])}"
+            devices = _devices([*group.runs, *group.origins])
+            rows.append((name, *words.cost_texts(group.cost_with_origins), devices))
     return Table(("group", "tokens", "compute", "time", "device time", "peak memory", "devices"), tuple(rows), True)
 
 
@@ -241,7 +241,7 @@ def _count_devices(devices: Sequence[str]) -> str:
 def _config_blocks(report: Report) -> list[Block]:
     """Return a table of the fields that differ, for each task with several groups."""
     blocks: list[Block] = []
-    compared = [task for task in report.tasks if len(task.summaries) > 1]
+    compared = [task for task in report.tasks if len(task.groups) > 1]
     for task in compared:
         if len(compared) > 1:
             blocks.append(Section(task.title, 3, (config_table(task),)))
@@ -252,15 +252,15 @@ def _config_blocks(report: Report) -> list[Block]:
 
 def config_table(task: Task) -> Table:
     """Return a table with a row for each field that differs between groups."""
-    fields = dict.fromkeys(name for summary in task.summaries for name in flat(summary.group.config))
+    fields = dict.fromkeys(name for group in task.groups for name in flat(group.config))
     rows = []
     for field in fields:
         if watches(field):
             continue
-        values = [_config_value(summary.group, field) for summary in task.summaries]
+        values = [_config_value(group, field) for group in task.groups]
         if len(set(values)) > 1:
             rows.append((Code(field), *map(Code, values)))
-    return Table(("field", *(_marked(summary, task) for summary in task.summaries)), tuple(rows))
+    return Table(("field", *(_marked(group, task) for group in task.groups)), tuple(rows))
 
 
 def _config_value(group: Group, field: str) -> str:
@@ -296,7 +296,7 @@ def runs_table(report: Report) -> Table:
 
 def provenance_table(report: Report) -> Table:
     """Return a table with a row for each fact; where the runs differ in a fact, a row for each value with its runs."""
-    runs = [run for summary in report.summaries for run in summary.group.runs]
+    runs = [run for group in report.groups for run in group.runs]
     facts: dict[str, Callable[[Run], Any]] = {
         "python": lambda run: run.provenance.get("python"),
         "devices": lambda run: _count_devices(run.provenance.get("devices") or []),

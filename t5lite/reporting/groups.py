@@ -1,4 +1,4 @@
-"""Groups: the runs that repeat one experiment with other seeds, and the names of the groups.
+"""Groups: the runs that repeat one experiment with other seeds, their names, and which groups are comparable.
 
 Two runs belong to one group when their data have the same fingerprints and their configs are equal, except for the
 seed, the name, and other fields in WATCHING. For a run that another run started from, the group compares what that run
@@ -6,10 +6,14 @@ computes, not its name:
 
     finetune-0 from @pretrain-0, finetune-1 from @pretrain-1    one group, because the two pretrain runs are one
     finetune-0 from @short, finetune-1 from @long               two groups
+
+Runs with different objectives are compared by the metrics of one objective that evaluated them all, a standard. These
+metrics stand under the name of the split and the standard: "validation_span_corruption".
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -20,8 +24,11 @@ from typing import Any
 import numpy as np
 
 from t5lite.config import at, flat
+from t5lite.objectives.catalogue import OBJECTIVES, STANDARDS, standard_names
+from t5lite.reporting.costs import Cost, mean_cost, read_cost, read_cost_with_origins
+from t5lite.reporting.metrics import SplitMetric, sort_metrics
 from t5lite.reporting.runs import Run, read_run
-from t5lite.reporting.standards import evaluated_fields, standard_split
+from t5lite.reporting.statistics import Estimate, estimate
 from t5lite.run.siblings import REFERRING
 from t5lite.tasks.metrics import metric_of
 
@@ -55,13 +62,12 @@ class Group:
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({run.seed for run in self.runs}))
 
-    def metrics(self) -> dict[str, tuple[str, ...]]:
-        """Return {split: names of its metrics}, for every metric that at least one run has."""
-        found: dict[str, dict[str, None]] = {}
-        for run in self.runs:
-            for split, metrics in run.metrics.items():
-                found.setdefault(split, {}).update(dict.fromkeys(metrics))
-        return {split: tuple(names) for split, names in found.items()}
+    @functools.cached_property
+    def pairs(self) -> list[SplitMetric]:
+        """(split, metric) for every metric that at least one run has, in the order of display."""
+        return sort_metrics(
+            (split, metric) for run in self.runs for split in run.metrics for metric in run.metrics[split]
+        )
 
     def values(self, split: str, metric: str) -> dict[int, float | None]:
         """Return {seed: value}, averaged over runs of the same seed; None where one of the values is not finite."""
@@ -71,6 +77,27 @@ class Group:
                 by_seed[run.seed].append(run.metrics[split][metric])
         return {seed: _mean(values) for seed, values in sorted(by_seed.items())}
 
+    @functools.cached_property
+    def estimates(self) -> dict[SplitMetric, Estimate]:
+        """{(split, metric): mean over seeds}. An interval ends where the range of the metric ends."""
+        means = {pair: estimate(list(self.values(*pair).values())) for pair in self.pairs}
+        return {pair: mean.within(metric_of(pair[1]).low, metric_of(pair[1]).high) for pair, mean in means.items()}
+
+    @property
+    def origins(self) -> list[Run]:
+        """The runs that the runs of the group started from."""
+        return list({origin.workdir.resolve(): origin for run in self.runs for origin in run.origins}.values())
+
+    @property
+    def cost(self) -> Cost:
+        """The mean cost of a run."""
+        return mean_cost([read_cost(run) for run in self.runs])
+
+    @property
+    def cost_with_origins(self) -> Cost:
+        """The mean cost of a run together with the runs that it started from."""
+        return mean_cost([read_cost_with_origins(run) for run in self.runs])
+
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None and np.isfinite(value)]
@@ -78,15 +105,36 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def make_groups(runs: Sequence[Run]) -> list[Group]:
-    """Sort runs into groups, in the order of each group's first run, and name them."""
+    """Sort runs into groups, in the order of each group's first run, and name them.
+
+    If a standard evaluated some run, a run with that standard as its own objective gets its metrics under the
+    standard's name too.
+    """
+    used = {standard for run in runs for split in run.metrics if (standard := split_standard(split)[1])}
     by_identity: dict[str, list[Run]] = {}
     for run in runs:
-        by_identity.setdefault(identity(run), []).append(run)
+        by_identity.setdefault(identity(run), []).append(_with_own_standard(run, used))
     members = list(by_identity.values())
     return [
         Group(name, tuple(sorted(of_group, key=lambda run: (run.seed, run.run))))
         for name, of_group in zip(_names(members), members, strict=True)
     ]
+
+
+def split_standard(split: str) -> tuple[str, str | None]:
+    """Split the name of a split into (held-out text, standard). The standard is None for the run's own objective."""
+    standard = next((each for each in STANDARDS if split.endswith(f"_{each}")), None)
+    return (split, None) if standard is None else (split.removesuffix(f"_{standard}"), standard)
+
+
+def _with_own_standard(run: Run, used: set[str]) -> Run:
+    objective = run.config["objective"]
+    name = objective["name"]
+    # A run that has standard metrics under this name has an objective of the same name, but with other settings.
+    if name not in used or name in standard_names(objective, at(run.config, "model.architecture")):
+        return run
+    same = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if split_standard(split)[1] is None}
+    return dataclasses.replace(run, result={**run.result, "metrics": {**run.metrics, **same}})
 
 
 def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
@@ -119,39 +167,39 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 def _candidates(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
-    names = {run.name for run in runs}
-    stems = {re.sub(rf"[-_.]?{run.seed}$", "", run.run) for run in runs}
-    found = [names.pop()] if len(names) == 1 and "" not in names else []
-    found += [stems.pop()] if len(stems) == 1 and "" not in stems else []
-    return [*found, first.run, f"{first.workdir.resolve().parent.name}/{first.run}", str(first.workdir.resolve())]
+    common = [{run.name for run in runs}, {re.sub(rf"[-_.]?{run.seed}$", "", run.run) for run in runs}]
+    names = [name for (name, *others) in common if name and not others]
+    return [*names, first.run, f"{first.workdir.resolve().parent.name}/{first.run}", str(first.workdir.resolve())]
 
 
 def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
-    """Return what differs in the evaluation of two groups by `metric` on `split`; None: nothing, so they are
-    comparable.
+    """Return what differs between the rows on which two groups were evaluated by `metric` on `split`.
 
-    Held-out rows are the same where the fingerprints of their tokens are equal. Where a run lacks that fingerprint, the
-    fingerprints of all its data are compared.
+    None: nothing differs, so the groups are comparable. Held-out rows are the same where the fingerprints of their
+    tokens are equal. Where a run lacks that fingerprint, the fingerprints of all its data are compared.
     """
-    text, standard = standard_split(split)
-    ours, theirs = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
-    if text in ours and text in theirs:
-        if ours[text] != theirs[text]:
+    text, standard = split_standard(split)
+    of_a, of_b = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
+    if text in of_a and text in of_b:
+        if of_a[text] != of_b[text]:
             return "the held-out data"
     elif _data(a) != _data(b):
         return "the data"
-    ours, theirs = (
-        {n: v for n, v in evaluated_fields(group.config["objective"], standard).items() if n not in SAME_ROWS}
-        for group in (a, b)
-    )
-    if ours != theirs:
-        changed = sorted(name for name in ours.keys() | theirs if ours.get(name) != theirs.get(name))
-        return f"objective.{changed[0]}" if "name" not in changed else "the objective"
+    of_a, of_b = (_evaluated_fields(group.config["objective"], standard) for group in (a, b))
+    changed = sorted(name for name in of_a.keys() | of_b if of_a.get(name) != of_b.get(name))
+    changed = [name for name in changed if name not in SAME_ROWS]
+    if changed:
+        return "the objective" if "name" in changed else f"objective.{changed[0]}"
     counts = ("rows",) if metric_of(metric).of_all_rows else ("rows", "generate_rows", "max_new_tokens")
-    for name in counts:
-        if at(a.config, f"eval.{name}") != at(b.config, f"eval.{name}"):
-            return f"eval.{name}"
-    return None
+    fields = (f"eval.{name}" for name in counts)
+    return next((field for field in fields if at(a.config, field) != at(b.config, field)), None)
+
+
+def _evaluated_fields(objective: dict[str, Any], standard: str | None) -> dict[str, Any]:
+    """Return the fields of an objective that decide how it was evaluated."""
+    if standard is not None:
+        return {"inputs_length": objective["inputs_length"]}
+    return OBJECTIVES[objective["name"]].evaluated_as(objective) if objective["name"] in OBJECTIVES else objective
 
 
 def _data(group: Group) -> Any:

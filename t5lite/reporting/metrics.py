@@ -8,7 +8,7 @@ SplitMetric = tuple[str, str]  # (split, metric)
 _RANKS = {name: rank for rank, name in enumerate(METRICS)}
 
 
-def in_order(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
+def sort_metrics(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
     """Return the (split, metric) pairs in the order of display, each once.
 
     Splits keep the order of `pairs`; the metrics of a split follow METRICS.
@@ -20,5 +20,5 @@ def in_order(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
 
 def main_metrics(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
     """Return the pairs that are shown outside tables too, or all pairs where there are none."""
-    ordered = in_order(pairs)
+    ordered = sort_metrics(pairs)
     return [pair for pair in ordered if not metric_of(pair[1]).tables_only] or ordered

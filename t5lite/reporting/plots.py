@@ -140,17 +140,17 @@ def draw(task: Task, name: str) -> tuple[list[Picture], str]:
 def _looks(task: Task) -> tuple[dict[str, Look], str]:
     """Return {group: look}. Where not every group has its own look, also return a sentence that names those that do."""
     base = task.bases[0]
-    others = [summary.name for summary in task.summaries if summary.name != base]
+    others = [group.name for group in task.groups if group.name != base]
     if len(others) < len(LOOKS):
         return {base: LOOKS[0], **dict(zip(others, LOOKS[1:], strict=False))}, ""
     looks = {base: LOOKS[0], **dict.fromkeys(others, REST)}
     for split, metric in main_metrics(task.metrics):
         better = metric_of(metric).better
         means = {
-            summary.name: better * estimate.mean
-            for summary in task.summaries
-            if summary.name != base
-            and (estimate := summary.estimates.get(split, {}).get(metric)) is not None
+            group.name: better * estimate.mean
+            for group in task.groups
+            if group.name != base
+            and (estimate := group.estimates.get((split, metric))) is not None
             and estimate.mean is not None
         }
         if better and means:
@@ -164,13 +164,13 @@ def _looks(task: Task) -> tuple[dict[str, Look], str]:
 def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: str) -> Picture:
     """Return a picture of one metric: the values of the groups, and below them the differences to each base."""
     rows, said = [], []
-    for summary in task.summaries:
-        estimate = summary.estimates.get(split, {}).get(metric)
+    for group in task.groups:
+        estimate = group.estimates.get((split, metric))
         if estimate is None:
             continue
-        seeds = [value for value in summary.group.values(split, metric).values() if value is not None]
-        rows.append(Row(summary.name, words.mean_text(estimate), looks[summary.name], estimate, seeds))
-        said.append(f"{summary.name} {words.estimate_text(estimate)}, {words.seeds_text(estimate.n)}")
+        seeds = [value for value in group.values(split, metric).values() if value is not None]
+        rows.append(Row(group.name, words.mean_text(estimate), looks[group.name], estimate, seeds))
+        said.append(f"{group.name} {words.estimate_text(estimate)}, {words.seeds_text(estimate.n)}")
     about = metric_of(metric)
     title = f"{about.label} on {split}"
     parts = [Drawing("", _svg(_rows(rows, about.unit), f"{name}-v"))]

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from t5lite.reporting import html, markdown
-from t5lite.reporting.comparison import Comparison, Entry, Report, Summary, compare
+from t5lite.reporting.comparison import Comparison, Entry, Report, compare
 from t5lite.reporting.document import document
+from t5lite.reporting.groups import Group
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
 from t5lite.system.errors import UserError
 from t5lite.system.files import finite, write_atomically, write_json
-
-NONE_ABSENT: Mapping[str, str] = {}
 
 
 def write_report(
@@ -21,13 +20,13 @@ def write_report(
     out: Path,
     title: str,
     bases: Sequence[str] = (),
-    absent: Mapping[str, str] = NONE_ABSENT,
+    absent: Mapping[str, str] | None = None,
     remarks: Sequence[str] = (),
 ) -> Report:
     """Compare the runs in `workdirs` and write the report to the folder `out`, which is created where it is missing.
 
     Args:
-        bases: the groups that the others of their task are compared with, as in `find_bases`. A task without one takes
+        bases: the groups that the others of their task are compared with, as in `find_base`. A task without one takes
             its first group.
         absent: {run: why it has no result}.
         remarks: further notes.
@@ -35,7 +34,7 @@ def write_report(
     Raises:
         UserError: where a folder is not a workdir, no run is complete, or `out` cannot be written.
     """
-    report = compare([read_run(workdir) for workdir in workdirs], title, bases, absent, remarks)
+    report = compare([read_run(workdir) for workdir in workdirs], title, bases, absent or {}, remarks)
     sections = document(report)
     files = {"report.md": markdown.render(sections), "report.html": html.render(sections)}
     try:
@@ -54,8 +53,8 @@ def to_json(report: Report) -> dict[str, Any]:
         {
             "title": report.title,
             "runs": [_entry(entry) for entry in report.entries],
-            "groups": [_group(summary, task.title) for task in report.tasks for summary in task.summaries],
-            "comparisons": [_comparison(comparison) for comparison in report.comparisons],
+            "groups": [_group(group, task.title) for task in report.tasks for group in task.groups],
+            "comparisons": [_comparison(each, task.title) for task in report.tasks for each in task.comparisons],
             "notes": [*report.missing, *report.notes],
             "method": report.method,
         }
@@ -63,28 +62,24 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    return {
-        "run": entry.run,
-        "name": entry.name,
-        "seed": entry.seed,
-        "status": entry.status,
-        "workdir": None if entry.read is None else str(entry.read.workdir),
-        "result": None if entry.read is None else entry.read.result,
-    }
+    fields = {name: getattr(entry, name) for name in ("run", "name", "seed", "status")}
+    if entry.read is None:
+        return {**fields, "workdir": None, "result": None}
+    return {**fields, "workdir": str(entry.read.workdir), "result": entry.read.result}
 
 
-def _group(summary: Summary, task: str) -> dict[str, Any]:
+def _group(group: Group, task: str) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for (split, metric), estimate in group.estimates.items():
+        metrics.setdefault(split, {})[metric] = {"mean": estimate.mean, **_interval(estimate)}
     return {
-        "name": summary.name,
+        "name": group.name,
         "task": task,
-        "seeds": list(summary.group.seeds),
-        "runs": [run.run for run in summary.group.runs],
-        "metrics": {
-            split: {metric: {"mean": estimate.mean, **_interval(estimate)} for metric, estimate in metrics.items()}
-            for split, metrics in summary.estimates.items()
-        },
-        "cost": dataclasses.asdict(summary.cost),
-        "cost_with_origins": None if summary.with_origins is None else dataclasses.asdict(summary.with_origins),
+        "seeds": list(group.seeds),
+        "runs": [run.run for run in group.runs],
+        "metrics": metrics,
+        "cost": dataclasses.asdict(group.cost),
+        "cost_with_origins": dataclasses.asdict(group.cost_with_origins) if group.origins else None,
     }
 
 
@@ -92,7 +87,7 @@ def _interval(estimate: Estimate) -> dict[str, Any]:
     return {"ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
 
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
-    names = {name: getattr(comparison, name) for name in ("a", "b", "metric", "split", "task")}
+def _comparison(comparison: Comparison, task: str) -> dict[str, Any]:
+    names = {name: getattr(comparison, name) for name in ("a", "b", "metric", "split")}
     delta = comparison.delta
-    return {**names, "delta": delta.mean, **_interval(delta), "resolved": delta.resolved}
+    return {**names, "task": task, "delta": delta.mean, **_interval(delta), "resolved": delta.resolved}

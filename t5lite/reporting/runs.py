@@ -20,14 +20,14 @@ from t5lite.config import at, base_config, to_dict
 from t5lite.system.errors import UserError
 from t5lite.system.files import FORMAT, NUMBER, check_format, read_json
 from t5lite.training.metrics import read_log
-from t5lite.training.workdir import PROVENANCE, RESULT
+from t5lite.training.workdir import read_provenance, read_result
 
 Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A metric over training, with one entry for each logged step. Values that are not finite are left out.
+    """The loss over training, with one entry for each logged step. Values that are not finite are left out.
 
     tokens: the number of training tokens up to each step; None where the run did not log any.
     """
@@ -52,8 +52,8 @@ class Run:
     result: dict[str, Any] | None
 
     @functools.cached_property
-    def curves(self) -> dict[str, dict[str, Curve]]:
-        """{split: {metric: curve}}"""
+    def curves(self) -> dict[str, Curve]:
+        """{split: curve of the loss}"""
         return read_curves(self.workdir / "metrics.jsonl")
 
     @functools.cached_property
@@ -62,19 +62,27 @@ class Run:
 
         The list ends at the first origin that is not a workdir.
         """
-        run, found = self, []
-        seen = {self.workdir.resolve()}
+        origins, seen, run = [], {self.workdir.resolve()}, self
         while (path := run.referred("init_from")) is not None and path.resolve() not in seen:
             seen.add(path.resolve())
             run = read_run(path)
-            found.append(run)
-        return found
+            origins.append(run)
+        return origins
+
+    @property
+    def unread_origin(self) -> str | None:
+        """The `init_from` that cannot be read as a workdir: of the run, or of the last run in its chain of origins.
+
+        None where every origin can be read, or where the chain ends in a run from scratch.
+        """
+        last = (self, *self.origins)[-1]
+        text = last.config.get("init_from")
+        return str(text) if text and last.referred("init_from") is None else None
 
     @property
     def last_step(self) -> int | None:
         """The last logged step."""
-        steps = [curve.steps[-1] for metrics in self.curves.values() for curve in metrics.values()]
-        return max(steps, default=None)
+        return max((line["step"] for _, line in read_log(self.workdir / "metrics.jsonl")), default=None)
 
     @property
     def name(self) -> str:
@@ -111,10 +119,8 @@ def read_run(workdir: Path) -> Run:
     if config is None:
         raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
     check_format(config.pop("format", FORMAT), str(workdir))
-    config = _with_defaults(config)
-    result = read_json(workdir / "result.json", shape=RESULT)
-    provenance = read_json(workdir / "provenance.json", shape=PROVENANCE) or {}
-    return Run(workdir.resolve().name, workdir, config, provenance, result)
+    config = _fill(config, to_dict(base_config()))
+    return Run(workdir.resolve().name, workdir, config, read_provenance(workdir), read_result(workdir))
 
 
 def _shape(group: ConfigDict) -> dict[str, Any]:
@@ -126,40 +132,37 @@ def _shape(group: ConfigDict) -> dict[str, Any]:
     return shapes
 
 
-def _with_defaults(written: dict[str, Any]) -> dict[str, Any]:
-    """Return the config as written. Fields that are newer than the file have their defaults."""
-
-    def fill(default: Any, value: Any) -> Any:
-        if not (isinstance(default, dict) and isinstance(value, dict)):
-            return default if value is None else value
-        return {name: fill(default.get(name), value.get(name, default.get(name))) for name in {**default, **value}}
-
-    return fill(to_dict(base_config()), written)
+def _fill(written: Any, default: Any) -> Any:
+    """Return `written` with the defaults of the fields that are newer than the file. Other fields stay as they are."""
+    if isinstance(default, dict) and isinstance(written, dict):
+        return {name: _fill(written.get(name), default.get(name)) for name in {**default, **written}}
+    return default if written is None else written
 
 
-def read_curves(path: Path) -> dict[str, dict[str, Curve]]:
-    """Return the curves of a metrics.jsonl: {split: {metric: curve}}. Broken lines are skipped."""
-    points: dict[str, dict[str, dict[int, float]]] = {}
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Return {split: curve of the loss} of a metrics.jsonl. Broken lines are skipped.
+
+    The training lines have the number of tokens so far. The tokens at other steps are interpolated.
+    """
+    losses: dict[str, dict[int, float]] = {}
+    tokens: dict[int, float] = {}
     for _, line in read_log(path):
-        step, split = line["step"], line["split"]
-        for metric, value in line.items():
-            if metric not in ("step", "split") and isinstance(value, int | float) and np.isfinite(value):
-                points.setdefault(split, {}).setdefault(metric, {})[step] = float(value)
-    tokens = points.get("train", {}).get("tokens")
-    return {
-        split: {metric: _curve(values, tokens) for metric, values in metrics.items()}
-        for split, metrics in points.items()
-    }
+        if is_number(line.get("loss")):
+            losses.setdefault(line["split"], {})[line["step"]] = float(line["loss"])
+        if line["split"] == "train" and is_number(line.get("tokens")):
+            tokens[line["step"]] = float(line["tokens"])
+    curves = {}
+    for split, by_step in losses.items():
+        steps = tuple(sorted(by_step))
+        known = zip(*sorted({0: 0.0, **tokens}.items()), strict=True) if tokens else None
+        counts = None if known is None else tuple(np.interp(steps, *known).tolist())
+        curves[split] = Curve(steps, tuple(by_step[step] for step in steps), counts)
+    return curves
 
 
-def _curve(values: dict[int, float], tokens: dict[int, float] | None) -> Curve:
-    """Return the curve of {step: value}. The tokens of a step are interpolated between those of the training lines."""
-    steps = sorted(values)
-    seen = None
-    if tokens:
-        known = sorted({0: 0.0, **tokens}.items())
-        seen = tuple(float(count) for count in np.interp(steps, *zip(*known, strict=True)))
-    return Curve(tuple(steps), tuple(values[step] for step in steps), seen)
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is a number, and finite."""
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def find_workdirs(folders: Sequence[Path]) -> list[Path]:
@@ -169,11 +172,11 @@ def find_workdirs(folders: Sequence[Path]) -> list[Path]:
     come before runs that started from another run, and runs with a loss before runs without. Raises UserError for a
     folder without any workdir.
     """
-    found: dict[Path, Path] = {}
+    workdirs: dict[Path, Path] = {}
     for folder in folders:
         for workdir in [folder] if (folder / "config.json").is_file() else _inside(folder):
-            found.setdefault(workdir.resolve(), workdir)
-    return list(found.values())
+            workdirs.setdefault(workdir.resolve(), workdir)
+    return list(workdirs.values())
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -181,14 +184,15 @@ def _inside(folder: Path) -> list[Path]:
         raise UserError(f"there is no folder {folder}")
     runs = [read_run(path.parent) for path in folder.glob("*/config.json")]
     if not runs:
-        raise UserError(f"{folder} is not a run's workdir, nor a folder with some in it: there is no config.json")
-    places = {name: place for place, name in enumerate(statuses_in_study(folder))}
+        raise UserError(f"{folder} is not a run's workdir, nor a folder of workdirs: there is no config.json")
+    names = list(statuses_in_study(folder))
 
     def order(run: Run) -> tuple[int, int, bool, list[tuple[float, str]]]:
         without_loss = all("loss" not in metrics for metrics in run.metrics.values())
         parts = re.findall(r"\d+(?:\.\d+)?|\D+", run.run)
         by_number = [(float(part), "") if part[0].isdecimal() else (-1, part) for part in parts]
-        return places.get(run.run, len(places)), len(run.origins), without_loss, by_number
+        place = names.index(run.run) if run.run in names else len(names)
+        return place, len(run.origins), without_loss, by_number
 
     return [run.workdir for run in sorted(runs, key=order)]
 

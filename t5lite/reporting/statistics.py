@@ -1,15 +1,13 @@
 """The mean over a few seeds and its uncertainty: a bootstrap interval that is stretched for small samples.
 
-The percentile bootstrap of a mean over n values is too narrow for a small n, for two reasons (Hesterberg 2015, "What
-Teachers Should Know about the Bootstrap"). The spread of the resamples is too small by the factor sqrt((n - 1) / n).
-Their quantiles follow a normal distribution, where few values need Student's t. With three values the interval is the
-range from the minimum to the maximum, which holds the true mean about three times in four. So both arms of the interval
-are stretched about the mean by
+METHOD, which every report prints, says how. The percentile bootstrap of a mean over n values is too narrow for a small
+n, for two reasons (Hesterberg 2015). The spread of the resamples is too small by the factor sqrt((n - 1) / n). Their
+quantiles follow a normal distribution, where few values need Student's t. So both arms of the interval are stretched by
 
     t(0.975, n - 1) / z(0.975) * sqrt(n / (n - 1))        9.17 for n = 2, 2.69 for 3, 1.58 for 5, 1.22 for 10
 
-This keeps the asymmetry of the bootstrap. For up to 6 values all n**n resamples are used. For more values, 10,000
-resamples are drawn with a fixed seed, so that the same values have the same interval everywhere.
+This keeps the asymmetry of the bootstrap. Resamples are drawn with a fixed seed where there are too many to use all
+n**n, so the same values have the same interval everywhere. (scipy.stats.bootstrap draws even where all could be used.)
 """
 
 import dataclasses
@@ -22,17 +20,18 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 CONFIDENCE = 0.95
-FEWEST_SEEDS = 3  # a difference with fewer has an interval but no verdict
+FEWEST_SEEDS = 3  # a difference with fewer seeds has an interval but no verdict
 EXACT_UP_TO = 6
 RESAMPLES = 10_000
 METHOD = (
-    "Intervals are 95 % bootstrap intervals of the mean over seeds (percentiles; all resamples up to 6 seeds, 10,000 "
-    "beyond), stretched about the mean by t(0.975, n − 1) / z(0.975) · √(n / (n − 1)), because the plain percentile "
-    "interval is too narrow for few seeds: with 3 seeds it is the range of the values and holds the true mean about "
-    "three times in four (Hesterberg 2015, What Teachers Should Know about the Bootstrap). Differences are paired by "
-    "seed. They cover what changes with the seed, not what other held-out data would change. Where a metric has a "
-    "range, its intervals end there: no accuracy is above 1. A difference is resolved when its interval excludes 0 and "
-    f"it rests on {FEWEST_SEEDS} seeds or more; one below a millionth of the values is rounding and counts as 0."
+    "Intervals are 95 % bootstrap intervals of the mean over seeds, from the percentiles of all resamples; beyond "
+    f"{EXACT_UP_TO} seeds, of {RESAMPLES:,} resamples. The plain percentile interval is too narrow for few seeds: "
+    "with 3 seeds it is the range of the values, which holds the true mean about three times in four (Hesterberg "
+    "2015, What Teachers Should Know about the Bootstrap). So the interval is stretched about the mean by t(0.975, "
+    "n − 1) / z(0.975) · √(n / (n − 1)). Differences are paired by seed. Intervals cover what changes with the "
+    "seed, not what other held-out data would change. Where a metric has a range, its intervals end there: no "
+    f"accuracy is above 1. A difference is resolved when its interval excludes 0 and it rests on {FEWEST_SEEDS} "
+    "seeds or more. A difference below a millionth of the values is rounding and counts as 0."
 )
 ROUNDING = 1e-6  # relative to a value; metrics are sums of float32
 

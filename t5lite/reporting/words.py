@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import unicodedata
+from collections.abc import Mapping
 
 from t5lite.reporting.comparison import Comparison
 from t5lite.reporting.costs import Cost
@@ -110,75 +111,79 @@ def delta_range(comparison: Comparison) -> str:
     return range_text(comparison.delta, delta_decimals(comparison.delta), sign=True)
 
 
-def verdict(comparison: Comparison) -> str:
-    """Return the verdict on b compared with a: "better", "worse", "not resolved", "not judged".
+def judge(comparison: Comparison) -> tuple[str, str]:
+    """Return the verdict on b compared with a, and the reason where no verdict is possible.
 
-    For a metric without a known direction, the verdict is "higher" or "lower".
+    The verdict is "better", "worse", "not resolved" or "not judged"; for a metric without a known direction, "higher"
+    or "lower".
     """
     delta = comparison.delta
     if delta.resolved is None:
-        return "not judged"
+        few = delta.n < FEWEST_SEEDS
+        return "not judged", f"a verdict takes {FEWEST_SEEDS} seeds" if few else "the seeds show no spread to judge by"
     if not delta.resolved:
-        return "not resolved"
-    direction = metric_of(comparison.metric).better
-    rises = (delta.mean or 0.0) > 0
+        return "not resolved", "the interval includes 0"
+    direction, rises = metric_of(comparison.metric).better, (delta.mean or 0.0) > 0
     if direction == 0:
-        return "higher" if rises else "lower"
-    return "better" if rises == (direction > 0) else "worse"
+        return "higher" if rises else "lower", ""
+    return "better" if rises == (direction > 0) else "worse", ""
 
 
-def reason(comparison: Comparison) -> str:
-    """Return why there is no verdict; empty where there is one."""
-    if comparison.delta.resolved:
-        return ""
-    if comparison.delta.resolved is False:
-        return "the interval includes 0"
-    if comparison.delta.n < FEWEST_SEEDS:
-        return f"a verdict takes {FEWEST_SEEDS} seeds"
-    return "the seeds show no spread to judge by"
+def verdict(comparison: Comparison) -> str:
+    """Return the verdict alone."""
+    return judge(comparison)[0]
 
 
 def interval_text(comparison: Comparison) -> str:
     """Return how sure the difference is: "95 % interval −0.40 to −0.22, 3 seeds"."""
-    delta = comparison.delta
-    interval = delta_range(comparison)
+    interval, delta = delta_range(comparison), comparison.delta
     if not interval:
         return f"{seeds_text(delta.n)}, no interval"
-    if not delta.has_spread:
-        return f"the same with each of {delta.n} seeds"
-    return f"95 % interval {interval}, {seeds_text(delta.n)}"
+    return (
+        f"95 % interval {interval}, {seeds_text(delta.n)}"
+        if delta.has_spread
+        else f"the same with each of {delta.n} seeds"
+    )
 
 
 def sentence_parts(comparison: Comparison) -> list[Part]:
     """Return the parts of "loss on validation: −0.31 nats (95 % interval −0.40 to −0.22, 3 seeds): better."."""
-    why = reason(comparison)
+    judged, why = judge(comparison)
     return [
         Part(f"{metric_of(comparison.metric).label} on {comparison.split}: "),
         Part(delta_text(comparison), "delta"),
         Part(" "),
         Part(f"({interval_text(comparison)})", "interval"),
         Part(": "),
-        Part(verdict(comparison), "verdict"),
+        Part(judged, "verdict"),
         Part(f": {why}." if why else "."),
     ]
 
 
 def sentence(comparison: Comparison) -> str:
     """Return the sentence with the names of both groups first: "pretrained against scratch, loss on validation: …"."""
-    said = "".join(part.text for part in sentence_parts(comparison))
-    return f"{comparison.b} against {comparison.a}, {said}"
+    return f"{comparison.b} against {comparison.a}, {''.join(part.text for part in sentence_parts(comparison))}"
+
+
+PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
+COUNTS = {{"G": "B", "k": "K"}.get(prefix, prefix): size for prefix, size in PREFIXES.items()}
+BYTES = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+
+
+def _scaled(value: float | None, scales: Mapping[str, float], unit: str = "") -> str:
+    """Return `value` with three significant digits and the first of `scales`, largest first, that is not too large."""
+    if value is None:
+        return NOTHING
+    for prefix, size in scales.items():
+        if value >= size:
+            number_of = value / size
+            return f"{number_of:.{max(2 - math.floor(math.log10(number_of)), 0)}f} {prefix}{unit}"
+    return f"{value:.0f} {unit}".strip()
 
 
 def count_text(value: float | None, unit: str = "") -> str:
     """Return 1,234,567 as "1.23 M"; with a unit, as "1.23 MFLOPs"."""
-    if value is None:
-        return NOTHING
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            if not unit:
-                prefix = {"G": "B", "k": "K"}.get(prefix, prefix)
-            return f"{_three(value / size)} {prefix}{unit}"
-    return f"{value:.0f} {unit}".strip()
+    return _scaled(value, PREFIXES if unit else COUNTS, unit)
 
 
 def tick_text(value: float) -> str:
@@ -187,18 +192,8 @@ def tick_text(value: float) -> str:
     return f"{float(number_of):g} {unit}".strip()
 
 
-def _three(value: float) -> str:
-    """Return a number from 1 to 1,000 with three significant digits."""
-    return f"{value:.{max(2 - math.floor(math.log10(value)), 0)}f}"
-
-
 def bytes_text(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= size:
-            return f"{_three(value / size)} {unit}"
-    return f"{value:.0f} B"
+    return _scaled(value, BYTES) if value is None or value >= 2**10 else f"{value:.0f} B"
 
 
 def seconds_text(value: float | None) -> str:
@@ -209,10 +204,5 @@ def seconds_text(value: float | None) -> str:
 
 def cost_texts(cost: Cost) -> list[str]:
     """Return the texts of tokens, compute, time, device time and peak memory."""
-    return [
-        count_text(cost.tokens),
-        count_text(cost.flops, "FLOPs"),
-        seconds_text(cost.seconds),
-        seconds_text(cost.device_seconds),
-        bytes_text(cost.peak_bytes),
-    ]
+    times = [seconds_text(cost.seconds), seconds_text(cost.device_seconds)]
+    return [count_text(cost.tokens), count_text(cost.flops, "FLOPs"), *times, bytes_text(cost.peak_bytes)]

@@ -104,13 +104,13 @@ def in_order(
             found |= dict(zip(ready, function(list(ready.values()), list(ready)), strict=True))
         return [found[place] for place in places]
 
-    window = batch_size * BATCHES_SORTED * hosts.count()
+    window = batch_size * BATCHES_SORTED * hosts.count_hosts()
     for first in range(0, len(requests), window):
         places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
         batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
         found: dict[int, dict] = {}
-        for start in range(0, len(batches), hosts.count()):
-            mine = batches[start + hosts.index()] if start + hosts.index() < len(batches) else []
+        for start in range(0, len(batches), hosts.count_hosts()):
+            mine = batches[start + hosts.get_index()] if start + hosts.get_index() < len(batches) else []
             for places_of_host, each in hosts.to_primary((mine, answered(mine))):
                 found |= dict(zip(places_of_host, each, strict=True))
         for place in sorted(found):

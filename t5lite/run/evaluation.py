@@ -34,7 +34,7 @@ from t5lite.objectives.objective import VOCABULARY, Objective, example_keys, mak
 from t5lite.run.experiment import Experiment, open_run
 from t5lite.run.released import config_of
 from t5lite.system.errors import UserError
-from t5lite.system.hosts import agree, primary_first, whole
+from t5lite.system.hosts import check_agreement, gather, primary_first
 from t5lite.system.progress import progress
 from t5lite.tasks.metrics import Metrics, accuracy, macro_f1, metrics_of
 from t5lite.tasks.table import TASKS, heads_of, names_of, sum_key
@@ -174,7 +174,7 @@ class Evaluator:
         for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
             placed = put_batch({**rows, "lengths": _lengths(rows)}, self.mesh)
             best = jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1)
-            best, targets, valid = whole((best, placed["targets"], placed["valid"]))
+            best, targets, valid = gather((best, placed["targets"], placed["valid"]))
             same = (targets[:, None, : labels.shape[1]] == labels).all(axis=2)
             gold.append(np.argmax(same, axis=1)[valid])
             chosen.append(best[valid])
@@ -218,8 +218,8 @@ class Evaluator:
 
         for index, rows in enumerate(batches):
             placed = put_batch(rows, self.mesh)
-            valid = whole(placed.pop("valid"))
-            batch, chosen = whole(choose(params, placed, jnp.int32(index)))
+            valid = gather(placed.pop("valid"))
+            batch, chosen = gather(choose(params, placed, jnp.int32(index)))
             given = {VOCABULARY: np.where(batch.weights > 0, batch.targets, -1), **batch.answers}
             for row in np.flatnonzero(valid):
                 inputs = decode(_real(batch.inputs, batch.inputs_segment_ids)[row])
@@ -243,8 +243,8 @@ class Evaluator:
 
         for index, rows in enumerate(batches):
             placed = put_batch(rows, self.mesh)
-            valid = whole(placed.pop("valid"))
-            pairs = whole(placed.pop("pairs")) if "pairs" in placed else None
+            valid = gather(placed.pop("valid"))
+            pairs = gather(placed.pop("pairs")) if "pairs" in placed else None
             examples = make(placed, jnp.int32(index))
             if objective.inputs_length == 0:
                 half = objective.targets_length // 2
@@ -261,7 +261,7 @@ class Evaluator:
                 weights=weights,
                 **self._conventions.generating(),
             )
-            examples, generated = whole((examples, generated))
+            examples, generated = gather((examples, generated))
             inputs = _real(examples.inputs, examples.inputs_segment_ids)
             targets = _real(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
@@ -287,7 +287,7 @@ def load_evaluator(
     config = config_of(place) if config is None else config
     with primary_first():
         experiment = open_run(config, place)
-    agree({**flat(to_dict(config)), **experiment.dataset.identity})
+    check_agreement({**flat(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
     params, found = load_params(place, placed_shapes(experiment.model.config, mesh), step, average)
     return Evaluator(experiment, mesh), params, found

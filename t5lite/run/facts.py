@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from t5lite.data.dataset import Dataset
-from t5lite.system.hosts import agree, is_primary
+from t5lite.system.hosts import check_agreement, is_primary
 from t5lite.training.workdir import Changes, set_aside_result, write_facts
 
 
@@ -22,7 +22,9 @@ def leave_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int, 
         changes: what is not as it was when the run began.
     """
     facts = provenance(dataset)
-    agree({"tokenizer": dataset.tokenizer.sha256, **dataset.identity, **facts["packages"], "code": facts["git_commit"]})
+    check_agreement(
+        {"tokenizer": dataset.tokenizer.sha256, **dataset.identity, **facts["packages"], "code": facts["git_commit"]}
+    )
     if is_primary():
         set_aside_result(workdir)
         dataset.tokenizer.save(workdir / "tokenizer")

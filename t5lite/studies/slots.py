@@ -1,7 +1,7 @@
 """A slot: a share of the machine, and the worker in it (worker.py), which runs one run of a study after the other.
 
-Output of the runs goes to this process's stderr. On a terminal and one at a time they have a pseudo-terminal there,
-and so show their progress bars; several at a time write whole lines, with the run's name before each.
+The output of the runs goes to this process's stderr. A run that is alone on a terminal gets a pseudo-terminal, so it
+shows its progress bar. Several runs at a time write whole lines, each with the run's name in front.
 """
 
 import codecs
@@ -25,7 +25,10 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Slot:
-    """Slot `number` of `parallel`. run: the name of what it runs now, if anything."""
+    """Slot `number` of `parallel`.
+
+    run: the name of the run under way; None where the slot is free.
+    """
 
     def __init__(self, number: int, parallel: int, module: str):
         self.number, self.parallel, self.module = number, parallel, module
@@ -36,21 +39,21 @@ class Slot:
         self._reader: threading.Thread | None = None
 
     def fileno(self) -> int:
-        """What is readable when the run has ended: for `select`."""
+        """Return the descriptor that is readable once the run has ended. `select` asks for it."""
         return self._channel.fileno()
 
     def suits(self, deterministic: bool) -> bool:
-        """Whether there is a worker for such a run: a process tells JAX once whether it is to be deterministic."""
+        """Return whether the slot's worker can take such a run. A process sets up JAX only once."""
         is_alive = self._process is not None and self._process.poll() is None
         return is_alive and self._deterministic == deterministic
 
     def start(self, run: str, arguments: Sequence[str], deterministic: bool) -> None:
-        """Have the worker run the module's verb with `arguments`; a new worker where none suits."""
+        """Let the worker run the module's verb with `arguments`; a new worker where this one does not suit."""
         if not self.suits(deterministic):
             self.close()
             self._start_worker(deterministic)
-        read_end, write_end = _output(self.parallel)
-        with contextlib.suppress(BrokenPipeError):  # of a worker that was killed: `outcome` says so
+        read_end, write_end = _open_output(self.parallel)
+        with contextlib.suppress(BrokenPipeError):  # the worker was killed; `finish` says so
             socket.send_fds(self._channel, [json.dumps(list(arguments)).encode()], [write_end])
         os.close(write_end)
         self.run = run
@@ -59,51 +62,51 @@ class Slot:
         self._reader.start()
 
     def _start_worker(self, deterministic: bool) -> None:
-        self._channel, theirs = socket.socketpair()
-        command = [sys.executable, "-m", worker.__name__, str(theirs.fileno()), self.module]
-        environment = os.environ | share_of_gpus(gpus(), self.number, self.parallel)
+        self._channel, far_end = socket.socketpair()
+        command = [sys.executable, "-m", worker.__name__, str(far_end.fileno()), self.module]
+        environment = os.environ | share_gpus(list_gpus(), self.number, self.parallel)
         cores: list[int] = []
         if self.parallel > 1 and computes_on_cpu() and hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))
             environment[ALL_CORES] = ",".join(map(str, cores))
-        with theirs:
+        with far_end:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
+                command, stdin=subprocess.DEVNULL, pass_fds=[far_end.fileno()], env=environment
             )
         self._deterministic = deterministic
         if cores:
-            # Before it counts the cores: each with all of them would be slower than each with its share.
+            # Before the worker counts the cores: workers that each use all cores are slower than with a share each.
             share = cores[self.number % len(cores) :: self.parallel] or cores
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(self._process.pid, share)
 
-    def outcome(self) -> tuple[int, str]:
-        """The exit code of the run that has ended, 0: it is complete, and the reason in a line. The slot is free."""
-        said, code, reason = b"", 0, ""
-        with contextlib.suppress(ConnectionResetError):  # of a worker that was killed before it read its arguments
-            said = self._channel.recv(worker.LONGEST)
-        if said != worker.DONE:
+    def finish(self) -> tuple[int, str]:
+        """Free the slot of the run that has ended. Return its exit code, 0 where it is complete, and the reason."""
+        answer, code, reason = b"", 0, ""
+        with contextlib.suppress(ConnectionResetError):  # the worker was killed before it read its arguments
+            answer = self._channel.recv(worker.LONGEST)
+        if answer != worker.DONE:
             code = self._process.wait()
-            reason = f"killed by {signal.Signals(-code).name}" if code < 0 else said.decode() or f"exit code {code}"
-        self._reader.join(timeout=5)  # what it said last may still be on its way
+            reason = f"killed by {signal.Signals(-code).name}" if code < 0 else answer.decode() or f"exit code {code}"
+        self._reader.join(timeout=5)  # the last output may still be on its way
         self.run = None
         return code, reason
 
     def stop(self) -> None:
-        """Ask the run to save its last step and to end. `close` waits for that."""
+        """Ask the run to save its last step and to end. `close` waits for the end."""
         if self.run is not None:
             self._process.terminate()
 
     def close(self) -> None:
-        """End the worker, when it has nothing more to run."""
+        """End the worker once its run, if there is one, has ended."""
         if self._process is not None:
             self._channel.close()
             self._process.wait()
             self._reader.join(timeout=5)
 
 
-def _output(parallel: int) -> tuple[int, int]:
-    """The two ends of what a run writes to: a pseudo-terminal where it can have the terminal to itself."""
+def _open_output(parallel: int) -> tuple[int, int]:
+    """Return the read and the write end of a run's output: a pseudo-terminal where the run is alone on a terminal."""
     if parallel == 1 and sys.stderr.isatty():
         import termios
 
@@ -114,14 +117,14 @@ def _output(parallel: int) -> tuple[int, int]:
 
 
 def _copy(read_end: int, prefix: str) -> None:
-    """Pass on what a run writes. With a prefix: in whole lines, each after it."""
+    """Pass the output of a run on to stderr. With a prefix: in whole lines, each behind the prefix."""
     pending = ""
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a character may come in two parts
     with open(read_end, "rb", buffering=0) as file:
         while True:
             try:
                 written = file.read(65536)
-            except OSError:  # a pseudo-terminal's way of ending
+            except OSError:  # so a pseudo-terminal ends
                 written = b""
             if not written:
                 break
@@ -135,16 +138,16 @@ def _copy(read_end: int, prefix: str) -> None:
         sys.stderr.write(f"{prefix}{pending}\n")
 
 
-def gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use."""
+def list_gpus() -> list[str]:
+    """Return the NVIDIA GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def share_of_gpus(gpus: list[str], slot: int, parallel: int) -> dict[str, str]:
-    """Environment for the run in `slot` of `parallel`: GPUs of its own where there are enough, else a part of one."""
+def share_gpus(gpus: list[str], slot: int, parallel: int) -> dict[str, str]:
+    """Return environment variables that give `slot` GPUs of its own, or a part of one where there are too few."""
     if parallel == 1 or not gpus:
         return {}
     if parallel <= len(gpus):

@@ -1,7 +1,7 @@
 """Studies: named configs that depend on one another.
 
 A study file has `get_study(arg)`, which returns {run name: config}. "@name" as `init_from` or `tokenizer.path` means
-another run of the study; in a workdir, the run in the folder beside it, so that a study's folder can be moved.
+another run of the study. In a workdir "@name" means the run in the folder beside it, so a study's folder can be moved.
 
     def get_study(arg=None):
         pretrain, scratch = read_config("configs/tiny.py"), read_config("configs/finetune_tiny.py")
@@ -10,7 +10,6 @@ another run of the study; in a workdir, the run in the folder beside it, so that
         return {"pretrain": pretrain} | repeat({"scratch": scratch, "pretrained": pretrained}, seeds=range(3))
 """
 
-import graphlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,15 +22,15 @@ from t5lite.system.errors import UserError, nearest
 
 Study = dict[str, ConfigDict]
 NAME = re.compile(r"\w[\w.=+-]*")
-# What a study's folder holds beside its runs, or what would make it look like a run; in any case, as not every disk
-# tells cases apart.
+# Names in a study's folder that are not runs, or that would make the folder look like a run. They are compared without
+# regard to case, because not every disk tells cases apart.
 RESERVED = ("configs", "config", "config.json", "result.json", "report", "report.html", "report.md", "report.json")
 
 
 def read_study(spec: str) -> Study:
-    """The study of `FILE.py[:key=value,…]`, in an order in which its runs can run.
+    """Return the study of `FILE.py[:key=value,…]`, in an order in which its runs can run.
 
-    Raises UserError for a name that is no folder's, a dependency that is not in the study, and a cycle.
+    Raises UserError for a name that no folder can have, for a dependency that is not in the study, and for a cycle.
     """
     path, _, arg = spec.partition(":")
     get_study = load_function(Path(path), "get_study")
@@ -49,67 +48,71 @@ def read_study(spec: str) -> Study:
         check_made(config, f"{path}: run {name}")
         if not is_repeated(name, config):
             config.name = name
-    return in_order(study)
+    return sort_by_needs(study)
 
 
 def is_repeated(name: str, config: ConfigDict) -> bool:
-    """Whether the run is one of several seeds, named as `repeat` names them."""
+    """Return whether the run is one of several seeds, with a name as `repeat` gives it."""
     return name == f"{config.name}-{config.seed}"
 
 
 def references(config: ConfigDict, fields: Sequence[str] = REFERRING) -> list[str]:
-    """Names of the runs of the same study that `config` needs, as far as `fields` say."""
+    """Return the names of the runs of the same study that `config` names in `fields`, and so needs."""
     values = [at(config, field) for field in fields]
     return [value[1:] for value in values if value and value.startswith("@")]
 
 
 def unmet_need(config: ConfigDict, absent: Iterable[str]) -> str | None:
-    """Why `config` cannot run where the runs `absent` have no result; None where it can."""
+    """Return why `config` cannot run when the runs `absent` have no result; None where it can run."""
     lacking = [name for name in references(config) if name in absent]
     return f"not run: it needs {lacking[0]}, which has no result" if lacking else None
 
 
-def in_order(study: Mapping[str, ConfigDict]) -> Study:
-    """The study with every run after those it needs, otherwise as it was."""
-    for name, config in study.items():
-        for needed in references(config):
-            if needed not in study:
-                raise UserError(f"run {name} needs @{needed}, which is not in the study; {nearest(needed, study)}")
-    try:
-        graphlib.TopologicalSorter({name: references(config) for name, config in study.items()}).prepare()
-    except graphlib.CycleError as error:
-        raise UserError(f"the study's runs need each other in a circle: {' -> '.join(error.args[1])}") from None
+def sort_by_needs(study: Mapping[str, ConfigDict]) -> Study:
+    """Return the study with every run after the runs that it needs, otherwise in the order of `study`.
+
+    Raises UserError where a run needs what is not in the study, and where runs need each other.
+    """
     ordered: Study = {}
 
-    def add(name: str) -> None:
+    def add(name: str, waiting: tuple[str, ...]) -> None:
+        if name in waiting:
+            circle = " -> ".join((*waiting[waiting.index(name) :], name))
+            raise UserError(f"the study's runs need each other in a circle: {circle}")
         for needed in references(study[name]):
-            add(needed)
+            if needed not in study:
+                raise UserError(f"run {name} needs @{needed}, which is not in the study; {nearest(needed, study)}")
+            if needed not in ordered:
+                add(needed, (*waiting, name))
         ordered.setdefault(name, study[name])
 
     for name in study:
-        add(name)
+        add(name, ())
     return ordered
 
 
-def chosen(study: Study, only: Iterable[str]) -> Study:
-    """The runs named in `only`, each a run's name or the name that its repetitions share, and all that these need."""
+def select_runs(study: Study, only: Iterable[str]) -> Study:
+    """Return the runs that `only` names, and all runs that they need.
+
+    only: names of runs, or names that the repetitions of a run share.
+    """
     names: set[str] = set()
     for wanted in only:
-        found = {name for name, config in study.items() if wanted in (name, config.name)}
-        if not found:
+        named = {name for name, config in study.items() if wanted in (name, config.name)}
+        if not named:
             known = set(study) | {config.name for config in study.values()}
             raise UserError(f"the study has no run {wanted!r}; {nearest(wanted, known)}")
-        names |= found
-    for name in reversed(study):  # in order: what a run needs stands before it
+        names |= named
+    for name in reversed(study):  # the runs that a run needs stand before it
         if name in names:
             names.update(references(study[name]))
     return {name: config for name, config in study.items() if name in names}
 
 
 def repeat(runs: Mapping[str, ConfigDict], seeds: Iterable[int]) -> Study:
-    """Every run once a seed, as "name-seed" with the name in `config.name`.
+    """Return every run once for each seed, under "name-seed", with the name in `config.name`.
 
-    What a run needs among `runs` becomes that run of the same seed; what it needs of others stays.
+    A reference to one of `runs` becomes a reference to that run with the same seed. Other references stay.
     """
     repeated = {}
     for seed in seeds:

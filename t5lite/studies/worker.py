@@ -3,10 +3,10 @@
     python -m t5lite.studies.worker DESCRIPTOR MODULE
 
 DESCRIPTOR is a socket to the runner (runner.py). For each run the runner sends the arguments of `MODULE.main`, a JSON
-list, with the file that takes the run's output. The answer is DONE, or why the run failed.
+list, with the file that takes the run's output. The worker answers DONE, or why the run failed.
 
-A worker whose run failed ends, with the exit code that the run alone would have had. What the run left behind, such as
-threads that still save and arrays in a traceback, ends with it. The next run gets a new worker.
+After a failed run the worker ends with the run's exit code, and the next run gets a new worker. So nothing stays of the
+failed run, such as threads that still save and arrays in a traceback.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ LONGEST = 2**16  # bytes of a message
 
 
 def serve(channel: socket.socket, module: str) -> None:
-    """Run what comes through `channel`, until it is closed at the other end."""
+    """Run each run that the runner sends through `channel`, until the runner closes its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     while True:
         message, outputs, *_ = socket.recv_fds(channel, LONGEST, 1)
@@ -36,10 +36,10 @@ def serve(channel: socket.socket, module: str) -> None:
         _write_to(*outputs)
         os.close(*outputs)
         code, reason = _run(module, json.loads(message))
-        gc.collect()  # the run's arrays: the next one may need all of the device's memory
-        _write_to(nowhere)  # so that the reader of the output comes to its end
+        gc.collect()  # frees the run's arrays: the next run may need all memory of the device
+        _write_to(nowhere)  # closes the run's output, so that its reader ends
         ends = code != 0 or _has_joined_hosts()
-        with contextlib.suppress(BrokenPipeError):  # the runner is gone, or waits for the process alone
+        with contextlib.suppress(BrokenPipeError):  # the runner is gone, or only waits for the process to end
             channel.sendall(reason.encode() if ends else DONE)
         if ends:
             end_process(code)
@@ -52,7 +52,7 @@ def _write_to(output: int) -> None:
 
 
 def _run(module: str, arguments: Sequence[str]) -> tuple[int, str]:
-    """The exit code of a run and, where that is not 0, the reason in a line."""
+    """Return the exit code of a run and the reason in a line, empty where the code is 0."""
     try:
         importlib.import_module(module).main(arguments)
     except SystemExit as stop:  # the verb has said why (cli.verb)
@@ -64,9 +64,9 @@ def _run(module: str, arguments: Sequence[str]) -> tuple[int, str]:
 
 
 def _has_joined_hosts() -> bool:
-    """Whether the run was one of several hosts' (system/hosts.py). A process can join hosts only once."""
+    """Return whether the run was on several hosts (system/joining.py). A process can join hosts only once."""
     hosts = sys.modules.get("t5lite.system.hosts")
-    return hosts is not None and hosts.count() > 1
+    return hosts is not None and hosts.count_hosts() > 1
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
 """The cores of a run that shares the machine with others.
 
-A library counts the cores that it may use once, when it makes its threads. So a run of a study begins with its share
-of them, by which NumPy and JAX make theirs. All else, such as reading text, may then use what the others leave idle.
+A library counts the cores only once, when it makes its threads. So a run of a study begins with its share of the cores,
+and NumPy and JAX make as many threads. Other work, such as reading text, may then use cores that other runs leave idle.
 """
 
 import os
 
-ALL_CORES = "T5LITE_CORES"  # the environment variable that names them, as 0,1,2; unset: the process has them all
+ALL_CORES = "T5LITE_CORES"  # the environment variable with the cores of all runs, as 0,1,2; unset: no study runs
 
 
 def use_all_cores() -> None:

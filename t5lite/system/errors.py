@@ -74,15 +74,15 @@ def clean_exit() -> Iterator[None]:
     """
     try:
         yield
-    except BrokenPipeError:
-        # Buffered output has nowhere to go. Without this Python prints an error about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except (Exception, KeyboardInterrupt) as error:
         line, code = last_words(error)
         if line is None:
             raise
-        print(f"t5lite: {line}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError):
+            # Buffered output has nowhere to go. Without this Python prints an error about it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            print(f"t5lite: {line}", file=sys.stderr)
         sys.exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, read a file that may hold or be anything, and check its format number."""
+"""Write a file completely or not at all, read a file that may hold or be anything, and check its format number."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from t5lite.system.errors import UserError
 
 FORMAT = 1  # of workdirs and checkpoints; raised when an older t5lite would misread a new one
-LARGEST = 1 << 30  # bytes of a file that is read whole
+LARGEST = 1 << 30  # bytes of a file that is read at once
 NUMBER = (int, float, None)  # in JSON, where null stands for a number that is not finite
 
 
@@ -81,10 +81,12 @@ def has_shape(value: Any, shape: Any) -> bool:
     return isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
 
 
-def check_format(found: Any, where: str) -> None:
-    """Raise UserError if a newer t5lite wrote `found`, the format at `where`."""
-    if not isinstance(found, int) or found > FORMAT:
-        raise UserError(f"{where} has format {found}, made by a newer t5lite; this one reads up to {FORMAT}: update it")
+def check_format(number: Any, where: str) -> None:
+    """Raise UserError if `number`, the format of what stands at `where`, is that of a newer t5lite."""
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"{where} has format {number}, made by a newer t5lite; this one reads up to {FORMAT}: update it"
+        )
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -100,10 +102,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except OSError:
+        finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from t5lite.system.errors import UserError
-from t5lite.system.hosts import is_primary, meet, whole
+from t5lite.system.hosts import gather, is_primary, wait_for_all
 from t5lite.tasks.metrics import Metrics
 from t5lite.training.policy import Policy
 from t5lite.training.reading import FOLDER, Items, hush_orphans, intact, saved_steps, scores_of
@@ -104,7 +104,7 @@ class Checkpoints:
                     names = (f"damaged-{step}", *(f"damaged-{step}-{n}" for n in range(2, 1000)))
                     free = next(name for name in names if not (self.folder / name).exists())
                     (self.folder / str(step)).rename(self.folder / free)
-        meet()
+        wait_for_all()
         self._manager.reload()
 
     def wait(self) -> None:
@@ -153,7 +153,7 @@ def params_sha256(params: Any) -> str:
     """
     digest = hashlib.sha256()
     for path, leaf in flatten_with_paths(params):
-        value = whole(leaf)
+        value = gather(leaf)
         value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         digest.update(f"{path} {leaf.dtype} {value.shape}".encode())
         digest.update(value.tobytes())

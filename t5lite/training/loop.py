@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 from t5lite.system.errors import Interrupted, UserError
-from t5lite.system.hosts import meet
+from t5lite.system.hosts import wait_for_all
 from t5lite.system.progress import progress
-from t5lite.system.stopping import EvaluationStopped, Stopping
+from t5lite.system.signals import EvaluationStopped, Stopping
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.debug import first_nan
 from t5lite.training.metrics import MetricsLog
@@ -101,7 +101,7 @@ def run_loop(
                 meter.apart(lambda: checkpoints.save(state, dataclasses.asdict(done)))  # noqa: B023
             if stopping:
                 checkpoints.wait()
-                meet()  # a host that ends early would end the hosts that are still saving
+                wait_for_all()  # a host that ends early would end the hosts that are still saving
                 raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
     checkpoints.wait()
     return state

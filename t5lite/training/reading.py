@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from t5lite.config import load_json
 from t5lite.system.errors import UserError
 from t5lite.system.files import NUMBER, has_shape
-from t5lite.system.hosts import agree, from_primary, to_primary
+from t5lite.system.hosts import check_agreement, from_primary, to_primary
 from t5lite.system.progress import warn
 from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
@@ -104,7 +104,7 @@ def intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tupl
         wanted: `wanted(record)` returns the arrays to read, as {item: tree of jax.ShapeDtypeStruct with shardings}.
     """
     damaged: list[str] = []
-    agree({"checkpoints": [str(workdir), *steps]})
+    check_agreement({"checkpoints": [str(workdir), *steps]})
     for index, step in enumerate(steps):
         record, items, wrong = _read(workdir.absolute() / FOLDER / str(step), wanted)
         # If one host cannot read a checkpoint, no host uses it. All must know before the checksums, computed together.

@@ -23,7 +23,7 @@ from t5lite.interop.family import part_of
 from t5lite.interop.kept import read_kept
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.system.errors import UserError
-from t5lite.system.hosts import whole
+from t5lite.system.hosts import gather
 from t5lite.system.progress import say
 from t5lite.tasks.table import TASKS
 from t5lite.tasks.text import TEXT
@@ -146,7 +146,7 @@ def hand_over(
     def wanted(theirs: Shapes, their_labels: Callable[[], Sequence[str] | None]) -> dict[str, jax.ShapeDtypeStruct]:
         common = _common(theirs, {path: leaf.shape for path, leaf in ours.items()}, source, their_labels, labels)
         has_new_rows = lambda path: theirs[path] != ours[path].shape or (known_rows and path in OF_VOCABULARY)
-        grown.update({path: whole(ours[path]) for path in common if has_new_rows(path)})
+        grown.update({path: gather(ours[path]) for path in common if has_new_rows(path)})
         # Arrays that will be replaced are freed first, so there is never a second copy of the parameters.
         _free([ours[path] for path in common])
         _free(jax.tree.leaves(state.average))
@@ -162,7 +162,7 @@ def hand_over(
         rows, known = rows.copy(), [slice(size) for size in theirs[path]]
         there = theirs[path][OF_VOCABULARY[path]]
         known[OF_VOCABULARY[path]] = slice(min(known_rows or there, there))
-        rows[tuple(known)] = whole(values[path])[tuple(known)]
+        rows[tuple(known)] = gather(values[path])[tuple(known)]
         values[path] = jax.device_put(rows, shardings[path])
     params = unflatten_dict({**ours, **values}, sep="/")
     average = None

@@ -27,7 +27,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, example_keys, make_batch
 from t5lite.system.errors import UserError
-from t5lite.system.hosts import meet
+from t5lite.system.hosts import wait_for_all
 from t5lite.system.vocabulary import TokenTable
 from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.schedules import Schedule, make_schedule
@@ -85,7 +85,7 @@ def make_trainer(
     check_batch(config.batch_size, config.microbatches, mesh)
     fields = FrozenConfigDict({name: config[name] for name in OF_THE_STEP})
     made = _for_any_seed(fields, model, objective, table, mesh, total_steps)
-    meet()  # on CPUs, the first program of all hosts waits only half a minute for a late host (Gloo)
+    wait_for_all()  # on CPUs, the first program of all hosts waits only half a minute for a late host (Gloo)
     seeded = {
         name: functools.partial(getattr(made, name), seed=np.int32(config.seed))
         for name in ("init", "step", "function")

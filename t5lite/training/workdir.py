@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from t5lite.config import flat, load_json, to_dict
 from t5lite.system.errors import UserError
 from t5lite.system.files import FORMAT, NUMBER, read_json, write_json, writing
-from t5lite.system.hosts import is_primary, meet
+from t5lite.system.hosts import is_primary, wait_for_all
 from t5lite.system.progress import warn
 
 # Fields that may differ when a run is resumed. A change of any other field would make the rest another run:
@@ -64,7 +64,7 @@ def make_workdir(workdir: Path) -> None:
     """Create the folder. Raises UserError where it cannot be written, or where another host does not see it."""
     if is_primary():
         _make_workdir(workdir)
-    meet()
+    wait_for_all()
     if not workdir.is_dir():
         raise UserError(f"the workdir {workdir} is not on a file system that all hosts share: host 0 made it")
 

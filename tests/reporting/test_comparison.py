@@ -86,7 +86,7 @@ def test_runs_evaluated_on_other_rows_are_other_tasks(tmp_path, change, reason):
     report = _report([*write_seeds(tmp_path, "a", [3.0, 3.1]), *write_seeds(tmp_path, "b", [2.0, 2.1], **change)])
     assert not report.comparisons and len(report.tasks) == 2 and _said(report, "2 tasks", "never between")
     assert _said(report, f"b: not compared with a, because {reason} is not the same")
-    assert differing_rows(*(summary.group for summary in report.summaries), "validation", "loss") == reason
+    assert differing_rows(*report.groups, "validation", "loss") == reason
 
 
 def test_the_same_rows_read_in_another_way_are_one_task(tmp_path):
@@ -119,7 +119,7 @@ def test_a_run_that_diverged_is_not_dropped_in_silence(tmp_path):
     b = write_seeds(tmp_path, "b", [2.0, None], fields=WIDE)
     report = _report([*a, *b])
     assert not report.comparisons and _said(report, "b has a value that is not finite, with seed 1")
-    assert report.tasks[0].summaries[1].estimates["validation"]["loss"].mean is None
+    assert report.tasks[0].groups[1].estimates["validation", "loss"].mean is None
     assert _said(report, "b-1: loss on validation is not finite")
 
 
@@ -143,7 +143,7 @@ def test_runs_without_a_result_are_listed_and_not_compared(tmp_path):
     unfinished = write_run(tmp_path, "a-2", None, seed=2, lines=[line])
     why = "not run: waits for pretrain, which failed"
     report = _report([*a, unfinished], absent={"b-0": why, "b-1": why})
-    assert report.tasks[0].summaries[0].group.seeds == (0, 1)
+    assert report.tasks[0].groups[0].seeds == (0, 1)
     assert report.missing == (
         "a-2: incomplete: last logged step 40, no result.json",
         f"b-0, b-1: {why}",
@@ -156,7 +156,7 @@ def test_one_metric_under_two_objectives_is_not_compared(tmp_path):
     denoising = write_seeds(tmp_path, "denoising", [3.0, 3.1], fields={"objective.name": "span_corruption"})
     prefix = write_seeds(tmp_path, "prefix", [2.0, 2.1], fields={"objective.name": "prefix_lm"})
     report = _report([*denoising, *prefix])
-    assert not report.comparisons and [len(task.summaries) for task in report.tasks] == [1, 1]
+    assert not report.comparisons and [len(task.groups) for task in report.tasks] == [1, 1]
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 2e5, 1e300])
@@ -188,8 +188,8 @@ def test_an_interval_ends_where_its_metrics_range_does(tmp_path):
         for seed, value in enumerate(of_name)
     ]
     report = _report(runs)
-    for summary in report.summaries:
-        found = summary.estimates["validation"]["accuracy"]
+    for group in report.groups:
+        found = group.estimates["validation", "accuracy"]
         assert found.low < found.mean < found.high == 1
     assert "no accuracy is above 1" in report.method
 
@@ -200,7 +200,7 @@ def test_large_numbers_are_in_powers_of_ten():
 
 
 def test_the_end_of_an_interval_that_excludes_0_does_not_read_0():
-    comparison = Comparison("t", "a", "b", "loss", "validation", Estimate(0.3, 0.004, 1.0, 7), {})
+    comparison = Comparison("a", "b", "loss", "validation", Estimate(0.3, 0.004, 1.0, 7), {})
     assert words.delta_range(comparison) == "+0.004 to +1.000"
 
 

@@ -33,7 +33,7 @@ def test_up_to_7_groups_have_a_colour_and_a_mark_each(tmp_path):
 
 def test_of_more_groups_the_base_and_the_best_stand_out(tmp_path):
     task = _task(tmp_path, 9)
-    best = min(task.summaries[1:], key=lambda each: each.estimates["validation"]["loss"].mean).name
+    best = min(task.groups[1:], key=lambda each: each.estimates["validation", "loss"].mean).name
     pictures, caption = plots.draw(task, "t")
     looks, _ = plots._looks(task)
     assert looks["group0"] == plots.LOOKS[0] and looks[best] == plots.LOOKS[1]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t5lite.reporting.costs import Cost, cost, cost_with_origins, mean_cost
+from t5lite.reporting.costs import Cost, mean_cost, read_cost, read_cost_with_origins
 from t5lite.reporting.groups import make_groups
 from t5lite.reporting.runs import find_workdirs, read_curves, read_run
 from t5lite.system.errors import UserError
@@ -26,9 +26,9 @@ def test_held_out_curves_have_the_training_tokens_of_their_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "spl')
     curves = read_curves(path)
-    loss = curves["validation"]["loss"]
+    loss = curves["validation"]
     assert (loss.steps, loss.values, loss.tokens) == ((0, 20), (7.0, 5.5), (0.0, 2400.0))
-    assert curves["train"]["loss"].tokens == (1000.0, 2400.0)
+    assert curves["train"].tokens == (1000.0, 2400.0)
 
 
 def test_a_run_without_curves_has_none(tmp_path):
@@ -137,18 +137,18 @@ def test_a_cost_counts_what_the_run_started_from(tmp_path):
             cost={"tokens": 1, "seconds": 10.0, "peak_bytes": 700, "flops": None},
         )
     )
-    total = cost_with_origins(tuned)
-    assert (cost(tuned).tokens, total.tokens, total.seconds) == (1, 9, 90.0)
+    total = read_cost_with_origins(tuned)
+    assert (read_cost(tuned).tokens, total.tokens, total.seconds) == (1, 9, 90.0)
     assert total.peak_bytes == 230 * 2**20  # the greatest, not the sum
-    assert mean_cost([cost(tuned), total]).tokens == 5
+    assert mean_cost([read_cost(tuned), total]).tokens == 5
 
 
 def test_a_cost_of_which_a_part_is_not_known_is_not_known(tmp_path):
     write_run(tmp_path, "general", {"loss": 1.0}, cost={"flops": None, "peak_bytes": None})
     tuned = read_run(write_run(tmp_path, "tuned", {"loss": 1.0}, fields={"init_from": "@general"}))
-    total = cost_with_origins(tuned)
+    total = read_cost_with_origins(tuned)
     assert total.flops is None and total.peak_bytes is None and total.tokens == 4_000_000
     write_run(tmp_path, "unfinished", None)
     started = read_run(write_run(tmp_path, "started", {"loss": 1.0}, fields={"init_from": "@unfinished"}))
-    assert cost_with_origins(started) == Cost()
-    assert mean_cost([cost(tuned), total]).flops is None
+    assert read_cost_with_origins(started) == Cost()
+    assert mean_cost([read_cost(tuned), total]).flops is None

@@ -3,8 +3,8 @@
 import pytest
 
 from t5lite.reporting.comparison import compare
+from t5lite.reporting.groups import split_standard
 from t5lite.reporting.runs import read_run
-from t5lite.reporting.standards import standard_split
 from tests.reporting.fakes import write_run
 
 
@@ -60,5 +60,5 @@ def test_without_another_objective_no_standard_is_named(tmp_path):
 
 
 def test_names_of_splits():
-    assert standard_split("validation_books_causal_lm") == ("validation_books", "causal_lm")
-    assert standard_split("validation") == ("validation", None)
+    assert split_standard("validation_books_causal_lm") == ("validation_books", "causal_lm")
+    assert split_standard("validation") == ("validation", None)

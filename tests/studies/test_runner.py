@@ -17,8 +17,8 @@ import pytest
 
 from t5lite.config import base_config
 from t5lite.studies.runner import run_study
-from t5lite.studies.slots import Slot, share_of_gpus
-from t5lite.studies.study import in_order
+from t5lite.studies.slots import Slot, share_gpus
+from t5lite.studies.study import sort_by_needs
 from t5lite.system.errors import Interrupted, UserError
 from tests.studies import programs
 
@@ -29,7 +29,7 @@ def study(**needs):
     for name, needed in needs.items():
         made[name] = base_config()
         made[name].init_from = None if needed is None else f"@{needed}"
-    return in_order(made)
+    return sort_by_needs(made)
 
 
 def program(text):
@@ -195,11 +195,11 @@ def test_a_worker_that_is_killed_before_its_run_starts_is_told(seconds, tmp_path
     slot.start("a", arguments, False)
     if seconds:
         select.select([slot], [], [])
-        assert slot.outcome() == (0, "") and slot.suits(False)
+        assert slot.finish() == (0, "") and slot.suits(False)
         os.kill(slot._process.pid, signal.SIGSTOP)  # a moment in which nothing tells that it will die
         slot.start("b", arguments, False)
     slot._process.kill()
-    assert slot.outcome() == (-signal.SIGKILL, "killed by SIGKILL") and slot.run is None
+    assert slot.finish() == (-signal.SIGKILL, "killed by SIGKILL") and slot.run is None
     assert not slot.suits(False)
     slot.close()
 
@@ -237,7 +237,7 @@ def test_runs_for_which_jax_is_set_up_otherwise_have_another_process(tmp_path):
 def test_a_process_that_has_joined_hosts_takes_no_second_run(tmp_path):
     text = f"""
     import types
-    sys.modules["t5lite.system.hosts"] = types.SimpleNamespace(count=lambda: 2)
+    sys.modules["t5lite.system.hosts"] = types.SimpleNamespace(count_hosts=lambda: 2)
     {IN_PROCESS}
     """
     assert run(study(a=None, b="a"), tmp_path, text) == {}
@@ -293,7 +293,7 @@ def test_a_run_that_needs_a_tokenizer_alone_starts_once_it_is_written(tmp_path):
     ],
 )
 def test_runs_at_a_time_share_the_gpus(gpus, parallel, shares):
-    assert [share_of_gpus(gpus, slot, parallel) for slot in range(parallel)] == shares
+    assert [share_gpus(gpus, slot, parallel) for slot in range(parallel)] == shares
 
 
 def test_a_run_that_was_asked_to_stop_stops_the_study(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from t5lite.config import base_config
 from t5lite.run.siblings import with_siblings
-from t5lite.studies.study import chosen, in_order, read_study, references, repeat
+from t5lite.studies.study import read_study, references, repeat, select_runs, sort_by_needs
 from t5lite.system.errors import UserError
 
 
@@ -22,21 +22,21 @@ def write_study(tmp_path, body):
 
 def test_runs_come_after_what_they_need_and_otherwise_as_given():
     study = {"c": config("@b"), "a": config(), "b": config("@a", "@d"), "e": config("runs/elsewhere"), "d": config()}
-    order = list(in_order(study))
+    order = list(sort_by_needs(study))
     assert sorted(order) == sorted(study)
     for name in study:
         assert all(order.index(needed) < order.index(name) for needed in references(study[name]))
-    assert list(in_order({"z": config(), "y": config(), "x": config("@y")})) == ["z", "y", "x"]
+    assert list(sort_by_needs({"z": config(), "y": config(), "x": config("@y")})) == ["z", "y", "x"]
 
 
 def test_a_dependency_that_is_not_in_the_study_is_named_with_the_nearest():
     with pytest.raises(UserError, match=r"run task needs @pretrian, .*did you mean 'pretrain'"):
-        in_order({"pretrain": config(), "task": config("@pretrian")})
+        sort_by_needs({"pretrain": config(), "task": config("@pretrian")})
 
 
 def test_a_cycle_is_named():
     with pytest.raises(UserError, match=r"in a circle: .*a.* -> .*b"):
-        in_order({"a": config("@b"), "b": config(tokenizer="@a")})
+        sort_by_needs({"a": config("@b"), "b": config(tokenizer="@a")})
 
 
 def test_repeated_runs_need_the_run_of_their_own_seed():
@@ -51,16 +51,16 @@ def test_repeated_runs_need_the_run_of_their_own_seed():
 
 
 def test_one_run_is_chosen_with_all_that_it_needs():
-    study = in_order({"a": config(), "b": config("@a"), "c": config("@b"), "d": config()})
-    assert list(chosen(study, ["c"])) == ["a", "b", "c"]
-    assert list(chosen(study, ["d", "a"])) == ["a", "d"]
+    study = sort_by_needs({"a": config(), "b": config("@a"), "c": config("@b"), "d": config()})
+    assert list(select_runs(study, ["c"])) == ["a", "b", "c"]
+    assert list(select_runs(study, ["d", "a"])) == ["a", "d"]
 
 
 def test_repeated_runs_are_chosen_by_their_common_name():
     study = repeat({"a": config(), "b": config()}, range(2))
-    assert list(chosen(study, ["a"])) == ["a-0", "a-1"]
+    assert list(select_runs(study, ["a"])) == ["a-0", "a-1"]
     with pytest.raises(UserError, match="no run 'c'; known: a, a-0, a-1, b, b-0, b-1"):
-        chosen(study, ["c"])
+        select_runs(study, ["c"])
 
 
 def test_siblings_are_folders_beside_the_workdir(tmp_path):

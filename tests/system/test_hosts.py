@@ -3,7 +3,7 @@
 import pytest
 
 from t5lite.system.errors import UserError
-from t5lite.system.hosts import Address, are_several
+from t5lite.system.joining import Address, are_several
 from tests.hosts import ROOT, start, wait
 
 

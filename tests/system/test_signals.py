@@ -15,7 +15,7 @@ VERB = """
 import contextlib, hashlib, signal, time
 from t5lite import cli
 from t5lite.system.errors import Interrupted
-from t5lite.system.stopping import Stopping
+from t5lite.system.signals import Stopping
 
 @cli.verb
 def main(argv):

@@ -1,4 +1,4 @@
-"""What test_hosts.py runs on two hosts: each call of training/hosts.py, checked from both sides."""
+"""What test_hosts.py runs on two hosts: each call of system/hosts.py, checked from both sides."""
 
 import argparse
 import sys
@@ -29,14 +29,14 @@ class Indices:
 
 def talk():
     """Values go from host 0 to all, and from all to host 0, also after a wait longer than one call lasts."""
-    assert hosts.count() == 2 and hosts.is_primary() == (hosts.index() == 0)
+    assert hosts.count_hosts() == 2 and hosts.is_primary() == (hosts.get_index() == 0)
     big = "x" * 2**23
-    assert hosts.from_primary({"of": hosts.index(), "big": big}) == {"of": 0, "big": big}
-    assert hosts.to_primary(hosts.index()) == ([0, 1] if hosts.is_primary() else [])
+    assert hosts.from_primary({"of": hosts.get_index(), "big": big}) == {"of": 0, "big": big}
+    assert hosts.to_primary(hosts.get_index()) == ([0, 1] if hosts.is_primary() else [])
     before = time.monotonic()
     if not hosts.is_primary():
         time.sleep(1 + 2 * hosts.WAIT_MS / 1000)
-    hosts.meet()
+    hosts.wait_for_all()
     assert time.monotonic() - before > 1
 
 
@@ -69,16 +69,16 @@ def gather(mesh):
     values = np.arange(16, dtype=np.float32).reshape(4, 4)
     split = jax.make_array_from_callback(values.shape, NamedSharding(mesh, P(None, "data")), lambda at: values[at])
     assert not split.is_fully_addressable
-    found = hosts.whole({"split": split, "sum": jnp.sum(split), "own": np.int32(hosts.index())})
-    assert (found["split"] == values).all() and found["sum"] == values.sum() and found["own"] == hosts.index()
+    found = hosts.gather({"split": split, "sum": jnp.sum(split), "own": np.int32(hosts.get_index())})
+    assert (found["split"] == values).all() and found["sum"] == values.sum() and found["own"] == hosts.get_index()
 
 
 def vote():
     """Host 1's yes at its third question is both hosts' answer to the fourth, and at once where asked so."""
     any_host = hosts.AnyHost()
-    says = [hosts.index() == 1 and step == 2 for step in range(5)]
+    says = [hosts.get_index() == 1 and step == 2 for step in range(5)]
     assert [any_host(mine, at_once=False) for mine in says] == [False, False, False, True, False]
-    assert any_host(hosts.index() == 1, at_once=True) is True
+    assert any_host(hosts.get_index() == 1, at_once=True) is True
     assert any_host(False, at_once=False) is False
 
 
@@ -94,10 +94,10 @@ def main():
         read_every_row_once(mesh)
         gather(mesh)
         vote()
-        hosts.agree({"same": [1, 2.5, None]})
+        hosts.check_agreement({"same": [1, 2.5, None]})
         print("host 0 alone says so")
         sys.stdout.flush()
-        hosts.agree({"same": 1, "data.train": f"of {hosts.index()}"})
+        hosts.check_agreement({"same": 1, "data.train": f"of {hosts.get_index()}"})
 
 
 if __name__ == "__main__":

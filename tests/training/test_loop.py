@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5lite.system.errors import Interrupted
-from t5lite.system.stopping import Stopping
+from t5lite.system.signals import Stopping
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.watch import Progress

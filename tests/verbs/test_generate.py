@@ -296,7 +296,7 @@ def test_hosts_answer_in_turn_and_the_first_has_all_answers_and_faults(monkeypat
             sent[index].append(json.loads(json.dumps(value)))
             return [] if index else [sent[0][-1], sent[1][len(sent[0]) - 1]]
 
-        for name, function in (("count", lambda: 2), ("index", lambda: index), ("to_primary", to_primary)):
+        for name, function in (("count_hosts", lambda: 2), ("get_index", lambda: index), ("to_primary", to_primary)):
             monkeypatch.setattr(f"t5lite.run.answering.hosts.{name}", function)
 
         def prepare(request):

@@ -246,7 +246,8 @@ def test_without_its_result_a_run_is_evaluated_anew(tmp_path):
 
 def test_what_failed_is_named_before_what_waits_for_it():
     absent = {"a": "not run: not asked for", "b": "not run: it needs c, which has no result", "c": "failed: no file"}
-    assert study._lacking(absent) == "2 runs have no result: c failed: no file; the same command tries them again"
+    said = study._describe_absent(absent)
+    assert said == "2 runs have no result: c failed: no file; the same command tries them again"
 
 
 def test_a_study_without_any_result_says_why(tmp_path):
