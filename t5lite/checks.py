@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import at, base_config, member_fields, require
+from t5lite.config import base_config, lookup_field, member_fields, require
 
 STEPS = 2**31 - 1  # the largest int32
 LENGTH = 2**18  # tokens of a window; dense attention grows with the square
@@ -103,7 +103,7 @@ def check(config: ConfigDict) -> None:
         f"{config.microbatches} do not divide the batch of {config.batch_size}",
     )
     for field in ("loss.label_smoothing", "model.dropout"):
-        require(at(config, field) < 1, field, "must be below 1")
+        require(lookup_field(config, field) < 1, field, "must be below 1")
     require(config.ema_decay is None or 0 < config.ema_decay < 1, "ema_decay", "must be between 0 and 1")
     require(config.name.isprintable(), "name", "must be printable, on one line")
     validation = config.data.validation
@@ -141,14 +141,14 @@ def _check_group(config: ConfigDict, base: ConfigDict, prefix: str) -> None:
 
 def _check_members(config: ConfigDict, base: ConfigDict, group: str) -> None:
     known = member_fields(group)
-    for member, values in at(config, group).mixture.items():
+    for member, values in lookup_field(config, group).mixture.items():
         where = f"{group}.mixture.{member}"
         for name, value in values.items() if isinstance(values, ConfigDict) else ():
             if isinstance(known.get(name), ConfigDict):
                 for part, text in value.items() if isinstance(value, ConfigDict) else ():
                     _check_value(f"{where}.{name}.{part}", text, str, True, None)
             elif name in known:
-                optional = name not in OF_MEMBERS[group] and at(base, group).get(name) is None
+                optional = name not in OF_MEMBERS[group] and lookup_field(base, group).get(name) is None
                 limits = WEIGHTS if name == "weight" else RANGES.get(f"objective.{name}")
                 _check_value(f"{where}.{name}", value, known.get_type(name), optional, limits)
 

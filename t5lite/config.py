@@ -265,7 +265,7 @@ def errors_of(path: Path) -> Iterator[None]:
         place = path if _is_file(error.filename, path) else error.filename or path
         raise UserError(f"{place}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if _is_file(at.filename, path)]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is_file(frame.filename, path)]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise UserError(f"{place}: {_in_short(error)}") from error
 
@@ -317,17 +317,17 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
             _check_fields(config[name], group, f"{where}: {name}")
 
 
-def at(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:
+def lookup_field(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:
     """Return the field or group at a dotted path, or `missing` where there is none."""
     for part in path.split("."):
         tree = tree.get(part, missing) if isinstance(tree, Mapping | ConfigDict) else missing
     return tree
 
 
-def put(config: ConfigDict, path: str, value: Any) -> None:
+def set_field(config: ConfigDict, path: str, value: Any) -> None:
     """Set the field at a dotted path."""
     group, _, name = path.rpartition(".")
-    (at(config, group) if group else config)[name] = value
+    (lookup_field(config, group) if group else config)[name] = value
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -335,11 +335,11 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return {dotted path: value} for the leaves of a tree of dicts."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        leaves |= flatten_fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return leaves
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from t5lite import cli
 from t5lite.checks import in_range
-from t5lite.config import at, to_dict
+from t5lite.config import lookup_field, to_dict
 from t5lite.reporting.bases import Candidate, find_bases, subject_of
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
@@ -139,7 +139,7 @@ def _unfit(is_complete: Callable[[str], bool], name: str) -> str | None:
 def _arguments(study: Study, given: Collection[str], config: Path, workdir: Path) -> list[str]:
     """The arguments of the run in `workdir`. They set again what was `given` and init_from would replace in silence."""
     fields = study[workdir.name]
-    shape = [f"--config.{name}={at(fields, name)}" for name in given if may_be_inherited(name)]
+    shape = [f"--config.{name}={lookup_field(fields, name)}" for name in given if may_be_inherited(name)]
     return train_arguments(config, workdir, shape)
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.checks import check, check_budget, require_training_data
-from t5lite.config import BAG_OF_WORDS, at, flat, require, to_dict
+from t5lite.config import BAG_OF_WORDS, flatten_fields, lookup_field, require, to_dict
 from t5lite.data.dataset import open_dataset
 from t5lite.data.labelled import check_labels
 from t5lite.data.rows import prefetch
@@ -214,9 +214,11 @@ def train(
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     use_all_cores()  # JAX has counted its own for the mesh
     for field in allow_changes:
-        require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
+        require(
+            lookup_field(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)"
+        )
     make_workdir(workdir)
-    agree(flat(to_dict(config)))
+    agree(flatten_fields(to_dict(config)))
     with owned(workdir) if is_primary() else contextlib.nullcontext():
         changes = check_same_run(config, workdir, allow_changes)
         result = from_primary(read_result(workdir))

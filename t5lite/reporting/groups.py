@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.config import at, flat
+from t5lite.config import flatten_fields, lookup_field
 from t5lite.reporting.runs import Run, read_run
 from t5lite.reporting.standards import evaluated_fields, standard_split
 from t5lite.run.siblings import REFERRING
@@ -91,7 +91,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
 
 def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
     """Return a fingerprint of what a run computes. It is equal for runs that differ in nothing but the seed."""
-    fields = flat(run.config)
+    fields = flatten_fields(run.config)
     fields = {name: value for name, value in fields.items() if not watches(name)}
     seen = seen | {run.workdir.resolve()}
     for field in REFERRING:
@@ -134,7 +134,7 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
     fingerprints of all its data are compared.
     """
     text, standard = standard_split(split)
-    ours, theirs = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
+    ours, theirs = (lookup_field(group.runs[0].provenance, "heldout") or {} for group in (a, b))
     if text in ours and text in theirs:
         if ours[text] != theirs[text]:
             return "the held-out data"
@@ -149,7 +149,7 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
         return f"objective.{changed[0]}" if "name" not in changed else "the objective"
     counts = ("rows",) if metric_of(metric).of_all_rows else ("rows", "generate_rows", "max_new_tokens")
     for name in counts:
-        if at(a.config, f"eval.{name}") != at(b.config, f"eval.{name}"):
+        if lookup_field(a.config, f"eval.{name}") != lookup_field(b.config, f"eval.{name}"):
             return f"eval.{name}"
     return None
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from t5lite.config import at, flat
+from t5lite.config import flatten_fields, lookup_field
 from t5lite.data.cut import describe_cut, describe_share
 from t5lite.reporting.costs import unread_origin
 from t5lite.reporting.groups import Group, differing_rows, watches
@@ -97,7 +97,9 @@ def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]
     by_name = {group.name: group for group in groups}
     found: dict[tuple[str, str], list[str]] = {}
     for name, base in base_of.items():
-        ours, theirs = (flat({"data": {"train": by_name[each].config["data"]["train"]}}) for each in (name, base))
+        ours, theirs = (
+            flatten_fields({"data": {"train": by_name[each].config["data"]["train"]}}) for each in (name, base)
+        )
         changed = [field for field in {**theirs, **ours} if ours.get(field) != theirs.get(field)]
         if changed:
             values = listed(f"{field}={ours.get(field)} and not {theirs.get(field)}" for field in changed)
@@ -237,7 +239,7 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
     for field in TAKING_TIME:
         for groups in members:
             runs = [run for group in groups for run in group.runs]
-            by_value = _by(lambda run, field=field: at(run.config, field), runs)
+            by_value = _by(lambda run, field=field: lookup_field(run.config, field), runs)
             if len(by_value) > 1:
                 values = "; ".join(f"{value} of {shortened([run.run for run in of])}" for value, of in by_value.items())
                 notes.append(f"{field} is not the same ({values}): their times do not compare.")
@@ -289,7 +291,7 @@ def evaluation_notes(runs: Sequence[Run], wanted: Mapping[str, Mapping[str, Any]
     """
     found: dict[str, list[str]] = {}
     for run in runs:
-        before, now = (flat({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))
+        before, now = (flatten_fields({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))
         fields = [name for name in now if not watches(name) and before.get(name) != now[name]]
         if fields and run.result is not None:
             changed = listed(f"{name}={before.get(name)} and not {now[name]}" for name in fields)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from t5lite.config import at
+from t5lite.config import lookup_field
 from t5lite.objectives.catalogue import OBJECTIVES, STANDARDS, standard_names
 from t5lite.reporting.runs import Run
 
@@ -39,7 +39,7 @@ def with_standards(runs: Sequence[Run]) -> list[Run]:
 
 def _with_own_standard(run: Run) -> Run:
     name = run.config["objective"]["name"]
-    if name in standard_names(run.config["objective"], at(run.config, "model.architecture")):
+    if name in standard_names(run.config["objective"], lookup_field(run.config, "model.architecture")):
         return run  # its own objective has the standard's name but other settings
     same = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if standard_split(split)[1] is None}
     return dataclasses.replace(run, result={**run.result, "metrics": {**run.metrics, **same}})
