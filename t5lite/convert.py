@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from t5lite import cli
 from t5lite.data.tokenizers.generation_config import write_generation_config
 from t5lite.data.tokenizers.release import write_release
-from t5lite.interop.dropout import unsaid_places
-from t5lite.interop.kept import keep, read_kept, write_back
+from t5lite.interop.dropout import lost_places
+from t5lite.interop.kept import keep_release, read_kept, write_back
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.interop.tensors import DTYPES
 from t5lite.interop.writing import describe, write_released
@@ -57,7 +57,7 @@ def import_released(place: str, workdir: Path) -> Released:
         params = unflatten_dict(load_parameters(released, like), sep="/")
         checkpoints.save(TrainState(np.int32(0), params, {}), {})
         checkpoints.close()
-        keep(released, temporary)
+        keep_release(released, temporary)
     return released
 
 
@@ -95,7 +95,7 @@ def _say_what_is_lost(model: ModelConfig) -> None:
     """Say what config.json of the model's family has no field for. UserError for a model that is of no family."""
     family, _ = describe(model)
     file = f"config.json of {family.model_types[0]}"
-    if places := unsaid_places(model, family.dropout):
+    if places := lost_places(model, family.dropout):
         say(f"{file} has no dropout at these places of the run: {', '.join(places)}")
     if model.max_positions is not None and model.positions != "learned":
         say(f"{file} has no field for model.max_positions={model.max_positions}: transformers will read longer texts")
@@ -117,8 +117,8 @@ def _show(released: Released) -> None:
     lines = []
     for path, row in released.rows.items():
         layers = f" (n = 0 … {len(row.names) - 1})" if row.entry.stacked else ""
-        theirs = row.entry.theirs if row.names else f"{row.entry.theirs}: not there, zeros"
-        lines.append((theirs + layers, path, " × ".join(map(str, released.shapes[path]))))
+        tensor = row.entry.tensor if row.names else f"{row.entry.tensor}: not there, zeros"
+        lines.append((tensor + layers, path, " × ".join(map(str, released.shapes[path]))))
     lines += [(name, "repeats another tensor", "") for name in released.repeated]
     lines += [(name, "is kept, no model here has this head", "") for name in released.heads]
     lines += [(name, "is kept, it is computed", "") for name in released.buffers]

@@ -9,27 +9,29 @@ from typing import Any
 
 from t5lite.interop.dropout import Rate
 from t5lite.interop.family import (
+    UNGATED,
+    USUAL_SCALES,
     Entry,
     Family,
     Json,
     Shape,
-    chosen,
-    inverse,
+    even_heads,
     layer_entries,
     named_kind,
-    needed,
-    number,
+    read_choice,
+    read_count,
+    read_heads,
+    read_number,
     refuse_others,
+    released_activation,
     require_same,
 )
 from t5lite.interop.labels import label_names, refuse_problem_type
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.masked_lm import NEXT_SENTENCE
 from t5lite.objectives.objective import Heads
-from t5lite.system.errors import UserError
 from t5lite.tasks.table import TASKS
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 FIXED = {
     "positions": "learned",
     "position_offset": 0,
@@ -64,49 +66,40 @@ def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
     if kind not in KINDS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
     for task in TASKS.values():
-        of_release, _ = task.released.get("bert", ("", ""))
-        if task.has_labels and kind == of_release and CLASSIFIER in shapes:
+        released_kind, _ = task.released.get("bert", ("", ""))
+        if task.has_labels and kind == released_kind and CLASSIFIER in shapes:
             rows = len(label_names(json, shapes[CLASSIFIER][0]))
             if task.each == "example":
                 refuse_problem_type(json, rows)
             return Heads(False, (task.make_head(rows),))
-    told = KINDS.get(kind, tuple(shapes))
-    return Heads(VOCABULARY in told, (NEXT_SENTENCE,) if IS_NEXT in told else ())
+    names = KINDS.get(kind, tuple(shapes))
+    return Heads(VOCABULARY in names, (NEXT_SENTENCE,) if IS_NEXT in names else ())
 
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
     refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
-    d_model, num_heads, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads"), _heads(json, shapes)
-    if d_model % num_heads:
-        raise UserError(f"config.json: hidden_size={d_model} is no multiple of the {num_heads} heads")
     return {
         **FIXED,
+        **USUAL_SCALES,
+        **read_heads(json, "hidden_size", "num_attention_heads"),
         "architecture": "encoder",
-        "num_encoder_layers": needed(json, "num_hidden_layers"),
+        "num_encoder_layers": read_count(json, "num_hidden_layers"),
         "num_decoder_layers": 0,
-        "vocab_size": needed(json, "vocab_size"),
-        "d_model": d_model,
-        "d_ff": needed(json, "intermediate_size"),
-        "num_heads": num_heads,
-        "head_dim": d_model // num_heads,
-        "num_kv_heads": None,
-        "max_positions": needed(json, "max_position_embeddings"),
-        "norm_epsilon": number(json, "layer_norm_eps", 1e-12),
-        "activation": chosen(json, "hidden_act", ACTIVATIONS, "gelu"),
-        "token_types": needed(json, "type_vocab_size"),
+        "vocab_size": read_count(json, "vocab_size"),
+        "d_ff": read_count(json, "intermediate_size"),
+        "max_positions": read_count(json, "max_position_embeddings"),
+        "norm_epsilon": read_number(json, "layer_norm_eps", 1e-12),
+        "activation": read_choice(json, "hidden_act", UNGATED, "gelu"),
+        "token_types": read_count(json, "type_vocab_size"),
         "mlm_transform": True,
         "logits_bias": True,
-        "scale_scores": True,
-        "scale_logits": False,
-        "initialisation": "gpt2",
-        "heads": heads,
+        "heads": _heads(json, shapes),
     }
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    width = {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
-    require_same(config, FIXED | width | {"architecture": "encoder"}, "BERT")
+    require_same(config, FIXED | even_heads(config) | {"architecture": "encoder"}, "BERT")
     heads = config.heads
     if heads.vocabulary:
         require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
@@ -122,7 +115,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_encoder_layers,
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.d_ff,
-        "hidden_act": inverse(ACTIVATIONS, config.activation, "activation"),
+        "hidden_act": released_activation(UNGATED, config),
         "max_position_embeddings": config.max_positions,
         "type_vocab_size": config.token_types,
         "layer_norm_eps": config.norm_epsilon,
@@ -132,13 +125,13 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _entries(config: ModelConfig) -> list[Entry]:
-    at = "bert.embeddings."
+    tensor = "bert.embeddings."
     entries = [
-        Entry("token_embedding/embedding", f"{at}word_embeddings.weight"),
-        Entry("token_type_embedding/embedding", f"{at}token_type_embeddings.weight"),
-        Entry("encoder/position_embedding/embedding", f"{at}position_embeddings.weight"),
-        Entry("encoder/embedding_norm/scale", f"{at}LayerNorm.weight"),
-        Entry("encoder/embedding_norm/bias", f"{at}LayerNorm.bias"),
+        Entry("token_embedding/embedding", f"{tensor}word_embeddings.weight"),
+        Entry("token_type_embedding/embedding", f"{tensor}token_type_embeddings.weight"),
+        Entry("encoder/position_embedding/embedding", f"{tensor}position_embeddings.weight"),
+        Entry("encoder/embedding_norm/scale", f"{tensor}LayerNorm.weight"),
+        Entry("encoder/embedding_norm/bias", f"{tensor}LayerNorm.bias"),
     ]
     kernels = {f"self_attention/{name}": f"attention.self.{name}" for name in ("query", "key", "value")}
     kernels |= {"self_attention/output": "attention.output.dense"}
