@@ -3,23 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    UNGATED,
-    USUAL_SCALES,
-    Entry,
-    Family,
-    Json,
-    Shape,
-    even_heads,
-    layer_entries,
-    read_choice,
-    read_count,
-    read_heads,
-    refuse_others,
-    released_activation,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.model.config import ModelConfig
 from t5lite.system.errors import UserError
 
@@ -50,27 +36,27 @@ USUAL = {
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
-    refuse_others(json, USUAL)
+    family.refuse_others(json, USUAL)
     for pair in (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim")):
-        if read_count(json, pair[0]) != read_count(json, pair[1]):
+        if family.read_count(json, pair[0]) != family.read_count(json, pair[1]):
             raise UserError(f"config.json: {pair[0]} and {pair[1]} differ, which is not supported")
     return {
         **FIXED,
-        **USUAL_SCALES,
-        **read_heads(json, "d_model", "encoder_attention_heads"),
+        **family.USUAL_SCALES,
+        **family.read_heads(json, "d_model", "encoder_attention_heads"),
         "architecture": "encoder_decoder",
-        "num_encoder_layers": read_count(json, "encoder_layers"),
-        "num_decoder_layers": read_count(json, "decoder_layers"),
-        "vocab_size": read_count(json, "vocab_size"),
-        "d_ff": read_count(json, "encoder_ffn_dim"),
-        "max_positions": read_count(json, "max_position_embeddings"),
+        "num_encoder_layers": family.read_count(json, "encoder_layers"),
+        "num_decoder_layers": family.read_count(json, "decoder_layers"),
+        "vocab_size": family.read_count(json, "vocab_size"),
+        "d_ff": family.read_count(json, "encoder_ffn_dim"),
+        "max_positions": family.read_count(json, "max_position_embeddings"),
         "scale_embeddings": bool(json.get("scale_embedding", False)),
-        "activation": read_choice(json, "activation_function", UNGATED, "gelu"),
+        "activation": family.read_choice(json, "activation_function", family.UNGATED, "gelu"),
     }
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    require_same(config, FIXED | even_heads(config) | {"architecture": "encoder_decoder"}, "BART")
+    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "encoder_decoder"}, "BART")
     return {
         "model_type": "bart",
         "architectures": ["BartForConditionalGeneration"],
@@ -84,7 +70,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "decoder_ffn_dim": config.d_ff,
         "encoder_attention_heads": config.num_heads,
         "decoder_attention_heads": config.num_heads,
-        "activation_function": released_activation(UNGATED, config),
+        "activation_function": family.released_activation(family.UNGATED, config, "BART"),
         "scale_embedding": config.scale_embeddings,
         "tie_word_embeddings": True,
     }
@@ -108,7 +94,7 @@ def _entries(config: ModelConfig) -> list[Entry]:
             kernels |= {f"{block}/{name}": f"{stored}.{name[0]}_proj" for name in ("query", "key", "value")}
             kernels[f"{block}/output"] = f"{stored}.out_proj"
             norms[f"{block}/norm"] = f"{stored}_layer_norm"
-        entries += layer_entries(f"{side}/layers/", f"model.{side}.layers.{{n}}.", kernels, norms, biases=True)
+        entries += family.layer_entries(f"{side}/layers/", f"model.{side}.layers.{{n}}.", kernels, norms, biases=True)
     return entries
 
 

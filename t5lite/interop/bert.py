@@ -1,31 +1,15 @@
 """BERT: its encoder, with a head for the vocabulary, the next sentence, or labels.
 
-config.json's `architectures` tells which head it is. Where that names no class, the tensors tell.
+`architectures` in config.json tells which head it is. If config.json names no class, the tensors tell.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    UNGATED,
-    USUAL_SCALES,
-    Entry,
-    Family,
-    Json,
-    Shape,
-    even_heads,
-    layer_entries,
-    named_kind,
-    read_choice,
-    read_count,
-    read_heads,
-    read_number,
-    refuse_others,
-    released_activation,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.interop.labels import label_names, refuse_problem_type
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.masked_lm import NEXT_SENTENCE
@@ -62,7 +46,7 @@ KINDS = {
 
 def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
     """Return the heads that answer. Raises UserError for labels that contradict them."""
-    kind = named_kind(json)
+    kind = family.named_kind(json)
     if kind not in KINDS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
     for task in TASKS.values():
@@ -78,20 +62,20 @@ def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-    refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
+    family.refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
     return {
         **FIXED,
-        **USUAL_SCALES,
-        **read_heads(json, "hidden_size", "num_attention_heads"),
+        **family.USUAL_SCALES,
+        **family.read_heads(json, "hidden_size", "num_attention_heads"),
         "architecture": "encoder",
-        "num_encoder_layers": read_count(json, "num_hidden_layers"),
+        "num_encoder_layers": family.read_count(json, "num_hidden_layers"),
         "num_decoder_layers": 0,
-        "vocab_size": read_count(json, "vocab_size"),
-        "d_ff": read_count(json, "intermediate_size"),
-        "max_positions": read_count(json, "max_position_embeddings"),
-        "norm_epsilon": read_number(json, "layer_norm_eps", 1e-12),
-        "activation": read_choice(json, "hidden_act", UNGATED, "gelu"),
-        "token_types": read_count(json, "type_vocab_size"),
+        "vocab_size": family.read_count(json, "vocab_size"),
+        "d_ff": family.read_count(json, "intermediate_size"),
+        "max_positions": family.read_count(json, "max_position_embeddings"),
+        "norm_epsilon": family.read_number(json, "layer_norm_eps", 1e-12),
+        "activation": family.read_choice(json, "hidden_act", family.UNGATED, "gelu"),
+        "token_types": family.read_count(json, "type_vocab_size"),
         "mlm_transform": True,
         "logits_bias": True,
         "heads": _heads(json, shapes),
@@ -99,10 +83,10 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    require_same(config, FIXED | even_heads(config) | {"architecture": "encoder"}, "BERT")
+    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "encoder"}, "BERT")
     heads = config.heads
     if heads.vocabulary:
-        require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
+        family.require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
     kind = "ForMaskedLM" if heads.vocabulary else "Model"
     for head in heads.others:
         kind, _ = TASKS[head.name].released["bert"]
@@ -115,7 +99,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_encoder_layers,
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.d_ff,
-        "hidden_act": released_activation(UNGATED, config),
+        "hidden_act": family.released_activation(family.UNGATED, config, "BERT"),
         "max_position_embeddings": config.max_positions,
         "type_vocab_size": config.token_types,
         "layer_norm_eps": config.norm_epsilon,
@@ -137,7 +121,7 @@ def _entries(config: ModelConfig) -> list[Entry]:
     kernels |= {"self_attention/output": "attention.output.dense"}
     kernels |= {"mlp/up": "intermediate.dense", "mlp/down": "output.dense"}
     norms = {"self_attention/norm": "attention.output.LayerNorm", "mlp/norm": "output.LayerNorm"}
-    entries += layer_entries("encoder/layers/", "bert.encoder.layer.{n}.", kernels, norms, biases=True)
+    entries += family.layer_entries("encoder/layers/", "bert.encoder.layer.{n}.", kernels, norms, biases=True)
     heads = config.heads
     dense: dict[str, str] = {}
     if heads.pooled:
@@ -145,10 +129,10 @@ def _entries(config: ModelConfig) -> list[Entry]:
     if heads.vocabulary:
         dense["mlm_transform/dense"] = "cls.predictions.transform.dense"
         norm = {"mlm_transform/norm": "cls.predictions.transform.LayerNorm"}
-        entries += layer_entries("", "", {}, norm, biases=True)
+        entries += family.layer_entries("", "", {}, norm, biases=True)
         entries.append(Entry("lm_head/bias", "cls.predictions.bias"))
     dense |= {head.name: TASKS[head.name].released["bert"][1] for head in heads.others}
-    return entries + layer_entries("", "", dense, {}, biases=True)
+    return entries + family.layer_entries("", "", dense, {}, biases=True)
 
 
 BERT = Family(

@@ -80,7 +80,7 @@ class Family:
         entries: (model) -> the table.
         dropout: the fields of config.json that are rates of dropout; `fields` and `to_json` leave them out.
         kinds: {kind: parts that its weights may lack}. A part is the first name of a path ("decoder", "lm_head").
-            "" stands for weights whose config.json names no class.
+            "" stands for weights without a class in config.json.
         answers: the kinds that can answer, if no part is missing. Runs can start from the other kinds.
         needs: {kind: tensors that its weights must have, beside the parts}.
         heads: {regex of a tensor: its kind}, for heads that no model here has. These tensors are kept, not read.
@@ -248,12 +248,12 @@ def refuse_contradictions(json: Json, field: str, derived: Mapping[str, Any]) ->
             raise UserError(f"config.json: {name}={json[name]!r} contradicts {field}={json.get(field)!r}; correct one")
 
 
-def released_activation(known: Mapping[str, str], config: ModelConfig) -> str:
+def released_activation(known: Mapping[str, str], config: ModelConfig, family: str) -> str:
     """Return config.json's name for a model's activation. Raises UserError if `known` has none."""
     for released, name in known.items():
         if name == config.activation:
             return released
-    raise UserError(f"its config.json has no name for config.model.activation={config.activation!r}")
+    raise UserError(f"{family} has no name for config.model.activation={config.activation!r}")
 
 
 def require_same(config: ModelConfig, expected: Mapping[str, Any], family: str) -> None:

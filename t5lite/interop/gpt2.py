@@ -3,24 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    UNGATED,
-    USUAL_SCALES,
-    Entry,
-    Family,
-    Json,
-    Shape,
-    even_heads,
-    layer_entries,
-    read_choice,
-    read_count,
-    read_heads,
-    read_number,
-    refuse_others,
-    released_activation,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.model.config import ModelConfig
 
 FIXED = {
@@ -40,27 +25,27 @@ FIXED = {
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
     # reorder_and_upcast_attn needs no check: here scores and softmax are float32 anyway.
-    refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+    family.refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                          "add_cross_attention": False})  # fmt: skip
-    heads = read_heads(json, "n_embd", "n_head")
+    heads = family.read_heads(json, "n_embd", "n_head")
     return {
         **FIXED,
-        **USUAL_SCALES,
+        **family.USUAL_SCALES,
         **heads,
         "architecture": "decoder",
         "num_encoder_layers": 0,
-        "num_decoder_layers": read_count(json, "n_layer"),
-        "vocab_size": read_count(json, "vocab_size"),
-        "d_ff": 4 * heads["d_model"] if json.get("n_inner") is None else read_count(json, "n_inner"),
-        "max_positions": read_count(json, "n_positions"),
-        "norm_epsilon": read_number(json, "layer_norm_epsilon", 1e-5),
-        "activation": read_choice(json, "activation_function", UNGATED, "gelu_new"),
+        "num_decoder_layers": family.read_count(json, "n_layer"),
+        "vocab_size": family.read_count(json, "vocab_size"),
+        "d_ff": 4 * heads["d_model"] if json.get("n_inner") is None else family.read_count(json, "n_inner"),
+        "max_positions": family.read_count(json, "n_positions"),
+        "norm_epsilon": family.read_number(json, "layer_norm_epsilon", 1e-5),
+        "activation": family.read_choice(json, "activation_function", family.UNGATED, "gelu_new"),
         "tie_embeddings": bool(json.get("tie_word_embeddings", True)),
     }
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    require_same(config, FIXED | even_heads(config) | {"architecture": "decoder"}, "GPT-2")
+    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "decoder"}, "GPT-2")
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -70,7 +55,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "n_layer": config.num_decoder_layers,
         "n_head": config.num_heads,
         "n_inner": config.d_ff,
-        "activation_function": released_activation(UNGATED, config),
+        "activation_function": family.released_activation(family.UNGATED, config, "GPT-2"),
         "layer_norm_epsilon": config.norm_epsilon,
         "tie_word_embeddings": config.tie_embeddings,
     }
@@ -89,8 +74,8 @@ def _entries(config: ModelConfig) -> list[Entry]:
             entries.append(Entry(f"{path}self_attention/{name}/{leaf}", f"{tensor}attn.c_attn.{stored}", part=(i, 3)))
     kernels = {"self_attention/output": "attn.c_proj", "mlp/up": "mlp.c_fc", "mlp/down": "mlp.c_proj"}
     norms = {"self_attention/norm": "ln_1", "mlp/norm": "ln_2"}
-    entries += layer_entries(path, tensor, kernels, norms, biases=True, transposed=False)
-    return entries + layer_entries("decoder/", "transformer.", {}, {"final_norm": "ln_f"}, biases=True)
+    entries += family.layer_entries(path, tensor, kernels, norms, biases=True, transposed=False)
+    return entries + family.layer_entries("decoder/", "transformer.", {}, {"final_norm": "ln_f"}, biases=True)
 
 
 GPT2 = Family(

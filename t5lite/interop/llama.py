@@ -6,21 +6,9 @@ Mistral is the same. Qwen2 has biases on queries, keys and values; Qwen3 has nor
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    USUAL_SCALES,
-    Entry,
-    Family,
-    Json,
-    Shape,
-    layer_entries,
-    read_choice,
-    read_count,
-    read_number,
-    refuse_others,
-    released_activation,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.model.config import ModelConfig
 from t5lite.system.errors import UserError
 
@@ -70,19 +58,19 @@ def _read_rope(rope: Mapping[str, Any]) -> tuple[float, tuple | None]:
 def _window(json: Json) -> int | None:
     """Return the length up to which sliding-window attention is plain attention; None if there is no window."""
     if json["model_type"] == "llama":
-        refuse_others(json, {"use_sliding_window": False, "sliding_window": None})
+        family.refuse_others(json, {"use_sliding_window": False, "sliding_window": None})
         return None
     slides = json["model_type"] == "mistral" or json.get("use_sliding_window") is True
     slides = slides or "sliding_attention" in (json.get("layer_types") or ())
-    return read_count(json, "sliding_window") if slides and json.get("sliding_window") is not None else None
+    return family.read_count(json, "sliding_window") if slides and json.get("sliding_window") is not None else None
 
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
     biases, qk_norm = VARIANTS[json["model_type"]]
-    refuse_others(json, {"attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0})
-    d_model, heads = read_count(json, "hidden_size"), read_count(json, "num_attention_heads")
-    head_dim = d_model // heads if json.get("head_dim") is None else read_count(json, "head_dim")
+    family.refuse_others(json, {"attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0})
+    d_model, heads = family.read_count(json, "hidden_size"), family.read_count(json, "num_attention_heads")
+    head_dim = d_model // heads if json.get("head_dim") is None else family.read_count(json, "head_dim")
     try:
         base, scaling = _rotary(json)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -91,20 +79,20 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         ) from error
     return {
         **FIXED,
-        **USUAL_SCALES,
+        **family.USUAL_SCALES,
         "architecture": "decoder",
         "num_encoder_layers": 0,
-        "num_decoder_layers": read_count(json, "num_hidden_layers"),
-        "vocab_size": read_count(json, "vocab_size"),
+        "num_decoder_layers": family.read_count(json, "num_hidden_layers"),
+        "vocab_size": family.read_count(json, "vocab_size"),
         "d_model": d_model,
-        "d_ff": read_count(json, "intermediate_size"),
+        "d_ff": family.read_count(json, "intermediate_size"),
         "num_heads": heads,
         "head_dim": head_dim,
         "num_kv_heads": json.get("num_key_value_heads"),
         "rotary_base": base,
         "rotary_scaling": scaling,
-        "norm_epsilon": read_number(json, "rms_norm_eps", 1e-6),
-        "activation": read_choice(json, "hidden_act", ACTIVATIONS, "silu"),
+        "norm_epsilon": family.read_number(json, "rms_norm_eps", 1e-6),
+        "activation": family.read_choice(json, "hidden_act", ACTIVATIONS, "silu"),
         "biases": biases,
         "qk_norm": qk_norm,
         "tie_embeddings": bool(json.get("tie_word_embeddings", False)),
@@ -114,7 +102,7 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
     scales = {"logit_scale": 1.0, "score_scale": config.head_dim**-0.5}
-    require_same(config, FIXED | {"architecture": "decoder"} | scales, "Llama")
+    family.require_same(config, FIXED | {"architecture": "decoder"} | scales, "Llama")
     variants = {shape: model_type for model_type, shape in reversed(VARIANTS.items()) if model_type in CLASSES}
     variant = variants.get((config.biases, config.qk_norm))
     if variant is None:
@@ -144,7 +132,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": released_activation(ACTIVATIONS, config),
+        "hidden_act": family.released_activation(ACTIVATIONS, config, "Llama"),
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rotary_base,
         "rope_scaling": scaling if config.rotary_scaling is not None else None,
@@ -163,7 +151,7 @@ def _entries(config: ModelConfig) -> list[Entry]:
     norms = {"self_attention/norm": "input_layernorm", "mlp/norm": "post_attention_layernorm"}
     if config.qk_norm:
         norms |= {f"self_attention/{name}_norm": f"self_attn.{name[0]}_norm" for name in ("query", "key")}
-    entries += layer_entries(path, tensor, kernels | mlp, norms, biases=False)
+    entries += family.layer_entries(path, tensor, kernels | mlp, norms, biases=False)
     if config.biases == "qkv":
         for name in ("query", "key", "value"):
             entries.append(Entry(f"{path}self_attention/{name}/bias", f"{tensor}self_attn.{name[0]}_proj.bias"))
