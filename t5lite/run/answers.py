@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from t5lite.data.rows import clipped
-from t5lite.decoding.generate import Generated, Generation, padded, step_weights
+from t5lite.decoding.generate import Generated, Generation, pad_rows, step_weights
 from t5lite.decoding.score import score_targets
 from t5lite.decoding.settings import Settings
 from t5lite.model.transformer import StepWeights
@@ -298,7 +298,7 @@ class Generator:
                 shown = whole
 
     def _generation(self, ready: list[Ready], places: list[int], options: Options) -> Generation:
-        inputs, lengths = padded([each.ids for each in ready], most=self.model.config.max_positions)
+        inputs, lengths = pad_rows([each.ids for each in ready], most=self.model.config.max_positions)
         again = [0] * (len(inputs) - len(ready))  # extra rows of the batch, which repeat the first
         filled = [*ready, *(ready[i] for i in again)]
         seed = jax.random.key(options.seed)
@@ -356,8 +356,8 @@ class Generator:
 
     def _score(self, ready: list[Ready]) -> list[dict]:
         most = self.model.config.max_positions
-        inputs, lengths = padded([each.ids for each in ready], most=most)
-        targets, target_lengths = padded([each.tokens for each in ready], most=most)
+        inputs, lengths = pad_rows([each.ids for each in ready], most=most)
+        targets, target_lengths = pad_rows([each.tokens for each in ready], most=most)
         with jax.set_mesh(self.mesh):
             logprobs = np.asarray(
                 score_targets(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.data.build import pieces_of_words
-from t5lite.decoding.generate import padded
+from t5lite.decoding.generate import pad_rows
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
 from t5lite.run.answers import BATCH_SIZE, Generator, Ready, Request, in_order, shortened
@@ -38,8 +38,8 @@ class Reader:
 
     def _understood(self, ready: list[Ready]) -> list[dict]:
         """Return the encoder's answer to each text."""
-        inputs, lengths = padded([each.ids for each in ready], most=self.objective.inputs_length)
-        asked, _ = padded([each.asked for each in ready], minimum=1)
+        inputs, lengths = pad_rows([each.ids for each in ready], most=self.objective.inputs_length)
+        asked, _ = pad_rows([each.asked for each in ready], minimum=1)
         outputs = self._outputs(inputs, lengths, asked)
         found = []
         for row, each in enumerate(ready):
