@@ -1,12 +1,12 @@
-"""A released model's shape, trained from scratch on your text: T5, mT5, UL2, BART, BERT, GPT-2, Llama in their sizes.
+"""Train the shape of a released model from scratch on your text: T5, mT5, UL2, BART, BERT, GPT-2, Llama in all sizes.
 
     python -m t5lite.train --config configs/families.py:preset=t5_v1_1_base --workdir runs/t5 \
         --config.data.train.source='files:text/**/*.txt' --config.mesh.fsdp=8 --config.mesh.data=-1
     python -m t5lite.train --config configs/families.py:preset=gpt2_small,objective=fill_in_the_middle …
 
-t5lite/model/presets.py lists the presets. The objective is the family's own unless one is named: span corruption, UL2's
-denoisers, BART's noises, masked LM with next sentences, causal LM. To start from released weights in place of fresh
-ones, `--config.init_from=hf:DIR`: the shape and the tokenizer are then those of DIR.
+t5lite/model/presets.py lists the presets. The default objective is the family's own: span corruption, UL2's denoisers,
+BART's noises, masked LM with next sentences, or causal LM. To start from released weights, set
+`--config.init_from=hf:DIR`. The shape and the tokenizer are then those of DIR.
 """
 
 from t5lite.config import base_config, parse_arg
@@ -24,7 +24,7 @@ def get_config(arg=None):
     usual = {"ul2": "ul2", "bart": "bart"}.get(family, OBJECTIVES[config.model.architecture])
     config.objective.name = arg.objective or usual
     config.objective.inputs_length = 512
-    # As many pieces as the embedding has rows for, below the sentinels and what specials an objective needs.
+    # The embedding has rows for the pieces, the sentinels, and the special tokens that an objective needs.
     config.tokenizer.sentinels = 0 if config.model.architecture == "encoder" else 100
     config.tokenizer.vocab_size = (config.model.vocab_size - config.tokenizer.sentinels - 8) // 100 * 100
     config.data.train.source = "pydocs/general"

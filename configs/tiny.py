@@ -4,17 +4,22 @@
     python -m t5lite.train --config configs/tiny.py:objective=causal_lm --workdir runs/tiny_lm
     python -m t5lite.train --config configs/tiny.py:objective=mlm --workdir runs/tiny_mlm
 
-On 2 cores about 1 to 1.5 s a step. 11 minutes (500 steps, 2.5 million tokens) on 21 MB of novels end at a validation
-loss of 4.96 nats a target token, where a transformers T5 of the same network with AdamW is at 5.88 after 12
-(benchmarks/quality_for_time.py, curves under benchmarks/results/; one run each).
+On 2 cores a step takes about 1 to 1.5 s. After 11 minutes (500 steps, 2.5 million tokens) on 21 MB of novels, the
+validation loss is 4.96 nats a target token. A transformers T5 of the same network with AdamW is at 5.88 after 12
+minutes (benchmarks/quality_for_time.py, curves under benchmarks/results/; one run each).
 
-What was tried for span corruption, most of it on the smaller network of studies/first_run.py, whose docstring has the
-figures: AdamW at 3e-3 and 5e-3 (60 steps: 6.39 here, against 5.59 at step 60 of a run of 183 with what stands below),
-Muon at 1e-2 without weight decay (better than AdamW, but the layers outgrow the embedding), batches of 16 and 8 rows
-for the same tokens and a lower rate (no better), keys that start equal to the queries (no difference). What helped:
-Muon with a lower rate for the layers than for the embedding, weight decay of 0.5, queries at 1 / sqrt(head_dim) of
-the rate because they start that much smaller, and the encoder at 0.3 of it, because its gradients are mostly noise at
-first.
+These settings were tried for span corruption and are not used. Most of them were tried on the smaller network of
+studies/first_run.py; its docstring has the figures.
+
+    AdamW at 3e-3 and 5e-3                     a loss of 6.39 after 60 steps here. With the settings below it is 5.59 at
+                                               step 60 of a run of 183 steps
+    Muon at 1e-2 without weight decay          better than AdamW, but the layers outgrow the embedding
+    batches of 16 and 8 rows, a lower rate     no better for the same number of tokens
+    keys that start equal to the queries       no difference
+
+These settings helped: Muon, with a lower rate for the layers than for the embedding; weight decay of 0.5; 1 /
+sqrt(head_dim) of the rate for queries, because they start smaller by this factor; 0.3 of the rate for the encoder,
+because its gradients are mostly noise at first.
 """
 
 from t5lite.config import base_config, parse_arg

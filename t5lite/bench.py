@@ -1,6 +1,6 @@
-"""Bench: the training step of a config on this machine, with synthetic rows and no data or Grain.
+"""Bench: time the training step of a config on this machine, with synthetic rows, without data or Grain.
 
-The shape of a config with init_from is that of what it names, which must be there.
+A config with init_from has the shape of the run or the weights that it names, which must exist.
 
 python -m t5lite.bench --config configs/tiny.py
 python -m t5lite.bench --config configs/tiny.py --config.model.dtype=bfloat16 --config.batch_size=64 --json
@@ -29,11 +29,11 @@ from t5lite.training.budget import seconds_per_step
 from t5lite.training.sharding import local_rows, put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
 
-LABELS = ("O", "B-X", "I-X")  # how many they are hardly matters to its speed
+LABELS = ("O", "B-X", "I-X")  # the number of labels hardly changes the speed
 
 
 def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int) -> dict[str, np.ndarray]:
-    """Rows of random pieces without padding, in the shapes that `objective` wants; segment ids are 1."""
+    """Return rows of random pieces without padding, in the shapes that `objective` needs. Segment ids are 1."""
     rng = np.random.default_rng(0)
     shapes = objective.row_shapes(batch_size)
     ranges = {"answers": (0, len(objective.labels))}
@@ -63,8 +63,8 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
     start = time.perf_counter()
     trainer = make_trainer(config, model, objective, vocabulary.table, total_steps=10**6)
     compile_seconds = time.perf_counter() - start
-    here = len(local_rows(config.batch_size, trainer.mesh))
-    rows = put_batch(synthetic_rows(objective, vocabulary, here), trainer.mesh)
+    rows_of_host = len(local_rows(config.batch_size, trainer.mesh))
+    rows = put_batch(synthetic_rows(objective, vocabulary, rows_of_host), trainer.mesh)
     seconds = seconds_per_step(trainer.step, trainer.init(), rows)
     encoder_length, decoder_length = objective.lengths
     flops = flops_of_a_step(config, model, objective)
@@ -91,9 +91,9 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Print what was measured."""
+    """Print the measurements of the config's training step."""
     parser = cli.parser("bench", __doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
     with cli.jax_started(arguments, config.deterministic):

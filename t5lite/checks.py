@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import at, base_config, member_fields, require
+from t5lite.config import base_config, lookup_field, member_fields, require
 
 STEPS = 2**31 - 1  # the largest int32
 LENGTH = 2**18  # tokens of a window; dense attention grows with the square
@@ -20,7 +20,7 @@ ROWS = 2**20  # rows of a batch
 WIDTH = 2**20  # units of a layer
 FACTOR = 1e6  # a factor of a rate or a loss
 
-# {field: (least, most)} for every number in a config. Where a bound itself is not allowed, a later check refuses it.
+# {field: (least, most)} for every number in a config. If a bound itself is not allowed, a later check refuses it.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "tokenizer.vocab_size": (1, 2**24),
@@ -88,36 +88,37 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-# Fields of a mixture's member (config.member_fields) that need a value. WEIGHTS: the range of the field `weight`. Other
-# numbers have the ranges of the objective.
+# {mixture: the fields of a member (config.member_fields) that need a value}. WEIGHTS: the range of the field `weight`.
+# A member's other numbers have the ranges of the objective.
 OF_MEMBERS = {"data.train": ("source", "weight"), "objective": ("weight",)}
 WEIGHTS = (0, FACTOR)
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse values that no run can have. What depends on tokenizer, model or mesh is checked where those are known."""
+    """Refuse values that no run can have. Later checks refuse what depends on tokenizer, model or mesh."""
     check_values(config)
     require(
         config.batch_size % config.microbatches == 0,
         "microbatches",
-        f"{config.microbatches} do not divide the batch of {config.batch_size}",
+        f"{config.microbatches} must divide config.batch_size={config.batch_size}",
     )
     for field in ("loss.label_smoothing", "model.dropout"):
-        require(at(config, field) < 1, field, "must be below 1")
+        require(lookup_field(config, field) < 1, field, "must be below 1")
     require(config.ema_decay is None or 0 < config.ema_decay < 1, "ema_decay", "must be between 0 and 1")
     require(config.name.isprintable(), "name", "must be printable, on one line")
     validation = config.data.validation
-    require(validation.split is None or validation.source is not None, "data.validation.split", "needs a source")
+    no_source = "is set, but config.data.validation.source is not; set both, or neither"
+    require(validation.split is None or validation.source is not None, "data.validation.split", no_source)
     train = config.data.train
     require(train.source is None or not train.mixture, "data.train", "set source or mixture, not both")
-    mixed = "is of data.train.source; give it to a member, config.data.train.mixture.NAME.split"
+    mixed = "belongs to config.data.train.source, which is not set; set config.data.train.mixture.NAME.split instead"
     require(train.split is None or not train.mixture, "data.train.split", mixed)
 
 
 def require_training_data(config: ConfigDict) -> None:
     """Refuse a config without training data."""
     train = config.data.train
-    require(train.source is not None or len(train.mixture) > 0, "data.train", "set either source or mixture")
+    require(train.source is not None or len(train.mixture) > 0, "data.train", "has no text; set source or mixture")
 
 
 def check_values(config: ConfigDict) -> None:
@@ -141,14 +142,14 @@ def _check_group(config: ConfigDict, base: ConfigDict, prefix: str) -> None:
 
 def _check_members(config: ConfigDict, base: ConfigDict, group: str) -> None:
     known = member_fields(group)
-    for member, values in at(config, group).mixture.items():
+    for member, values in lookup_field(config, group).mixture.items():
         where = f"{group}.mixture.{member}"
         for name, value in values.items() if isinstance(values, ConfigDict) else ():
             if isinstance(known.get(name), ConfigDict):
                 for part, text in value.items() if isinstance(value, ConfigDict) else ():
                     _check_value(f"{where}.{name}.{part}", text, str, True, None)
             elif name in known:
-                optional = name not in OF_MEMBERS[group] and at(base, group).get(name) is None
+                optional = name not in OF_MEMBERS[group] and lookup_field(base, group).get(name) is None
                 limits = WEIGHTS if name == "weight" else RANGES.get(f"objective.{name}")
                 _check_value(f"{where}.{name}", value, known.get_type(name), optional, limits)
 
@@ -166,7 +167,7 @@ def _check_value(field: str, value: Any, kind: type, optional: bool, limits: tup
         shown = "far beyond" if abs(value) > 1e18 else f"{value:,}"
         require(least <= value <= most, field, f"must be from {least:,} to {most:,}, is {shown}")
     elif kind is tuple:
-        require(_is_plain(value), field, "may hold texts, numbers and tuples of them")
+        require(_is_plain(value), field, "may hold only texts, numbers and tuples of texts and numbers")
 
 
 def _is_plain(value: Any) -> bool:
@@ -193,7 +194,9 @@ def check_budget(config: ConfigDict) -> None:
     """Refuse a config for training without exactly one budget."""
     budgets = {name: value for name, value in config.budget.items() if value is not None}
     require(
-        len(budgets) == 1, "budget", f"set exactly one of {', '.join(config.budget)}; set: {list(budgets) or 'none'}"
+        len(budgets) == 1,
+        "budget",
+        f"set exactly one of {', '.join(config.budget)}; now set: {', '.join(budgets) or 'none'}",
     )
     for name, value in budgets.items():
-        require(value > 0, f"budget.{name}", f"must be positive, is {value}")
+        require(value > 0, f"budget.{name}", f"must be above 0, is {value}")

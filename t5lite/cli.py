@@ -1,4 +1,4 @@
-"""What the verbs share: parsing a command line, the setup of JAX, and the end of a process after a user's mistake.
+"""The functions that all verbs share: parse a command line, set JAX up, end the process after a user's mistake.
 
 @verb
 def main(argv): ...
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import absl.logging
 from ml_collections import ConfigDict
 
+from t5lite.checks import STEPS, in_range
 from t5lite.config import base_config, read_config
 from t5lite.objectives.catalogue import unused_fields
 from t5lite.run.overrides import given_fields, override
@@ -38,9 +39,10 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
-    """Return a verb's main. A UserError ends it with one line and exit code 2; SIGTERM and Ctrl-C, with a line and 75.
+    """Return a verb's main function, made from `function`.
 
-    The process ends at once and does not wait for its threads. The log messages of other libraries are silenced.
+    A UserError ends the process with one line and exit code 2. SIGTERM and Ctrl-C end it with one line and exit code
+    75. The process ends at once and does not wait for its threads. The log messages of other libraries are silenced.
     """
 
     @functools.wraps(function)
@@ -62,7 +64,7 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
     """Return the verb's own arguments, and the config of `--config FILE[:…]` with its overrides.
 
-    The arguments have one more attribute, `given`: the fields that overrides have set.
+    The arguments have one more attribute, `given`: the fields that the overrides set.
     """
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,…]; --config.a.b=value overrides a field")
     arguments, rest = parser.parse_known_args(argv)
@@ -73,8 +75,8 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
     given_tokenizer = config.tokenizer.path or config.init_from
     for name in ("vocab_size", "sample_bytes") if given_tokenizer else ():
         if f"tokenizer.{name}" in arguments.given:
-            said = f"config.tokenizer.{name}={config.tokenizer[name]} changes nothing"
-            print(f"note: {said}: the tokenizer is that of {given_tokenizer}", file=sys.stderr)
+            field = f"config.tokenizer.{name}={config.tokenizer[name]}"
+            print(f"note: {field} changes nothing: the tokenizer is that of {given_tokenizer}", file=sys.stderr)
     return arguments, config
 
 
@@ -101,7 +103,8 @@ def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add the flags --step and --average, for a verb that reads a run."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--step", help='the checkpoint of this step, or "best"; default: the newest')
-    group.add_argument("--average", type=_positive, default=1, metavar="N", help="the mean of the newest N checkpoints")
+    count = in_range(int, 1, STEPS)
+    group.add_argument("--average", type=count, default=1, metavar="N", help="use the mean of the newest N checkpoints")
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:
@@ -110,16 +113,10 @@ def add_base(parser: argparse.ArgumentParser) -> None:
         "--base",
         action="append",
         metavar="GROUP|TASK=GROUP",
-        help="the group that the others of its task are held against, else the task's first; TASK is a part of a "
-        "task's title. Repeat the flag for several bases: each group is compared with the base whose config differs "
-        "least",
+        help="compare the other groups of its task with this group; default: the first group of each task. TASK is a "
+        "part of a task's title. Repeat the flag for several bases: each group is compared with the base whose config "
+        "differs least from its own",
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 1, is {text!r}")
-    return int(text)
 
 
 def start_jax(deterministic: bool = False) -> None:
@@ -139,14 +136,14 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
     """Add the arguments by which several hosts find each other."""
     group = parser.add_argument_group(
         "several hosts",
-        "Start the same command on every host. A TPU pod, Slurm and Open MPI say where the hosts are; elsewhere do so:",
+        "Start the same command on every host. On a TPU pod, Slurm or Open MPI they find each other. Elsewhere set:",
     )
     environment = os.environ.get
     group.add_argument(
         "--coordinator_address",
         metavar="HOST:PORT",
         default=environment("JAX_COORDINATOR_ADDRESS"),
-        help="of host 0, a free port; default: $JAX_COORDINATOR_ADDRESS",
+        help="the address of host 0, with a free port; default: $JAX_COORDINATOR_ADDRESS",
     )
     group.add_argument(
         "--num_processes",
@@ -158,14 +155,14 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
         "--process_id",
         type=int,
         default=environment("JAX_PROCESS_ID"),
-        help="of this host, from 0; default: $JAX_PROCESS_ID",
+        help="the number of this host, from 0; default: $JAX_PROCESS_ID",
     )
     group.add_argument(
         "--heartbeat_timeout",
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="of a host's silence, after which all others end (default: %(default)g)",
+        help="if a host is silent for this long, all other hosts end (default: %(default)g)",
     )
 
 
@@ -177,7 +174,7 @@ def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> I
     from t5lite.system.joining import Address, are_several, join_hosts
 
     if arguments.heartbeat_timeout <= 0:
-        raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout} must be above 0")
+        raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout:g} must be above 0")
     address = Address(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
     if not are_several(address):
         yield
@@ -195,10 +192,7 @@ def _outputs_once(here: bool) -> Iterator[None]:
     if not here:
         keep_quiet()
     sys.stdout.flush()
-    stdout_of_process = os.dup(1)
+    stdout_copy = os.dup(1)
     os.dup2(2, 1)
-    with (
-        open(stdout_of_process if here else os.devnull, "w", buffering=1) as stdout,
-        contextlib.redirect_stdout(stdout),
-    ):
+    with open(stdout_copy if here else os.devnull, "w", buffering=1) as stdout, contextlib.redirect_stdout(stdout):
         yield

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_dict
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.files import FORMAT, check_format, read_json
 
-BAG_OF_WORDS = "bag_of_words"  # a value of model.architecture: no network, but the baseline of labelled tasks
+BAG_OF_WORDS = "bag_of_words"  # a value of model.architecture: the baseline of labelled tasks, without a network
 
 
 def _optional(kind: type) -> Any:
@@ -140,7 +140,7 @@ def _objective() -> dict[str, Any]:
         "mean_noise_span_length": 3.0,
         "noises": ("sentence_permutation", "text_infilling"),  # bart
         "fim_rate": 0.5,  # fill in the middle: the fraction of windows with moved parts
-        "mixture": {},  # mixture: NAME: {name, weight, mode, and any field that differs from those here}
+        "mixture": {},  # mixture: NAME: {name, weight, mode, and any field here with another value}
         "segments": True,  # causal LM: attention and loss stay inside a document
         "pack": True,  # pairs: put several in a row
         # On a decoder, inputs see each other in both directions; None: only in a prefix LM and in mixtures with one.
@@ -180,7 +180,7 @@ def _model() -> dict[str, Any]:
         "logits_soft_cap": _optional(float),
         "logits_bias": False,
         "initialisation": _optional(str),  # None: t5 with relative_bias, else gpt2
-        "token_types": _optional(int),  # of an encoder: sentence A or B; None: 2, even if the objective has no B
+        "token_types": _optional(int),  # encoder only: sentence A or B; None: 2, even if the objective has no B
         "mlm_transform": True,  # BERT's dense layer, activation and norm before an encoder's vocabulary
         "dropout": 0.0,
         "dropout_places": _optional(tuple),  # None: the places of the model's family, see model/config.py
@@ -222,7 +222,7 @@ BOOLEANS = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """Return the `key=value,…` after a config file's colon, with the types of the defaults.
+    """Return the arguments `key=value,…` that follow a config file's colon, with the types of the defaults.
 
     Raises UserError for a value of another type, and for an unknown key, naming the nearest known one.
     """
@@ -235,28 +235,28 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
         try:
             values[key] = BOOLEANS[value.lower()] if kind is bool else kind(value)
         except (ValueError, KeyError):
-            raise UserError(f"argument {key}={value!r} of the config is not of type {kind.__name__}") from None
+            raise UserError(f"argument {key}={value!r} of the config must be of type {kind.__name__}") from None
     return ConfigDict(values)
 
 
 def load_function(path: Path, name: str) -> Any:
     """Return the function `name` of the Python file `path`. An error inside the file names the file and line."""
     if not path.is_file():
-        raise UserError(f"no config file {path}")
+        raise UserError(f"no config file {path}; correct the path")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; a config is one with a function {name}(arg)")
+        raise UserError(f"{path} is not a Python file; give a .py file with a function {name}(arg)")
     module = importlib.util.module_from_spec(spec)
     with errors_of(path):
         spec.loader.exec_module(module)
     if not callable(getattr(module, name, None)):
-        raise UserError(f"{path} has no function {name}(arg)")
+        raise UserError(f"{path} has no function {name}(arg); define it")
     return getattr(module, name)
 
 
 @contextlib.contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Turn any error in the code of a config file into a UserError with the file and line."""
+    """Turn any error in the code of the config file `path` into a UserError that names the file and the line."""
     try:
         yield
     except UserError:
@@ -265,7 +265,7 @@ def errors_of(path: Path) -> Iterator[None]:
         place = path if _is_file(error.filename, path) else error.filename or path
         raise UserError(f"{place}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if _is_file(at.filename, path)]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is_file(frame.filename, path)]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise UserError(f"{place}: {_in_short(error)}") from error
 
@@ -275,7 +275,7 @@ def _is_file(name: str | None, path: Path) -> bool:
 
 
 def _in_short(error: Exception) -> str:
-    """Return the message of `error`, in short for an unknown field, where ml_collections prints the whole config."""
+    """Return the message of `error`. For an unknown field it is short: ml_collections would print the whole config."""
     text = str(error)
     if isinstance(error, AttributeError | KeyError):
         near = re.search(r'Did you mean "(\w+)"', text)
@@ -300,7 +300,9 @@ def read_config(spec: str) -> ConfigDict:
 def check_made(config: Any, where: str) -> None:
     """Refuse the result of a config file if it did not start from base_config; else lock it."""
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{where}: returned {type(config).__name__} where a config should be")
+        raise UserError(
+            f"{where}: returned {type(config).__name__} where a config should be; return base_config() with changes"
+        )
     _check_fields(config, base_config(), where)
     config.lock()
 
@@ -317,17 +319,17 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str) -> None:
             _check_fields(config[name], group, f"{where}: {name}")
 
 
-def at(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:
+def lookup_field(tree: Mapping[str, Any] | ConfigDict, path: str, missing: Any = None) -> Any:
     """Return the field or group at a dotted path, or `missing` where there is none."""
     for part in path.split("."):
         tree = tree.get(part, missing) if isinstance(tree, Mapping | ConfigDict) else missing
     return tree
 
 
-def put(config: ConfigDict, path: str, value: Any) -> None:
+def set_field(config: ConfigDict, path: str, value: Any) -> None:
     """Set the field at a dotted path."""
     group, _, name = path.rpartition(".")
-    (at(config, group) if group else config)[name] = value
+    (lookup_field(config, group) if group else config)[name] = value
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -335,11 +337,11 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return {dotted path: value} for the leaves of a tree of dicts."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        leaves |= flatten_fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return leaves
 
 
@@ -350,15 +352,15 @@ def load_json(path: Path) -> ConfigDict:
     """
     written = read_json(path)
     if written is None:
-        raise UserError(f"{path.parent} is not a run's workdir: it has no config.json")
+        raise UserError(f"{path.parent} is not a run's workdir, because it has no config.json; correct the path")
     if "model_type" in written:
-        raise UserError(f"{path.parent} is no run's workdir but released weights: say hf:{path.parent}")
+        raise UserError(f"{path.parent} holds released weights and is not a run's workdir; say hf:{path.parent}")
     config = base_config()
     try:
         check_format(written.pop("format", FORMAT), str(path.parent))
         _fill(config, written, str(path))
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged: {error}; restore it, or choose another workdir") from error
     return config
 
 

@@ -1,15 +1,16 @@
-"""Convert: released weights to the workdir of a run, or a run to a folder that transformers loads.
+"""Convert: make a run's workdir from released weights, or a folder that transformers loads from a run.
 
 python -m t5lite.convert --from hf:t5-small --to runs/t5_small
 python -m t5lite.convert --from runs/tiny --to hf:exported --dtype bfloat16
 
-Both ways bit for bit in the stored dtype. A table says what went where. A tensor that no model here uses is kept in the
-workdir, if it is of a known part, and goes back as it came. An unknown tensor, or one that is missing, is an error that
-names it, and nothing is written. Weights are read as safetensors alone.
+Both ways keep every bit in the stored dtype. A table says which tensor became which parameter. A tensor that no model
+here uses is kept in the workdir, if it belongs to a known part, and is written back unchanged. An unknown tensor, or a
+missing one, is an error that names it, and nothing is written. Weights are read only from safetensors files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,8 +20,8 @@ from jax.sharding import Mesh
 from t5lite import cli
 from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.generation_config import write_generation_config
-from t5lite.interop.dropout import unsaid_places
-from t5lite.interop.kept import keep, read_kept, write_back
+from t5lite.interop.dropout import lost_places
+from t5lite.interop.kept import keep_release, read_kept, write_back
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.interop.tensors import DTYPES
 from t5lite.interop.writing import describe, write_released
@@ -43,12 +44,10 @@ ELSEWHERE = "choose another --to"
 
 def import_released(place: str, workdir: Path) -> Released:
     """Make `workdir` of the released weights of `hf:DIR`: a run that ended at step 0 with them."""
-    if workdir.exists():
-        raise UserError(f"{workdir} exists already; choose another --to, or remove it")
+    _refuse_existing(workdir)
     released, opened = open_released(folder_of(place)), open_model(place)
-    opened.config.tokenizer.path, mesh = None, make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    shapes = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in released.shapes.items()}
-    like = flatten_dict(place_shapes(unflatten_dict(shapes, sep="/"), mesh, released.model), sep="/")
+    opened.config.tokenizer.path = None
+    like = flatten_dict(_place_all(released.shapes, _one_device(), released.model), sep="/")
     with atomic_folder(workdir, ELSEWHERE) as temporary:
         opened.whole.save(temporary / "tokenizer")
         provenance = {"data": {"tokenizer": opened.whole.sha256}, "labels": opened.labels}
@@ -57,24 +56,25 @@ def import_released(place: str, workdir: Path) -> Released:
         params = unflatten_dict(load_parameters(released, like), sep="/")
         checkpoints.save(TrainState(np.int32(0), params, {}), {})
         checkpoints.close()
-        keep(released, temporary)
+        keep_release(released, temporary)
     return released
 
 
 def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | None, average: int) -> None:
-    """Make `folder` of the run in `workdir`.
+    """Make `folder`, which transformers loads, from the run in `workdir`.
 
-    dtype: of the weights; None: float32, or each tensor's own where the workdir was converted and not trained.
+    dtype: the dtype of the weights; None: float32, or each tensor's own if the workdir was converted and not trained.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists already; choose another --to, or remove it")
+    _refuse_existing(folder)
     kept = read_kept(workdir)
     if kept is not None and average > 1:
-        raise UserError(f"--average={average}: {workdir} was converted, and has one checkpoint; leave it out")
-    opened, mesh = open_model(workdir), make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
+        raise UserError(
+            f"--average={average}: {workdir} was converted and has only one checkpoint; leave --average out"
+        )
+    opened, mesh = open_model(workdir), _one_device()
     model = opened.model.config
     if kept is None:
-        _say_what_is_lost(model)  # before anything is read
+        _note_losses(model)  # before anything is read
         params, _ = load_params(workdir, placed_shapes(model, mesh), step, average)
     else:
         params = _all_params(workdir, mesh, model, step)
@@ -91,37 +91,54 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
         write_released(temporary, model, flatten_dict(params, sep="/"), dtype or "float32", more)
 
 
-def _say_what_is_lost(model: ModelConfig) -> None:
-    """Say what config.json of the model's family has no field for. UserError for a model that is of no family."""
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise UserError(f"{target} exists already; choose another --to, or remove it")
+
+
+def _one_device() -> Mesh:
+    return make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
+
+
+def _place_all(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, model: ModelConfig) -> Any:
+    """Return the tree of float32 parameters with these {path: shape}, as shapes with shardings."""
+    leaves = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
+    return place_shapes(unflatten_dict(leaves, sep="/"), mesh, model)
+
+
+def _note_losses(model: ModelConfig) -> None:
+    """Say which properties of the model config.json cannot express. Raises UserError for a model of no family."""
     family, _ = describe(model)
     file = f"config.json of {family.model_types[0]}"
-    if places := unsaid_places(model, family.dropout):
-        say(f"{file} has no dropout at these places of the run: {', '.join(places)}")
+    if places := lost_places(model, family.dropout):
+        say(f"note: {file} cannot express the run's dropout at these places: {', '.join(places)}")
     if model.max_positions is not None and model.positions != "learned":
-        say(f"{file} has no field for model.max_positions={model.max_positions}: transformers will read longer texts")
+        say(
+            f"note: {file} has no field for config.model.max_positions={model.max_positions}, so transformers will "
+            "read longer texts"
+        )
 
 
 def _all_params(workdir: Path, mesh: Mesh, model: ModelConfig, step: str | None) -> dict[str, jax.Array]:
-    """{path: array} of all that the checkpoint of a converted workdir holds."""
+    """Return {path: array} for all parameters in the checkpoint of a converted workdir."""
 
     def wanted(record: Record) -> Items:
-        shapes = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in record.shapes("params").items()}
-        return {"params": place_shapes(unflatten_dict(shapes, sep="/"), mesh, model)}
+        return {"params": _place_all(record.shapes("params"), mesh, model)}
 
     _, items = next(intact(workdir, chosen_steps(workdir, step), wanted))
     return flatten_dict(items["params"], sep="/")
 
 
 def _show(released: Released) -> None:
-    """A line a parameter: its tensor, or those of its layers, and its shape."""
+    """Print a line for each parameter: the tensor, or the tensors of the layers, and the shape."""
     lines = []
     for path, row in released.rows.items():
         layers = f" (n = 0 … {len(row.names) - 1})" if row.entry.stacked else ""
-        theirs = row.entry.theirs if row.names else f"{row.entry.theirs}: not there, zeros"
-        lines.append((theirs + layers, path, " × ".join(map(str, released.shapes[path]))))
+        tensor = row.entry.tensor if row.names else f"{row.entry.tensor}: not there, zeros"
+        lines.append((tensor + layers, path, " × ".join(map(str, released.shapes[path]))))
     lines += [(name, "repeats another tensor", "") for name in released.repeated]
-    lines += [(name, "is kept, no model here has this head", "") for name in released.heads]
-    lines += [(name, "is kept, it is computed", "") for name in released.buffers]
+    lines += [(name, "is kept: no model here has this head", "") for name in released.heads]
+    lines += [(name, "is kept: a computed buffer", "") for name in released.buffers]
     lines += [("", f"{path} is not there", "") for path in released.lacking]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"{released.folder}: {released.json['model_type']}, {released.dtype}")
@@ -131,7 +148,7 @@ def _show(released: Released) -> None:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Convert one into the other, and print a table of what went where."""
+    """Convert in the direction that the flags ask for, and print a table of parameters and tensors."""
     parser = cli.parser("convert", __doc__)
     parser.add_argument(
         "--from", dest="source", required=True, help="the workdir of a run, or hf:DIR: released weights"
@@ -140,12 +157,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the written weights of hf:DIR (default: float32; as they came, where the workdir was converted)",
+        help="the dtype of the weights written to hf:DIR (default: float32; unchanged if the workdir was converted)",
     )
     cli.add_which_checkpoint(parser)
     arguments = parser.parse_args(argv)
     if is_released(arguments.source) == is_released(arguments.target):
-        raise UserError("one of --from and --to must be hf:DIR, the other a workdir")
+        raise UserError("one of --from and --to must be hf:DIR, and the other one a workdir; correct one")
     cli.start_jax()
     if is_released(arguments.source):
         _show(import_released(arguments.source, Path(arguments.target)))

@@ -1,4 +1,4 @@
-"""Evaluate: the metrics of a run's newest checkpoint, or of another, on held-out text, its own or other.
+"""Evaluate: print the metrics of a run's newest checkpoint, or of another one, on the run's held-out text or on other.
 
 python -m t5lite.evaluate --checkpoint runs/tiny
 python -m t5lite.evaluate --checkpoint runs/tiny --step best
@@ -24,7 +24,7 @@ from t5lite.system.progress import warn
 
 
 def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:
-    """Print held-out examples on stderr: inputs, target, what the model makes of it."""
+    """Print held-out examples on stderr: inputs, target, and the model's output."""
     console = Console(stderr=True, highlight=False, quiet=not is_primary())
     for split in splits:
         for shown in evaluator.examples(params, split, count):
@@ -45,8 +45,8 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
     if arguments.examples:
         _show_examples(evaluator, params, evaluator.splits, arguments.examples)
     if arguments.json:
-        found = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
-        print(json.dumps(found))
+        result = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
+        print(json.dumps(result))
         return
     table = Table(title=Text(f"{arguments.checkpoint}, step {step}"))
     names = sorted({name for values in metrics.values() for name in values})
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.parser("evaluate", __doc__)
     parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics", "evaluated"}')
     parser.add_argument(
-        "--examples", type=in_range(int, 0, STEPS), default=0, help="also show so many held-out examples with answers"
+        "--examples", type=in_range(int, 0, STEPS), default=0, help="also show this many held-out examples with answers"
     )
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_checkpoint(parser, argv)

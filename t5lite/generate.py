@@ -1,4 +1,4 @@
-r"""Generate: answers to texts, or the probabilities of given ones, from a run or from released weights.
+r"""Generate: print a model's answers to texts, or the probabilities of given answers.
 
     python -m t5lite.generate --checkpoint runs/tiny --input 'The <extra_id_0> sat on the mat.'
     python -m t5lite.generate --checkpoint hf:flan-t5-base --input 'Translate to German: the cat' --num_beams 4
@@ -7,16 +7,19 @@ r"""Generate: answers to texts, or the probabilities of given ones, from a run o
     python -m t5lite.generate --checkpoint runs/task --score --input 'the sea' --target 'a noun' --json
     python -m t5lite.generate --checkpoint runs/tiny --interactive
 
-A text a line, from --input, --input_file or standard input; in a .jsonl file (or with --jsonl) an object a line, whose
-columns inputs, targets and prefix are read and whose other fields its answer keeps. One answer a line, in the same
-order, with line breaks within it as \n. Blank lines have none. A line that cannot be answered is named on standard
-error, the others are answered, and the exit code is 2; --strict ends at the first such line.
+The model is a run, or released weights (hf:DIR). The texts come from --input, from --input_file or from standard input,
+one on each line. In a .jsonl file (or with --jsonl) each line is an object: inputs, targets and prefix are read, and
+the answer keeps the other fields.
 
-A network that was fine-tuned on pairs answers; one pre-trained with span corruption fills in the blanks; a language
-model goes on. An encoder puts the likeliest piece in place of each [MASK] of a text, or says the label of a text, or
-the tag of each word. On a terminal a single answer appears as it is made.
+Each answer is a line, in the same order; line breaks in an answer are printed as \n. Blank lines get no answer. A line
+that cannot be answered is named on standard error, the others are answered, and the exit code is 2. --strict ends at
+the first such line.
 
-Specials are generated only where training had them in targets, sentinels only where the text has a blank.
+A model that was fine-tuned on pairs answers. A model that was pre-trained with span corruption fills in the blanks. A
+language model continues the text. An encoder replaces each [MASK] by the likeliest piece, or names the label of a text,
+or the tag of each word. On a terminal a single answer appears while it is generated.
+
+Special tokens are generated only if training had them in targets, and sentinels only if the text has a blank.
 """
 
 import argparse
@@ -43,15 +46,15 @@ BLANK = re.compile(r" ?<extra_id_\d+>")
 NEW = "/new"
 
 
-def filled(text: str, answer: str) -> str:
-    """`text` with its blanks filled from an answer that names each before what belongs there."""
+def fill_blanks(text: str, answer: str) -> str:
+    """Return `text` with its blanks filled. In `answer`, each blank's name comes before the words that fill it."""
     names = BLANK.findall(answer)
     parts = dict(zip((name.strip() for name in names), BLANK.split(answer)[1:], strict=True))
-    return BLANK.sub(lambda found: parts.get(found[0].strip(), found[0]), text)
+    return BLANK.sub(lambda blank: parts.get(blank[0].strip(), blank[0]), text)
 
 
 def _read(arguments: argparse.Namespace, columns: Mapping[str, str]) -> list[Request]:
-    """The requests, in their order."""
+    """Return the requests, in the order of the texts."""
     if arguments.input is not None:
         try:
             arguments.input.encode()  # an argument may hold bytes that are not UTF-8 as half surrogate pairs
@@ -67,7 +70,7 @@ def _read(arguments: argparse.Namespace, columns: Mapping[str, str]) -> list[Req
 
 
 def _lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator[str]:
-    """How an answer is printed. Of several each keeps to its line; a single one may have as many as it wants."""
+    """Yield the lines to print for an answer. Only the answer to --input may take several lines."""
     if arguments.json:
         yield json.dumps(answer)
     elif arguments.score:
@@ -83,58 +86,58 @@ def _lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator
 def _warn_of_cut(request: Request, cut: Mapping[str, int] | None) -> None:
     if cut:
         where = request.place or f"the text {shortened(request.input)!r}"
-        warn(f"{where}: {cut['tokens']} tokens, and the network reads {cut['read']}: the rest was cut off")
+        warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: the rest was cut off")
 
 
 def _stream(generator: Generator, request: Request, options: Options) -> str:
-    """Print the answer as it comes, and return it."""
-    said = ""
+    """Print the answer while it is generated, and return it."""
+    answer = ""
     _warn_of_cut(request, generator.prepare(request, options).cut)
     for part in generator.stream(request, options):
         print(part, end="", flush=True)
-        said += part
+        answer += part
     print()
-    return said
+    return answer
 
 
 def _converse(answerer: Answerer, options: Options) -> None:
-    """Answer what is typed, a line at a time, to its end. A language model goes on from all that was said."""
+    """Answer each line that is typed. A language model continues the whole conversation."""
     goes_on = not answerer.objective.closes_inputs and answerer.objective.architecture == "decoder"
     hint = f"; {NEW} begins anew" if goes_on else ""
-    print(f"a line to answer{hint}; Ctrl-D ends", file=sys.stderr)
-    said = ""
+    print(f"type a line to get an answer{hint}; Ctrl-D ends", file=sys.stderr)
+    conversation = ""
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
         if line.strip() == NEW or not line.strip():
-            said = "" if line.strip() else said
+            conversation = "" if line.strip() else conversation
             continue
-        said = f"{said}\n{line}" if goes_on and said else line
+        conversation = f"{conversation}\n{line}" if goes_on and conversation else line
         try:
             if isinstance(answerer, Generator) and not BLANK.search(line):
-                said += _stream(answerer, Request(said), options)
+                conversation += _stream(answerer, Request(conversation), options)
                 continue
             answer = next(answerer.answers([Request(line)], options))
             _warn_of_cut(Request(line), answer.get("cut"))
-            print(filled(line, answer["output"]) if isinstance(answerer, Generator) else answer["output"])
-        except UserError as error:  # a text too long, or one without a blank: the next may be better
+            print(fill_blanks(line, answer["output"]) if isinstance(answerer, Generator) else answer["output"])
+        except UserError as error:  # for example a text that is too long; the next line may be fine
             print(f"t5lite: {error}", file=sys.stderr)
-            said = ""
+            conversation = ""
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     usual, many = Settings(), in_range(int, 0, STEPS)
     number = lambda least, most: in_range(float, least, most)
     for name, kind, text in (
-        ("max_new_tokens", in_range(int, 1, LENGTH), "of an answer"),
-        ("temperature", number(0, 1e6), "0: the likeliest token, always"),
+        ("max_new_tokens", in_range(int, 1, LENGTH), "the most tokens of an answer"),
+        ("temperature", number(0, 1e6), "0: always take the likeliest token"),
         ("top_k", many, "sample from the k likeliest tokens; 0: from all"),
-        ("top_p", number(0, 1), "sample from the fewest tokens of this probability"),
-        ("min_p", number(0, 1), "sample from tokens with at least so much of the likeliest's probability"),
-        ("repetition_penalty", number(0, 1e6), "above 1, what was said already becomes less likely"),
-        ("num_beams", in_range(int, 1, 2**10), "hypotheses that a beam search follows"),
+        ("top_p", number(0, 1), "sample from the fewest tokens that together have this probability"),
+        ("min_p", number(0, 1), "sample from tokens with at least this fraction of the largest probability"),
+        ("repetition_penalty", number(0, 1e6), "above 1: tokens that occurred already become less likely"),
+        ("num_beams", in_range(int, 1, 2**10), "the number of beams; 1: no beam search"),
         ("length_penalty", number(-1e6, 1e6), "a beam's score is its log-probability / length ** this"),
         ("num_return", in_range(int, 1, 2**10), "answers to each text, the best first"),
     ):
@@ -144,12 +147,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--early_stopping",
         type=lambda text: known.get(text.lower(), text),
-        help="of beams: true, false or never (default: false)",
+        help="when a beam search ends: true, false or never (default: false)",
     )
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the user gave."""
+    """Return the settings that the user gave."""
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -158,9 +161,9 @@ def _options(arguments: argparse.Namespace) -> Options:
     stop = tuple(text.replace("\\n", "\n") for text in arguments.stop or ())
     settings = Settings(**_given(arguments))
     if settings.num_beams > 1 and stop:
-        raise UserError("--stop does not go with --num_beams: beams change as they go on")
+        raise UserError("--stop does not go with --num_beams, because beams change during the search; leave one out")
     if "" in stop:
-        raise UserError("--stop: an empty text ends everything")
+        raise UserError("--stop: an empty text would end every answer at once; give a text")
     return Options(settings, stop, tuple(arguments.suppress or ()), arguments.seed)
 
 
@@ -169,22 +172,32 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_checkpoint(parser)
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--input", help="one text")
-    texts.add_argument("--input_file", type=Path, help="a file with a text a line; default: standard input")
-    texts.add_argument("--interactive", action="store_true", help="answer what is typed")
+    texts.add_argument("--input_file", type=Path, help="a file with a text on each line; default: standard input")
+    texts.add_argument("--interactive", action="store_true", help="answer each line that is typed")
     parser.add_argument("--strict", action="store_true", help="end at the first line that cannot be answered")
-    parser.add_argument("--jsonl", action="store_true", help="standard input, or a file of another name, is .jsonl")
-    parser.add_argument("--prefix", help="what every answer begins with")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="an answer ends before it; may be repeated")
     parser.add_argument(
-        "--suppress", action="append", metavar="TEXT", help="a token that is not generated; may be repeated"
+        "--jsonl", action="store_true", help="read standard input, or a file of another name, as .jsonl"
     )
-    parser.add_argument("--score", action="store_true", help="the log-probability of given targets, not answers")
+    parser.add_argument("--prefix", help="begin every answer with this text")
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end an answer before this text; may be repeated"
+    )
+    parser.add_argument(
+        "--suppress", action="append", metavar="TEXT", help="never generate this token; may be repeated"
+    )
+    parser.add_argument("--score", action="store_true", help="print the log-probability of given targets, not answers")
     parser.add_argument("--target", help="with --score: the target of every text")
     _add_settings(parser)
     parser.add_argument("--seed", type=in_range(int, 0, STEPS), default=0)
-    parser.add_argument("--batch_size", type=in_range(int, 1, 2**16), default=BATCH_SIZE, help="texts at a time")
-    parser.add_argument("--tensor", type=in_range(int, 1, 2**10), default=1, help="devices that share the model")
-    parser.add_argument("--json", action="store_true", help="an object a text, with tokens and log-probabilities")
+    parser.add_argument(
+        "--batch_size", type=in_range(int, 1, 2**16), default=BATCH_SIZE, help="the number of texts at a time"
+    )
+    parser.add_argument(
+        "--tensor", type=in_range(int, 1, 2**10), default=1, help="the number of devices that share the model"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object for each text, with tokens and log-probabilities"
+    )
     cli.add_hosts(parser)
     return parser
 
@@ -195,12 +208,12 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     options = _options(arguments)
     if arguments.target is not None and not arguments.score:
-        raise UserError("--target is what --score scores; give both")
+        raise UserError("--target is of use only with --score; give both")
     with cli.jax_started(arguments):
         answerer = open_answerer(
             arguments.checkpoint, step=arguments.step, average=arguments.average, tensor=arguments.tensor
         )
-        _say_what_is_not_taken_over(answerer, arguments)
+        _check_settings(answerer, arguments)
         if arguments.interactive:
             _converse(answerer, options)
             return
@@ -208,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
         requests = [Request(**fields) for fields in hosts.from_primary([dataclasses.asdict(each) for each in read])]
         generates = isinstance(answerer, Generator)
         if arguments.score and not generates:
-            raise UserError("--score: an encoder has no targets to score")
+            raise UserError("--score: an encoder has no targets to score; leave --score out")
         alone = arguments.input is not None and not (arguments.json or arguments.score) and generates
         if alone and sys.stdout.isatty() and options.settings.streams == 1 and hosts.count_hosts() == 1:
             _stream(answerer, requests[0], options)
@@ -222,7 +235,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: argparse.Namespace) -> None:
-    """Print each answer. Those that failed are named on stderr, and there is a UserError at the end."""
+    """Print each answer. Texts without an answer are named on stderr, and raise a UserError at the end."""
     failed = 0
     for answer, request in zip(answers, requests, strict=False):  # only host 0 has answers
         _warn_of_cut(request, answer.get("cut"))
@@ -236,8 +249,8 @@ def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: 
         raise UserError(f"{failed} of {len(requests)} texts could not be answered; the lines above name them")
 
 
-def _say_what_is_not_taken_over(answerer: Answerer, arguments: argparse.Namespace) -> None:
-    """Refuse flags of generation for an encoder; else name what the release would generate with and this does not."""
+def _check_settings(answerer: Answerer, arguments: argparse.Namespace) -> None:
+    """Refuse flags of generation for an encoder. Else say which settings of generation_config.json are not used."""
     given = [f"--{name}" for name in (*_given(arguments), *(("stop",) if arguments.stop else ()))]
     if isinstance(answerer, Reader):
         given += ["--suppress"] if arguments.suppress else []

@@ -2,7 +2,8 @@
 
     python -m t5lite.prepare --config configs/tiny.py
 
-Every verb that needs them builds them too; this one does it ahead, on a machine without an accelerator for example.
+Every verb builds them if they are not there yet. This verb builds them ahead of time, for example on a machine without
+an accelerator.
 """
 
 import json
@@ -15,7 +16,8 @@ from t5lite.run.experiment import open_experiment
 from t5lite.system.cache import cache_dir
 
 
-def _facts(span: Span) -> dict[str, Any]:
+def _describe(span: Span) -> dict[str, Any]:
+    """Return the numbers of a part of a token store."""
     card = span.store.card
     share = (span.stop - span.start) / max(card["tokens"], 1)
     facts = {
@@ -35,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     arguments, config = cli.parse_with_config(parser, argv)
     experiment = open_experiment(config, given=arguments.given)
     dataset = experiment.dataset
-    parts = {name: _facts(span) for name, span in {**dataset.train, **dataset.validation}.items()}
+    parts = {name: _describe(span) for name, span in {**dataset.train, **dataset.validation}.items()}
     vocabulary = dataset.tokenizer.vocabulary
     if arguments.json:
         print(json.dumps({"tokenizer": {"sha256": dataset.tokenizer.sha256, "size": vocabulary.size}, "parts": parts}))

@@ -1,21 +1,24 @@
-"""Preview: what the model will see at a step, decoded, with the noise marked, and what it came to.
+"""Preview: show what the model will see at a step, decoded, with the noise marked and measured.
 
     python -m t5lite.preview --config configs/tiny.py --step 100 --n 3
     python -m t5lite.preview --config configs/tiny.py --n 2000 --summary
     python -m t5lite.preview --config configs/tiny.py --n 1000 --json
 
-The examples are those that training would see: the same rows, the same noise. On a terminal noise has a colour, and in
-a pipe it stands in ⟦⟧. ▸ begins what a decoder's loss is on.
+The examples are those that training would see: the same rows, the same noise. On a terminal, noise has a colour. In a
+pipe, noise stands in ⟦⟧. On a decoder, the loss is on the tokens after ▸.
 
-Of pairs and of words with tags, a second table counts what is cut in all rows of the data, shown or not.
+For pairs, and for words with tags, a second table counts what is cut in all rows of the data, shown or not.
 
-With --json, a line an example: {"index", "objective", "member", "window", "inputs", "targets", "weights", "mask_rate",
-"spans", "answers", "token_types"}.
+With --json, each example is a line: {"index", "objective", "member", "window", "inputs", "targets", "weights",
+"mask_rate", "spans", "answers", "token_types"}.
 
-`window` is the row, `inputs` and `targets` are token ids without padding, `weights` those of the targets, `spans` the
-numbers of tokens of the spans of noise, 0 for an insertion; `member` says which of a mixture's objectives made it. On
-an encoder `targets` are aligned with `inputs`, and `weights` mark what is to be predicted. `answers` are those of its
-heads, by the kind of answer: places among the run's labels; for a next sentence 1 where the second part is none.
+    member             the mixture's objective that made the example
+    window             the row
+    inputs, targets    token ids without padding; on an encoder, targets are aligned with inputs
+    weights            the loss weights of the targets; on an encoder, they mark the tokens to predict
+    spans              the number of tokens in each span of noise; 0: an insertion
+    answers            {kind of answer: the true answers, as places among the labels}; for "next sentence", 1 means
+                       that the second part does not follow the first
 """
 
 import collections
@@ -48,15 +51,15 @@ MOST_SHARES = 6  # of classes, in a cell of the summary
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a random byte may be one, and move the terminal's cursor
 
 
-def decoded(tokens: Sequence[int], tokenizer: TextTokenizer, styles: Sequence[str], plain: bool) -> Text:
-    """The text of `tokens`, each in its style, but sentinels, specials and EOS in one of their own.
+def decode_with_styles(tokens: Sequence[int], tokenizer: TextTokenizer, styles: Sequence[str], plain: bool) -> Text:
+    """Return the text of `tokens`, each in its style. Sentinels, specials and EOS have the style SPECIAL.
 
-    plain: for where there are no colours; noise stands in ⟦⟧.
+    plain: whether to mark noise with ⟦⟧, for an output without colours.
     """
     text, shown, end, before = Text(), 0, 0, ""
     for style, run in itertools.groupby(styles):
         end += len(list(run))
-        # Decoded from the beginning, because the same token reads otherwise at the start of a text.
+        # Decode from the beginning, because a token at the start of a text reads differently.
         new = list(_from(tokenizer.decode_parts(tokens[:end], with_eos=True), shown))
         shown += sum(len(part) for part, _ in new)
         if (before, style) == (WITHOUT_LOSS, ""):
@@ -70,7 +73,7 @@ def decoded(tokens: Sequence[int], tokenizer: TextTokenizer, styles: Sequence[st
 
 
 def _from(parts: Sequence[tuple[str, bool]], start: int) -> Iterator[tuple[str, bool]]:
-    """What of `parts`, texts and whether each is special, comes after `start` characters."""
+    """Yield the part of `parts` that comes after `start` characters. parts: (text, whether it is special)."""
     for part, is_special in parts:
         if len(part) > start:
             yield part[start:], is_special
@@ -78,11 +81,11 @@ def _from(parts: Sequence[tuple[str, bool]], start: int) -> Iterator[tuple[str, 
 
 
 def _lines(values: dict[str, Any], seen: Seen, objective: Objective) -> Iterator[tuple[str, list[int], list[str]]]:
-    """(title, tokens, a style each) of what is shown of an example."""
+    """Yield (title, tokens, a style for each token) for each line that shows an example."""
     weights, noise = values["weights"], seen.example.noise
     window, is_noise = None, ()
     if values["mask_rate"]:
-        # Not the window where sentences changed places, or where the second part is another text's.
+        # The noise is in `ordered` where sentences changed places, or where the second part is from another text.
         ordered = seen.example.ordered
         title, window = ("window", seen.row["tokens"]) if ordered is None else ("text before the noise", ordered)
         is_noise = np.asarray(noise.mask)
@@ -94,8 +97,8 @@ def _lines(values: dict[str, Any], seen: Seen, objective: Objective) -> Iterator
         return
     if objective.architecture == "encoder_decoder":  # a decoder's inputs are its targets, one place later
         marked = [False] * len(values["inputs"])
-        text = slice(0 if objective.bos is None else 1, -1)  # what stands in front, and EOS, are no part of the window
-        if window is not None and _stands_where_it_stood(values["inputs"][text], window, is_noise):
+        text = slice(0 if objective.bos is None else 1, -1)  # without BOS and EOS, which are not in the window
+        if window is not None and _keeps_places(values["inputs"][text], window, is_noise):
             marked[text] = is_noise
         yield "inputs", values["inputs"], _styles(marked, NOISE)
     yield "targets", values["targets"], _styles(weights, "", WITHOUT_LOSS)
@@ -105,13 +108,13 @@ def _styles(marked: Sequence[Any], style: str, other: str = "") -> list[str]:
     return [style if mark else other for mark in marked]
 
 
-def _stands_where_it_stood(inputs: list[int], window: np.ndarray, is_noise: np.ndarray) -> bool:
-    """Whether `inputs` are the window with other tokens in the places of noise alone."""
+def _keeps_places(inputs: list[int], window: np.ndarray, is_noise: np.ndarray) -> bool:
+    """Return whether `inputs` differ from the window only in the places of noise."""
     return len(inputs) == len(window) and bool((np.asarray(inputs) == window)[~is_noise].all())
 
 
 def show(experiment: Experiment, seen: Seen, console: Console) -> None:
-    """Print one example, decoded, and what its noise came to."""
+    """Print one example, decoded, and the measures of its noise."""
     objective, tokenizer = experiment.objective, experiment.dataset.tokenizer
     plain = console.no_color or not (console.is_terminal or console.is_jupyter)
     values = as_json(seen, objective)
@@ -121,7 +124,7 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
     parts: list[RenderableType] = [Rule(title, align="left")]
     for name, tokens, styles in _lines(values, seen, objective):
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
-        parts.append(Text.assemble(count, decoded(tokens, tokenizer, styles, plain)))
+        parts.append(Text.assemble(count, decode_with_styles(tokens, tokenizer, styles, plain)))
     for head, given in seen.batch.answers.items():
         names = names_of(head, given, given, objective.labels, tokenizer.decode)
         if names:
@@ -136,7 +139,7 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
 
 
 def _facts(values: dict[str, Any], expected: Expected, batch: Batch, vocabulary: Vocabulary) -> list[str]:
-    """What the noise came to, in a few words each, and in brackets what is expected."""
+    """Return the measures of the noise, each in a few words, with the expected value in brackets."""
     facts = [f"padding {padding_of(batch):.1%}"]
     if values["mask_rate"] is None:
         return facts
@@ -148,14 +151,14 @@ def _facts(values: dict[str, Any], expected: Expected, batch: Batch, vocabulary:
     return [f"masked {rate}", f"{len(spans)} spans{lengths}", f"{len(used)} sentinels in inputs", *facts]
 
 
-def _beside(found: str, expected: float | None, form: str = ".2f") -> str:
-    return found if expected is None else f"{found} ({expected:{form}})"
+def _beside(measured: str, expected: float | None, form: str = ".2f") -> str:
+    return measured if expected is None else f"{measured} ({expected:{form}})"
 
 
-def summary(found: Sequence[Realised], title: str) -> Table:
-    """A line for each objective of a mixture: what its examples came to on average, and what is expected of them."""
-    total = sum(len(each.padding) for each in found)
-    lines = [_averages(each, total) for each in found if each.padding]
+def summarise(measures: Sequence[Realised], title: str) -> Table:
+    """Return a table with a line for each objective of a mixture: averages over its examples, and expected values."""
+    total = sum(len(each.padding) for each in measures)
+    lines = [_averages(each, total) for each in measures if each.padding]
     names = dict.fromkeys(name for line in lines for name in line)
     table = Table(title=title, title_justify="left", caption="in brackets: expected", box=box.SIMPLE)
     for name in names:
@@ -166,7 +169,7 @@ def summary(found: Sequence[Realised], title: str) -> Table:
 
 
 def cut_table(cut: Mapping[str, Cut]) -> Table:
-    """A line for each split: how many of all its inputs and targets are cut."""
+    """Return a table with a line for each split: how many of its inputs and targets are cut."""
     table = Table(title="all rows of the data", title_justify="left", box=box.SIMPLE)
     columns = {"": "", "rows": "rows", "inputs cut": "inputs", "targets cut": "targets", "tokens lost": "tokens",
                "longest inputs": "longest_inputs", "longest targets": "longest_targets"}  # fmt: skip
@@ -178,7 +181,7 @@ def cut_table(cut: Mapping[str, Cut]) -> Table:
 
 
 def _averages(each: Realised, total: int) -> dict[str, str]:
-    """{column: text} of the examples of one objective, out of `total` examples."""
+    """Return {column: text} for the examples of one objective, out of `total` examples."""
     count = len(each.padding)
     line = {"": each.name, "examples": f"{count}"}
     if each.share < 1:
@@ -197,14 +200,14 @@ def _averages(each: Realised, total: int) -> dict[str, str]:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Show examples of a config's training, and what they came to together."""
+    """Show examples of a config's training, and a summary of them."""
     parser = cli.parser("preview", __doc__)
     parser.add_argument(
-        "--step", type=in_range(int, 0, STEPS), default=0, help="the (0-based) step whose batch is shown first"
+        "--step", type=in_range(int, 0, STEPS), default=0, help="show the batch of this step first; steps count from 0"
     )
     parser.add_argument("--n", type=in_range(int, 1, STEPS), default=4, help="number of examples")
-    parser.add_argument("--json", action="store_true", help="a JSON line an example")
-    parser.add_argument("--summary", action="store_true", help="only what the examples came to together")
+    parser.add_argument("--json", action="store_true", help="print each example as a line of JSON")
+    parser.add_argument("--summary", action="store_true", help="print only the summary of the examples")
     arguments, config = cli.parse_with_config(parser, argv)
     cli.start_jax()
     experiment = open_experiment(config, given=arguments.given)
@@ -220,9 +223,9 @@ def main(argv: Sequence[str]) -> None:
         for seen in examples_of(experiment, arguments.step, arguments.n):
             print(json.dumps(as_json(seen, experiment.objective)))
         return
-    found = realised(shown(), experiment.objective)
+    measures = realised(shown(), experiment.objective)
     if arguments.summary or arguments.n > 1:
-        console.print(summary(found, f"{arguments.n} examples from step {arguments.step} on"))
+        console.print(summarise(measures, f"{arguments.n} examples from step {arguments.step} on"))
     if cut := experiment.cut():
         console.print(cut_table(cut))
         for note in experiment.cut_notes():

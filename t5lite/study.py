@@ -15,7 +15,7 @@ from pathlib import Path
 
 from t5lite import cli
 from t5lite.checks import in_range
-from t5lite.config import at, to_dict
+from t5lite.config import lookup_field, to_dict
 from t5lite.reporting.bases import Candidate, check_bases, find_base, subject_of
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
@@ -140,7 +140,7 @@ def _arguments(study: Study, given: Collection[str], config: Path, workdir: Path
     They set the `given` fields once more: `init_from` would silently replace those fields by its own.
     """
     fields = study[workdir.name]
-    shape = [f"--config.{name}={at(fields, name)}" for name in given if may_be_inherited(name)]
+    shape = [f"--config.{name}={lookup_field(fields, name)}" for name in given if may_be_inherited(name)]
     return ["--config", str(config), "--workdir", str(workdir), *shape]
 
 

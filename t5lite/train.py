@@ -1,13 +1,14 @@
-"""Train: from a config to a workdir with checkpoints, metrics and a result. The same command goes on where it stopped.
+"""Train: run a config in a workdir, with checkpoints, metrics and a result, and go on where an earlier start stopped.
 
 python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
 
 To read the code: `fit` brings together the rows (run/experiment.py), the step (training/step.py) and the loop
-(training/loop.py). `_network` makes these of a config. `train` adds what guards a workdir: a lock, and what may change.
+(training/loop.py). `_train_network` makes them from a config. `train` guards the workdir: it locks the workdir, and
+refuses changes of the config.
 """
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from t5lite import cli
 from t5lite.checks import check, check_budget, require_training_data
-from t5lite.config import BAG_OF_WORDS, at, flat, require, to_dict
+from t5lite.config import BAG_OF_WORDS, flatten_fields, lookup_field, require, to_dict
 from t5lite.data.dataset import open_dataset
 from t5lite.data.labelled import check_labels
 from t5lite.data.rows import prefetch
@@ -67,13 +68,14 @@ def fit(
     checkpoints: Checkpoints,
     workdir: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Train up to step `steps`, and return the state and {"metrics": of each held-out set, "evaluated": its rows}.
+    """Train up to step `steps`, and return (state, {"metrics": …, "evaluated": the rows used}) for each held-out set.
 
     The rows of each step, the pure step and the loop meet here. Held-out text is evaluated before the first step, every
     `eval.every_steps` and at the end.
 
     Args:
-        state: may be that of an earlier start; `done` says what it has cost.
+        state: where training goes on; step 0, or the state of a checkpoint.
+        done: the counts and costs up to `state`.
     """
     config = experiment.config
     first = int(state.step)
@@ -83,7 +85,7 @@ def fit(
         warn(note)
     for note in evaluator.share_notes():
         say(note)
-    # A run without a checkpoint of its own starts over, the evaluation before its first step included.
+    # A run without a checkpoint starts over, and repeats the evaluation before the first step.
     log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
     at_end: dict[str, Metrics] = {}
 
@@ -108,32 +110,46 @@ def fit(
     batches = prefetch(lambda step: put_batch(rows(step), trainer.mesh), first, steps)
     title = f"training {config.name or workdir.name}"
     with contextlib.closing(log), contextlib.closing(batches):
-        # What is saved but not evaluated is a run that was asked to stop while it evaluated.
+        # A step is saved but not evaluated if the run was stopped during the evaluation.
         if first == 0 or (settings.evaluates(first) and not from_primary(log.has_evaluation(first))):
             evaluate(state, first)
         state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, stop, title)
     return state, {"metrics": at_end or evaluator.all(state.evaluated), "evaluated": evaluator.evaluated()}
 
 
-def _network(
+@contextlib.contextmanager
+def _closing(checkpoints: Checkpoints) -> Iterator[None]:
+    """Close the checkpoints after the block. After a UserError, finish the one that is being saved: it is good."""
+    try:
+        yield
+    except UserError:
+        if count_hosts() == 1:  # among several hosts, the parts of the others may never come
+            with contextlib.suppress(UserError):
+                checkpoints.wait()
+        raise
+    checkpoints.close()
+
+
+def _train_network(
     config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
 ) -> dict[str, Any]:
     """Make experiment, trainer and state of the config, train, and return the result."""
     policy, peak_before = make_policy(config), counted_peak()
     opened = with_siblings(config, workdir)
-    # A run that has begun needs the run it started from no more. Its config is the last of its facts to be written.
+    # A run that has begun no longer needs `init_from`. A run writes its config last, so then its tokenizer is complete.
     has_begun = from_primary((workdir / "config.json").is_file() and (workdir / "tokenizer").is_dir())
     starts = opened.init_from is not None and not from_primary(saved_steps(workdir))
-    theirs = shapes_at(opened.init_from, opened.init_from_step) if starts else {}  # or the error that there are none
+    # Read now, so that an `init_from` without weights is refused before the data is prepared.
+    origin_shapes = shapes_at(opened.init_from, opened.init_from_step) if starts else {}
     with primary_first():
         experiment = open_experiment(opened, workdir if has_begun else None, given)
     labels = experiment.dataset.labels
     if starts:
-        ours = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}
-        check_shapes(theirs, ours, opened.init_from, labels)
+        shapes = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}
+        check_shapes(origin_shapes, shapes, opened.init_from, labels)
     changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
     if is_primary():
-        experiment.dataset.tokenizer.save(workdir / "tokenizer")  # now: other runs of a study may wait for it
+        experiment.dataset.tokenizer.save(workdir / "tokenizer")  # early, because other runs of a study may wait for it
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
     steps = total_steps(experiment, workdir)
     with progress("compiling the training step", 1, show_count=False) as advance:
@@ -143,9 +159,13 @@ def _network(
     checkpoints = Checkpoints(workdir, policy)
     rows = known_rows(experiment.config, experiment.vocabulary) if starts else None
     state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step, labels, rows)
-    moved = moved_dropout_note(workdir, model.config) if int(state.step) else None  # before its config is written anew
+    # Read before `leave_facts` writes the config anew.
+    moved = moved_dropout_note(workdir, model.config) if int(state.step) else None
     if int(state.step) > steps:
-        raise UserError(f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget")
+        raise UserError(
+            f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget; raise the budget, "
+            "or choose another workdir"
+        )
     leave_facts(config, experiment.dataset, workdir, int(state.step), changes)
     if int(state.step):
         say(f"going on from step {int(state.step)} of {steps}")
@@ -155,17 +175,11 @@ def _network(
         say(hand_off.report())
         if note := dropout_note(opened):
             say(note)
-    try:
-        state, found = fit(experiment, trainer, state, steps, done, checkpoints, workdir)
-    except UserError:
-        if count_hosts() == 1:  # with several, the host that waits for the parts of the others may wait in vain
-            with contextlib.suppress(UserError):
-                checkpoints.wait()  # what is being saved is good, and would end with the process
-        raise
-    checkpoints.close()
+    with _closing(checkpoints):
+        state, evaluation = fit(experiment, trainer, state, steps, done, checkpoints, workdir)
     return {
         "step": steps,
-        **found,
+        **evaluation,
         "rows": experiment.dataset.rows,
         "cut": experiment.cut(),
         "params_sha256": params_sha256(state.params),
@@ -180,16 +194,15 @@ def _network(
     }
 
 
-def _yardstick(
+def _train_baseline(
     config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
 ) -> dict[str, Any]:
     """Train the bag of words, and return its result."""
     del given
-    from t5lite.run.bag_of_words import (
-        train_bag_of_words,  # scikit-learn takes a second to import, and few runs need it
-    )
+    # Imported here, because scikit-learn takes a second and few runs need it.
+    from t5lite.run.bag_of_words import train_bag_of_words
 
-    require(config.objective.name == "supervised", "objective.name", "a bag of words learns from supervised pairs")
+    require(config.objective.name == "supervised", "objective.name", "must be supervised for a bag of words")
     with primary_first():
         dataset = open_dataset(with_siblings(config, workdir), "pairs")
     changes |= check_same_data(dataset.identity, workdir, allowed)
@@ -203,9 +216,13 @@ def train(
 ) -> dict[str, Any]:
     """Run `config` to its end in `workdir` and return its result. A complete run is not run again.
 
-    allow_changes: fields or groups of the config, and data, that may differ from those with which the run began; where
-    they do, it goes on with the new ones. given: the fields that the command line has set. Raises UserError for what
-    the user can mend, Interrupted after a signal.
+    Args:
+        allow_changes: fields or groups of the config, and data, that may differ from those with which the run began.
+        The
+            run then goes on with the new ones.
+        given: the fields that the command line has set.
+
+    Raises UserError for a mistake that the user can correct, and Interrupted after a signal.
     """
     check_budget(config)
     check(config)
@@ -214,16 +231,20 @@ def train(
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     use_all_cores()  # JAX has counted its own for the mesh
     for field in allow_changes:
-        require(at(config, field, _MISSING) is not _MISSING, field, "is no field or group of it (--allow_changes)")
+        require(
+            lookup_field(config, field, _MISSING) is not _MISSING,
+            field,
+            "is no field or group; correct --allow_changes",
+        )
     make_workdir(workdir)
-    check_agreement(flat(to_dict(config)))
+    check_agreement(flatten_fields(to_dict(config)))
     with owned(workdir) if is_primary() else contextlib.nullcontext():
         changes = check_same_run(config, workdir, allow_changes)
         result = from_primary(read_result(workdir))
         if result is not None and not changes:
             say(f"{workdir} is complete")
             return result
-        run = _yardstick if config.model.architecture == BAG_OF_WORDS else _network
+        run = _train_baseline if config.model.architecture == BAG_OF_WORDS else _train_network
         result = run(config, workdir, allow_changes, changes, given)
         if is_primary():
             write_json(workdir / "result.json", result)
@@ -231,18 +252,19 @@ def train(
 
 
 def _show(result: dict[str, Any], workdir: Path) -> None:
-    """Print a line a held-out set: the loss before and after, and the other metrics."""
+    """Print a line for each held-out set: the loss before and after, and the other metrics."""
     before = first_losses(workdir / "metrics.jsonl")
     for split, metrics in result["metrics"].items():
-        said = {name: "not finite" if value is None else f"{value:.4g}" for name, value in metrics.items()}
-        parts = [f"{name} {value}" for name, value in said.items() if name != "loss"]
+        parts = [f"{name} {_format(value)}" for name, value in metrics.items() if name != "loss"]
         if "loss" in metrics:
-            loss = f"loss {said['loss']}"
-            if split in before:
-                first = "not finite" if before[split] is None else f"{before[split]:.4g}"
-                loss = f"loss {first} before, {said['loss']} after"
+            after = _format(metrics["loss"])
+            loss = f"loss {_format(before[split])} before, {after} after" if split in before else f"loss {after}"
             parts.insert(0, loss)
         print(f"{split}: {', '.join(parts)}")
+
+
+def _format(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 @cli.verb
@@ -253,17 +275,17 @@ def main(argv: Sequence[str]) -> None:
         "--workdir",
         type=Path,
         required=True,
-        help="folder of the run, which several hosts must share; its own checkpoint is gone on with",
+        help="folder of the run; training goes on from a checkpoint in it. Several hosts must share the folder",
     )
     parser.add_argument(
-        "--debug_nans", action="store_true", help="end at the first number that is not finite, and name its operation"
+        "--debug_nans", action="store_true", help="end at the first number that is not finite, and name the operation"
     )
     parser.add_argument(
         "--allow_changes",
         type=lambda names: [name for name in names.split(",") if name],
         default=[],
         metavar="FIELD[,FIELD…]",
-        help="go on although these fields or groups of the config are not what the run began with",
+        help="go on although these fields or groups of the config have changed since the run began",
     )
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from t5lite.checks import RANGES, check, check_budget, require_training_data
-from t5lite.config import at, base_config, put
+from t5lite.config import base_config, lookup_field, set_field
 from tests.test_config import complaint, valid
 
 
@@ -26,7 +26,7 @@ FLOATS = set(numbers(base_config(), (float,)))
 def test_every_number_of_a_config_has_a_range_and_its_default_lies_in_it():
     assert set(RANGES) == set(numbers(base_config(), (int, float)))
     for field, (least, most) in RANGES.items():
-        default = at(base_config(), field)
+        default = lookup_field(base_config(), field)
         assert default is None or least <= default <= most, field
 
 
@@ -40,14 +40,14 @@ def test_a_number_outside_of_its_range_is_refused_by_name(field):
         values += [10**5000, -(10**5000)]
     for value in values:
         config = valid()
-        put(config, field, value)
+        set_field(config, field, value)
         complaint(lambda config=config: check(config), f"config.{field}: ")
 
 
 @pytest.mark.parametrize("field", ["batch_size", "name", "seed", "model.d_model", "objective.name", "deterministic"])
 def test_none_is_refused_where_a_value_is_needed(field):
     config = valid()
-    put(config, field, None)
+    set_field(config, field, None)
     complaint(lambda: check(config), f"config.{field}: needs a value")
 
 
@@ -81,7 +81,7 @@ def test_members_of_a_mixture_are_checked_as_the_config_is(group, member, field)
     config = valid()
     if group == "data.train":
         config.data.train.source = None
-    at(config, group).mixture = {"a": member}
+    lookup_field(config, group).mixture = {"a": member}
     complaint(lambda: check(config), f"config.{group}.mixture.a.{field}: must be")
 
 

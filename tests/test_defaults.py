@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from t5lite.config import base_config, flat, to_dict
+from t5lite.config import base_config, flatten_fields, to_dict
 from t5lite.model.config import ModelConfig
 
 PACKAGE = Path(__file__).parents[1] / "t5lite"
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "config.py"]
-FIELDS = {path.rsplit(".", 1)[-1] for path in flat(to_dict(base_config()))}
+FIELDS = {path.rsplit(".", 1)[-1] for path in flatten_fields(to_dict(base_config()))}
 GROUPS = {name: set(group) for name, group in base_config().items() if hasattr(group, "keys") and len(group) > 3}
 # Words that also name other things than a field: a verb's argument, a column, whether dropout is off, whether text of
 # special tokens is read as these, what turns a loss's part off, answers generated alone, the dtype of written weights.

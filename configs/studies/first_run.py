@@ -1,25 +1,31 @@
-"""The main job of `make run`: was pre-training worth it? A small encoder-decoder, on any machine, without a download.
+"""The main job of `make run`: is pre-training worth it? A small encoder-decoder, on any machine, without a download.
 
     python -m t5lite.study --config configs/studies/first_run.py --workdir runs/first_run --parallel 2
 
 pretrain              span corruption on the docstrings of the standard library and installed packages (pydocs/general)
-summary_scratch       the first sentence of a docstring of numpy or scipy from the rest of it
-summary_pretrained    the same from the pre-trained parameters
-topic_scratch         the subpackage of scipy that a docstring stands in
-topic_pretrained      the same from the pre-trained parameters
-topic_bag_of_words    the same by TF-IDF and a linear classifier
+summary_scratch       write the first sentence of a docstring of numpy or scipy from the rest of the docstring
+summary_pretrained    the same task from the pre-trained parameters
+topic_scratch         name the subpackage of scipy that a docstring stands in
+topic_pretrained      the same task from the pre-trained parameters
+topic_bag_of_words    the same task with TF-IDF and a linear classifier
 
-Each but the pre-training three times, with the seeds 0, 1 and 2, which also choose the labels: 1,500 of the 3,555 pairs
-of the summaries, 2,000 of the 2,445 of the topics. On 2 cores of an AMD EPYC about 7 minutes after installing.
+Each run except the pre-training is repeated with the seeds 0, 1 and 2. The seeds also choose the labels: 1,500 of the
+3,555 pairs of the summaries, 2,000 of the 2,445 of the topics. The study takes about 7 minutes after installing, on 2
+cores of an AMD EPYC.
 
-Found there (differences to from scratch, 95 % intervals over the three seeds): summaries -0.349 nats a target token
-(-0.356 to -0.337); topics, accuracy +0.06 (-0.03 to +0.25), not resolved, and for the bag of words macro F1 +0.12
-(+0.02 to +0.22). With other seeds throughout, the pre-training's too (first_seed=3): -0.327 nats (-0.370 to -0.279).
-With 800 steps of pre-training in place of 650: -0.394 (-0.437 to -0.346), macro F1 of topics +0.10 (+0.03 to +0.16).
+Results there, as differences to the runs from scratch with 95 % intervals over the three seeds:
 
-What it took for pre-training to help (400 steps of it each, one seed, on windows of 64 tokens; "used" is how much the
-loss grows when every example gets the inputs of another one, so how far the encoder is used at all; topic is the
-accuracy with 300 labels, 100 steps, seeds 0 and 1):
+    summaries, nats a target token                          -0.349 (-0.356 to -0.337)
+    topics, accuracy                                        +0.06 (-0.03 to +0.25), not resolved
+    topics, macro F1 of the bag of words                    +0.12 (+0.02 to +0.22)
+    summaries with other seeds, also for pre-training
+        (first_seed=3)                                      -0.327 (-0.370 to -0.279)
+    summaries with 800 steps of pre-training, not 650       -0.394 (-0.437 to -0.346)
+    topics, macro F1, with 800 steps                        +0.10 (+0.03 to +0.16)
+
+The table shows what pre-training needed before it helped: 400 steps for each line, one seed, windows of 64 tokens.
+"used" says how much the encoder is used: how much the loss grows when every example gets the inputs of another example.
+"topic" is the accuracy with 300 labels after 100 steps, with seeds 0 and 1.
 
 | optimizer of the pre-training | loss | used | topic |
 |---|---|---|---|
@@ -32,16 +38,22 @@ accuracy with 300 labels, 100 steps, seeds 0 and 1):
 | the same, weight decay 0.5 | 4.225 | 0.095 | 0.44, 0.40 |
 | Muon 5e-3, Adam 1e-2, weight decay 0.5; queries × 0.18, encoder × 0.3 (as here) | 4.174 | 0.117 | 0.44, 0.43 |
 
-From scratch the topics come to 0.51 with 300 labels. Why pre-training hurt there: after Muon with rate 1e-2 on
-windows of 128 (0.36), the pre-trained embedding alone, the rest from scratch, gives 0.56; the encoder alone 0.37; the
-decoder alone 0.45. While the decoder does not use the encoder yet, the encoder's gradients are mostly noise, and Adam
-and Muon make steps of full size of them: what the embedding knows is drowned in the layers' outputs. A lower rate for
-the encoder and weight decay mend much of it. Queries start 1 / sqrt(head_dim) smaller than other kernels (T5 has no
-scale in its scores); after 1,000 steps at the full rate the kernels give scores of about 20, and attention falls on
-single tokens. What did not help on the topics: sentinels around the label as in pre-training (0.36 and 0.44 without,
-0.35 and 0.39 with them, at rates 3e-3 and 1e-2), three times the steps (0.46), a noise density of 0.5 (0.26 and
-0.38); on the loss, keys that start equal to the queries (4.40 with and without). What remains: with few labels pre-
-training of this size does not help to tell topics; with 2,000 three seeds do not resolve the differences in accuracy.
+From scratch, the accuracy on topics is 0.51 with 300 labels, so pre-training hurt there. After pre-training with Muon
+at 1e-2 on windows of 128, the accuracy is 0.36. If only one part is pre-trained and the rest starts from scratch, the
+accuracy is 0.56 for the embedding, 0.37 for the encoder and 0.45 for the decoder. The reason: as long as the decoder
+does not use the encoder, the encoder's gradients are mostly noise, but Adam and Muon make steps of full size from them.
+The outputs of the layers then drown what the embedding knows. A lower rate for the encoder and weight decay repair much
+of this.
+
+Queries start smaller than other kernels by 1 / sqrt(head_dim), because T5 does not scale its scores. After 1,000 steps
+at the full rate the scores are about 20, and attention falls on single tokens.
+
+These changes did not help on the topics: sentinels around the label as in pre-training (0.35 and 0.39 at the rates 3e-3
+and 1e-2; without them 0.36 and 0.44), three times the steps (0.46), a noise density of 0.5 (0.26 and 0.38). Keys that
+start equal to the queries did not change the loss (4.40 with and without).
+
+Two limits remain. With few labels, pre-training of this size does not help on topics. With 2,000 labels, three seeds
+do not resolve the differences in accuracy.
 """
 
 from t5lite.config import base_config, parse_arg
@@ -49,7 +61,7 @@ from t5lite.studies import repeat
 
 
 def network():
-    """What all runs share: 1.9 million parameters, and an optimizer for few steps."""
+    """Return the fields that all runs share: 1.9 million parameters, and an optimizer for few steps."""
     config = base_config()
     config.tokenizer.vocab_size = 4000
     config.tokenizer.sample_bytes = 4_000_000

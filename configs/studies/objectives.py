@@ -1,16 +1,17 @@
-"""Ten pre-training objectives on the same small network and the same number of windows of text, and none.
+"""Compare ten pre-training objectives, and no pre-training, on the same small network and the same number of windows.
 
     python -m t5lite.study --config configs/studies/objectives.py --workdir runs/objectives --parallel 2
 
-Each is fine-tuned on a task of understanding (topic) and one of generation (summary), three seeds each, pre-training
-included. Other text and tasks are given as arguments; with held_out, each source's held-out documents are in the file
-of that name in place of "train":
+Each network is fine-tuned on a task of understanding (topic) and on a task of generation (summary). Everything is
+repeated with three seeds, pre-training too. Arguments name other text and tasks. With held_out, the name of a source's
+held-out file is the name of its training file, with held_out in place of "train":
 
     --config configs/studies/objectives.py:text=files:corpus.train.jsonl,topic=files:topics.train.jsonl,\
     summary=files:pairs.train.jsonl,held_out=validation
 
-On 2 cores about an hour and a half; what came of it on medical text stands in benchmarks/results/objectives_study.md:
-eight of ten help to write summaries, by 0.4 to 0.9 nats a target token, those most whose target is the whole window.
+The study takes about an hour and a half on 2 cores. Its results on medical text are in
+benchmarks/results/objectives_study.md: eight of ten objectives help to write summaries, by 0.4 to 0.9 nats a target
+token. Objectives that have the whole window as targets help most.
 """
 
 from pathlib import Path

@@ -4,9 +4,9 @@ A step scores every token after each of the R beams and keeps the best candidate
 
     the R best that do not end become the next beams        those that end, if among the R best, become hypotheses
 
-A row keeps its R best hypotheses, by log-probability / length ** length_penalty. For each beam and stop id at most one
-candidate ends, so R candidates are left that do not. At the last step all end. A row is done when its hypotheses cannot
-get better, by the rule of `early_stopping`. Other rows do not matter.
+A row keeps its R best hypotheses, by log-probability / length ** length_penalty. For each beam and each stop id, at
+most one candidate ends, so at least R candidates do not end. At the last step all candidates end. A row is done when
+its hypotheses cannot get better, by the rule of `early_stopping`. Rows do not influence each other.
 """
 
 import flax.struct
@@ -47,7 +47,7 @@ def begin_search(answers: Answers) -> Search:
 
 
 def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k` of many values: exact, with the same order of equal values, and far faster on CPU.
+    """Return the same as `jax.lax.top_k`, also in the order of equal values, but far faster for many values on a CPU.
 
     The k best values lie in the k blocks with the best maxima. The last block is padded with -inf. The padding comes
     last, so every value wins against it.
@@ -136,5 +136,5 @@ def _improvable(settings: Settings, request: Request, length: Array, after: Sear
         longer_is_better = jnp.asarray(request.numbers.get("length_penalty", 1.0)) > 0
         best_length = jnp.where(longer_is_better, settings.max_new_tokens, length)
     best_B = after.scores_BxR[:, 0] / _penalty(request, best_length)
-    # Where a row has room for more hypotheses, its worst score is NONE.
+    # If a row has room for more hypotheses, its worst score is NONE.
     return after.improvable_B & (best_B > after.hypothesis_scores_BxR.min(axis=1))

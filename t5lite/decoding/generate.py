@@ -3,9 +3,9 @@
     generated = generate(model, params, inputs, lengths, Settings(max_new_tokens=32, num_beams=4))
     generated.tokens[b, 0, : generated.lengths[b, 0]]          the best answer to row b
 
-A row's answer depends only on its own input, key and settings, not on its neighbours, padding or bucket. (Where two
-tokens are equally likely up to the last bits, rounding may decide.) The loop runs to a limit that is not a part of the
-program. So the same program gives the whole answer at once, or in pieces:
+A row's answer depends only on its own input, key and settings, not on its neighbours or padding. (If two tokens are
+equally likely up to the last bits, rounding may decide.) The limit of the loop is an argument of the program. So the
+same program gives the whole answer at once, or in pieces:
 
     generation = Generation(model, params, inputs, lengths, settings)
     for so_far in generation.pieces(every=16, stopped=lambda row, tokens: "\\n\\n" in decode(tokens)):
@@ -21,15 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.decoding import beams, streams
+from t5lite.decoding.prefill import front_token
 from t5lite.decoding.settings import Settings
 from t5lite.model.transformer import StepWeights, Transformer
 from t5lite.system.errors import UserError
 
 Array = jax.Array
 
-# Slots in the cache of a row for its streams' tokens, at first. They double as answers get longer, and so does the
-# memory that a step reads. So the cost depends on the answers' real length, not on max_new_tokens. Each size is a
-# program.
+# The number of slots that a row's cache has at first for the tokens of its streams. It doubles when answers get longer.
+# So the cost of a step depends on the real length of the answers, not on max_new_tokens. Each size is a program.
 FIRST_SLOTS = 128
 
 
@@ -42,7 +42,7 @@ class Generated(NamedTuple):
         settings allow; 0 beyond `lengths`.
     scores: float32 [B, R]. With beams, see `Settings`; else the sum of logprobs.
 
-    Where a row's beams found fewer than R hypotheses, the rest have length 0 and score -1e9.
+    If a row ends with fewer than R hypotheses, the missing ones have length 0 and score -1e9.
     """
 
     tokens: Array
@@ -76,13 +76,13 @@ class Generation:
                  start: int = 0, prepend_start: bool = True, first: int | None = None, last: int | None = None,
                  never_first: Sequence[int] = (), weights: StepWeights | None = None):  # fmt: skip
         if model.config.architecture == "encoder":
-            raise UserError("an encoder alone generates nothing: model.num_decoder_layers is 0")
+            raise UserError("an encoder alone generates nothing; choose a model with a decoder")
         if settings.sampled and keys is None:
             raise ValueError("sampling needs `keys`, one a row")
         self.settings = settings
-        takes_start = prepend_start or model.config.num_encoder_layers > 0
-        if not takes_start and isinstance(lengths, np.ndarray) and not lengths.all():
-            raise UserError("an empty prompt, and nothing in front of it: there is no token to go on from")
+        front = front_token(model, start, prepend_start)
+        if front is None and isinstance(lengths, np.ndarray) and not lengths.all():
+            raise UserError("an empty prompt: the model has no start token, so it cannot begin; give a text")
         program, numbers = settings.split()
         if first is not None:
             prefixes = [list(prefix) or [first] for prefix in prefixes or [()] * len(inputs)]
@@ -104,7 +104,7 @@ class Generation:
         room = min(max(1, FIRST_SLOTS // settings.streams), settings.max_new_tokens)
         self._state = _begin(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(lengths, jnp.int32),
                              settings=program, room=room, prefix_attention=prefix_attention,
-                             start=start if takes_start else None)  # fmt: skip
+                             start=front)  # fmt: skip
         weights = step_weights(model, params) if weights is None else weights
         stops = (eos,) if isinstance(eos, int) else tuple(eos)
         self._advance = functools.partial(_advance, model, params, weights, request, settings=program, eos=stops)
@@ -114,9 +114,9 @@ class Generation:
         """Generate until all answers have `limit` tokens (None: max_new_tokens) or have ended."""
         limit = self.settings.max_new_tokens if limit is None else min(limit, self.settings.max_new_tokens)
         while True:
-            room = streams.room(self.settings, self._state)
-            self._state, going_on = self._advance(self._state, jnp.int32(min(limit, room)))
-            if limit <= room or not going_on:
+            steps = streams.count_steps(self.settings, self._state)
+            self._state, unfinished = self._advance(self._state, jnp.int32(min(limit, steps)))
+            if limit <= steps or not unfinished:
                 return
             self._state = self._grow(self._state)
 
@@ -128,8 +128,8 @@ class Generation:
         its log-probability, so the caller can cut both. Raises UserError with beams.
         """
         if self.settings.num_beams > 1:
-            raise UserError(f"num_beams={self.settings.num_beams} beams change as they go on: neither streaming nor "
-                            "stop sequences go with them; set num_beams=1")  # fmt: skip
+            raise UserError(f"num_beams={self.settings.num_beams}: beams change during the search, so answers can "
+                            "neither be streamed nor stopped at a text; set num_beams=1")  # fmt: skip
         for limit in range(every, self.settings.max_new_tokens + every, every):
             self.advance(limit)
             so_far, done = jax.device_get((_so_far(self._state), self._state.done_BxR))
@@ -158,20 +158,21 @@ def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, set
 
 @functools.partial(jax.jit, static_argnames="model")
 def step_weights(model: Transformer, params: Any) -> StepWeights:
-    """Return the weights that the steps of `Generation` read; they are as large as the decoder. Call it under the
-    parameters' mesh, if they have one.
+    """Return the weights that the steps of `Generation` read. They are as large as the decoder.
+
+    Call this function under the parameters' mesh, if they have one.
     """
     return model.apply({"params": params}, method=Transformer.step_weights)
 
 
-def padded(
+def pad_rows(
     rows: Sequence[Sequence[int]], *, minimum: int = 16, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return inputs int32 [B, L] and their lengths [B]. B and L are rounded up to powers of two, so that few programs
-    are compiled.
+    """Return inputs int32 [B, L] and their lengths [B].
 
-    L is at least `minimum`, and at most `most` (the positions that the model has), unless a row is longer. Rows beyond
-    `rows` repeat the first, so they never take longer.
+    B and L are rounded up to powers of two, so that few programs are compiled. L is at least `minimum`, and at most
+    `most` (the positions that the model has), unless a row is longer. Rows beyond `rows` repeat the first, so they
+    never take longer.
     """
     longest = max(map(len, rows))
     width = max(minimum, _power_of_two(longest))
@@ -199,22 +200,26 @@ def _allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
 
 def _refuse_none(allowed_BxV: np.ndarray) -> None:
     if not allowed_BxV.any(axis=1).all():
-        raise UserError("every id is suppressed: nothing can be generated")
+        raise UserError("every id is suppressed, so nothing can be generated; suppress fewer")
 
 
 def _forced(
     prefixes: Sequence[Sequence[int]] | None, batch: int, max_new_tokens: int
 ) -> tuple[Array | None, Array | None]:
-    """Return (int32 [B, M], lengths int32 [B]) of the prefixes: one shape for all lengths, so that one program serves
-    all. (None, None) without prefixes.
+    """Return the prefixes, int32 [B, M], and their lengths, int32 [B]; (None, None) without prefixes.
+
+    The shape is the same for prefixes of all lengths, so that one program serves all.
     """
     if prefixes is None or not any(map(len, prefixes)):
         return None, None
     if len(prefixes) != batch:
-        raise UserError(f"{len(prefixes)} prefixes for {batch} rows: give each row one, which may be empty")
+        raise UserError(f"{len(prefixes)} prefixes for {batch} rows; give each row a prefix, which may be empty")
     longest = max(map(len, prefixes))
     if longest > max_new_tokens:
-        raise UserError(f"a prefix of {longest} tokens is longer than max_new_tokens={max_new_tokens}")
+        raise UserError(
+            f"a prefix of {longest} tokens is longer than max_new_tokens={max_new_tokens}; shorten the prefix, or "
+            "raise max_new_tokens"
+        )
     forced = np.zeros((batch, max_new_tokens), np.int32)
     for row, prefix in zip(forced, prefixes, strict=True):
         row[: len(prefix)] = prefix
@@ -241,8 +246,8 @@ def _advance(model, params, weights, request, state, limit, *, settings, eos):
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _grow(state, *, settings):
-    room = min(2 * streams.room(settings, state), settings.max_new_tokens)
-    return state.replace(cache=state.cache.grown(streams.slot(settings, state, room)))
+    steps = min(2 * streams.count_steps(settings, state), settings.max_new_tokens)
+    return state.replace(cache=state.cache.grown(streams.find_slot(settings, state, steps)))
 
 
 def _so_far(state: streams.State) -> Generated:

@@ -44,6 +44,11 @@ class Prefilled(NamedTuple):
         return 0 if self.cache.memory_segment_ids is not None else self.prompt_BxP.shape[1]
 
 
+def front_token(model: Transformer, start: int, prepend_start: bool) -> int | None:
+    """Return the id in front of the decoder's inputs, or None. An encoder-decoder always has `start` there."""
+    return start if prepend_start or model.config.num_encoder_layers else None
+
+
 def prefill(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, *, steps: int, streams: int = 1,
             room: int | None = None, prefix_attention: bool = False, start: int | None = 0) -> Prefilled:  # fmt: skip
     """Read the inputs: the encoder's, or a decoder's prompts.

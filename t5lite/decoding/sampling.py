@@ -42,8 +42,9 @@ def keep_min_p(logits_BxV: Array, min_p: Array | float) -> Array:
 
 
 def likeliest(logits_BxV: Array) -> Array:
-    """Return int32 [B]: the argmax, the first of several. Made of two plain reductions, because XLA vectorises these on
-    a CPU; its own argmax takes several times as long.
+    """Return int32 [B]: the argmax; the first one if several are equal.
+
+    It is made of two plain reductions, which XLA vectorises on a CPU. XLA's own argmax takes several times as long.
     """
     is_largest_BxV = logits_BxV == jnp.max(logits_BxV, axis=-1, keepdims=True)
     ids_V = jnp.arange(logits_BxV.shape[-1], dtype=jnp.int32)

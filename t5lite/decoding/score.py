@@ -1,7 +1,7 @@
 """Log-probabilities of given targets, teacher-forced: one pass after the inputs have been read.
 
     score_targets(model, params, inputs, lengths, targets, target_lengths)    float32 [B, T], for each token
-    score_candidates(model, params, inputs, lengths, candidates, …)           float32 [B, C], all rows: same candidates
+    score_candidates(model, params, inputs, lengths, candidates, …)           float32 [B, C], the same for all rows
 
 inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end. EOS is scored
 where a target contains EOS.
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5lite.decoding.prefill import Prefilled, prefill
+from t5lite.decoding.prefill import Prefilled, front_token, prefill
 from t5lite.model.transformer import Transformer
 
 Array = jax.Array
@@ -27,8 +27,9 @@ def score_targets(model: Transformer, params: Any, inputs: Array, lengths: Array
 
     prefix_attention, start, prepend_start: see `generate.Generation`.
     """
-    ready = _ready(model, params, inputs, lengths, targets.shape[1], prefix_attention, start, prepend_start)
-    logprobs_BxT = _followed_by(model, params, ready, targets)
+    ready = prefill(model, params, inputs, lengths, steps=targets.shape[1], prefix_attention=prefix_attention,
+                    start=front_token(model, start, prepend_start))  # fmt: skip
+    logprobs_BxT = _score_after(model, params, ready, targets)
     return jnp.where(jnp.arange(targets.shape[1]) < target_lengths[:, None], logprobs_BxT, 0)
 
 
@@ -42,23 +43,18 @@ def score_candidates(model: Transformer, params: Any, inputs: Array, lengths: Ar
     `score_targets`.
     """
     length = candidates.shape[1]
-    ready = _ready(model, params, inputs, lengths, length, prefix_attention, start, prepend_start)
+    ready = prefill(model, params, inputs, lengths, steps=length, prefix_attention=prefix_attention,
+                    start=front_token(model, start, prepend_start))  # fmt: skip
 
     def score(candidate_T: Array, candidate_length: Array) -> Array:
         targets_BxT = jnp.broadcast_to(candidate_T, (len(inputs), length))
-        logprobs_BxT = _followed_by(model, params, ready, targets_BxT)
+        logprobs_BxT = _score_after(model, params, ready, targets_BxT)
         return jnp.sum(jnp.where(jnp.arange(length) < candidate_length, logprobs_BxT, 0), axis=-1)
 
     return jax.lax.map(lambda each: score(*each), (candidates, candidate_lengths)).T
 
 
-def _ready(model, params, inputs, lengths, steps, prefix_attention, start, prepend_start) -> Prefilled:
-    asks_for_start = prepend_start or model.config.num_encoder_layers > 0
-    return prefill(model, params, inputs, lengths, steps=steps, prefix_attention=prefix_attention,
-                   start=start if asks_for_start else None)  # fmt: skip
-
-
-def _followed_by(model: Transformer, params: Any, ready: Prefilled, targets_BxT: Array) -> Array:
+def _score_after(model: Transformer, params: Any, ready: Prefilled, targets_BxT: Array) -> Array:
     """Return float32 [B, T]: the log-probability of each target token after the inputs that have been read."""
     apply = functools.partial(model.apply, {"params": params})
     first, slots_S = ready.first_slot, jnp.arange(ready.visible_BxS.shape[1])

@@ -59,13 +59,15 @@ class Settings:
             if not holds:
                 raise UserError(f"{field}={getattr(self, field)!r} must be {rule}")
         if self.num_beams > 1 and self.sampled:
-            raise UserError(f"num_beams={self.num_beams} searches for the likeliest answer, temperature="
-                            f"{self.temperature} draws one: set num_beams=1 or temperature=0")  # fmt: skip
+            raise UserError(f"num_beams={self.num_beams} searches for the likeliest answer, but temperature="
+                            f"{self.temperature} draws at random; set num_beams=1 or temperature=0")  # fmt: skip
         if self.num_beams > 1 and self.num_return > self.num_beams:
-            raise UserError(f"num_return={self.num_return} answers need as many beams: num_beams={self.num_beams}")
+            raise UserError(
+                f"num_return={self.num_return} needs at least as many beams; raise num_beams={self.num_beams}"
+            )
         if self.num_return > 1 and self.num_beams == 1 and not self.sampled:
-            raise UserError(f"num_return={self.num_return}: the likeliest token, always, gives one answer; "
-                            "set a temperature, or num_beams")  # fmt: skip
+            raise UserError(f"num_return={self.num_return}: there is only one answer without sampling and beams; "
+                            "raise temperature or num_beams")  # fmt: skip
 
     @property
     def sampled(self) -> bool:

@@ -137,20 +137,20 @@ def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, 
                  Answers.empty(batch, streams, steps), jnp.zeros((batch, streams), bool), seen)  # fmt: skip
 
 
-def slot(settings: Settings, state: State, step: Array | int) -> Array | int:
+def find_slot(settings: Settings, state: State, step: Array | int) -> Array | int:
     """Return the first slot that the streams write in `step`."""
     return state.visible_BxRxS.shape[-1] - (settings.max_new_tokens - step) * settings.streams
 
 
-def room(settings: Settings, state: State) -> int:
+def count_steps(settings: Settings, state: State) -> int:
     """Return the number of steps that the cache has slots for."""
-    return (state.cache.slots - slot(settings, state, 0)) // settings.streams
+    return (state.cache.slots - find_slot(settings, state, 0)) // settings.streams
 
 
 def read(model: Transformer, params: Any, weights: StepWeights, settings: Settings,
          state: State) -> tuple[Array, State]:  # fmt: skip
     """Read each stream's token. Return logits float32 [B, R, V], and the state with the token in the cache."""
-    first = slot(settings, state, state.step)
+    first = find_slot(settings, state, state.step)
     own_RxS = jnp.arange(state.visible_BxRxS.shape[-1]) == first + jnp.arange(settings.streams)[:, None]
     visible = state.visible_BxRxS | own_RxS
     hidden_BxRxD, cache = model.apply({"params": params}, state.tokens_BxR, state.cache, first,
@@ -161,8 +161,9 @@ def read(model: Transformer, params: Any, weights: StepWeights, settings: Settin
 
 
 def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
-    """Return the state with one more token for each stream: the likeliest, or one drawn. The key for a draw is folded
-    from row, stream and step.
+    """Return the state with one more token for each stream: the likeliest one, or one that is drawn.
+
+    The key for a draw is folded from row, stream and step.
     """
     batch, streams, _ = logits_BxRxV.shape
     numbers, scores = request.numbers, logits_BxRxV
@@ -186,6 +187,7 @@ def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_Bx
 
 
 def with_tokens(seen_BxRxV: Array | None, tokens_BxR: Array) -> Array | None:
+    """Return `seen_BxRxV` with the new tokens added; None for None."""
     if seen_BxRxV is None:
         return None
     return seen_BxRxV | (jnp.arange(seen_BxRxV.shape[-1]) == tokens_BxR[..., None])

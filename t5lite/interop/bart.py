@@ -3,23 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    Entry,
-    Family,
-    Json,
-    Shape,
-    chosen,
-    inverse,
-    layer_entries,
-    needed,
-    refuse_others,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.model.config import ModelConfig
 from t5lite.system.errors import UserError
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 FIXED = {
     "positions": "learned",
     "position_offset": 2,
@@ -33,8 +22,6 @@ FIXED = {
     "logits_soft_cap": None,
     "logits_bias": True,
 }
-
-
 # The values that the model here needs. Older files have fields for other ways to compute.
 USUAL = {
     "normalize_before": False,
@@ -49,36 +36,27 @@ USUAL = {
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
-    refuse_others(json, USUAL)
+    family.refuse_others(json, USUAL)
     for pair in (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim")):
-        if needed(json, pair[0]) != needed(json, pair[1]):
+        if family.read_count(json, pair[0]) != family.read_count(json, pair[1]):
             raise UserError(f"config.json: {pair[0]} and {pair[1]} differ, which is not supported")
-    d_model, heads = needed(json, "d_model"), needed(json, "encoder_attention_heads")
-    if d_model % heads:
-        raise UserError(f"config.json: d_model={d_model} is no multiple of the {heads} heads")
     return {
         **FIXED,
+        **family.USUAL_SCALES,
+        **family.read_heads(json, "d_model", "encoder_attention_heads"),
         "architecture": "encoder_decoder",
-        "num_encoder_layers": needed(json, "encoder_layers"),
-        "num_decoder_layers": needed(json, "decoder_layers"),
-        "vocab_size": needed(json, "vocab_size"),
-        "d_model": d_model,
-        "d_ff": needed(json, "encoder_ffn_dim"),
-        "num_heads": heads,
-        "head_dim": d_model // heads,
-        "num_kv_heads": None,
-        "max_positions": needed(json, "max_position_embeddings"),
+        "num_encoder_layers": family.read_count(json, "encoder_layers"),
+        "num_decoder_layers": family.read_count(json, "decoder_layers"),
+        "vocab_size": family.read_count(json, "vocab_size"),
+        "d_ff": family.read_count(json, "encoder_ffn_dim"),
+        "max_positions": family.read_count(json, "max_position_embeddings"),
         "scale_embeddings": bool(json.get("scale_embedding", False)),
-        "activation": chosen(json, "activation_function", ACTIVATIONS, "gelu"),
-        "scale_scores": True,
-        "scale_logits": False,
-        "initialisation": "gpt2",
+        "activation": family.read_choice(json, "activation_function", family.UNGATED, "gelu"),
     }
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    width = {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
-    require_same(config, FIXED | width | {"architecture": "encoder_decoder"}, "BART")
+    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "encoder_decoder"}, "BART")
     return {
         "model_type": "bart",
         "architectures": ["BartForConditionalGeneration"],
@@ -92,7 +70,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "decoder_ffn_dim": config.d_ff,
         "encoder_attention_heads": config.num_heads,
         "decoder_attention_heads": config.num_heads,
-        "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
+        "activation_function": family.released_activation(family.UNGATED, config, "BART"),
         "scale_embedding": config.scale_embeddings,
         "tie_word_embeddings": True,
     }
@@ -112,11 +90,11 @@ def _entries(config: ModelConfig) -> list[Entry]:
         ]
         kernels, norms = {"mlp/up": "fc1", "mlp/down": "fc2"}, {"mlp/norm": "final_layer_norm"}
         blocks = {"self_attention": "self_attn"} | ({"cross_attention": "encoder_attn"} if side == "decoder" else {})
-        for ours, theirs in blocks.items():
-            kernels |= {f"{ours}/{own}": f"{theirs}.{own[0]}_proj" for own in ("query", "key", "value")}
-            kernels[f"{ours}/output"] = f"{theirs}.out_proj"
-            norms[f"{ours}/norm"] = f"{theirs}_layer_norm"
-        entries += layer_entries(f"{side}/layers/", f"model.{side}.layers.{{n}}.", kernels, norms, biases=True)
+        for block, stored in blocks.items():
+            kernels |= {f"{block}/{name}": f"{stored}.{name[0]}_proj" for name in ("query", "key", "value")}
+            kernels[f"{block}/output"] = f"{stored}.out_proj"
+            norms[f"{block}/norm"] = f"{stored}_layer_norm"
+        entries += family.layer_entries(f"{side}/layers/", f"model.{side}.layers.{{n}}.", kernels, norms, biases=True)
     return entries
 
 

@@ -1,35 +1,21 @@
 """BERT: its encoder, with a head for the vocabulary, the next sentence, or labels.
 
-config.json's `architectures` tells which head it is. Where that names no class, the tensors tell.
+`architectures` in config.json tells which head it is. If config.json names no class, the tensors tell.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    Entry,
-    Family,
-    Json,
-    Shape,
-    chosen,
-    inverse,
-    layer_entries,
-    named_kind,
-    needed,
-    number,
-    refuse_others,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.interop.labels import label_names, refuse_problem_type
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.masked_lm import NEXT_SENTENCE
 from t5lite.objectives.objective import Heads
-from t5lite.system.errors import UserError
 from t5lite.tasks.table import TASKS
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 FIXED = {
     "positions": "learned",
     "position_offset": 0,
@@ -60,56 +46,47 @@ KINDS = {
 
 def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
     """Return the heads that answer. Raises UserError for labels that contradict them."""
-    kind = named_kind(json)
+    kind = family.named_kind(json)
     if kind not in KINDS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
     for task in TASKS.values():
-        of_release, _ = task.released.get("bert", ("", ""))
-        if task.has_labels and kind == of_release and CLASSIFIER in shapes:
+        released_kind, _ = task.released.get("bert", ("", ""))
+        if task.has_labels and kind == released_kind and CLASSIFIER in shapes:
             rows = len(label_names(json, shapes[CLASSIFIER][0]))
             if task.each == "example":
                 refuse_problem_type(json, rows)
             return Heads(False, (task.make_head(rows),))
-    told = KINDS.get(kind, tuple(shapes))
-    return Heads(VOCABULARY in told, (NEXT_SENTENCE,) if IS_NEXT in told else ())
+    names = KINDS.get(kind, tuple(shapes))
+    return Heads(VOCABULARY in names, (NEXT_SENTENCE,) if IS_NEXT in names else ())
 
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-    refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
-    d_model, num_heads, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads"), _heads(json, shapes)
-    if d_model % num_heads:
-        raise UserError(f"config.json: hidden_size={d_model} is no multiple of the {num_heads} heads")
+    family.refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
     return {
         **FIXED,
+        **family.USUAL_SCALES,
+        **family.read_heads(json, "hidden_size", "num_attention_heads"),
         "architecture": "encoder",
-        "num_encoder_layers": needed(json, "num_hidden_layers"),
+        "num_encoder_layers": family.read_count(json, "num_hidden_layers"),
         "num_decoder_layers": 0,
-        "vocab_size": needed(json, "vocab_size"),
-        "d_model": d_model,
-        "d_ff": needed(json, "intermediate_size"),
-        "num_heads": num_heads,
-        "head_dim": d_model // num_heads,
-        "num_kv_heads": None,
-        "max_positions": needed(json, "max_position_embeddings"),
-        "norm_epsilon": number(json, "layer_norm_eps", 1e-12),
-        "activation": chosen(json, "hidden_act", ACTIVATIONS, "gelu"),
-        "token_types": needed(json, "type_vocab_size"),
+        "vocab_size": family.read_count(json, "vocab_size"),
+        "d_ff": family.read_count(json, "intermediate_size"),
+        "max_positions": family.read_count(json, "max_position_embeddings"),
+        "norm_epsilon": family.read_number(json, "layer_norm_eps", 1e-12),
+        "activation": family.read_choice(json, "hidden_act", family.UNGATED, "gelu"),
+        "token_types": family.read_count(json, "type_vocab_size"),
         "mlm_transform": True,
         "logits_bias": True,
-        "scale_scores": True,
-        "scale_logits": False,
-        "initialisation": "gpt2",
-        "heads": heads,
+        "heads": _heads(json, shapes),
     }
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    width = {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
-    require_same(config, FIXED | width | {"architecture": "encoder"}, "BERT")
+    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "encoder"}, "BERT")
     heads = config.heads
     if heads.vocabulary:
-        require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
+        family.require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
     kind = "ForMaskedLM" if heads.vocabulary else "Model"
     for head in heads.others:
         kind, _ = TASKS[head.name].released["bert"]
@@ -122,7 +99,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_encoder_layers,
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.d_ff,
-        "hidden_act": inverse(ACTIVATIONS, config.activation, "activation"),
+        "hidden_act": family.released_activation(family.UNGATED, config, "BERT"),
         "max_position_embeddings": config.max_positions,
         "type_vocab_size": config.token_types,
         "layer_norm_eps": config.norm_epsilon,
@@ -132,19 +109,19 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _entries(config: ModelConfig) -> list[Entry]:
-    at = "bert.embeddings."
+    tensor = "bert.embeddings."
     entries = [
-        Entry("token_embedding/embedding", f"{at}word_embeddings.weight"),
-        Entry("token_type_embedding/embedding", f"{at}token_type_embeddings.weight"),
-        Entry("encoder/position_embedding/embedding", f"{at}position_embeddings.weight"),
-        Entry("encoder/embedding_norm/scale", f"{at}LayerNorm.weight"),
-        Entry("encoder/embedding_norm/bias", f"{at}LayerNorm.bias"),
+        Entry("token_embedding/embedding", f"{tensor}word_embeddings.weight"),
+        Entry("token_type_embedding/embedding", f"{tensor}token_type_embeddings.weight"),
+        Entry("encoder/position_embedding/embedding", f"{tensor}position_embeddings.weight"),
+        Entry("encoder/embedding_norm/scale", f"{tensor}LayerNorm.weight"),
+        Entry("encoder/embedding_norm/bias", f"{tensor}LayerNorm.bias"),
     ]
     kernels = {f"self_attention/{name}": f"attention.self.{name}" for name in ("query", "key", "value")}
     kernels |= {"self_attention/output": "attention.output.dense"}
     kernels |= {"mlp/up": "intermediate.dense", "mlp/down": "output.dense"}
     norms = {"self_attention/norm": "attention.output.LayerNorm", "mlp/norm": "output.LayerNorm"}
-    entries += layer_entries("encoder/layers/", "bert.encoder.layer.{n}.", kernels, norms, biases=True)
+    entries += family.layer_entries("encoder/layers/", "bert.encoder.layer.{n}.", kernels, norms, biases=True)
     heads = config.heads
     dense: dict[str, str] = {}
     if heads.pooled:
@@ -152,10 +129,10 @@ def _entries(config: ModelConfig) -> list[Entry]:
     if heads.vocabulary:
         dense["mlm_transform/dense"] = "cls.predictions.transform.dense"
         norm = {"mlm_transform/norm": "cls.predictions.transform.LayerNorm"}
-        entries += layer_entries("", "", {}, norm, biases=True)
+        entries += family.layer_entries("", "", {}, norm, biases=True)
         entries.append(Entry("lm_head/bias", "cls.predictions.bias"))
     dense |= {head.name: TASKS[head.name].released["bert"][1] for head in heads.others}
-    return entries + layer_entries("", "", dense, {}, biases=True)
+    return entries + family.layer_entries("", "", dense, {}, biases=True)
 
 
 BERT = Family(

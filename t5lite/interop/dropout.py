@@ -37,7 +37,7 @@ def read_rates(json: Mapping[str, Any], table: Rates) -> dict[str, float]:
         if value is None:
             value = rates[usual] if isinstance(usual, str) else usual
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise UserError(f"config.json: {name} should be a rate of at least 0 and below 1, is {value!r}")
+            raise UserError(f"config.json: {name} should be a rate of at least 0 and below 1, but is {value!r}")
         rates[name] = float(value)
     return rates
 
@@ -55,17 +55,17 @@ def rates_of(dropout: float, places: Collection[str], table: Rates) -> dict[str,
 
     The rate is 0 for a field without places, and where the model has no dropout at one of the field's places.
     """
-    return {name: dropout if at and set(at) <= set(places) else 0.0 for name, (at, _) in table.items()}
+    return {name: dropout if own and set(own) <= set(places) else 0.0 for name, (own, _) in table.items()}
 
 
-def rates_json(config: ModelConfig, table: Rates) -> dict[str, float]:
+def model_rates(config: ModelConfig, table: Rates) -> dict[str, float]:
     """Return config.json's rates for a model."""
     return rates_of(config.dropout, [place for place in DROPOUT_PLACES if config.dropout_at(place)], table)
 
 
-def unsaid_places(config: ModelConfig, table: Rates) -> list[str]:
+def lost_places(config: ModelConfig, table: Rates) -> list[str]:
     """Return the places where a model has dropout that the family's config.json cannot express."""
-    said = {place for name, rate in rates_json(config, table).items() if rate for place in table[name].places}
+    expressed = {place for name, rate in model_rates(config, table).items() if rate for place in table[name].places}
     has_head = any(head.dropout for head in config.heads.others)
     places = [place for place in DROPOUT_PLACES if place != "head" or has_head]
-    return [place for place in places if config.dropout_at(place) and place not in said]
+    return [place for place in places if config.dropout_at(place) and place not in expressed]

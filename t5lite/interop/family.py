@@ -2,8 +2,8 @@
 
     Entry("encoder/layers/mlp/up/kernel", "encoder.block.{n}.layer.1.DenseReluDense.wi_1.weight", transposed=True)
 
-is a row of a family's table: a stacked parameter here, and the tensors that hold its layers n. Import and export read
-the same rows. In names, `ours` means the models here, and `theirs` means the released files.
+is a row of a family's table: the path of a stacked parameter here, and the name of the tensors that hold its layers n
+in the released files. Import and export read the same rows.
 """
 
 import dataclasses
@@ -26,20 +26,24 @@ Shape = tuple[int, ...]
 
 # The end of a class name in transformers: its head, or none.
 KIND = re.compile(r"(For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|EncoderModel|Model)$")
+# {config.json's activation of a feed-forward block without a gate: its name here}
+UNGATED = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
+# How models other than T5 scale scores and logits, and start.
+USUAL_SCALES = {"scale_scores": True, "scale_logits": False, "initialisation": "gpt2"}
 
 
 class Entry(NamedTuple):
     """A parameter here, and the tensor that holds it, or the tensors that hold its layers {n}.
 
-    ours, theirs: the parameter's path, and the tensor's name in the family's table.
+    path, tensor: the parameter's path, and the tensor's name in the family's table.
     transposed: the tensor is [out, in].
     part: (i, count): the tensor's last axis holds several parameters; this one is the i-th of `count` equal parts.
     row: the tensor is [1, n], the parameter [n].
     optional: the tensor may be missing; then the parameter is 0.
     """
 
-    ours: str
-    theirs: str
+    path: str
+    tensor: str
     transposed: bool = False
     part: tuple[int, int] | None = None
     row: bool = False
@@ -47,9 +51,9 @@ class Entry(NamedTuple):
 
     @property
     def stacked(self) -> bool:
-        return "{n}" in self.theirs
+        return "{n}" in self.tensor
 
-    def to_ours(self, values: np.ndarray) -> np.ndarray:
+    def to_parameter(self, values: np.ndarray) -> np.ndarray:
         """Return one layer of the parameter from the tensor's values."""
         if self.part is not None:
             values = np.split(values, self.part[1], axis=-1)[self.part[0]]
@@ -57,7 +61,7 @@ class Entry(NamedTuple):
             values = values[0]
         return values.T if self.transposed else values
 
-    def to_theirs(self, values: np.ndarray) -> np.ndarray:
+    def to_tensor(self, values: np.ndarray) -> np.ndarray:
         """Return the tensor, or its `part`, from one layer of the parameter."""
         values = values.T if self.transposed else values
         return values[None] if self.row else values
@@ -76,7 +80,7 @@ class Family:
         entries: (model) -> the table.
         dropout: the fields of config.json that are rates of dropout; `fields` and `to_json` leave them out.
         kinds: {kind: parts that its weights may lack}. A part is the first name of a path ("decoder", "lm_head").
-            "" stands for weights whose config.json names no class.
+            "" stands for weights without a class in config.json.
         answers: the kinds that can answer, if no part is missing. Runs can start from the other kinds.
         needs: {kind: tensors that its weights must have, beside the parts}.
         heads: {regex of a tensor: its kind}, for heads that no model here has. These tensors are kept, not read.
@@ -117,6 +121,12 @@ class Family:
         """Return the kind whose head has the tensor `name`, if no model here has that head; else None."""
         return next((kind for pattern, kind in self.heads.items() if re.fullmatch(pattern, name)), None)
 
+    def refusal(self, kind: str, json: Json) -> str | None:
+        """Return the reason why weights of this kind cannot answer; None if they can. Missing parts are not checked."""
+        if kind in self.answers:
+            return None
+        return f"it is a {next(iter(json.get('architectures') or ()), kind)}, whose head no model here has"
+
     def kind_of(self, json: Json, names: Iterable[str]) -> str:
         """Return the kind that config.json names; else the kind whose head the tensors have; else ""."""
         named = named_kind(json)
@@ -132,9 +142,9 @@ def named_kind(json: Json) -> str:
     """
     classes = json.get("architectures")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise UserError(f"config.json: architectures should be a list of names, is {str(classes)[:60]}")
-    found = KIND.search(classes[0]) if classes else None
-    return found[0] if found else ""
+        raise UserError(f"config.json: architectures should be a list of class names, but is {str(classes)[:60]}")
+    ending = KIND.search(classes[0]) if classes else None
+    return ending[0] if ending else ""
 
 
 @functools.lru_cache(16)
@@ -144,7 +154,7 @@ def shapes_of(model: ModelConfig) -> dict[str, Shape]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
-def their_shape(entry: Entry, shape: Shape) -> Shape:
+def tensor_shape(entry: Entry, shape: Shape) -> Shape:
     """Return the shape of the tensor in the files. shape: the parameter's, with the axis of layers if stacked."""
     shape = shape[1:] if entry.stacked else shape
     shape = shape[::-1] if entry.transposed else shape
@@ -153,44 +163,70 @@ def their_shape(entry: Entry, shape: Shape) -> Shape:
     return (1, *shape) if entry.row else shape
 
 
+def tensor_names(entry: Entry, model: ModelConfig) -> list[str]:
+    """Return the names of the tensors that hold a parameter of `model`, one for each layer."""
+    layers = shapes_of(model)[entry.path][0] if entry.stacked else 1
+    return [entry.tensor.format(n=layer) for layer in range(layers)]
+
+
 def part_of(path: str) -> str:
     """Return the part of a model that a parameter belongs to: the first name of its path."""
     return path.partition("/")[0]
 
 
 def layer_entries(
-    at: str, theirs: str, kernels: Mapping[str, str], norms: Mapping[str, str], biases: bool, transposed: bool = True
+    path: str, tensor: str, kernels: Mapping[str, str], norms: Mapping[str, str], biases: bool, transposed: bool = True
 ) -> list[Entry]:
-    """Return the rows of one stack. kernels, norms: {name below `at`: name below `theirs`}. biases: rows for biases."""
+    """Return the rows of one stack.
+
+    Args:
+        path, tensor: what the paths of the parameters and the names of the tensors begin with.
+        kernels, norms: {the parameter's name after `path`: the tensor's name after `tensor`}.
+        biases: whether each of them has a bias too.
+        transposed: whether the tensors of kernels are [out, in].
+    """
     entries = []
-    for ours, name in kernels.items():
-        entries.append(Entry(f"{at}{ours}/kernel", f"{theirs}{name}.weight", transposed))
-        if biases:
-            entries.append(Entry(f"{at}{ours}/bias", f"{theirs}{name}.bias"))
-    for ours, name in norms.items():
-        entries.append(Entry(f"{at}{ours}/scale", f"{theirs}{name}.weight"))
-        if biases:
-            entries.append(Entry(f"{at}{ours}/bias", f"{theirs}{name}.bias"))
+    for leaf, names in (("kernel", kernels), ("scale", norms)):
+        for name, stored in names.items():
+            entries.append(Entry(f"{path}{name}/{leaf}", f"{tensor}{stored}.weight", transposed and leaf == "kernel"))
+            if biases:
+                entries.append(Entry(f"{path}{name}/bias", f"{tensor}{stored}.bias"))
     return entries
 
 
-def needed(json: Json, name: str) -> int:
+def read_count(json: Json, name: str) -> int:
     """Return a whole number of config.json. Raises UserError unless it is at least 1."""
     value = json.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"config.json: {name} should be a whole number from 1, is {value!r}")
+        raise UserError(f"config.json: {name} should be a whole number from 1, but is {value!r}")
     return value
 
 
-def number(json: Json, name: str, usual: float) -> float:
+def read_number(json: Json, name: str, usual: float) -> float:
     """Return a number of config.json, or `usual` if it is absent. Raises UserError unless it is above 0."""
     value = json.get(name, usual)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise UserError(f"config.json: {name} should be a number above 0, is {value!r}")
+        raise UserError(f"config.json: {name} should be a number above 0, but is {value!r}")
     return value
 
 
-def chosen(json: Json, name: str, known: Mapping[str, str], usual: str) -> str:
+def read_heads(json: Json, width: str, heads: str) -> dict[str, int | None]:
+    """Return the fields of a model whose heads share its width evenly.
+
+    width, heads: the names in config.json of the width and of the number of heads. Raises UserError for a remainder.
+    """
+    d_model, num_heads = read_count(json, width), read_count(json, heads)
+    if d_model % num_heads:
+        raise UserError(f"config.json: {width}={d_model} should be a multiple of {heads}={num_heads}; correct one")
+    return {"d_model": d_model, "num_heads": num_heads, "head_dim": d_model // num_heads, "num_kv_heads": None}
+
+
+def even_heads(config: ModelConfig) -> dict[str, Any]:
+    """Return the values that a model must have for `read_heads` and USUAL_SCALES to give the same model again."""
+    return {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
+
+
+def read_choice(json: Json, name: str, known: Mapping[str, str], usual: str) -> str:
     """Return the name here for config.json's value of `name`. Raises UserError for a value that `known` lacks."""
     value = json.get(name, usual)
     if not isinstance(value, str) or value not in known:
@@ -212,16 +248,16 @@ def refuse_contradictions(json: Json, field: str, derived: Mapping[str, Any]) ->
             raise UserError(f"config.json: {name}={json[name]!r} contradicts {field}={json.get(field)!r}; correct one")
 
 
-def inverse(known: Mapping[str, str], value: str, field: str) -> str:
-    """Return the released name for a value here. Raises UserError if there is none."""
-    for theirs, ours in known.items():
-        if ours == value:
-            return theirs
-    raise UserError(f"model.{field}={value!r} has no name there")
+def released_activation(known: Mapping[str, str], config: ModelConfig, family: str) -> str:
+    """Return config.json's name for a model's activation. Raises UserError if `known` has none."""
+    for released, name in known.items():
+        if name == config.activation:
+            return released
+    raise UserError(f"{family} has no name for config.model.activation={config.activation!r}")
 
 
 def require_same(config: ModelConfig, expected: Mapping[str, Any], family: str) -> None:
     """Raise UserError if a model differs from the values that its family fixes."""
     for field, value in expected.items():
         if getattr(config, field) != value:
-            raise UserError(f"{family} needs model.{field}={value!r}, which here is {getattr(config, field)!r}")
+            raise UserError(f"{family} needs config.model.{field}={value!r}, but it is {getattr(config, field)!r}")

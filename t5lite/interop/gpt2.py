@@ -3,30 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    Entry,
-    Family,
-    Json,
-    Shape,
-    chosen,
-    inverse,
-    layer_entries,
-    needed,
-    number,
-    refuse_others,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.model.config import ModelConfig
-from t5lite.system.errors import UserError
 
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
 FIXED = {
     "positions": "learned",
     "position_offset": 0,
@@ -44,35 +25,27 @@ FIXED = {
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
     # reorder_and_upcast_attn needs no check: here scores and softmax are float32 anyway.
-    refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+    family.refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                          "add_cross_attention": False})  # fmt: skip
-    d_model, heads = needed(json, "n_embd"), needed(json, "n_head")
-    if d_model % heads:
-        raise UserError(f"config.json: n_embd={d_model} is no multiple of the {heads} heads")
+    heads = family.read_heads(json, "n_embd", "n_head")
     return {
         **FIXED,
+        **family.USUAL_SCALES,
+        **heads,
         "architecture": "decoder",
         "num_encoder_layers": 0,
-        "num_decoder_layers": needed(json, "n_layer"),
-        "vocab_size": needed(json, "vocab_size"),
-        "d_model": d_model,
-        "d_ff": 4 * d_model if json.get("n_inner") is None else needed(json, "n_inner"),
-        "num_heads": heads,
-        "head_dim": d_model // heads,
-        "num_kv_heads": None,
-        "max_positions": needed(json, "n_positions"),
-        "norm_epsilon": number(json, "layer_norm_epsilon", 1e-5),
-        "activation": chosen(json, "activation_function", ACTIVATIONS, "gelu_new"),
+        "num_decoder_layers": family.read_count(json, "n_layer"),
+        "vocab_size": family.read_count(json, "vocab_size"),
+        "d_ff": 4 * heads["d_model"] if json.get("n_inner") is None else family.read_count(json, "n_inner"),
+        "max_positions": family.read_count(json, "n_positions"),
+        "norm_epsilon": family.read_number(json, "layer_norm_epsilon", 1e-5),
+        "activation": family.read_choice(json, "activation_function", family.UNGATED, "gelu_new"),
         "tie_embeddings": bool(json.get("tie_word_embeddings", True)),
-        "scale_scores": True,
-        "scale_logits": False,
-        "initialisation": "gpt2",
     }
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    width = {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
-    require_same(config, FIXED | width | {"architecture": "decoder"}, "GPT-2")
+    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "decoder"}, "GPT-2")
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -82,28 +55,27 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "n_layer": config.num_decoder_layers,
         "n_head": config.num_heads,
         "n_inner": config.d_ff,
-        "activation_function": inverse(ACTIVATIONS, config.activation, "activation"),
+        "activation_function": family.released_activation(family.UNGATED, config, "GPT-2"),
         "layer_norm_epsilon": config.norm_epsilon,
         "tie_word_embeddings": config.tie_embeddings,
     }
 
 
 def _entries(config: ModelConfig) -> list[Entry]:
-    at = "transformer."
     entries = [
-        Entry("token_embedding/embedding", f"{at}wte.weight"),
-        Entry("decoder/position_embedding/embedding", f"{at}wpe.weight"),
+        Entry("token_embedding/embedding", "transformer.wte.weight"),
+        Entry("decoder/position_embedding/embedding", "transformer.wpe.weight"),
     ]
     if not config.tie_embeddings:
         entries.append(Entry("lm_head/kernel", "lm_head.weight", transposed=True))
-    layer, ours = f"{at}h.{{n}}.", "decoder/layers/"
+    path, tensor = "decoder/layers/", "transformer.h.{n}."
     for i, name in enumerate(("query", "key", "value")):
-        for kind, theirs in (("kernel", "weight"), ("bias", "bias")):
-            entries.append(Entry(f"{ours}self_attention/{name}/{kind}", f"{layer}attn.c_attn.{theirs}", part=(i, 3)))
+        for leaf, stored in (("kernel", "weight"), ("bias", "bias")):
+            entries.append(Entry(f"{path}self_attention/{name}/{leaf}", f"{tensor}attn.c_attn.{stored}", part=(i, 3)))
     kernels = {"self_attention/output": "attn.c_proj", "mlp/up": "mlp.c_fc", "mlp/down": "mlp.c_proj"}
     norms = {"self_attention/norm": "ln_1", "mlp/norm": "ln_2"}
-    entries += layer_entries(ours, layer, kernels, norms, biases=True, transposed=False)
-    return entries + layer_entries("decoder/", at, {}, {"final_norm": "ln_f"}, biases=True)
+    entries += family.layer_entries(path, tensor, kernels, norms, biases=True, transposed=False)
+    return entries + family.layer_entries("decoder/", "transformer.", {}, {"final_norm": "ln_f"}, biases=True)
 
 
 GPT2 = Family(

@@ -17,7 +17,7 @@ from typing import Any
 
 from t5lite.interop.family import Family, Json
 from t5lite.interop.names import CONFIG
-from t5lite.interop.released import FAMILIES, Released, refusal
+from t5lite.interop.released import FAMILIES, Released
 from t5lite.interop.tensors import NAMES, TensorFolder, ToWrite, write_tensors
 from t5lite.interop.writing import tensors_of
 from t5lite.model.config import ModelConfig
@@ -47,31 +47,32 @@ class Kept:
     @property
     def refusal(self) -> str | None:
         """The reason why the weights cannot answer; None if they can."""
-        return refusal(self.family, self.kind, self.json)
+        return self.family.refusal(self.kind, self.json)
 
 
-def keep(released: Released, workdir: Path) -> None:
+def keep_release(released: Released, workdir: Path) -> None:
     """Write into `workdir` the facts of the release that its parameters do not hold."""
     folder = workdir / FOLDER
     folder.mkdir()
     stored = released.tensors.tensors
-    of = {
-        file: row.entry.theirs.format(n=layer) for row in released.rows.values() for layer, file in enumerate(row.names)
+    sources = {
+        file: row.entry.tensor.format(n=layer) for row in released.rows.values() for layer, file in enumerate(row.names)
     }
-    of |= {again: of[original] for again, original in released.repeated.items()}
+    sources |= {copy: sources[original] for copy, original in released.repeated.items()}
     tensors = {
-        name: {"dtype": each.dtype, "shape": list(each.shape), "of": of.get(name)} for name, each in stored.items()
+        name: {"dtype": each.dtype, "shape": list(each.shape), "of": sources.get(name)} for name, each in stored.items()
     }
     for name in (CONFIG, GENERATION):
         if (released.folder / name).is_file():
             (folder / name).write_bytes((released.folder / name).read_bytes())
     (folder / TENSORS).write_text(json.dumps({"tensors": tensors}, indent=1) + "\n")
-    others = {name: _as_it_is(released.tensors, name) for name in (*released.heads, *released.buffers)}
+    others = {name: _unchanged(released.tensors, name) for name in (*released.heads, *released.buffers)}
     if others:
         write_tensors(folder, others, "float32")
 
 
-def _as_it_is(tensors: TensorFolder, name: str) -> ToWrite:
+def _unchanged(tensors: TensorFolder, name: str) -> ToWrite:
+    """Return a tensor that is to be written with the bytes that it has."""
     stored = tensors.tensors[name]
     start, end = stored.span(name)
     return ToWrite(stored.shape, lambda: stored.bytes(name), stored=stored.dtype, size=end - start)
@@ -80,12 +81,12 @@ def _as_it_is(tensors: TensorFolder, name: str) -> ToWrite:
 def read_kept(workdir: Path) -> Kept | None:
     """Return the release that a workdir keeps; None if the workdir does not come from a release."""
     folder = workdir / FOLDER
-    tensors, said = read_json(folder / TENSORS, shape=SHAPE), read_json(folder / CONFIG, shape={"model_type": str})
-    if tensors is None or said is None or said["model_type"] not in FAMILIES:
+    tensors, config = read_json(folder / TENSORS, shape=SHAPE), read_json(folder / CONFIG, shape={"model_type": str})
+    if tensors is None or config is None or config["model_type"] not in FAMILIES:
         return None
-    family = FAMILIES[said["model_type"]]
+    family = FAMILIES[config["model_type"]]
     names = [family.rename(name) for name in tensors["tensors"]]
-    return Kept(folder, said, family, family.kind_of(said, names), tensors["tensors"])
+    return Kept(folder, config, family, family.kind_of(config, names), tensors["tensors"])
 
 
 def write_back(kept: Kept, folder: Path, model: ModelConfig, params: Mapping[str, Any], dtype: str | None) -> None:
@@ -97,7 +98,7 @@ def write_back(kept: Kept, folder: Path, model: ModelConfig, params: Mapping[str
         dtype: of all tensors except buffers; None: each tensor keeps its own.
     """
     entries = {
-        entry.ours: entry for each in (*kept.family.more_parts(model), model) for entry in kept.family.entries(each)
+        entry.path: entry for each in (*kept.family.more_parts(model), model) for entry in kept.family.entries(each)
     }
     shapes = {path: array.shape for path, array in params.items()}
     made = tensors_of([entry for path, entry in entries.items() if path in params], shapes, params)
@@ -109,10 +110,10 @@ def write_back(kept: Kept, folder: Path, model: ModelConfig, params: Mapping[str
         elif dtype is not None and name in kept.heads and each["dtype"] in NAMES:
             tensors[name] = ToWrite(tuple(each["shape"]), lambda name=name: others.read(name), dtype=dtype)
         else:
-            tensors[name] = _as_it_is(others, name)
-    said = dict(kept.json)
-    said |= {field: dtype for field in ("dtype", "torch_dtype") if dtype is not None and field in said}
-    (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
+            tensors[name] = _unchanged(others, name)
+    config = dict(kept.json)
+    config |= {field: dtype for field in ("dtype", "torch_dtype") if dtype is not None and field in config}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if (kept.folder / GENERATION).is_file():
         (folder / GENERATION).write_bytes((kept.folder / GENERATION).read_bytes())
     write_tensors(folder, tensors, dtype or "float32")

@@ -23,18 +23,18 @@ def label_names(json: Json, rows: int) -> tuple[str, ...]:
 
 def _from_ids(named: object, rows: int) -> tuple[str, ...]:
     if not isinstance(named, Mapping):
-        raise UserError(f"config.json: id2label should be an object of ids and names, is {str(named)[:60]}")
+        raise UserError(f"config.json: id2label should be an object {{id: name}}, but is {str(named)[:60]}")
     try:
         by_id = {int(key): str(name) for key, name in named.items()}
     except ValueError as error:
-        raise UserError(f"config.json: id2label should have numbers for names ({error})") from error
+        raise UserError(f"config.json: id2label should have numbers as keys ({error}); correct it") from error
     if len(named) != rows:
         raise UserError(
             f"config.json: id2label has {len(named)} labels, but the classifier has {rows} rows; correct it"
         )
     lacking = next((i for i in range(rows) if i not in by_id), None)
     if lacking is not None:
-        raise UserError(f"config.json: id2label has no label {lacking}: its ids should be 0 to {rows - 1}")
+        raise UserError(f"config.json: id2label has no label {lacking}; its ids should be 0 to {rows - 1}")
     names = tuple(by_id[i] for i in range(rows))
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -47,16 +47,16 @@ def _check_inverse(ids: object, names: tuple[str, ...], unnamed: bool) -> None:
     if ids is None:
         return
     if not isinstance(ids, Mapping):
-        raise UserError(f"config.json: label2id should be an object of names and ids, is {str(ids)[:60]}")
+        raise UserError(f"config.json: label2id should be an object {{name: id}}, but is {str(ids)[:60]}")
     wrong = next((name for i, name in enumerate(names) if ids.get(name) != i), None)
     if wrong is not None or len(ids) != len(names):
-        other = "has no id2label beside it" if unnamed else "contradicts id2label"
-        about = f" at {wrong!r}" if wrong is not None else ""
-        raise UserError(f"config.json: label2id {other}{about}; correct one of them")
+        reason = "has no id2label beside it" if unnamed else "contradicts id2label"
+        place = f" at {wrong!r}" if wrong is not None else ""
+        raise UserError(f"config.json: label2id {reason}{place}; correct one of them")
 
 
 def refuse_problem_type(json: Json, rows: int) -> None:
-    """Raise UserError for a head for texts, unless its answer is one label out of several."""
+    """Raise UserError if a head for texts does not answer with one label out of several."""
     kind = json.get("problem_type")
     if kind not in (None, "single_label_classification"):
         raise UserError(f"config.json: problem_type={kind!r} is not supported, only 'single_label_classification'")

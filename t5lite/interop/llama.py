@@ -1,24 +1,14 @@
-"""Llama, and models that differ from it in one field: Mistral, Qwen2 (biases of queries, keys and values), Qwen3 (norms
-of queries and keys).
+"""Llama, and models that differ from it in one field.
+
+Mistral is the same. Qwen2 has biases on queries, keys and values; Qwen3 has norms on queries and keys.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    Entry,
-    Family,
-    Json,
-    Shape,
-    chosen,
-    inverse,
-    layer_entries,
-    needed,
-    number,
-    refuse_others,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.model.config import ModelConfig
 from t5lite.system.errors import UserError
 
@@ -34,6 +24,7 @@ FIXED = {
 }
 # {model_type: (biases, norms of queries and keys)}
 VARIANTS = {"llama": ("none", False), "mistral": ("none", False), "qwen2": ("qkv", False), "qwen3": ("none", True)}
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
@@ -43,89 +34,91 @@ def _rotary(json: Json) -> tuple[float, tuple | None]:
     Raises UserError if they contradict each other, and for a scaling that is not supported.
     """
     earlier = {**(json.get("rope_scaling") or {}), "rope_theta": json.get("rope_theta")}
-    said = json.get("rope_parameters") or earlier
-    read = _rotary_of(said)
+    rope = json.get("rope_parameters") or earlier
+    rotary = _read_rope(rope)
     for place, name in enumerate(("rope_theta", "rope_scaling")):
-        if json.get(name) and _rotary_of(earlier)[place] != read[place]:
-            raise UserError(f"config.json: {name}={json[name]!r} contradicts rope_parameters={said!r}; correct one")
-    return read
+        if json.get(name) and _read_rope(earlier)[place] != rotary[place]:
+            raise UserError(f"config.json: {name}={json[name]!r} contradicts rope_parameters={rope!r}; correct one")
+    return rotary
 
 
-def _rotary_of(said: Mapping[str, Any]) -> tuple[float, tuple | None]:
-    base = float(said.get("rope_theta") or 10000.0)
-    kind = said.get("rope_type", said.get("type", "default"))
+def _read_rope(rope: Mapping[str, Any]) -> tuple[float, tuple | None]:
+    """Return (base, scaling) of one of the two forms."""
+    base = float(rope.get("rope_theta") or 10000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return base, None
     if kind == "linear":
-        return base, ("linear", float(said["factor"]))
+        return base, ("linear", float(rope["factor"]))
     if kind == "llama3":
-        bounds = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        return base, ("llama3", *(float(said[name]) for name in bounds))
+        return base, ("llama3", *(float(rope[name]) for name in LLAMA3))
     raise UserError(f"config.json: rotary positions scaled by {kind!r} are not supported; known: linear, llama3")
 
 
 def _window(json: Json) -> int | None:
     """Return the length up to which sliding-window attention is plain attention; None if there is no window."""
     if json["model_type"] == "llama":
-        refuse_others(json, {"use_sliding_window": False, "sliding_window": None})
+        family.refuse_others(json, {"use_sliding_window": False, "sliding_window": None})
         return None
     slides = json["model_type"] == "mistral" or json.get("use_sliding_window") is True
     slides = slides or "sliding_attention" in (json.get("layer_types") or ())
-    return needed(json, "sliding_window") if slides and json.get("sliding_window") is not None else None
+    return family.read_count(json, "sliding_window") if slides and json.get("sliding_window") is not None else None
 
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
     biases, qk_norm = VARIANTS[json["model_type"]]
-    refuse_others(json, {"attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0})
-    d_model, heads = needed(json, "hidden_size"), needed(json, "num_attention_heads")
-    head_dim = d_model // heads if json.get("head_dim") is None else needed(json, "head_dim")
+    family.refuse_others(json, {"attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0})
+    d_model, heads = family.read_count(json, "hidden_size"), family.read_count(json, "num_attention_heads")
+    head_dim = d_model // heads if json.get("head_dim") is None else family.read_count(json, "head_dim")
     try:
         base, scaling = _rotary(json)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"config.json: what it says of rotary positions is not understood: {error!r}") from error
+        raise UserError(
+            f"config.json: the fields of rotary positions (rope_…) are not understood: {error!r}"
+        ) from error
     return {
         **FIXED,
+        **family.USUAL_SCALES,
         "architecture": "decoder",
         "num_encoder_layers": 0,
-        "num_decoder_layers": needed(json, "num_hidden_layers"),
-        "vocab_size": needed(json, "vocab_size"),
+        "num_decoder_layers": family.read_count(json, "num_hidden_layers"),
+        "vocab_size": family.read_count(json, "vocab_size"),
         "d_model": d_model,
-        "d_ff": needed(json, "intermediate_size"),
+        "d_ff": family.read_count(json, "intermediate_size"),
         "num_heads": heads,
         "head_dim": head_dim,
         "num_kv_heads": json.get("num_key_value_heads"),
         "rotary_base": base,
         "rotary_scaling": scaling,
-        "norm_epsilon": number(json, "rms_norm_eps", 1e-6),
-        "activation": chosen(json, "hidden_act", ACTIVATIONS, "silu"),
+        "norm_epsilon": family.read_number(json, "rms_norm_eps", 1e-6),
+        "activation": family.read_choice(json, "hidden_act", ACTIVATIONS, "silu"),
         "biases": biases,
         "qk_norm": qk_norm,
         "tie_embeddings": bool(json.get("tie_word_embeddings", False)),
         "max_positions": _window(json),
-        "scale_scores": True,
-        "scale_logits": False,
-        "initialisation": "gpt2",
     }
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    require_same(config, FIXED | {"architecture": "decoder", "logit_scale": 1.0}, "Llama")
-    require_same(config, {"score_scale": config.head_dim**-0.5}, "Llama")
-    variants = {said: model_type for model_type, said in reversed(VARIANTS.items()) if model_type in CLASSES}
+    scales = {"logit_scale": 1.0, "score_scale": config.head_dim**-0.5}
+    family.require_same(config, FIXED | {"architecture": "decoder"} | scales, "Llama")
+    variants = {shape: model_type for model_type, shape in reversed(VARIANTS.items()) if model_type in CLASSES}
     variant = variants.get((config.biases, config.qk_norm))
     if variant is None:
         raise UserError(
-            f"none of Llama, Qwen2 and Qwen3 has model.biases={config.biases!r} and model.qk_norm={config.qk_norm}"
+            f"none of Llama, Qwen2 and Qwen3 has config.model.biases={config.biases!r} with "
+            f"config.model.qk_norm={config.qk_norm}"
         )
     if variant == "llama" and config.d_model % config.num_heads:
-        raise UserError(f"Llama needs model.d_model={config.d_model} to be a multiple of its {config.num_heads} heads")
+        raise UserError(
+            f"Llama needs config.model.d_model={config.d_model} to be a multiple of its {config.num_heads} heads"
+        )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
     if config.rotary_scaling is not None:
         name, *numbers = config.rotary_scaling
-        of = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor",
-                                                "original_max_position_embeddings")}[name]  # fmt: skip
-        rope |= {"rope_type": name, **dict(zip(of, numbers, strict=True))}
+        fields = {"linear": ("factor",), "llama3": LLAMA3}[name]
+        rope |= {"rope_type": name, **dict(zip(fields, numbers, strict=True))}
         if name == "llama3":
             rope["original_max_position_embeddings"] = int(numbers[-1])
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
@@ -139,7 +132,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": inverse(ACTIVATIONS, config.activation, "activation"),
+        "hidden_act": family.released_activation(ACTIVATIONS, config, "Llama"),
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rotary_base,
         "rope_scaling": scaling if config.rotary_scaling is not None else None,
@@ -152,16 +145,16 @@ def _entries(config: ModelConfig) -> list[Entry]:
     entries = [Entry("token_embedding/embedding", "model.embed_tokens.weight")]
     if not config.tie_embeddings:
         entries.append(Entry("lm_head/kernel", "lm_head.weight", transposed=True))
-    ours, layer = "decoder/layers/", "model.layers.{n}."
+    path, tensor = "decoder/layers/", "model.layers.{n}."
     kernels = {f"self_attention/{name}": f"self_attn.{name[0]}_proj" for name in ("query", "key", "value", "output")}
     mlp = {f"mlp/{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")}
     norms = {"self_attention/norm": "input_layernorm", "mlp/norm": "post_attention_layernorm"}
     if config.qk_norm:
         norms |= {f"self_attention/{name}_norm": f"self_attn.{name[0]}_norm" for name in ("query", "key")}
-    entries += layer_entries(ours, layer, kernels | mlp, norms, biases=False)
+    entries += family.layer_entries(path, tensor, kernels | mlp, norms, biases=False)
     if config.biases == "qkv":
         for name in ("query", "key", "value"):
-            entries.append(Entry(f"{ours}self_attention/{name}/bias", f"{layer}self_attn.{name[0]}_proj.bias"))
+            entries.append(Entry(f"{path}self_attention/{name}/bias", f"{tensor}self_attn.{name[0]}_proj.bias"))
     return [*entries, Entry("decoder/final_norm/scale", "model.norm.weight")]
 
 

@@ -37,15 +37,15 @@ class Names:
 
     def shapes(self, but: str | None = None) -> dict[str, Shape]:
         """Return {name in the table: shape}, without the name `but`. A repeated tensor is there under all its names."""
-        found = {name: self._tensors.tensors[file].shape for name, file in self.files.items()}
-        again = {of: found[alias] for alias, of in self._family.aliases.items() if alias in found}
-        return {name: shape for name, shape in {**again, **found}.items() if name != but}
+        shapes = {name: self._tensors.tensors[file].shape for name, file in self.files.items()}
+        repeated = {original: shapes[alias] for alias, original in self._family.aliases.items() if alias in shapes}
+        return {name: shape for name, shape in {**repeated, **shapes}.items() if name != but}
 
     def repeats_only(self, name: str) -> bool:
-        """Return whether the tensor equals all others that the family's aliases say are the same."""
+        """Return whether the tensor equals all others that are its copies by the family's aliases."""
         original = self._family.aliases[name]
-        same = [original, *(alias for alias, of in self._family.aliases.items() if of == original)]
-        return name in self.files and all(self._equal(name, other) for other in same if other in self.files)
+        copies = [original, *(alias for alias, source in self._family.aliases.items() if source == original)]
+        return name in self.files and all(self._equal(name, copy) for copy in copies if copy in self.files)
 
     def _equal(self, one: str, other: str) -> bool:
         one, other = self.files[one], self.files[other]
@@ -65,10 +65,10 @@ class Names:
         for file, original in self.repeated:
             if not np.array_equal(self._tensors.read(file), self._tensors.read(original)):
                 raise UserError(
-                    f"{self._tensors.folder}: {file} should repeat {original}, which {CONFIG} ties it to, but differs; "
-                    "fetch the weights anew"
+                    f"{self._tensors.folder}: {file} should repeat {original}, because {CONFIG} ties the two, but they "
+                    "differ; fetch the weights anew"
                 )
 
-    def lacks(self, name: str) -> UserError:
+    def missing_error(self, name: str) -> UserError:
         """Return the error for a missing tensor."""
         return UserError(f"{self._tensors.folder}: the weights lack {name}, which {CONFIG} asks for; fetch them anew")

@@ -15,7 +15,7 @@ A whole part may be missing if the class in config.json has no such part: T5Enco
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from t5lite.checks import RANGES
 from t5lite.interop.bart import BART
 from t5lite.interop.bert import BERT
 from t5lite.interop.dropout import read_places, read_rates
-from t5lite.interop.family import Entry, Family, Json, Shape, part_of, shapes_of, their_shape
+from t5lite.interop.family import Entry, Family, Json, Shape, part_of, shapes_of, tensor_names, tensor_shape
 from t5lite.interop.gpt2 import GPT2
 from t5lite.interop.labels import label_names
 from t5lite.interop.llama import LLAMA
@@ -44,9 +44,8 @@ SCHEME = "hf:"
 
 
 class Row(NamedTuple):
-    """The source of a parameter: its path, and the names of its tensors in the files, one for each layer."""
+    """The source of a parameter. names: its tensors in the files, one for each layer; () if they are not there."""
 
-    ours: str
     entry: Entry
     names: tuple[str, ...]
 
@@ -95,7 +94,7 @@ class Released:
     @property
     def refusal(self) -> str | None:
         """The reason why the weights cannot answer; None if they can."""
-        return refusal(self.family, self.kind, self.json)
+        return self.family.refusal(self.kind, self.json)
 
     @property
     def dropout(self) -> dict[str, float]:
@@ -107,16 +106,8 @@ class Released:
         row, values = self.rows[path], np.zeros(self.shapes[path], np.float32)
         for layer, name in enumerate(row.names):
             place = values[layer] if row.entry.stacked else values
-            place[...] = row.entry.to_ours(self.tensors.read(name))
+            place[...] = row.entry.to_parameter(self.tensors.read(name))
         return values
-
-
-def refusal(family: Family, kind: str, json: Json) -> str | None:
-    """Return the reason why weights of this kind cannot answer; None if they can. Missing parts are not checked."""
-    if kind in family.answers:
-        return None
-    name = next(iter(json.get("architectures") or ()), kind)
-    return f"it is a {name}, whose head no model here has"
 
 
 def is_released(place: str | Path) -> bool:
@@ -131,14 +122,14 @@ def folder_of(place: str | Path) -> Path:
 
 def read_released_json(folder: Path) -> tuple[Json, Family]:
     """Return config.json and its family. Raises UserError if there is no file, or an unknown family."""
-    said = read_json(folder / CONFIG, "fetch it anew")
-    if said is None:
-        raise UserError(f"{folder} holds no {CONFIG}: it is no folder of released weights")
-    model_type = said.get("model_type")
+    json = read_json(folder / CONFIG, "fetch it anew")
+    if json is None:
+        raise UserError(f"{folder} holds no {CONFIG}, so it is not a folder of released weights; give another folder")
+    model_type = json.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise UserError(f"{folder / CONFIG}: model_type {model_type!r} is not supported; known: {known}")
-    return said, FAMILIES[model_type]
+    return json, FAMILIES[model_type]
 
 
 def open_released(folder: Path) -> Released:
@@ -146,23 +137,25 @@ def open_released(folder: Path) -> Released:
 
     Raises UserError for a folder that does not fit its config.json, and for tensors that have no place.
     """
-    said, family = read_released_json(folder)
+    json, family = read_released_json(folder)
     tensors = TensorFolder(folder)
     names = Names(family, tensors)
     try:
-        kind = family.kind_of(said, names.files)
-        fields = family.fields(said, names.shapes(but=_tied_head(family, said, names)))
-        fields |= {"dropout_places": read_places(said, family.dropout)}
+        kind = family.kind_of(json, names.files)
+        # T5's head does not count if it only repeats the embedding that config.json ties it to.
+        is_tied = family.ties(json) and names.repeats_only(HEAD)
+        fields = family.fields(json, names.shapes(but=HEAD if is_tied else None))
+        fields |= {"dropout_places": read_places(json, family.dropout)}
         _check_ranges(fields)
         model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     models = (model, *family.more_parts(model))
-    names.resolve({name for each in models for name in tensor_names(family, each)})
+    names.resolve({name for each in models for entry in family.entries(each) for name in tensor_names(entry, each)})
     _check_kind(folder, family, kind, names)
     rows, lacking = _rows(family, kind, models, names)
     released = Released(
-        folder, said, family, kind, fields, model, tensors, rows, _all_shapes(models, rows, lacking), lacking
+        folder, json, family, kind, fields, model, tensors, rows, _all_shapes(models, rows, lacking), lacking
     )
     _check_shapes(released)
     names.check_repetitions()
@@ -171,25 +164,14 @@ def open_released(folder: Path) -> Released:
     return dataclasses.replace(released, repeated=repeated, heads=heads, buffers=buffers)
 
 
-def _tied_head(family: Family, said: Json, names: Names) -> str | None:
-    """Return T5's head if it only repeats the embedding that config.json ties it to; else None."""
-    return HEAD if family.ties(said) and names.repeats_only(HEAD) else None
-
-
 def _check_kind(folder: Path, family: Family, kind: str, names: Names) -> None:
     """Raise UserError for weights that lack a tensor of the class that config.json names."""
     lacking = next((name for name in family.needs.get(kind, ()) if name not in names.files), None)
     if lacking is not None:
         raise UserError(
-            f"{folder / CONFIG}: architectures names a class {kind}, but the weights lack {lacking}; correct one"
+            f"{folder / CONFIG}: architectures names a class {kind}, but the weights lack {lacking}; correct "
+            f"architectures, or fetch the weights anew"
         )
-
-
-def tensor_names(family: Family, model: ModelConfig) -> Iterator[str]:
-    """Yield the names of all tensors of a model, in the order of the family's table."""
-    for entry in family.entries(model):
-        layers = shapes_of(model)[entry.ours][0] if entry.stacked else 1
-        yield from (entry.theirs.format(n=layer) if entry.stacked else entry.theirs for layer in range(layers))
 
 
 def _rows(
@@ -203,21 +185,20 @@ def _rows(
     missing: dict[str, dict[str, str]] = {}  # {part: {path: a tensor that it lacks}}
     for model in models:
         for entry in family.entries(model):
-            layers = shapes_of(model)[entry.ours][0] if entry.stacked else 1
-            wanted = [entry.theirs.format(n=layer) if entry.stacked else entry.theirs for layer in range(layers)]
+            wanted = tensor_names(entry, model)
             absent = next((name for name in wanted if name not in names.files), None)
             if absent is None or entry.optional:
-                rows[entry.ours] = Row(entry.ours, entry, () if absent else tuple(map(names.files.get, wanted)))
+                rows[entry.path] = Row(entry, () if absent else tuple(map(names.files.get, wanted)))
             elif any(name in names.files for name in wanted):
-                raise names.lacks(absent)
+                raise names.missing_error(absent)
             else:
-                missing.setdefault(part_of(entry.ours), {})[entry.ours] = absent
-    own = {entry.ours for entry in family.entries(models[0])}
+                missing.setdefault(part_of(entry.path), {})[entry.path] = absent
+    own = {entry.path for entry in family.entries(models[0])}
     for part, paths in missing.items():
         whole = not any(part_of(path) == part for path, row in rows.items() if row.names)
         of_model = [path for path in paths if path in own]
         if not whole or (of_model and part not in family.kinds.get(kind, ())):
-            raise names.lacks(next(iter(paths.values())))
+            raise names.missing_error(next(iter(paths.values())))
         rows = {path: row for path, row in rows.items() if part_of(path) != part}
     return rows, tuple(sorted(path for paths in missing.values() for path in paths if path in own))
 
@@ -231,7 +212,10 @@ def _kept(released: Released, used: Collection[str]) -> tuple[tuple[str, ...], t
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         model_type = released.json["model_type"]
-        raise UserError(f"{released.folder}: the tensor {unknown[0]}{more} has no place in {model_type}")
+        raise UserError(
+            f"{released.folder}: the tensor {unknown[0]}{more} has no place in {model_type}; remove it, or correct "
+            f"{CONFIG}"
+        )
     return heads, buffers
 
 
@@ -243,7 +227,9 @@ def _check_ranges(fields: Mapping[str, Any]) -> None:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_number or not least <= value <= most:
                 shown = f"{value!r}"[:40]
-                raise UserError(f"{CONFIG}: model.{name} would be {shown}, which is not from {least:,} to {most:,}")
+                raise UserError(
+                    f"{CONFIG}: config.model.{name} would be {shown}, but it must be from {least:,} to {most:,}"
+                )
 
 
 def _all_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
@@ -256,12 +242,13 @@ def _all_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking:
 
 def _check_shapes(released: Released) -> None:
     for path, row in released.rows.items():
-        expected = their_shape(row.entry, released.shapes[path])
+        expected = tensor_shape(row.entry, released.shapes[path])
         for name in row.names:
             stored = released.tensors.tensors[name]
             if stored.shape != expected:
                 raise UserError(
-                    f"{stored.file}: {name} is {list(stored.shape)}, but by {CONFIG} it should be {list(expected)}"
+                    f"{stored.file}: {name} has the shape {list(stored.shape)}, but by {CONFIG} it should be "
+                    f"{list(expected)}; correct {CONFIG}, or fetch the weights anew"
                 )
 
 
@@ -273,6 +260,9 @@ def load_parameters(released: Released, like: Mapping[str, jax.ShapeDtypeStruct]
     arrays = {}
     for path, leaf in like.items():
         if leaf.shape != released.shapes[path]:
-            raise UserError(f"{path} is {released.shapes[path]} in {released.folder}, wanted is {leaf.shape}")
+            raise UserError(
+                f"{released.folder}: {path} has the shape {released.shapes[path]}, but the run needs {leaf.shape}; "
+                "give the run the shape of these weights"
+            )
         arrays[path] = jax.device_put(released.read(path), leaf.sharding)
     return arrays

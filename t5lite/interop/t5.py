@@ -9,21 +9,9 @@ it is absent, `tie_word_embeddings`. In mT5 they are never scaled by default, al
 from collections.abc import Mapping
 from typing import Any
 
+from t5lite.interop import family
 from t5lite.interop.dropout import Rate
-from t5lite.interop.family import (
-    Entry,
-    Family,
-    Json,
-    Shape,
-    chosen,
-    inverse,
-    layer_entries,
-    needed,
-    number,
-    refuse_contradictions,
-    refuse_others,
-    require_same,
-)
+from t5lite.interop.family import Entry, Family, Json, Shape
 from t5lite.model.config import ModelConfig
 
 ACTIVATIONS = {
@@ -47,8 +35,6 @@ FIXED = {
     "logits_soft_cap": None,
     "logits_bias": False,
 }
-
-
 HEAD = "lm_head.weight"
 
 
@@ -57,28 +43,30 @@ def _ties(json: Json) -> bool:
 
 
 def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    refuse_others(json, {"tie_encoder_decoder": False, "is_decoder": False})
-    activation = chosen(json, "feed_forward_proj", ACTIVATIONS, "relu")
+    family.refuse_others(json, {"tie_encoder_decoder": False, "is_decoder": False})
+    activation = family.read_choice(json, "feed_forward_proj", ACTIVATIONS, "relu")
     name = json.get("feed_forward_proj", "relu")
     act = "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
-    refuse_contradictions(json, "feed_forward_proj", {"is_gated_act": name.startswith("gated-"), "dense_act_fn": act})
-    layers = needed(json, "num_layers")
-    decoder_layers = layers if json.get("num_decoder_layers") is None else needed(json, "num_decoder_layers")
+    family.refuse_contradictions(
+        json, "feed_forward_proj", {"is_gated_act": name.startswith("gated-"), "dense_act_fn": act}
+    )
+    layers = family.read_count(json, "num_layers")
+    decoder_layers = layers if json.get("num_decoder_layers") is None else family.read_count(json, "num_decoder_layers")
     scaled = json.get("scale_decoder_outputs", json["model_type"] != "mt5" and _ties(json))
     return {
         **{name: value for name, value in FIXED.items() if name != "score_scale"},
         "architecture": "encoder_decoder",
         "num_encoder_layers": layers,
         "num_decoder_layers": decoder_layers,
-        "vocab_size": needed(json, "vocab_size"),
-        "d_model": needed(json, "d_model"),
-        "d_ff": needed(json, "d_ff"),
-        "num_heads": needed(json, "num_heads"),
-        "head_dim": needed(json, "d_kv"),
+        "vocab_size": family.read_count(json, "vocab_size"),
+        "d_model": family.read_count(json, "d_model"),
+        "d_ff": family.read_count(json, "d_ff"),
+        "num_heads": family.read_count(json, "num_heads"),
+        "head_dim": family.read_count(json, "d_kv"),
         "num_kv_heads": None,
         "relative_buckets": json.get("relative_attention_num_buckets", 32),
         "relative_max_distance": json.get("relative_attention_max_distance", 128),
-        "norm_epsilon": number(json, "layer_norm_epsilon", 1e-6),
+        "norm_epsilon": family.read_number(json, "layer_norm_epsilon", 1e-6),
         "activation": activation,
         "tie_embeddings": _ties(json) and HEAD not in shapes,
         "token_types": 0,
@@ -89,7 +77,7 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
-    require_same(config, FIXED | {"num_kv_heads": None, "architecture": "encoder_decoder"}, "T5")
+    family.require_same(config, FIXED | {"num_kv_heads": None, "architecture": "encoder_decoder"}, "T5")
     scaled = config.logit_scale != 1.0
     return {
         "model_type": "t5",
@@ -105,7 +93,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "relative_attention_num_buckets": config.relative_buckets,
         "relative_attention_max_distance": config.relative_max_distance,
         "layer_norm_epsilon": config.norm_epsilon,
-        "feed_forward_proj": inverse(ACTIVATIONS, config.activation, "activation"),
+        "feed_forward_proj": family.released_activation(ACTIVATIONS, config, "T5"),
         "tie_word_embeddings": config.tie_embeddings,
         "scale_decoder_outputs": scaled,
     }
@@ -128,10 +116,12 @@ def _entries(config: ModelConfig) -> list[Entry]:
                 f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             )
         )
-        for place, (ours, (theirs, kernels)) in enumerate(blocks.items()):
-            at = f"{side}.block.{{n}}.layer.{place}."
-            kernels = {own: f"{theirs}.{name}" for own, name in kernels.items()}
-            entries += layer_entries(f"{side}/layers/{ours}/", at, kernels, {"norm": "layer_norm"}, biases=False)
+        for place, (block, (stored, kernels)) in enumerate(blocks.items()):
+            tensor = f"{side}.block.{{n}}.layer.{place}."
+            kernels = {name: f"{stored}.{letter}" for name, letter in kernels.items()}
+            entries += family.layer_entries(
+                f"{side}/layers/{block}/", tensor, kernels, {"norm": "layer_norm"}, biases=False
+            )
         entries.append(Entry(f"{side}/final_norm/scale", f"{side}.final_layer_norm.weight"))
     return entries
 

@@ -72,11 +72,11 @@ class TensorFolder:
         self.other_names: dict[str, str] = {}
         for file, names in _files(folder).items():
             with _opened(file) as opened:
-                found = set(opened.keys())
+                present = set(opened.keys())
                 self.other_names |= opened.metadata() or {}
-                if names is not None and names - found:
-                    raise UserError(f"{file}: lacks {min(names - found)}, which {INDEX} says it has; fetch it anew")
-                for name in sorted(found if names is None else names):
+                if names is not None and names - present:
+                    raise UserError(f"{file}: lacks {min(names - present)}, which {INDEX} says it has; fetch it anew")
+                for name in sorted(present if names is None else names):
                     view = opened.get_slice(name)
                     self.tensors[name] = Stored(file, view.get_dtype(), tuple(view.get_shape()))
         tensors = self.tensors
@@ -86,7 +86,9 @@ class TensorFolder:
         """Return the tensor in its stored dtype. Raises UserError for a dtype that NAMES lacks, such as integers."""
         stored = self.tensors[name]
         if stored.dtype not in NAMES:
-            raise UserError(f"{stored.file}: {name} is of dtype {stored.dtype}; known: {', '.join(NAMES)}")
+            raise UserError(
+                f"{stored.file}: {name} has the dtype {stored.dtype}, which is not supported; known: {', '.join(NAMES)}"
+            )
         with _opened(stored.file) as opened:
             return opened.get_tensor(name)
 
@@ -94,7 +96,7 @@ class TensorFolder:
 def _files(folder: Path) -> dict[Path, set[str] | None]:
     """Return {file: the names that the index gives it, or None for all}. Raises UserError for missing weights."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give one with config.json and {SINGLE}")
+        raise UserError(f"{folder} is not a folder; give a folder with config.json and {SINGLE}")
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: None}
     index = read_json(folder / INDEX, "fetch it anew", {"weight_map": dict})
@@ -102,11 +104,11 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
         pickles = [name for name in PICKLES if (folder / name).exists()] or sorted(folder.glob("*.bin"))[:1]
         if pickles:
             raise UserError(
-                f"{folder} holds weights only as {Path(pickles[0]).name}, of a format that can run code when it is "
-                "read, so it is not; where transformers is installed, AutoModel.from_pretrained(…).save_pretrained(…) "
-                f"makes {SINGLE} of it"
+                f"{folder} holds weights only as {Path(pickles[0]).name}, a format that can run code when it is read, "
+                f"so it is refused; make {SINGLE} of it, where transformers is installed, by "
+                "AutoModel.from_pretrained(…).save_pretrained(…)"
             )
-        raise UserError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX}")
+        raise UserError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX}; fetch them")
     files: dict[Path, set[str] | None] = {}
     for name, file in index["weight_map"].items():
         if not isinstance(file, str) or Path(file).name != file:
@@ -179,15 +181,15 @@ def write_tensors(
 
 def _write(file: Path, tensors: Mapping[str, ToWrite], names: Sequence[str], dtype: str) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
+    offset = 0
     for name in names:
         short, size = tensors[name].layout(dtype)
-        header[name] = {"dtype": short, "shape": list(tensors[name].shape), "data_offsets": [at, at + size]}
-        at += size
-    said = json.dumps(header, separators=(",", ":")).encode()
-    said += b" " * (-(len(said) + 8) % ALIGNMENT)
+        header[name] = {"dtype": short, "shape": list(tensors[name].shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-(len(encoded) + 8) % ALIGNMENT)
     with file.open("wb") as out:
-        out.write(struct.pack("<Q", len(said)) + said)
+        out.write(struct.pack("<Q", len(encoded)) + encoded)
         for name in names:
             out.write(_bytes(name, tensors[name], dtype))
 

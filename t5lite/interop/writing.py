@@ -5,14 +5,14 @@ write_released(folder, config, params, "bfloat16")
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t5lite.interop.dropout import rates_json
-from t5lite.interop.family import Entry, Family, Json, Shape, shapes_of, their_shape
+from t5lite.interop.dropout import model_rates
+from t5lite.interop.family import Entry, Family, Json, Shape, shapes_of, tensor_shape
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import ALL
 from t5lite.interop.tensors import SHARD_BYTES, ToWrite, write_tensors
@@ -25,10 +25,10 @@ def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
     reasons = []
     for family in ALL:
         try:
-            return family, family.to_json(config) | rates_json(config, family.dropout)
+            return family, family.to_json(config) | model_rates(config, family.dropout)
         except UserError as error:
             reasons.append(str(error))
-    raise UserError(f"no family of released models has this shape: {'; '.join(reasons)}")
+    raise UserError(f"no family of released models has the shape of config.model: {'; '.join(reasons)}")
 
 
 def write_released(
@@ -51,12 +51,12 @@ def write_released(
 
     Raises UserError for a model that belongs to no family.
     """
-    family, said = describe(config)
+    family, fields = describe(config)
     tensors = tensors_of(family.entries(config), shapes_of(config), params, fetch)
-    said |= {"dtype": dtype, **(more or {})}
-    if "id2label" in said:
-        said["label2id"] = {name: int(i) for i, name in said["id2label"].items()}
-    (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
+    fields |= {"dtype": dtype, **(more or {})}
+    if "id2label" in fields:
+        fields["label2id"] = {name: int(i) for i, name in fields["id2label"].items()}
+    (folder / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
     write_tensors(folder, tensors, dtype, shard_bytes)
 
 
@@ -68,24 +68,19 @@ def tensors_of(
 ) -> dict[str, ToWrite]:
     """Return {name in the family's table: tensor} for the parameters in `entries`. shapes: {path: shape}."""
     fetched = functools.lru_cache(4)(lambda path: fetch(params[path]))
+    groups: dict[str, list[Entry]] = {}  # {tensor: the entries that share it}
+    for entry in entries:
+        groups.setdefault(entry.tensor, []).append(entry)
     tensors: dict[str, ToWrite] = {}
-    for theirs, group in _grouped(entries):
-        shape = shapes[group[0].ours]
+    for tensor, group in groups.items():
+        shape = shapes[group[0].path]
         for layer in range(shape[0]) if group[0].stacked else (None,):
-            name = theirs if layer is None else theirs.format(n=layer)
             make = functools.partial(_join, group, layer, fetched)
-            tensors[name] = ToWrite(their_shape(group[0], shape), make)
+            tensors[tensor.format(n=layer)] = ToWrite(tensor_shape(group[0], shape), make)
     return tensors
 
 
-def _grouped(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    """Yield (name of a tensor, the entries that share it)."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.theirs, []).append(entry)
-    yield from groups.items()
-
-
 def _join(group: list[Entry], layer: int | None, fetched: Callable[[str], np.ndarray]) -> np.ndarray:
-    parts = [entry.to_theirs(fetched(entry.ours) if layer is None else fetched(entry.ours)[layer]) for entry in group]
+    """Return the values of a tensor, or of its layer, from the parameters that share it."""
+    parts = [entry.to_tensor(fetched(entry.path) if layer is None else fetched(entry.path)[layer]) for entry in group]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

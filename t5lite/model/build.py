@@ -20,7 +20,7 @@ def _stacks_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     fields = dict(fields)
     architecture = fields.pop("architecture")
     known = ", ".join(ARCHITECTURES)
-    require(architecture in ARCHITECTURES, "model.architecture", f"{architecture!r} is none of {known}")
+    require(architecture in ARCHITECTURES, "model.architecture", f"{architecture!r} is unknown; known: {known}")
     if architecture == "decoder":
         fields["num_encoder_layers"] = 0
     elif architecture == "encoder":
@@ -55,6 +55,6 @@ def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads =
     require(
         fields["vocab_size"] >= vocabulary.rows,
         "model.vocab_size",
-        f"{fields['vocab_size']} rows are too few for the tokenizer's {vocabulary.rows} ids",
+        f"{fields['vocab_size']} rows are too few for the tokenizer's {vocabulary.rows} ids; raise or unset the field",
     )
     return Transformer(ModelConfig(**fields))

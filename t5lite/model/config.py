@@ -32,7 +32,7 @@ Dropout has one rate, `dropout`, and places, which differ between families (DROP
     BART    embedding, attention, activation, residual              modeling_bart.py, as fairseq
     Llama   attention                                               modeling_llama.py; Mistral and Qwen are the same
 
-Where `dropout_places` is None, a model with relative_bias has dropout at all places (T5's places and an encoder's
+If `dropout_places` is None, a model with relative_bias has dropout at all places (T5's places and an encoder's
 head). Every other model has it at the places of BERT and GPT-2. Presets and released weights of BART and Llama set
 `dropout_places`.
 """
@@ -73,7 +73,7 @@ class ModelConfig:
         frequency factor, original length). "learned" adds a row of a table with position_offset + max_positions rows
         (BART leaves its first two rows unused). "sinusoidal" adds sines and cosines. "alibi" lowers scores by distance.
     max_positions: the longest side that the model reads. Learned positions need it. With other positions it is set
-        where a released model's attention slides over a window of so many tokens: up to there it is plain attention.
+        if a released model's attention slides over a window of this many tokens. Up to there it is plain attention.
     norm_position: "pre" norms the input of each block, and once more after the last layer; "post" norms the sum after
         each block. norm_epsilon: added to the mean square or variance. embedding_norm: norm before the first layer.
     scale_embeddings: multiply token embeddings by sqrt(d_model).
@@ -142,7 +142,9 @@ class ModelConfig:
         for field in ("vocab_size", "d_model", "d_ff", "num_heads", "head_dim"):
             _require_int(field, getattr(self, field), minimum=1)
         if self.num_encoder_layers + self.num_decoder_layers == 0:
-            raise UserError("model.num_encoder_layers and model.num_decoder_layers are both 0: a model needs layers")
+            raise UserError(
+                "config.model.num_encoder_layers and config.model.num_decoder_layers are both 0; set one above 0"
+            )
         choices = {"positions": POSITIONS, "norm": NORMS, "norm_position": NORM_POSITIONS, "activation": ACTIVATIONS,
                    "biases": BIASES, "dtype": DTYPES, "remat": REMAT, "attention": ATTENTION}  # fmt: skip
         if self.initialisation is not None:
@@ -150,20 +152,22 @@ class ModelConfig:
         for field, known in choices.items():
             value = getattr(self, field)
             if value not in known:
-                raise UserError(f"model.{field}={value!r} is unknown: {nearest(str(value), known)}")
+                raise UserError(f"config.model.{field}={value!r} is unknown; {nearest(str(value), known)}")
         self._check_heads()
         self._check_positions()
         if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1")
+            raise UserError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
         for place in self.dropout_places or ():
             if place not in DROPOUT_PLACES:
-                raise UserError(f"model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}")
+                raise UserError(
+                    f"config.model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}"
+                )
         _require_int("token_types", self.token_types, minimum=0)
         if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types):
-            raise UserError("model.token_types and heads are an encoder's: set token_types to 0")
+            raise UserError("config.model.token_types: only an encoder has token types and heads; set the field to 0")
         for field in ("norm_epsilon", "rotary_base", "logits_soft_cap"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
-                raise UserError(f"model.{field}={getattr(self, field)} must be above 0")
+                raise UserError(f"config.model.{field}={getattr(self, field)} must be above 0")
 
     def _settle(self) -> None:
         """Set the fields that follow from the architecture."""
@@ -183,28 +187,32 @@ class ModelConfig:
         if self.num_kv_heads is not None:
             _require_int("num_kv_heads", self.num_kv_heads, minimum=1)
             if self.num_heads % self.num_kv_heads:
-                raise UserError(f"model.num_kv_heads={self.num_kv_heads} must divide model.num_heads={self.num_heads}")
+                raise UserError(
+                    f"config.model.num_kv_heads={self.num_kv_heads} must divide config.model.num_heads={self.num_heads}"
+                )
         if self.positions == "rotary" and self.head_dim % 2:
-            raise UserError(f"model.head_dim={self.head_dim} must be even for rotary positions")
+            raise UserError(f"config.model.head_dim={self.head_dim} must be even for rotary positions")
 
     def _check_positions(self) -> None:
         if self.positions == "relative_bias":
             _require_int("relative_buckets", self.relative_buckets, minimum=4)
             _require_int("relative_max_distance", self.relative_max_distance, minimum=self.relative_buckets // 2 + 1)
             if self.relative_buckets % 4:
-                raise UserError(f"model.relative_buckets={self.relative_buckets} must be a multiple of 4")
+                raise UserError(f"config.model.relative_buckets={self.relative_buckets} must be a multiple of 4")
         if self.positions == "learned":
             if self.max_positions is None:
-                raise UserError("model.max_positions: learned positions need it, the longest side that can occur")
+                raise UserError(
+                    "config.model.max_positions: learned positions need it; set it to the longest side that can occur"
+                )
             _require_int("max_positions", self.max_positions, minimum=1)
             _require_int("position_offset", self.position_offset, minimum=0)
         if self.positions == "sinusoidal" and self.d_model % 2:
-            raise UserError(f"model.d_model={self.d_model} must be even for sinusoidal positions")
+            raise UserError(f"config.model.d_model={self.d_model} must be even for sinusoidal positions")
         if self.rotary_scaling is not None:
             name, *numbers = self.rotary_scaling or ("",)
             known = ", ".join(f"{name} and {count} numbers" for name, count in ROTARY_SCALINGS.items())
             if ROTARY_SCALINGS.get(name) != len(numbers) or not all(map(_is_positive, numbers)):
-                raise UserError(f"model.rotary_scaling={self.rotary_scaling!r} is none of these: {known}")
+                raise UserError(f"config.model.rotary_scaling={self.rotary_scaling!r} is unknown; known: {known}")
 
     @property
     def architecture(self) -> str:
@@ -250,4 +258,4 @@ def _is_positive(value: object) -> bool:
 
 def _require_int(field: str, value: object, *, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise UserError(f"model.{field}={value!r} must be a whole number, at least {minimum}")
+        raise UserError(f"config.model.{field}={value!r} must be a whole number, at least {minimum}")

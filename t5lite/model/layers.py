@@ -162,7 +162,7 @@ class Attention(nn.Module):
         return self._keys(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
 
     def _own(self, h_BxTxD: Array) -> tuple[Array, Array, Array]:
-        """Return the tokens' own queries, keys and values [B, T, heads, K]: one product if parameters are `joined`."""
+        """Return the tokens' own queries, keys and values [B, T, heads, K], from one product after `join_kernels`."""
         if not self.has_variable("params", "query_key_value"):
             return self._queries(self.query(h_BxTxD)), *self.keys_values(h_BxTxD)
         ends = np.cumsum([self.config.num_heads, self.config.kv_heads]) * self.config.head_dim
@@ -192,7 +192,7 @@ class Attention(nn.Module):
         else:
             q_BxTxHxK, (k, v) = self._queries(self.query(h_BxTxD)), keys_values or (None, None)
         if cache is not None:
-            cache = cache if slot is None else written(cache, k, v, slot)
+            cache = cache if slot is None else write_cache(cache, k, v, slot)
             y_BxTxHxK = attend(q_BxTxHxK, *cache, scale=config.score_scale)
         else:
             rate = 0.0 if deterministic else config.dropout_at("attention")
@@ -203,19 +203,21 @@ class Attention(nn.Module):
         return (x_BxTxD + y_BxTxD if pre else self.norm(x_BxTxD + y_BxTxD)), cache
 
 
-def as_cached(k_BxSxHxK: Array, v_BxSxHxK: Array) -> tuple[Array, Array]:
+def arrange_for_cache(k_BxSxHxK: Array, v_BxSxHxK: Array) -> tuple[Array, Array]:
     """Return keys [B, H, K, S] and values [B, H, S, K]: products with few queries read this layout without a copy."""
     return (constrain(k_BxSxHxK.transpose(0, 2, 3, 1), BATCH, TENSOR, None, None),
             constrain(v_BxSxHxK.transpose(0, 2, 1, 3), BATCH, TENSOR, None, None))  # fmt: skip
 
 
-def written(cache: tuple[Array, Array], k_BxTxHxK: Array, v_BxTxHxK: Array, slot: Array | int) -> tuple[Array, Array]:
+def write_cache(
+    cache: tuple[Array, Array], k_BxTxHxK: Array, v_BxTxHxK: Array, slot: Array | int
+) -> tuple[Array, Array]:
     """Return the cache with the keys and values of T tokens at `slot`, …, `slot + T - 1`.
 
     All rows write the same slots. In a loop this happens in place; on CPU, a scatter to different slots would not.
     """
     update = jax.lax.dynamic_update_slice_in_dim
-    (keys, values), (k, v) = cache, as_cached(k_BxTxHxK, v_BxTxHxK)
+    (keys, values), (k, v) = cache, arrange_for_cache(k_BxTxHxK, v_BxTxHxK)
     return update(keys, k, slot, axis=3), update(values, v, slot, axis=2)
 
 
@@ -239,7 +241,7 @@ class MLP(nn.Module):
         config, activation = self.config, ACTIVATIONS[self.config.activation]
         norm, pre = make_norm(config, name="norm"), config.norm_position == "pre"
         h_BxTxD = norm(x_BxTxD) if pre else x_BxTxD
-        if self.has_variable("params", "gate_up"):  # parameters from `joined`
+        if self.has_variable("params", "gate_up"):  # parameters from `join_kernels`
             gate_BxTxF, up_BxTxF = jnp.split(Dense(config, 2 * config.d_ff, name="gate_up")(h_BxTxD), 2, axis=-1)
             h_BxTxF = activation(gate_BxTxF) * up_BxTxF
         elif config.gated:
@@ -292,10 +294,10 @@ class Layer(nn.Module):
 
     def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
         """Return keys [B, H, K, S] and values [B, H, S, K], as a cache holds them."""
-        return as_cached(*self.cross_attention.keys_values(memory_BxSxD))
+        return arrange_for_cache(*self.cross_attention.keys_values(memory_BxSxD))
 
 
-def joined(layer: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+def join_kernels(layer: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
     """Return a decoder layer's parameters for steps of generation.
 
         self_attention/query_key_value in place of query, key, value;  mlp/gate_up in place of gate, up

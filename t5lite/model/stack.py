@@ -14,7 +14,7 @@ from t5lite.model.attention.bias import Bias, SlopeBias
 from t5lite.model.attention.cached import attend_cached
 from t5lite.model.attention.mask import Mask
 from t5lite.model.config import ModelConfig
-from t5lite.model.layers import Layer, embedding_stddev, joined, make_norm
+from t5lite.model.layers import Layer, embedding_stddev, join_kernels, make_norm
 from t5lite.model.positions import LearnedPositions, RelativeBias, sinusoids
 from t5lite.system.errors import UserError
 
@@ -169,8 +169,8 @@ class Stack(nn.Module):
         return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))
 
     def joined(self) -> list[Any]:
-        """Return each layer's parameters as `layers.joined` arranges them."""
-        return [joined(layer, self.config) for layer in _unstack(self.layers, self.num_layers)]
+        """Return each layer's parameters as `layers.join_kernels` arranges them."""
+        return [join_kernels(layer, self.config) for layer in _unstack(self.layers, self.num_layers)]
 
     def cross_keys_values(self, memory_BxSxD: Array) -> list[tuple[Array, Array]]:
         """Return keys [B, H, K, S] and values [B, H, S, K] of the encoder's output for each layer."""

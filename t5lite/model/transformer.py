@@ -41,7 +41,7 @@ from t5lite.model.layers import (
     BATCH,
     TENSOR,
     Dense,
-    as_cached,
+    arrange_for_cache,
     constrain,
     embedding_stddev,
     kernel_stddev,
@@ -57,7 +57,7 @@ Array = jax.Array
 class StepWeights(NamedTuple):
     """Parameters in the layout that `extend` and `logits` read fastest, for a few tokens at a time.
 
-    layers: the decoder's, one tree for each layer, with kernels side by side (`layers.joined`).
+    layers: the decoder's, one tree for each layer, with kernels side by side (`layers.join_kernels`).
     vocabulary_DxV: the kernel of the logits. All kernels are in the compute dtype.
     """
 
@@ -202,7 +202,7 @@ class Transformer(nn.Module):
         """
         config = self.config
         zeros = jnp.zeros((batch, slots or positions_BxS.shape[1], config.kv_heads, config.head_dim), config.dtype)
-        layers = [{"self": as_cached(zeros, zeros)} for _ in range(config.num_decoder_layers)]
+        layers = [{"self": arrange_for_cache(zeros, zeros)} for _ in range(config.num_decoder_layers)]
         if config.num_encoder_layers:
             cross = self.decoder.cross_keys_values(memory_BxSxD)
             layers = [{**layer, "cross": pair} for layer, pair in zip(layers, cross, strict=True)]

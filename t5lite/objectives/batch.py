@@ -21,8 +21,8 @@ Here two packed pairs, (5 6 → 7) and (8 → 9). EOS (1) closes each side; padd
              prefix_mask          1 1 1 1 0 1 1 1 0 0 0    (only with attention over the prefix)
 
 The shift to the right restarts at each segment. A segment's decoder inputs begin with the vocabulary's `start` (here 0,
-as in T5). So a segment never sees the last token of the segment before. On a decoder, the prefix is the start
-token and all inputs. The loss starts at the position of the last input token: its output predicts the first target.
+as in T5). So a segment never sees the last token of the segment before. On a decoder, the prefix is the start token and
+all inputs. The loss starts at the position of the last input token, because its output predicts the first target.
 
 An encoder's example keeps all tokens in their places: `targets` and `weights` are aligned with `inputs`. Here two
 sentences, 5 6 7 and 8 9; the tokens 6 and 9 are to be predicted; [CLS] is 20, [SEP] 21, [MASK] 22:
@@ -116,12 +116,12 @@ Layout = Callable[[Example], Batch]
 
 
 def segment_starts(segment_ids: Array) -> Array:
-    """Bool [L]: the first token of each segment, and of the padding."""
+    """Return bool [L]: the first token of each segment, and of the padding."""
     return jnp.concatenate([jnp.ones(1, bool), segment_ids[1:] != segment_ids[:-1]])
 
 
 def positions_in_segments(segment_ids: Array | None) -> Array | None:
-    """Int32 [L]: each token's distance from the start of its segment; 0 on padding. None for None."""
+    """Return int32 [L]: each token's distance from the start of its segment; 0 on padding. None for None."""
     if segment_ids is None:
         return None
     index = jnp.arange(segment_ids.shape[0], dtype=jnp.int32)
@@ -130,8 +130,9 @@ def positions_in_segments(segment_ids: Array | None) -> Array | None:
 
 
 def shift_right(tokens: Array, segment_ids: Array | None, start: int = PAD) -> Array:
-    """Return the decoder's inputs for the targets `tokens` [T]: the tokens moved one place to the right, `start` at the
-    head of each segment, 0 on padding.
+    """Return the decoder's inputs for the targets `tokens` [T]: the tokens, moved one place to the right.
+
+    `start` stands at the head of each segment, 0 on padding.
     """
     shifted = jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])
     if segment_ids is None:

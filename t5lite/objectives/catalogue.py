@@ -64,14 +64,14 @@ def make_objective(
     fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer": answer}
     if architecture not in kind.architectures:
         raise UserError(
-            f"config.objective.name: {fields['name']} has no meaning on model.architecture={architecture!r}; "
+            f"config.objective.name: {fields['name']} has no meaning on config.model.architecture={architecture!r}; "
             f"it works on {' and '.join(kind.architectures)}"
         )
     lacking = [name for name in kind.specials(fields) if name not in vocabulary.specials]
     if lacking:
         raise UserError(
             f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, which the tokenizer lacks; "
-            "it gets them in training, from scratch or from init_from, unless tokenizer.specials names others"
+            "training adds them if config.tokenizer.specials is unset, or names them"
         )
     built = kind.build(fields, vocabulary, kind.window(fields, vocabulary))
     return dataclasses.replace(built, start=vocabulary.start, bos=bos_of(fields, vocabulary))

@@ -1,5 +1,6 @@
-"""Denoisers: objectives that add noise to a window and ask for the noise or for the window. Most are a line in
-`DENOISERS`.
+"""Denoisers: objectives that add noise to a window and ask for the noise or for the window.
+
+Most are a line in `DENOISERS`.
 
 T5's family puts sentinels into both sides (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a
 Unified Text-to-Text Transformer", sections 3.1.4 and 3.3; text-to-text-transfer-transformer,
@@ -16,7 +17,16 @@ import jax.numpy as jnp
 from t5lite.objectives import noise, order, rules
 from t5lite.objectives.batch import Example
 from t5lite.objectives.lengths import span_corruption_lengths
-from t5lite.objectives.objective import Expected, Fields, Kind, Objective, Row, TooFewSentinels, bos_of
+from t5lite.objectives.objective import (
+    Expected,
+    Fields,
+    Kind,
+    Objective,
+    Row,
+    TooFewSentinels,
+    bos_of,
+    require_window,
+)
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import MASK, TokenTable, Vocabulary
 
@@ -34,7 +44,7 @@ class Denoiser(NamedTuple):
     process: Callable[[noise.Settings], noise.Process]
     inputs: rules.Rule
     targets: rules.Rule
-    order: Callable[[Array, Array, TokenTable], Array] = order.kept
+    order: Callable[[Array, Array, TokenTable], Array] = order.keep_order
     density: float | None = 0.15
     random_share: float = 0.0
 
@@ -47,13 +57,13 @@ DENOISERS = {
     "drop_tokens": Denoiser(noise.iid, rules.drop_noise, rules.drop_nonnoise),
     "bert_style": Denoiser(noise.iid, rules.noise_token_to_same_sentinel, rules.whole, random_share=0.1),
     "mass_style": Denoiser(noise.iid, rules.noise_token_to_same_sentinel, rules.whole),
-    "deshuffling": Denoiser(noise.none, rules.whole, rules.whole, order.shuffled),
+    "deshuffling": Denoiser(noise.none, rules.whole, rules.whole, order.shuffle_tokens),
     "prefix_lm": Denoiser(noise.suffix, rules.drop_noise, rules.drop_nonnoise, density=None),
     "text_infilling": Denoiser(noise.poisson_words, rules.infill, rules.whole, density=0.3),
     "token_masking": Denoiser(noise.iid, rules.noise_token_to_mask, rules.whole, density=0.3),
     "token_deletion": Denoiser(noise.iid, rules.drop_noise, rules.whole, density=0.3),
-    "sentence_permutation": Denoiser(noise.none, rules.whole, rules.whole, order.sentences_shuffled),
-    "document_rotation": Denoiser(noise.none, rules.rotated(rules.whole), rules.whole),
+    "sentence_permutation": Denoiser(noise.none, rules.whole, rules.whole, order.shuffle_sentences),
+    "document_rotation": Denoiser(noise.none, rules.rotate(rules.whole), rules.whole),
 }
 TOKEN_NOISES = ("text_infilling", "token_masking", "token_deletion")
 BART_NOISES = ("sentence_permutation", *TOKEN_NOISES, "document_rotation")
@@ -66,17 +76,17 @@ def bart(noises: tuple[str, ...]) -> Denoiser:
     """
     for name in noises:
         if name not in BART_NOISES:
-            raise UserError(f"config.objective.noises: {name!r} is none of BART's; {nearest(name, BART_NOISES)}")
+            raise UserError(f"config.objective.noises: unknown noise {name!r}; {nearest(name, BART_NOISES)}")
     of_tokens = [name for name in TOKEN_NOISES if name in noises]
     if len(of_tokens) > 1:
-        raise UserError(f"config.objective.noises: {' and '.join(of_tokens)} exclude each other; keep one")
+        raise UserError(f"config.objective.noises: {' and '.join(of_tokens)} exclude each other; keep one of them")
     if not noises:
-        raise UserError(f"config.objective.noises: is empty; choose among {', '.join(BART_NOISES)}")
-    made = DENOISERS[of_tokens[0] if of_tokens else "sentence_permutation"]._replace(order=order.kept)
+        raise UserError(f"config.objective.noises: is empty; name some of {', '.join(BART_NOISES)}")
+    made = DENOISERS[of_tokens[0] if of_tokens else "sentence_permutation"]._replace(order=order.keep_order)
     if "sentence_permutation" in noises:
-        made = made._replace(order=order.sentences_shuffled)
+        made = made._replace(order=order.shuffle_sentences)
     if "document_rotation" in noises:
-        made = made._replace(inputs=rules.rotated(made.inputs))
+        made = made._replace(inputs=rules.rotate(made.inputs))
     return made
 
 
@@ -90,9 +100,9 @@ def _settings(fields: Fields, window: int, vocabulary: Vocabulary) -> noise.Sett
     density, mean_length = fields["noise_density"], fields["mean_noise_span_length"]
     density = denoiser.density if density is None else density
     if density is not None and not 0 <= density < 1:
-        raise UserError(f"config.objective.noise_density: must be in [0, 1), is {density}")
+        raise UserError(f"config.objective.noise_density: must be at least 0 and below 1, is {density}")
     if density == 0 and denoiser.process is noise.suffix:
-        raise UserError("config.objective.noise_density: 0 leaves a prefix LM nothing to continue with")
+        raise UserError("config.objective.noise_density: 0 leaves a prefix LM no targets; set it above 0")
     if mean_length < 1:
         raise UserError(f"config.objective.mean_noise_span_length: must be at least 1, is {mean_length}")
     unique = denoiser.inputs.unique or denoiser.targets.unique
@@ -110,9 +120,7 @@ def _window(fields: Fields, vocabulary: Vocabulary) -> int:
     else:
         while length >= 2 and _longest_inputs(denoiser, settings, window + 1) < length:
             window += 1
-    if window < 2:
-        raise UserError(f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens")
-    return window
+    return require_window(fields, window)
 
 
 def _longest_inputs(denoiser: Denoiser, settings: noise.Settings, window: int) -> int:
@@ -120,6 +128,7 @@ def _longest_inputs(denoiser: Denoiser, settings: noise.Settings, window: int) -
 
 
 def _check_sentinels(name: str, denoiser: Denoiser, settings: noise.Settings, vocabulary: Vocabulary) -> None:
+    """Raise TooFewSentinels if a likely number of spans needs more sentinels than the vocabulary has."""
     process = denoiser.process(settings._replace(max_spans=None))
     more_clean = process.clean_spans - process.spans
     likely, needed = (
@@ -154,7 +163,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
             made[name], count = rules.compact(*rule.apply(rule_key, of, chosen, ids), lengths[name], eos, bos)
             segments[name] = None if full[name] else (jnp.arange(lengths[name]) < count).astype(jnp.int32)
         weights = jnp.ones(lengths["targets"]) if full["targets"] else segments["targets"].astype(jnp.float32)
-        seen = None if denoiser.order is order.kept else ordered
+        seen = None if denoiser.order is order.keep_order else ordered
         return Example(made["inputs"], made["targets"], weights, segments["inputs"], segments["targets"], chosen, seen)
 
     return Objective(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import Noise, of_mask
-from t5lite.objectives.objective import Fields, Kind, Objective, Row
+from t5lite.objectives.noise import Noise, noise_of_mask
+from t5lite.objectives.objective import Fields, Kind, Objective, Row, require_window
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import MIDDLE, PREFIX, SUFFIX, TokenTable, Vocabulary
 
@@ -17,7 +17,7 @@ STANDARD = ("causal_lm",)
 def _causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
     del vocabulary
     if fields["prefix_attention"]:
-        raise UserError(f"config.objective.prefix_attention: {fields['name']} has no prefix; set it to False")
+        raise UserError(f"config.objective.prefix_attention: {fields['name']} has no prefix; set the field to False")
     if fields["inputs_length"] < 2:
         raise UserError(f"config.objective.inputs_length: must be at least 2, is {fields['inputs_length']}")
     return fields["inputs_length"]
@@ -47,23 +47,25 @@ def _causal(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
 
 
 def _fim_window(fields: Fields, vocabulary: Vocabulary) -> int:
-    window = _causal_window(fields, vocabulary) - len(FIM_TOKENS)
-    if window < 2:
-        raise UserError(f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens")
-    return window
+    return require_window(fields, _causal_window(fields, vocabulary) - len(FIM_TOKENS))
 
 
 def parts_of(window: int, low: Array | int, high: Array | int) -> Array:
-    """Int32 [L]: the part of each token of a window cut at `low` and `high`. 0: prefix, 1: middle, 2: suffix."""
+    """Return int32 [L]: the part of each token in a window that is cut at `low` and `high`.
+
+    0: prefix, 1: middle, 2: suffix.
+    """
     place = jnp.arange(window)
     return (place >= low).astype(jnp.int32) + (place >= high)
 
 
-def in_the_middle(tokens: Array, part: Array, specials: Array, suffix_first: Array | bool) -> Array:
-    """Int32 [L + 3]: the parts of `tokens` with the middle last, and a special in front of each part.
+def move_middle(tokens: Array, part: Array, specials: Array, suffix_first: Array | bool) -> Array:
+    """Return int32 [L + 3]: the parts of `tokens` with the middle last, and a special in front of each part.
 
-    specials: int32 [3], the ids of `FIM_TOKENS`. part: int32 [L], see `parts_of`. suffix_first: the second order of
-    `_fill_in_the_middle`.
+    Args:
+      part: int32 [L], see `parts_of`.
+      specials: int32 [3], the ids of `FIM_TOKENS`.
+      suffix_first: whether to use the second order of `_fill_in_the_middle`.
     """
     # The ranks of the three specials, and the ranks of prefix, middle and suffix, in the order asked for.
     marks = jnp.where(suffix_first, jnp.array([0, 1, 3]), jnp.array([0, 2, 4]))
@@ -73,7 +75,9 @@ def in_the_middle(tokens: Array, part: Array, specials: Array, suffix_first: Arr
 
 
 def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
-    """The window as it is, or, with probability `fim_rate`, its three parts in another order. Each order has half:
+    """Return the objective that moves a window's middle to its end with probability `fim_rate`.
+
+    Two orders of the three parts are equally likely:
 
         prefix, suffix, middle    <fim_prefix> p <fim_suffix> s <fim_middle> m
         suffix, prefix, middle    <fim_prefix> <fim_suffix> s <fim_middle> p m
@@ -83,7 +87,7 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> 
     """
     rate = fields["fim_rate"]
     if not 0 <= rate <= 1:
-        raise UserError(f"config.objective.fim_rate: must be in [0, 1], is {rate}")
+        raise UserError(f"config.objective.fim_rate: must be from 0 to 1, is {rate}")
     length = window + len(FIM_TOKENS)
     specials = jnp.array([vocabulary.specials[name] for name in FIM_TOKENS], jnp.int32)
 
@@ -92,11 +96,11 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> 
         cuts_key, rate_key, order_key = jax.random.split(key, 3)
         low, high = jnp.sort(jax.random.randint(cuts_key, (2,), 0, window + 1))
         part = parts_of(window, low, high)
-        moved = in_the_middle(row["tokens"], part, specials, jax.random.bernoulli(order_key))
+        moved = move_middle(row["tokens"], part, specials, jax.random.bernoulli(order_key))
         is_moved = jax.random.uniform(rate_key) < rate
         targets = jnp.where(is_moved, moved, jnp.pad(row["tokens"], (0, len(FIM_TOKENS))))
         segment_ids = (is_moved | (jnp.arange(length) < window)).astype(jnp.int32)
-        noise: Noise = of_mask((part == 1) & is_moved)
+        noise: Noise = noise_of_mask((part == 1) & is_moved)
         empty = jnp.zeros(0, jnp.int32)
         return Example(empty, targets, segment_ids.astype(jnp.float32), None, segment_ids, noise)
 

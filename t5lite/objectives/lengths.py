@@ -24,8 +24,8 @@ def span_corruption_lengths(inputs_length: int, noise_density: float, mean_noise
         span_corruption_lengths(512, 0.15, 3.0) == (568, 114)
 
     Source: text-to-text-transfer-transformer, `random_spans_helper`, which counts in float64. The noise mask counts in
-    float32. Where that makes the inputs longer, the window shrinks; where it makes the targets longer, they grow. So
-    nothing is cut off.
+    float32. If that makes the inputs longer, the window shrinks. If that makes the targets longer, the targets grow.
+    So nothing is cut off.
     """
     window = inputs_length - 1
     while _expected_lengths(window + 1, noise_density, mean_noise_span_length)[0] <= inputs_length:

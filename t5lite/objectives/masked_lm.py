@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import DEVIATIONS, bounded, of_mask, random_subset, room, word_numbers
-from t5lite.objectives.objective import Expected, Fields, Head, Heads, Kind, Objective, Row
+from t5lite.objectives.noise import DEVIATIONS, limit_noise, noise_of_mask, random_subset, upper_bound, word_numbers
+from t5lite.objectives.objective import Expected, Fields, Head, Heads, Kind, Objective, Row, require_window
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
@@ -27,7 +27,9 @@ Array = jax.Array
 DENSITY = 0.15
 MASKED, MASKED_OR_RANDOM = 0.8, 0.9  # shares of the tokens to be predicted
 MASKINGS, REPLACEMENTS = ("count", "bernoulli"), ("independent", "exact")
-NEXT_SENTENCE = Head("next_sentence", 2, "example", dropout=False)  # 1: the second part does not follow the first
+# Its classes are those of BERT's released heads. 0: the second part follows the first; 1: the second part does not.
+NEXT_SENTENCE = Head("next_sentence", 2, "example", dropout=False)
+FOLLOWS_NOT = 1
 ADDED = {"mlm": 2, "mlm_nsp": 3, "mlm_sop": 3}  # the number of [CLS] and [SEP] tokens
 
 
@@ -50,7 +52,7 @@ class Masking(NamedTuple):
     sep: int
 
 
-def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking) -> Array:
+def choose_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking) -> Array:
     """Bool [L]: the tokens of `tokens` [L] to be predicted. Specials are never chosen; all others are equally likely.
 
     A word that would exceed the count is skipped, and the next word is tried.
@@ -63,7 +65,7 @@ def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking
     word = word_numbers(tokens, table) + 1 + jnp.cumsum(tokens == masking.sep)
     if masking.count is None:
         chosen = candidates & ((draws[word] if masking.whole_words else draws) < masking.density)
-        return bounded(chosen, 0, masking.most, None)
+        return limit_noise(chosen, 0, masking.most, None)
     sizes = jnp.zeros(tokens.shape, jnp.int32).at[word].add(candidates)
     order = jnp.argsort(draws)
 
@@ -75,7 +77,7 @@ def chosen_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking
     return candidates & jnp.zeros(tokens.shape, bool).at[order].set(fits)[word]
 
 
-def replaced(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exact: bool) -> Array:
+def replace_tokens(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exact: bool) -> Array:
     """Int32 [L]: `tokens` with [MASK] in 80 % of the `chosen` places and a random token of text in 10 %."""
     draws_key, token_key = jax.random.split(key)
     draws = jax.random.uniform(draws_key, tokens.shape)
@@ -91,7 +93,8 @@ def replaced(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exact: bo
 def sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array, high: int | Array) -> Array:
     """Int32 in [low, high]: a cut after which a new sentence begins, as a number of `tokens` [L] before the cut.
 
-    Each end of a sentence in the range is equally likely. Where the range has none, each place in it is.
+    Each end of a sentence in the range is equally likely. If the range has no end of a sentence, each place in the
+    range is.
     """
     place = jnp.arange(1, tokens.shape[0] + 1)
     within = (place >= low) & (place <= high)
@@ -101,7 +104,11 @@ def sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array,
 
 
 def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[Array, Array, Array]:
-    """Return (tokens of A and B [L], number of A's tokens, answer: 1 where A B is not the text's own order)."""
+    """Return (tokens of A and B [L], number of A's tokens, answer).
+
+    The answer is FOLLOWS_NOT in half of the examples: B is from another document, or, if `swapped`, A and B have
+    changed places.
+    """
     tokens = row["tokens"]
     length = tokens.shape[0]
     cut_key, label_key, other_key = jax.random.split(key, 3)
@@ -115,7 +122,7 @@ def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[
         place = jnp.arange(length)
         other = jnp.where(place < cut, tokens, row["others"][jnp.minimum(place - cut + start, length - 1)])
         other_cut = cut
-    return jnp.where(negative, other, tokens), jnp.where(negative, other_cut, cut), negative.astype(jnp.int32)
+    return jnp.where(negative, other, tokens), jnp.where(negative, other_cut, cut), jnp.int32(FOLLOWS_NOT) * negative
 
 
 def _masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
@@ -126,24 +133,25 @@ def _masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
             raise UserError(f"config.objective.{name}: unknown {fields[name]!r}; {nearest(str(fields[name]), known)}")
     density = DENSITY if density is None else density
     if not 0 < density < 1:
-        raise UserError(f"config.objective.noise_density: must be in (0, 1), is {density}")
+        raise UserError(f"config.objective.noise_density: must be above 0 and below 1, is {density}")
     if most is not None and (most < 1 or fields["masking"] == "bernoulli"):
-        why = "has no meaning with masking=bernoulli" if most >= 1 else f"must be at least 1, is {most}"
-        raise UserError(f"config.objective.max_predictions: {why}")
+        reason = (
+            "does not go with masking=bernoulli; unset one of them" if most >= 1 else f"must be at least 1, is {most}"
+        )
+        raise UserError(f"config.objective.max_predictions: {reason}")
     most = math.ceil(density * length) if most is None else most
     count = min(most, max(1, round(density * length))) if fields["masking"] == "count" else None
     exact, sep, whole_words = fields["replacement"] == "exact", vocabulary.specials[SEP], bool(fields["whole_words"])
-    # With whole words the number of tokens varies more than `room` assumes, so every place may be predicted.
-    most = length if whole_words else room(length, length * density, length * density * (1 - density), DEVIATIONS)
+    # With whole words the number of tokens varies more than `upper_bound` assumes, so every place may be predicted.
+    most = (
+        length if whole_words else upper_bound(length, length * density, length * density * (1 - density), DEVIATIONS)
+    )
     return Masking(density, count, most if count is None else count, exact, whole_words, sep)
 
 
 def _window(fields: Fields, vocabulary: Vocabulary) -> int:
     del vocabulary
-    window = fields["inputs_length"] - ADDED[fields["name"]]
-    if window < 2:
-        raise UserError(f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens")
-    return window
+    return require_window(fields, fields["inputs_length"] - ADDED[fields["name"]])
 
 
 def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
@@ -153,13 +161,13 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
 
     def hide(key: Array, tokens: Array, table: TokenTable) -> tuple[Array, Array]:
         chosen_key, new_key = jax.random.split(key)
-        chosen = chosen_tokens(chosen_key, tokens, table, masking)
-        return replaced(new_key, tokens, chosen, ids, masking.exact), chosen
+        chosen = choose_tokens(chosen_key, tokens, table, masking)
+        return replace_tokens(new_key, tokens, chosen, ids, masking.exact), chosen
 
     def one(key: Array, row: Row, table: TokenTable) -> Example:
         tokens = jnp.concatenate([cls, row["tokens"], sep])
         inputs, chosen = hide(key, tokens, table)
-        return Example(inputs, tokens, chosen.astype(jnp.float32), noise=of_mask(chosen[1:-1]))
+        return Example(inputs, tokens, chosen.astype(jnp.float32), noise=noise_of_mask(chosen[1:-1]))
 
     def two(key: Array, row: Row, table: TokenTable) -> Example:
         parts_key, hide_key = jax.random.split(key)
@@ -169,7 +177,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         tokens = jnp.full(length, sep[0]).at[0].set(cls[0]).at[moved_to].set(parts)
         inputs, chosen = hide(hide_key, tokens, table)
         types = (jnp.arange(length) > cut + 1).astype(jnp.int32)
-        noise = of_mask(chosen[moved_to])
+        noise = noise_of_mask(chosen[moved_to])
         weights = chosen.astype(jnp.float32)
         return Example(inputs, tokens, weights, noise=noise, ordered=parts, token_types=types,
                        answers={NEXT_SENTENCE.name: label})  # fmt: skip

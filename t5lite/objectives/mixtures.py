@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import of_mask
+from t5lite.objectives.noise import noise_of_mask
 from t5lite.objectives.objective import Fields, Head, Heads, Kind, Member, Objective, Row, TooFewSentinels, bos_of
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import TokenTable, Vocabulary
@@ -65,7 +65,7 @@ def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, A
     """Return {name: a member's fields, with its weight and mode}. Raises UserError for fields that cannot work."""
     given = _given(fields)
     if not given:
-        raise UserError("config.objective.mixture: is empty; name its members, each with the name of an objective")
+        raise UserError("config.objective.mixture: is empty; set config.objective.mixture.NAME.name to an objective")
     members = {}
     for member, values in given.items():
         where = f"config.objective.mixture.{member}"
@@ -96,7 +96,7 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
             if architecture not in kinds[member["name"]].architectures:
                 raise UserError(
                     f"config.objective.mixture.{name}: {member['name']} has no meaning on "
-                    f"model.architecture={architecture!r}"
+                    f"config.model.architecture={architecture!r}; choose another objective"
                 )
         built, lacking = {}, []
         for name, member in members.items():
@@ -109,7 +109,7 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
         if lacking:
             raise max(lacking, key=lambda error: error.needed)  # enough sentinels for this member suffice for all
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
-            raise UserError("config.objective.mixture: mode tokens have no place on an encoder")
+            raise UserError("config.objective.mixture: mode tokens have no place on an encoder; unset `mode`")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
         first = 0 if bos_of(fields, vocabulary) is None else 1
         return _mixed(fields, built, modes, first, np.array([member["weight"] for member in members.values()]))
@@ -138,7 +138,14 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
 def _mixed(
     fields: Fields, built: Mapping[str, Objective], modes: list[int | None], first: int, weights: np.ndarray
 ) -> Objective:
-    """Return the objective of the mixture. first: the place of the mode tokens in the inputs."""
+    """Return the objective of the mixture.
+
+    Args:
+      built: {member's name: its objective}.
+      modes: the id of each member's mode token; None: no mode token.
+      first: the place of the mode token in the inputs.
+      weights: how often each member is drawn, relative to the others.
+    """
     architecture, objectives = fields["architecture"], list(built.values())
     front = [0 if mode is None else 1 for mode in modes]
     inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
@@ -215,7 +222,7 @@ def _padded(
         weights=pad(example.weights, targets_length),
         inputs_segment_ids=pad(inputs_ids, inputs_length),
         targets_segment_ids=pad(targets_ids, targets_length),
-        noise=of_mask(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
+        noise=noise_of_mask(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
         ordered=window if example.ordered is None else example.ordered,
         token_types=pad(inputs * 0 if example.token_types is None else example.token_types, inputs_length),
         answers={head.name: _answer(example, head, inputs_length) for head in others},

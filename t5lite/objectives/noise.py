@@ -1,7 +1,7 @@
 """Noise: which tokens of a window are noise, and in which spans. Pure functions with static shapes.
 
 A `Process` chooses noise in windows of one length. It holds a sampler, and bounds on the counts of noise; the shapes of
-both sides follow from these bounds. Where the number of noise tokens is random, the bounds are its mean plus or minus
+both sides follow from these bounds. If the number of noise tokens is random, the bounds are its mean plus or minus
 six standard deviations. Noise above the upper bound is turned off. Below the lower bound more noise is turned on.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from t5lite.system.vocabulary import TokenTable
 
 Array = jax.Array
-DEVIATIONS = 6  # shapes have room for a random count up to so many standard deviations above its mean
-LIKELY_DEVIATIONS = 3  # all but one example in a thousand have a count within so many standard deviations
+DEVIATIONS = 6  # shapes have room for a random count up to this many standard deviations above its mean
+LIKELY_DEVIATIONS = 3  # all but one example in a thousand have a count within this many standard deviations
 
 
 class Noise(NamedTuple):
@@ -63,11 +63,11 @@ class Settings(NamedTuple):
 
 
 def span_starts(mask: Array) -> Array:
-    """Bool [L]: the first token of each run of `mask`."""
+    """Return bool [L]: the first token of each run of `mask`."""
     return mask & ~jnp.concatenate([jnp.zeros(1, bool), mask[:-1]])
 
 
-def of_mask(mask: Array) -> Noise:
+def noise_of_mask(mask: Array) -> Noise:
     """Return the noise that has each run of `mask` as a span."""
     return Noise(mask, span_starts(mask), jnp.int32(0))
 
@@ -87,12 +87,11 @@ def span_counts(length: int, noise_density: float, mean_noise_span_length: float
 
 
 def random_subset(key: Array, among: Array, count: Array | int) -> Array:
-    """Bool [L]: `count` random places of `among`, bool [L]; all places if `among` has fewer. All choices are equally
-    likely.
+    """Return bool [L]: `count` random places of `among`, bool [L]; all places if `among` has fewer.
 
-    Each place draws 32 random bits; the lowest draws win. The highest winning draw is found bit by bit, by counting: on
-    a CPU this is many times faster than sorting. If two draws are equal (one pair in 2^32), the first place wins, as in
-    a stable sort.
+    All choices are equally likely. Each place draws 32 random bits; the lowest draws win. The highest winning draw is
+    found bit by bit, by counting: on a CPU this is many times faster than sorting. If two draws are equal (one pair in
+    2^32), the first place wins, as in a stable sort.
     """
     draws = jax.random.bits(key, among.shape, jnp.uint32)
 
@@ -106,7 +105,7 @@ def random_subset(key: Array, among: Array, count: Array | int) -> Array:
 
 
 def random_partition(key: Array, items: int, parts: int) -> Array:
-    """Int32 [parts]: positive lengths that sum to `items`. Each way to cut `items` into `parts` is equally likely."""
+    """Return int32 [parts]: positive lengths that sum to `items`. Each way to cut `items` is equally likely."""
     # Choose parts - 1 of the items - 1 gaps between items, and measure the distances between the cuts.
     is_cut = random_subset(key, jnp.ones(items - 1, bool), parts - 1)
     cuts = jnp.flatnonzero(is_cut, size=parts - 1) + 1
@@ -115,7 +114,9 @@ def random_partition(key: Array, items: int, parts: int) -> Array:
 
 
 def random_spans(key: Array, length: int, noise: int, spans: int) -> Array:
-    """Bool [L]: `noise` tokens in `spans` spans. Clean and noise spans alternate, clean first: the last token is noise.
+    """Return bool [L]: `noise` tokens in `spans` spans.
+
+    Clean and noise spans alternate, and a clean span comes first. So the last token is noise.
 
     Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
     section 3.3.4; text-to-text-transfer-transformer, `random_spans_noise_mask`.
@@ -138,17 +139,17 @@ def spans(settings: Settings) -> Process:
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del tokens, table
-        return of_mask(random_spans(key, window, noise, count))
+        return noise_of_mask(random_spans(key, window, noise, count))
 
     return Process(sample, noise, noise, count, max(count, 1), count, noise, noise / count if count else None)
 
 
-def room(count: int, mean: float, variance: float, deviations: int) -> int:
-    """Return an upper bound on a random count of at most `count`: its mean plus so many standard deviations."""
+def upper_bound(count: int, mean: float, variance: float, deviations: int) -> int:
+    """Return an upper bound on a random count of at most `count`: its mean plus `deviations` standard deviations."""
     return min(count, math.ceil(mean + deviations * math.sqrt(variance)))
 
 
-def bounded(mask: Array, least: int, most: int, max_spans: int | None) -> Array:
+def limit_noise(mask: Array, least: int, most: int, max_spans: int | None) -> Array:
     """Return `mask` with noise turned off beyond `most` tokens and `max_spans` spans, and turned on up to `least`.
 
     The first tokens and spans from the left stay noise, and the first clean tokens are turned on. With `max_spans`,
@@ -166,12 +167,12 @@ def iid(settings: Settings) -> Process:
     """Return the process in which each token is noise with probability `noise_density`, independent of the others."""
     window, density, limit = settings.window, settings.noise_density, settings.max_spans
     mean, variance = window * density, window * density * (1 - density)
-    most = room(window, mean, variance, DEVIATIONS)
+    most = upper_bound(window, mean, variance, DEVIATIONS)
     least = max(math.floor(mean - DEVIATIONS * math.sqrt(variance)), 0) if limit is None else 0
     # A span starts where noise follows a clean token; neighbouring places exclude one another.
     start = density * (1 - density)
     likely, many = (
-        room((window + 1) // 2, window * start + density, window * (start - 3 * start**2), deviations)
+        upper_bound((window + 1) // 2, window * start + density, window * (start - 3 * start**2), deviations)
         for deviations in (LIKELY_DEVIATIONS, DEVIATIONS)
     )
     count = many if limit is None else min(many, limit)
@@ -179,14 +180,15 @@ def iid(settings: Settings) -> Process:
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del tokens, table
         mask = jax.random.uniform(key, (window,)) < density
-        return of_mask(bounded(mask, least, most, None if limit is None else count))
+        return noise_of_mask(limit_noise(mask, least, most, None if limit is None else count))
 
     return Process(sample, least, most, count, count + 1, likely, mean)
 
 
 def suffix(settings: Settings) -> Process:
-    """Return the process with one span at the end of the window: the last `noise_density` of the window, or, where that
-    is None, all tokens from a split point on, uniform in [1, L - 1].
+    """Return the process with one span, at the end of the window.
+
+    The span is the last `noise_density` of the window. If that is None, it begins at a random place in [1, L - 1].
     """
     window = settings.window
     if settings.noise_density is not None:
@@ -194,7 +196,7 @@ def suffix(settings: Settings) -> Process:
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del tokens, table
-        return of_mask(jnp.arange(window) >= jax.random.randint(key, (), 1, window))
+        return noise_of_mask(jnp.arange(window) >= jax.random.randint(key, (), 1, window))
 
     return Process(sample, 1, window - 1, 1, 1, 1, window / 2, window / 2)
 
@@ -204,7 +206,7 @@ def none(settings: Settings) -> Process:
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del key, tokens, table
-        return of_mask(jnp.zeros(settings.window, bool))
+        return noise_of_mask(jnp.zeros(settings.window, bool))
 
     return Process(sample, 0, 0, 0, 1, 0, mean=0.0)
 
@@ -215,18 +217,18 @@ def word_numbers(tokens: Array, table: TokenTable) -> Array:
 
 
 def word_budgets(most: int, noise_density: float) -> np.ndarray:
-    """Int32 [most + 1]: how many words are to be noise in a window of 0, 1, …, `most` words, rounded up.
+    """Return int32 [most + 1]: how many words become noise in a window of 0, 1, …, `most` words, rounded up.
 
-    In float64: a product in float32 may lie slightly above the whole number that it should be.
+    Counted in float64: a product in float32 may lie slightly above the whole number that it should be.
     """
     return np.ceil(np.arange(most + 1) * noise_density - 1e-9).astype(np.int32)
 
 
 def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[Array, Array]:
-    """Return (lengths int32 [K], bool [K]: which of them are in use). Lengths are Poisson with the given mean; some
-    are 0.
+    """Return (lengths int32 [K], bool [K]: which of them are in use). Lengths are Poisson with the given mean.
 
-    Lengths are in use until they sum to `budget`, which is at most `most`. The last length is cut to fit.
+    Some lengths are 0. Lengths are in use until they sum to `budget`, which is at most `most`. The last length is cut
+    to fit.
     """
     draws = math.ceil(most / mean + DEVIATIONS * math.sqrt(most) / mean) + 4
     terms = [math.exp(-mean)]
@@ -238,8 +240,9 @@ def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[
 
 
 def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -> tuple[Array, Array]:
-    """Bool [L] (mask, starts) of spans of whole words. Spans that touch stay two; a span that begins inside another
-    becomes a part of it.
+    """Return bool [L] (mask, starts) of spans of whole words.
+
+    Spans that touch stay two. A span that begins inside another one becomes a part of that span.
 
     Args:
       first: int32 [K], the first word of each span; L means no span.

@@ -44,7 +44,11 @@ class Head(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """All outputs of a model. vocabulary: whether it has logits over the vocabulary. others: its other heads."""
+    """All outputs of a model.
+
+    vocabulary: whether the model has logits over the vocabulary.
+    others: its other heads.
+    """
 
     vocabulary: bool = True
     others: tuple[Head, ...] = ()
@@ -55,7 +59,7 @@ class Heads(NamedTuple):
         return any(head.each == "example" for head in self.others)
 
 
-OF_TOKENS = Heads()
+OF_TOKENS = Heads()  # the outputs of a model that answers with tokens alone
 
 
 class TooFewSentinels(UserError):
@@ -64,7 +68,7 @@ class TooFewSentinels(UserError):
     def __init__(self, name: str, needed: int, present: int):
         super().__init__(
             f"config.tokenizer.sentinels: {name} with these lengths needs {needed} sentinels, the tokenizer has "
-            f"{present}; give it more, or shorten inputs_length"
+            f"{present}; give it more, or lower config.objective.inputs_length"
         )
         self.needed = needed
 
@@ -101,7 +105,7 @@ class Objective:
     decoder_length: length of both sides together on a decoder; None: the sum of their lengths.
     with_eos: whether a window includes the EOS tokens between documents.
     segments: whether a window brings segment ids, one for each document.
-    predicts_text: the loss is over plain text in its own order, so bits per byte have a meaning.
+    predicts_text: whether the loss is over plain text in its own order. Only then bits per byte have a meaning.
     closes_inputs: whether EOS closes the inputs.
     targets_hold_specials: whether targets contain sentinels and specials, so that the model learns to generate them.
     prefix_attention: whether a decoder's inputs see each other in both directions.
@@ -138,7 +142,7 @@ class Objective:
     bos: int | None = None
 
     def allowed(self, vocabulary: Vocabulary) -> np.ndarray:
-        """Bool [rows]: the ids that may be generated: text, EOS, and what else targets hold (sentinels, specials)."""
+        """Return bool [rows]: the ids that may be generated: text, EOS, and the sentinels and specials of targets."""
         allowed = ~vocabulary.table.is_special
         if self.targets_hold_specials:
             allowed[[*range(vocabulary.pieces, vocabulary.size), *vocabulary.specials.values()]] = True
@@ -209,6 +213,15 @@ class Kind(NamedTuple):
 def bos_of(fields: Fields, vocabulary: Vocabulary) -> int | None:
     """Return the id in front of both sides of an example, or None. A decoder has its start token there already."""
     return vocabulary.bos if fields["architecture"] == "encoder_decoder" else None
+
+
+def require_window(fields: Fields, window: int) -> int:
+    """Return `window`, the number of tokens that `inputs_length` has room for. Raises UserError if it is below 2."""
+    if window < 2:
+        raise UserError(
+            f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens; raise it"
+        )
+    return window
 
 
 def example_keys(seed_key: Array, step: Array, batch_size: int) -> Array:

@@ -8,30 +8,30 @@ from t5lite.system.vocabulary import TokenTable
 Array = jax.Array
 
 
-def kept(key: Array, tokens: Array, table: TokenTable) -> Array:
+def keep_order(key: Array, tokens: Array, table: TokenTable) -> Array:
     """Return the tokens in the order they have."""
     del key, table
     return tokens
 
 
-def shuffled(key: Array, tokens: Array, table: TokenTable) -> Array:
+def shuffle_tokens(key: Array, tokens: Array, table: TokenTable) -> Array:
     """Return all tokens in random order."""
     del table
     return jax.random.permutation(key, tokens)
 
 
 def sentence_numbers(tokens: Array, table: TokenTable) -> Array:
-    """Int32 [L]: the number of each token's sentence. A sentence ends with the first of several sentence-ending tokens,
-    and at the end of the window.
+    """Return int32 [L]: the number of each token's sentence.
 
-    Source: fairseq, denoising_dataset.py, `permute_sentences`.
+    A sentence ends with the first of several sentence-ending tokens, and at the end of the window. Source: fairseq,
+    denoising_dataset.py, `permute_sentences`.
     """
     stops = jnp.asarray(table.ends_sentence)[tokens]
     ends = stops & ~jnp.concatenate([jnp.zeros(1, bool), stops[:-1]])
     return jnp.cumsum(ends) - ends
 
 
-def sentences_shuffled(key: Array, tokens: Array, table: TokenTable) -> Array:
+def shuffle_sentences(key: Array, tokens: Array, table: TokenTable) -> Array:
     """Return the sentences in random order. The tokens of a sentence keep their order."""
     sentence = sentence_numbers(tokens, table)
     draws = jax.random.uniform(key, tokens.shape)[sentence]

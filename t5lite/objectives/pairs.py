@@ -22,7 +22,7 @@ def _on_encoder(fields: Fields) -> bool:
 def _no_window(fields: Fields, vocabulary: Vocabulary) -> int:
     del vocabulary
     if fields["targets_length"] is None and not _on_encoder(fields):
-        raise UserError("config.objective.targets_length: supervised pairs need it; set it to a number of tokens")
+        raise UserError("config.objective.targets_length: is not set, but pairs need it; set it to a number of tokens")
     for name in ("inputs_length", "targets_length"):
         if fields[name] is not None and fields[name] < 2:
             raise UserError(f"config.objective.{name}: must be at least 2, is {fields[name]}")
@@ -60,12 +60,12 @@ def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabular
 
 
 def _answered(fields: Fields, vocabulary: Vocabulary) -> Objective:
-    """Return the objective of an encoder whose rows bring answers, for the whole text or for each token."""
+    """Return the objective of an encoder. Its rows bring answers, for the whole text or for each token."""
     head, length = fields["answer"], fields["inputs_length"]
     if head is None:
         raise UserError(
-            "config.model.architecture: free-text targets need a decoder; if these are labels of a closed set, set "
-            "config.data.labels=True"
+            "config.model.architecture: free-text targets need a decoder, and an encoder has none; if the targets "
+            "are a closed set of labels, set config.data.labels=True"
         )
     if length < 3:
         raise UserError(f"config.objective.inputs_length: must be at least 3, is {length}")

@@ -122,7 +122,7 @@ def _noise_token_to(token_of: Callable[[Ids], int]) -> Apply:
 
 
 def random_ordinary(key: Array, shape: tuple[int, ...], ids: Ids) -> Array:
-    """Int32 `shape`: random ids of text, all equally likely."""
+    """Return int32 of `shape`: random ids of text, all equally likely."""
     return jnp.asarray(ids.ordinary)[jax.random.randint(key, shape, 0, len(ids.ordinary))]
 
 
@@ -135,7 +135,7 @@ def _infill(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, A
     return jnp.where(inserted, ids.mask, left[jnp.cumsum(~inserted) - 1]), place < total
 
 
-def rotated(rule: Rule) -> Rule:
+def rotate(rule: Rule) -> Rule:
     """Return `rule` followed by a rotation: a random one of the kept tokens becomes the first."""
 
     def apply(key: Array, tokens: Array, noise: Noise, ids: Ids) -> tuple[Array, Array]:

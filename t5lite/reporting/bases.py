@@ -10,7 +10,7 @@ So runs on all labels can be compared with a run on all labels, and runs on 200 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from t5lite.config import at, flat
+from t5lite.config import flatten_fields, lookup_field
 from t5lite.reporting.groups import Group, watches
 from t5lite.system.errors import UserError, nearest
 
@@ -28,9 +28,9 @@ class Candidate(NamedTuple):
 
 def subject_of(config: Mapping[str, Any]) -> str:
     """Return a config's objective and source of training text, as they stand in the title of its task."""
-    mixture = at(config, "data.train.mixture") or {}
-    source = at(config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
-    return f"{at(config, 'objective.name')} · {source}"
+    mixture = lookup_field(config, "data.train.mixture") or {}
+    source = lookup_field(config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
+    return f"{lookup_field(config, 'objective.name')} · {source}"
 
 
 def candidate_of(group: Group) -> Candidate:
@@ -73,5 +73,5 @@ def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, s
 
 def _count_differences(a: Group, b: Group) -> int:
     """Return the number of fields in which the configs of two groups differ, without the fields in WATCHING."""
-    of_a, of_b = flat(a.config), flat(b.config)
+    of_a, of_b = flatten_fields(a.config), flatten_fields(b.config)
     return sum(of_a.get(name) != of_b.get(name) for name in of_a.keys() | of_b.keys() if not watches(name))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t5lite.config import flat
+from t5lite.config import flatten_fields
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, Report, Task
 from t5lite.reporting.groups import Group, watches
@@ -252,7 +252,7 @@ def _config_blocks(report: Report) -> list[Block]:
 
 def config_table(task: Task) -> Table:
     """Return a table with a row for each field that differs between groups."""
-    fields = dict.fromkeys(name for group in task.groups for name in flat(group.config))
+    fields = dict.fromkeys(name for group in task.groups for name in flatten_fields(group.config))
     rows = []
     for field in fields:
         if watches(field):
@@ -265,7 +265,7 @@ def config_table(task: Task) -> Table:
 
 def _config_value(group: Group, field: str) -> str:
     """Return the value of a field as JSON, text without quotes; all values, where the value changes with the seed."""
-    values = dict.fromkeys(_plain(flat(run.config).get(field)) for run in group.runs)
+    values = dict.fromkeys(_plain(flatten_fields(run.config).get(field)) for run in group.runs)
     return shortened(list(values))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.config import at, flat
+from t5lite.config import flatten_fields, lookup_field
 from t5lite.objectives.catalogue import OBJECTIVES, STANDARDS, standard_names
 from t5lite.reporting.costs import Cost, mean_cost, read_cost, read_cost_with_origins
 from t5lite.reporting.metrics import SplitMetric, sort_metrics
@@ -131,7 +131,7 @@ def _with_own_standard(run: Run, used: set[str]) -> Run:
     objective = run.config["objective"]
     name = objective["name"]
     # A run that has standard metrics under this name has an objective of the same name, but with other settings.
-    if name not in used or name in standard_names(objective, at(run.config, "model.architecture")):
+    if name not in used or name in standard_names(objective, lookup_field(run.config, "model.architecture")):
         return run
     same = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if split_standard(split)[1] is None}
     return dataclasses.replace(run, result={**run.result, "metrics": {**run.metrics, **same}})
@@ -139,7 +139,7 @@ def _with_own_standard(run: Run, used: set[str]) -> Run:
 
 def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
     """Return a fingerprint of what a run computes. It is equal for runs that differ in nothing but the seed."""
-    fields = flat(run.config)
+    fields = flatten_fields(run.config)
     fields = {name: value for name, value in fields.items() if not watches(name)}
     seen = seen | {run.workdir.resolve()}
     for field in REFERRING:
@@ -179,7 +179,7 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
     tokens are equal. Where a run lacks that fingerprint, the fingerprints of all its data are compared.
     """
     text, standard = split_standard(split)
-    of_a, of_b = (at(group.runs[0].provenance, "heldout") or {} for group in (a, b))
+    of_a, of_b = (lookup_field(group.runs[0].provenance, "heldout") or {} for group in (a, b))
     if text in of_a and text in of_b:
         if of_a[text] != of_b[text]:
             return "the held-out data"
@@ -192,7 +192,7 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
         return "the objective" if "name" in changed else f"objective.{changed[0]}"
     counts = ("rows",) if metric_of(metric).of_all_rows else ("rows", "generate_rows", "max_new_tokens")
     fields = (f"eval.{name}" for name in counts)
-    return next((field for field in fields if at(a.config, field) != at(b.config, field)), None)
+    return next((field for field in fields if lookup_field(a.config, field) != lookup_field(b.config, field)), None)
 
 
 def _evaluated_fields(objective: dict[str, Any], standard: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from t5lite.config import at, flat
+from t5lite.config import flatten_fields, lookup_field
 from t5lite.data.cut import describe_cut, describe_share
 from t5lite.reporting.groups import Group, differing_rows, watches
 from t5lite.reporting.runs import Run
@@ -93,7 +93,7 @@ def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]
 
     base_of: {name of a group: name of its base}.
     """
-    fields = {group.name: flat({"data": {"train": group.config["data"]["train"]}}) for group in groups}
+    fields = {group.name: flatten_fields({"data": {"train": group.config["data"]["train"]}}) for group in groups}
 
     def changes(name: str, base: str) -> str:
         own, other = fields[name], fields[base]
@@ -231,7 +231,7 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
     runs_of = [[run for group in groups for run in group.runs] for groups in members]
     notes = []
     for field, runs in itertools.product(TAKING_TIME, runs_of):
-        by_value = collect((at(run.config, field), run.run) for run in runs)
+        by_value = collect((lookup_field(run.config, field), run.run) for run in runs)
         if len(by_value) > 1:
             values = "; ".join(f"{value} of {shortened(names)}" for value, names in by_value.items())
             notes.append(f"{field} is not the same ({values}): their times do not compare.")
@@ -276,7 +276,7 @@ def evaluation_notes(runs: Sequence[Run], wanted: Mapping[str, Mapping[str, Any]
     """
     stale = []
     for run in runs:
-        before, now = (flat({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))
+        before, now = (flatten_fields({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))
         fields = [name for name in now if not watches(name) and before.get(name) != now[name]]
         if fields and run.result is not None:
             stale.append((listed(f"{name}={before.get(name)} and not {now[name]}" for name in fields), run.run))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from t5lite.config import at, base_config, to_dict
+from t5lite.config import base_config, lookup_field, to_dict
 from t5lite.system.errors import UserError
 from t5lite.system.files import FORMAT, NUMBER, check_format, read_json
 from t5lite.training.metrics import read_log
@@ -103,7 +103,7 @@ class Run:
 
     def referred(self, field: str) -> Path | None:
         """Return the workdir that the field `init_from` or `tokenizer.path` names, where it exists."""
-        text = at(self.config, field)
+        text = lookup_field(self.config, field)
         if not isinstance(text, str):
             return None
         path = self.workdir.parent / text[1:] if text.startswith("@") else Path(text)

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from t5lite.config import flat, to_dict
+from t5lite.config import flatten_fields, to_dict
 from t5lite.data.cut import describe_share
 from t5lite.data.labelled import TaggedSentences
 from t5lite.data.rows import PackedPairs, Rows, RowSource, clip, evaluation_rows, evenly_spaced
@@ -287,7 +287,7 @@ def load_evaluator(
     config = config_of(place) if config is None else config
     with primary_first():
         experiment = open_run(config, place)
-    check_agreement({**flat(to_dict(config)), **experiment.dataset.identity})
+    check_agreement({**flatten_fields(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
     params, found = load_params(place, placed_shapes(experiment.model.config, mesh), step, average)
     return Evaluator(experiment, mesh), params, found

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from t5lite.data.rows import clip
-from t5lite.decoding.generate import Generated, Generation, padded, step_weights
+from t5lite.decoding.generate import Generated, Generation, pad_rows, step_weights
 from t5lite.decoding.score import score_targets
 from t5lite.model.transformer import StepWeights
 from t5lite.run.answering import BATCH_SIZE, PLAIN, Answerer, Options, Ready, in_order
@@ -157,7 +157,7 @@ class Generator(Answerer):
                 shown = whole
 
     def _generation(self, ready: list[Ready], places: list[int], options: Options) -> Generation:
-        inputs, lengths = padded([each.ids for each in ready], most=self.model.config.max_positions)
+        inputs, lengths = pad_rows([each.ids for each in ready], most=self.model.config.max_positions)
         again = [0] * (len(inputs) - len(ready))  # extra rows of the batch, which repeat the first
         filled = [*ready, *(ready[i] for i in again)]
         seed = jax.random.key(options.seed)
@@ -215,8 +215,8 @@ class Generator(Answerer):
 
     def _score(self, ready: list[Ready]) -> list[dict]:
         most = self.model.config.max_positions
-        inputs, lengths = padded([each.ids for each in ready], most=most)
-        targets, target_lengths = padded([each.tokens for each in ready], most=most)
+        inputs, lengths = pad_rows([each.ids for each in ready], most=most)
+        targets, target_lengths = pad_rows([each.tokens for each in ready], most=most)
         with jax.set_mesh(self.mesh):
             logprobs = np.asarray(
                 score_targets(

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import BAG_OF_WORDS, at, load_json, require
+from t5lite.config import BAG_OF_WORDS, load_json, lookup_field, require
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.interop.kept import read_kept
@@ -201,8 +201,8 @@ def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Col
     for field, value in there.items():
         if field in given:
             raise UserError(
-                f"config.{field}={at(config, field)}: {place} has {value}, and a run has the shape of what it starts "
-                f"from; leave --config.{field} out"
+                f"config.{field}={lookup_field(config, field)}: {place} has {value}, and a run has the shape of what "
+                f"it starts from; leave --config.{field} out"
             )
 
 

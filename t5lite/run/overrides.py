@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from t5lite.config import at, base_config, member_fields, put
+from t5lite.config import base_config, lookup_field, member_fields, set_field
 from t5lite.system.errors import UserError, nearest
 
 PREFIX = re.compile("^--?config[.]")
@@ -40,7 +40,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
             field, _, value = PREFIX.sub("", argument).partition("=")
             is_of_member = _add_member_field(config, field)
             _known_path(config, field)
-            if value == "None" and (is_of_member or at(base_config(), field, missing="") is None):
+            if value == "None" and (is_of_member or lookup_field(base_config(), field, missing="") is None):
                 cleared.append(field)
                 continue
         argv.append(argument)
@@ -53,7 +53,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     if left:
         raise UserError(f"unexpected argument {left[0]!r}")
     for field in cleared:
-        put(config, field, None)
+        set_field(config, field, None)
     _replace(config, [field for field in given_fields(arguments) if field not in cleared])
     return config
 
@@ -83,7 +83,7 @@ def _add_member_field(config: ConfigDict, path: str) -> bool:
         )
     known = member_fields(group)
     _known_member_path(known, f"config.{group}.mixture.{name}", field)
-    mixture = at(config, group).mixture
+    mixture = lookup_field(config, group).mixture
     if isinstance(mixture.get(name, ConfigDict()), ConfigDict):
         with mixture.unlocked():
             _add(mixture, known, [name, *field.split(".")], field)
@@ -115,7 +115,7 @@ def _add(group: ConfigDict, known: ConfigDict, parts: Sequence[str], field: str)
     of_field, _, name = field.rpartition(".")
     if last in group:
         del group[last]  # its type may be wrong, such as an int where the field is a float
-    group[last] = config_dict.placeholder((at(known, of_field) if of_field else known).get_type(name))
+    group[last] = config_dict.placeholder((lookup_field(known, of_field) if of_field else known).get_type(name))
 
 
 def _replace(config: ConfigDict, given: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.data.build import encode_words
-from t5lite.decoding.generate import padded
+from t5lite.decoding.generate import pad_rows
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
 from t5lite.run.answering import Answerer, Options, Ready
@@ -25,8 +25,8 @@ class Reader(Answerer):
 
     def answer(self, ready: list[Ready], places: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
-        inputs, lengths = padded([each.ids for each in ready], most=self.objective.inputs_length)
-        asked, _ = padded([each.asked for each in ready], minimum=1)
+        inputs, lengths = pad_rows([each.ids for each in ready], most=self.objective.inputs_length)
+        asked, _ = pad_rows([each.asked for each in ready], minimum=1)
         outputs = self._outputs(inputs, lengths, asked)
         found = []
         for row, each in enumerate(ready):

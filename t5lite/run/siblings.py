@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import at, put
+from t5lite.config import lookup_field, set_field
 
 REFERRING = ("init_from", "tokenizer.path")
 
@@ -13,7 +13,7 @@ def with_siblings(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return `config` with every "@name" replaced by the folder of that name beside `workdir`."""
     config = config.copy_and_resolve_references()
     for field in REFERRING:
-        value = at(config, field)
+        value = lookup_field(config, field)
         if value and value.startswith("@"):
-            put(config, field, str(workdir.parent / value[1:]))
+            set_field(config, field, str(workdir.parent / value[1:]))
     return config

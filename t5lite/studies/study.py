@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import at, check_made, errors_of, load_function, put
+from t5lite.config import check_made, errors_of, load_function, lookup_field, set_field
 from t5lite.run.siblings import REFERRING
 from t5lite.system.errors import UserError, nearest
 
@@ -58,7 +58,7 @@ def is_repeated(name: str, config: ConfigDict) -> bool:
 
 def references(config: ConfigDict, fields: Sequence[str] = REFERRING) -> list[str]:
     """Return the names of the runs of the same study that `config` names in `fields`, and so needs."""
-    values = [at(config, field) for field in fields]
+    values = [lookup_field(config, field) for field in fields]
     return [value[1:] for value in values if value and value.startswith("@")]
 
 
@@ -120,7 +120,7 @@ def repeat(runs: Mapping[str, ConfigDict], seeds: Iterable[int]) -> Study:
             copy = config.copy_and_resolve_references()
             copy.name, copy.seed = name, seed
             for field in REFERRING:
-                if at(copy, field) in {f"@{name}" for name in runs}:
-                    put(copy, field, f"{at(copy, field)}-{seed}")
+                if lookup_field(copy, field) in {f"@{name}" for name in runs}:
+                    set_field(copy, field, f"{lookup_field(copy, field)}-{seed}")
             repeated[f"{name}-{seed}"] = copy
     return repeated

@@ -15,7 +15,7 @@ def nll_and_log_z(logits: Array, targets: Array) -> tuple[Array, Array]:
         targets: int32 [...].
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # By comparison and sum rather than by a gather: the gradient is no scatter, and V may be sharded.
+    # A comparison and a sum, not a gather: so the gradient is no scatter, and V may be sharded.
     is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
     return log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1), log_z
 
@@ -25,9 +25,10 @@ def cross_entropy_sums(
 ) -> Sums:
     """Return {"objective", "nll", "weight"}, float32 scalars: sums over all targets, each times its weight.
 
-    nll: negative log-likelihood. objective: what is minimised, which is the nll with `label_smoothing` of the target's
-    probability spread evenly over all V classes, plus z_loss · log²Z (Z the softmax's normaliser; Chowdhery et al.
-    2022, PaLM, section 5). weight: of the targets.
+    nll: negative log-likelihood.
+    objective: the loss to minimise: nll + z_loss · log²Z, where Z is the softmax's normaliser (Chowdhery et al. 2022,
+        PaLM, section 5). `label_smoothing` of the target's probability is spread evenly over all V classes.
+    weight: the weight of the targets.
     """
     nll, log_z = nll_and_log_z(logits, targets)
     objective = nll

@@ -1,8 +1,8 @@
 """Label: one of the run's labels for the whole text."""
 
-from t5lite.tasks.task import of_classes
+from t5lite.tasks.task import make_class_task
 
-LABEL = of_classes(
+LABEL = make_class_task(
     "classifier",
     name="label",
     part="classifier",

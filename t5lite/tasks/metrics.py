@@ -1,9 +1,9 @@
-"""All metrics, a line a metric: what it is called, which way is better, and how it is made.
+"""All metrics, one on a line: its name, which way is better, and how it is computed.
 
     metrics_of({"nll": 20.0, "weight": 10.0, "correct": 3.0})      {"loss": 2.0, "perplexity": 7.39, …}
 
-The loop, the policy of checkpoints, evaluation and the report read this table. For a new metric no other place changes,
-but for the line of the task that has it.
+The loop, the policy of checkpoints, evaluation and the report read this table. A new metric is a line here, and its
+name in the task that has it.
 """
 
 import dataclasses
@@ -21,14 +21,15 @@ Sums = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What is known of a metric.
+    """The properties of a metric.
 
-    label: what people call it.
+    label: its name for people.
     better: the direction of improvement, -1 lower, 1 higher, 0 not known.
     low, high: the range of its values.
-    of: makes it of the sums of one head. It looks for `needs` among them; without these there is no such metric.
-    of_all_rows: measured on `eval.rows` rows, else on `eval.generate_rows`.
-    tables_only: it says what the loss says, so verdicts and pictures leave it to the tables.
+    of: computes the metric from the sums of one head.
+    needs: the sum that `of` needs; a head without this sum does not have the metric.
+    of_all_rows: whether it is measured on `eval.rows` rows, and not on `eval.generate_rows`.
+    tables_only: whether only tables show it, because it says the same as the loss.
     """
 
     label: str
@@ -48,24 +49,27 @@ class Metric:
 
 
 def loss(sums: Sums) -> float:
-    """Return the nats of a target, from "nll" and "weight"."""
+    """Return the nats per target, from "nll" and "weight"."""
     return sums["nll"] / max(sums["weight"], 1e-9)
 
 
 def token_accuracy(sums: Sums) -> float:
-    """Return the share of target tokens that are met. "lost": how many were cut off, and count as missed."""
+    """Return the share of target tokens that are right. "lost": the number that was cut off; these count as wrong."""
     return sums["correct"] / (max(sums["weight"], 1e-9) + sums.get("lost", 0.0))
 
 
 def accuracy(sums: Sums) -> float:
-    """Return the share of answers that are met, from "confusion" [C, C]. "missed" [C]: how many were cut off."""
+    """Return the share of answers that are right, from "confusion" [C, C].
+
+    "missed" [C]: how many answers were cut off; these count as wrong.
+    """
     confusion = sums["confusion"]
     hits, total = np.diagonal(confusion).sum(), confusion.sum() + np.sum(sums.get("missed", 0.0))
     return float(hits / max(total, 1e-9))
 
 
 def macro_f1(sums: Sums) -> float:
-    """Return the mean of the F1 of each class that is true (rows) or chosen (columns) somewhere."""
+    """Return the mean F1 over the classes that occur as true answers (rows) or as chosen ones (columns)."""
     confusion = sums["confusion"]
     either = confusion.sum(axis=0) + confusion.sum(axis=1) + sums.get("missed", 0.0)
     f1 = 2 * np.diagonal(confusion)[either > 0] / either[either > 0]
@@ -73,7 +77,7 @@ def macro_f1(sums: Sums) -> float:
 
 
 def entity_f1(sums: Sums) -> float:
-    """Return the F1 of entities, from "entities" [3]: true ones, predicted ones, those that are both."""
+    """Return the F1 of entities, from "entities" [3]: the numbers of true, predicted and correct entities."""
     gold, chosen, both = map(float, sums["entities"])
     return 2 * both / max(gold + chosen, 1e-9)
 
@@ -92,7 +96,7 @@ def _nats(label: str) -> Metric:
 
 
 _confused = {"needs": "confusion", "of_all_rows": True}
-# In the order of columns and sentences; those unknown here come last.
+# Tables and sentences have this order. Metrics that are not here come last.
 METRICS = {
     "accuracy": _share("accuracy", of=accuracy, **_confused),
     "macro_f1": _share("macro F1", of=macro_f1, **_confused),
@@ -113,33 +117,33 @@ METRICS = {
 
 
 def metric_of(name: str) -> Metric:
-    """Return what is known of a metric. One that is not in the table has a name and no more."""
+    """Return the Metric of a name. A name that is not in the table gets a Metric with only a label."""
     return METRICS.get(name) or Metric(name.replace("_", " "))
 
 
 def metrics_of(sums: Sums) -> Metrics:
-    """Return the metrics that the sums of all batches of a held-out set come to, under the names of METRICS.
+    """Return {name in METRICS: value} from the sums over all batches of a held-out set.
 
-    "loss" is the sum of the losses of all heads. Where there are several, each has its own too. Sums of what was cut
-    off ("lost", "missed") count against accuracies; losses know nothing of them.
+    "loss" is the sum of the losses of all heads. If there are several heads, each has its own loss too. Targets that
+    were cut off ("lost", "missed") lower the accuracies, but do not change the losses.
 
     Args:
-        sums: under `sum_key`, float64.
+        sums: float64, under `sum_key`.
     """
-    own = {head: _own(head, sums) for head in TASKS}
-    own = {head: found for head, found in own.items() if "nll" in found}
-    metrics = {"loss": sum(loss(found) for found in own.values())}
-    for head, found in own.items():
+    by_head = {head: _sums_of(head, sums) for head in TASKS}
+    by_head = {head: own for head, own in by_head.items() if "nll" in own}
+    metrics = {"loss": sum(loss(own) for own in by_head.values())}
+    for head, own in by_head.items():
         task = TASKS[head]
-        for name in (task.loss_name, *task.metrics) if len(own) > 1 else task.metrics:
+        for name in (task.loss_name, *task.metrics) if len(by_head) > 1 else task.metrics:
             metric = METRICS[name]
-            if metric.needs in found:
-                metrics[name] = metric.of(found)
+            if metric.needs in own:
+                metrics[name] = metric.of(own)
     return metrics
 
 
-def _own(head: str, sums: Sums) -> dict[str, Any]:
-    """{name: value} of the sums of one head. Targets that stand for no text have no bytes to count by."""
+def _sums_of(head: str, sums: Sums) -> dict[str, Any]:
+    """Return {name: value} of one head's sums. "bytes" is left out if it is 0: then the targets stand for no text."""
     prefix = sum_key(head, "")
     keys = [key for key in sums if key.startswith(prefix) and ("/" in key) == bool(prefix)]
     return {key[len(prefix) :]: sums[key] for key in keys if key != "bytes" or sums[key]}

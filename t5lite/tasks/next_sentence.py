@@ -1,16 +1,16 @@
 """Next sentence: whether the two parts of a text belong together, beside masked tokens (BERT, ALBERT)."""
 
 from t5lite.objectives.masked_lm import NEXT_SENTENCE as HEAD
-from t5lite.tasks.task import of_classes
+from t5lite.tasks.task import make_class_task
 
-NEXT_SENTENCE = of_classes(
+NEXT_SENTENCE = make_class_task(
     HEAD.name,
     name="next sentence",
     part="head for the next sentence",
     each=HEAD.each,
     metrics=("next_sentence_accuracy", "next_sentence_negatives"),
     loss_name="next_sentence_loss",
-    names=("follows", "does not follow"),
+    names=("follows", "does not follow"),  # class 0, class 1
     dropout=HEAD.dropout,
     released={"bert": ("ForPreTraining", "cls.seq_relationship")},
 )

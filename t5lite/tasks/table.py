@@ -1,4 +1,4 @@
-"""All tasks, by the name of the head that answers, and what follows from a config or from a model's answers."""
+"""All tasks by the name of their head, and functions that ask them: for a config's objective, losses and sums."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None)
 
     Args:
         fields: a config's `objective`.
-        labels: the known ones of the data. Tags may not be known yet.
+        labels: the data's labels; None or () if they are not known. Tags need not be known yet.
     """
     task = OF_OBJECTIVES.get(fields["name"]) if architecture == "encoder" else None
     is_open = task is None or (task.each == "example" and not labels)
@@ -44,7 +44,7 @@ def make_objective(
 def make_evaluated(
     fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
 ) -> Objective:
-    """Return the objective by which the config's is evaluated: its kind's own settings, whatever those of training."""
+    """Return the objective for evaluation. Its settings are the same for all runs, whatever they train with."""
     return make_objective(catalogue.evaluated_fields(fields), architecture, vocabulary, labels)
 
 
@@ -54,14 +54,17 @@ def heads_of(heads: Heads) -> tuple[str, ...]:
 
 
 def sum_key(head: str, name: str) -> str:
-    """Return the name of a sum among those of all heads: "nll" of the vocabulary, "classifier/nll" of others."""
+    """Return the name of a head's sum among the sums of all heads.
+
+    Sums of the vocabulary keep their names ("nll"); others have the head in front ("classifier/nll").
+    """
     return name if head == TEXT.head else f"{head}/{name}"
 
 
 def loss_sums(
     outputs: Mapping[str, jax.Array], batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Sums:
-    """Return {"objective", "nll", "weight"} of each head of `outputs`, {head: logits}, under `sum_key`."""
+    """Return {"objective", "nll", "weight"} of each head, under `sum_key`. outputs: {head: logits}."""
     return {
         sum_key(head, name): value
         for head, logits in outputs.items()
@@ -75,7 +78,8 @@ def prediction_sums(
     """Return the sums of the likeliest answers of each head, under `sum_key`.
 
     Args:
-        labels: the names of the classes. rows: what the host read.
+        labels: the names of the classes.
+        rows: the rows that the host read.
     """
     return {
         sum_key(head, name): value
@@ -90,8 +94,9 @@ def names_of(
     """Return the texts of the `answers` in those places where `given` has one.
 
     Args:
-        answers, given: int [] or [L], in NumPy: places among the classes, or tokens of the vocabulary.
-        labels: of the run. decode: tokens to text.
+        answers, given: int [] or [L], NumPy: numbers of classes, or tokens of the vocabulary.
+        labels: the run's labels.
+        decode: turns tokens into text.
     """
     asked = np.atleast_1d(answers)[np.atleast_1d(given) >= 0]
     names = TASKS[head].names or labels

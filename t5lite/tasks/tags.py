@@ -1,7 +1,7 @@
 """Tags: one for each word, such as the parts of named entities.
 
-The sums of tags B-x, I-x and O hold "entities" [3]: true ones, predicted ones, those that are both. What was cut off a
-sentence was not predicted: its tags and entities are true ones that were missed.
+The sums of tags B-x, I-x and O hold "entities" [3]: the numbers of true entities, of predicted ones, and of entities
+that are both. Tags and entities that were cut off a sentence count as true and not predicted.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 
 from t5lite.objectives.batch import Batch
 from t5lite.tasks.cross_entropy import Sums
-from t5lite.tasks.task import CutTags, confusion, of_classes
+from t5lite.tasks.task import CutTags, confusion, make_class_task
 
 Array = jax.Array
 HEAD = "tagger"
@@ -22,9 +22,9 @@ OUTSIDE, BEGIN, INSIDE = range(3)
 
 
 def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
-    """{"confusion"}, and where the tags mark entities "entities".
+    """Return {"confusion"}, and "entities" if the tags mark entities.
 
-    rows: may have "next_answers" [B], the tag of the first word that was cut off each sentence, -1 where none was.
+    rows: may have "next_answers" [B]: the tag of the first word that was cut off each sentence; -1: nothing was cut.
     """
     given = batch.answers[HEAD]
     gold, is_word = jnp.maximum(given, 0), given >= 0
@@ -38,7 +38,10 @@ def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mappi
 
 
 def entity_kinds(tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of each tag OUTSIDE, BEGIN or INSIDE, and the number of its type; None where one is not O, B-x or I-x."""
+    """Return for each tag its part (OUTSIDE, BEGIN or INSIDE) and the number of its type.
+
+    None if a tag is not O, B-x or I-x.
+    """
     matches = [re.fullmatch(r"([BI])-(.+)|O", tag) for tag in tags]
     if not all(matches) or not any(match[2] for match in matches):
         return None
@@ -48,10 +51,12 @@ def entity_kinds(tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def missed_sums(cut_tags: CutTags, labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """What the cut words of sentences come to: "missed" [C], how often each tag stands there; for tags B-x, I-x, O also
-    "entities" [3], of which the first counts those that begin there.
+    """Return the sums of the words that were cut off.
 
-    cut_tags: a pair for each sentence: the last tag that was kept (-1: none), and the tags that were cut off.
+    "missed" [C]: how often each tag was cut off. "entities" [3], only for tags B-x, I-x and O: how many entities begin
+    in the words that were cut off, then 0, 0.
+
+    cut_tags: for each sentence (the last tag that was kept, or -1; the tags that were cut off).
     """
     tags = np.concatenate([np.zeros(0, np.int64), *(after for _, after in cut_tags)]).astype(np.int64)
     sums = {"missed": np.bincount(tags, minlength=len(labels)).astype(np.float64)}
@@ -69,13 +74,18 @@ def missed_sums(cut_tags: CutTags, labels: Sequence[str]) -> dict[str, np.ndarra
 def entity_counts(
     gold: Array, chosen: Array, counted: Array, next_tag: Array, parts: np.ndarray, types: np.ndarray
 ) -> Array:
-    """Float32 [3]: entities of the tags `gold`, of `chosen`, and of both, [L] each, where `counted`.
+    """Return float32 [3]: the number of entities in `gold`, in `chosen`, and in both.
 
-    An entity is a type, where it begins and where it ends. I-x after O or after another type begins one, as in the
-    CoNLL shared tasks' script. next_tag: the true tag of the word after the last; where an entity goes on there, it
-    ends where no predicted one can.
+    Two entities are the same if type, beginning and end are the same. I-x begins an entity after O and after another
+    type, as in the script of the CoNLL shared tasks.
+
+    Args:
+        gold, chosen: tags [L].
+        counted: bool [L], the places that hold a tag.
+        next_tag: the true tag of the word after the last one. If an entity goes on there, no chosen entity can match.
+        parts, types: see `entity_kinds`.
     """
-    order = jnp.argsort(~counted, stable=True)  # words in front, the pieces between them out of the way
+    order = jnp.argsort(~counted, stable=True)  # move the words to the front, and the pieces between them to the end
     is_word = counted[order]
 
     def entities(tags: Array) -> tuple[Array, Array, Array]:
@@ -89,16 +99,16 @@ def entity_counts(
         ends = jnp.append(jax.lax.cummin(stops, reverse=True)[1:], tags.shape[0])
         return begins, kind, ends
 
-    (begins, kind, ends), (their_begins, their_kind, their_ends) = entities(gold), entities(chosen)
+    (begins, kind, ends), (chosen_begins, chosen_kind, chosen_ends) = entities(gold), entities(chosen)
     words = jnp.sum(is_word)
     goes_on = (next_tag >= 0) & (jnp.asarray(parts)[next_tag] == INSIDE)
     goes_on &= (words > 0) & (kind[words - 1] == jnp.asarray(types)[next_tag])
     ends += goes_on & (ends == words)
-    both = begins & their_begins & (kind == their_kind) & (ends == their_ends)
-    return jnp.stack([jnp.sum(each, dtype=jnp.float32) for each in (begins, their_begins, both)])
+    both = begins & chosen_begins & (kind == chosen_kind) & (ends == chosen_ends)
+    return jnp.stack([jnp.sum(each, dtype=jnp.float32) for each in (begins, chosen_begins, both)])
 
 
-TAGS = of_classes(
+TAGS = make_class_task(
     HEAD,
     name="tags",
     part="tagger",

@@ -1,8 +1,9 @@
-"""A task: a kind of answer, and all that the package has to know of it.
+"""A task: a kind of answer, and everything that the package has to know about it.
 
-A model answers with its vocabulary or with heads of its own (`objectives.objective.Head`), or with both. Each head has
-one Task, which says what its answers lose, which sums and metrics they come to, and how people read them. No other
-module knows the kinds by name: it asks `table.TASKS[head's name]`.
+A model answers with its vocabulary, with heads of its own (`objectives.objective.Head`), or with both. Each head has
+one Task. The Task gives the loss of the answers, their sums and metrics, and the texts that people read. No other
+module
+knows the kinds of answer by name: it asks `table.TASKS[head's name]`.
 """
 
 import dataclasses
@@ -23,24 +24,24 @@ CutTags = Sequence[tuple[int, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is known of the answers of one head.
+    """The properties of the answers of one head.
 
-    name: as people call the kind of answer.
+    name: the kind of answer, as people call it.
     head: the name of the head's parameters and of its answers in a Batch.
     part: what messages call the head.
     metrics: names of the metrics that its sums make, see metrics.py.
     loss_name: the metric that its own loss becomes where the model has several heads.
-    weights: (batch) -> float32, what each answer counts.
+    weights: (batch) -> float32, the weight of each answer.
     loss: (logits, batch, label_smoothing, z_loss) -> {"objective", "nll", "weight"}.
     nll: (logits, batch) -> float32 [B], the negative log-likelihood of each row.
     predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
-        rows: what the host read.
-    missed: (what was cut off each text, labels) -> sums of the answers that were cut off, and cannot be met.
-    read_out: (names of the chosen answers, the words they are for) -> the answer's text.
-    has_labels: the outputs stand for the run's labels, so the head is of no use where these differ.
-    names: of the classes, where they are no labels of the run.
-    dropout: whether activations are dropped before the head.
-    released: {family: (class of a release, less the family's name; the name of the head's tensors)}.
+        rows: the rows that the host read.
+    missed: (tags that were cut off each text, labels) -> the sums of the answers that were cut off.
+    read_out: (names of the chosen answers, the words that they belong to) -> the answer's text.
+    has_labels: whether the outputs stand for the run's labels. Then the head fits only runs with the same labels.
+    names: the names of the classes, if they are not the run's labels.
+    dropout: whether there is dropout before the head.
+    released: {family: (kind of the class in transformers, for example "ForMaskedLM"; the name of the head's tensors)}.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Task:
         return Head(self.head, size, self.each, self.dropout)
 
 
-def of_classes(head: str, **fields: Any) -> Task:
+def make_class_task(head: str, **fields: Any) -> Task:
     """Return the Task of a head that chooses one of several classes, by cross entropy.
 
     Answers are int32, [B] or [B, L]: places among the classes, -1 where there is no answer.

@@ -24,20 +24,20 @@ def _nll(logits: Array, batch: Batch) -> Array:
 
 
 def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
-    """{"correct"}: targets that the likeliest token meets."""
+    """Return {"correct"}: the weight of the targets that equal the likeliest token."""
     del labels, rows
     return {"correct": jnp.sum((jnp.argmax(logits, axis=-1) == batch.targets) * batch.weights)}
 
 
 def byte_sums(objective: Objective, keys: Array, rows: Row, weights: Array, table: TokenTable) -> Sums:
-    """Return {"bytes"} of the text that the targets stand for.
+    """Return {"bytes"}: the number of bytes of the text that the targets stand for.
 
-    The token that begins a document counts without the space that the tokenizer put in front of it. To be found again
-    among the targets, it has an id beyond all others here.
+    The tokenizer puts a space in front of a document; it is not counted. To recognise the first token of a document
+    among the targets, its id is raised by the number of ids.
 
     Args:
-        rows: windows with "begins", 1 where a document begins. `objective` makes the targets of them.
-        weights: float32 [B, T], of the targets.
+        rows: windows with "begins", 1 where a document begins. `objective` makes the targets from them.
+        weights: float32 [B, T], the weights of the targets.
     """
     marked = {**rows, "tokens": rows["tokens"] + rows["begins"] * len(table.num_bytes)}
     targets = make_batch(objective, keys, marked, table).targets

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import flat, load_json, to_dict
+from t5lite.config import flatten_fields, load_json, to_dict
 from t5lite.system.errors import UserError
 from t5lite.system.files import FORMAT, NUMBER, read_json, write_json, writing
 from t5lite.system.hosts import is_primary, wait_for_all
@@ -116,7 +116,7 @@ def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = (
     """
     if not (workdir / "config.json").exists():
         return {}
-    now, before = (flat(to_dict(c)) for c in (config, load_json(workdir / "config.json")))
+    now, before = (flatten_fields(to_dict(c)) for c in (config, load_json(workdir / "config.json")))
     changes = _changes(before, now, MAY_CHANGE)
     refused = _changes(before, now, (*MAY_CHANGE, *allowed))
     if refused:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from t5lite.decoding.generate import Generation, generate, padded
+from t5lite.decoding.generate import Generation, generate, pad_rows
 from t5lite.decoding.settings import Settings
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
@@ -201,10 +201,10 @@ def test_sharded_it_is_what_it_is_on_one_device(settings):
 
 
 def test_buckets_are_powers_of_two():
-    inputs, lengths = padded([[1, 2, 3], [4], [5] * 17])
+    inputs, lengths = pad_rows([[1, 2, 3], [4], [5] * 17])
     assert inputs.shape == (4, 32) and lengths.tolist() == [3, 1, 17, 3]
     assert inputs[3].tolist() == inputs[0].tolist() == [1, 2, 3] + [0] * 29
-    assert padded([[1]])[0].shape == (1, 16)
+    assert pad_rows([[1]])[0].shape == (1, 16)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ REFUSED = {
     "twice": ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "id2label has the label 'a' twice"),
     "too few": ({"id2label": {"0": "a", "1": "b"}}, "id2label has 2 labels, but the classifier has 3 rows"),
     "count": ({"num_labels": 4}, "num_labels=4, but the classifier has 3 rows"),
-    "no ids": ({"id2label": {"x": "a", "y": "b", "z": "c"}}, "id2label should have numbers"),
+    "no ids": ({"id2label": {"x": "a", "y": "b", "z": "c"}}, "id2label should have numbers as keys"),
     "no object": ({"id2label": ["a", "b", "c"]}, "id2label should be an object"),
     "inverse": ({"label2id": {"label 0": 1, "label 1": 0, "label 2": 2}}, "label2id contradicts id2label at 'label 0'"),
     "more ids": ({"label2id": {"label 0": 0, "label 1": 1, "label 2": 2, "d": 3}}, "label2id contradicts id2label"),

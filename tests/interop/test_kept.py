@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5lite.interop.kept import keep, read_kept, write_back
+from t5lite.interop.kept import keep_release, read_kept, write_back
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import open_released
 from t5lite.system.errors import UserError
@@ -26,7 +26,7 @@ def there_and_back(folder, tmp_path, dtype=None):
     workdir, back = tmp_path / "run", tmp_path / "back"
     workdir.mkdir()
     back.mkdir()
-    keep(released, workdir)
+    keep_release(released, workdir)
     params = {path: released.read(path) for path in released.rows}
     write_back(read_kept(workdir), back, released.model, params, dtype)
     return back

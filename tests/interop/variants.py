@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t5lite.interop.family import Entry, Json, shapes_of, their_shape
+from t5lite.interop.family import Entry, Json, shapes_of, tensor_shape
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.tensors import ToWrite, write_tensors
 from t5lite.model.config import ModelConfig
@@ -137,17 +137,17 @@ def seeded_state(said: Json, seed: int) -> dict[str, np.ndarray]:
     model, entries = table(said)
     shapes = {}
     for entry in entries:
-        shape = shapes_of(model)[entry.ours]
+        shape = shapes_of(model)[entry.path]
         for layer in range(shape[0]) if entry.stacked else (0,):
-            shapes[entry.theirs.format(n=layer)] = their_shape(entry, shape), entry
+            shapes[entry.tensor.format(n=layer)] = tensor_shape(entry, shape), entry
     random, state = np.random.RandomState(seed), {}
     for name, (shape, entry) in sorted(shapes.items()):
         values = random.standard_normal(shape)
-        if entry.ours.endswith("scale"):
+        if entry.path.endswith("scale"):
             values = 1 + 0.3 * values
-        elif entry.ours.endswith("bias"):
+        elif entry.path.endswith("bias"):
             values = 0.3 * values
-        elif entry.ours.endswith("kernel"):
+        elif entry.path.endswith("kernel"):
             values = 1.5 * values / np.sqrt(shape[-1] if entry.transposed else shape[0])
         state[name] = values.astype(np.float32)
     return state

@@ -26,7 +26,7 @@ def test_architecture_follows_from_layers(encoder, decoder, architecture):
         ({"positions": "lerned"}, "positions='lerned' .*learned"),
         ({"positions": "learned"}, "max_positions: learned positions need it"),
         ({"positions": "sinusoidal", "d_model": 33}, "d_model=33 must be even"),
-        ({"num_kv_heads": 3}, "num_kv_heads=3 must divide model.num_heads=4"),
+        ({"num_kv_heads": 3}, "num_kv_heads=3 must divide config.model.num_heads=4"),
         ({"norm": "batch"}, "norm='batch'"),
         ({"norm_position": "sandwich"}, "norm_position='sandwich'"),
         ({"biases": "some"}, "biases='some'"),

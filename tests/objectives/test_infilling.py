@@ -233,7 +233,7 @@ def test_there_is_a_mask_for_each_span_and_each_insertion():
 
 
 def test_deleted_tokens_vanish_and_masked_ones_do_not():
-    tokens, chosen = jnp.arange(10, 16), noise.of_mask(_bools("##..#."))
+    tokens, chosen = jnp.arange(10, 16), noise.noise_of_mask(_bools("##..#."))
     for rule, expected in ((rules.drop_noise, [12, 13, 15]), (rules.noise_token_to_mask, [M, M, 12, 13, M, 15])):
         new, keep = rule.apply(jax.random.key(0), tokens, chosen, IDS)
         assert new[keep].tolist() == expected
@@ -242,10 +242,10 @@ def test_deleted_tokens_vanish_and_masked_ones_do_not():
 def test_barts_noises_are_composed_in_its_order():
     for noises in itertools.permutations(("document_rotation", "token_deletion", "sentence_permutation")):
         made = bart(noises)
-        assert (made.process, made.density, made.order) == (noise.iid, 0.3, order.sentences_shuffled)
+        assert (made.process, made.density, made.order) == (noise.iid, 0.3, order.shuffle_sentences)
         assert made.inputs.per_noise == -1 and made.inputs != rules.drop_noise, "rotated"
         assert made.targets is rules.whole
-    assert bart(("document_rotation",)).order is order.kept
+    assert bart(("document_rotation",)).order is order.keep_order
     assert bart(("text_infilling",)).inputs is rules.infill
 
 

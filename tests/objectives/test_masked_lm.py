@@ -243,9 +243,9 @@ def test_evaluation_is_the_usual_one_whatever_training_does():
     [
         ({"masking": "bernouli"}, "masking: unknown 'bernouli'; did you mean 'bernoulli'"),
         ({"replacement": "some"}, "replacement: unknown"),
-        ({"noise_density": 0.0}, r"noise_density: must be in \(0, 1\)"),
+        ({"noise_density": 0.0}, r"noise_density: must be above 0 and below 1"),
         ({"max_predictions": 0}, "max_predictions: must be at least 1"),
-        ({"max_predictions": 5, "masking": "bernoulli"}, "max_predictions: has no meaning with masking=bernoulli"),
+        ({"max_predictions": 5, "masking": "bernoulli"}, "max_predictions: does not go with masking=bernoulli"),
         ({"inputs_length": 3}, "inputs_length: 3 leaves no window"),
         ({"inputs_length": 4, "name": "mlm_nsp"}, "inputs_length: 4 leaves no window"),
     ],

@@ -141,7 +141,10 @@ def test_on_a_decoder_language_models_mix_with_denoisers():
         ({"a": {"name": "prefix_lm", "weight": -1.0}}, "must be a positive number"),
         ({"a": {"name": "prefix_lm", "weight": float("inf")}}, "must be a positive number"),
         ({"a": {"name": "prefix_lm", "weight": "2"}}, "must be a positive number"),
-        ({"a": {"name": "causal_lm"}}, r"mixture.a: causal_lm has no meaning on model.architecture='encoder_decoder'"),
+        (
+            {"a": {"name": "causal_lm"}},
+            "mixture.a: causal_lm has no meaning on config.model.architecture='enc",
+        ),
         ({"a": {"name": "prefix_lm", "mode": "[XYZ]"}}, r"needs \[XYZ\], which the tokenizer lacks"),
         ({"a": {"name": "span_corruption", "noise_density": 1.0}}, "noise_density"),
     ],

@@ -38,7 +38,7 @@ from tests.objectives.test_every_objective import interleaved
     ],
 )
 def test_noise_beyond_the_bounds_is_turned_off_and_what_is_missing_on(mask, least, most, max_spans, expected):
-    bounded = noise.bounded(jnp.array([c == "#" for c in mask]), least, most, max_spans)
+    bounded = noise.limit_noise(jnp.array([c == "#" for c in mask]), least, most, max_spans)
     assert "".join(".#"[int(token)] for token in bounded) == expected
 
 

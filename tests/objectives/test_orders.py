@@ -41,7 +41,7 @@ def test_permuted_sentences_are_each_as_they_were(tokens, seed):
     assert next(_arrangements(parts, permuted), None) is not None
 
 
-_sentences_shuffled = jax.jit(lambda key, tokens: order.sentences_shuffled(key, tokens, PLAIN.table))
+_sentences_shuffled = jax.jit(lambda key, tokens: order.shuffle_sentences(key, tokens, PLAIN.table))
 
 
 def _arrangements(parts, wanted):

@@ -10,7 +10,7 @@ from t5lite.config import to_dict
 from t5lite.reporting.words import metric_of
 from t5lite.tasks import table
 from t5lite.tasks.metrics import METRICS, Metric
-from t5lite.tasks.task import of_classes
+from t5lite.tasks.task import make_class_task
 from t5lite.train import train
 from t5lite.training.policy import Policy
 from tests.small import small_config, write_pairs
@@ -22,7 +22,7 @@ def misses(sums):
 
 
 # A head that reads each text's first token without BERT's dropout, and says its answer in its own words.
-VERDICT = of_classes(
+VERDICT = make_class_task(
     "verdict",
     name="verdict",
     part="head for verdicts",

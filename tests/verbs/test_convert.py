@@ -41,7 +41,7 @@ def test_there_and_back_is_the_same_bit_for_bit(place, tmp_path, capsys):
     _, folder = place
     convert.main(["--from", f"hf:{folder}", "--to", str(tmp_path / "run")])
     shown = capsys.readouterr().out
-    assert all(row.ours in shown for row in open_released(folder).rows.values())
+    assert all(row.entry.path in shown for row in open_released(folder).rows.values())
     convert.main(["--from", str(tmp_path / "run"), "--to", f"hf:{tmp_path / 'back'}", "--dtype", "bfloat16"])
     before, after = TensorFolder(folder), TensorFolder(tmp_path / "back")
     assert before.tensors.keys() == after.tensors.keys()
@@ -94,7 +94,7 @@ def test_training_starts_at_the_weights_themselves(tmp_path):
         ours = generator.params
         for part in path.split("/"):
             ours = ours[part]
-        np.testing.assert_array_equal(ours, weights.read(path), err_msg=row.ours)
+        np.testing.assert_array_equal(ours, weights.read(path), err_msg=row.entry.path)
 
 
 def test_a_vocabulary_that_grows_keeps_its_first_rows(tmp_path, capsys):

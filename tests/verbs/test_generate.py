@@ -16,7 +16,7 @@ import pytest
 
 from t5lite import generate
 from t5lite.decoding.settings import Settings
-from t5lite.generate import filled
+from t5lite.generate import fill_blanks
 from t5lite.run.answering import Ready, in_order
 from t5lite.run.answers import Options, Request, open_answerer
 from t5lite.system.errors import UserError
@@ -195,9 +195,9 @@ def test_sentinels_come_only_where_the_text_has_a_blank(spans):
 
 def test_blanks_are_filled():
     text = "The <extra_id_0> sat on<extra_id_1>."
-    assert filled(text, "<extra_id_0> cat<extra_id_1> the mat") == "The cat sat on the mat."
-    assert filled(text, "<extra_id_0> cat") == "The cat sat on<extra_id_1>."
-    assert filled(text, "nothing") == text
+    assert fill_blanks(text, "<extra_id_0> cat<extra_id_1> the mat") == "The cat sat on the mat."
+    assert fill_blanks(text, "<extra_id_0> cat") == "The cat sat on<extra_id_1>."
+    assert fill_blanks(text, "nothing") == text
 
 
 def test_what_streams_is_the_answer(language_model):
@@ -237,17 +237,17 @@ def test_a_conversation_fills_blanks_and_ends(spans):
     shown = run_on_a_terminal(["--checkpoint", str(spans), "--interactive", "--max_new_tokens", "8"], typed)
     generator = open_answerer(spans)
     (answer,) = generator.answers([Request("the <extra_id_0> went")], Options(Settings(max_new_tokens=8)))
-    assert filled("the <extra_id_0> went", answer["output"]).split("\n")[0] in shown
+    assert fill_blanks("the <extra_id_0> went", answer["output"]).split("\n")[0] in shown
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--score"], "--score needs a target for 'x'"),
-        (["--target", "y"], "--target is what --score scores"),
+        (["--target", "y"], "--target is of use only with --score"),
         (["--num_beams=4", "--temperature=1"], "num_beams=4 searches .* temperature=1.0 draws"),
-        (["--num_return=2"], "num_return=2: the likeliest token, always, gives one answer"),
-        (["--num_beams=2", "--num_return=3"], "need as many beams"),
+        (["--num_return=2"], "num_return=2: there is only one answer"),
+        (["--num_beams=2", "--num_return=3"], "needs at least as many beams"),
         (["--num_beams=2", "--stop", "."], "--stop does not go with --num_beams"),
         (["--stop", ""], "--stop: an empty text"),
         (["--suppress", "the whole sentence"], "--suppress: .* is [0-9]+ tokens"),
@@ -353,7 +353,7 @@ def test_a_text_that_was_cut_is_named(pairs, tmp_path, capsys):
     short, long = map(json.loads, captured.out.splitlines())
     assert "cut" not in short and long["cut"]["read"] == 32 < long["cut"]["tokens"]
     (warning,) = captured.err.splitlines()
-    assert f"{tmp_path / 'q.txt'}, line 2: {long['cut']['tokens']} tokens, and the network reads 32" in warning
+    assert f"{tmp_path / 'q.txt'}, line 2: has {long['cut']['tokens']} tokens, but the network reads 32" in warning
 
 
 @pytest.mark.parametrize("more", [["--temperature=1", "--num_return=2"], ["--num_beams=3"], ["--stop", "."]])

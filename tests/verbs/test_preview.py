@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from t5lite import preview
-from t5lite.preview import show, summary
+from t5lite.preview import show, summarise
 from t5lite.run.examples import examples_of, realised
 from t5lite.run.experiment import open_experiment
 from tests.small import small_config, write_texts
@@ -80,7 +80,7 @@ def test_a_summary_puts_what_came_beside_what_is_expected(experiment):
     found = realised(examples_of(opened, 0, 400), opened.objective)
     assert [each.name for each in found] == [member.name for member in opened.objective.members]
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(summary(found, "title"))
+    console.print(summarise(found, "title"))
     (line,) = re.findall(r"X \(3, \.5\) (.*)", console.export_text())
     assert "(14.3%)" in line and "50.0% (50.0%)" in line
     assert sum(len(each.padding) for each in found) == 400
