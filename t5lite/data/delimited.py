@@ -82,7 +82,7 @@ def _records_by_rfc(lines: Iterable[Line], path: Path, delimiter: str, longest: 
             record.append((number, line))
             if held > longest and len(record) > 1:
                 raise UserError(
-                    f"the row that begins at {path}, line {record[0][0]} is longer than {longest / 2**20:g} MiB; "
+                    f"the row that begins at {path}, line {record[0][0]} is longer than {longest:,} characters; "
                     f"split the document or use .txt, or close the quotation mark of line {_opening_line(record)}"
                 )
             yield line

@@ -115,7 +115,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), ""), start=1):
             if len(line) > LONGEST_LINE:
                 raise UserError(
-                    f"{path}, line {number} is longer than {LONGEST_LINE / 2**20:g} MiB; split the document or use .txt"
+                    f"{path}, line {number} is longer than {LONGEST_LINE:,} characters; split the document or use .txt"
                 )
             yield number, line
 
