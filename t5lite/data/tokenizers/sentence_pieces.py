@@ -39,7 +39,6 @@ class Tokenizer(TextTokenizer):
     """
 
     FILE = MODEL_FILE
-    hidden, never_shown = (PAD, EOS), (PAD,)
 
     def __init__(
         self,
@@ -57,10 +56,14 @@ class Tokenizer(TextTokenizer):
                 f"the tokenizer's pad, EOS and unknown ids are {ids}; t5lite needs ({PAD}, {EOS}, {UNKNOWN})"
             )
         self._adds_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
-        pieces = [*map(self._describe, range(self._pieces.get_piece_size()))]
+        own = range(self._pieces.get_piece_size())
+        pieces = [self._describe(token) for token in own]
         self._set_vocabulary(pieces, self._id_of, {}, (sentinels, specials, below), self._adds_space, start=start)
         if not 0 <= start < self.vocabulary.rows:
             raise UserError(f"a decoder cannot start with {start}: the tokenizer has {self.vocabulary.rows:,} ids")
+        without_text = {token for token in own if self._pieces.is_control(token) or self._pieces.is_unused(token)}
+        self.hidden = {PAD, EOS} | (without_text - self.names.keys())
+        self.never_shown = self.hidden - {EOS}
         self.names = OWN_NAMES | self.names
         # SentencePiece puts a space before a text, but not after a line break. Tokenizers trained here have the line
         # break as a piece, others (T5's) do not.

@@ -194,6 +194,13 @@ def test_ids_beyond_the_vocabulary_are_shown_by_number():
     assert OWN.decode([*OWN.encode("a"), 600]) == "a<600>"
 
 
+def test_control_pieces_have_no_text():
+    tokenizer = Tokenizer(train_like_t5(control_symbols=["<turn>"]), 4)
+    ids = tokenizer.encode("the sea").tolist()
+    turn = tokenizer._pieces.piece_to_id("<turn>")
+    assert tokenizer.decode([turn, *ids, turn]) == tokenizer.decode(ids)
+
+
 @pytest.mark.parametrize("model", [OWN.model, T5_LIKE, KEEPS_SPACES], ids=["own", "T5's", "keeps spaces"])
 @settings(max_examples=100, deadline=None)
 @given(st.data())
