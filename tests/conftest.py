@@ -1,5 +1,8 @@
 """Eight fake CPU devices for every test, and caches that the tests share with each other but with nobody else.
 
+Workers of pytest-xdist inherit the environment that the first process sets here. So they share its caches: a program
+that one of them has compiled is read by the others.
+
 Programs are compiled without optimisation: the tests are many small programs that run once. XLA's older way of making
 loops of fused operations, which its fusion emitters replace, compiles them in half of the time.
 
@@ -23,14 +26,15 @@ QUICK_TO_COMPILE = (
 )
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
-_scratch = tempfile.TemporaryDirectory(prefix="t5lite-tests-")
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["NPROC"] = "32"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {QUICK_TO_COMPILE}".strip()
-os.environ["T5LITE_CACHE"] = _scratch.name
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch.name, "xla")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _scratch = tempfile.TemporaryDirectory(prefix="t5lite-tests-")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["NPROC"] = "32"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {QUICK_TO_COMPILE}".strip()
+    os.environ["T5LITE_CACHE"] = _scratch.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch.name, "xla")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 KEPT = {"t5lite.training.trainer": ("_for_any_seed", "compile_eval_step"), "t5lite.run.experiment": ("_functions",)}
