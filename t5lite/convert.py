@@ -32,9 +32,9 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import make_policy
-from t5lite.training.reading import Items, chosen_steps, intact
+from t5lite.training.reading import Items, choose_steps, read_intact
 from t5lite.training.record import Record
-from t5lite.training.sharding import make_mesh, place_shapes, placed_shapes
+from t5lite.training.sharding import add_shardings, make_mesh, sharded_shapes
 from t5lite.training.start import load_params
 from t5lite.training.step import TrainState
 from t5lite.training.workdir import write_facts
@@ -75,7 +75,7 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
     model = opened.model.config
     if kept is None:
         _note_losses(model)  # before anything is read
-        params, _ = load_params(workdir, placed_shapes(model, mesh), step, average)
+        params, _ = load_params(workdir, sharded_shapes(model, mesh), step, average)
     else:
         params = _all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:
@@ -103,7 +103,7 @@ def _one_device() -> Mesh:
 def _place_all(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, model: ModelConfig) -> Any:
     """Return the tree of float32 parameters with these {path: shape}, as shapes with shardings."""
     leaves = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
-    return place_shapes(unflatten_dict(leaves, sep="/"), mesh, model)
+    return add_shardings(unflatten_dict(leaves, sep="/"), mesh, model)
 
 
 def _note_losses(model: ModelConfig) -> None:
@@ -125,7 +125,7 @@ def _all_params(workdir: Path, mesh: Mesh, model: ModelConfig, step: str | None)
     def wanted(record: Record) -> Items:
         return {"params": _place_all(record.shapes("params"), mesh, model)}
 
-    _, items = next(intact(workdir, chosen_steps(workdir, step), wanted))
+    _, items = next(read_intact(workdir, choose_steps(workdir, step), wanted))
     return flatten_dict(items["params"], sep="/")
 
 

@@ -168,7 +168,7 @@ class Stack(nn.Module):
             extended.append(new)
         return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))
 
-    def joined(self) -> list[Any]:
+    def join_kernels(self) -> list[Any]:
         """Return each layer's parameters as `layers.join_kernels` arranges them."""
         return [join_kernels(layer, self.config) for layer in _unstack(self.layers, self.num_layers)]
 

@@ -224,7 +224,7 @@ class Transformer(nn.Module):
     def step_weights(self) -> StepWeights:
         """Return the weights that many steps read. Made once, because cutting the stacked parameters copies them."""
         kernel = self.token_embedding.embedding.T if self.config.tie_embeddings else self.lm_head.kernel
-        return StepWeights(self.decoder.joined(), kernel.astype(self.config.dtype))
+        return StepWeights(self.decoder.join_kernels(), kernel.astype(self.config.dtype))
 
 
 @functools.lru_cache(16)

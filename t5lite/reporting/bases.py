@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5lite.config import flatten_fields, lookup_field
-from t5lite.reporting.groups import Group, watches
+from t5lite.reporting.groups import Group, is_for_watching
 from t5lite.system.errors import UserError, nearest
 
 
@@ -74,4 +74,4 @@ def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, s
 def _count_differences(a: Group, b: Group) -> int:
     """Return the number of fields in which the configs of two groups differ, without the fields in WATCHING."""
     of_a, of_b = flatten_fields(a.config), flatten_fields(b.config)
-    return sum(of_a.get(name) != of_b.get(name) for name in of_a.keys() | of_b.keys() if not watches(name))
+    return sum(of_a.get(name) != of_b.get(name) for name in of_a.keys() | of_b.keys() if not is_for_watching(name))

@@ -11,7 +11,7 @@ from typing import Any
 from t5lite.config import flatten_fields
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, Report, Task
-from t5lite.reporting.groups import Group, watches
+from t5lite.reporting.groups import Group, is_for_watching
 from t5lite.reporting.metrics import main_metrics, sort_metrics
 from t5lite.reporting.notes import listed, shared_origins, shortened
 from t5lite.reporting.runs import Run
@@ -255,7 +255,7 @@ def config_table(task: Task) -> Table:
     fields = dict.fromkeys(name for group in task.groups for name in flatten_fields(group.config))
     rows = []
     for field in fields:
-        if watches(field):
+        if is_for_watching(field):
             continue
         values = [_config_value(group, field) for group in task.groups]
         if len(set(values)) > 1:

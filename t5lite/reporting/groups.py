@@ -140,7 +140,7 @@ def _with_own_standard(run: Run, used: set[str]) -> Run:
 def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
     """Return a fingerprint of what a run computes. It is equal for runs that differ in nothing but the seed."""
     fields = flatten_fields(run.config)
-    fields = {name: value for name, value in fields.items() if not watches(name)}
+    fields = {name: value for name, value in fields.items() if not is_for_watching(name)}
     seen = seen | {run.workdir.resolve()}
     for field in REFERRING:
         path = run.referred(field)
@@ -150,7 +150,7 @@ def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def watches(field: str) -> bool:
+def is_for_watching(field: str) -> bool:
     """Return whether a config's field is in WATCHING, or inside a group of WATCHING."""
     return any(field == name or field.startswith(f"{name}.") for name in WATCHING)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from t5lite.config import flatten_fields, lookup_field
 from t5lite.data.cut import describe_cut, describe_share
-from t5lite.reporting.groups import Group, differing_rows, watches
+from t5lite.reporting.groups import Group, differing_rows, is_for_watching
 from t5lite.reporting.runs import Run
 
 # VERSIONS can change results and costs; MACHINES can change costs only.
@@ -277,7 +277,7 @@ def evaluation_notes(runs: Sequence[Run], wanted: Mapping[str, Mapping[str, Any]
     stale = []
     for run in runs:
         before, now = (flatten_fields({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))
-        fields = [name for name in now if not watches(name) and before.get(name) != now[name]]
+        fields = [name for name in now if not is_for_watching(name) and before.get(name) != now[name]]
         if fields and run.result is not None:
             stale.append((listed(f"{name}={before.get(name)} and not {now[name]}" for name in fields), run.run))
     return [

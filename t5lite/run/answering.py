@@ -20,7 +20,7 @@ from t5lite.run.released import Opened
 from t5lite.run.requests import Request
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
-from t5lite.training.sharding import make_mesh, placed_shapes
+from t5lite.training.sharding import make_mesh, sharded_shapes
 from t5lite.training.start import load_params
 
 BATCH_SIZE = 16
@@ -133,7 +133,7 @@ class Answerer(abc.ABC):
         self.conventions = opened.conventions
         self.columns = opened.config.data.train.columns
         self.mesh = make_mesh(1, 1, tensor, devices=jax.local_devices()[:tensor])
-        self.params, self.step = load_params(place, placed_shapes(self.model.config, self.mesh), step, average)
+        self.params, self.step = load_params(place, sharded_shapes(self.model.config, self.mesh), step, average)
 
     @abc.abstractmethod
     def prepare(self, request: Request, options: Options) -> Ready:

@@ -38,7 +38,7 @@ from t5lite.system.hosts import check_agreement, gather, primary_first
 from t5lite.system.progress import progress
 from t5lite.tasks.metrics import Metrics, accuracy, macro_f1, metrics_of
 from t5lite.tasks.table import TASKS, heads_of, names_of, sum_key
-from t5lite.training.sharding import local_rows, make_mesh, placed_shapes, put_batch
+from t5lite.training.sharding import local_rows, make_mesh, put_batch, sharded_shapes
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import compile_eval_step, under
@@ -98,7 +98,7 @@ class Evaluator:
                 found[split]["exact_match"] = self._exact_match(params, split)
         return found
 
-    def evaluated(self) -> dict[str, dict[str, int]]:
+    def count_rows(self) -> dict[str, dict[str, int]]:
         """Count rows, {split: {"used": rows evaluated, "of": rows in the set, "generated": rows for exact match}}."""
         fields = self.experiment.config.eval
         sources = dict(self._sources)
@@ -113,7 +113,7 @@ class Evaluator:
     def share_notes(self) -> list[str]:
         """Return a sentence for each number of evaluated rows that is below the number of rows in the held-out set."""
         said: dict[str, list[str]] = {}
-        for split, counts in self.evaluated().items():
+        for split, counts in self.count_rows().items():
             if (note := describe_share(counts)) is not None:
                 said.setdefault(note, []).append(split)
         return [f"{', '.join(splits)}: {note}" for note, splits in said.items()]
@@ -289,7 +289,7 @@ def load_evaluator(
         experiment = open_run(config, place)
     check_agreement({**flatten_fields(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
-    params, found = load_params(place, placed_shapes(experiment.model.config, mesh), step, average)
+    params, found = load_params(place, sharded_shapes(experiment.model.config, mesh), step, average)
     return Evaluator(experiment, mesh), params, found
 
 

@@ -22,7 +22,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.hosts import gather, is_primary, wait_for_all
 from t5lite.tasks.metrics import Metrics
 from t5lite.training.policy import Policy
-from t5lite.training.reading import FOLDER, Items, hush_orphans, intact, saved_steps, scores_of
+from t5lite.training.reading import FOLDER, Items, read_intact, saved_steps, scores_of, silence_late_errors
 from t5lite.training.record import ITEM, Record, leaves_of, sealed
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
@@ -38,7 +38,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, enable_async_checkpointing=True, lightweight_initialize=True
         )
-        hush_orphans()
+        silence_late_errors()
         with _explained(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -51,7 +51,7 @@ class Checkpoints:
         kept = self.policy.kept({each.step: self._scores.get(each.step) for each in checkpoints})
         return [each.step in kept for each in checkpoints]
 
-    def evaluated(self, step: int, metrics: Mapping[str, Metrics]) -> None:
+    def note_metrics(self, step: int, metrics: Mapping[str, Metrics]) -> None:
         """Note the {split: metrics} of `step`, to be saved with its checkpoint.
 
         Raises UserError where the policy keeps the best checkpoints but its metric is not among `metrics`.
@@ -91,7 +91,7 @@ class Checkpoints:
             return items if like.average is None else {**items, "average": like.average}
 
         steps = saved_steps(self.workdir)[::-1]
-        record, items = next(intact(self.workdir, steps, wanted))
+        record, items = next(read_intact(self.workdir, steps, wanted))
         self._set_aside(steps[: steps.index(record.step)])
         return TrainState(jax.device_put(np.int32(record.step), shardings.step), **items), record.progress
 
@@ -123,7 +123,7 @@ def _items(state: TrainState) -> Items:
     Orbax saves no empty tree, such as the optimizer state of weights that were never trained here. The saved average
     includes the frozen parameters, because it is read without the parameters.
     """
-    average = None if state.average is None else state.evaluated
+    average = None if state.average is None else state.evaluated_params
     items = {"params": state.params, "opt_state": state.opt_state, "average": average}
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 

@@ -1,6 +1,6 @@
 """Reading checkpoints: only what was saved is ever returned, and an earlier checkpoint replaces a damaged one.
 
-    record, items = next(intact(workdir, chosen_steps(workdir, None), evaluated(like)))
+    record, items = next(read_intact(workdir, choose_steps(workdir, None), want_evaluated(like)))
 
 Restored arrays are compared with the checksums in the checkpoint's record (record.py). So it does not matter which file
 was truncated, changed or lost, or whether Orbax noticed.
@@ -48,7 +48,7 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
 
 
-def chosen_steps(workdir: Path, step: str | None) -> list[int]:
+def choose_steps(workdir: Path, step: str | None) -> list[int]:
     """Return the steps of the checkpoints that may be read, in order of preference.
 
     A checkpoint that was asked for has no replacement. Raises UserError where there is none.
@@ -94,7 +94,7 @@ def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
     return scores
 
 
-def intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tuple[Record, Items]]:
+def read_intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tuple[Record, Items]]:
     """Yield (record, {item: arrays}) of each intact checkpoint at `steps`. Before it skips a damaged one, it warns.
 
     Raises Damaged where none is intact, and UserError where a checkpoint has other arrays than wanted. All hosts must
@@ -121,9 +121,9 @@ def intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tupl
         raise Damaged(f"{many}{damaged[0]}; put a copy of it in its place if there is one; nothing was changed")
 
 
-def evaluated(like: Any) -> Wanted:
-    """Return `wanted` of `intact` for the parameters in the tree `like`, from the average where there is one."""
-    return lambda record: {record.evaluated: like}
+def want_evaluated(like: Any) -> Wanted:
+    """Return `wanted` of `read_intact` for the parameters in the tree `like`, from the average where there is one."""
+    return lambda record: {record.evaluated_item: like}
 
 
 def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None, str | None]:
@@ -151,7 +151,7 @@ def _altered(items: Items, record: Record) -> str | None:
 def _read_item(folder: Path, like: Any) -> Any:
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
-    hush_orphans()
+    silence_late_errors()
     try:
         # Not a Checkpointer: in it, hosts that can read would wait for one that cannot.
         # As few concurrent bytes as possible: the bytes that are read need memory beside the arrays made from them.
@@ -169,7 +169,7 @@ def _read_item(folder: Path, like: Any) -> Any:
 
 
 @functools.cache
-def hush_orphans() -> None:
+def silence_late_errors() -> None:
     """Silence the complaints of Orbax's other reads or writes when one has failed: they find their event loop closed.
 
     Each complaint is a page long, and the one line that says what is wrong would be lost among them.

@@ -62,7 +62,7 @@ class Record:
     leaves: dict[str, Leaf]
 
     @property
-    def evaluated(self) -> str:
+    def evaluated_item(self) -> str:
         """The item that everything but the run itself reads: the average of the parameters where there is one.
 
         This is the one rule for evaluation, generation, averages over checkpoints and later stages.

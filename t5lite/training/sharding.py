@@ -164,7 +164,7 @@ def params_shardings(params: Any, mesh: Mesh, config: ModelConfig, rules: Table 
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
-def place_shapes(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
+def add_shardings(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
     """Return the shapes of `params`, arrays or their shapes, as jax.ShapeDtypeStruct with the shardings of the rules.
 
     config: the model's. `params` may hold further parameters, such as other heads.
@@ -173,9 +173,9 @@ def place_shapes(params: Any, mesh: Mesh, config: ModelConfig) -> Any:
     return jax.tree.map(place, params, params_shardings(params, mesh, config))
 
 
-def placed_shapes(config: ModelConfig, mesh: Mesh) -> Any:
-    """Return `place_shapes` for all parameters of a model."""
-    return place_shapes(parameter_shapes(config), mesh, config)
+def sharded_shapes(config: ModelConfig, mesh: Mesh) -> Any:
+    """Return `add_shardings` for all parameters of a model."""
+    return add_shardings(parameter_shapes(config), mesh, config)
 
 
 def _owner(path: str, params: Iterable[str]) -> str | None:

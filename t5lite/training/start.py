@@ -28,7 +28,7 @@ from t5lite.system.progress import say
 from t5lite.tasks.table import TASKS
 from t5lite.tasks.text import TEXT
 from t5lite.training.checkpoint import Checkpoints
-from t5lite.training.reading import FOLDER, Items, chosen_steps, intact
+from t5lite.training.reading import FOLDER, Items, choose_steps, read_intact
 from t5lite.training.record import Damaged, Record, read_record
 from t5lite.training.step import TrainState
 from t5lite.training.tables import is_there, keep
@@ -101,11 +101,11 @@ def shapes_at(source: str, step: str | None = None) -> Shapes:
     if is_released(source):
         return _open_released(source, step).shapes
     workdir = Path(source)
-    steps = chosen_steps(workdir, step)
+    steps = choose_steps(workdir, step)
     for number in steps:
         with contextlib.suppress(Damaged):
             record = read_record(workdir.absolute() / FOLDER / str(number))
-            return record.shapes(record.evaluated)
+            return record.shapes(record.evaluated_item)
     raise Damaged(f"none of the checkpoints of {source} is intact; put a copy of one in its place if there is one")
 
 
@@ -136,7 +136,7 @@ def hand_over(
     both.
 
     Args:
-        step: which checkpoint of a workdir, as for `chosen_steps`.
+        step: which checkpoint of a workdir, as for `choose_steps`.
         known_rows: take over only the first `known_rows` rows of the vocabulary; the rest stay new. None: take over all
             rows of `source`.
     """
@@ -180,12 +180,12 @@ def _from_run(
     kept = read_kept(workdir)
 
     def items_of(record: Record) -> Items:
-        like = wanted(record.shapes(record.evaluated), lambda: read_labels(workdir))
-        return {record.evaluated: unflatten_dict(like, sep="/")}
+        like = wanted(record.shapes(record.evaluated_item), lambda: read_labels(workdir))
+        return {record.evaluated_item: unflatten_dict(like, sep="/")}
 
-    record, items = next(intact(workdir, chosen_steps(workdir, step), items_of))
+    record, items = next(read_intact(workdir, choose_steps(workdir, step), items_of))
     heads = () if kept is None else kept.heads
-    return record.shapes(record.evaluated), flatten_dict(items[record.evaluated], sep="/"), record.step, heads
+    return record.shapes(record.evaluated_item), flatten_dict(items[record.evaluated_item], sep="/"), record.step, heads
 
 
 def _from_released(
@@ -251,8 +251,8 @@ def load_params(place: str | Path, like: Any, step: str | None = None, average: 
     """Return (parameters, step) of a checkpoint in a workdir, or (parameters, 0) of `hf:DIR`.
 
     Args:
-        like: the shapes of the parameters with shardings, as `placed_shapes` returns them.
-        step: as for `chosen_steps`.
+        like: the shapes of the parameters with shardings, as `sharded_shapes` returns them.
+        step: as for `choose_steps`.
         average: return the mean over this many checkpoints, the newest intact ones, and the newest of their steps.
     """
     flat = flatten_dict(like, sep="/")
@@ -267,11 +267,11 @@ def load_params(place: str | Path, like: Any, step: str | None = None, average: 
 
     def wanted(record: Record) -> Items:
         if kept is not None:
-            _require_answers(place, kept.refusal, flat.keys() - record.shapes(record.evaluated).keys())
-        return {record.evaluated: like}
+            _require_answers(place, kept.refusal, flat.keys() - record.shapes(record.evaluated_item).keys())
+        return {record.evaluated_item: like}
 
-    for record, items in intact(workdir, chosen_steps(workdir, step), wanted):
-        params = items.pop(record.evaluated)
+    for record, items in read_intact(workdir, choose_steps(workdir, step), wanted):
+        params = items.pop(record.evaluated_item)
         total = params if total is None else jax.tree.map(jnp.add, total, params)
         steps.append(record.step)
         if len(steps) == average:

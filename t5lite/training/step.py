@@ -55,7 +55,7 @@ class TrainState:
     average: Any = None
 
     @property
-    def evaluated(self) -> Any:
+    def evaluated_params(self) -> Any:
         """The parameters to evaluate: the average where there is one."""
         return self.params if self.average is None else fill(self.average, self.params)
 

@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from t5lite import evaluate
 from t5lite.train import train
 from t5lite.training.checkpoint import params_sha256
-from t5lite.training.reading import intact
+from t5lite.training.reading import read_intact
 from tests.golden.make import ARCHIVE, golden_config
 
 
@@ -41,7 +41,7 @@ def test_its_parameters_are_what_they_were(golden):
         like = {path: jax.ShapeDtypeStruct(shape, "float32", sharding=placed) for path, shape in shapes}
         return {"params": unflatten_dict(like, sep="/")}
 
-    _, items = next(intact(golden, [4], wanted))
+    _, items = next(read_intact(golden, [4], wanted))
     assert params_sha256(items["params"]) == _result(golden)["params_sha256"]
 
 

@@ -95,7 +95,7 @@ def test_frozen_parameters_keep_their_bits_and_have_no_state_and_no_average():
         assert any(path in each for each, _ in flatten_with_paths(state.opt_state)) != is_frozen
         if not is_frozen:  # Adam's update of a parameter does not depend on the others
             np.testing.assert_allclose(after[path], expected[path], rtol=1e-5, atol=2e-5)
-    evaluated = dict(flatten_with_paths(state.evaluated))
+    evaluated = dict(flatten_with_paths(state.evaluated_params))
     assert evaluated.keys() == before.keys()
     norms = [float(each["grad_norm"]) for each in (metrics, metrics_of_others, metrics_of_all)]
     assert norms[0] ** 2 + norms[1] ** 2 == pytest.approx(norms[2] ** 2, rel=1e-5) and min(norms[:2]) > 0.01

@@ -10,7 +10,7 @@ from t5lite.system.files import write_json
 from t5lite.tasks.metrics import METRICS
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import Policy, make_policy
-from t5lite.training.reading import chosen_steps, saved_steps
+from t5lite.training.reading import choose_steps, saved_steps
 from t5lite.training.step import TrainState
 from tests.small import small_config
 
@@ -54,7 +54,7 @@ def _state(step):
 def _save(checkpoints, steps, scores):
     for step in steps:
         if step in scores:
-            checkpoints.evaluated(step, {"validation": {"loss": scores[step], "perplexity": 1.0}})
+            checkpoints.note_metrics(step, {"validation": {"loss": scores[step], "perplexity": 1.0}})
         checkpoints.save(_state(step), {})
         checkpoints.wait()
 
@@ -75,7 +75,7 @@ def test_the_folder_holds_what_the_policy_keeps_also_after_a_restart(tmp_path):
 def test_a_metric_that_is_not_evaluated_is_refused_with_those_that_are(tmp_path):
     checkpoints = Checkpoints(tmp_path, Policy(keep_best=1, metric="validation/bleu"))
     with pytest.raises(UserError, match=r"validation/bleu is not evaluated; known: validation/loss"):
-        checkpoints.evaluated(1, {"validation": {"loss": 1.0}})
+        checkpoints.note_metrics(1, {"validation": {"loss": 1.0}})
     checkpoints.close()
 
 
@@ -105,16 +105,16 @@ def test_a_step_is_chosen_by_number_as_the_best_or_as_the_newest(tmp_path):
     config.checkpoint.metric = "validation/loss"
     write_json(tmp_path / "config.json", to_dict(config))
     with pytest.raises(UserError, match="no complete checkpoint"):
-        chosen_steps(tmp_path, None)
+        choose_steps(tmp_path, None)
     checkpoints = Checkpoints(tmp_path, Policy(keep=9))
     _save(checkpoints, [1], {})
     with pytest.raises(UserError, match=r"no checkpoint in .* was evaluated by validation/loss; .* steps 1"):
-        chosen_steps(tmp_path, "best")
+        choose_steps(tmp_path, "best")
     _save(checkpoints, [2, 3], {2: 1.0, 3: 2.0})
     checkpoints.close()
-    assert chosen_steps(tmp_path, None) == [3, 2, 1]
-    assert chosen_steps(tmp_path, "best") == [2]
-    assert chosen_steps(tmp_path, "1") == [1]
+    assert choose_steps(tmp_path, None) == [3, 2, 1]
+    assert choose_steps(tmp_path, "best") == [2]
+    assert choose_steps(tmp_path, "1") == [1]
     for step in ("7", "newest", "-1", "²"):
         with pytest.raises(UserError, match=r"no checkpoint of step .* steps 1, 2, 3, or say 'best'"):
-            chosen_steps(tmp_path, step)
+            choose_steps(tmp_path, step)

@@ -18,7 +18,7 @@ from t5lite.system.errors import Interrupted, UserError
 from t5lite.training import start
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import Policy
-from t5lite.training.reading import chosen_steps, evaluated, intact, saved_steps
+from t5lite.training.reading import choose_steps, read_intact, saved_steps, want_evaluated
 from t5lite.training.record import Damaged, _digest, read_record
 from t5lite.training.step import TrainState
 
@@ -56,8 +56,8 @@ def workdir(made, tmp_path):
 
 
 def _read(workdir, step=None):
-    record, items = next(intact(workdir, chosen_steps(workdir, step), evaluated(_like(_state(1).params))))
-    return record.step, items[record.evaluated]
+    record, items = next(read_intact(workdir, choose_steps(workdir, step), want_evaluated(_like(_state(1).params))))
+    return record.step, items[record.evaluated_item]
 
 
 def _damage(workdir, *steps):
@@ -318,5 +318,5 @@ def test_several_processes_save_one_checksum_and_go_back_together(tmp_path, unus
     assert saved_steps(tmp_path) == [1]
     assert {path.name for path in (tmp_path / "checkpoints").glob("damaged-*")} == {"damaged-2", "damaged-3"}
     value = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
-    _, items = next(intact(tmp_path, [1], evaluated(_like({"w": value}))))
+    _, items = next(read_intact(tmp_path, [1], want_evaluated(_like({"w": value}))))
     assert _equal(items["params"], {"w": value})

@@ -22,8 +22,8 @@ from t5lite.training.sharding import (
     make_mesh,
     param_rules,
     params_shardings,
-    placed_shapes,
     put_batch,
+    sharded_shapes,
     state_shardings,
 )
 from t5lite.training.tables import flatten_with_paths
@@ -206,7 +206,7 @@ def test_an_axis_that_does_not_divide_a_dimension_is_dropped_there_alone():
 def test_no_head_is_split_and_all_else_is(heads, kv_heads, whole):
     """Over tensor=4, by which every width here can be divided: what stays whole does for the sake of its heads."""
     model = ModelConfig(1, 1, 32, d_model=16, d_ff=8, num_heads=heads, head_dim=8, num_kv_heads=kv_heads, biases="all")
-    found = {path: leaf.sharding.spec for path, leaf in flatten_with_paths(placed_shapes(model, make_mesh(1, 2, 4)))}
+    found = {path: leaf.sharding.spec for path, leaf in flatten_with_paths(sharded_shapes(model, make_mesh(1, 2, 4)))}
     split = {path for path, spec in found.items() if "tensor" in spec}
     kernels = {"query", "key", "value", "output"} - whole
     expected = {f"{block}/{name}/kernel" for block in ("self_attention", "cross_attention") for name in kernels}

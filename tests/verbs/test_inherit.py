@@ -22,7 +22,7 @@ from t5lite.studies import repeat
 from t5lite.system.errors import UserError
 from t5lite.system.files import write_json
 from t5lite.train import train
-from t5lite.training.reading import intact, saved_steps
+from t5lite.training.reading import read_intact, saved_steps
 from tests.interop.places import make_place
 from tests.small import small_config, write_pairs, write_texts
 
@@ -71,7 +71,7 @@ def params_of(workdir):
         like = {path: jax.ShapeDtypeStruct(shape, "float32", sharding=placed) for path, shape in shapes}
         return {"params": unflatten_dict(like, sep="/")}
 
-    _, items = next(intact(workdir, saved_steps(workdir)[::-1], wanted))
+    _, items = next(read_intact(workdir, saved_steps(workdir)[::-1], wanted))
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(items["params"], sep="/").items()}
 
 

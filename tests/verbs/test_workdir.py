@@ -22,7 +22,7 @@ from t5lite.system.files import write_json
 from t5lite.train import train
 from t5lite.training import loop, reading, start
 from t5lite.training.checkpoint import params_sha256
-from t5lite.training.reading import evaluated, intact, saved_steps, scores_of
+from t5lite.training.reading import read_intact, saved_steps, scores_of, want_evaluated
 from t5lite.training.record import read_record
 from t5lite.training.workdir import check_same_run
 from tests.small import small_config, write_texts
@@ -383,7 +383,7 @@ def test_a_later_stage_starts_from_the_average_in_the_memory_of_one_copy(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
         state.params,
     )
-    _, items = next(intact(averaged, [3], evaluated(shapes)))
+    _, items = next(read_intact(averaged, [3], want_evaluated(shapes)))
     assert params_sha256(state.params) == params_sha256(items["average"]) == params_sha256(state.average)
 
 
