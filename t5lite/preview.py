@@ -44,7 +44,7 @@ from t5lite.objectives.objective import Expected, Objective
 from t5lite.run.examples import Realised, Seen, as_json, examples_of, padding_of, realised
 from t5lite.run.experiment import Experiment, open_experiment
 from t5lite.system.vocabulary import Vocabulary
-from t5lite.tasks.table import TASKS, names_of
+from t5lite.tasks.table import TASKS, name_answers
 
 NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
 MOST_SHARES = 6  # of classes, in a cell of the summary
@@ -126,7 +126,7 @@ def show(experiment: Experiment, seen: Seen, console: Console) -> None:
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
         parts.append(Text.assemble(count, decode_with_styles(tokens, tokenizer, styles, plain)))
     for head, given in seen.batch.answers.items():
-        names = names_of(head, given, given, objective.labels, tokenizer.decode)
+        names = name_answers(head, given, given, objective.labels, tokenizer.decode)
         if names:
             parts.append(Text.assemble((f"{TASKS[head].name}: ", "bold"), " ".join(names)))
     if 1 in (values["token_types"] or ()):

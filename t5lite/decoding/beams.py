@@ -1,12 +1,12 @@
-"""Beam search by the rules of Hugging Face's transformers 5 (`GenerationMixin._beam_search`), for each row on its own.
+"""Beam search with the rules of Hugging Face's transformers 5 (`GenerationMixin._beam_search`).
 
-A step scores every token after each of the R beams and keeps the best candidates, R + R · (number of stop ids):
-
-    the R best that do not end become the next beams        those that end, if among the R best, become hypotheses
+A step scores every token after each of the R beams, and keeps the R + R · (number of stop ids) best candidates. The R
+best candidates that do not end become the next beams. If a candidate that ends is one of the R best candidates, it
+becomes a hypothesis.
 
 A row keeps its R best hypotheses, by log-probability / length ** length_penalty. For each beam and each stop id, at
-most one candidate ends, so at least R candidates do not end. At the last step all candidates end. A row is done when
-its hypotheses cannot get better, by the rule of `early_stopping`. Rows do not influence each other.
+most one candidate ends, so at least R candidates do not end. At the last step all candidates end. A row is done if its
+hypotheses cannot get better, by the rule of `early_stopping`. Rows do not influence each other.
 """
 
 import flax.struct
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from t5lite.decoding.sampling import penalise
 from t5lite.decoding.settings import Settings
-from t5lite.decoding.streams import Answers, Request, State, are_stops, take_streams, with_tokens
+from t5lite.decoding.streams import Answers, Request, State, add_tokens, are_stops, take_streams
 
 Array = jax.Array
 
-# The score of a beam or hypothesis that does not exist yet. Finite, so that a sum of two is not NaN.
+# The score of a beam or hypothesis that does not exist yet. Finite, so that the sum of two such scores is not NaN.
 NONE = -1e9
 BLOCK = 128
 
@@ -28,9 +28,9 @@ BLOCK = 128
 class Search:
     """The part of the state that beams need.
 
-    scores_BxR: summed log-probabilities of the beams, the best first.
-    hypotheses, hypothesis_scores_BxR: ended answers and their final scores, the best first; NONE: a free place.
-    improvable_B: whether a row's hypotheses can still get better.
+    scores_BxR: the sum of each beam's log-probabilities, the best beam first.
+    hypotheses, hypothesis_scores_BxR: ended answers and their final scores, the best first. NONE: no hypothesis yet.
+    improvable_B: bool, whether a row's hypotheses can still get better.
     """
 
     scores_BxR: Array
@@ -40,17 +40,17 @@ class Search:
 
 
 def begin_search(answers: Answers) -> Search:
-    """Return the search before the first step. All beams of a row are still the same, so only the first one counts."""
+    """Return the search before the first step. The beams of a row are equal, so only the first beam has a score."""
     batch, beams, _ = answers.tokens_BxRxM.shape
     none = jnp.full((batch, beams), NONE)
     return Search(none.at[:, 0].set(0.0), answers, none, jnp.ones(batch, bool))
 
 
 def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
-    """Return the same as `jax.lax.top_k`, also in the order of equal values, but far faster for many values on a CPU.
+    """Return the result of `jax.lax.top_k`, with the same order of equal values. It is far faster on a CPU.
 
-    The k best values lie in the k blocks with the best maxima. The last block is padded with -inf. The padding comes
-    last, so every value wins against it.
+    The k best values are in the k blocks with the largest maxima. The last block is padded with -inf at its end. So the
+    padding comes after all values, even after values of -inf.
     """
     count = -(-x_BxN.shape[1] // BLOCK)
     if k >= count:
@@ -65,76 +65,79 @@ def top_k_by_blocks(x_BxN: Array, k: int) -> tuple[Array, Array]:
 def search(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
     """Return the state after one more token: the next beams, and the hypotheses."""
     before, beams, vocab_size = state.search, settings.num_beams, logits_BxRxV.shape[-1]
-    own_BxRxV = jax.nn.log_softmax(logits_BxRxV)
-    totals = _ranked(settings, request, state, own_BxRxV) + before.scores_BxR[..., None]
+    logprobs_BxRxV = jax.nn.log_softmax(logits_BxRxV)
+    totals = _compute_ranking_scores(settings, request, state, logprobs_BxRxV) + before.scores_BxR[..., None]
     count = min(max(2, 1 + len(eos)) * beams, beams * vocab_size)
     scores_BxC, index_BxC = top_k_by_blocks(totals.reshape(len(totals), -1), count)
     parents_BxC, tokens_BxC = index_BxC // vocab_size, index_BxC % vocab_size
-    own_BxC = jnp.take_along_axis(own_BxRxV.reshape(len(totals), -1), index_BxC, axis=1)
+    logprobs_BxC = jnp.take_along_axis(logprobs_BxRxV.reshape(len(totals), -1), index_BxC, axis=1)
     live_BxC = jnp.ones(index_BxC.shape, bool)
-    candidates = state.answers.take(parents_BxC).put(state.step, tokens_BxC, own_BxC, live_BxC)
+    candidates = state.answers.take(parents_BxC).write_tokens(state.step, tokens_BxC, logprobs_BxC, live_BxC)
 
     last = state.step + 1 == settings.max_new_tokens
     ends_BxC = are_stops(tokens_BxC, eos) | last
-    scores_BxR, kept_BxR = jax.lax.top_k(jnp.where(ends_BxC, scores_BxC + NONE, scores_BxC), beams)
-    parents_BxR = jnp.take_along_axis(parents_BxC, kept_BxR, axis=1)
-    tokens_BxR = jnp.take_along_axis(tokens_BxC, kept_BxR, axis=1)
-    after = _with_ended(settings, request, state, candidates, scores_BxC, ends_BxC).replace(scores_BxR=scores_BxR)
-    after = after.replace(improvable_B=_improvable(settings, request, state.step + 1, after))
-    done_B = ~after.improvable_B | ((settings.early_stopping is True) & _full(after))
+    scores_BxR, best_BxR = jax.lax.top_k(jnp.where(ends_BxC, scores_BxC + NONE, scores_BxC), beams)
+    parents_BxR = jnp.take_along_axis(parents_BxC, best_BxR, axis=1)
+    tokens_BxR = jnp.take_along_axis(tokens_BxC, best_BxR, axis=1)
+    after = _add_ended(settings, request, state, candidates, scores_BxC, ends_BxC).replace(scores_BxR=scores_BxR)
+    after = after.replace(improvable_B=_can_improve(settings, request, state.step + 1, after))
+    done_B = ~after.improvable_B | ((settings.early_stopping is True) & _has_all_hypotheses(after))
     seen = None if state.seen_BxRxV is None else take_streams(state.seen_BxRxV, parents_BxR)
     return state.replace(
         step=state.step + 1,
         tokens_BxR=tokens_BxR,
         visible_BxRxS=take_streams(state.visible_BxRxS, parents_BxR),
-        answers=candidates.take(kept_BxR),
+        answers=candidates.take(best_BxR),
         done_BxR=jnp.broadcast_to(done_B[:, None], tokens_BxR.shape),
-        seen_BxRxV=with_tokens(seen, tokens_BxR),
+        seen_BxRxV=add_tokens(seen, tokens_BxR),
         search=after,
     )
 
 
-def _ranked(settings: Settings, request: Request, state: State, logprobs_BxRxV: Array) -> Array:
-    """Return the scores that rank the next tokens: log-probabilities, penalised if asked; -inf for forbidden ids.
+def _compute_ranking_scores(settings: Settings, request: Request, state: State, logprobs_BxRxV: Array) -> Array:
+    """Return the scores that rank the next tokens: log-probabilities, with the repetition penalty. Forbidden ids: -inf.
 
-    An id that `first` or `last` forces counts 0, as in transformers.
+    The score of an id that `first` or `last` forces is 0, as in transformers.
     """
     if settings.repetition_penalty != 1:
         logprobs_BxRxV = penalise(logprobs_BxRxV, state.seen_BxRxV, request.numbers["repetition_penalty"])
     if request.first is not None or request.last is not None:
         logprobs_BxRxV = jnp.where(request.is_forced(state.step, settings.max_new_tokens), 0.0, logprobs_BxRxV)
-    allowed_BxV = request.may_come(state.step, settings.max_new_tokens)
+    allowed_BxV = request.allowed_ids(state.step, settings.max_new_tokens)
     return jnp.where(allowed_BxV[:, None], logprobs_BxRxV, -jnp.inf)
 
 
-def _penalty(request: Request, length: Array) -> Array | float:
+def _compute_penalty(request: Request, length: Array) -> Array | float:
     penalty = request.numbers.get("length_penalty", 1.0)
     return jnp.asarray(length, jnp.float32) ** penalty
 
 
-def _full(search: Search) -> Array:
+def _has_all_hypotheses(search: Search) -> Array:
     return (search.hypothesis_scores_BxR > NONE / 2).all(axis=1)
 
 
-def _with_ended(settings: Settings, request: Request, state: State, candidates: Answers, scores_BxC: Array,
+def _add_ended(settings: Settings, request: Request, state: State, candidates: Answers, scores_BxC: Array,
                 ends_BxC: Array) -> Search:  # fmt: skip
-    """Return the search with the candidates that end added to its hypotheses, if they are good enough."""
+    """Add the candidates that end to the hypotheses, if they are good enough. Return the search."""
     before, beams = state.search, settings.num_beams
-    open_B = before.improvable_B & ~((settings.early_stopping is True) & _full(before))
-    eligible = ends_BxC & open_B[:, None] & (scores_BxC > NONE / 2) & (jnp.arange(ends_BxC.shape[1]) < beams)
-    ended_BxC = jnp.where(eligible, scores_BxC / _penalty(request, state.step + 1), -jnp.inf)
+    can_add_B = before.improvable_B & ~((settings.early_stopping is True) & _has_all_hypotheses(before))
+    eligible = ends_BxC & can_add_B[:, None] & (scores_BxC > NONE / 2) & (jnp.arange(ends_BxC.shape[1]) < beams)
+    ended_BxC = jnp.where(eligible, scores_BxC / _compute_penalty(request, state.step + 1), -jnp.inf)
     all_scores = jnp.concatenate([before.hypothesis_scores_BxR, ended_BxC], axis=1)
     hypothesis_scores, best = jax.lax.top_k(all_scores, beams)
     both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), before.hypotheses, candidates)
     return before.replace(hypotheses=both.take(best), hypothesis_scores_BxR=hypothesis_scores)
 
 
-def _improvable(settings: Settings, request: Request, length: Array, after: Search) -> Array:
-    """Return, as bool, whether the best beam can still beat the worst hypothesis. For its length, see `Settings`."""
+def _can_improve(settings: Settings, request: Request, length: Array, after: Search) -> Array:
+    """Return bool [B]: whether the best beam can still get a better score than the worst hypothesis.
+
+    `Settings.early_stopping` decides for which length the score is computed.
+    """
     best_length = length
     if settings.early_stopping == "never":
         longer_is_better = jnp.asarray(request.numbers.get("length_penalty", 1.0)) > 0
         best_length = jnp.where(longer_is_better, settings.max_new_tokens, length)
-    best_B = after.scores_BxR[:, 0] / _penalty(request, best_length)
+    best_B = after.scores_BxR[:, 0] / _compute_penalty(request, best_length)
     # If a row has room for more hypotheses, its worst score is NONE.
     return after.improvable_B & (best_B > after.hypothesis_scores_BxR.min(axis=1))

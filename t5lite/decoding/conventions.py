@@ -1,13 +1,13 @@
-"""The conventions of a model: how it reads inputs and answers. Evaluation, answers and exports all take them from here.
+"""The conventions of a model: how it reads inputs, and how it writes answers. Evaluation, answers and exports use them.
 
     conventions = conventions_of(objective, vocabulary, tokenizer.begins_with_start, tokenizer.rules)
-    generate(model, params, inputs, lengths, settings, **conventions.generating())
-    score_targets(model, params, inputs, lengths, targets, target_lengths, **conventions.reading())
+    generate(model, params, inputs, lengths, settings, **conventions.generation_arguments())
+    score_targets(model, params, inputs, lengths, targets, target_lengths, **conventions.scoring_arguments())
     decode(conventions.text_tokens(answer))
 
-Generation can produce everything that training puts in a target: text, EOS, the id in front of the target, and
-sentinels and specials where the objective's targets hold them. The unknown token is the exception: it is never
-generated, because it stands for text that the vocabulary cannot express.
+Generation can produce all ids that targets contain in training: text, EOS, the id in front of the target, and sentinels
+and specials if the objective's targets contain them. There is one exception: the unknown token is never generated,
+because it stands for text that the vocabulary cannot express.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Conventions:
 
     prefix_attention, start, prepend_start: how inputs are read; see `Generation`.
     allowed: bool [rows], the ids that may be generated.
-    front: the ids in front of a given target: one or none.
+    front: the ids in front of a target that is scored; one id, or none.
     rules: the rules that every answer follows, with EOS as the first of the stops.
     """
 
@@ -37,22 +37,22 @@ class Conventions:
     front: tuple[int, ...]
     rules: Rules
 
-    def reading(self) -> dict[str, Any]:
-        """Return the arguments of `score_targets` and `score_candidates` that tell how inputs are read."""
+    def scoring_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `score_targets` and `score_candidates` that follow from the conventions."""
         return {
             "prefix_attention": self.prefix_attention,
             "start": self.start,
             "prepend_start": self.prepend_start,
         }
 
-    def generating(self) -> dict[str, Any]:
+    def generation_arguments(self) -> dict[str, Any]:
         """Return the arguments of `Generation` that follow from the conventions."""
         rules = self.rules
-        more = {"eos": rules.stops, "first": rules.first, "last": rules.last, "never_first": rules.never_first}
-        return {**self.reading(), "allowed": self.allowed, **more}
+        answer_rules = {"eos": rules.stops, "first": rules.first, "last": rules.last, "never_first": rules.never_first}
+        return {**self.scoring_arguments(), "allowed": self.allowed, **answer_rules}
 
     def text_tokens(self, tokens: Sequence[int]) -> Sequence[int]:
-        """Return an answer's tokens without the id in front of it (`front`) and without the stop at its end."""
+        """Return the tokens of an answer without the id in front (`front`), and without the stop id at the end."""
         begin = 1 if len(tokens) and tuple(tokens[:1]) == self.front else 0
         end = len(tokens) - 1 if len(tokens) and tokens[-1] in self.rules.stops else len(tokens)
         return tokens[begin:end]
@@ -61,7 +61,7 @@ class Conventions:
 def conventions_of(
     objective: Objective, vocabulary: Vocabulary, begins_with_start: bool, rules: Rules | None
 ) -> Conventions:
-    """Return the conventions of a model. rules: None if the tokenizer's files have none, as in older workdirs."""
+    """Return the conventions of a model. rules: None if the tokenizer's files have no rules, as in older workdirs."""
     rules = Rules(first=objective.bos) if rules is None else rules
     if objective.architecture != "encoder_decoder":
         rules = dataclasses.replace(rules, first=None)

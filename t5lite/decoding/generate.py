@@ -1,15 +1,15 @@
-"""Generation: read the inputs or prompts once, then generate a token a step for all rows in one compiled loop.
+"""Generation: read the inputs or prompts once. Then, in a compiled loop, each step generates one token for all rows.
 
     generated = generate(model, params, inputs, lengths, Settings(max_new_tokens=32, num_beams=4))
     generated.tokens[b, 0, : generated.lengths[b, 0]]          the best answer to row b
 
-A row's answer depends only on its own input, key and settings, not on its neighbours or padding. (If two tokens are
-equally likely up to the last bits, rounding may decide.) The limit of the loop is an argument of the program. So the
-same program gives the whole answer at once, or in pieces:
+The answer to a row depends only on its own input, key and settings, not on other rows or padding. (If the scores of two
+tokens differ only in the last bits, rounding may decide.) The limit of the loop is an argument of the program. So the
+same program can generate the whole answer at once, or in pieces:
 
     generation = Generation(model, params, inputs, lengths, settings)
-    for so_far in generation.pieces(every=16, stopped=lambda row, tokens: "\\n\\n" in decode(tokens)):
-        show(so_far)
+    for answers in generation.pieces(every=16, stopped=lambda row, tokens: "\\n\\n" in decode(tokens)):
+        show(answers)
 """
 
 import functools
@@ -28,21 +28,22 @@ from t5lite.system.errors import UserError
 
 Array = jax.Array
 
-# The number of slots that a row's cache has at first for the tokens of its streams. It doubles when answers get longer.
-# So the cost of a step depends on the real length of the answers, not on max_new_tokens. Each size is a program.
+# The number of slots that a row's cache has at the start for the tokens of its streams. It doubles when answers need
+# more slots. So the cost of a step depends on the real length of the answers, not on max_new_tokens. Each size needs
+# its own program.
 FIRST_SLOTS = 128
 
 
 class Generated(NamedTuple):
-    """The answers: R = num_return for each row, the best first; M = max_new_tokens.
+    """The answers: R = num_return answers to each row, the best first; M = max_new_tokens.
 
     tokens: int32 [B, R, M]; 0 beyond `lengths`.
-    lengths: int32 [B, R], with EOS counted if it came.
-    logprobs: float32 [B, R, M], the model's own log-probability of each token among the whole vocabulary, whatever the
-        settings allow; 0 beyond `lengths`.
+    lengths: int32 [B, R]. EOS is counted, if the answer has EOS.
+    logprobs: float32 [B, R, M], the model's log-probability of each token, from the logits of the whole vocabulary; 0
+        beyond `lengths`. Settings such as temperature or `allowed` do not change it.
     scores: float32 [B, R]. With beams, see `Settings`; else the sum of logprobs.
 
-    If a row ends with fewer than R hypotheses, the missing ones have length 0 and score -1e9.
+    If a row ends with fewer than R hypotheses, the missing answers have length 0 and score -1e9.
     """
 
     tokens: Array
@@ -52,22 +53,24 @@ class Generated(NamedTuple):
 
 
 class Generation:
-    """Answers in progress. Call `advance` as often as wanted, or iterate over `pieces`; then call `result`.
+    """Answers in progress. Call `advance` once or several times, or iterate over `pieces`. Then call `result`.
 
     inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end.
-    keys: PRNG keys [B], one for each row, for samples.
-    prefixes: for each row, the tokens with which its answers must begin; they count as generated.
-    allowed: bool [V] or [B, V], the ids that may be generated. It may end before V: later ids are forbidden. None: all.
-    prefix_attention: whether a decoder's prompt sees itself in both directions, as it must have in training.
+    keys: PRNG keys [B], one for each row, to draw samples.
+    prefixes: for each row, the tokens with which its answers must begin. They count as generated tokens.
+    allowed: bool [V] or [B, V], the ids that may be generated. If it is shorter than V, later ids are forbidden. None:
+        all ids are allowed.
+    prefix_attention: whether the tokens of a decoder's prompt see each other in both directions. It must be the same as
+        in training.
     eos: the ids that end an answer.
-    start: the id that the decoder of an encoder-decoder reads first; it is not generated.
-    first, last: ids that have to come first, and in the last place that max_new_tokens leaves. A non-empty prefix must
-        already begin with `first`.
-    never_first: ids that may not come first, or second after `first`.
-    prepend_start: whether a decoder's prompt gets `start` in front too; if not, no prompt may be empty.
-    weights: `step_weights` of the same parameters, for callers that generate more than once; None: computed here.
+    start: the id that the decoder of an encoder-decoder reads first. It is not generated.
+    first, last: the ids that must be the first token, and the last of max_new_tokens tokens. If a prefix is not empty,
+        it must begin with `first`.
+    never_first: ids that may not be the first token, or the second token after `first`.
+    prepend_start: whether `start` stands in front of a decoder's prompt too. If not, no prompt may be empty.
+    weights: `step_weights` of the same parameters, for callers that generate more than once. None: computed here.
 
-    Raises UserError for an encoder, an empty prompt with nothing in front, no allowed ids, and unfit prefixes.
+    Raises UserError for an encoder, an empty prompt without `start`, no allowed ids, and prefixes that do not fit.
     """
 
     def __init__(self, model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings, *,
@@ -76,22 +79,22 @@ class Generation:
                  start: int = 0, prepend_start: bool = True, first: int | None = None, last: int | None = None,
                  never_first: Sequence[int] = (), weights: StepWeights | None = None):  # fmt: skip
         if model.config.architecture == "encoder":
-            raise UserError("an encoder alone generates nothing; choose a model with a decoder")
+            raise UserError("the model is an encoder, which cannot generate; choose a model with a decoder")
         if settings.sampled and keys is None:
-            raise ValueError("sampling needs `keys`, one a row")
+            raise ValueError("sampling needs `keys`: one PRNG key for each row")
         self.settings = settings
         front = front_token(model, start, prepend_start)
         if front is None and isinstance(lengths, np.ndarray) and not lengths.all():
-            raise UserError("an empty prompt: the model has no start token, so it cannot begin; give a text")
+            raise UserError("a prompt is empty, and the model has no start token to begin with; give a text")
         program, numbers = settings.split()
         if first is not None:
             prefixes = [list(prefix) or [first] for prefix in prefixes or [()] * len(inputs)]
-        forced, forced_lengths = _forced(prefixes, len(inputs), settings.max_new_tokens)
+        forced, forced_lengths = _pad_prefixes(prefixes, len(inputs), settings.max_new_tokens)
         vocab_size = model.config.vocab_size
-        allowed_BxV = _allowed(allowed, vocab_size)
+        allowed_BxV = _pad_allowed(allowed, vocab_size)
         forbidden_V = np.isin(np.arange(vocab_size), never_first) if len(never_first) else None
         if forbidden_V is not None:
-            _refuse_none(allowed_BxV & ~forbidden_V)
+            _check_any_allowed(allowed_BxV & ~forbidden_V)
         request = streams.Request(
             allowed_BxV,
             {name: jnp.float32(number) for name, number in numbers.items()},
@@ -111,7 +114,7 @@ class Generation:
         self._grow = functools.partial(_grow, settings=program)
 
     def advance(self, limit: int | None = None) -> None:
-        """Generate until all answers have `limit` tokens (None: max_new_tokens) or have ended."""
+        """Generate until each answer has ended or has `limit` tokens. None: max_new_tokens."""
         limit = self.settings.max_new_tokens if limit is None else min(limit, self.settings.max_new_tokens)
         while True:
             steps = streams.count_steps(self.settings, self._state)
@@ -121,30 +124,30 @@ class Generation:
             self._state = self._grow(self._state)
 
     def pieces(self, every: int = 16, stopped: Callable[[int, list[int]], bool] | None = None) -> Iterator[Generated]:
-        """Yield the answers so far, as NumPy arrays, after every `every` tokens, until all have ended.
+        """Yield the answers so far, as NumPy arrays, each time after `every` tokens, until all answers have ended.
 
-        The samples of a row are in the order of their drawing. stopped: called with a row and all tokens so far of one
-        of its unfinished answers; True ends that answer. Such an answer may have a few tokens too many. Each token has
-        its log-probability, so the caller can cut both. Raises UserError with beams.
+        The samples of a row are in the order in which they were drawn. stopped: called with a row and all tokens so far
+        of one of its unfinished answers. If it returns True, the answer ends. Such an answer may have a few tokens too
+        many. Each token has its log-probability, so the caller can cut both. Raises UserError with beams.
         """
         if self.settings.num_beams > 1:
             raise UserError(f"num_beams={self.settings.num_beams}: beams change during the search, so answers can "
                             "neither be streamed nor stopped at a text; set num_beams=1")  # fmt: skip
         for limit in range(every, self.settings.max_new_tokens + every, every):
             self.advance(limit)
-            so_far, done = jax.device_get((_so_far(self._state), self._state.done_BxR))
+            answers, done = jax.device_get((_collect_answers(self._state), self._state.done_BxR))
             done = done.copy()
             if stopped is not None:
                 for row, stream in np.argwhere(~done):
-                    tokens = so_far.tokens[row, stream, : so_far.lengths[row, stream]]
+                    tokens = answers.tokens[row, stream, : answers.lengths[row, stream]]
                     done[row, stream] = stopped(int(row), tokens.tolist())
                 self._state = self._state.replace(done_BxR=jnp.asarray(done))
-            yield so_far
+            yield answers
             if done.all():
                 return
 
     def result(self) -> Generated:
-        """Return the answers, the best first; with beams, only answers that have ended."""
+        """Return the answers, the best first. With beams: only answers that have ended."""
         return _result(self._state, num_return=self.settings.num_return)
 
 
@@ -158,7 +161,7 @@ def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, set
 
 @functools.partial(jax.jit, static_argnames="model")
 def step_weights(model: Transformer, params: Any) -> StepWeights:
-    """Return the weights that the steps of `Generation` read. They are as large as the decoder.
+    """Return the weights that the steps of `Generation` read. They need as much memory as the decoder.
 
     Call this function under the parameters' mesh, if they have one.
     """
@@ -166,17 +169,17 @@ def step_weights(model: Transformer, params: Any) -> StepWeights:
 
 
 def pad_rows(
-    rows: Sequence[Sequence[int]], *, minimum: int = 16, most: int | None = None
+    rows: Sequence[Sequence[int]], *, minimum: int = 16, max_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return inputs int32 [B, L] and their lengths [B].
+    """Return inputs int32 [B, L] and their lengths int32 [B].
 
     B and L are rounded up to powers of two, so that few programs are compiled. L is at least `minimum`, and at most
-    `most` (the positions that the model has), unless a row is longer. Rows beyond `rows` repeat the first, so they
-    never take longer.
+    `max_length` (the number of the model's positions), except if a row is longer. Additional rows are copies of the
+    first row, so they need no more steps.
     """
     longest = max(map(len, rows))
     width = max(minimum, _power_of_two(longest))
-    width = width if most is None else max(longest, min(width, most))
+    width = width if max_length is None else max(longest, min(width, max_length))
     inputs = np.zeros((_power_of_two(len(rows)), width), np.int32)
     lengths = np.full(len(inputs), len(rows[0]), np.int32)
     inputs[:, : len(rows[0])] = rows[0]
@@ -190,30 +193,32 @@ def _power_of_two(at_least: int) -> int:
     return 1 << max(at_least - 1, 0).bit_length()
 
 
-def _allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
-    """Return bool [B or 1, V]. Raises UserError where a row has no allowed id."""
-    given = np.atleast_2d(np.ones(vocab_size, bool) if allowed is None else allowed)
-    allowed_BxV = np.pad(given, ((0, 0), (0, vocab_size - given.shape[1])))
-    _refuse_none(allowed_BxV)
+def _pad_allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
+    """Return `allowed` as bool [B or 1, V]. Raises UserError if a row has no allowed id."""
+    allowed_BxA = np.atleast_2d(np.ones(vocab_size, bool) if allowed is None else allowed)
+    allowed_BxV = np.pad(allowed_BxA, ((0, 0), (0, vocab_size - allowed_BxA.shape[1])))
+    _check_any_allowed(allowed_BxV)
     return jnp.asarray(allowed_BxV)
 
 
-def _refuse_none(allowed_BxV: np.ndarray) -> None:
+def _check_any_allowed(allowed_BxV: np.ndarray) -> None:
     if not allowed_BxV.any(axis=1).all():
         raise UserError("every id is suppressed, so nothing can be generated; suppress fewer")
 
 
-def _forced(
+def _pad_prefixes(
     prefixes: Sequence[Sequence[int]] | None, batch: int, max_new_tokens: int
 ) -> tuple[Array | None, Array | None]:
     """Return the prefixes, int32 [B, M], and their lengths, int32 [B]; (None, None) without prefixes.
 
-    The shape is the same for prefixes of all lengths, so that one program serves all.
+    The shape does not depend on the lengths of the prefixes, so that all prefixes share one program.
     """
     if prefixes is None or not any(map(len, prefixes)):
         return None, None
     if len(prefixes) != batch:
-        raise UserError(f"{len(prefixes)} prefixes for {batch} rows; give each row a prefix, which may be empty")
+        raise UserError(
+            f"{len(prefixes)} prefixes for {batch} rows; give one prefix for each row (a prefix may be empty)"
+        )
     longest = max(map(len, prefixes))
     if longest > max_new_tokens:
         raise UserError(
@@ -247,10 +252,10 @@ def _advance(model, params, weights, request, state, limit, *, settings, eos):
 @functools.partial(jax.jit, static_argnames="settings")
 def _grow(state, *, settings):
     steps = min(2 * streams.count_steps(settings, state), settings.max_new_tokens)
-    return state.replace(cache=state.cache.grown(streams.find_slot(settings, state, steps)))
+    return state.replace(cache=state.cache.grow(streams.find_slot(settings, state, steps)))
 
 
-def _so_far(state: streams.State) -> Generated:
+def _collect_answers(state: streams.State) -> Generated:
     answers = state.answers
     return Generated(answers.tokens_BxRxM, answers.lengths_BxR, answers.logprobs_BxRxM, answers.logprobs_BxRxM.sum(-1))
 
@@ -261,7 +266,7 @@ def _result(state: streams.State, *, num_return: int) -> Generated:
         best = state.search.hypotheses
         each = Generated(best.tokens_BxRxM, best.lengths_BxR, best.logprobs_BxRxM, state.search.hypothesis_scores_BxR)
     else:
-        each = _so_far(state)
+        each = _collect_answers(state)
         order_BxR = jnp.argsort(each.scores, axis=1, descending=True, stable=True)
         each = Generated(*(streams.take_streams(x, order_BxR) for x in each))
     return Generated(*(x[:, :num_return] for x in each))

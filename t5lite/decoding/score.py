@@ -1,10 +1,10 @@
-"""Log-probabilities of given targets, teacher-forced: one pass after the inputs have been read.
+"""Log-probabilities of known targets (teacher forcing), in one pass after the inputs have been read.
 
-    score_targets(model, params, inputs, lengths, targets, target_lengths)    float32 [B, T], for each token
-    score_candidates(model, params, inputs, lengths, candidates, …)           float32 [B, C], the same for all rows
+    score_targets(model, params, inputs, lengths, targets, target_lengths)    float32 [B, T]: one score for each token
+    score_candidates(model, params, inputs, lengths, candidates, …)           float32 [B, C]: one for each candidate
 
-inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts, padded at their end. EOS is scored
-where a target contains EOS.
+All rows have the same candidates. inputs int32 [B, L], lengths int32 [B]: the encoder's inputs, or a decoder's prompts,
+padded at their end. EOS is scored if a target contains EOS.
 """
 
 import functools
@@ -37,7 +37,7 @@ def score_targets(model: Transformer, params: Any, inputs: Array, lengths: Array
 def score_candidates(model: Transformer, params: Any, inputs: Array, lengths: Array, candidates: Array,
                      candidate_lengths: Array, *, prefix_attention: bool = False, start: int = 0,
                      prepend_start: bool = True) -> Array:  # fmt: skip
-    """Return float32 [B, C]: the log-probability of each candidate after each row.
+    """Return float32 [B, C]: the log-probability of each candidate as the answer to each row.
 
     candidates: int32 [C, T], with candidate_lengths [C]. The inputs are read once. Other arguments: see
     `score_targets`.
@@ -58,9 +58,9 @@ def _score_after(model: Transformer, params: Any, ready: Prefilled, targets_BxT:
     """Return float32 [B, T]: the log-probability of each target token after the inputs that have been read."""
     apply = functools.partial(model.apply, {"params": params})
     first, slots_S = ready.first_slot, jnp.arange(ready.visible_BxS.shape[1])
-    own_TxS = (slots_S >= first) & (slots_S <= first + jnp.arange(targets_BxT.shape[1])[:, None])
+    new_TxS = (slots_S >= first) & (slots_S <= first + jnp.arange(targets_BxT.shape[1])[:, None])
     tokens_BxT = jnp.concatenate([ready.tokens_B[:, None], targets_BxT[:, :-1]], axis=1)
-    hidden, _ = apply(tokens_BxT, ready.cache, first, ready.visible_BxS[:, None] | own_TxS, method=Transformer.extend)
+    hidden, _ = apply(tokens_BxT, ready.cache, first, ready.visible_BxS[:, None] | new_TxS, method=Transformer.extend)
     logits_BxTxV = apply(hidden, method=Transformer.logits)
-    own_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
-    return own_BxT - jax.nn.logsumexp(logits_BxTxV, axis=-1)
+    target_logits_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+    return target_logits_BxT - jax.nn.logsumexp(logits_BxTxV, axis=-1)

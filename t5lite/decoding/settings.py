@@ -1,36 +1,36 @@
-"""Settings of generation: a frozen dataclass, checked when made."""
+"""Settings of generation: a frozen dataclass, which checks its values."""
 
 import dataclasses
 
 from t5lite.system.errors import UserError
 
 EARLY_STOPPING = (False, True, "never")
-# {field: the value that leaves its part out of the program}. A compiled program takes these fields as numbers, so that
-# another temperature needs no new program.
+# {field: the value that turns its part of the program off}. These numbers are arguments of a compiled program, so a new
+# temperature needs no new program.
 NUMBERS = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "length_penalty": 1.0}
 IN_USE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to choose tokens. Hashable. A field with a bad value raises UserError at construction.
+    """How to choose tokens. Hashable. The constructor raises UserError for a bad value.
 
-    max_new_tokens: an answer ends at EOS, or here at the latest.
-    num_return: the number of answers to each row: its best beams or samples.
+    max_new_tokens: the largest number of tokens in an answer. EOS can end an answer earlier.
+    num_return: the number of answers to each row: the best beams, or samples.
 
     Sampling: temperature 0 takes the likeliest token. Otherwise tokens are drawn from softmax(logits / temperature),
-    restricted to these ids. top_k: the k likeliest (0: all). top_p: the fewest likeliest with this total probability
-    (1: all). min_p: ids with at least so much of the largest probability (0: all). Sources: Holtzman et al. 2020
-    (top-p), Nguyen et al. 2024 (min-p).
+    but only from the ids that three fields select. top_k: the k likeliest ids (0: all). top_p: the smallest set of
+    likeliest ids with this total probability (1: all). min_p: ids whose probability is at least min_p times the largest
+    probability (0: all). Sources: Holtzman et al. 2020 (top-p), Nguyen et al. 2024 (min-p).
 
     repetition_penalty: above 1, ids that the decoder has read or generated become less likely. Positive logits are
     divided by the penalty, negative ones are multiplied (Keskar et al. 2019, CTRL). Beams apply it to
     log-probabilities.
 
-    Beams (num_beams > 1) are those of Hugging Face's transformers. The score of a hypothesis is the sum of its
-    log-probabilities / length ** length_penalty, with EOS counted. early_stopping tells when a row ends. True: as soon
-    as it has num_beams hypotheses. False: once the best beam, at its present length, no longer beats the worst of the
-    num_beams hypotheses. "never": only when the best beam could not beat the worst at any length.
+    Beams (num_beams > 1) follow Hugging Face's transformers. The score of a hypothesis is the sum of its
+    log-probabilities / length ** length_penalty. The length includes EOS. early_stopping decides when a row ends. True:
+    when it has num_beams hypotheses. False: when the best beam, at its present length, has no better score than the
+    worst of the num_beams hypotheses. "never": when the best beam cannot get a better score at any length.
     """
 
     max_new_tokens: int = 64
@@ -75,10 +75,10 @@ class Settings:
 
     @property
     def streams(self) -> int:
-        """The number of answers generated side by side for each row: beams or samples."""
+        """The number of answers that are generated for each row at the same time: beams or samples."""
         return max(self.num_beams, self.num_return)
 
     def split(self) -> tuple["Settings", dict[str, float]]:
-        """Return (settings with IN_USE for every number in use, so that runs share a program; {field: its number})."""
+        """Return (settings with IN_USE in place of the numbers, {field: number}), so that calls share a program."""
         numbers = {name: getattr(self, name) for name, unused in NUMBERS.items() if getattr(self, name) != unused}
         return dataclasses.replace(self, **dict.fromkeys(numbers, IN_USE)), numbers

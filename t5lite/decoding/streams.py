@@ -1,9 +1,9 @@
-"""Streams: answers generated side by side. The R streams of a row are its beams, its samples, or one greedy answer.
+"""Streams: answers that are generated together. The R streams of a row are beams, samples, or one greedy answer.
 
-In shapes, R stands for the streams of a row and M for the tokens to generate. All streams take a step together.
-`State.step` tells where they are. A stream's past is the set of slots that it sees: the slots of its row's prompt,
-which all streams share, and one slot for each of its own steps. So a beam that continues another one only copies that
-beam's row of `visible_BxRxS`. Keys and values are never moved.
+In shapes, R stands for the streams of a row, and M for max_new_tokens. All streams take each step together, and
+`State.step` is the number of the step. A stream sees the slots of its row's prompt, which all streams share, and one
+slot for each earlier step. If a beam continues another beam, it only copies the other beam's row of `visible_BxRxS`.
+Keys and values are never moved.
 
     beam 0 and beam 1 after two steps; both continue beam 0 of step 0:        slots    prompt | 0 0 | 1 1
                                                                               beam 0    x x x | x . | x .
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from t5lite.decoding.prefill import prefill
-from t5lite.decoding.sampling import FORBIDDEN, next_tokens, penalise
+from t5lite.decoding.sampling import FORBIDDEN, choose_next_tokens, penalise
 from t5lite.decoding.settings import Settings
 from t5lite.model.stack import Cache
 from t5lite.model.transformer import StepWeights, Transformer
@@ -27,14 +27,14 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Request:
-    """The part that stays the same while tokens are generated.
+    """The data that do not change while tokens are generated.
 
     allowed_BxV: bool, the ids that may be generated; B may be 1.
-    numbers: the settings' numbers, by name.
+    numbers: {name: value} of the settings that are numbers.
     keys_B: a PRNG key for each row, to draw samples.
-    forced_BxM, forced_lengths_B: the tokens with which each row has to begin; None if no row has any.
-    first, last: int32 [], the ids that have to come first, and in the last place; None: no such rule.
-    never_first_V: bool, ids that may not come first, or second after `first`; None: no such rule.
+    forced_BxM, forced_lengths_B: the tokens with which the answers to each row must begin. None: no such tokens.
+    first, last: int32 [], ids that must be the first token, and the last of max_new_tokens tokens. None: no such rule.
+    never_first_V: bool, ids that may not be the first token, or the second token after `first`. None: no such rule.
     """
 
     allowed_BxV: Array
@@ -46,7 +46,7 @@ class Request:
     last: Array | None = None
     never_first_V: Array | None = None
 
-    def may_come(self, step: Array, max_new_tokens: int) -> Array:
+    def allowed_ids(self, step: Array, max_new_tokens: int) -> Array:
         """Return bool [B or 1, V]: the ids that may be generated in `step`."""
         allowed_BxV = self.allowed_BxV
         ids_V = jnp.arange(allowed_BxV.shape[1])
@@ -60,25 +60,25 @@ class Request:
         return allowed_BxV
 
     def is_forced(self, step: Array, max_new_tokens: int) -> Array:
-        """Return bool []: whether `first` or `last` decides in `step`. Such a token adds 0 to a beam's score."""
+        """Return bool []: whether `first` or `last` sets the token of `step`. This token adds 0 to a beam's score."""
         return ((step == 0) & (self.first is not None)) | ((step + 1 == max_new_tokens) & (self.last is not None))
 
 
 def are_stops(tokens: Array, stops: tuple[int, ...]) -> Array:
-    """Return bool, in the shape of `tokens`: which tokens are among `stops`."""
+    """Return bool, in the shape of `tokens`: whether each token is one of `stops`."""
     return jnp.isin(tokens, jnp.array(stops, jnp.int32))
 
 
 @flax.struct.dataclass
 class Answers:
-    """Tokens int32 and their log-probabilities float32, both [B, R, M]; the first `lengths_BxR` of them count."""
+    """Tokens int32 and their log-probabilities float32, both [B, R, M]. Only the first `lengths_BxR` are in use."""
 
     tokens_BxRxM: Array
     logprobs_BxRxM: Array
     lengths_BxR: Array
 
     @classmethod
-    def empty(cls, batch: int, streams: int, max_new_tokens: int) -> "Answers":
+    def make_empty(cls, batch: int, streams: int, max_new_tokens: int) -> "Answers":
         shape = (batch, streams, max_new_tokens)
         return cls(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape[:2], jnp.int32))
 
@@ -86,8 +86,8 @@ class Answers:
         """Return the answers of the streams `index_BxC` of each row."""
         return jax.tree.map(lambda x: take_streams(x, index_BxC), self)
 
-    def put(self, step: Array, tokens_BxR: Array, logprobs_BxR: Array, live_BxR: Array) -> "Answers":
-        """Return the answers with one more token where `live_BxR`, bool, is True."""
+    def write_tokens(self, step: Array, tokens_BxR: Array, logprobs_BxR: Array, live_BxR: Array) -> "Answers":
+        """Write the tokens of `step`. Streams where `live_BxR`, bool, is False get no token."""
         write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
             old, jnp.where(live_BxR, new, 0)[..., None].astype(old.dtype), step, axis=2
         )
@@ -97,10 +97,11 @@ class Answers:
 
 @flax.struct.dataclass
 class State:
-    """The part that a step changes.
+    """The data that a step changes.
 
-    tokens_BxR: the tokens that the next step reads. visible_BxRxS: the slots of each stream's past.
-    answers: the tokens that each stream has generated. done_BxR: bool, the streams that generate no more.
+    step: the number of the next step, from 0.
+    tokens_BxR: the tokens that the next step reads. visible_BxRxS: bool, the slots that each stream sees.
+    answers: the tokens that each stream has generated. done_BxR: bool, the streams that have ended.
     seen_BxRxV: bool, the ids that the decoder has read or generated; None if no setting needs them.
     search: the state of beams (`beams.Search`); None without beams.
     """
@@ -134,11 +135,11 @@ def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, 
         rows_Bx1 = jnp.arange(batch)[:, None]
         seen = each(jnp.zeros((batch, vocab_size), bool).at[rows_Bx1, ready.prompt_BxP].max(read_BxP))
     return State(jnp.int32(0), ready.cache, each(ready.tokens_B), each(ready.visible_BxS),
-                 Answers.empty(batch, streams, steps), jnp.zeros((batch, streams), bool), seen)  # fmt: skip
+                 Answers.make_empty(batch, streams, steps), jnp.zeros((batch, streams), bool), seen)  # fmt: skip
 
 
 def find_slot(settings: Settings, state: State, step: Array | int) -> Array | int:
-    """Return the first slot that the streams write in `step`."""
+    """Return the first of the slots that the streams write in `step`."""
     return state.visible_BxRxS.shape[-1] - (settings.max_new_tokens - step) * settings.streams
 
 
@@ -151,8 +152,8 @@ def read(model: Transformer, params: Any, weights: StepWeights, settings: Settin
          state: State) -> tuple[Array, State]:  # fmt: skip
     """Read each stream's token. Return logits float32 [B, R, V], and the state with the token in the cache."""
     first = find_slot(settings, state, state.step)
-    own_RxS = jnp.arange(state.visible_BxRxS.shape[-1]) == first + jnp.arange(settings.streams)[:, None]
-    visible = state.visible_BxRxS | own_RxS
+    new_RxS = jnp.arange(state.visible_BxRxS.shape[-1]) == first + jnp.arange(settings.streams)[:, None]
+    visible = state.visible_BxRxS | new_RxS
     hidden_BxRxD, cache = model.apply({"params": params}, state.tokens_BxR, state.cache, first,
                                       visible[..., : state.cache.slots], weights.layers,
                                       method=Transformer.extend)  # fmt: skip
@@ -161,15 +162,15 @@ def read(model: Transformer, params: Any, weights: StepWeights, settings: Settin
 
 
 def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
-    """Return the state with one more token for each stream: the likeliest one, or one that is drawn.
+    """Return the state with one more token for each stream: the likeliest token, or a token that is drawn.
 
-    The key for a draw is folded from row, stream and step.
+    The PRNG key of a draw depends on row, stream and step.
     """
     batch, streams, _ = logits_BxRxV.shape
     numbers, scores = request.numbers, logits_BxRxV
     if settings.repetition_penalty != 1:
         scores = penalise(scores, state.seen_BxRxV, numbers["repetition_penalty"])
-    allowed_BxV = request.may_come(state.step, settings.max_new_tokens)
+    allowed_BxV = request.allowed_ids(state.step, settings.max_new_tokens)
     scores_NxV = jnp.where(allowed_BxV[:, None], scores, FORBIDDEN).reshape(batch * streams, -1)
     keys_N = None
     if settings.sampled:
@@ -177,17 +178,17 @@ def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_Bx
         keys_BxR = jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(request.keys_B, jnp.arange(streams))
         keys_N = keys_BxR.reshape(-1)
     filters = {name: numbers[name] for name in ("temperature", "top_p", "min_p") if name in numbers}
-    tokens_BxR = next_tokens(scores_NxV, keys_N, top_k=settings.top_k, **filters).reshape(batch, streams)
+    tokens_BxR = choose_next_tokens(scores_NxV, keys_N, top_k=settings.top_k, **filters).reshape(batch, streams)
     logprobs_BxR = jnp.take_along_axis(logits_BxRxV, tokens_BxR[..., None], axis=-1)[..., 0]
     logprobs_BxR -= jax.nn.logsumexp(logits_BxRxV, axis=-1)
-    answers = state.answers.put(state.step, tokens_BxR, logprobs_BxR, ~state.done_BxR)
+    answers = state.answers.write_tokens(state.step, tokens_BxR, logprobs_BxR, ~state.done_BxR)
     return state.replace(step=state.step + 1, tokens_BxR=tokens_BxR, answers=answers,
                          done_BxR=state.done_BxR | are_stops(tokens_BxR, eos),
-                         seen_BxRxV=with_tokens(state.seen_BxRxV, tokens_BxR))  # fmt: skip
+                         seen_BxRxV=add_tokens(state.seen_BxRxV, tokens_BxR))  # fmt: skip
 
 
-def with_tokens(seen_BxRxV: Array | None, tokens_BxR: Array) -> Array | None:
-    """Return `seen_BxRxV` with the new tokens added; None for None."""
+def add_tokens(seen_BxRxV: Array | None, tokens_BxR: Array) -> Array | None:
+    """Add the new tokens to `seen_BxRxV`. If it is None, return None."""
     if seen_BxRxV is None:
         return None
     return seen_BxRxV | (jnp.arange(seen_BxRxV.shape[-1]) == tokens_BxR[..., None])

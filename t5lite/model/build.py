@@ -1,4 +1,4 @@
-"""Build a Transformer from a config's `model` fields."""
+"""Build a Transformer from the `model` fields of a config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,8 @@ from t5lite.system.vocabulary import Vocabulary
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
 
 
-def _stacks_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a ModelConfig, without heads. The architecture decides which stacks have layers.
+def _resolve_stacks(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a ModelConfig, without `heads`. The architecture decides which stacks have layers.
 
     Raises UserError for an unknown architecture.
     """
@@ -31,12 +31,12 @@ def _stacks_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `fields` with the model's own value wherever they leave one open (None), except `vocab_size`.
+    """Return `fields` with the value that the model uses in place of each None. `vocab_size` is unchanged.
 
-    Models are the same where settled fields, heads and vocabulary rows are equal.
+    Two models are the same if their settled fields, heads and vocabulary rows are equal.
     """
     rows = fields["vocab_size"]
-    model = ModelConfig(**_stacks_of(fields) | {"vocab_size": rows or VOCAB_MULTIPLE})
+    model = ModelConfig(**_resolve_stacks(fields) | {"vocab_size": rows or VOCAB_MULTIPLE})
     derived = {"num_kv_heads": model.kv_heads, "scale_scores": model.score_scale != 1.0,
                "scale_logits": model.logit_scale != 1.0, "initialisation": "t5" if model.starts_like_t5 else "gpt2",
                "vocab_size": rows}  # fmt: skip
@@ -44,12 +44,12 @@ def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
-    """Return the model of `fields`. Its embedding has at least a row for every id of `vocabulary`.
+    """Return the model of `fields`. Its embedding has a row for each id of `vocabulary`.
 
-    heads: the outputs that the objective asks for. Without a `vocab_size` in `fields`, the rows are the
-    vocabulary's, rounded up to a multiple of 128. Raises UserError for a `vocab_size` with too few rows.
+    heads: the outputs that the objective needs. If `vocab_size` is None, the embedding has as many rows as the
+    vocabulary, rounded up to a multiple of 128. Raises UserError if `vocab_size` is too small.
     """
-    fields = _stacks_of(fields)
+    fields = _resolve_stacks(fields)
     fields["heads"] = heads
     fields["vocab_size"] = fields["vocab_size"] or -(-vocabulary.rows // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     require(

@@ -6,18 +6,19 @@
     V  rows of the vocabulary
 
 The name of an array ends in its shape, `x_BxTxD`. 1 stands for a dimension that broadcasts. In `attention`, T is the
-length of the queries, on either side.
+length of the queries, in the encoder and in the decoder.
 
-All fields are independent. A family is a choice of fields (`presets.py` has the published ones). Defaults come from the
-config. A field that is None gets its value from the architecture (positions, token_types) or from the positions.
-T5's relative bias comes with unscaled attention scores, logits scaled where embeddings are tied, and T5's
-initialisation. Other positions come with scores scaled by head_dim ** -0.5, unscaled logits and GPT-2's initialisation.
+All fields are independent. A family is a choice of fields (`presets.py` has the published families). Defaults come from
+the config. If a field is None, the architecture decides its value (positions, token_types), or the positions do. With
+T5's relative bias, attention scores are not scaled, logits are scaled if embeddings are tied, and the initialisation is
+T5's. With other positions, scores are scaled by head_dim ** -0.5, logits are not scaled, and the initialisation is
+GPT-2's.
 
     T5 v1.0     relative_bias, rms, relu, tied              BERT   learned, layer, post, gelu, biases, embedding_norm
-    T5 v1.1     relative_bias, rms, geglu, untied           BART   the same, encoder and decoder
+    T5 v1.1     relative_bias, rms, geglu, untied           BART   as BERT, encoder and decoder
     GPT-2       learned, layer, gelu_tanh, biases, tied     Llama  rotary, rms, swiglu, num_kv_heads
 
-Dropout has one rate, `dropout`, and places, which differ between families (DROPOUT_PLACES):
+Dropout has one rate, `dropout`. The places with dropout (DROPOUT_PLACES) differ between families:
 
     embedding   the input of the first layer, after positions and the embeddings' norm
     attention   attention weights, after softmax
@@ -30,10 +31,10 @@ Dropout has one rate, `dropout`, and places, which differ between families (DROP
     BERT    embedding, attention, residual, head                    modeling_bert.py, as google-research/bert
     GPT-2   embedding, attention, residual                          modeling_gpt2.py
     BART    embedding, attention, activation, residual              modeling_bart.py, as fairseq
-    Llama   attention                                               modeling_llama.py; Mistral and Qwen are the same
+    Llama   attention                                               modeling_llama.py; also Mistral and Qwen
 
-If `dropout_places` is None, a model with relative_bias has dropout at all places (T5's places and an encoder's
-head). Every other model has it at the places of BERT and GPT-2. Presets and released weights of BART and Llama set
+If `dropout_places` is None, a model with relative_bias has dropout at all places: the places of T5, and an encoder's
+head. Every other model has it at the places of BERT and GPT-2. Presets and released weights of BART and Llama set
 `dropout_places`.
 """
 
@@ -51,7 +52,7 @@ NORMS = ("rms", "layer")
 NORM_POSITIONS = ("pre", "post")
 BIASES = ("none", "qkv", "all")
 INITIALISATIONS = ("t5", "gpt2")
-ROTARY_SCALINGS = {"linear": 1, "llama3": 4}  # {name: how many numbers come after it}
+ROTARY_SCALINGS = {"linear": 1, "llama3": 4}  # {name: how many numbers follow it}
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full")
 ATTENTION = ("auto", *IMPLEMENTATIONS)
@@ -63,37 +64,39 @@ USUAL = base_config().model  # the defaults
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a model and its way to compute. Hashable. A field with a bad value raises UserError at construction.
+    """The shape of a model, and how it computes. Hashable. The constructor raises UserError for a bad value.
 
-    vocab_size: rows of the embedding. A multiple of 128 (the lanes of a TPU) divides by any sensible mesh.
-    num_kv_heads: heads of keys and values; a group of query heads shares each (Ainslie et al. 2023, GQA). None:
-        num_heads.
+    vocab_size: rows of the embedding. A mesh usually divides a multiple of 128 (the lanes of a TPU).
+    num_kv_heads: number of heads of keys and values. A group of query heads shares each of them (Ainslie et al. 2023,
+        GQA). None: num_heads.
     positions: "relative_bias" is T5's, with relative_buckets and relative_max_distance. "rotary" turns queries and
         keys, with rotary_base and rotary_scaling: ("linear", factor) or ("llama3", factor, low frequency factor, high
         frequency factor, original length). "learned" adds a row of a table with position_offset + max_positions rows
         (BART leaves its first two rows unused). "sinusoidal" adds sines and cosines. "alibi" lowers scores by distance.
-    max_positions: the longest side that the model reads. Learned positions need it. With other positions it is set
-        if a released model's attention slides over a window of this many tokens. Up to there it is plain attention.
-    norm_position: "pre" norms the input of each block, and once more after the last layer; "post" norms the sum after
-        each block. norm_epsilon: added to the mean square or variance. embedding_norm: norm before the first layer.
+    max_positions: the largest number of tokens that the encoder or the decoder reads. Learned positions need it. With
+        other positions, it is set for a released model whose attention slides over a window of this many tokens:
+        up to this length, sliding attention is plain attention.
+    norm_position: "pre": a norm on the input of each block, and one after the last layer. "post": a norm on the sum
+        after each block.
+    norm_epsilon: added to the mean square or variance. embedding_norm: a norm before the first layer.
     scale_embeddings: multiply token embeddings by sqrt(d_model).
-    activation: "geglu" and "swiglu" are gated; geglu's GELU is the tanh approximation, as in T5 v1.1; "gelu" is exact.
-    biases: "all" dense layers and layer norms have one, only queries, keys and values ("qkv"), or "none".
-    qk_norm: RMS norm of each head's queries and keys (Dehghani et al. 2023; Qwen3).
+    activation: "geglu" and "swiglu" are gated. geglu's GELU is the tanh approximation, as in T5 v1.1. "gelu" is exact.
+    biases: the layers with a bias. "all": dense layers and layer norms. "qkv": queries, keys and values. "none": none.
+    qk_norm: RMS norm on each head's queries and keys (Dehghani et al. 2023; Qwen3).
     scale_scores: multiply attention scores by head_dim ** -0.5. scale_logits: multiply the last hidden states by
         d_model ** -0.5.
     dropout: the rate. dropout_places: some of DROPOUT_PLACES; None: the family's places, as above.
     logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: one number for each vocabulary row.
-    dtype: of matrix products. Parameters, norms, softmax and logits are always float32.
+    dtype: the dtype of matrix products. Parameters, norms, softmax and logits are always float32.
     remat: "full" keeps only the inputs of each layer; the backward pass computes the rest again.
     scan_layers: True compiles one layer and loops over it (fast to compile); False unrolls all layers (fast to run on
         CPU). Parameters are stacked in both cases.
-    attention: "einsum" holds all scores [B, H, T, S]; "mapped" computes one head of one example at a time, so that
-        scores stay in cache; "auto" chooses by device and length.
+    attention: "einsum" holds all scores [B, H, T, S] in memory. "mapped" computes one head of one example at a time, so
+        that its scores stay in the processor's cache. "auto" chooses by device and length.
 
-    For an encoder only:
-    heads: its outputs. token_types: number of token types; 0: none. mlm_transform: BERT's dense layer, activation and
-        norm before the vocabulary.
+    Only for an encoder:
+    heads: the outputs. token_types: number of token types; 0: no token types. mlm_transform: whether BERT's dense
+        layer, activation and norm are before the vocabulary head.
     """
 
     num_encoder_layers: int
@@ -136,7 +139,7 @@ class ModelConfig:
     mlm_transform: bool = USUAL.mlm_transform
 
     def __post_init__(self):
-        self._settle()
+        self._resolve_fields()
         for field in ("num_encoder_layers", "num_decoder_layers"):
             _require_int(field, getattr(self, field), minimum=0)
         for field in ("vocab_size", "d_model", "d_ff", "num_heads", "head_dim"):
@@ -169,18 +172,18 @@ class ModelConfig:
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise UserError(f"config.model.{field}={getattr(self, field)} must be above 0")
 
-    def _settle(self) -> None:
-        """Set the fields that follow from the architecture."""
+    def _resolve_fields(self) -> None:
+        """Replace None in the fields whose value follows from the architecture."""
         on_encoder = self.architecture == "encoder"
         usual_positions = "rotary" if self.architecture == "decoder" else "relative_bias"
-        settled = {
+        resolved = {
             "positions": usual_positions if self.positions is None else self.positions,
             "token_types": 2 * on_encoder if self.token_types is None else self.token_types,
             "mlm_transform": bool(self.mlm_transform and on_encoder and self.heads.vocabulary),
         }
         if self.dropout_places is not None:
-            settled["dropout_places"] = tuple(self.dropout_places)
-        for field, value in settled.items():
+            resolved["dropout_places"] = tuple(self.dropout_places)
+        for field, value in resolved.items():
             object.__setattr__(self, field, value)
 
     def _check_heads(self) -> None:
@@ -202,7 +205,7 @@ class ModelConfig:
         if self.positions == "learned":
             if self.max_positions is None:
                 raise UserError(
-                    "config.model.max_positions: learned positions need it; set it to the longest side that can occur"
+                    "config.model.max_positions: learned positions need it; set it to the largest length of a sequence"
                 )
             _require_int("max_positions", self.max_positions, minimum=1)
             _require_int("position_offset", self.position_offset, minimum=0)
@@ -216,7 +219,7 @@ class ModelConfig:
 
     @property
     def architecture(self) -> str:
-        """The architecture by which stacks have layers: "encoder_decoder", "decoder" or "encoder"."""
+        """The architecture, from the stacks that have layers: "encoder_decoder", "decoder" or "encoder"."""
         if not self.num_encoder_layers:
             return "decoder"
         return "encoder_decoder" if self.num_decoder_layers else "encoder"
@@ -231,24 +234,24 @@ class ModelConfig:
 
     @property
     def score_scale(self) -> float:
-        """The factor on queries · keys. It is 1 for T5, which has the factor in the queries' initialisation instead."""
+        """The factor on queries · keys. In T5 it is 1, and the initialisation of the queries contains the factor."""
         scaled = self.positions != "relative_bias" if self.scale_scores is None else self.scale_scores
         return self.head_dim**-0.5 if scaled else 1.0
 
     @property
     def logit_scale(self) -> float:
-        """The factor on the last hidden states before the logits. T5 has it with tied embeddings only."""
-        of_t5 = self.positions == "relative_bias" and self.tie_embeddings
-        return self.d_model**-0.5 if (of_t5 if self.scale_logits is None else self.scale_logits) else 1.0
+        """The factor on the last hidden states before the logits. In T5 it is 1, except if embeddings are tied."""
+        scaled_as_t5 = self.positions == "relative_bias" and self.tie_embeddings
+        return self.d_model**-0.5 if (scaled_as_t5 if self.scale_logits is None else self.scale_logits) else 1.0
 
     def dropout_at(self, place: str) -> float:
-        """Return the rate of dropout at `place`, one of DROPOUT_PLACES; 0 where this model has no dropout."""
+        """Return the rate of dropout at `place`, one of DROPOUT_PLACES; 0 if there is no dropout at this place."""
         usual = DROPOUT_PLACES if self.positions == "relative_bias" else USUAL_DROPOUT_PLACES
         return self.dropout if place in (usual if self.dropout_places is None else self.dropout_places) else 0.0
 
     @property
     def starts_like_t5(self) -> bool:
-        """Whether fresh parameters are initialised like T5's; otherwise like GPT-2's."""
+        """Whether new parameters are initialised as in T5. Otherwise they are initialised as in GPT-2."""
         return (self.initialisation or ("t5" if self.positions == "relative_bias" else "gpt2")) == "t5"
 
 

@@ -1,16 +1,17 @@
 """Analytic counts: the FLOPs of a training step, and the peak FLOP/s of devices.
 
-A multiply-add is two FLOPs. Only matrix products count, attention's two included. Embedding lookups, norms, softmax
-and activations do not count. Attention counts all T · S scores, masked or not, because all are computed. The backward
-pass counts twice the forward pass. Work that rematerialisation repeats is not counted, so MFU covers useful work.
+A multiply-add is two FLOPs. Only matrix products are counted, the two products of attention included. Embedding
+lookups, norms, softmax and activations are not counted. All T · S scores of attention are counted, because masked
+scores are computed too. The backward pass has twice the FLOPs of the forward pass. Work that rematerialisation repeats
+is not counted, so MFU measures useful work.
 """
 
 from t5lite.model.config import ModelConfig
 
-# Peak FLOP/s of dense bfloat16 products (float16 where a device has no bfloat16), without sparsity. Before v4, a JAX
-# device is one core of a TPU, half a chip. Sources: cloud.google.com/tpu/docs (v2 180e12 a board of 4 chips; v3 123e12,
-# v4 275e12, v5e 197e12, v5p 459e12, v6e 918e12 a chip); NVIDIA's data sheets of V100 SXM2, T4, L4, L40S, A100, H100 SXM
-# and PCIe, H200, B200, halved where they quote sparsity.
+# Peak FLOP/s of dense bfloat16 products, without sparsity; of float16 products if a device has no bfloat16. Before v4,
+# a JAX device is one core of a TPU, half a chip. Sources: cloud.google.com/tpu/docs (v2 180e12 a board of 4 chips; v3
+# 123e12, v4 275e12, v5e 197e12, v5p 459e12, v6e 918e12 a chip); NVIDIA's data sheets of V100 SXM2, T4, L4, L40S, A100,
+# H100 SXM and PCIe, H200, B200, halved if they include sparsity.
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -37,13 +38,14 @@ PEAK_FLOPS = {
 def peak_flops(device_kind: str) -> float | None:
     """Return the peak FLOP/s of one JAX device by its `device_kind`, for example "NVIDIA H100 80GB HBM3".
 
-    The longest name in the table that begins the kind counts. None for a CPU or an unknown device.
+    If several names in the table are prefixes of the kind, the longest name is used. None for a CPU or an unknown
+    device.
     """
     matches = [name for name in PEAK_FLOPS if device_kind == name or device_kind.startswith((name + " ", name + "-"))]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
-def _mlp_kernels(config: ModelConfig) -> int:
+def _count_mlp_weights(config: ModelConfig) -> int:
     return (3 if config.gated else 2) * config.d_model * config.d_ff
 
 
@@ -52,27 +54,27 @@ def forward_flops(
 ) -> float:
     """Return the FLOPs of computing logits for `batch` examples.
 
-    encoder_length, decoder_length: tokens of a side; only used where the model has that side.
-    predicted: number of places in an encoder's inputs that have logits; None: all.
+    encoder_length, decoder_length: the number of tokens that the encoder and the decoder read. A length is not used if
+    the model lacks this stack.
+    predicted: the number of an encoder's tokens that have logits. None: all tokens.
     """
     width_of_queries, width_of_keys = (heads * config.head_dim for heads in (config.num_heads, config.kv_heads))
 
-    def attention(queries: int, keys: int) -> int:
-        """Projections of queries and output, of keys and values; scores; the weighted sum of values."""
+    def count_attention(queries: int, keys: int) -> int:
+        """Count the projections of queries, keys, values and output, the scores, and the weighted sum of values."""
         projections = 4 * config.d_model * (queries * width_of_queries + keys * width_of_keys)
         return projections + 4 * queries * keys * width_of_queries
 
-    length, width = encoder_length, decoder_length
-    encoder = attention(length, length) + 2 * length * _mlp_kernels(config)
-    decoder = attention(width, width) + 2 * width * _mlp_kernels(config)
+    encoder = count_attention(encoder_length, encoder_length) + 2 * encoder_length * _count_mlp_weights(config)
+    decoder = count_attention(decoder_length, decoder_length) + 2 * decoder_length * _count_mlp_weights(config)
     if config.architecture == "encoder_decoder":
-        decoder += attention(width, length)
-    predicted = predicted or (width if config.num_decoder_layers else length)
+        decoder += count_attention(decoder_length, encoder_length)
+    predicted = predicted or (decoder_length if config.num_decoder_layers else encoder_length)
     heads, d_model = config.heads, config.d_model
     outputs = {each: sum(head.size for head in heads.others if head.each == each) for each in ("token", "example")}
-    of_a_token = outputs["token"] + config.vocab_size * heads.vocabulary + d_model * config.mlm_transform
-    of_an_example = outputs["example"] + d_model * heads.pooled
-    logits = 2 * d_model * (predicted * of_a_token + of_an_example)
+    outputs_per_token = outputs["token"] + config.vocab_size * heads.vocabulary + d_model * config.mlm_transform
+    outputs_per_example = outputs["example"] + d_model * heads.pooled
+    logits = 2 * d_model * (predicted * outputs_per_token + outputs_per_example)
     return float(batch) * (config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits)
 
 

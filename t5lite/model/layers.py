@@ -1,11 +1,11 @@
 """The blocks of a layer: norms, attention with its cache, feed-forward. Also the layout of activations on a mesh.
 
-Each block is residual, with its norm before or after:
+Each block is residual. Its norm is before or after the block:
 
     pre    x + dropout(block(norm(x)))        (T5, GPT-2, Llama)
     post   norm(x + dropout(block(x)))        (BERT, BART)
 
-`ModelConfig.dropout_at` gives the places where a model has dropout. The dropout above is the place "residual".
+`ModelConfig.dropout_at(place)` returns the rate of dropout at a place. The dropout above is at the place "residual".
 
 Kernels and activations are 2-D in each product: XLA's CPU backend runs one 2-D product faster than the same product
 with more dimensions.
@@ -33,8 +33,8 @@ TENSOR = "tensor"  # the mesh axis of heads, of the feed-forward's hidden width,
 def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     """Pin the layout of `x` on the ambient mesh (`jax.set_mesh`). axes: for each dimension, one mesh axis or several.
 
-    Does nothing without a mesh. Mesh axes that the mesh lacks are left out. If the rest do not divide a dimension, XLA
-    decides that dimension's layout.
+    Without a mesh, return `x` unchanged. Axis names that the mesh does not have are ignored. If the sizes of the other
+    axes do not divide a dimension, XLA chooses the layout of this dimension.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -50,19 +50,23 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
 
 
 def embedding_stddev(config: ModelConfig) -> float:
-    """Return the deviation of fresh embeddings. T5: 1, with scaled logits where embeddings are tied. Others: GPT-2's
-    0.02, so that the first loss is close to ln V.
+    """Return the standard deviation of new embeddings.
+
+    T5 has 1, and scales the logits if embeddings are tied. Other models have GPT-2's 0.02, so that the first loss is
+    close to ln V.
     """
     return 1.0 if config.starts_like_t5 else 0.02
 
 
 def kernel_stddev(config: ModelConfig, name: str) -> float:
-    """Return the standard deviation of a fresh kernel. All are normal.
+    """Return the standard deviation of a new kernel. The distribution is normal.
 
-    T5: 1 / sqrt(fan-in). Queries are smaller by sqrt(head_dim), which replaces the scale of the scores
-    (mesh-tensorflow; Hugging Face's T5PreTrainedModel at factor 1 is the same). An untied head follows T5X's fan-in;
-    Hugging Face's 1.0 would start at a loss far above ln V. Others: GPT-2's 0.02, divided by sqrt(2N) where a block
-    writes to the residual stream.
+    In T5: 1 / sqrt(fan-in). For queries, this is divided by sqrt(head_dim), because T5 does not scale the scores.
+    Sources: mesh-tensorflow, and Hugging Face's T5PreTrainedModel with initializer_factor = 1. An untied head follows
+    T5X (1 / sqrt(fan-in)), because Hugging Face's 1.0 gives a first loss far above ln V.
+
+    In other models: GPT-2's 0.02. Kernels that write to the residual stream ("output", "down") are divided by sqrt(2N),
+    where N is the number of layers of the deeper stack.
     """
     writes = name in ("output", "down")
     if not config.starts_like_t5:
@@ -78,7 +82,7 @@ QKV = ("query", "key", "value", "query_key_value")
 class Dense(nn.Module):
     """A product with a kernel [in, features] in the compute dtype, plus a bias [features] if the config has biases.
 
-    `name` decides the initialisation, and whether the "qkv" biases include this layer.
+    The module's `name` decides the initialisation, and whether the layer has a bias if `biases` is "qkv".
     """
 
     config: ModelConfig
@@ -109,7 +113,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + ε) · scale, plus a bias where `biases` is "all"; in float32 (Ba et al. 2016)."""
+    """(x - mean) / sqrt(variance + ε) · scale, plus a bias if `biases` is "all"; in float32 (Ba et al. 2016)."""
 
     config: ModelConfig
 
@@ -125,12 +129,12 @@ class LayerNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig, **arguments: Any) -> nn.Module:
-    """Return the kind of norm that all blocks of a model have."""
+    """Return a new norm of the kind that the config names."""
     return {"rms": RMSNorm, "layer": LayerNorm}[config.norm](config, **arguments)
 
 
 class Attention(nn.Module):
-    """Attention of one layer with its norm and residual: self-attention, or cross-attention to the encoder's output."""
+    """Attention of one layer, with norm and residual: self-attention, or cross-attention to the encoder's output."""
 
     config: ModelConfig
 
@@ -145,52 +149,53 @@ class Attention(nn.Module):
         self.output = Dense(config, config.d_model)
         self.drop = nn.Dropout(config.dropout_at("residual"))
 
-    def _heads(self, x_BxTxHK: Array) -> Array:
+    def _split_heads(self, x_BxTxHK: Array) -> Array:
         x_BxTxHxK = x_BxTxHK.reshape(*x_BxTxHK.shape[:-1], -1, self.config.head_dim)
         return constrain(x_BxTxHxK, BATCH, None, TENSOR, None)
 
-    def _queries(self, q_BxTxHK: Array) -> Array:
-        q_BxTxHxK = self._heads(q_BxTxHK)
+    def _make_queries(self, q_BxTxHK: Array) -> Array:
+        q_BxTxHxK = self._split_heads(q_BxTxHK)
         return self.query_norm(q_BxTxHxK) if self.config.qk_norm else q_BxTxHxK
 
-    def _keys(self, k_BxSxHK: Array) -> Array:
-        k_BxSxHxK = self._heads(k_BxSxHK)
+    def _make_keys(self, k_BxSxHK: Array) -> Array:
+        k_BxSxHxK = self._split_heads(k_BxSxHK)
         return self.key_norm(k_BxSxHxK) if self.config.qk_norm else k_BxSxHxK
 
     def keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
         """Return keys and values [B, S, KV heads, K] of the sequence that is attended to."""
-        return self._keys(self.key(memory_BxSxD)), self._heads(self.value(memory_BxSxD))
+        return self._make_keys(self.key(memory_BxSxD)), self._split_heads(self.value(memory_BxSxD))
 
-    def _own(self, h_BxTxD: Array) -> tuple[Array, Array, Array]:
-        """Return the tokens' own queries, keys and values [B, T, heads, K], from one product after `join_kernels`."""
+    def _project_self(self, h_BxTxD: Array) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values [B, T, heads, K] of the tokens in `h`. With joined kernels: one product."""
         if not self.has_variable("params", "query_key_value"):
-            return self._queries(self.query(h_BxTxD)), *self.keys_values(h_BxTxD)
+            return self._make_queries(self.query(h_BxTxD)), *self.keys_values(h_BxTxD)
         ends = np.cumsum([self.config.num_heads, self.config.kv_heads]) * self.config.head_dim
         q, k, v = jnp.split(self.query_key_value(h_BxTxD), ends, axis=-1)
-        return self._queries(q), self._keys(k), self._heads(v)
+        return self._make_queries(q), self._make_keys(k), self._split_heads(v)
 
     def __call__(self, x_BxTxD: Array, attend: Attend, *,
                  keys_values: tuple[Array, Array] | None = None, positions_BxT: Array | None = None,
                  cache: tuple[Array, Array] | None = None, slot: Array | int | None = None,
                  deterministic: bool = True) -> tuple[Array, tuple[Array, Array] | None]:  # fmt: skip
-        """Return x after the block, and the cache with the tokens' own keys and values.
+        """Return x after the block, and the cache. In self-attention, the cache then has the keys and values of x too.
 
         Args:
-          attend: attention with its bias and mask. With a cache: `attention.cached.attend_cached` with them.
-          keys_values: of another sequence, for cross-attention. None: self-attention.
-          positions_BxT: int32, positions for rotary embeddings in self-attention; None: from 0.
+          attend: a function that computes attention; bias and mask are bound to it. With a cache, it comes from
+            `attention.cached.attend_cached`.
+          keys_values: the keys and values of another sequence, for cross-attention. None: self-attention.
+          positions_BxT: int32, positions for rotary embeddings in self-attention. None: positions count from 0.
           cache: keys [B, H, K, S], values [B, H, S, K]. The new tokens are written to `slot`, `slot + 1`, ….
-          slot: None: the cache belongs to another sequence and is complete.
+          slot: the first slot that the new tokens are written to. None: the cache holds another, complete sequence.
         """
         config, pre = self.config, self.config.norm_position == "pre"
         h_BxTxD = self.norm(x_BxTxD) if pre else x_BxTxD
         if keys_values is None and (cache is None or slot is not None):
-            q_BxTxHxK, k, v = self._own(h_BxTxD)
+            q_BxTxHxK, k, v = self._project_self(h_BxTxD)
             if config.positions == "rotary":
                 index_BxT = jnp.arange(x_BxTxD.shape[1])[None] if positions_BxT is None else positions_BxT
                 q_BxTxHxK, k = (rotate(x, index_BxT, config.rotary_base, config.rotary_scaling) for x in (q_BxTxHxK, k))
         else:
-            q_BxTxHxK, (k, v) = self._queries(self.query(h_BxTxD)), keys_values or (None, None)
+            q_BxTxHxK, (k, v) = self._make_queries(self.query(h_BxTxD)), keys_values or (None, None)
         if cache is not None:
             cache = cache if slot is None else write_cache(cache, k, v, slot)
             y_BxTxHxK = attend(q_BxTxHxK, *cache, scale=config.score_scale)
@@ -214,7 +219,8 @@ def write_cache(
 ) -> tuple[Array, Array]:
     """Return the cache with the keys and values of T tokens at `slot`, …, `slot + T - 1`.
 
-    All rows write the same slots. In a loop this happens in place; on CPU, a scatter to different slots would not.
+    All rows write to the same slots. XLA does such a write in place in a loop. On a CPU, a scatter to different slots
+    copies the cache.
     """
     update = jax.lax.dynamic_update_slice_in_dim
     (keys, values), (k, v) = cache, arrange_for_cache(k_BxTxHxK, v_BxTxHxK)
@@ -232,7 +238,7 @@ ACTIVATIONS = {
 
 
 class MLP(nn.Module):
-    """Feed-forward block of one layer with norm and residual: down(activation(gate x) · up x); gate only if gated."""
+    """Feed-forward, norm and residual. Gated: down(activation(gate x) · up x); else down(activation(up x))."""
 
     config: ModelConfig
 
@@ -258,7 +264,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention if `cross`, and feed-forward."""
+    """One layer: self-attention, cross-attention if `cross` is True, and feed-forward."""
 
     config: ModelConfig
     cross: bool
@@ -274,7 +280,7 @@ class Layer(nn.Module):
                  deterministic: bool = True) -> Array:  # fmt: skip
         """Return x [B, T, D] after the layer, for whole sequences.
 
-        attend: attention with the bias and mask of self-attention; cross_attend: with those of cross-attention.
+        attend: computes self-attention. cross_attend: computes cross-attention. Bias and mask are bound to both.
         """
         x_BxTxD, _ = self.self_attention(x_BxTxD, attend, positions_BxT=positions_BxT, deterministic=deterministic)
         if self.cross:
@@ -285,12 +291,12 @@ class Layer(nn.Module):
 
     def extend(self, x_BxTxD: Array, attend: Attend, cross_attend: Attend | None, positions_BxT: Array,
                cache: dict[str, Any], slot: Array | int) -> tuple[Array, dict[str, Any]]:  # fmt: skip
-        """Return x after the layer for tokens that join the cache {"self": …, "cross": …}, and the new cache."""
-        x_BxTxD, own = self.self_attention(x_BxTxD, attend, positions_BxT=positions_BxT, cache=cache["self"],
+        """Return x after the layer for new tokens, and the cache {"self": …, "cross": …} with these tokens added."""
+        x_BxTxD, self_cache = self.self_attention(x_BxTxD, attend, positions_BxT=positions_BxT, cache=cache["self"],
                                            slot=slot)  # fmt: skip
         if self.cross:
             x_BxTxD, _ = self.cross_attention(x_BxTxD, cross_attend, cache=cache["cross"])
-        return self.mlp(x_BxTxD), {**cache, "self": own}
+        return self.mlp(x_BxTxD), {**cache, "self": self_cache}
 
     def cross_keys_values(self, memory_BxSxD: Array) -> tuple[Array, Array]:
         """Return keys [B, H, K, S] and values [B, H, S, K], as a cache holds them."""
@@ -302,26 +308,29 @@ def join_kernels(layer: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
 
         self_attention/query_key_value in place of query, key, value;  mlp/gate_up in place of gate, up
 
-    Kernels are in the compute dtype. Kernels that read the same activations are side by side. The kernels of
-    cross-attention's keys and values are left out, because the cache holds these keys and values. A step of few tokens
-    takes as long as reading its weights and starting each read. On a mesh that splits heads or hidden width, kernels
-    stay apart: a device's share of the joined kernel would not be its share of each part.
+    All kernels are cast to the compute dtype. Kernels with the same input are concatenated along their last axis. The
+    kernels for cross-attention's keys and values are removed, because the cache already holds these keys and values.
+    A step with few tokens is limited by memory: its time is that of reading the weights, plus a fixed cost for each
+    read. If the mesh splits heads or hidden width, kernels are not concatenated: a device's part of the joined
+    kernel would not be made of the device's parts of the single kernels.
     """
     cast = lambda path, leaf: leaf.astype(config.dtype) if path[-1].key == "kernel" else leaf
     blocks = dict(jax.tree.map_with_path(cast, layer))
     if "cross_attention" in blocks:
-        blocks["cross_attention"] = _without(blocks["cross_attention"], ("key", "value", "key_norm"))
+        blocks["cross_attention"] = _remove_parts(blocks["cross_attention"], ("key", "value", "key_norm"))
     if jax.sharding.get_abstract_mesh().shape.get(TENSOR, 1) == 1:
-        blocks["self_attention"] = _side_by_side(blocks["self_attention"], "query_key_value", ("query", "key", "value"))
+        blocks["self_attention"] = _concatenate_kernels(
+            blocks["self_attention"], "query_key_value", ("query", "key", "value")
+        )
         if config.gated:
-            blocks["mlp"] = _side_by_side(blocks["mlp"], "gate_up", ("gate", "up"))
+            blocks["mlp"] = _concatenate_kernels(blocks["mlp"], "gate_up", ("gate", "up"))
     return blocks
 
 
-def _side_by_side(block: dict[str, Any], name: str, parts: tuple[str, ...]) -> dict[str, Any]:
-    together = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), *(block[part] for part in parts))
-    return {**_without(block, parts), name: together}
+def _concatenate_kernels(block: dict[str, Any], name: str, parts: tuple[str, ...]) -> dict[str, Any]:
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), *(block[part] for part in parts))
+    return {**_remove_parts(block, parts), name: joined}
 
 
-def _without(block: dict[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+def _remove_parts(block: dict[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in block.items() if key not in parts}

@@ -21,14 +21,17 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self) -> BucketBias:
-        """Return the bias that the parameter denotes."""
+        """Return the bias with the parameter as its values."""
         shape = (self.buckets, self.num_heads)
         embedding = self.param("embedding", nn.initializers.normal(self.stddev), shape, jnp.float32)
         return BucketBias(embedding, self.bidirectional, self.max_distance)
 
 
 class LearnedPositions(nn.Module):
-    """A table with a row for each position, added to the tokens. Parameter: embedding [offset + max_positions, D]."""
+    """A table with a row for each position. The rows are added to the tokens.
+
+    Parameter: embedding [offset + max_positions, D].
+    """
 
     max_positions: int
     offset: int
@@ -43,21 +46,22 @@ class LearnedPositions(nn.Module):
 
 
 def sinusoids(positions: Array, d_model: int) -> Array:
-    """Float32 [..., D]: sin(p · 10000 ** (-2i / D)) for i below D/2, then the cosines (Vaswani et al. 2017)."""
+    """Return float32 [..., D]: sin(p · 10000 ** (-2i / D)) for i below D/2, then the cosines (Vaswani et al. 2017)."""
     half = d_model // 2
     angle = positions[..., None].astype(jnp.float32) * (10000.0 ** (-np.arange(half, dtype=np.float32) / half))
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def rotary_frequencies(head_dim: int, base: float, scaling: tuple | None) -> np.ndarray:
-    """Float32 [K/2]: radians by which each pair of dimensions turns from one position to the next.
+    """Return float32 [K/2]: the angle (radians) by which each pair of dimensions turns from one position to the next.
 
-    Without scaling, base ** (-2i / K). Scaling is one of:
+    Without scaling: base ** (-2i / K). Scaling is one of:
 
-        ("linear", factor)                     every pair turns slower by the factor (Chen et al. 2023)
-        ("llama3", factor, low, high, length)  pairs with fewer than `low` turns in the original `length` turn slower
-                                               by the factor; pairs with more than `high` turns do not change; between
-                                               them, a blend (Llama 3.1; formula: Hugging Face's modeling_rope_utils)
+        ("linear", factor)                     the angles are divided by the factor (Chen et al. 2023)
+        ("llama3", factor, low, high, length)  the angles of pairs with fewer than `low` turns in the original `length`
+                                               are divided by the factor; pairs with more than `high` turns do not
+                                               change; other pairs have a weighted mean of both (Llama 3.1; formula:
+                                               Hugging Face's modeling_rope_utils)
     """
     frequency = (base ** -(np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)).astype(np.float32)
     if scaling is None:
@@ -74,7 +78,7 @@ def rotary_frequencies(head_dim: int, base: float, scaling: tuple | None) -> np.
 def rotate(x_BxTxHxK: Array, positions_BxT: Array, base: float, scaling: tuple | None = None) -> Array:
     """Apply rotary position embedding (Su et al. 2021) in float32; return the dtype of x.
 
-    Dimensions i and i + K/2 turn together, as in Llama and GPT-NeoX, by the position times their frequency.
+    Dimensions i and i + K/2 are a pair, as in Llama and GPT-NeoX. A pair turns by the position times its frequency.
     """
     frequency = rotary_frequencies(x_BxTxHxK.shape[-1], base, scaling)
     angle_BxTx1xk = positions_BxT[..., None, None].astype(jnp.float32) * frequency

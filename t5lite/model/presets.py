@@ -3,8 +3,8 @@
     config.model.update(preset("t5_v1_1_base"))
     config.model.update(preset("llama3_8b"))
 
-A preset sets all fields that a family fixes. Fields that the family leaves to a run (the rate of dropout, dtype,
-rematerialisation) keep the config's values. Sources: Raffel et al. 2020 and Google's t5.1.1 configs (T5; FLAN-T5 has
+A preset sets all fields that define a family. Other fields (the rate of dropout, dtype, rematerialisation) keep the
+config's values. Sources: Raffel et al. 2020 and Google's t5.1.1 configs (T5; FLAN-T5 has
 the shapes of v1.1), Xue et al. 2021 (mT5), Tay et al. 2022 (UL2), Lewis et al. 2020 (BART), Devlin et al. 2019 (BERT),
 Radford et al. 2019 (GPT-2), Touvron et al. 2023 and Grattafiori et al. 2024 (Llama 2 and 3).
 """
@@ -25,7 +25,7 @@ _T5 = {
     "tie_embeddings": False,
     "vocab_size": 32128,
 }
-_OF_LAYER_NORM = {"positions": "learned", "norm": "layer", "biases": "all", "tie_embeddings": True}
+_WITH_LAYER_NORM = {"positions": "learned", "norm": "layer", "biases": "all", "tie_embeddings": True}
 _LLAMA = {
     "architecture": "decoder",
     "positions": "rotary",
@@ -43,7 +43,7 @@ FAMILIES: dict[str, Fields] = {
     "mt5": {**_T5, "activation": "geglu", "vocab_size": 250112},
     "ul2": {**_T5, "activation": "swiglu"},
     "bart": {
-        **_OF_LAYER_NORM,
+        **_WITH_LAYER_NORM,
         "architecture": "encoder_decoder",
         "norm_position": "post",
         "norm_epsilon": 1e-5,
@@ -56,7 +56,7 @@ FAMILIES: dict[str, Fields] = {
         "vocab_size": 50265,
     },
     "bert": {
-        **_OF_LAYER_NORM,
+        **_WITH_LAYER_NORM,
         "architecture": "encoder",
         "norm_position": "post",
         "norm_epsilon": 1e-12,
@@ -69,7 +69,7 @@ FAMILIES: dict[str, Fields] = {
         "vocab_size": 30522,
     },
     "gpt2": {
-        **_OF_LAYER_NORM,
+        **_WITH_LAYER_NORM,
         "architecture": "decoder",
         "norm_position": "pre",
         "norm_epsilon": 1e-5,
@@ -83,8 +83,8 @@ FAMILIES: dict[str, Fields] = {
 ROTARY_OF_LLAMA_3_2 = ("llama3", 32.0, 1.0, 4.0, 8192)
 
 
-def _stacks(layers: int, d_model: int, d_ff: int, heads: int, head_dim: int | None = None) -> Fields:
-    """Return the sizes of an encoder-decoder. On other architectures the stack that they lack is ignored."""
+def _make_sizes(layers: int, d_model: int, d_ff: int, heads: int, head_dim: int | None = None) -> Fields:
+    """Return the fields with a model's sizes. An architecture with one stack ignores the other number of layers."""
     return {
         "num_encoder_layers": layers,
         "num_decoder_layers": layers,
@@ -96,43 +96,43 @@ def _stacks(layers: int, d_model: int, d_ff: int, heads: int, head_dim: int | No
 
 
 _T5_V1_1_SIZES = {
-    "small": _stacks(8, 512, 1024, 6, 64),
-    "base": _stacks(12, 768, 2048, 12),
-    "large": _stacks(24, 1024, 2816, 16),
-    "xl": _stacks(24, 2048, 5120, 32),
-    "xxl": _stacks(24, 4096, 10240, 64),
+    "small": _make_sizes(8, 512, 1024, 6, 64),
+    "base": _make_sizes(12, 768, 2048, 12),
+    "large": _make_sizes(24, 1024, 2816, 16),
+    "xl": _make_sizes(24, 2048, 5120, 32),
+    "xxl": _make_sizes(24, 4096, 10240, 64),
 }
 SIZES: dict[str, dict[str, Fields]] = {
     "t5_v1_0": {
-        "small": _stacks(6, 512, 2048, 8),
-        "base": _stacks(12, 768, 3072, 12),
-        "large": _stacks(24, 1024, 4096, 16),
-        "3b": _stacks(24, 1024, 16384, 32, 128),
-        "11b": _stacks(24, 1024, 65536, 128, 128),
+        "small": _make_sizes(6, 512, 2048, 8),
+        "base": _make_sizes(12, 768, 3072, 12),
+        "large": _make_sizes(24, 1024, 4096, 16),
+        "3b": _make_sizes(24, 1024, 16384, 32, 128),
+        "11b": _make_sizes(24, 1024, 65536, 128, 128),
     },
     "t5_v1_1": _T5_V1_1_SIZES,
     "mt5": _T5_V1_1_SIZES,
-    "ul2": {"20b": _stacks(32, 4096, 16384, 16)},
-    "bart": {"base": _stacks(6, 768, 3072, 12), "large": _stacks(12, 1024, 4096, 16)},
-    "bert": {"base": _stacks(12, 768, 3072, 12), "large": _stacks(24, 1024, 4096, 16)},
+    "ul2": {"20b": _make_sizes(32, 4096, 16384, 16)},
+    "bart": {"base": _make_sizes(6, 768, 3072, 12), "large": _make_sizes(12, 1024, 4096, 16)},
+    "bert": {"base": _make_sizes(12, 768, 3072, 12), "large": _make_sizes(24, 1024, 4096, 16)},
     "gpt2": {
-        "small": _stacks(12, 768, 3072, 12),
-        "medium": _stacks(24, 1024, 4096, 16),
-        "large": _stacks(36, 1280, 5120, 20),
-        "xl": _stacks(48, 1600, 6400, 25),
+        "small": _make_sizes(12, 768, 3072, 12),
+        "medium": _make_sizes(24, 1024, 4096, 16),
+        "large": _make_sizes(36, 1280, 5120, 20),
+        "xl": _make_sizes(48, 1600, 6400, 25),
     },
     "llama2": {
-        "7b": _stacks(32, 4096, 11008, 32),
-        "13b": _stacks(40, 5120, 13824, 40),
-        "70b": _stacks(80, 8192, 28672, 64) | {"num_kv_heads": 8},
+        "7b": _make_sizes(32, 4096, 11008, 32),
+        "13b": _make_sizes(40, 5120, 13824, 40),
+        "70b": _make_sizes(80, 8192, 28672, 64) | {"num_kv_heads": 8},
     },
     "llama3": {
-        "1b": _stacks(16, 2048, 8192, 32)
+        "1b": _make_sizes(16, 2048, 8192, 32)
         | {"num_kv_heads": 8, "tie_embeddings": True, "rotary_scaling": ROTARY_OF_LLAMA_3_2},
-        "3b": _stacks(28, 3072, 8192, 24)
+        "3b": _make_sizes(28, 3072, 8192, 24)
         | {"num_kv_heads": 8, "tie_embeddings": True, "rotary_scaling": ROTARY_OF_LLAMA_3_2},
-        "8b": _stacks(32, 4096, 14336, 32) | {"num_kv_heads": 8},
-        "70b": _stacks(80, 8192, 28672, 64) | {"num_kv_heads": 8},
+        "8b": _make_sizes(32, 4096, 14336, 32) | {"num_kv_heads": 8},
+        "70b": _make_sizes(80, 8192, 28672, 64) | {"num_kv_heads": 8},
     },
 }
 PRESETS: dict[str, Fields] = {
@@ -141,7 +141,7 @@ PRESETS: dict[str, Fields] = {
 
 
 def preset(name: str) -> Fields:
-    """Return a config's `model` values for a released model, by family and size. Raises UserError if unknown."""
+    """Return the values of a config's `model` for a released model. Raises UserError for an unknown name."""
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
     return dict(PRESETS[name])

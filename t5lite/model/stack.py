@@ -23,16 +23,16 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Cache:
-    """The keys and values that a decoder keeps between steps. They lie in slots; a slot is not a position.
+    """The keys and values that a decoder keeps between steps. Each token has a slot; a slot is not a position.
 
-    A slot may belong to one of several beams of its row. Rows with prompts of different lengths write the same slot in
-    the same step.
+    A slot can belong to one of several beams of its row. In one step, all rows write the same slots, although the
+    lengths of their prompts differ.
 
-    layers: for each layer {"self": (keys [B, H, K, S], values [B, H, S, K])}; after an encoder also "cross", with L
-        in place of S.
-    positions: int32 [B, S], the position of the token in each slot; [1, S] where all rows agree. It may be longer
-        than the slots that exist so far; see `grown`.
-    memory_segment_ids: [B, L], the encoder's padding (0), or None.
+    layers: for each layer {"self": (keys [B, H, K, S], values [B, H, S, K])}. An encoder-decoder also has "cross", with
+        L in place of S.
+    positions: int32 [B, S], the position of the token in each slot; [1, S] if all rows have the same positions. S may
+        be larger than the present number of slots; see `grow`.
+    memory_segment_ids: [B, L], 0 at the encoder's padding; or None.
     """
 
     layers: tuple[dict[str, Any], ...]
@@ -43,8 +43,8 @@ class Cache:
     def slots(self) -> int:
         return self.layers[0]["self"][0].shape[-1]
 
-    def grown(self, slots: int) -> "Cache":
-        """Return the cache with `slots` slots; the new ones are empty."""
+    def grow(self, slots: int) -> "Cache":
+        """Return the cache with `slots` slots. The new slots are empty."""
         more = slots - self.slots
         pad = lambda x, axis: jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
         layers = tuple({**layer, "self": (pad(layer["self"][0], 3), pad(layer["self"][1], 2))} for layer in self.layers)
@@ -52,7 +52,7 @@ class Cache:
 
 
 class Stack(nn.Module):
-    """The layers of an encoder or a decoder, with the norm after the last."""
+    """The layers of an encoder or a decoder, with the norm after the last layer."""
 
     config: ModelConfig
     num_layers: int
@@ -96,7 +96,7 @@ class Stack(nn.Module):
         self._check_length(length)
         queries = batch, length, config.num_heads
         mask = Mask(segment_ids, segment_ids, prefix_mask, causal=self.causal)
-        attend = prepare(config.attention, self._bias(), mask, queries, length)
+        attend = prepare(config.attention, self._make_bias(), mask, queries, length)
         cross_attend = None
         if self.cross:
             mask = Mask(segment_ids, memory_segment_ids)
@@ -111,13 +111,15 @@ class Stack(nn.Module):
             layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers)
         needs_key = self.config.dropout and not deterministic
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if needs_key else None
-        x_BxTxD = self._enter(x_BxTxD, jnp.arange(length) if positions is None else positions)
-        x_BxTxD = self._over_layers(layer, keys, self.drop_embedding(x_BxTxD, deterministic=deterministic))
-        return self.drop_final(self._leave(x_BxTxD), deterministic=deterministic)
+        x_BxTxD = self._prepare_input(x_BxTxD, jnp.arange(length) if positions is None else positions)
+        x_BxTxD = self._apply_layers(layer, keys, self.drop_embedding(x_BxTxD, deterministic=deterministic))
+        return self.drop_final(self._apply_final_norm(x_BxTxD), deterministic=deterministic)
 
-    def _enter(self, x_BxTxD: Array, positions: Array) -> Array:
-        """Return the input of the first layer: the embedded tokens, plus learned or sinusoidal positions, normed if
-        the config has `embedding_norm`. positions: [T] or [B, T].
+    def _prepare_input(self, x_BxTxD: Array, positions: Array) -> Array:
+        """Return the input of the first layer: the embedded tokens, with positions added and the norm applied.
+
+        Only learned and sinusoidal positions are added. There is a norm only with `embedding_norm`. positions: [T] or
+        [B, T].
         """
         config = self.config
         if config.positions == "learned":
@@ -126,47 +128,47 @@ class Stack(nn.Module):
             x_BxTxD = x_BxTxD + sinusoids(positions, config.d_model).astype(config.dtype)
         return self.embedding_norm(x_BxTxD) if config.embedding_norm else x_BxTxD
 
-    def _leave(self, x_BxTxD: Array) -> Array:
+    def _apply_final_norm(self, x_BxTxD: Array) -> Array:
         return self.final_norm(x_BxTxD) if self.config.norm_position == "pre" else x_BxTxD
 
     def _check_length(self, length: int) -> None:
-        """Raise UserError where `length` tokens are more than `max_positions`.
+        """Raise UserError if `length` tokens are more than `max_positions`.
 
-        Learned positions have no more rows. For other positions, `max_positions` is the window of a released model with
-        sliding attention.
+        Learned positions have only this many rows. With other positions, `max_positions` is the window of a released
+        model with sliding attention.
         """
-        most = self.config.max_positions
-        if most is not None and length > most:
+        limit = self.config.max_positions
+        if limit is not None and length > limit:
             side = "decoder" if self.causal else "encoder"
             has = "has learned positions for" if self.config.positions == "learned" else "reads at most"
-            raise UserError(f"the {side} would read {length} tokens, but it {has} {most}: "
+            raise UserError(f"the {side} would read {length} tokens, but it {has} {limit}: "
                             "model.max_positions; shorten objective.inputs_length")  # fmt: skip
 
-    def _bias(self) -> Bias | None:
-        """Return the bias on the scores of self-attention, the same in all layers."""
+    def _make_bias(self) -> Bias | None:
+        """Return the bias on the scores of self-attention. All layers have the same bias."""
         if self.config.positions == "relative_bias":
             return self.relative_bias()
         return SlopeBias(self.config.num_heads) if self.config.positions == "alibi" else None
 
     def extend(self, x_BxTxD: Array, cache: Cache, positions_BxT: Array, slot: Array | int, visible_BxTxS: Array,
                layers: Sequence[Any] | None) -> tuple[Array, Cache]:  # fmt: skip
-        """Return [B, T, D] for tokens that join the cache, and the new cache; see `Transformer.extend`.
+        """Return [B, T, D] for new tokens, and the cache with these tokens added; see `Transformer.extend`.
 
-        The layers are always unrolled here: a scan would copy every layer's cache at every step.
+        The layers are always unrolled here, because a scan would copy every layer's cache at every step.
         """
-        keys_BxS, bias = cache.positions[:, : visible_BxTxS.shape[-1]], self._bias()
-        bias = None if bias is None else bias.at(positions_BxT, keys_BxS)
+        keys_BxS, bias = cache.positions[:, : visible_BxTxS.shape[-1]], self._make_bias()
+        bias = None if bias is None else bias.compute_at_positions(positions_BxT, keys_BxS)
         attend = functools.partial(attend_cached, bias=bias, mask=visible_BxTxS[:, None])
         cross_attend = None
         if self.cross:
-            mask = Mask(None, cache.memory_segment_ids).array(x_BxTxD.shape[1], cache.layers[0]["cross"][0].shape[-1])
+            mask = Mask(None, cache.memory_segment_ids).compute(x_BxTxD.shape[1], cache.layers[0]["cross"][0].shape[-1])
             cross_attend = functools.partial(attend_cached, mask=mask)
-        x_BxTxD, extended = self._enter(x_BxTxD, positions_BxT), []
+        x_BxTxD, extended = self._prepare_input(x_BxTxD, positions_BxT), []
         for params, old in zip(layers or _unstack(self.layers, self.num_layers), cache.layers, strict=True):
             x_BxTxD, new = self.layer.apply({"params": params}, x_BxTxD, attend, cross_attend, positions_BxT, old,
                                             slot, method=Layer.extend)  # fmt: skip
             extended.append(new)
-        return self._leave(x_BxTxD), cache.replace(layers=tuple(extended))
+        return self._apply_final_norm(x_BxTxD), cache.replace(layers=tuple(extended))
 
     def join_kernels(self) -> list[Any]:
         """Return each layer's parameters as `layers.join_kernels` arranges them."""
@@ -177,7 +179,7 @@ class Stack(nn.Module):
         return [self.layer.apply({"params": params}, memory_BxSxD, method=Layer.cross_keys_values)
                 for params in _unstack(self.layers, self.num_layers)]  # fmt: skip
 
-    def _over_layers(self, layer: Callable, keys: Array | None, x: Array) -> Array:
+    def _apply_layers(self, layer: Callable, keys: Array | None, x: Array) -> Array:
         """Apply layer(params, key, x) for each layer. Parameters and PRNG keys are stacked over layers."""
         if self.config.scan_layers:
             return jax.lax.scan(lambda x, each: (layer(*each, x), None), x, (self.layers, keys))[0]
@@ -187,7 +189,7 @@ class Stack(nn.Module):
 
 
 def _unstack(tree: Any, length: int) -> list[Any]:
-    """Return the `length` slices of every leaf. Made by split: its gradient is one concatenation, not a sum of pads."""
+    """Return `length` trees with the slices of every leaf. The gradient of `split` is one concatenation."""
     leaves, structure = jax.tree.flatten(tree)
     parts = [[part.squeeze(0) for part in jax.lax.split(leaf, (1,) * length)] for leaf in leaves]
     return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(length)]

@@ -1,10 +1,11 @@
-"""One `Transformer` for encoder-decoders, decoders and encoders. The numbers of layers decide which of them it is.
+"""One `Transformer` for encoder-decoders, decoders and encoders. The numbers of layers decide the architecture.
 
     model = Transformer(config)
     params = model.init(key, batch)["params"]
     logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key})
 
-Parameters, all float32. Kernels of a stack have a leading axis of layers N, in a scan and unrolled:
+The parameters are all float32. The parameters of layers are stacked: their first axis has the N layers. Lines name the
+settings with which a parameter exists:
 
     token_embedding/embedding [V, D]
     lm_head/kernel [D, V]                                               (untied only)
@@ -18,11 +19,13 @@ Parameters, all float32. Kernels of a stack have a leading axis of layers N, in 
     encoder/layers/mlp/{norm/scale, gate/kernel, up/kernel, down/kernel}            (gate: gated activations only)
     encoder/final_norm/scale [D]                                        (pre-norm only)
     decoder/…  as encoder/…, and decoder/layers/cross_attention/…       (encoder-decoder only)
-    mlm_transform/{dense/kernel [D, D], norm/scale}                     (an encoder's, before the vocabulary)
-    pooler/kernel [D, D], HEAD/kernel [D, its outputs]                  (heads beside the vocabulary, by their names)
-    …/bias beside a kernel, and beside the scale of a layer norm        (biases)
+    mlm_transform/{dense/kernel [D, D], norm/scale}                     (mlm_transform; encoder only)
+    pooler/kernel [D, D]                                                (a head for the whole example)
+    HEAD/kernel [D, outputs of the head]                                (heads other than the vocabulary)
+    …/bias, for each kernel and for the scale of each layer norm        (biases)
 
-For generation: `encode` once, `start_cache`, then `extend` by a prompt, or by one token of each beam at a time.
+For generation, call `encode` once, then `start_cache`. Then call `extend` with a prompt, or with one token of each beam
+at a time.
 """
 
 import dataclasses
@@ -57,7 +60,7 @@ Array = jax.Array
 class StepWeights(NamedTuple):
     """Parameters in the layout that `extend` and `logits` read fastest, for a few tokens at a time.
 
-    layers: the decoder's, one tree for each layer, with kernels side by side (`layers.join_kernels`).
+    layers: the layers of the decoder, one tree for each layer, with joined kernels (`layers.join_kernels`).
     vocabulary_DxV: the kernel of the logits. All kernels are in the compute dtype.
     """
 
@@ -104,42 +107,43 @@ class Transformer(nn.Module):
             embedding = self.token_type_embedding.embedding.astype(self.config.dtype)
             if token_types_BxT is None:
                 x_BxTxD = x_BxTxD + embedding[0]
-            else:  # A product: the gradient of a lookup in so few rows would add to each row one token at a time.
+            else:  # The gradient of a lookup would be slow: it adds one token at a time to each of the few rows.
                 x_BxTxD = (
                     x_BxTxD + jax.nn.one_hot(token_types_BxT, self.config.token_types, dtype=x_BxTxD.dtype) @ embedding
                 )
         return constrain(x_BxTxD, BATCH, None, None)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Array | None:
-        """Return the vocabulary's logits, float32: [B, T, V] of a decoder, [B, L, V] of an encoder, or [B, P, V] where
-        the batch has `predicted`. None without a vocabulary head.
+        """Return the logits of the vocabulary, float32. None if the model has no head for the vocabulary.
+
+        The shape is [B, T, V] for a decoder, [B, L, V] for an encoder, and [B, P, V] if the batch has `predicted`.
         """
         return self.outputs(batch, deterministic=deterministic).get(VOCABULARY)
 
     def outputs(self, batch: Batch, *, deterministic: bool = True) -> dict[str, Array]:
-        """Return {head: logits} of all heads, float32: [B, T, V] for the "vocabulary", [B, L, C] or [B, C] for others.
+        """Return {head: logits} of all heads, float32. For "vocabulary", see `__call__`; others: [B, L, C] or [B, C].
 
-        A head for the whole example is BERT's: its input is tanh of a dense layer on the first token.
+        As in BERT, the input of a head for the whole example is tanh of a dense layer on the first token.
         """
         hidden_BxTxD, heads = self.hidden(batch, deterministic=deterministic), self.config.heads
         answers: dict[str, Array] = {}
         if heads.vocabulary:
-            wanted = hidden_BxTxD
+            selected = hidden_BxTxD
             if batch.predicted is not None:
-                wanted = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
-            answers[VOCABULARY] = self.logits(wanted)
+                selected = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
+            answers[VOCABULARY] = self.logits(selected)
         if heads.pooled:
             pooled_BxD = jnp.tanh(self.pooler(hidden_BxTxD[:, 0]))
         for head in heads.others:
-            read = hidden_BxTxD if head.each == "token" else pooled_BxD
-            read = self.drop_head(read, deterministic=deterministic) if head.dropout else read
-            answers[head.name] = self._answer(read, getattr(self, head.name))
+            features = hidden_BxTxD if head.each == "token" else pooled_BxD
+            features = self.drop_head(features, deterministic=deterministic) if head.dropout else features
+            answers[head.name] = self._apply_head(features, getattr(self, head.name))
         return answers
 
     def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:
         """Return the hidden states before the logits, [B, T, D] in the compute dtype.
 
-        For a loss that never holds all logits at once.
+        A loss can use them to compute only a part of the logits at a time.
         """
         memory = None
         if self.config.num_encoder_layers:
@@ -152,7 +156,7 @@ class Transformer(nn.Module):
                             memory_segment_ids=batch.inputs_segment_ids, deterministic=deterministic)  # fmt: skip
 
     def logits(self, hidden_BxTxD: Array, vocabulary_DxV: Array | None = None) -> Array:
-        """Return float32 logits [B, T, V] for hidden states [B, T, D], or [B, V] for [B, D]; products add in float32.
+        """Return float32 logits [B, T, V] for hidden states [B, T, D], or [B, V] for [B, D]. Products sum in float32.
 
         vocabulary_DxV: see `step_weights`.
         """
@@ -173,7 +177,7 @@ class Transformer(nn.Module):
             logits = config.logits_soft_cap * jnp.tanh(logits / config.logits_soft_cap)
         return constrain(logits, BATCH, *(None,) * (logits.ndim - 2), TENSOR)
 
-    def _answer(self, x: Array, head: "Head") -> Array:
+    def _apply_head(self, x: Array, head: "Head") -> Array:
         logits = self._project(x, head.kernel)
         return logits + head.bias if head.biased else logits
 
@@ -197,8 +201,8 @@ class Transformer(nn.Module):
 
         Args:
           positions_BxS: int32 [B, S] or [1, S], the position of each slot.
-          memory_BxSxD: the encoder's output. Its keys and values are computed here, once.
-          slots: the number of slots at first; None: S.
+          memory_BxSxD: the encoder's output. Its keys and values are computed here.
+          slots: the number of slots at the start. None: S.
         """
         config = self.config
         zeros = jnp.zeros((batch, slots or positions_BxS.shape[1], config.kv_heads, config.head_dim), config.dtype)
@@ -210,32 +214,34 @@ class Transformer(nn.Module):
 
     def extend(self, tokens_BxT: Array, cache: Cache, slot: Array | int, visible_BxTxS: Array,
                layers: Sequence[Any] | None = None) -> tuple[Array, Cache]:  # fmt: skip
-        """Return the decoder's hidden states [B, T, D] for tokens that join the cache, and the new cache.
+        """Return the decoder's hidden states [B, T, D] for new tokens, and the cache with these tokens added.
 
         Args:
           slot: the tokens are written to `slot`, …, `slot + T - 1`.
-          visible_BxTxS: bool, the slots that each token sees, its own included; B may be 1. Attention sees the first S
-            slots only.
+          visible_BxTxS: bool, the slots that each token sees, with its own slot; B may be 1. Attention sees only the
+            first S slots.
           layers: see `step_weights`.
         """
         positions_BxT = jax.lax.dynamic_slice_in_dim(cache.positions, slot, tokens_BxT.shape[1], axis=1)
         return self.decoder.extend(self._embed(tokens_BxT), cache, positions_BxT, slot, visible_BxTxS, layers)
 
     def step_weights(self) -> StepWeights:
-        """Return the weights that many steps read. Made once, because cutting the stacked parameters copies them."""
+        """Return the weights for many steps. Call it once: it copies the parameters, which are stacked over layers."""
         kernel = self.token_embedding.embedding.T if self.config.tie_embeddings else self.lm_head.kernel
         return StepWeights(self.decoder.join_kernels(), kernel.astype(self.config.dtype))
 
 
 @functools.lru_cache(16)
 def parameter_shapes(config: ModelConfig) -> Any:
-    """Return the tree of a model's parameters, each leaf a jax.ShapeDtypeStruct."""
+    """Return the tree of a model's parameters. Each leaf is a jax.ShapeDtypeStruct."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     batch = Batch(targets=ids, weights=ids, inputs=ids if config.num_encoder_layers else None,
                   decoder_inputs=ids if config.num_decoder_layers else None)  # fmt: skip
-    key = jax.eval_shape(jax.random.key, 0)  # abstract too: a real key would start JAX
-    one_of_each = dataclasses.replace(config, scan_layers=True)  # traces one layer; the parameters are the same
-    return jax.eval_shape(Transformer(one_of_each).init, key, batch)["params"]
+    key = jax.eval_shape(jax.random.key, 0)  # abstract, because a real key would start JAX
+    scanned_config = dataclasses.replace(
+        config, scan_layers=True
+    )  # a scan traces only one layer, and has the same parameters
+    return jax.eval_shape(Transformer(scanned_config).init, key, batch)["params"]
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -244,7 +250,7 @@ def num_parameters(config: ModelConfig) -> int:
 
 
 class HeadTransform(nn.Module):
-    """The block between an encoder and its vocabulary: dense, activation, norm (Devlin et al. 2019)."""
+    """The block between an encoder and its vocabulary head: dense, activation, norm (Devlin et al. 2019)."""
 
     config: ModelConfig
 
@@ -256,9 +262,9 @@ class HeadTransform(nn.Module):
 
 
 class Head(nn.Module):
-    """The parameters of an output projection: kernel [D, C] (none if d_model is None) and, if `biased`, bias [C].
+    """The parameters of an output projection: kernel [D, C], and bias [C] if `biased`. If d_model is None: no kernel.
 
-    The methods of Transformer apply them.
+    The methods of Transformer apply the parameters.
     """
 
     d_model: int | None

@@ -1,7 +1,8 @@
-"""The one contract between data and models: `Example`, `Batch`, and the layouts that turn an Example into a Batch.
+"""The interface between data and models: `Example`, `Batch`, and the layouts that turn an Example into a Batch.
 
 An objective makes an `Example` from one row. A layout turns the Example into the `Batch` that an architecture reads.
-Here two packed pairs, (5 6 → 7) and (8 → 9). EOS (1) closes each side; padding is 0:
+The two sides of an Example are its inputs and its targets. Here are two packed pairs, (5 6 → 7) and (8 → 9). EOS (1)
+closes each side; padding is 0:
 
     Example  inputs               5 6 1 8 1 0        targets              7 1 9 1 0
              inputs_segment_ids   1 1 1 2 2 0        targets_segment_ids  1 1 2 2 0
@@ -12,7 +13,7 @@ Here two packed pairs, (5 6 → 7) and (8 → 9). EOS (1) closes each side; padd
              inputs_positions     0 1 2 0 1 0        weights              1 1 1 1 0
                                                      targets_segment_ids  1 1 2 2 0
                                                      targets_positions    0 1 0 1 0
-    decoder  (inputs and targets of a segment follow each other)
+    decoder  (each segment: its inputs, then its targets)
              decoder_inputs       0 5 6 1 7 0 8 1 9 0 0
              targets              5 6 1 7 1 8 1 9 1 0 0
              weights              0 0 0 1 1 0 0 1 1 0 0
@@ -24,12 +25,12 @@ The shift to the right restarts at each segment. A segment's decoder inputs begi
 as in T5). So a segment never sees the last token of the segment before. On a decoder, the prefix is the start token and
 all inputs. The loss starts at the position of the last input token, because its output predicts the first target.
 
-An encoder's example keeps all tokens in their places: `targets` and `weights` are aligned with `inputs`. Here two
-sentences, 5 6 7 and 8 9; the tokens 6 and 9 are to be predicted; [CLS] is 20, [SEP] 21, [MASK] 22:
+In an encoder's example, `targets` and `weights` are aligned with `inputs`. The model has to predict the tokens with
+weight 1. Here are two sentences, 5 6 7 and 8 9, and the tokens 6 and 9 have weight 1. [CLS] is 20, [SEP] 21, [MASK] 22:
 
     encoder  inputs       20  5 22  7 21  8  9 21
              targets      20  5  6  7 21  8  9 21
-             weights       0  0  1  0  0  0  1  0     (9 is one of the 10 % that are left as they are)
+             weights       0  0  1  0  0  0  1  0     (9 is one of the 10 % that stay unchanged)
              token_types   0  0  0  0  0  1  1  1     (only with two sentences)
              answers      {"next_sentence": 1}   (1: 8 9 is not the continuation of 5 6 7)
 """
@@ -54,8 +55,8 @@ class Example:
     inputs [L], targets [T]: int32. weights [T]: float32, the loss weight of each target.
     inputs_segment_ids [L], targets_segment_ids [T]: int32, from 1; 0 on padding. None: one segment without padding.
     noise: which tokens of the window are noise; None for an objective without noise.
-    ordered [window]: int32, the window's tokens in the order in which the noise was chosen. None: that is the
-        window's own order.
+    ordered [window]: int32, the window's tokens in a new order, if the objective reorders them before it chooses the
+        noise. None: the tokens keep their order.
     member: int32, the index of the mixture's objective that made the example.
     token_types [L]: int32, which of two parts a token belongs to. Encoder only.
     answers: {head name: int32, [] for the example or [L] for its tokens}; -1 means no answer. Encoder only.
@@ -79,15 +80,17 @@ class Batch:
 
     inputs, inputs_segment_ids, inputs_positions [B, L]: the encoder's side; None on a decoder.
     decoder_inputs [B, T]: None on an encoder.
-    targets, weights [B, T], or [B, P] with `predicted`.
+    targets, weights: [B, T] on a decoder, [B, L] on an encoder; [B, P] with `predicted`.
     targets_segment_ids, targets_positions [B, T]: the decoder's side; None on an encoder.
-    prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions; None: causal.
+    prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions. None: no position
+        sees a later position.
     token_types [B, L]: as in Example; None where all are 0.
     answers: {head name: [B] or [B, L]}, as in Example.
-    predicted [B, P]: the places in an encoder's inputs that targets and weights belong to; None: all places.
+    predicted [B, P]: the indices of an encoder's inputs that targets and weights belong to. None: targets and weights
+        belong to all inputs.
 
-    Segment ids None mean one segment without padding. Positions None count from 0. So a batch that needs no segment
-    mask gets none.
+    If segment ids are None, each row is one segment without padding. If positions are None, they count from 0. So a
+    batch that needs no segment mask has no segment mask.
     """
 
     targets: Array
@@ -103,8 +106,8 @@ class Batch:
     answers: dict[str, Array] = flax.struct.field(default_factory=dict)
     predicted: Array | None = None
 
-    def only(self, valid: Array) -> "Batch":
-        """Return the batch without targets and answers in the rows where `valid`, bool [B], is False."""
+    def keep_valid(self, valid: Array) -> "Batch":
+        """Return the batch with weights 0 and answers -1 in the rows where `valid`, bool [B], is False."""
 
         def keep(answers: Array) -> Array:
             return jnp.where(valid.reshape(-1, *[1] * (answers.ndim - 1)), answers, -1)
@@ -116,12 +119,12 @@ Layout = Callable[[Example], Batch]
 
 
 def segment_starts(segment_ids: Array) -> Array:
-    """Return bool [L]: the first token of each segment, and of the padding."""
+    """Return bool [L]: True at the first token of each segment, and at the first token of the padding."""
     return jnp.concatenate([jnp.ones(1, bool), segment_ids[1:] != segment_ids[:-1]])
 
 
 def positions_in_segments(segment_ids: Array | None) -> Array | None:
-    """Return int32 [L]: each token's distance from the start of its segment; 0 on padding. None for None."""
+    """Return int32 [L]: each token's distance from the start of its segment; 0 on padding. None if the ids are None."""
     if segment_ids is None:
         return None
     index = jnp.arange(segment_ids.shape[0], dtype=jnp.int32)
@@ -132,7 +135,7 @@ def positions_in_segments(segment_ids: Array | None) -> Array | None:
 def shift_right(tokens: Array, segment_ids: Array | None, start: int = PAD) -> Array:
     """Return the decoder's inputs for the targets `tokens` [T]: the tokens, moved one place to the right.
 
-    `start` stands at the head of each segment, 0 on padding.
+    Each segment begins with `start`. Padding is 0.
     """
     shifted = jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])
     if segment_ids is None:
@@ -159,13 +162,13 @@ def _segments(tokens: Array, segment_ids: Array | None) -> Array:
 
 
 def decoder(example: Example, *, length: int, prefix_attention: bool, start: int = PAD) -> Batch:
-    """Return the Batch of a decoder: the inputs and targets of each segment follow each other. The loss is on targets.
+    """Return the Batch of a decoder: for each segment its inputs, then its targets. The loss is on targets.
 
     Args:
-      length: tokens of the row; must suffice for all tokens that are not padding. Not used where both sides are one
-        segment without padding, or where there are no inputs: then the row is both sides one after the other.
+      length: the length of the row. All tokens that are not padding must fit. It is not used if there are no inputs, or
+        if each side is one segment without padding: then the row is the inputs, followed by the targets.
       prefix_attention: whether the inputs of a segment see each other in both directions.
-      start: the id at the head of each segment of the decoder's inputs.
+      start: the first id of each segment of the decoder's inputs.
     """
     num_inputs, num_targets = example.inputs.shape[0], example.targets.shape[0]
     if num_inputs == 0 or (example.inputs_segment_ids is None and example.targets_segment_ids is None):
@@ -209,19 +212,19 @@ def encoder(example: Example) -> Batch:
     )
 
 
-def only_predicted(batch: Batch, most: int) -> Batch:
-    """Return an encoder's batch with only the places that have a weight, at most `most` a row.
+def select_predicted(batch: Batch, limit: int) -> Batch:
+    """Return an encoder's batch with only the targets that have a weight, at most `limit` in each row.
 
-    The model then computes logits for these places alone. In a masked language model they are a seventh of all
-    places, and logits are a large part of the work.
+    The model then computes logits for these targets alone. A masked language model predicts a seventh of all tokens,
+    and logits are a large part of the work.
     """
-    places = jnp.argsort(batch.weights <= 0, axis=1, stable=True)[:, :most].astype(jnp.int32)
+    places = jnp.argsort(batch.weights <= 0, axis=1, stable=True)[:, :limit].astype(jnp.int32)
     targets, weights = (jnp.take_along_axis(side, places, axis=1) for side in (batch.targets, batch.weights))
     return batch.replace(targets=targets, weights=weights, predicted=places)
 
 
 def layout_for(architecture: str, *, length: int = 0, prefix_attention: bool = False, start: int = PAD) -> Layout:
-    """Return the layout of an architecture. `length`, `prefix_attention`: decoder only. `start`: not for an encoder."""
+    """Return the layout of an architecture. A decoder uses all arguments, an encoder-decoder only `start`."""
     if architecture == "decoder":
         return functools.partial(decoder, length=length, prefix_attention=prefix_attention, start=start)
     return functools.partial(encoder_decoder, start=start) if architecture == "encoder_decoder" else encoder

@@ -14,11 +14,11 @@ from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import Vocabulary
 
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
-OF_WINDOWS = {**denoisers.KINDS, **language_models.KINDS, **masked_lm.KINDS}
+WINDOW_OBJECTIVES = {**denoisers.KINDS, **language_models.KINDS, **masked_lm.KINDS}
 OBJECTIVES: dict[str, Kind] = {
-    **OF_WINDOWS,
-    **dict.fromkeys(("ul2", "ul2r"), mixture_kind(OF_WINDOWS, ("encoder_decoder", "decoder"))),
-    "mixture": mixture_kind(OF_WINDOWS, ARCHITECTURES),
+    **WINDOW_OBJECTIVES,
+    **dict.fromkeys(("ul2", "ul2r"), mixture_kind(WINDOW_OBJECTIVES, ("encoder_decoder", "decoder"))),
+    "mixture": mixture_kind(WINDOW_OBJECTIVES, ARCHITECTURES),
     **pairs.KINDS,
 }
 
@@ -32,13 +32,13 @@ def kind_of(fields: Fields) -> Kind:
 
 
 def special_tokens(tokenizer: Fields, fields: Fields, architecture: str | None = None) -> tuple[str, ...]:
-    """Return the special tokens of a config: `tokenizer.specials` if set, else those that the objective needs."""
-    named = tokenizer["specials"]
-    return tuple(kind_of(fields).specials({**fields, "architecture": architecture}) if named is None else named)
+    """Return the special tokens of a config: `tokenizer.specials` if set, else the tokens that the objective needs."""
+    specials = tokenizer["specials"]
+    return tuple(kind_of(fields).specials({**fields, "architecture": architecture}) if specials is None else specials)
 
 
 def unused_fields(fields: Fields, defaults: Fields) -> tuple[str, ...]:
-    """Return the names of `fields` that differ from their `defaults` although the objective does not use them."""
+    """Return the names of fields that the objective does not use, and that differ from their defaults."""
     used = ("name", "inputs_length", "architecture", *kind_of(fields).uses(fields))
     return tuple(name for name in defaults if name not in used and fields[name] != defaults[name])
 
@@ -54,11 +54,11 @@ def make_objective(
 
     Args:
       fields: a config's `objective`.
-      labels: the labels of the data, where its targets are a closed set.
-      answer: the head for the answers that rows bring.
+      labels: the labels of the data, if its targets are a closed set of labels.
+      answer: the model's head for the answers that rows contain.
 
     Raises UserError for an unknown name, an architecture on which the objective has no meaning, special tokens that
-    the vocabulary lacks, and settings that cannot work.
+    the vocabulary does not have, and settings that cannot work.
     """
     kind = kind_of(fields)
     fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer": answer}
@@ -70,20 +70,20 @@ def make_objective(
     lacking = [name for name in kind.specials(fields) if name not in vocabulary.specials]
     if lacking:
         raise UserError(
-            f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, which the tokenizer lacks; "
-            "training adds them if config.tokenizer.specials is unset, or names them"
+            f"config.tokenizer.specials: {fields['name']} needs {', '.join(lacking)}, but the tokenizer does not have "
+            "these tokens; for training, unset config.tokenizer.specials, or add the tokens to it"
         )
     built = kind.build(fields, vocabulary, kind.window(fields, vocabulary))
     return dataclasses.replace(built, start=vocabulary.start, bos=bos_of(fields, vocabulary))
 
 
-def evaluated_fields(fields: Fields) -> Fields:
-    """Return the objective fields for evaluation: the same for all runs with this objective, whatever they train on."""
-    return kind_of(fields).evaluated_as(dict(fields))
+def make_evaluation_fields(fields: Fields) -> Fields:
+    """Return the objective fields for evaluation. A kind may replace fields of training by fixed values."""
+    return kind_of(fields).evaluation_fields(dict(fields))
 
 
-# The standards: objectives by which runs with different objectives are compared. Denoisers are compared by T5's
-# span corruption, language models by plain next-token prediction.
+# The standards: additional objectives of evaluation, which compare runs with different objectives. The standard of
+# denoisers is T5's span corruption, and the standard of language models is plain next-token prediction.
 STANDARDS = {
     "span_corruption": {"noise_density": 0.15, "mean_noise_span_length": 3.0},
     "causal_lm": {"segments": True},
@@ -91,31 +91,31 @@ STANDARDS = {
 
 
 def standard_names(fields: Fields, architecture: str) -> tuple[str, ...]:
-    """Return the names of the standards by which a run with the objective `fields` is evaluated as well.
+    """Return the names of the standards of a run with the objective `fields`.
 
-    A standard is left out if it is the run's own objective, or has no meaning on `architecture`.
+    A standard is left out if it is the objective of the run, or if it has no meaning on `architecture`.
     """
-    wanted = kind_of(fields).standards
-    if architecture == "decoder" and wanted:
-        wanted = dict.fromkeys((*wanted, "causal_lm"))
+    names = kind_of(fields).standards
+    if architecture == "decoder" and names:
+        names = dict.fromkeys((*names, "causal_lm"))
     return tuple(
         name
-        for name in wanted
+        for name in names
         if architecture in OBJECTIVES[name].architectures
         and (fields["name"] != name or any(fields[key] not in (None, value) for key, value in STANDARDS[name].items()))
     )
 
 
 def make_standards(fields: Fields, objective: Objective, vocabulary: Vocabulary) -> dict[str, Objective]:
-    """Return the standards for runs with `objective`, by name.
+    """Return {name: objective}: the standards of runs with `objective`.
 
-    They have the same `inputs_length` and the same `prefix_attention`, where they have a prefix. A standard that
-    cannot be made with these sizes is left out.
+    A standard has the `inputs_length` of `objective`, and its `prefix_attention` if the standard has a prefix. A
+    standard that is impossible with these sizes is left out.
     """
-    made = {}
+    standards = {}
     for name in standard_names(fields, objective.architecture):
         attention = None if name == "causal_lm" else objective.prefix_attention
         standard = {**fields, **STANDARDS[name], "name": name, "prefix_attention": attention}
         with contextlib.suppress(UserError):
-            made[name] = make_objective(standard, objective.architecture, vocabulary)
-    return made
+            standards[name] = make_objective(standard, objective.architecture, vocabulary)
+    return standards

@@ -1,4 +1,4 @@
-"""Language models, on a decoder: predict the next token of a text as it is, or with its middle moved to the end."""
+"""Language models, on a decoder: predict the next token of a text. One objective moves the text's middle to its end."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ FIM_TOKENS = (PREFIX, SUFFIX, MIDDLE)
 STANDARD = ("causal_lm",)
 
 
-def _causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
+def _check_causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
     del vocabulary
     if fields["prefix_attention"]:
         raise UserError(f"config.objective.prefix_attention: {fields['name']} has no prefix; set the field to False")
@@ -23,7 +23,7 @@ def _causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
     return fields["inputs_length"]
 
 
-def _causal(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+def _build_causal(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     del vocabulary
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
@@ -46,12 +46,12 @@ def _causal(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     )
 
 
-def _fim_window(fields: Fields, vocabulary: Vocabulary) -> int:
-    return require_window(fields, _causal_window(fields, vocabulary) - len(FIM_TOKENS))
+def _compute_fim_window(fields: Fields, vocabulary: Vocabulary) -> int:
+    return require_window(fields, _check_causal_window(fields, vocabulary) - len(FIM_TOKENS))
 
 
-def parts_of(window: int, low: Array | int, high: Array | int) -> Array:
-    """Return int32 [L]: the part of each token in a window that is cut at `low` and `high`.
+def number_parts(window: int, low: Array | int, high: Array | int) -> Array:
+    """Return int32 [L]: the part that each token of a window belongs to. The window is cut at `low` and `high`.
 
     0: prefix, 1: middle, 2: suffix.
     """
@@ -60,34 +60,35 @@ def parts_of(window: int, low: Array | int, high: Array | int) -> Array:
 
 
 def move_middle(tokens: Array, part: Array, specials: Array, suffix_first: Array | bool) -> Array:
-    """Return int32 [L + 3]: the parts of `tokens` with the middle last, and a special in front of each part.
+    """Return int32 [L + 3]: the parts of `tokens`, the middle last. A special token marks each part.
 
     Args:
-      part: int32 [L], see `parts_of`.
+      part: int32 [L], see `number_parts`.
       specials: int32 [3], the ids of `FIM_TOKENS`.
-      suffix_first: whether to use the second order of `_fill_in_the_middle`.
+      suffix_first: whether to use the second order that `_build_fill_in_the_middle` shows.
     """
-    # The ranks of the three specials, and the ranks of prefix, middle and suffix, in the order asked for.
+    # Tokens are sorted by rank. These are the ranks of the three specials, and of prefix, middle and suffix.
     marks = jnp.where(suffix_first, jnp.array([0, 1, 3]), jnp.array([0, 2, 4]))
     parts = jnp.where(suffix_first, jnp.array([4, 5, 2]), jnp.array([1, 5, 3]))
     rank = jnp.concatenate([marks, parts[part]])
     return jnp.concatenate([specials, tokens])[jnp.argsort(rank, stable=True)]
 
 
-def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
-    """Return the objective that moves a window's middle to its end with probability `fim_rate`.
+def _build_fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+    """Return the objective that moves a window's middle to the window's end, with probability `fim_rate`.
 
     Two orders of the three parts are equally likely:
 
         prefix, suffix, middle    <fim_prefix> p <fim_suffix> s <fim_middle> m
         suffix, prefix, middle    <fim_prefix> <fim_suffix> s <fim_middle> p m
 
-    The two cuts are uniform in [0, L]; parts may be empty. The loss is on all tokens, also on the three specials.
+    The places of the two cuts are uniform in [0, L], and parts may be empty. The loss is on all tokens, also on the
+    three specials.
     Source: Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle", section 3.
     """
     rate = fields["fim_rate"]
     if not 0 <= rate <= 1:
-        raise UserError(f"config.objective.fim_rate: must be from 0 to 1, is {rate}")
+        raise UserError(f"config.objective.fim_rate: must be from 0 to 1, but is {rate}")
     length = window + len(FIM_TOKENS)
     specials = jnp.array([vocabulary.specials[name] for name in FIM_TOKENS], jnp.int32)
 
@@ -95,7 +96,7 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> 
         del table
         cuts_key, rate_key, order_key = jax.random.split(key, 3)
         low, high = jnp.sort(jax.random.randint(cuts_key, (2,), 0, window + 1))
-        part = parts_of(window, low, high)
+        part = number_parts(window, low, high)
         moved = move_middle(row["tokens"], part, specials, jax.random.bernoulli(order_key))
         is_moved = jax.random.uniform(rate_key) < rate
         targets = jnp.where(is_moved, moved, jnp.pad(row["tokens"], (0, len(FIM_TOKENS))))
@@ -119,11 +120,13 @@ def _fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: int) -> 
 
 
 KINDS = {
-    "causal_lm": Kind(("decoder",), _causal_window, _causal, lambda fields: ("segments",), standards=STANDARD),
+    "causal_lm": Kind(
+        ("decoder",), _check_causal_window, _build_causal, lambda fields: ("segments",), standards=STANDARD
+    ),
     "fill_in_the_middle": Kind(
         ("decoder",),
-        _fim_window,
-        _fill_in_the_middle,
+        _compute_fim_window,
+        _build_fill_in_the_middle,
         lambda fields: ("fim_rate",),
         lambda fields: FIM_TOKENS,
         standards=STANDARD,

@@ -1,17 +1,17 @@
-"""Lengths of span corruption: the window that fills given inputs, and the length of its targets."""
+"""Lengths of span corruption: the window that fills the inputs, and the length of its targets."""
 
 from t5lite.objectives.noise import span_counts
 
 
-def _expected_lengths(window: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
-    """Return (inputs, targets) of a window with sentinels and EOS. Counts are rounded in float64, halves to even."""
+def _reference_lengths(window: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
+    """Return the lengths (inputs, targets) of a window, with sentinels and EOS. Rounds in float64, halves to even."""
     noise = round(window * noise_density)
     spans = round(noise / mean_noise_span_length)
     return window - noise + spans + 1, noise + spans + 1
 
 
 def corrupted_lengths(window: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
-    """Return the (inputs, targets) lengths that a window really gives, by the counts of the noise mask."""
+    """Return the lengths (inputs, targets) that a window really has, from the counts of the noise mask."""
     noise, spans = span_counts(window, noise_density, mean_noise_span_length)
     if noise == 0:
         return window + 1, 2
@@ -24,13 +24,13 @@ def span_corruption_lengths(inputs_length: int, noise_density: float, mean_noise
         span_corruption_lengths(512, 0.15, 3.0) == (568, 114)
 
     Source: text-to-text-transfer-transformer, `random_spans_helper`, which counts in float64. The noise mask counts in
-    float32. If that makes the inputs longer, the window shrinks. If that makes the targets longer, the targets grow.
-    So nothing is cut off.
+    float32, so its counts may differ. If the inputs become too long, the window shrinks. If the targets become longer,
+    the returned targets length is longer too. So nothing is cut off.
     """
     window = inputs_length - 1
-    while _expected_lengths(window + 1, noise_density, mean_noise_span_length)[0] <= inputs_length:
+    while _reference_lengths(window + 1, noise_density, mean_noise_span_length)[0] <= inputs_length:
         window += 1
-    targets = _expected_lengths(window, noise_density, mean_noise_span_length)[1]
+    targets = _reference_lengths(window, noise_density, mean_noise_span_length)[1]
     if noise_density == 0.5 and targets > inputs_length:
         window -= 1
     while corrupted_lengths(window, noise_density, mean_noise_span_length)[0] > inputs_length:

@@ -1,11 +1,11 @@
 """Masked language models, on an encoder: some tokens are hidden, and the model predicts them.
 
     mlm        [CLS] tokens [SEP]
-    mlm_nsp    [CLS] A [SEP] B [SEP]; the answer is 1 where B is not the continuation of A: half of the examples
-    mlm_sop    [CLS] A [SEP] B [SEP]; the answer is 1 where A and B have changed places: half of the examples
+    mlm_nsp    [CLS] A [SEP] B [SEP]; in half of the examples B is not the continuation of A, and the answer is 1
+    mlm_sop    [CLS] A [SEP] B [SEP]; in half of the examples A and B are swapped, and the answer is 1
 
-Targets are the inputs before tokens were hidden. Weights are 1 where a token is to be predicted. 80 % of those tokens
-become [MASK], 10 % become a random token, 10 % stay as they are. Sources: Devlin et al. 2019, "BERT"
+Targets are the inputs before tokens are hidden. The chosen tokens, which the model predicts, have weight 1. 80 % of the
+chosen tokens become [MASK], 10 % become a random token, and 10 % stay unchanged. Sources: Devlin et al. 2019, "BERT"
 (create_pretraining_data.py); Lan et al. 2020, "ALBERT", for the order of sentences; Geiping and Goldstein 2022,
 "Cramming", for exact counts.
 """
@@ -25,22 +25,22 @@ from t5lite.system.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
 
 Array = jax.Array
 DENSITY = 0.15
-MASKED, MASKED_OR_RANDOM = 0.8, 0.9  # shares of the tokens to be predicted
+MASKED, MASKED_OR_RANDOM = 0.8, 0.9  # shares of the chosen tokens
 MASKINGS, REPLACEMENTS = ("count", "bernoulli"), ("independent", "exact")
-# Its classes are those of BERT's released heads. 0: the second part follows the first; 1: the second part does not.
+# BERT's released heads have the same classes. 0: the second part follows the first. 1: the second part does not follow.
 NEXT_SENTENCE = Head("next_sentence", 2, "example", dropout=False)
 FOLLOWS_NOT = 1
 ADDED = {"mlm": 2, "mlm_nsp": 3, "mlm_sop": 3}  # the number of [CLS] and [SEP] tokens
 
 
 class Masking(NamedTuple):
-    """Which tokens are to be predicted, and what stands in their places.
+    """Settings that decide which tokens are chosen for prediction, and how they are replaced.
 
-    density: the probability of a token, where `count` is None.
-    count: how many tokens to predict; None: the number is random.
-    most: the largest number of tokens to predict.
-    exact: whether each example has the exact shares of [MASK] and of random tokens; otherwise they hold on average.
-    whole_words: whether all pieces of a word are chosen, or none.
+    density: the probability that a token is chosen, if `count` is None.
+    count: the number of tokens to choose. None: the number is random.
+    most: the largest number of tokens to choose.
+    exact: whether the shares of [MASK] and of random tokens are exact in each example, or only on average.
+    whole_words: whether the pieces of a word are always chosen together.
     sep: the id of [SEP], which ends a word.
     """
 
@@ -53,7 +53,7 @@ class Masking(NamedTuple):
 
 
 def choose_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking) -> Array:
-    """Bool [L]: the tokens of `tokens` [L] to be predicted. Specials are never chosen; all others are equally likely.
+    """Choose the tokens to predict. Return bool [L]. Special tokens are never chosen; all others are equally likely.
 
     A word that would exceed the count is skipped, and the next word is tried.
     """
@@ -61,7 +61,7 @@ def choose_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking
     if masking.count is not None and not masking.whole_words:
         return random_subset(key, candidates, masking.count)
     draws = jax.random.uniform(key, tokens.shape)
-    # Tokens before the first start of a word count as one word, and no word goes on beyond [SEP].
+    # Tokens before the first start of a word count as one word. A word ends at [SEP].
     word = word_numbers(tokens, table) + 1 + jnp.cumsum(tokens == masking.sep)
     if masking.count is None:
         chosen = candidates & ((draws[word] if masking.whole_words else draws) < masking.density)
@@ -69,16 +69,16 @@ def choose_tokens(key: Array, tokens: Array, table: TokenTable, masking: Masking
     sizes = jnp.zeros(tokens.shape, jnp.int32).at[word].add(candidates)
     order = jnp.argsort(draws)
 
-    def take(total: Array, size: Array) -> tuple[Array, Array]:
+    def take_if_it_fits(total: Array, size: Array) -> tuple[Array, Array]:
         fits = total + size <= masking.count
         return total + jnp.where(fits, size, 0), fits
 
-    _, fits = jax.lax.scan(take, jnp.int32(0), sizes[order])
+    _, fits = jax.lax.scan(take_if_it_fits, jnp.int32(0), sizes[order])
     return candidates & jnp.zeros(tokens.shape, bool).at[order].set(fits)[word]
 
 
 def replace_tokens(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exact: bool) -> Array:
-    """Int32 [L]: `tokens` with [MASK] in 80 % of the `chosen` places and a random token of text in 10 %."""
+    """Replace 80 % of the `chosen` tokens by [MASK], and 10 % by a random id of text. Return int32 [L]."""
     draws_key, token_key = jax.random.split(key)
     draws = jax.random.uniform(draws_key, tokens.shape)
     masked, masked_or_random = MASKED, MASKED_OR_RANDOM
@@ -90,11 +90,11 @@ def replace_tokens(key: Array, tokens: Array, chosen: Array, ids: rules.Ids, exa
     return jnp.where(chosen, new, tokens)
 
 
-def sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array, high: int | Array) -> Array:
-    """Int32 in [low, high]: a cut after which a new sentence begins, as a number of `tokens` [L] before the cut.
+def choose_sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array, high: int | Array) -> Array:
+    """Choose the end of a sentence. Return int32 [], from `low` to `high`: the number of `tokens` [L] before the cut.
 
-    Each end of a sentence in the range is equally likely. If the range has no end of a sentence, each place in the
-    range is.
+    All ends of sentences in this range are equally likely. If the range has no end of a sentence, all numbers in the
+    range are equally likely.
     """
     place = jnp.arange(1, tokens.shape[0] + 1)
     within = (place >= low) & (place <= high)
@@ -103,29 +103,29 @@ def sentence_end(key: Array, tokens: Array, table: TokenTable, low: int | Array,
     return place[jnp.argmax(jnp.where(places, jax.random.uniform(key, tokens.shape), -1.0))]
 
 
-def _two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[Array, Array, Array]:
+def _split_in_two_parts(key: Array, row: Row, table: TokenTable, swapped: bool) -> tuple[Array, Array, Array]:
     """Return (tokens of A and B [L], number of A's tokens, answer).
 
-    The answer is FOLLOWS_NOT in half of the examples: B is from another document, or, if `swapped`, A and B have
-    changed places.
+    The answer is FOLLOWS_NOT in half of the examples. In these examples, A and B are swapped if `swapped` is True;
+    otherwise B is from another window.
     """
     tokens = row["tokens"]
     length = tokens.shape[0]
     cut_key, label_key, other_key = jax.random.split(key, 3)
-    cut = sentence_end(cut_key, tokens, table, 1, length - 1)
+    cut = choose_sentence_end(cut_key, tokens, table, 1, length - 1)
     negative = jax.random.bernoulli(label_key)
     if swapped:
         other, other_cut = jnp.roll(tokens, -cut), length - cut
     else:
-        # B from another window also begins with a sentence: its first token must not give the answer away.
-        start = sentence_end(other_key, row["others"], table, 1, cut)
+        # B from another window also begins with a sentence. Otherwise its first token would reveal the answer.
+        start = choose_sentence_end(other_key, row["others"], table, 1, cut)
         place = jnp.arange(length)
         other = jnp.where(place < cut, tokens, row["others"][jnp.minimum(place - cut + start, length - 1)])
         other_cut = cut
     return jnp.where(negative, other, tokens), jnp.where(negative, other_cut, cut), jnp.int32(FOLLOWS_NOT) * negative
 
 
-def _masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
+def _make_masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
     """Return the Masking for inputs of `length` tokens. Raises UserError for settings that cannot work."""
     density, most = fields["noise_density"], fields["max_predictions"]
     for name, known in (("masking", MASKINGS), ("replacement", REPLACEMENTS)):
@@ -136,27 +136,29 @@ def _masking(fields: Fields, length: int, vocabulary: Vocabulary) -> Masking:
         raise UserError(f"config.objective.noise_density: must be above 0 and below 1, is {density}")
     if most is not None and (most < 1 or fields["masking"] == "bernoulli"):
         reason = (
-            "does not go with masking=bernoulli; unset one of them" if most >= 1 else f"must be at least 1, is {most}"
+            "cannot be combined with masking=bernoulli; unset one of them"
+            if most >= 1
+            else f"must be at least 1, is {most}"
         )
         raise UserError(f"config.objective.max_predictions: {reason}")
     most = math.ceil(density * length) if most is None else most
     count = min(most, max(1, round(density * length))) if fields["masking"] == "count" else None
     exact, sep, whole_words = fields["replacement"] == "exact", vocabulary.specials[SEP], bool(fields["whole_words"])
-    # With whole words the number of tokens varies more than `upper_bound` assumes, so every place may be predicted.
+    # With whole words the number of tokens varies more than `upper_bound` assumes, so all tokens may be predicted.
     most = (
         length if whole_words else upper_bound(length, length * density, length * density * (1 - density), DEVIATIONS)
     )
     return Masking(density, count, most if count is None else count, exact, whole_words, sep)
 
 
-def _window(fields: Fields, vocabulary: Vocabulary) -> int:
+def _compute_window(fields: Fields, vocabulary: Vocabulary) -> int:
     del vocabulary
     return require_window(fields, fields["inputs_length"] - ADDED[fields["name"]])
 
 
 def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     name, length = fields["name"], window + ADDED[fields["name"]]
-    masking, ids = _masking(fields, length, vocabulary), rules.Ids.of(vocabulary)
+    masking, ids = _make_masking(fields, length, vocabulary), rules.Ids.from_vocabulary(vocabulary)
     cls, sep = (jnp.full(1, vocabulary.specials[special], jnp.int32) for special in (CLS, SEP))
 
     def hide(key: Array, tokens: Array, table: TokenTable) -> tuple[Array, Array]:
@@ -164,14 +166,14 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         chosen = choose_tokens(chosen_key, tokens, table, masking)
         return replace_tokens(new_key, tokens, chosen, ids, masking.exact), chosen
 
-    def one(key: Array, row: Row, table: TokenTable) -> Example:
+    def make_one_part(key: Array, row: Row, table: TokenTable) -> Example:
         tokens = jnp.concatenate([cls, row["tokens"], sep])
         inputs, chosen = hide(key, tokens, table)
         return Example(inputs, tokens, chosen.astype(jnp.float32), noise=noise_of_mask(chosen[1:-1]))
 
-    def two(key: Array, row: Row, table: TokenTable) -> Example:
+    def make_two_parts(key: Array, row: Row, table: TokenTable) -> Example:
         parts_key, hide_key = jax.random.split(key)
-        parts, cut, label = _two_parts(parts_key, row, table, swapped=name == "mlm_sop")
+        parts, cut, label = _split_in_two_parts(parts_key, row, table, swapped=name == "mlm_sop")
         place = jnp.arange(window)
         moved_to = place + 1 + (place >= cut)
         tokens = jnp.full(length, sep[0]).at[0].set(cls[0]).at[moved_to].set(parts)
@@ -185,7 +187,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     return Objective(
         name=name,
         architecture=fields["architecture"],
-        make=one if name == "mlm" else two,
+        make=make_one_part if name == "mlm" else make_two_parts,
         rows="windows",
         window=window,
         inputs_length=length,
@@ -197,12 +199,14 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     )
 
 
-def _evaluated_as(fields: Fields) -> Fields:
-    """Return the fields of evaluation: 15 % of the tokens, by count, whatever training does."""
+def _make_evaluation_fields(fields: Fields) -> Fields:
+    """Return the fields for evaluation: 15 % of the tokens, by count, for all settings of training."""
     usual = {"noise_density": None, "max_predictions": None, "masking": "count", "replacement": "independent"}
     return {**fields, **usual, "whole_words": False}
 
 
 USES = ("noise_density", "masking", "replacement", "whole_words", "max_predictions")
-KIND = Kind(("encoder",), _window, _build, lambda fields: USES, lambda fields: (MASK, CLS, SEP), _evaluated_as)
+KIND = Kind(
+    ("encoder",), _compute_window, _build, lambda fields: USES, lambda fields: (MASK, CLS, SEP), _make_evaluation_fields
+)
 KINDS = dict.fromkeys(ADDED, KIND)

@@ -1,7 +1,8 @@
-"""Mixtures: one of several objectives for each example, drawn by weight from the example's key.
+"""Mixtures: each example has one of several objectives. The example's key draws the objective, by weight.
 
-All members read windows of one length, the smallest of their windows. Both sides are padded to the longest member's.
-A member may have a mode token. It stands first in the inputs, but after BOS, where the vocabulary has one.
+All members read windows of one length, the smallest of their windows. Inputs are padded to the longest inputs of any
+member, and targets to the longest targets. A member may have a mode token. It is the first token of the inputs, or the
+second if the inputs begin with BOS.
 
     config.objective.name = "mixture"
     config.objective.mixture = {
@@ -54,25 +55,25 @@ UL2R = {
     "X (32, .15)": _span_member("[NLG]", 32, 0.15, 0.125),
     "X (3, .5)": _span_member("[NLG]", 3, 0.5, 0.125),
 }
-OWN_FIELDS = ("weight", "mode")
+MEMBER_FIELDS = ("weight", "mode")
 
 
-def _given(fields: Fields) -> Mapping[str, Any]:
+def _configured_members(fields: Fields) -> Mapping[str, Any]:
     return {"ul2": UL2, "ul2r": UL2R}.get(fields["name"], fields["mixture"])
 
 
 def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, Any]]:
-    """Return {name: a member's fields, with its weight and mode}. Raises UserError for fields that cannot work."""
-    given = _given(fields)
-    if not given:
+    """Return {member: its fields, weight and mode}. Raises UserError for fields that cannot work."""
+    configured = _configured_members(fields)
+    if not configured:
         raise UserError("config.objective.mixture: is empty; set config.objective.mixture.NAME.name to an objective")
     members = {}
-    for member, values in given.items():
+    for member, values in configured.items():
         where = f"config.objective.mixture.{member}"
         values = dict(values) if hasattr(values, "items") else {}
         for field in values:
-            if field not in (*OWN_FIELDS, *fields):
-                raise UserError(f"{where}: unknown field {field}; {nearest(field, (*OWN_FIELDS, *fields))}")
+            if field not in (*MEMBER_FIELDS, *fields):
+                raise UserError(f"{where}: unknown field {field}; {nearest(field, (*MEMBER_FIELDS, *fields))}")
         name = values.get("name")
         if name not in kinds:
             raise UserError(f"{where}.name: unknown objective {name!r}; {nearest(str(name), kinds)}")
@@ -84,7 +85,7 @@ def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, A
 
 
 def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> Kind:
-    """Return the kind of mixtures with members of `kinds`."""
+    """Return the kind of mixtures whose members are objectives of `kinds`."""
 
     def window(fields: Fields, vocabulary: Vocabulary) -> int:
         members = _members(fields, kinds).values()
@@ -98,21 +99,23 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
                     f"config.objective.mixture.{name}: {member['name']} has no meaning on "
                     f"config.model.architecture={architecture!r}; choose another objective"
                 )
-        built, lacking = {}, []
+        objectives, errors = {}, []
         for name, member in members.items():
             try:
-                built[name] = kinds[member["name"]].build(member, vocabulary, window)
+                objectives[name] = kinds[member["name"]].build(member, vocabulary, window)
             except TooFewSentinels as error:
-                lacking.append(TooFewSentinels(f"{fields['name']}, {name}", error.needed, vocabulary.sentinels))
+                errors.append(TooFewSentinels(f"{fields['name']}, {name}", error.needed, vocabulary.sentinels))
             except UserError as error:
                 raise UserError(f"{fields['name']}, {name}: {error}") from error
-        if lacking:
-            raise max(lacking, key=lambda error: error.needed)  # enough sentinels for this member suffice for all
+        if errors:
+            raise max(errors, key=lambda error: error.needed)  # enough sentinels for this member are enough for all
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
-            raise UserError("config.objective.mixture: mode tokens have no place on an encoder; unset `mode`")
+            raise UserError("config.objective.mixture: an encoder cannot have mode tokens; unset `mode`")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
-        first = 0 if bos_of(fields, vocabulary) is None else 1
-        return _mixed(fields, built, modes, first, np.array([member["weight"] for member in members.values()]))
+        mode_place = 0 if bos_of(fields, vocabulary) is None else 1
+        return _mix_objectives(
+            fields, objectives, modes, mode_place, np.array([member["weight"] for member in members.values()])
+        )
 
     def specials(fields: Fields) -> tuple[str, ...]:
         needed: dict[str, None] = {}
@@ -120,31 +123,31 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
             needed |= dict.fromkeys((*kinds[member["name"]].specials(member), *filter(None, [member["mode"]])))
         return tuple(needed)
 
-    def evaluated_as(fields: Fields) -> Fields:
+    def evaluation_fields(fields: Fields) -> Fields:
         members = _members(fields, kinds)
-        evaluated = {name: kinds[member["name"]].evaluated_as(member) for name, member in members.items()}
+        evaluated = {name: kinds[member["name"]].evaluation_fields(member) for name, member in members.items()}
         return fields if evaluated == members else {**fields, "mixture": evaluated}
 
     def uses(fields: Fields) -> tuple[str, ...]:
         used = {"mixture": fields["name"] == "mixture"}
-        given = _given(fields)
+        configured = _configured_members(fields)
         for name, member in _members(fields, kinds).items():
-            used |= {field: True for field in kinds[member["name"]].uses(member) if field not in given[name]}
+            used |= {field: True for field in kinds[member["name"]].uses(member) if field not in configured[name]}
         return tuple(name for name, is_used in used.items() if is_used)
 
-    return Kind(architectures, window, build, uses, specials, evaluated_as, standards=("span_corruption",))
+    return Kind(architectures, window, build, uses, specials, evaluation_fields, standards=("span_corruption",))
 
 
-def _mixed(
-    fields: Fields, built: Mapping[str, Objective], modes: list[int | None], first: int, weights: np.ndarray
+def _mix_objectives(
+    fields: Fields, built: Mapping[str, Objective], modes: list[int | None], mode_place: int, weights: np.ndarray
 ) -> Objective:
     """Return the objective of the mixture.
 
     Args:
       built: {member's name: its objective}.
       modes: the id of each member's mode token; None: no mode token.
-      first: the place of the mode token in the inputs.
-      weights: how often each member is drawn, relative to the others.
+      mode_place: the index of the mode token in the inputs.
+      weights: the relative frequency of each member.
     """
     architecture, objectives = fields["architecture"], list(built.values())
     front = [0 if mode is None else 1 for mode in modes]
@@ -157,9 +160,9 @@ def _mixed(
         choice_key, member_key = jax.random.split(key)
         choice = jnp.searchsorted(cumulative, jax.random.uniform(choice_key), side="right").astype(jnp.int32)
         examples = [
-            _padded(made, row["tokens"], inputs_length, targets_length, others)
-            for made in (
-                _with_mode(each.make(member_key, row, table), mode, first)
+            _pad_example(example, row["tokens"], inputs_length, targets_length, others)
+            for example in (
+                _insert_mode_token(each.make(member_key, row, table), mode, mode_place)
                 for each, mode in zip(objectives, modes, strict=True)
             )
         ]
@@ -175,7 +178,7 @@ def _mixed(
         inputs_length=inputs_length,
         targets_length=targets_length,
         decoder_length=max(extra + each.lengths[1] for extra, each in zip(front, objectives, strict=True)),
-        # A window holds EOS tokens, or is cut into documents, only where every member wants that.
+        # Windows have EOS tokens only if all members read EOS, and document segments only if all members use segments.
         with_eos=all(each.with_eos for each in objectives),
         segments=all(each.segments for each in objectives),
         predicts_text=all(each.predicts_text for each in objectives),
@@ -192,21 +195,21 @@ def _mixed(
     )
 
 
-def _with_mode(example: Example, mode: int | None, first: int) -> Example:
-    """Return the example with the mode token at place `first` of its inputs; unchanged where `mode` is None."""
+def _insert_mode_token(example: Example, mode: int | None, mode_place: int) -> Example:
+    """Return the example with `mode` inserted into its inputs at the index `mode_place`; None: return it unchanged."""
     if mode is None:
         return example
     ids = example.inputs_segment_ids
     return example.replace(
-        inputs=jnp.insert(example.inputs, first, jnp.int32(mode)),
-        inputs_segment_ids=None if ids is None else jnp.insert(ids, first, jnp.int32(1)),
+        inputs=jnp.insert(example.inputs, mode_place, jnp.int32(mode)),
+        inputs_segment_ids=None if ids is None else jnp.insert(ids, mode_place, jnp.int32(1)),
     )
 
 
-def _padded(
+def _pad_example(
     example: Example, window: Array, inputs_length: int, targets_length: int, others: tuple[Head, ...]
 ) -> Example:
-    """Return the example with both sides padded and with every field that any member sets: all have one structure."""
+    """Pad both sides, and fill fields that this member does not set, so that all examples have one structure."""
     inputs, targets = example.inputs, example.targets
     inputs_ids, targets_ids = (
         jnp.ones(side.shape, jnp.int32) if ids is None else ids
@@ -225,14 +228,14 @@ def _padded(
         noise=noise_of_mask(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
         ordered=window if example.ordered is None else example.ordered,
         token_types=pad(inputs * 0 if example.token_types is None else example.token_types, inputs_length),
-        answers={head.name: _answer(example, head, inputs_length) for head in others},
+        answers={head.name: _pad_answers(example, head, inputs_length) for head in others},
     )
 
 
-def _answer(example: Example, head: Head, length: int) -> Array:
-    """Return the example's answers for `head`; -1 where its objective has none."""
-    given = example.answers.get(head.name)
+def _pad_answers(example: Example, head: Head, length: int) -> Array:
+    """Return the example's answers for `head`; -1 where the example has no answer."""
+    answers = example.answers.get(head.name)
     if head.each == "example":
-        return jnp.int32(-1) if given is None else given
-    given = jnp.zeros(0, jnp.int32) if given is None else given
-    return jnp.pad(given, (0, length - len(given)), constant_values=-1)
+        return jnp.int32(-1) if answers is None else answers
+    answers = jnp.zeros(0, jnp.int32) if answers is None else answers
+    return jnp.pad(answers, (0, length - len(answers)), constant_values=-1)

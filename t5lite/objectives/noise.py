@@ -1,8 +1,9 @@
 """Noise: which tokens of a window are noise, and in which spans. Pure functions with static shapes.
 
-A `Process` chooses noise in windows of one length. It holds a sampler, and bounds on the counts of noise; the shapes of
-both sides follow from these bounds. If the number of noise tokens is random, the bounds are its mean plus or minus
-six standard deviations. Noise above the upper bound is turned off. Below the lower bound more noise is turned on.
+A `Process` chooses noise in windows of one length. It has a sampler, and bounds on the number of noise tokens and
+spans. The lengths of inputs and targets follow from these bounds. If the number of noise tokens is random, the bounds
+are its mean plus or minus six standard deviations. If a window has more noise than the upper bound, some noise is
+turned off. If it has less than the lower bound, some clean tokens become noise. A token is clean if it is not noise.
 """
 
 import math
@@ -16,7 +17,7 @@ import numpy as np
 from t5lite.system.vocabulary import TokenTable
 
 Array = jax.Array
-DEVIATIONS = 6  # shapes have room for a random count up to this many standard deviations above its mean
+DEVIATIONS = 6  # shapes fit a random count up to this many standard deviations above its mean
 LIKELY_DEVIATIONS = 3  # all but one example in a thousand have a count within this many standard deviations
 
 
@@ -24,8 +25,8 @@ class Noise(NamedTuple):
     """Which tokens of a window [L] are noise.
 
     mask: bool [L].
-    starts: bool [L], the first token of each span; spans may touch.
-    inserts: int32, the number of spans of length 0, which have no place in the window.
+    starts: bool [L], the first token of each span. A span may begin directly after another span.
+    inserts: int32, the number of spans of length 0. They contain no token of the window.
     """
 
     mask: Array
@@ -39,8 +40,8 @@ class Process(NamedTuple):
     sample: (key, tokens [L], token table) -> Noise.
     least, most: bounds on the number of noise tokens.
     spans, clean_spans: the largest number of noise spans and of clean spans.
-    likely_spans: more noise spans than this are rare.
-    mean, mean_span: average number of noise tokens in a window and in a span; None where no formula is known.
+    likely_spans: a window rarely has more noise spans than this.
+    mean, mean_span: the average number of noise tokens in a window and in a span; None if no formula is known.
     """
 
     sample: Callable[[Array, Array, TokenTable], Noise]
@@ -68,15 +69,16 @@ def span_starts(mask: Array) -> Array:
 
 
 def noise_of_mask(mask: Array) -> Noise:
-    """Return the noise that has each run of `mask` as a span."""
+    """Return the noise in which each run of `mask` is a span."""
     return Noise(mask, span_starts(mask), jnp.int32(0))
 
 
 def span_counts(length: int, noise_density: float, mean_noise_span_length: float) -> tuple[int, int]:
     """Return (noise tokens, noise spans) of a window of `length` tokens.
 
-    Rounded in float32, halves to even, as the original does on its device; float64 differs at some lengths (190,
-    350, …). There are at most as many spans as noise tokens and as clean tokens, so that no span is empty.
+    Counts are rounded in float32, halves to even, as in the original code. Float64 gives other counts at some lengths
+    (190, 350, …). There are at most as many spans as noise tokens, and at most as many as clean tokens, so that no span
+    is empty.
     """
     if noise_density == 0:
         return 0, 0
@@ -87,26 +89,26 @@ def span_counts(length: int, noise_density: float, mean_noise_span_length: float
 
 
 def random_subset(key: Array, among: Array, count: Array | int) -> Array:
-    """Return bool [L]: `count` random places of `among`, bool [L]; all places if `among` has fewer.
+    """Choose `count` of the indices where `among`, bool [L], is True. Return bool [L]. If there are fewer, choose all.
 
-    All choices are equally likely. Each place draws 32 random bits; the lowest draws win. The highest winning draw is
-    found bit by bit, by counting: on a CPU this is many times faster than sorting. If two draws are equal (one pair in
-    2^32), the first place wins, as in a stable sort.
+    All choices are equally likely. Each index draws 32 random bits, and the indices with the lowest draws are chosen.
+    The highest of these draws is found bit by bit, by counting. On a CPU this is many times faster than sorting. If two
+    draws are equal (one pair in 2^32), the lower index comes first, as in a stable sort.
     """
     draws = jax.random.bits(key, among.shape, jnp.uint32)
 
-    def with_next_bit(step: Array, highest: Array) -> Array:
+    def set_next_bit(step: Array, highest: Array) -> Array:
         higher = highest | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
         return jnp.where(jnp.sum(among & (draws < higher)) < count, higher, highest)
 
-    highest = jax.lax.fori_loop(0, 32, with_next_bit, jnp.uint32(0))
+    highest = jax.lax.fori_loop(0, 32, set_next_bit, jnp.uint32(0))
     below, equal = among & (draws < highest), among & (draws == highest)
     return below | (equal & (jnp.cumsum(equal) <= count - jnp.sum(below)))
 
 
 def random_partition(key: Array, items: int, parts: int) -> Array:
-    """Return int32 [parts]: positive lengths that sum to `items`. Each way to cut `items` is equally likely."""
-    # Choose parts - 1 of the items - 1 gaps between items, and measure the distances between the cuts.
+    """Cut `items` into `parts` positive lengths, int32 [parts]. All ways to cut are equally likely."""
+    # Cut at parts - 1 of the items - 1 gaps between items. The lengths are the distances between cuts.
     is_cut = random_subset(key, jnp.ones(items - 1, bool), parts - 1)
     cuts = jnp.flatnonzero(is_cut, size=parts - 1) + 1
     edges = jnp.concatenate([jnp.zeros(1, cuts.dtype), cuts, jnp.full(1, items, cuts.dtype)])
@@ -127,13 +129,13 @@ def random_spans(key: Array, length: int, noise: int, spans: int) -> Array:
     noise_lengths = random_partition(noise_key, noise, spans)
     clean_lengths = random_partition(clean_key, length - noise, spans)
     starts_and_stops = jnp.cumsum(jnp.stack([clean_lengths, noise_lengths], axis=1).reshape(-1))
-    # Each boundary flips between clean and noise; the last one lies past the end and is dropped.
+    # Each boundary switches between clean and noise. The last boundary is past the end of the window and is dropped.
     flips = jnp.zeros(length, jnp.int32).at[starts_and_stops].add(1, mode="drop")
     return jnp.cumsum(flips) % 2 == 1
 
 
 def spans(settings: Settings) -> Process:
-    """Return the spans of T5. The window's length fixes the number of noise tokens and spans; see `random_spans`."""
+    """Return the process with T5's spans (`random_spans`). The window's length fixes the counts of tokens and spans."""
     window = settings.window
     noise, count = span_counts(window, settings.noise_density, settings.mean_noise_span_length)
 
@@ -145,15 +147,15 @@ def spans(settings: Settings) -> Process:
 
 
 def upper_bound(count: int, mean: float, variance: float, deviations: int) -> int:
-    """Return an upper bound on a random count of at most `count`: its mean plus `deviations` standard deviations."""
+    """Return an upper bound on a random count: its mean plus `deviations` standard deviations, but at most `count`."""
     return min(count, math.ceil(mean + deviations * math.sqrt(variance)))
 
 
 def limit_noise(mask: Array, least: int, most: int, max_spans: int | None) -> Array:
-    """Return `mask` with noise turned off beyond `most` tokens and `max_spans` spans, and turned on up to `least`.
+    """Return `mask` with at most `most` noise tokens, at most `max_spans` spans, and at least `least` noise tokens.
 
-    The first tokens and spans from the left stay noise, and the first clean tokens are turned on. With `max_spans`,
-    `least` must be 0.
+    The first `most` noise tokens and the first `max_spans` spans stay noise. If there are too few noise tokens, the
+    first clean tokens become noise. With `max_spans`, `least` must be 0.
     """
     mask = mask & (jnp.cumsum(mask) <= most)
     if max_spans is not None:
@@ -169,7 +171,7 @@ def iid(settings: Settings) -> Process:
     mean, variance = window * density, window * density * (1 - density)
     most = upper_bound(window, mean, variance, DEVIATIONS)
     least = max(math.floor(mean - DEVIATIONS * math.sqrt(variance)), 0) if limit is None else 0
-    # A span starts where noise follows a clean token; neighbouring places exclude one another.
+    # A span starts where noise follows a clean token. Two neighbouring tokens cannot both start a span.
     start = density * (1 - density)
     likely, many = (
         upper_bound((window + 1) // 2, window * start + density, window * (start - 3 * start**2), deviations)
@@ -188,7 +190,8 @@ def iid(settings: Settings) -> Process:
 def suffix(settings: Settings) -> Process:
     """Return the process with one span, at the end of the window.
 
-    The span is the last `noise_density` of the window. If that is None, it begins at a random place in [1, L - 1].
+    `noise_density` is the share of the window that is noise. If it is None, the span begins at a random index in
+    [1, L - 1].
     """
     window = settings.window
     if settings.noise_density is not None:
@@ -201,7 +204,7 @@ def suffix(settings: Settings) -> Process:
     return Process(sample, 1, window - 1, 1, 1, 1, window / 2, window / 2)
 
 
-def none(settings: Settings) -> Process:
+def no_noise(settings: Settings) -> Process:
     """Return the process without noise."""
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
@@ -212,23 +215,23 @@ def none(settings: Settings) -> Process:
 
 
 def word_numbers(tokens: Array, table: TokenTable) -> Array:
-    """Int32 [L]: the number of the word that each token belongs to, from 0; -1 before the first start of a word."""
+    """Return int32 [L]: the number of each token's word, from 0. Tokens before the first start of a word have -1."""
     return jnp.cumsum(jnp.asarray(table.starts_word)[tokens], dtype=jnp.int32) - 1
 
 
 def word_budgets(most: int, noise_density: float) -> np.ndarray:
-    """Return int32 [most + 1]: how many words become noise in a window of 0, 1, …, `most` words, rounded up.
+    """Return int32 [most + 1]: the number of words that become noise in a window of 0, 1, …, `most` words, rounded up.
 
-    Counted in float64: a product in float32 may lie slightly above the whole number that it should be.
+    Computed in float64: in float32, a product may be slightly above the exact whole number.
     """
     return np.ceil(np.arange(most + 1) * noise_density - 1e-9).astype(np.int32)
 
 
 def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[Array, Array]:
-    """Return (lengths int32 [K], bool [K]: which of them are in use). Lengths are Poisson with the given mean.
+    """Return (lengths int32 [K], bool [K]: which lengths are in use). Lengths have a Poisson distribution.
 
-    Some lengths are 0. Lengths are in use until they sum to `budget`, which is at most `most`. The last length is cut
-    to fit.
+    Some lengths are 0. Lengths are in use until their sum is `budget`. The last length is shortened to fit. most: the
+    largest possible budget.
     """
     draws = math.ceil(most / mean + DEVIATIONS * math.sqrt(most) / mean) + 4
     terms = [math.exp(-mean)]
@@ -240,13 +243,14 @@ def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[
 
 
 def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -> tuple[Array, Array]:
-    """Return bool [L] (mask, starts) of spans of whole words.
+    """Return (mask, starts), both bool [L], for spans of whole words.
 
-    Spans that touch stay two. A span that begins inside another one becomes a part of that span.
+    If a span begins directly after another span, they stay two spans. A span that begins inside another span becomes a
+    part of it.
 
     Args:
-      first: int32 [K], the first word of each span; L means no span.
-      lengths: int32 [K], in words.
+      first: int32 [K], the number of each span's first word; L: there is no such span.
+      lengths: int32 [K], the number of words in each span.
       word: int32 [L], see `word_numbers`.
       is_start: bool [L], the first token of each word.
     """
@@ -262,10 +266,11 @@ def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -
 
 
 def poisson_words(settings: Settings) -> Process:
-    """Return the process with spans of whole words. Their lengths are Poisson; each begins at another random word.
+    """Return the process with spans of whole words. Their lengths have a Poisson distribution.
 
-    Words become noise until `noise_density` of them are. Spans may touch and then stay two, or overlap and then become
-    one; so a little less becomes noise. A span of length 0 is an insertion. Source: Lewis et al. 2020, "BART: Denoising
+    Each span begins at a different random word. The lengths of all spans sum to `noise_density` of the words. Spans may
+    overlap and then become one span, so less than `noise_density` of the words is noise. A span of length 0 is an
+    insertion: [MASK] without a word. Source: Lewis et al. 2020, "BART: Denoising
     Sequence-to-Sequence Pre-training"; fairseq, denoising_dataset.py, `add_whole_word_mask`.
     """
     window, density, mean = settings.window, settings.noise_density, settings.mean_noise_span_length
@@ -285,17 +290,17 @@ def poisson_words(settings: Settings) -> Process:
         first = jnp.where(in_use & (rank < words), by_draw[rank], window)
         mask, starts = spans_of_words(first, lengths, word, is_start)
         inserts = jnp.sum(counts & (lengths == 0), dtype=jnp.int32)
-        # One [MASK] for each span and one for each insertion must fit into the places that noise tokens leave free.
+        # Each span and each insertion needs one [MASK]. All of them must fit into the room of the noise tokens.
         return Noise(mask, starts, jnp.minimum(inserts, jnp.sum(mask) - jnp.sum(starts)))
 
     return Process(sample, 0, window, window, window, window)
 
 
-# The settings that each process depends on, by their names in a config.
+# {process: the names of the config's fields that it depends on}
 USES = {
     spans: ("noise_density", "mean_noise_span_length"),
     iid: ("noise_density",),
     suffix: ("noise_density",),
-    none: (),
+    no_noise: (),
     poisson_words: ("noise_density", "mean_noise_span_length"),
 }

@@ -1,7 +1,8 @@
 """Objectives: pure functions (key, row, token table) -> Example, and the sizes that follow from their settings.
 
-An objective states which rows it needs from the data (`rows`, `window`, `with_eos`, `segments`) and how long its sides
-are. All sizes are known before the first step. So `catalogue.make_objective` can refuse settings that cannot work.
+An objective says which rows it needs from the data (`rows`, `window`, `with_eos`, `segments`), and how long its inputs
+and targets are. All sizes are known before the first step. So `catalogue.make_objective` can refuse settings that
+cannot work.
 
     objective = make_objective(config.objective, "encoder_decoder", vocabulary)
     batch = make_batch(objective, keys, rows, table)          # inside the jitted step
@@ -25,16 +26,16 @@ Make = Callable[[Array, Row, TokenTable], Example]
 Fields = Mapping[str, Any]
 
 
-VOCABULARY = "vocabulary"  # the name of the vocabulary's output among the names of all heads
+VOCABULARY = "vocabulary"  # the name of the model's output over the vocabulary; other heads have other names
 
 
 class Head(NamedTuple):
-    """An output of the model beside the vocabulary. tasks/ defines what its answers mean.
+    """An output of the model other than the vocabulary. tasks/ defines the meaning of its answers.
 
-    name: names its parameters, and its answers in a Batch.
-    size: how many numbers it gives.
-    each: "token": it gives numbers for each token of the inputs; "example": for the whole example.
-    dropout: whether there is dropout before it.
+    name: the name of its parameters, and of its answers in a Batch.
+    size: the number of values in an output.
+    each: "token": one output for each token of the inputs; "example": one output for the whole example.
+    dropout: whether there is dropout before the head.
     """
 
     name: str
@@ -63,20 +64,20 @@ OF_TOKENS = Heads()  # the outputs of a model that answers with tokens alone
 
 
 class TooFewSentinels(UserError):
-    """The tokenizer has `present` sentinels; the objective `name` needs `needed`."""
+    """The tokenizer has `present` sentinels, but the objective `name` needs `needed` sentinels."""
 
     def __init__(self, name: str, needed: int, present: int):
         super().__init__(
-            f"config.tokenizer.sentinels: {name} with these lengths needs {needed} sentinels, the tokenizer has "
-            f"{present}; give it more, or lower config.objective.inputs_length"
+            f"config.tokenizer.sentinels: {name} with these lengths needs {needed} sentinels, but the tokenizer has "
+            f"{present}; set this field to {needed} or more, or lower config.objective.inputs_length"
         )
         self.needed = needed
 
 
 class Expected(NamedTuple):
-    """Averages of the noise; None where no formula is known.
+    """Averages of the noise; None if no formula is known.
 
-    density: the share of a window's tokens that are noise. span_length: noise tokens in a span.
+    density: the share of a window's tokens that are noise. span_length: the number of noise tokens in a span.
     """
 
     density: float | None = None
@@ -96,24 +97,24 @@ class Member(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """An objective with its sizes resolved, laid out for one architecture.
+    """An objective for one architecture, with all sizes.
 
     make: (key, row, token table) -> Example.
-    rows: "windows" of `window` tokens, "pairs" of texts, or "answers": inputs of at most `window` tokens with the
-        answers for the first of `heads.others`.
-    inputs_length, targets_length: lengths of the example's sides, in tokens.
-    decoder_length: length of both sides together on a decoder; None: the sum of their lengths.
+    rows: the kind of rows. "windows": `window` tokens. "pairs": two texts. "answers": inputs of at most `window`
+        tokens, and the answers for the first of `heads.others`.
+    inputs_length, targets_length: the number of tokens of the example's inputs and targets.
+    decoder_length: on a decoder, the number of tokens of inputs and targets together. None: the sum of both lengths.
     with_eos: whether a window includes the EOS tokens between documents.
-    segments: whether a window brings segment ids, one for each document.
-    predicts_text: whether the loss is over plain text in its own order. Only then bits per byte have a meaning.
-    closes_inputs: whether EOS closes the inputs.
+    segments: whether a window has segment ids, one for each document.
+    predicts_text: whether the loss is over plain text in its original order. Only then bits per byte have a meaning.
+    closes_inputs: whether the inputs end in EOS.
     targets_hold_specials: whether targets contain sentinels and specials, so that the model learns to generate them.
     prefix_attention: whether a decoder's inputs see each other in both directions.
     expected: averages of the noise.
     members: a mixture's objectives, in the order of `Example.member`.
-    second_window: whether a row brings a window of another document as well.
-    predicted: the largest number of places to predict in an encoder's inputs; None: all places.
-    labels: the labels of the data, where its targets are a closed set.
+    second_window: whether a row also has a window of another document.
+    predicted: the largest number of tokens to predict in an encoder's inputs. None: all tokens.
+    labels: the labels of the data, if its targets are a closed set of labels.
     heads: the outputs that the model needs.
     start, bos: see `Vocabulary`. bos is None on a decoder and on an encoder.
     """
@@ -153,12 +154,12 @@ class Objective:
 
     @property
     def answered(self) -> Head | None:
-        """The head for the answers that rows bring; None where rows bring none."""
+        """The head for the answers that rows contain; None if rows contain no answers."""
         return self.heads.others[0] if self.rows == "answers" else None
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """(encoder, decoder) tokens of an example. A decoder reads both sides, one after the other."""
+        """The lengths (encoder, decoder), in tokens. A decoder alone reads the inputs, then the targets."""
         if self.architecture == "decoder":
             return 0, self.decoder_length or self.inputs_length + self.targets_length
         return self.inputs_length, self.targets_length if self.architecture == "encoder_decoder" else 0
@@ -171,10 +172,10 @@ class Objective:
         )
 
     def row_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Return {name: shape} of the int32 arrays that make up a batch of rows."""
+        """Return {name: shape}: the int32 arrays of a batch of rows."""
         if self.rows == "windows":
-            asked = {"tokens": True, "segment_ids": self.segments, "others": self.second_window}
-            return {name: (batch_size, self.window) for name, is_asked in asked.items() if is_asked}
+            needed = {"tokens": True, "segment_ids": self.segments, "others": self.second_window}
+            return {name: (batch_size, self.window) for name, is_needed in needed.items() if is_needed}
         if self.rows == "pairs":
             lengths = {"inputs": self.inputs_length, "targets": self.targets_length}
             lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
@@ -187,17 +188,17 @@ class Objective:
 class Kind(NamedTuple):
     """How to make the objectives of one name.
 
-    architectures: those on which the objective has a meaning.
+    architectures: the architectures on which the objective has a meaning.
     window: (fields, vocabulary) -> the number of tokens in a window that fills `inputs_length`.
     build: (fields, vocabulary, window) -> the Objective.
-    uses: (fields) -> names of the fields that it depends on, beside its name and `inputs_length`.
-    specials: (fields) -> the special tokens that it needs.
-    evaluated_as: (fields) -> the fields for evaluation, so that the losses of runs with this objective compare.
-    standards: names of the objectives that compare its runs with the runs of other objectives.
-    data: "text", "pairs" of texts, or "tags" (words with a tag each).
+    uses: (fields) -> names of the fields that the objective depends on, without `name` and `inputs_length`.
+    specials: (fields) -> the special tokens that the objective needs.
+    evaluation_fields: (fields) -> the fields for evaluation, so that the losses of runs with this objective compare.
+    standards: names of additional objectives of evaluation, which compare runs with different objectives.
+    data: "text", "pairs" (two texts), or "tags" (a tag for each word).
 
-    `fields` holds the config's `objective`, and "architecture", "labels" (the data's known labels) and "answer" (the
-    head for the answers that rows bring).
+    `fields` has the fields of the config's `objective`, and three more: "architecture"; "labels", the data's labels if
+    they are known; "answer", the head for the answers that rows contain.
     """
 
     architectures: tuple[str, ...]
@@ -205,36 +206,36 @@ class Kind(NamedTuple):
     build: Callable[[Fields, Vocabulary, int], Objective]
     uses: Callable[[Fields], tuple[str, ...]]
     specials: Callable[[Fields], tuple[str, ...]] = lambda fields: ()
-    evaluated_as: Callable[[Fields], Fields] = lambda fields: fields
+    evaluation_fields: Callable[[Fields], Fields] = lambda fields: fields
     standards: tuple[str, ...] = ()
     data: str = "text"
 
 
 def bos_of(fields: Fields, vocabulary: Vocabulary) -> int | None:
-    """Return the id in front of both sides of an example, or None. A decoder has its start token there already."""
+    """Return the id in front of the inputs and of the targets, or None. Only for an encoder-decoder."""
     return vocabulary.bos if fields["architecture"] == "encoder_decoder" else None
 
 
 def require_window(fields: Fields, window: int) -> int:
-    """Return `window`, the number of tokens that `inputs_length` has room for. Raises UserError if it is below 2."""
+    """Return `window`, the number of tokens that fit into `inputs_length`. Raises UserError if it is below 2."""
     if window < 2:
         raise UserError(
-            f"config.objective.inputs_length: {fields['inputs_length']} leaves no window of two tokens; raise it"
+            f"config.objective.inputs_length: {fields['inputs_length']} is too short for a window of 2 tokens; raise it"
         )
     return window
 
 
 def example_keys(seed_key: Array, step: Array, batch_size: int) -> Array:
-    """Return the keys [B] of the examples of `step`. Each is folded from the example's place in the whole run."""
+    """Return the PRNG keys [B] of the examples of `step`, from the seed and the examples' indices in the whole run."""
     places = step.astype(jnp.uint32) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
     return jax.vmap(lambda place: jax.random.fold_in(seed_key, place))(places)
 
 
 def make_batch(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Batch:
-    """Return the Batch of `rows` (leading axis B), with one key for each row."""
+    """Return the Batch of `rows`. The first axis of `rows` is B, and `keys` has one key for each row."""
     return jax.vmap(lambda key, row: objective.layout(objective.make(key, row, table)))(keys, rows)
 
 
 def make_examples(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Example:
-    """Return the Examples of `rows`, as `preview` shows them."""
+    """Return the Examples of `rows`. The first axis of `rows` is B, and `keys` has one key for each row."""
     return jax.vmap(lambda key, row: objective.make(key, row, table))(keys, rows)

@@ -1,4 +1,4 @@
-"""Objectives with known answers: pairs of texts, or, on an encoder, inputs with answers for a head.
+"""Objectives with known answers: pairs of texts; on an encoder, inputs with answers for a head.
 
 On an encoder the inputs are [CLS] tokens [SEP]. `Example.answers` holds one answer for the whole text, or one at the
 first piece of each word.
@@ -15,13 +15,14 @@ from t5lite.system.vocabulary import CLS, SEP, TokenTable, Vocabulary
 Array = jax.Array
 
 
-def _on_encoder(fields: Fields) -> bool:
+def _is_encoder(fields: Fields) -> bool:
     return fields["architecture"] == "encoder"
 
 
-def _no_window(fields: Fields, vocabulary: Vocabulary) -> int:
+def _check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:
+    """Check the lengths. Return 0: pairs have no window. Raises UserError for a length that is too small."""
     del vocabulary
-    if fields["targets_length"] is None and not _on_encoder(fields):
+    if fields["targets_length"] is None and not _is_encoder(fields):
         raise UserError("config.objective.targets_length: is not set, but pairs need it; set it to a number of tokens")
     for name in ("inputs_length", "targets_length"):
         if fields[name] is not None and fields[name] < 2:
@@ -29,9 +30,9 @@ def _no_window(fields: Fields, vocabulary: Vocabulary) -> int:
     return 0
 
 
-def _supervised(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
-    if _on_encoder(fields):
-        return _answered(fields, vocabulary)
+def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+    if _is_encoder(fields):
+        return _build_with_head(fields, vocabulary)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
@@ -59,8 +60,8 @@ def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabular
     return inputs, jnp.concatenate([jnp.ones(1, jnp.int32), segment_ids])
 
 
-def _answered(fields: Fields, vocabulary: Vocabulary) -> Objective:
-    """Return the objective of an encoder. Its rows bring answers, for the whole text or for each token."""
+def _build_with_head(fields: Fields, vocabulary: Vocabulary) -> Objective:
+    """Return the objective of an encoder. A row contains one answer to the whole text, or an answer to each token."""
     head, length = fields["answer"], fields["inputs_length"]
     if head is None:
         raise UserError(
@@ -75,7 +76,7 @@ def _answered(fields: Fields, vocabulary: Vocabulary) -> Objective:
         inputs, segment_ids = between_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
         answers = row["answers"]
         if head.each == "token":
-            answers = jnp.concatenate([jnp.full(1, -1, jnp.int32), answers])  # [CLS] has none
+            answers = jnp.concatenate([jnp.full(1, -1, jnp.int32), answers])  # [CLS] has no answer
         return Example(inputs, inputs, jnp.zeros(inputs.shape), segment_ids, answers={head.name: answers})
 
     return Objective(
@@ -94,11 +95,11 @@ def _answered(fields: Fields, vocabulary: Vocabulary) -> Objective:
 KINDS = {
     "supervised": Kind(
         ("encoder_decoder", "decoder", "encoder"),
-        _no_window,
-        _supervised,
-        lambda fields: () if _on_encoder(fields) else ("targets_length", "pack", "prefix_attention"),
-        lambda fields: (CLS, SEP) if _on_encoder(fields) else (),
+        _check_lengths,
+        _build,
+        lambda fields: () if _is_encoder(fields) else ("targets_length", "pack", "prefix_attention"),
+        lambda fields: (CLS, SEP) if _is_encoder(fields) else (),
         data="pairs",
     ),
-    "tagging": Kind(("encoder",), _no_window, _supervised, lambda fields: (), lambda fields: (CLS, SEP), data="tags"),
+    "tagging": Kind(("encoder",), _check_lengths, _build, lambda fields: (), lambda fields: (CLS, SEP), data="tags"),
 }

@@ -190,7 +190,7 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
     changed = [name for name in changed if name not in SAME_ROWS]
     if changed:
         return "the objective" if "name" in changed else f"objective.{changed[0]}"
-    counts = ("rows",) if metric_of(metric).of_all_rows else ("rows", "generate_rows", "max_new_tokens")
+    counts = ("rows",) if metric_of(metric).uses_all_rows else ("rows", "generate_rows", "max_new_tokens")
     fields = (f"eval.{name}" for name in counts)
     return next((field for field in fields if lookup_field(a.config, field) != lookup_field(b.config, field)), None)
 
@@ -199,7 +199,7 @@ def _evaluated_fields(objective: dict[str, Any], standard: str | None) -> dict[s
     """Return the fields of an objective that decide how it was evaluated."""
     if standard is not None:
         return {"inputs_length": objective["inputs_length"]}
-    return OBJECTIVES[objective["name"]].evaluated_as(objective) if objective["name"] in OBJECTIVES else objective
+    return OBJECTIVES[objective["name"]].evaluation_fields(objective) if objective["name"] in OBJECTIVES else objective
 
 
 def _data(group: Group) -> Any:

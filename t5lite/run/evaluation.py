@@ -37,7 +37,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.hosts import check_agreement, gather, primary_first
 from t5lite.system.progress import progress
 from t5lite.tasks.metrics import Metrics, accuracy, macro_f1, metrics_of
-from t5lite.tasks.table import TASKS, heads_of, names_of, sum_key
+from t5lite.tasks.table import TASKS, list_heads, name_answers, sum_key
 from t5lite.training.sharding import local_rows, make_mesh, put_batch, sharded_shapes
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
@@ -154,7 +154,7 @@ class Evaluator:
         indices = evenly_spaced(len(source), self.experiment.config.eval.rows)
         if isinstance(source, TaggedSentences):
             head = self.objective.answered.name
-            missed = TASKS[head].missed(source.cut_tags(indices), source.labels)
+            missed = TASKS[head].sum_missed(source.cut_tags(indices), source.labels)
             return {sum_key(head, name): value for name, value in missed.items()}
         return {"lost": source.lost_targets(indices)} if isinstance(source, PackedPairs) else {}
 
@@ -168,7 +168,7 @@ class Evaluator:
             params,
             candidates=labels,
             candidate_lengths=label_lengths,
-            **self._conventions.reading(),
+            **self._conventions.scoring_arguments(),
         )
         gold, chosen = [], []
         for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
@@ -211,8 +211,8 @@ class Evaluator:
 
         def text(answers: Mapping[str, Any], given: Mapping[str, Any], row: int) -> str:
             parts = (
-                names_of(head, answers[head][row], given[head][row], objective.labels, decode)
-                for head in heads_of(objective.heads)
+                name_answers(head, answers[head][row], given[head][row], objective.labels, decode)
+                for head in list_heads(objective.heads)
             )
             return " | ".join(name for names in parts for name in names)
 
@@ -259,7 +259,7 @@ class Evaluator:
                 lengths,
                 Settings(max_new_tokens=experiment.config.eval.max_new_tokens or objective.targets_length),
                 weights=weights,
-                **self._conventions.generating(),
+                **self._conventions.generation_arguments(),
             )
             examples, generated = gather((examples, generated))
             inputs = _real(examples.inputs, examples.inputs_segment_ids)

@@ -33,7 +33,7 @@ from t5lite.run.released import labels_of, open_fitted
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
-from t5lite.tasks.table import make_evaluated, make_objective
+from t5lite.tasks.table import make_evaluation_objective, make_objective
 from t5lite.training.budget import seconds_per_step, steps_in, steps_of
 from t5lite.training.sharding import local_rows, put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer
@@ -197,7 +197,7 @@ def _functions(
     Equal arguments give the same objects, and the same objects need no second compilation.
     """
     made, evaluated = (
-        make(objective, model.architecture, vocabulary, labels) for make in (make_objective, make_evaluated)
+        make(objective, model.architecture, vocabulary, labels) for make in (make_objective, make_evaluation_objective)
     )
     return made, evaluated, make_standards(objective, made, vocabulary), make_model(model, vocabulary, made.heads)
 

@@ -157,7 +157,7 @@ class Generator(Answerer):
                 shown = whole
 
     def _generation(self, ready: list[Ready], places: list[int], options: Options) -> Generation:
-        inputs, lengths = pad_rows([each.ids for each in ready], most=self.model.config.max_positions)
+        inputs, lengths = pad_rows([each.ids for each in ready], max_length=self.model.config.max_positions)
         again = [0] * (len(inputs) - len(ready))  # extra rows of the batch, which repeat the first
         filled = [*ready, *(ready[i] for i in again)]
         seed = jax.random.key(options.seed)
@@ -173,7 +173,7 @@ class Generator(Answerer):
                 keys=keys,
                 prefixes=[each.tokens for each in filled],
                 weights=self._step_weights,
-                **(self.conventions.generating() | {"allowed": allowed}),
+                **(self.conventions.generation_arguments() | {"allowed": allowed}),
             )
 
     @functools.cached_property
@@ -215,12 +215,18 @@ class Generator(Answerer):
 
     def _score(self, ready: list[Ready]) -> list[dict]:
         most = self.model.config.max_positions
-        inputs, lengths = pad_rows([each.ids for each in ready], most=most)
-        targets, target_lengths = pad_rows([each.tokens for each in ready], most=most)
+        inputs, lengths = pad_rows([each.ids for each in ready], max_length=most)
+        targets, target_lengths = pad_rows([each.tokens for each in ready], max_length=most)
         with jax.set_mesh(self.mesh):
             logprobs = np.asarray(
                 score_targets(
-                    self.model, self.params, inputs, lengths, targets, target_lengths, **self.conventions.reading()
+                    self.model,
+                    self.params,
+                    inputs,
+                    lengths,
+                    targets,
+                    target_lengths,
+                    **self.conventions.scoring_arguments(),
                 )
             )
         return [self._scored(each, row[: len(each.tokens)]) for each, row in zip(ready, logprobs, strict=False)]

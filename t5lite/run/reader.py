@@ -25,7 +25,7 @@ class Reader(Answerer):
 
     def answer(self, ready: list[Ready], places: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
-        inputs, lengths = pad_rows([each.ids for each in ready], most=self.objective.inputs_length)
+        inputs, lengths = pad_rows([each.ids for each in ready], max_length=self.objective.inputs_length)
         asked, _ = pad_rows([each.asked for each in ready], minimum=1)
         outputs = self._outputs(inputs, lengths, asked)
         found = []

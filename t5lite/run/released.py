@@ -26,7 +26,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import read_json
 from t5lite.system.progress import warn
 from t5lite.system.vocabulary import MASK, Vocabulary
-from t5lite.tasks.table import OF_OBJECTIVES, make_objective
+from t5lite.tasks.table import ENCODER_TASKS, make_objective
 from t5lite.training.workdir import read_labels
 
 # Fields of a model that are not part of its shape. Where the config leaves dropout_places open, the weights decide.
@@ -170,7 +170,7 @@ def _objective_of(released: Released) -> str:
     """Return the name of the objective that such weights were trained with, as far as their heads show."""
     others, architecture = released.model.heads.others, released.model.architecture
     if architecture == "encoder":
-        told = (name for name, task in OF_OBJECTIVES.items() if task.head in {head.name for head in others})
+        told = (name for name, task in ENCODER_TASKS.items() if task.head in {head.name for head in others})
         return next(told, "mlm_nsp" if others else "mlm")
     if architecture == "decoder":
         return "causal_lm"

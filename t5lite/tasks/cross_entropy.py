@@ -1,4 +1,4 @@
-"""Cross entropy as sums, which add up over microbatches, hosts and validation batches."""
+"""Cross entropy as sums. They can be added over microbatches, hosts and validation batches."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ Sums = dict[str, Array]
 
 
 def nll_and_log_z(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Return (negative log-likelihood of the targets, log of the softmax's normaliser), each of the targets' shape.
+    """Return (negative log-likelihood of the targets, log of the softmax's normaliser), in the shape of the targets.
 
     Args:
         logits: float32 [..., V].
         targets: int32 [...].
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # A comparison and a sum, not a gather: so the gradient is no scatter, and V may be sharded.
+    # A comparison and a sum, not a gather. So the gradient needs no scatter, and V may be sharded.
     is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
     return log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1), log_z
 
@@ -23,12 +23,13 @@ def nll_and_log_z(logits: Array, targets: Array) -> tuple[Array, Array]:
 def cross_entropy_sums(
     logits: Array, targets: Array, weights: Array, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Sums:
-    """Return {"objective", "nll", "weight"}, float32 scalars: sums over all targets, each times its weight.
+    """Return {"objective", "nll", "weight"}, float32 scalars: weighted sums over all targets.
 
     nll: negative log-likelihood.
     objective: the loss to minimise: nll + z_loss · log²Z, where Z is the softmax's normaliser (Chowdhery et al. 2022,
-        PaLM, section 5). `label_smoothing` of the target's probability is spread evenly over all V classes.
-    weight: the weight of the targets.
+        PaLM, section 5). With label smoothing, the share `label_smoothing` of the target's probability is spread evenly
+        over all V classes.
+    weight: the sum of the weights.
     """
     nll, log_z = nll_and_log_z(logits, targets)
     objective = nll

@@ -1,4 +1,4 @@
-"""Label: one of the run's labels for the whole text."""
+"""The label task: the answer to a whole text is one of the run's labels."""
 
 from t5lite.tasks.task import make_class_task
 

@@ -1,9 +1,9 @@
-"""All metrics, one on a line: its name, which way is better, and how it is computed.
+"""All metrics. A line for each metric says its name, whether high or low values are better, and how to compute it.
 
     metrics_of({"nll": 20.0, "weight": 10.0, "correct": 3.0})      {"loss": 2.0, "perplexity": 7.39, …}
 
-The loop, the policy of checkpoints, evaluation and the report read this table. A new metric is a line here, and its
-name in the task that has it.
+The training loop, the choice of checkpoints, evaluation and the report read this table. To add a metric, add a line
+here, and add the name to `metrics` of its task.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ Sums = Mapping[str, Any]
 class Metric:
     """The properties of a metric.
 
-    label: its name for people.
-    better: the direction of improvement, -1 lower, 1 higher, 0 not known.
-    low, high: the range of its values.
-    of: computes the metric from the sums of one head.
-    needs: the sum that `of` needs; a head without this sum does not have the metric.
-    of_all_rows: whether it is measured on `eval.rows` rows, and not on `eval.generate_rows`.
-    tables_only: whether only tables show it, because it says the same as the loss.
+    label: the name that people read.
+    better: -1: lower values are better; 1: higher values are better; 0: not known.
+    low, high: the range of the values.
+    compute: computes the metric from the sums of one head.
+    needs: the sum that `compute` needs; a head without this sum does not have the metric.
+    uses_all_rows: whether it is measured on `eval.rows` rows. If not, it is measured on `eval.generate_rows` rows.
+    tables_only: whether only tables show it, because it gives no more information than the loss.
     """
 
     label: str
@@ -37,31 +37,34 @@ class Metric:
     better: int = 0
     low: float = -math.inf
     high: float = math.inf
-    of: Callable[[Sums], float] | None = None
+    compute: Callable[[Sums], float] | None = None
     needs: str = ""
-    of_all_rows: bool = False
+    uses_all_rows: bool = False
     tables_only: bool = False
 
     @property
     def width(self) -> float:
-        """The greatest difference that two values can have."""
+        """The largest possible difference of two values."""
         return self.high - self.low
 
 
 def loss(sums: Sums) -> float:
-    """Return the nats per target, from "nll" and "weight"."""
+    """Return the loss in nats per target, from "nll" and "weight"."""
     return sums["nll"] / max(sums["weight"], 1e-9)
 
 
 def token_accuracy(sums: Sums) -> float:
-    """Return the share of target tokens that are right. "lost": the number that was cut off; these count as wrong."""
+    """Return the share of correct target tokens.
+
+    "lost": the number of targets that were cut off. They count as wrong.
+    """
     return sums["correct"] / (max(sums["weight"], 1e-9) + sums.get("lost", 0.0))
 
 
 def accuracy(sums: Sums) -> float:
-    """Return the share of answers that are right, from "confusion" [C, C].
+    """Return the share of correct answers, from "confusion" [C, C].
 
-    "missed" [C]: how many answers were cut off; these count as wrong.
+    "missed" [C]: the number of answers that were cut off. They count as wrong.
     """
     confusion = sums["confusion"]
     hits, total = np.diagonal(confusion).sum(), confusion.sum() + np.sum(sums.get("missed", 0.0))
@@ -69,7 +72,7 @@ def accuracy(sums: Sums) -> float:
 
 
 def macro_f1(sums: Sums) -> float:
-    """Return the mean F1 over the classes that occur as true answers (rows) or as chosen ones (columns)."""
+    """Return the mean F1 over the classes that occur as true answers (rows) or as chosen answers (columns)."""
     confusion = sums["confusion"]
     either = confusion.sum(axis=0) + confusion.sum(axis=1) + sums.get("missed", 0.0)
     f1 = 2 * np.diagonal(confusion)[either > 0] / either[either > 0]
@@ -92,58 +95,59 @@ def _share(label: str, **fields: Any) -> Metric:
 
 
 def _nats(label: str) -> Metric:
-    return Metric(label, "nats", better=-1, low=0, of=loss, needs="nll", of_all_rows=True)
+    return Metric(label, "nats", better=-1, low=0, compute=loss, needs="nll", uses_all_rows=True)
 
 
-_confused = {"needs": "confusion", "of_all_rows": True}
-# Tables and sentences have this order. Metrics that are not here come last.
+_confused = {"needs": "confusion", "uses_all_rows": True}
+# Tables and sentences list metrics in this order. Metrics that are not in this table come last.
 METRICS = {
-    "accuracy": _share("accuracy", of=accuracy, **_confused),
-    "macro_f1": _share("macro F1", of=macro_f1, **_confused),
-    "entity_f1": _share("F1 of entities", of=entity_f1, needs="entities", of_all_rows=True),
+    "accuracy": _share("accuracy", compute=accuracy, **_confused),
+    "macro_f1": _share("macro F1", compute=macro_f1, **_confused),
+    "entity_f1": _share("F1 of entities", compute=entity_f1, needs="entities", uses_all_rows=True),
     "exact_match": _share("exact match"),
     "loss": _nats("loss"),
     "mlm_loss": _nats("loss of masked tokens"),
     "next_sentence_loss": _nats("loss of next sentences"),
-    "next_sentence_accuracy": _share("accuracy of next sentences", of=accuracy, **_confused),
-    "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, of_all_rows=True, needs="bytes",
-                            of=lambda sums: sums["nll"] / math.log(2) / sums["bytes"]),
-    "next_sentence_negatives": _share("share of negatives", better=0, of=share_of_last_class, tables_only=True,
+    "next_sentence_accuracy": _share("accuracy of next sentences", compute=accuracy, **_confused),
+    "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, uses_all_rows=True, needs="bytes",
+                            compute=lambda sums: sums["nll"] / math.log(2) / sums["bytes"]),
+    "next_sentence_negatives": _share("share of negatives", better=0, compute=share_of_last_class, tables_only=True,
                                       **_confused),
-    "token_accuracy": _share("token accuracy", of=token_accuracy, needs="correct", of_all_rows=True, tables_only=True),
-    "perplexity": Metric("perplexity", better=-1, low=1, of=lambda sums: math.exp(min(loss(sums), 700.0)), needs="nll",
-                         of_all_rows=True, tables_only=True),
+    "token_accuracy": _share("token accuracy", compute=token_accuracy, needs="correct", uses_all_rows=True,
+                             tables_only=True),
+    "perplexity": Metric("perplexity", better=-1, low=1, needs="nll",
+                         compute=lambda sums: math.exp(min(loss(sums), 700.0)), uses_all_rows=True, tables_only=True),
 }  # fmt: skip
 
 
 def metric_of(name: str) -> Metric:
-    """Return the Metric of a name. A name that is not in the table gets a Metric with only a label."""
+    """Return the Metric for a name. For a name that is not in the table: a Metric with only a label."""
     return METRICS.get(name) or Metric(name.replace("_", " "))
 
 
 def metrics_of(sums: Sums) -> Metrics:
     """Return {name in METRICS: value} from the sums over all batches of a held-out set.
 
-    "loss" is the sum of the losses of all heads. If there are several heads, each has its own loss too. Targets that
-    were cut off ("lost", "missed") lower the accuracies, but do not change the losses.
+    "loss" is the sum of the losses of all heads. If there are several heads, each head also has a loss. Targets
+    that were cut off ("lost", "missed") lower the accuracies, but do not change the losses.
 
     Args:
-        sums: float64, under `sum_key`.
+        sums: float64, with keys from `sum_key`.
     """
     by_head = {head: _sums_of(head, sums) for head in TASKS}
-    by_head = {head: own for head, own in by_head.items() if "nll" in own}
-    metrics = {"loss": sum(loss(own) for own in by_head.values())}
-    for head, own in by_head.items():
+    by_head = {head: head_sums for head, head_sums in by_head.items() if "nll" in head_sums}
+    metrics = {"loss": sum(loss(head_sums) for head_sums in by_head.values())}
+    for head, head_sums in by_head.items():
         task = TASKS[head]
         for name in (task.loss_name, *task.metrics) if len(by_head) > 1 else task.metrics:
             metric = METRICS[name]
-            if metric.needs in own:
-                metrics[name] = metric.of(own)
+            if metric.needs in head_sums:
+                metrics[name] = metric.compute(head_sums)
     return metrics
 
 
 def _sums_of(head: str, sums: Sums) -> dict[str, Any]:
-    """Return {name: value} of one head's sums. "bytes" is left out if it is 0: then the targets stand for no text."""
+    """Return {name: value} of one head's sums. "bytes" is left out if it is 0: then the targets are not text."""
     prefix = sum_key(head, "")
     keys = [key for key in sums if key.startswith(prefix) and ("/" in key) == bool(prefix)]
     return {key[len(prefix) :]: sums[key] for key in keys if key != "bytes" or sums[key]}

@@ -1,4 +1,4 @@
-"""Next sentence: whether the two parts of a text belong together, beside masked tokens (BERT, ALBERT)."""
+"""The next-sentence task: does the second part of a text follow the first? (BERT, ALBERT)."""
 
 from t5lite.objectives.masked_lm import NEXT_SENTENCE as HEAD
 from t5lite.tasks.task import make_class_task

@@ -1,4 +1,4 @@
-"""All tasks by the name of their head, and functions that ask them: for a config's objective, losses and sums."""
+"""All tasks by the name of their head, and functions that use them to make objectives, losses and sums."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,17 +19,17 @@ from t5lite.tasks.text import TEXT
 
 TASKS: dict[str, Task] = {task.head: task for task in (TEXT, LABEL, TAGS, NEXT_SENTENCE)}
 # {objective.name: the task of its answers on an encoder, where the data has labels}
-OF_OBJECTIVES = {"supervised": LABEL, "tagging": TAGS}
+ENCODER_TASKS = {"supervised": LABEL, "tagging": TAGS}
 
 
 def answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None) -> Head | None:
-    """Return the head for the answers that rows bring; None where the targets are text.
+    """Return the head for the answers that rows contain; None if the targets are text.
 
     Args:
         fields: a config's `objective`.
-        labels: the data's labels; None or () if they are not known. Tags need not be known yet.
+        labels: the data's labels; None or () if they are not known. For tags, they may be unknown.
     """
-    task = OF_OBJECTIVES.get(fields["name"]) if architecture == "encoder" else None
+    task = ENCODER_TASKS.get(fields["name"]) if architecture == "encoder" else None
     is_open = task is None or (task.each == "example" and not labels)
     return None if is_open else task.make_head(len(labels or ()))
 
@@ -37,18 +37,18 @@ def answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None)
 def make_objective(
     fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
 ) -> Objective:
-    """Return the objective of a config. As `catalogue.make_objective`, with the head for the rows' answers."""
+    """Return the objective of a config, with the head for the rows' answers. See `catalogue.make_objective`."""
     return catalogue.make_objective(fields, architecture, vocabulary, labels, answer_head(fields, architecture, labels))
 
 
-def make_evaluated(
+def make_evaluation_objective(
     fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
 ) -> Objective:
-    """Return the objective for evaluation. Its settings are the same for all runs, whatever they train with."""
-    return make_objective(catalogue.evaluated_fields(fields), architecture, vocabulary, labels)
+    """Return the objective for evaluation, with the fields of `catalogue.make_evaluation_fields`."""
+    return make_objective(catalogue.make_evaluation_fields(fields), architecture, vocabulary, labels)
 
 
-def heads_of(heads: Heads) -> tuple[str, ...]:
+def list_heads(heads: Heads) -> tuple[str, ...]:
     """Return the names of all heads, the vocabulary first."""
     return (*([TEXT.head] if heads.vocabulary else []), *(head.name for head in heads.others))
 
@@ -56,7 +56,7 @@ def heads_of(heads: Heads) -> tuple[str, ...]:
 def sum_key(head: str, name: str) -> str:
     """Return the name of a head's sum among the sums of all heads.
 
-    Sums of the vocabulary keep their names ("nll"); others have the head in front ("classifier/nll").
+    Sums of the vocabulary keep their names ("nll"). Other sums have the head in front ("classifier/nll").
     """
     return name if head == TEXT.head else f"{head}/{name}"
 
@@ -64,7 +64,7 @@ def sum_key(head: str, name: str) -> str:
 def loss_sums(
     outputs: Mapping[str, jax.Array], batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Sums:
-    """Return {"objective", "nll", "weight"} of each head, under `sum_key`. outputs: {head: logits}."""
+    """Return {"objective", "nll", "weight"} of each head, with keys from `sum_key`. outputs: {head: logits}."""
     return {
         sum_key(head, name): value
         for head, logits in outputs.items()
@@ -75,7 +75,7 @@ def loss_sums(
 def prediction_sums(
     outputs: Mapping[str, jax.Array], batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]
 ) -> Sums:
-    """Return the sums of the likeliest answers of each head, under `sum_key`.
+    """Return the sums of the likeliest answers of each head, with keys from `sum_key`.
 
     Args:
         labels: the names of the classes.
@@ -88,16 +88,16 @@ def prediction_sums(
     }
 
 
-def names_of(
-    head: str, answers: Any, given: Any, labels: Sequence[str], decode: Callable[[Sequence[int]], str]
+def name_answers(
+    head: str, answers: Any, true_answers: Any, labels: Sequence[str], decode: Callable[[Sequence[int]], str]
 ) -> list[str]:
-    """Return the texts of the `answers` in those places where `given` has one.
+    """Return the texts of the `answers`, at the positions where `true_answers` has an answer.
 
     Args:
-        answers, given: int [] or [L], NumPy: numbers of classes, or tokens of the vocabulary.
+        answers, true_answers: int [] or [L], NumPy: numbers of classes, or tokens of the vocabulary; -1: no answer.
         labels: the run's labels.
         decode: turns tokens into text.
     """
-    asked = np.atleast_1d(answers)[np.atleast_1d(given) >= 0]
+    selected = np.atleast_1d(answers)[np.atleast_1d(true_answers) >= 0]
     names = TASKS[head].names or labels
-    return [decode([answer]) if head == TEXT.head else names[answer] for answer in asked.tolist()]
+    return [decode([answer]) if head == TEXT.head else names[answer] for answer in selected.tolist()]

@@ -1,7 +1,7 @@
-"""Tags: one for each word, such as the parts of named entities.
+"""The tagging task: each word has a tag. For example, the tags mark named entities.
 
-The sums of tags B-x, I-x and O hold "entities" [3]: the numbers of true entities, of predicted ones, and of entities
-that are both. Tags and entities that were cut off a sentence count as true and not predicted.
+For tags B-x, I-x and O, the sums contain "entities" [3]: the number of true entities, of predicted entities, and of
+entities that are both. Tags and entities that were cut off a sentence count as true, but not as predicted.
 """
 
 import re
@@ -24,10 +24,10 @@ OUTSIDE, BEGIN, INSIDE = range(3)
 def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
     """Return {"confusion"}, and "entities" if the tags mark entities.
 
-    rows: may have "next_answers" [B]: the tag of the first word that was cut off each sentence; -1: nothing was cut.
+    rows: may have "next_answers" [B]: the tag of each sentence's first word that was cut off; -1: no word was cut off.
     """
-    given = batch.answers[HEAD]
-    gold, is_word = jnp.maximum(given, 0), given >= 0
+    answers = batch.answers[HEAD]
+    gold, is_word = jnp.maximum(answers, 0), answers >= 0
     sums = {"confusion": confusion(logits, gold, is_word.astype(jnp.float32))}
     if kinds := entity_kinds(labels):
         chosen, count = jnp.argmax(logits, axis=-1), jax.vmap(lambda *sides: entity_counts(*sides, *kinds))
@@ -38,7 +38,7 @@ def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mappi
 
 
 def entity_kinds(tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return for each tag its part (OUTSIDE, BEGIN or INSIDE) and the number of its type.
+    """Return (the part of each tag: OUTSIDE, BEGIN or INSIDE; the number of each tag's type).
 
     None if a tag is not O, B-x or I-x.
     """
@@ -50,13 +50,13 @@ def entity_kinds(tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
     return np.array(parts, np.int32), np.array([types.index(m[2]) if m[2] else -1 for m in matches], np.int32)
 
 
-def missed_sums(cut_tags: CutTags, labels: Sequence[str]) -> dict[str, np.ndarray]:
+def sum_missed(cut_tags: CutTags, labels: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the sums of the words that were cut off.
 
     "missed" [C]: how often each tag was cut off. "entities" [3], only for tags B-x, I-x and O: how many entities begin
     in the words that were cut off, then 0, 0.
 
-    cut_tags: for each sentence (the last tag that was kept, or -1; the tags that were cut off).
+    cut_tags: for each sentence, (the last tag that was kept, or -1; the tags that were cut off).
     """
     tags = np.concatenate([np.zeros(0, np.int64), *(after for _, after in cut_tags)]).astype(np.int64)
     sums = {"missed": np.bincount(tags, minlength=len(labels)).astype(np.float64)}
@@ -76,13 +76,14 @@ def entity_counts(
 ) -> Array:
     """Return float32 [3]: the number of entities in `gold`, in `chosen`, and in both.
 
-    Two entities are the same if type, beginning and end are the same. I-x begins an entity after O and after another
-    type, as in the script of the CoNLL shared tasks.
+    Two entities are the same if they have the same type, first word and last word. I-x begins a new entity after O, and
+    after a tag with another type, as in the script of the CoNLL shared tasks.
 
     Args:
         gold, chosen: tags [L].
-        counted: bool [L], the places that hold a tag.
-        next_tag: the true tag of the word after the last one. If an entity goes on there, no chosen entity can match.
+        counted: bool [L], the positions that have a tag.
+        next_tag: the true tag of the word after the last word; -1: no such word. If a true entity continues there, no
+            chosen entity can match it.
         parts, types: see `entity_kinds`.
     """
     order = jnp.argsort(~counted, stable=True)  # move the words to the front, and the pieces between them to the end
@@ -94,7 +95,7 @@ def entity_counts(
         before = jnp.concatenate([jnp.full(1, -1), kind[:-1]])
         begins = (part == BEGIN) | ((part == INSIDE) & (before != kind))
         place = jnp.arange(tags.shape[0])
-        # The first place after this one at which no entity goes on.
+        # For each position: the first later position at which no entity continues.
         stops = jnp.where((part == INSIDE) & ~begins, tags.shape[0], place)
         ends = jnp.append(jax.lax.cummin(stops, reverse=True)[1:], tags.shape[0])
         return begins, kind, ends
@@ -116,7 +117,7 @@ TAGS = make_class_task(
     metrics=("accuracy", "macro_f1", "entity_f1"),
     loss_name="tags_loss",
     predictions=_predictions,
-    missed=missed_sums,
+    sum_missed=sum_missed,
     read_out=lambda names, words: " ".join(f"{word}/{name}" for word, name in zip(words, names, strict=True)),
     has_labels=True,
     released={"bert": ("ForTokenClassification", "classifier")},

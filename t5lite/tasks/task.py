@@ -1,9 +1,7 @@
-"""A task: a kind of answer, and everything that the package has to know about it.
+"""A task: a kind of answer, with its loss, sums, metrics and texts.
 
-A model answers with its vocabulary, with heads of its own (`objectives.objective.Head`), or with both. Each head has
-one Task. The Task gives the loss of the answers, their sums and metrics, and the texts that people read. No other
-module
-knows the kinds of answer by name: it asks `table.TASKS[head's name]`.
+A model answers with its vocabulary, with other heads (`objectives.objective.Head`), or with both. Each head has one
+Task. Other packages do not handle the kinds of answers one by one: they use `table.TASKS[name of the head]`.
 """
 
 import dataclasses
@@ -26,19 +24,20 @@ CutTags = Sequence[tuple[int, np.ndarray]]
 class Task:
     """The properties of the answers of one head.
 
-    name: the kind of answer, as people call it.
+    name: the name of the kind of answer, for people.
     head: the name of the head's parameters and of its answers in a Batch.
-    part: what messages call the head.
-    metrics: names of the metrics that its sums make, see metrics.py.
-    loss_name: the metric that its own loss becomes where the model has several heads.
+    part: the name of the head in messages.
+    metrics: names of the metrics that are computed from its sums; see metrics.py.
+    loss_name: the name of the metric for its loss, if the model has several heads.
+    each: "token": an answer for each token; "example": an answer for the whole example.
     weights: (batch) -> float32, the weight of each answer.
     loss: (logits, batch, label_smoothing, z_loss) -> {"objective", "nll", "weight"}.
     nll: (logits, batch) -> float32 [B], the negative log-likelihood of each row.
     predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
         rows: the rows that the host read.
-    missed: (tags that were cut off each text, labels) -> the sums of the answers that were cut off.
+    sum_missed: (tags that were cut off each text, labels) -> the sums of the answers that were cut off.
     read_out: (names of the chosen answers, the words that they belong to) -> the answer's text.
-    has_labels: whether the outputs stand for the run's labels. Then the head fits only runs with the same labels.
+    has_labels: whether the classes are the run's labels. Then the head fits only runs with the same labels.
     names: the names of the classes, if they are not the run's labels.
     dropout: whether there is dropout before the head.
     released: {family: (kind of the class in transformers, for example "ForMaskedLM"; the name of the head's tensors)}.
@@ -54,7 +53,7 @@ class Task:
     loss: Callable[[Array, Batch, float, float], Sums]
     nll: Callable[[Array, Batch], Array]
     predictions: Callable[[Array, Batch, Sequence[str], Mapping[str, Any]], Sums]
-    missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
+    sum_missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
     read_out: Callable[[Sequence[str], Sequence[str]], str] = lambda names, words: " ".join(names)
     has_labels: bool = False
     names: tuple[str, ...] = ()
@@ -69,31 +68,32 @@ class Task:
 def make_class_task(head: str, **fields: Any) -> Task:
     """Return the Task of a head that chooses one of several classes, by cross entropy.
 
-    Answers are int32, [B] or [B, L]: places among the classes, -1 where there is no answer.
+    Answers are int32, [B] or [B, L]: numbers of classes; -1 means no answer.
     """
 
-    def answers(batch: Batch) -> tuple[Array, Array]:
-        given = batch.answers[head]
-        return jnp.maximum(given, 0), (given >= 0).astype(jnp.float32)
+    def split_answers(batch: Batch) -> tuple[Array, Array]:
+        """Return (classes, weights): class 0 and weight 0 where there is no answer."""
+        answers = batch.answers[head]
+        return jnp.maximum(answers, 0), (answers >= 0).astype(jnp.float32)
 
     def loss(logits: Array, batch: Batch, label_smoothing: float, z_loss: float) -> Sums:
-        return cross_entropy_sums(logits, *answers(batch), label_smoothing, z_loss)
+        return cross_entropy_sums(logits, *split_answers(batch), label_smoothing, z_loss)
 
     def nll(logits: Array, batch: Batch) -> Array:
-        targets, weights = answers(batch)
+        targets, weights = split_answers(batch)
         losses = nll_and_log_z(logits, targets)[0] * weights
         return jnp.sum(losses.reshape(len(losses), -1), axis=1)
 
     def predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
         del labels, rows
-        return {"confusion": confusion(logits, *answers(batch))}
+        return {"confusion": confusion(logits, *split_answers(batch))}
 
-    usual = {"loss": loss, "nll": nll, "predictions": predictions, "weights": lambda batch: answers(batch)[1]}
-    return Task(head=head, **usual | fields)
+    defaults = {"loss": loss, "nll": nll, "predictions": predictions, "weights": lambda batch: split_answers(batch)[1]}
+    return Task(head=head, **defaults | fields)
 
 
 def confusion(logits: Array, gold: Array, weights: Array) -> Array:
-    """Return float32 [C, C]: the weight of each pair (true class, likeliest class).
+    """Return float32 [C, C]: the sum of weights for each pair (true class, likeliest class).
 
     Args:
         logits: float32 [..., C].

@@ -1,4 +1,4 @@
-"""Text: the vocabulary answers, a token for each target."""
+"""The text task: the answers are tokens of the vocabulary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,19 +24,19 @@ def _nll(logits: Array, batch: Batch) -> Array:
 
 
 def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
-    """Return {"correct"}: the weight of the targets that equal the likeliest token."""
+    """Return {"correct"}: the sum of the weights of the targets that are the likeliest token."""
     del labels, rows
     return {"correct": jnp.sum((jnp.argmax(logits, axis=-1) == batch.targets) * batch.weights)}
 
 
 def byte_sums(objective: Objective, keys: Array, rows: Row, weights: Array, table: TokenTable) -> Sums:
-    """Return {"bytes"}: the number of bytes of the text that the targets stand for.
+    """Return {"bytes"}: the number of bytes of the text of the targets.
 
-    The tokenizer puts a space in front of a document; it is not counted. To recognise the first token of a document
-    among the targets, its id is raised by the number of ids.
+    The tokenizer inserts a space before each document. This space is not counted. To recognise the first token of a
+    document among the targets, the number of ids is added to its id.
 
     Args:
-        rows: windows with "begins", 1 where a document begins. `objective` makes the targets from them.
+        rows: windows with "begins", which is 1 where a document begins. `objective` makes the targets from the windows.
         weights: float32 [B, T], the weights of the targets.
     """
     marked = {**rows, "tokens": rows["tokens"] + rows["begins"] * len(table.num_bytes)}

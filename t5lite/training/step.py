@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import optax
 
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.batch import Batch, only_predicted
+from t5lite.objectives.batch import Batch, select_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.system.vocabulary import TokenTable
 from t5lite.tasks.cross_entropy import Sums
-from t5lite.tasks.table import heads_of, loss_sums, prediction_sums
+from t5lite.tasks.table import list_heads, loss_sums, prediction_sums
 from t5lite.tasks.text import byte_sums
 from t5lite.training.average import updated_average
 from t5lite.training.loss import finite_rows, joint, token_counts, weights_of
@@ -102,7 +102,7 @@ def validation_key() -> Array:
 
 def _made(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Batch:
     batch = make_batch(objective, keys, rows, table)
-    return batch if objective.predicted is None else only_predicted(batch, objective.predicted)
+    return batch if objective.predicted is None else select_predicted(batch, objective.predicted)
 
 
 def make_train_step(
@@ -126,7 +126,7 @@ def make_train_step(
     Args:
         trainable: a tree of bools like the parameters.
     """
-    heads = heads_of(objective.heads)
+    heads = list_heads(objective.heads)
     is_frozen = jax.tree.map(lambda is_trainable: not is_trainable, trainable)
 
     def loss_of(trained: Any, frozen: Any, batch: Batch, key: Array, weights: Sums) -> tuple[Array, tuple[Sums, Array]]:
@@ -201,7 +201,7 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable) 
         valid = rows.pop("valid")
         keys = example_keys(validation_key(), index, len(valid))
         batch = _made(objective, keys, rows, table)
-        batch = batch.only(valid)
+        batch = batch.keep_valid(valid)
         outputs = model.apply({"params": params}, batch, deterministic=True, method="outputs")
         sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective.labels, rows)
         return sums | byte_sums(objective, keys, rows, batch.weights, table) if "begins" in rows else sums

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from t5lite.decoding.sampling import FORBIDDEN, keep_min_p, keep_top_k, keep_top_p, next_tokens, penalise
+from t5lite.decoding.sampling import FORBIDDEN, choose_next_tokens, keep_min_p, keep_top_k, keep_top_p, penalise
 
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 
@@ -26,7 +26,7 @@ PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 def test_samples_follow_the_distribution(options, expected):
     draws = 4000
     logits = jnp.broadcast_to(jnp.log(PROBABILITIES), (draws, 5))
-    tokens = next_tokens(logits, jax.random.split(jax.random.key(0), draws), **options)
+    tokens = choose_next_tokens(logits, jax.random.split(jax.random.key(0), draws), **options)
     counts = np.bincount(tokens, minlength=5)
     assert (counts[expected == 0] == 0).all()
     if (expected > 0).sum() > 1:
@@ -52,4 +52,4 @@ def test_a_penalty_makes_known_ids_less_likely_whatever_their_sign():
 
 
 def test_without_keys_the_likeliest_is_taken():
-    assert next_tokens(jnp.log(PROBABILITIES)[None], None).tolist() == [0]
+    assert choose_next_tokens(jnp.log(PROBABILITIES)[None], None).tolist() == [0]

@@ -128,7 +128,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a clean span that has no sentinel left", "denoisers.py",
-        "max(vocabulary.sentinels - 1, 0) if unique", "vocabulary.sentinels if unique",
+        "max(vocabulary.sentinels - 1, 0) if needs_sentinels", "vocabulary.sentinels if needs_sentinels",
         "noise.py::test_no_token_ever_serves_as_a_sentinel",
     ),
     Mutation(
@@ -148,7 +148,7 @@ MUTATIONS = [
     ),
     Mutation(
         "twice as many random ids", "denoisers.py",
-        "rules.whole, random_share=0.1", "rules.whole, random_share=0.2",
+        "rules.keep_all, random_share=0.1", "rules.keep_all, random_share=0.2",
         "noise.py::test_a_tenth_of_the_noise_of_bert_style_becomes_a_random_piece",
     ),
     Mutation(
@@ -208,7 +208,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the mode token last", "mixtures.py",
-        "inputs=jnp.insert(example.inputs, first, jnp.int32(mode))",
+        "inputs=jnp.insert(example.inputs, mode_place, jnp.int32(mode))",
         "inputs=jnp.append(example.inputs, jnp.int32(mode))",
         "mixtures.py::test_a_mixture_of_one_is_that_one_with_its_mode_in_front",
     ),

@@ -94,7 +94,7 @@ def test_a_config_asks_for_what_its_objective_needs_unless_it_names_them():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("iid_denoising", {"inputs_length": 1024}, r"needs 1\d\d sentinels, the tokenizer has 100"),
+        ("iid_denoising", {"inputs_length": 1024}, r"needs 1\d\d sentinels, but the tokenizer has 100"),
         ("iid_denoising", {"inputs_length": 512, "noise_density": 0.5}, r"needs 1\d\d sentinels"),
         ("span_corruption", {"inputs_length": 2048}, "needs 114 sentinels"),
         ("span_corruption", {"noise_density": -0.1}, r"noise_density: must be at least 0 and below 1, is -0.1"),
@@ -102,10 +102,10 @@ def test_a_config_asks_for_what_its_objective_needs_unless_it_names_them():
         ("prefix_lm", {"noise_density": 1.5}, "noise_density"),
         ("prefix_lm", {"noise_density": 0.0}, "0 leaves a prefix LM no targets"),
         ("text_infilling", {"mean_noise_span_length": 0.0}, "mean_noise_span_length: must be at least 1, is 0.0"),
-        ("token_deletion", {"inputs_length": 1}, "inputs_length: 1 leaves no window of two tokens"),
-        ("deshuffling", {"inputs_length": -3}, "inputs_length: -3 leaves no window"),
-        ("span_corruption", {"inputs_length": 0}, "inputs_length: 0 leaves no window"),
-        ("deshuffling", {"inputs_length": 2}, "inputs_length: 2 leaves no window of two tokens"),
+        ("token_deletion", {"inputs_length": 1}, "inputs_length: 1 is too short for a window of 2 tokens"),
+        ("deshuffling", {"inputs_length": -3}, "inputs_length: -3 is too short for a window"),
+        ("span_corruption", {"inputs_length": 0}, "inputs_length: 0 is too short for a window"),
+        ("deshuffling", {"inputs_length": 2}, "inputs_length: 2 is too short for a window of 2 tokens"),
         ("deshufling", {}, "unknown objective 'deshufling'; did you mean 'deshuffling'"),
     ],
 )
@@ -117,11 +117,11 @@ def test_settings_out_of_range_are_refused(name, settings, message):
 @pytest.mark.parametrize(
     ("name", "sentinels", "message"),
     [
-        ("span_corruption", 2, "needs 3 sentinels, the tokenizer has 2"),
-        ("iid_denoising", 2, r"needs \d\d sentinels, the tokenizer has 2"),
-        ("iid_denoising", 15, r"needs \d\d sentinels, the tokenizer has 15"),
-        ("bert_style", 0, "needs 1 sentinels, the tokenizer has 0"),
-        ("mass_style", 0, "needs 1 sentinels, the tokenizer has 0"),
+        ("span_corruption", 2, "needs 3 sentinels, but the tokenizer has 2"),
+        ("iid_denoising", 2, r"needs \d\d sentinels, but the tokenizer has 2"),
+        ("iid_denoising", 15, r"needs \d\d sentinels, but the tokenizer has 15"),
+        ("bert_style", 0, "needs 1 sentinels, but the tokenizer has 0"),
+        ("mass_style", 0, "needs 1 sentinels, but the tokenizer has 0"),
     ],
 )
 def test_too_few_sentinels_are_refused_with_the_number_that_is_needed(name, sentinels, message):

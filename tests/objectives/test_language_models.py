@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.objectives.language_models import FIM_TOKENS, move_middle, parts_of
+from t5lite.objectives.language_models import FIM_TOKENS, move_middle, number_parts
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS
 from tests.objectives.made import PLAIN, build, check_chances, check_share, examples, make, windows
@@ -29,7 +29,7 @@ PRE, SUF, MID = (PLAIN.specials[name] for name in FIM_TOKENS)
 )
 def test_the_middle_goes_to_the_end(low, high, suffix_first, expected):
     specials = jnp.array([PRE, SUF, MID])
-    assert move_middle(jnp.arange(10, 17), parts_of(7, low, high), specials, suffix_first).tolist() == expected
+    assert move_middle(jnp.arange(10, 17), number_parts(7, low, high), specials, suffix_first).tolist() == expected
 
 
 def _undone(side):
@@ -139,7 +139,7 @@ def test_prefix_attention_is_the_prefix_lms_own_unless_it_is_turned_off():
     ("name", "settings", "message"),
     [
         ("fill_in_the_middle", {"fim_rate": 1.5}, r"fim_rate: must be from 0 to 1"),
-        ("fill_in_the_middle", {"inputs_length": 4}, "leaves no window of two tokens"),
+        ("fill_in_the_middle", {"inputs_length": 4}, "is too short for a window of 2 tokens"),
         ("fill_in_the_middle", {"prefix_attention": True}, "has no prefix"),
         ("causal_lm", {"prefix_attention": True}, "has no prefix"),
         ("causal_lm", {"inputs_length": 1}, "must be at least 2"),

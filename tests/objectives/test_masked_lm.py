@@ -16,7 +16,7 @@ from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import make_batch, make_examples
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP, Vocabulary
-from t5lite.tasks.table import make_evaluated, make_objective
+from t5lite.tasks.table import make_evaluation_objective, make_objective
 
 FALSE_ALARM = 1e-6
 PIECES, STOP = 300, 3
@@ -234,7 +234,7 @@ def test_evaluation_is_the_usual_one_whatever_training_does():
         {"noise_density": 0.3, "replacement": "exact", "max_predictions": 9},
         {"masking": "bernoulli", "whole_words": True},
     ):
-        assert (examples(objective(make_evaluated, **fields), table=table).inputs == usual).all(), fields
+        assert (examples(objective(make_evaluation_objective, **fields), table=table).inputs == usual).all(), fields
         assert (examples(objective(**fields), table=table).inputs != usual).any(), fields
 
 
@@ -245,9 +245,9 @@ def test_evaluation_is_the_usual_one_whatever_training_does():
         ({"replacement": "some"}, "replacement: unknown"),
         ({"noise_density": 0.0}, r"noise_density: must be above 0 and below 1"),
         ({"max_predictions": 0}, "max_predictions: must be at least 1"),
-        ({"max_predictions": 5, "masking": "bernoulli"}, "max_predictions: does not go with masking=bernoulli"),
-        ({"inputs_length": 3}, "inputs_length: 3 leaves no window"),
-        ({"inputs_length": 4, "name": "mlm_nsp"}, "inputs_length: 4 leaves no window"),
+        ({"max_predictions": 5, "masking": "bernoulli"}, "max_predictions: cannot be combined with masking=bernoulli"),
+        ({"inputs_length": 3}, "inputs_length: 3 is too short for a window"),
+        ({"inputs_length": 4, "name": "mlm_nsp"}, "inputs_length: 4 is too short for a window"),
     ],
     ids=str,
 )
@@ -259,7 +259,7 @@ def test_settings_that_cannot_work_are_refused(fields, message):
 def test_it_needs_an_encoder_and_three_special_tokens():
     with pytest.raises(UserError, match=r"mlm has no meaning on .*; it works on encoder"):
         make_objective(FIELDS, "decoder", VOCABULARY)
-    with pytest.raises(UserError, match=r"mlm needs \[CLS\], \[SEP\], which the tokenizer lacks"):
+    with pytest.raises(UserError, match=r"mlm needs \[CLS\], \[SEP\], but the tokenizer does not have"):
         make_objective(FIELDS, "encoder", Vocabulary.synthetic(PIECES, 10, (MASK,)))
     assert special_tokens({"specials": None}, FIELDS, "encoder") == (MASK, CLS, SEP)
 

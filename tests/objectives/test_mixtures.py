@@ -6,7 +6,7 @@ import pytest
 from t5lite.config import base_config
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS
-from t5lite.tasks.table import make_evaluated, make_objective
+from t5lite.tasks.table import make_evaluation_objective, make_objective
 from tests.objectives.made import PLAIN, build, check_chances, check_share, examples, make, vocabulary, windows
 from tests.objectives.test_every_objective import interleaved
 
@@ -145,7 +145,7 @@ def test_on_a_decoder_language_models_mix_with_denoisers():
             {"a": {"name": "causal_lm"}},
             "mixture.a: causal_lm has no meaning on config.model.architecture='enc",
         ),
-        ({"a": {"name": "prefix_lm", "mode": "[XYZ]"}}, r"needs \[XYZ\], which the tokenizer lacks"),
+        ({"a": {"name": "prefix_lm", "mode": "[XYZ]"}}, r"needs \[XYZ\], but the tokenizer does not have"),
         ({"a": {"name": "span_corruption", "noise_density": 1.0}}, "noise_density"),
     ],
 )
@@ -155,15 +155,15 @@ def test_members_that_cannot_be_are_refused(mixture, message):
 
 
 def test_ul2_needs_its_mode_tokens():
-    with pytest.raises(UserError, match=r"ul2 needs \[NLU\], \[NLG\], \[S2S\], which the tokenizer lacks"):
+    with pytest.raises(UserError, match=r"ul2 needs \[NLU\], \[NLG\], \[S2S\], but the tokenizer does not have"):
         build("ul2", vocab=vocabulary(specials=()))
 
 
 def test_ul2_at_512_needs_95_sentinels():
     assert build("ul2", vocab=vocabulary(sentinels=95), inputs_length=512).window == 568
-    with pytest.raises(UserError, match="needs 95 sentinels, the tokenizer has 94"):
+    with pytest.raises(UserError, match="needs 95 sentinels, but the tokenizer has 94"):
         build("ul2", vocab=vocabulary(sentinels=94), inputs_length=512)
-    with pytest.raises(UserError, match=r"ul2, X \(3, .5\) .* needs 95 sentinels, the tokenizer has 5;"):
+    with pytest.raises(UserError, match=r"ul2, X \(3, .5\) .* needs 95 sentinels, but the tokenizer has 5;"):
         build("ul2", vocab=vocabulary(sentinels=5), inputs_length=512)  # where several members lack some
 
 
@@ -191,12 +191,12 @@ def test_a_mixture_is_evaluated_as_its_members_are():
     fields = {**base_config().objective.to_dict(), "name": "mixture", "inputs_length": 64, "mixture": ON_ENCODER}
     vocab = vocabulary(specials=("[MASK]", "[CLS]", "[SEP]"))
     assert make_objective(fields, "encoder", vocab).predicted == 19
-    assert make_evaluated(fields, "encoder", vocab).predicted == 10
+    assert make_evaluation_objective(fields, "encoder", vocab).predicted == 10
 
 
 def test_an_encoder_has_no_place_for_mode_tokens_or_a_denoiser():
     vocab = vocabulary(specials=("[MASK]", "[CLS]", "[SEP]", "[NLU]"))
-    with pytest.raises(UserError, match="mode tokens have no place"):
+    with pytest.raises(UserError, match="cannot have mode tokens"):
         build("mixture", "encoder", vocab, mixture={"a": {"name": "mlm", "mode": "[NLU]"}})
     with pytest.raises(UserError, match=r"mixture\.a: span_corruption has no meaning"):
         build("mixture", "encoder", vocab, mixture={"a": {"name": "span_corruption"}})

@@ -16,7 +16,7 @@ from t5lite.objectives.catalogue import special_tokens
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.metrics import macro_f1, metrics_of
 from t5lite.tasks.table import loss_sums, make_objective
-from t5lite.tasks.tags import entity_counts, entity_kinds, missed_sums
+from t5lite.tasks.tags import entity_counts, entity_kinds, sum_missed
 from t5lite.tasks.task import confusion
 from t5lite.training.loss import joint, weights_of
 from t5lite.training.sharding import put_batch
@@ -172,10 +172,10 @@ def test_entities_that_are_cut_off_or_in_two_are_missed(kept, after):
         next_tag = TAGS.index(after[0]) if after else -1
         sides = (jnp.asarray(row), jnp.asarray(chosen), jnp.arange(length) < len(kept), jnp.int32(next_tag))
         cut = [(TAGS.index(kept[-1]), np.array([*map(TAGS.index, after)], int))]
-        found = np.asarray(entity_counts(*sides, *entity_kinds(TAGS))) + missed_sums(cut, TAGS)["entities"]
+        found = np.asarray(entity_counts(*sides, *entity_kinds(TAGS))) + sum_missed(cut, TAGS)["entities"]
         true, said = plain_entities([*kept, *after]), plain_entities(names)
         assert found.tolist() == [len(true), len(said), len(true & said)]
-    assert missed_sums(cut, TAGS)["missed"].tolist() == [after.count(tag) for tag in TAGS]
+    assert sum_missed(cut, TAGS)["missed"].tolist() == [after.count(tag) for tag in TAGS]
 
 
 def test_tags_that_were_cut_off_count_as_missed():

@@ -21,7 +21,7 @@ def misses(sums):
     return float(sums["confusion"].sum() - np.diagonal(sums["confusion"]).sum())
 
 
-# A head that reads each text's first token without BERT's dropout, and says its answer in its own words.
+# A head that reads each text's first token without BERT's dropout, and says its answer in its head_sums words.
 VERDICT = make_class_task(
     "verdict",
     name="verdict",
@@ -39,9 +39,9 @@ VERDICT = make_class_task(
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verdicts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METRICS, "misses", Metric("misses", better=-1, low=0, of=misses, needs="confusion"))
+        patch.setitem(METRICS, "misses", Metric("misses", better=-1, low=0, compute=misses, needs="confusion"))
         patch.setitem(table.TASKS, VERDICT.head, VERDICT)
-        patch.setitem(table.OF_OBJECTIVES, "supervised", VERDICT)
+        patch.setitem(table.ENCODER_TASKS, "supervised", VERDICT)
         config = small_config(write_pairs(folder / "pairs.jsonl"), "supervised", "encoder")
         config.budget.steps, config.checkpoint.keep_best, config.eval.every_steps = 40, 1, 20
         config.checkpoint.every_steps, config.checkpoint.metric = 20, "validation/misses"

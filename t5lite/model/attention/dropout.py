@@ -1,7 +1,7 @@
-"""Random bits for dropout of attention weights: a hash of each weight's place.
+"""Random bits for dropout of attention weights: a hash of each weight's indices.
 
-Attention has several implementations, which visit the weights in different orders and blocks. All of them must drop
-the same weights, on every mesh. So whether a weight stays depends on its place alone:
+Attention has several implementations. They compute the weights in different orders and blocks, but all of them must
+drop the same weights, on every mesh. So whether a weight is kept depends only on the PRNG key and its indices:
 
     keep(PRNG key, row of the batch, head, query, key position) -> bool
 
@@ -22,12 +22,12 @@ SEEDS = (0x9747B28C, 0x1B873593)
 
 
 def uint32(x: Array | int) -> Array:
-    """`x` as uint32, modulo 2**32."""
+    """Convert `x` to uint32, modulo 2**32."""
     return jnp.asarray(x, jnp.uint32)
 
 
 def rotate_left(x: Array, bits: int) -> Array:
-    """Return `x` with its bits rotated to the left: bits that leave at the top come in at the bottom."""
+    """Rotate the bits of `x` to the left: the highest bits become the lowest bits."""
     return (x << bits) | (x >> (32 - bits))
 
 
@@ -42,7 +42,7 @@ def absorb(state: Array, word: Array | int) -> Array:
 
 
 def finalise(state: Array, more: Array | int = 0) -> Array:
-    """Return the hash with its bits well mixed. more: a second word of state, combined between the two products."""
+    """Mix the bits of the hash. more: a second word of state, combined between the two products."""
     state = (state ^ (state >> 16)) * uint32(0x85EBCA6B)
     state = state ^ uint32(more)
     state = (state ^ (state >> 13)) * uint32(0xC2B2AE35)
@@ -54,8 +54,8 @@ def attention_bits(key: Array, rows: Array, heads: Array, queries: Array, keys: 
 
     Args:
       key: a PRNG key.
-      rows, heads, queries, keys: integers, the places of the weights; their shapes broadcast to the result's shape.
-        rows: places in the whole batch, even where only a part of the batch is computed. keys: positions of the keys.
+      rows, heads, queries, keys: integers, the indices of the weights; their shapes broadcast to the result's shape.
+        rows: indices in the whole batch, also if only a part of the batch is computed. keys: positions of the keys.
     """
     words = jax.random.key_data(key)
     states = []
@@ -68,5 +68,5 @@ def attention_bits(key: Array, rows: Array, heads: Array, queries: Array, keys: 
 
 
 def keep_weights(key: Array, rows: Array, heads: Array, queries: Array, keys: Array, rate: float) -> Array:
-    """Return, as bool, which attention weights stay at the dropout `rate`. Other arguments: see `attention_bits`."""
+    """Return bool: the attention weights that dropout with this `rate` keeps. Other arguments: see `attention_bits`."""
     return attention_bits(key, rows, heads, queries, keys) >= uint32(min(round(rate * 2**32), 2**32 - 1))

@@ -11,19 +11,19 @@ from t5lite.model.attention.mask import Mask
 
 Array = jax.Array
 
-# Finite, so that a row without keys is uniform rather than NaN. Far below any score plus bias in float32.
+# Finite, so that the weights of a query without keys are uniform and not NaN. Far below any score plus bias.
 MASKED = -1e9
 
 
 def prepare(bias: Bias | None, mask: Mask | None, queries: int, keys: int) -> dict[str, Any]:
-    """Return bias [1, H, T, S] and mask [B or 1, 1, T, S] as arrays, or None where there is none."""
-    return {"bias": None if bias is None else bias.array(queries, keys),
-            "mask": None if mask is None else mask.array(queries, keys)}  # fmt: skip
+    """Return bias [1, H, T, S] and mask [B or 1, 1, T, S] as arrays; None for a missing bias or mask."""
+    return {"bias": None if bias is None else bias.compute(queries, keys),
+            "mask": None if mask is None else mask.compute(queries, keys)}  # fmt: skip
 
 
 def attend(q_BxTxHxK: Array, k_BxSxGxK: Array, v_BxSxGxK: Array, *, scale: float, dropout: float = 0.0,
            key: Array | None = None, bias: Array | None = None, mask: Array | None = None) -> Array:  # fmt: skip
-    """See `attention.Attend`. There are G heads of keys; R heads of queries share each."""
+    """Compute attention; see `attention.Attend`. There are G heads of keys, each shared by R heads of queries."""
     batch, length, heads, head_dim = q_BxTxHxK.shape
     q_BxTxGxRxK = q_BxTxHxK.reshape(batch, length, k_BxSxGxK.shape[2], -1, head_dim)
     scores = jnp.einsum("btgrk,bsgk->bgrts", q_BxTxGxRxK, k_BxSxGxK, preferred_element_type=jnp.float32)

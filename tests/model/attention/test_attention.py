@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5lite.model.attention import IMPLEMENTATIONS, choose, prepare
+from t5lite.model.attention import IMPLEMENTATIONS, choose_implementation, prepare
 from t5lite.model.attention.bias import BucketBias, SlopeBias
 from t5lite.model.attention.dropout import keep_weights
 from t5lite.model.attention.mask import Mask
@@ -35,8 +35,8 @@ def attend(q, k, v, bias=None, mask=None, *, implementation="einsum", **rest):
 def by_hand(q, k, v, bias, mask, scale):
     """One query at a time, in NumPy and float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    bias = np.zeros((1, H, T, S)) if bias is None else np.asarray(bias.array(T, S))
-    mask = np.broadcast_to(True if mask is None else mask.array(T, S), (B, 1, T, S))
+    bias = np.zeros((1, H, T, S)) if bias is None else np.asarray(bias.compute(T, S))
+    mask = np.broadcast_to(True if mask is None else mask.compute(T, S), (B, 1, T, S))
     y = np.zeros((B, T, H, K))
     for b, t, h in np.ndindex(B, T, H):
         scores = np.where(mask[b, 0, t], k[b, :, h] @ q[b, t, h] * scale + bias[0, h, t], -1e9)
@@ -146,7 +146,7 @@ def test_rows_of_padding_are_finite_and_padding_is_never_read(implementation):
 def test_causal_mask_with_prefix_and_segments():
     segments = jnp.array([[1, 1, 1, 2, 2, 0]])
     prefix = jnp.array([[1, 1, 0, 1, 1, 0]], bool)
-    mask = Mask(segments, segments, prefix, causal=True).array(6, 6)[0, 0].astype(int)
+    mask = Mask(segments, segments, prefix, causal=True).compute(6, 6)[0, 0].astype(int)
     expected = [
         [1, 1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
@@ -160,13 +160,13 @@ def test_causal_mask_with_prefix_and_segments():
 
 def test_a_mask_without_segments_is_none_and_one_side_counts_as_one_segment():
     assert Mask().array(4, 4) is None
-    np.testing.assert_array_equal(Mask(None, jnp.array([[1, 1, 0]])).array(1, 3)[0, 0, 0], [True, True, False])
+    np.testing.assert_array_equal(Mask(None, jnp.array([[1, 1, 0]])).compute(1, 3)[0, 0, 0], [True, True, False])
 
 
 def test_auto_maps_large_scores_on_cpu_only_without_a_mesh():
     large, small = ((8, 512, 4), 512), ((8, 32, 4), 32)
-    assert choose(*large) == "mapped" and choose(*small) == "einsum"
-    assert choose((512, 1, 16), 2048) == "einsum"
+    assert choose_implementation(*large) == "mapped" and choose_implementation(*small) == "einsum"
+    assert choose_implementation((512, 1, 16), 2048) == "einsum"
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        assert choose(*large) == "einsum"
+        assert choose_implementation(*large) == "einsum"

@@ -26,9 +26,9 @@ def test_buckets(bidirectional, expected):
 def test_bias_of_indices_equals_bias_of_positions(bidirectional, queries, keys):
     values = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     meaning = BucketBias(jnp.asarray(values), bidirectional, max_distance=16)
-    bias = meaning.array(queries, keys)
+    bias = meaning.compute(queries, keys)
     assert bias.shape == (1, 3, queries, keys)
-    np.testing.assert_array_equal(bias, meaning.at(jnp.arange(queries)[None], jnp.arange(keys)[None]))
+    np.testing.assert_array_equal(bias, meaning.compute_at_positions(jnp.arange(queries)[None], jnp.arange(keys)[None]))
     table = bucket_table(bidirectional, 8, 16)
     by_hand = values[table[np.clip(keys - 1, -16, 16) + 16]]
     np.testing.assert_array_equal(bias[0, :, 0, keys - 1], by_hand)
