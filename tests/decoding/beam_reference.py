@@ -1,6 +1,6 @@
-"""Settings and inputs on which our beam search is compared with transformers', and how transformers is asked.
+"""Settings and inputs for comparisons with the beam search of transformers, and the call of transformers.
 
-`ask` needs torch and transformers; the rest does not.
+Only `ask` needs torch and transformers.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ CASES = [
 
 
 def weights():
-    """Logits on a scale at which several tokens compete, so that beams part and meet."""
+    """Return weights whose logits have a moderate scale: several tokens compete, so that beams diverge."""
     state = seeded_state(state_shapes(CONFIG), seed=3)
     return {name: values * (0.4 if name == "shared.weight" else 1) for name, values in state.items()}
 
@@ -31,7 +31,7 @@ def inputs():
 
 
 def ask(model, case, eos):
-    """Tokens [B, beams, M] after the start, and scores [B, beams], of transformers."""
+    """Return tokens [B, beams, M] after the start, and scores [B, beams], from transformers."""
     import torch
 
     mask = torch.from_numpy((np.arange(LENGTHS.max()) < LENGTHS[:, None]).astype(np.int64))

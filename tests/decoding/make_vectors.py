@@ -1,4 +1,4 @@
-"""Make beam_vectors.npz: beam search of a seeded tiny T5 by transformers. Needs torch and transformers.
+"""Make beam_vectors.npz: beam search with a seeded tiny T5 in transformers. Needs torch and transformers.
 
 python -m tests.decoding.make_vectors
 """
@@ -15,7 +15,7 @@ from tests.model.make_vectors import reference_model
 
 def main() -> None:
     model = reference_model(CONFIG, weights())
-    # The token that comes most often is to end answers: so some end early, some late, some never.
+    # The most frequent token ends answers. So some answers end early, some end late, and some do not end.
     tokens, _ = ask(model, CASES[0], eos=127)
     ids, counts = np.unique(tokens[tokens > 2], return_counts=True)
     eos = int(ids[np.argsort(counts)[-2]])

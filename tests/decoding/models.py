@@ -1,4 +1,4 @@
-"""Small models with weights that matter, prompts of different lengths, and the whole model without a cache."""
+"""Small models with large weights, prompts of different lengths, and the model without a cache."""
 
 import dataclasses
 import functools
@@ -21,13 +21,13 @@ CONFIGS = {
 }
 LENGTHS = np.array([7, 3, 5])
 STEPS = 6
-NEVER = 127  # An id that stands in for EOS where no row is to end.
-READ = 16  # What the whole model reads, padded: one program serves all lengths.
+NEVER = 127  # An id that replaces EOS if no row should end.
+READ = 16  # The padded length that the model without a cache reads. All lengths share one program.
 
 
 @functools.cache
 def model_and_params(name):
-    """Weights far from their initialisation, so that attention and positions decide what comes next."""
+    """Return a model with weights far from the initialisation: attention and positions then decide the next token."""
     config = CONFIGS[name]
     model = Transformer(config)
     return model, drawn_params(config)
@@ -45,7 +45,7 @@ def _log_probs(model, params, batch):
 
 
 def log_probs(name, row, tokens, prefix_attention=False, start=(0,)):
-    """Float32 [n + 1, V]: before each of the n tokens after a row's prompt, and after the last; without a cache."""
+    """Return float32 [n + 1, V], without a cache: for each of the n tokens after the prompt, and for the next token."""
     model, params = model_and_params(name)
     prompt = prompts()[row, : LENGTHS[row]]
     if model.config.num_encoder_layers:

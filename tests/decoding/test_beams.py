@@ -1,4 +1,4 @@
-"""Beam search is transformers', by stored vectors, side by side, and by the same rules in plain Python."""
+"""Beam search equals that of transformers: stored vectors, a direct comparison, and the rules in plain Python."""
 
 import dataclasses
 import functools
@@ -20,12 +20,12 @@ from tests.model.t5_reference import to_ours
 
 VECTORS = np.load(pathlib.Path(__file__).with_name("beam_vectors.npz"))
 STEPS = 5
-# A few ids, among them the one that ends an answer, so that answers end at different lengths.
+# A few ids, with EOS among them, so that answers end at different lengths.
 ALLOWED, EOS = [3, 7, 20, 41, 60, 77, 90, 111], 20
 
 
 def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping, stops=(EOS,)):
-    """[(score, tokens)], the best first; see `t5lite.decoding.beams`."""
+    """Return [(score, tokens)], the best first; see `t5lite.decoding.beams`."""
     running, hypotheses = [(0.0, [])], []
     for length in range(1, STEPS + 1):
         candidates = []
@@ -99,7 +99,7 @@ def test_beams_equal_transformers_side_by_side():
 
 
 def test_the_search_with_one_beam_is_greedy():
-    """The search itself, which `generate` leaves out where there is one beam."""
+    """Run `beams.search` with one beam. `generate` does not use it for one beam."""
     from t5lite.decoding import generate as module
 
     model, params = model_and_params("decoder")
@@ -136,7 +136,7 @@ def test_the_best_of_many_are_found_by_blocks(size, kind):
             np.testing.assert_array_equal(found, expected)
 
 
-ANY_SIZE = 37  # of a vocabulary that no power of two divides
+ANY_SIZE = 37  # an odd size of the vocabulary
 
 
 @functools.cache
@@ -150,7 +150,7 @@ def model_of_any_size():
 @pytest.mark.parametrize("beams", [2, 3, 7, 40, 100])
 @pytest.mark.parametrize("allowed", [3, ANY_SIZE])
 def test_any_number_of_beams_over_any_vocabulary(beams, allowed):
-    """Also more beams than ids, and than ids that may come: then every answer there is, once."""
+    """There can be more beams than allowed ids. Then the search returns every possible answer once."""
     model, params = model_of_any_size()
     steps = 3
     settings = Settings(steps, num_beams=beams, num_return=beams)

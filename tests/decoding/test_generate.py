@@ -1,4 +1,4 @@
-"""Generation with a cache is generation without, and a row is what it is alone, at once or in pieces."""
+"""Generation with a cache equals generation without a cache. A row's answer does not depend on other rows or pieces."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ KEYS = jax.random.split(jax.random.key(5), 3)
 
 
 def run(name, settings=GREEDY, rows=slice(None), **options):
-    """The Generated of `rows`, as NumPy arrays."""
+    """Generate answers to `rows`. Return them as NumPy arrays."""
     options = {"eos": NEVER, "keys": KEYS[rows], **options}
     return jax.device_get(generate(*model_and_params(name), prompts()[rows], LENGTHS[rows], settings, **options))
 
@@ -44,7 +44,9 @@ def test_greedy_with_cache_equals_the_whole_model(name, prefix_attention, start)
         assert tokens == expected.argmax(axis=1).tolist()
         np.testing.assert_allclose(generated.logprobs[row, 0], expected.max(axis=1), atol=2e-5)
         np.testing.assert_allclose(generated.scores[row, 0], expected.max(axis=1).sum(), atol=1e-4)
-    assert len(set(generated.tokens.ravel().tolist())) > 3  # The weights leave something to get wrong.
+    assert (
+        len(set(generated.tokens.ravel().tolist())) > 3
+    )  # Answers have several different tokens, so errors are visible.
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_a_cache_that_grows_changes_nothing(monkeypatch, name, settings):
     generation = Generation(*model_and_params(name), prompts(), LENGTHS, settings, keys=KEYS, eos=NEVER)
     small = generation._state.cache.slots
     generation.advance(2)
-    assert generation._state.cache.slots == small  # There is room for two.
+    assert generation._state.cache.slots == small  # The cache has slots for two steps.
     generation.advance()
     assert generation._state.cache.slots == small + 4 * settings.streams
     grown = jax.device_get(generation.result())
@@ -166,7 +168,7 @@ def test_a_repeated_id_is_penalised_whether_read_or_generated():
     assert (generated.tokens != run("decoder").tokens).any()
     for row in range(3):
         tokens = tokens_of(generated, row)
-        # Softmax does not tell logits from log-probabilities, but the sign decides here: so by the model's own logits.
+        # The penalty depends on the sign of the logits, so log-probabilities are not enough here.
         read = [0, *prompts()[row, : LENGTHS[row]]]
         all_logits = np.array(uncached_logits(np.array([*read, *tokens] + [0] * (16 - len(read) - len(tokens)))))
         for step, token in enumerate(tokens):

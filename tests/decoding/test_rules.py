@@ -1,4 +1,4 @@
-"""What a release's rules do to an answer, whatever the settings: stops, forced and forbidden tokens."""
+"""The rules of a released model for answers: stops, forced and forbidden tokens. They hold for all settings."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SETTINGS = [Settings(STEPS), Settings(STEPS, num_beams=3), Settings(STEPS, tempe
 
 
 def answers(name, settings, **options):
-    """(tokens of the best answer, its score) of each row."""
+    """Return (tokens of the best answer, its score) for each row."""
     import jax
 
     keys = jax.random.split(jax.random.key(0), len(LENGTHS)) if settings.sampled else None
@@ -25,11 +25,11 @@ def answers(name, settings, **options):
     return [(found.tokens[row, 0, : found.lengths[row, 0]].tolist(), found.scores[row, 0]) for row in range(3)]
 
 
-def greedy(name, row, may_come):
+def greedy(name, row, allowed_ids):
     tokens = []
     for step in range(STEPS):
         scores = log_probs(name, row, tokens)[-1]
-        tokens.append(max(may_come(step), key=lambda token: scores[token]))
+        tokens.append(max(allowed_ids(step), key=lambda token: scores[token]))
     return tokens
 
 
@@ -50,13 +50,13 @@ def test_what_is_forced_comes_and_what_is_forbidden_does_not(name, settings):
     free = [tokens for tokens, _ in answers(name, settings)]
     rules = {"first": 99, "last": 98, "never_first": (free[0][1], 20)}
 
-    def may_come(step):
+    def allowed_ids(step):
         if step in (0, STEPS - 1):
             return [99 if step == 0 else 98]
         return [token for token in ALLOWED if step > 1 or token not in rules["never_first"]]
 
     for row, (tokens, _) in enumerate(answers(name, settings, **rules)):
-        assert tokens == greedy(name, row, may_come)
+        assert tokens == greedy(name, row, allowed_ids)
     begin = {"never_first": (free[0][0],)}
     for row, (tokens, _) in enumerate(answers(name, settings, **begin)):
         assert tokens == greedy(name, row, lambda step: [t for t in ALLOWED if step or t != free[0][0]])
@@ -65,7 +65,7 @@ def test_what_is_forced_comes_and_what_is_forbidden_does_not(name, settings):
 @pytest.mark.parametrize(("length_penalty", "early_stopping"), [(1.0, False), (2.0, True), (-1.0, "never")])
 @pytest.mark.parametrize("name", NAMES)
 def test_beams_count_nothing_for_what_is_forced(name, length_penalty, early_stopping):
-    """As transformers has it. EOS among the few ids, so that answers of several lengths compete."""
+    """The same as in transformers. EOS is one of the few ids, so that answers of several lengths compete."""
     settings = Settings(STEPS, num_beams=3, length_penalty=length_penalty, early_stopping=early_stopping)
     given = {"eos": 20, "first": 111, "last": 20, "allowed": np.isin(np.arange(128), ALLOWED)}
 

@@ -1,4 +1,4 @@
-"""Sampling draws from the distribution that its settings say."""
+"""Sampling draws from the distribution that the settings define."""
 
 import jax
 import jax.numpy as jnp

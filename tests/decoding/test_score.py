@@ -1,4 +1,4 @@
-"""Given targets get the log-probabilities that the whole model gives them, and that generation reported."""
+"""Scored targets have the log-probabilities of the model without a cache, and of generation."""
 
 import jax
 import numpy as np

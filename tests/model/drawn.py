@@ -1,4 +1,4 @@
-"""Parameters drawn by NumPy: a model's own initialisation takes seconds to compile."""
+"""Parameters that NumPy draws, because the initialisation of a model takes seconds to compile."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from t5lite.model.transformer import parameter_shapes
 
 
 def drawn_params(config: ModelConfig, seed: int = 0, spread: float = 1.0) -> dict:
-    """Float32, far from where training starts: kernels keep the size of what they read, scales lie around 1.
+    """Return float32 parameters far from the initialisation. Kernels are scaled by fan-in, and norm scales are near 1.
 
-    spread: factor of all that is drawn.
+    spread: a factor on all random numbers.
     """
     rng = np.random.default_rng(seed)
 

@@ -1,4 +1,4 @@
-"""Which activations of a model are dropped while it trains: counted, by what they are."""
+"""Count the activations of a model that dropout changes in training, by their kind."""
 
 import collections
 import functools
@@ -14,7 +14,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import OF_TOKENS, Heads
 
-# All different, so that a shape tells what it is.
+# All sizes differ, so that a shape identifies an activation.
 BATCH, LENGTH, TARGETS, D_MODEL, D_FF, HEADS, LAYERS = 3, 10, 6, 16, 24, 2, 2
 NAMES = {
     (BATCH, LENGTH, D_MODEL): "stream",
@@ -29,7 +29,7 @@ NAMES = {
 
 
 def small_model(family: str, heads: Heads = OF_TOKENS) -> ModelConfig:
-    """A small model of a family of presets.py, with a rate of dropout."""
+    """Return a small model of a family of presets.py, with dropout."""
     fields = {**FAMILIES[family], "vocab_size": 128}
     architecture = fields.pop("architecture")
     sizes = dict(
@@ -43,7 +43,7 @@ def small_model(family: str, heads: Heads = OF_TOKENS) -> ModelConfig:
 
 
 def count_dropped(config: ModelConfig, monkeypatch, deterministic: bool = False) -> dict[str, int]:
-    """{what is dropped: how often} in one forward pass of the model."""
+    """Return {kind of activation: number of dropouts} in one forward pass of the model."""
     counts = collections.Counter()
     on_encoder = config.architecture == "encoder"
     side = LENGTH if on_encoder or config.architecture == "decoder" else TARGETS

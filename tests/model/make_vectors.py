@@ -1,4 +1,4 @@
-"""Make t5_vectors.npz: logits of seeded tiny T5s by Hugging Face's transformers. Needs torch and transformers.
+"""Make t5_vectors.npz: logits of tiny T5s with seeded weights, from transformers. Needs torch and transformers.
 
 python -m tests.model.make_vectors
 """
@@ -13,7 +13,7 @@ from tests.model.t5_reference import KEPT, VARIANTS, seeded_ids, seeded_state, s
 
 
 def reference_model(config, state: dict[str, np.ndarray]) -> transformers.T5ForConditionalGeneration:
-    """Hugging Face's T5 of this config with these weights, in float32."""
+    """Return Hugging Face's T5 with this config and these weights, in float32."""
     theirs = transformers.T5Config(
         vocab_size=config.vocab_size, d_model=config.d_model, d_ff=config.d_ff, d_kv=config.head_dim,
         num_heads=config.num_heads, num_layers=config.num_encoder_layers, num_decoder_layers=config.num_decoder_layers,
@@ -22,7 +22,7 @@ def reference_model(config, state: dict[str, np.ndarray]) -> transformers.T5ForC
     )  # fmt: skip
     model = transformers.T5ForConditionalGeneration(theirs).eval()
     if not config.tie_embeddings:
-        # transformers 5 ties every T5 it creates; a parameter of its own makes the head independent again.
+        # transformers 5 ties the embeddings of every T5. A new parameter makes the head independent again.
         model.lm_head.weight = torch.nn.Parameter(torch.zeros(config.vocab_size, config.d_model))
     parameters = dict(model.named_parameters())
     assert set(parameters) == set(state), set(parameters) ^ set(state)

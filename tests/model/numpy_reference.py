@@ -1,4 +1,4 @@
-"""A decoder in plain NumPy and float64, by the formulas of the papers, with the options that no released family has."""
+"""A decoder in plain NumPy and float64, from the formulas of the papers, with options that no released family has."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def _dense(x: np.ndarray, params: dict) -> np.ndarray:
 
 
 def sinusoids(length: int, d_model: int) -> np.ndarray:
-    """[T, D]: the sines of all frequencies, then the cosines."""
+    """Return [T, D]: the sines of all frequencies, then the cosines."""
     table = np.zeros((length, d_model))
     for position in range(length):
         for i in range(d_model // 2):
@@ -27,8 +27,8 @@ def sinusoids(length: int, d_model: int) -> np.ndarray:
     return table
 
 
-def _rotated(x_TxK: np.ndarray, base: float) -> np.ndarray:
-    """Each pair (i, i + K/2) as a complex number, turned."""
+def _rotate(x_TxK: np.ndarray, base: float) -> np.ndarray:
+    """Turn each pair (i, i + K/2), as a complex number."""
     half = x_TxK.shape[1] // 2
     turn = np.exp(1j * np.arange(len(x_TxK))[:, None] * base ** (-np.arange(half) / half))
     turned = (x_TxK[:, :half] + 1j * x_TxK[:, half:]) * turn
@@ -36,7 +36,7 @@ def _rotated(x_TxK: np.ndarray, base: float) -> np.ndarray:
 
 
 def _attention(config: ModelConfig, x_TxD: np.ndarray, params: dict, slopes: list[float] | None) -> np.ndarray:
-    """Causal self-attention of one sequence, a head at a time."""
+    """Compute causal self-attention of one sequence, one head at a time."""
     length, outputs = len(x_TxD), []
     q_TxHK, k_TxGK, v_TxGK = (_dense(x_TxD, params[name]) for name in ("query", "key", "value"))
     for head in range(config.num_heads):
@@ -46,7 +46,7 @@ def _attention(config: ModelConfig, x_TxD: np.ndarray, params: dict, slopes: lis
         if config.qk_norm:
             q, k = _norm(config, q, params["query_norm"], "rms"), _norm(config, k, params["key_norm"], "rms")
         if config.positions == "rotary":
-            q, k = _rotated(q, config.rotary_base), _rotated(k, config.rotary_base)
+            q, k = _rotate(q, config.rotary_base), _rotate(k, config.rotary_base)
         scores = q @ k.T / np.sqrt(config.head_dim)
         for i in range(length):
             for j in range(length):
@@ -60,12 +60,12 @@ def _attention(config: ModelConfig, x_TxD: np.ndarray, params: dict, slopes: lis
 
 
 def _mlp(x_TxD: np.ndarray, params: dict) -> np.ndarray:
-    """Ungated, with ReLU."""
+    """Compute the feed-forward block, with ReLU and without a gate."""
     return _dense(np.maximum(_dense(x_TxD, params["up"]), 0), params["down"])
 
 
 def logits(config: ModelConfig, params: dict, tokens: np.ndarray, slopes: list[float] | None = None) -> np.ndarray:
-    """[T, V] of one sequence. params: the tree of the Transformer's, as float64. slopes: ALiBi's, one a head."""
+    """Return logits [T, V] of one sequence. params: the Transformer's, in float64. slopes: ALiBi's, one a head."""
     decoder, pre = params["decoder"], config.norm_position == "pre"
     x = params["token_embedding"]["embedding"][tokens]
     if config.positions == "sinusoidal":

@@ -1,4 +1,4 @@
-"""T5 as Hugging Face names and lays it out: seeded weights for a tiny model, and where each goes in ours.
+"""T5's parameters with Hugging Face's names and layout: seeded weights for a tiny model, and their paths in t5lite.
 
 The weights come from NumPy's legacy generator, whose stream is frozen, so that vectors need not store them.
 """
@@ -13,12 +13,12 @@ VARIANTS = {
     "v1_1_tied": ModelConfig(**TINY, activation="geglu", tie_embeddings=True),
     "v1_0": ModelConfig(**TINY, activation="relu", tie_embeddings=True),
 }
-LENGTHS = {"inputs": 160, "decoder_inputs": 150}  # Beyond the 128 from which all distances share a bucket.
+LENGTHS = {"inputs": 160, "decoder_inputs": 150}  # Longer than 128: from there on, all distances share a bucket.
 KEPT = (0, 1, 40, 149)  # Decoder positions whose logits are stored.
 
 
 def names(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int | None, bool]]:
-    """Hugging Face's name -> (path in ours, layer or None, transposed)."""
+    """Return {Hugging Face's name: (path in t5lite, layer or None, transposed)}."""
     table = {"shared.weight": (("token_embedding", "embedding"), None, False)}
     if not config.tie_embeddings:
         table["lm_head.weight"] = (("lm_head", "kernel"), None, True)
@@ -41,7 +41,7 @@ def names(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int | None, b
 
 
 def seeded_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """A float32 array for each name, in the order of names; norms near 1, biases that matter, kernels of fan-in."""
+    """Return {name: float32 array}, drawn in the order of names. Norms are near 1; kernels are scaled by fan-in."""
     random, state = np.random.RandomState(seed), {}
     for name, shape in sorted(shapes.items()):
         values = random.standard_normal(shape)
@@ -54,21 +54,21 @@ def seeded_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.
 
 
 def to_ours(state: dict[str, np.ndarray], config: ModelConfig) -> dict:
-    """The parameter tree of `Transformer` from Hugging Face's state."""
+    """Return the parameter tree of `Transformer` for Hugging Face's state."""
     params, stacks = {}, {}
     for name, (path, layer, transposed) in names(config).items():
         values = state[name].T if transposed else state[name]
         if layer is not None:
             stacks.setdefault(path, {})[layer] = values
         else:
-            _put(params, path, values)
+            _insert(params, path, values)
     for path, layers in stacks.items():
-        _put(params, path, np.stack([layers[i] for i in range(len(layers))]))
+        _insert(params, path, np.stack([layers[i] for i in range(len(layers))]))
     return params
 
 
 def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of Hugging Face's weights, for `seeded_state`."""
+    """Return the shapes of Hugging Face's weights, for `seeded_state`."""
     width = config.num_heads * config.head_dim
     ends = {
         "q": (width, config.d_model), "k": (width, config.d_model), "v": (width, config.d_model),
@@ -85,7 +85,7 @@ def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def seeded_ids(config: ModelConfig, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs [2, 160], decoder inputs [2, 150], and the mask of the inputs, whose second row is padded from 100 on."""
+    """Return inputs [2, 160], decoder inputs [2, 150], and the inputs' mask. The second row is padded from 100 on."""
     random = np.random.RandomState(seed)
     inputs = random.randint(2, config.vocab_size, (2, LENGTHS["inputs"]))
     decoder_inputs = random.randint(2, config.vocab_size, (2, LENGTHS["decoder_inputs"]))
@@ -95,7 +95,7 @@ def seeded_ids(config: ModelConfig, seed: int) -> tuple[np.ndarray, np.ndarray, 
     return inputs * mask, decoder_inputs, mask
 
 
-def _put(tree: dict, path: tuple[str, ...], value: np.ndarray) -> None:
+def _insert(tree: dict, path: tuple[str, ...], value: np.ndarray) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = value

@@ -1,4 +1,4 @@
-"""Dropout stands where each family has it, and nowhere else."""
+"""Dropout is at the places of each family, and at no other place."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ T5 = {
     "weights": N, "decoder weights": N, "cross weights": N,
 }  # fmt: skip
 BERT = {"stream": 1 + 2 * N, "weights": N}
-# {(family, heads): what is dropped, how often}, read from the modules of transformers and the papers' own code.
+# {(family, heads): {kind of activation: number of dropouts}}, from transformers' modules and the code of the papers.
 EXPECTED = {
     ("t5_v1_0", OF_TOKENS): T5,
     ("t5_v1_1", OF_TOKENS): T5,

@@ -1,4 +1,4 @@
-"""An encoder's heads: which parameters they have, what they answer, and what the answers depend on."""
+"""An encoder's heads: their parameters, their answers, and the inputs that the answers depend on."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Analytic counts agree with released models, with the parameters that are really made, and with XLA's own count."""
+"""Analytic counts agree with released models, with the real number of parameters, and with XLA's count."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def batch_for(config, batch=2, length=96, width=48):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_counts_equal_the_model(name):
-    """XLA counts every addition and exponential too: at these widths some 10 % on top of the products."""
+    """XLA also counts additions and exponentials. At these widths they add about 10 % to the products."""
     config, batch = MODELS[name], batch_for(MODELS[name])
     model = Transformer(config)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]

@@ -1,4 +1,4 @@
-"""A config that cannot work is refused when it is made, by the name of its field."""
+"""The constructor refuses a config that cannot work, and the error names the field."""
 
 import pytest
 

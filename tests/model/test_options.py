@@ -1,4 +1,4 @@
-"""Options that no released family has are what their papers say, and each of them can be generated with."""
+"""Options that no released family has follow their papers, and generation works with each of them."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ OPTIONS = {
     "layer norm with biases": {"norm": "layer", "biases": "all"},
     "biases of queries, keys, values": {"biases": "qkv"},
 }
-# By hand: of 6 heads those of 4, and every other of 8's.
+# By hand: for 6 heads, the slopes of 4 heads, then every other slope of 8 heads.
 SLOPES = {
     1: [2**-8],
     2: [2**-4, 2**-8],
@@ -57,7 +57,7 @@ def batch_of(config, tokens, inputs=None):
 
 @functools.cache
 def params_of(config):
-    """Far from where training starts: norms and biases matter, and positions do."""
+    """Return parameters far from the initialisation, so that norms, biases and positions change the result."""
     return drawn_params(config, spread=1.5)
 
 
@@ -77,7 +77,7 @@ def test_logits_are_those_of_the_formulas(name, attention):
 
 
 def test_every_option_makes_a_difference():
-    """What two options compute alike would be no test of either."""
+    """If two options had the same result, the test could not tell them apart."""
     found = [Transformer(config_of(name)).apply({"params": params_of(config_of(name))}, batch_of(PLAIN, TOKENS))
              for name in OPTIONS]  # fmt: skip
     for i, one in enumerate(found):
@@ -128,7 +128,7 @@ KINDS = {
 }
 
 
-# Attention across the stacks has no positions: what they change is tested on a decoder.
+# Cross-attention has no positions, so options of positions are tested only on a decoder.
 WITH_ENCODER = ("relative_bias", "grouped queries", "gated", "biases")
 
 
@@ -141,8 +141,8 @@ WITH_ENCODER = ("relative_bias", "grouped queries", "gated", "biases")
     ],
 )
 def test_a_token_at_a_time_gives_the_logits_of_the_whole(kind, encoder_layers):
-    """After a prompt of several; the slots of the cache lie in another order than the positions. The prompt is read
-    with the parameters as they are, what follows with those for steps.
+    """The tokens follow a prompt of several tokens. Slots of the cache are not equal to positions. The prompt is read with
+    the plain parameters, and the next tokens with `step_weights`.
     """
     text = TOKENS[:7]
     config = dataclasses.replace(PLAIN, num_encoder_layers=encoder_layers, relative_buckets=8, relative_max_distance=16,
@@ -151,7 +151,7 @@ def test_a_token_at_a_time_gives_the_logits_of_the_whole(kind, encoder_layers):
     whole = model.apply({"params": params}, batch_of(config, text, INPUTS))[0]
     method = functools.partial(model.apply, {"params": params})
     memory = method(jnp.asarray(INPUTS)[None], method=Transformer.encode) if encoder_layers else None
-    prompt, gap = 4, 3  # slots 4 … 6 are padding, as where another row's prompt is longer
+    prompt, gap = 4, 3  # slots 4 … 6 are padding, as if another row had a longer prompt
     slots = jnp.asarray([*range(prompt), *[0] * gap, *range(prompt, len(text))], jnp.int32)[None]
     cache = method(1, slots, memory, method=Transformer.start_cache)
     real = jnp.asarray([True] * prompt + [False] * gap + [True] * (len(text) - prompt))
@@ -160,13 +160,13 @@ def test_a_token_at_a_time_gives_the_logits_of_the_whole(kind, encoder_layers):
         (0, text[:prompt], (None, None)),
         *((gap + i, text[i : i + 1], weights) for i in range(prompt, len(text))),
     ]
-    found = []
+    logits = []
     for slot, tokens, (layers, vocabulary) in steps:
-        at = slot + jnp.arange(len(tokens))
-        visible = (jnp.arange(slots.shape[1])[None] <= at[:, None]) & real
+        token_slots = slot + jnp.arange(len(tokens))
+        visible = (jnp.arange(slots.shape[1])[None] <= token_slots[:, None]) & real
         hidden, cache = method(jnp.asarray(tokens)[None], cache, slot, visible[None], layers, method=Transformer.extend)
-        found.append(method(hidden[0], vocabulary, method=Transformer.logits))
-    np.testing.assert_allclose(np.concatenate(found), whole, atol=2e-5 * np.abs(whole).max())
+        logits.append(method(hidden[0], vocabulary, method=Transformer.logits))
+    np.testing.assert_allclose(np.concatenate(logits), whole, atol=2e-5 * np.abs(whole).max())
 
 
 def test_weights_for_steps_are_in_the_compute_dtype_and_side_by_side_unless_heads_are_split():

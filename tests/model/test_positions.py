@@ -1,4 +1,4 @@
-"""Rotary embeddings depend on differences of positions alone."""
+"""With rotary embeddings, scores depend only on differences of positions."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The numerics are T5's: against stored logits of Hugging Face's implementation, and live where it is installed."""
+"""The logits equal those of Hugging Face's T5: stored logits, and new logits if transformers is installed."""
 
 import pathlib
 
@@ -26,7 +26,7 @@ def our_logits(config, state, inputs, decoder_inputs, mask):
 
 
 def assert_close(ours, theirs):
-    """Within 1e-5 of the largest logit: float32 in another order of summation."""
+    """Check that logits differ by less than 1e-5 of the largest logit. Float32 sums have another order."""
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 

@@ -1,4 +1,4 @@
-"""The model's promises: documents of a row do not meet, and how it computes changes nothing that it computes."""
+"""The model's promises: documents of a row do not see each other, and ways to compute do not change the result."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ def logits_of(config, params, batch):
 
 
 def loss_of(config):
-    """The loss of the plain batch as a function of parameters; with dropout where the config has a rate."""
+    """Return the function from parameters to the loss of the plain batch, with dropout if the config has a rate."""
     batch, rngs = plain_batch(config), {"dropout": jax.random.key(5)}
 
     def loss(params):
@@ -95,13 +95,13 @@ def test_parameters_are_the_documented_tree():
 def test_first_loss_is_near_that_of_a_uniform_guess(positions, tied):
     config = dataclasses.replace(SMALL, positions=positions, tie_embeddings=tied, d_model=128, head_dim=32, d_ff=256)
     loss = loss_of(config)(initial_params(config))
-    # T5's tied embeddings predict the token just read, whose own embedding is still in the residual stream.
+    # T5's tied embeddings predict the last token that was read: its embedding is still in the residual stream.
     slack = 2 if tied and positions == "relative_bias" else 1
     assert np.log(128) - 0.3 < loss < np.log(128) + slack
 
 
 def packed_and_apart(config):
-    """Two documents in one row, and each in a row of its own, with where their logits lie: (row, start, length)."""
+    """Return two documents in one row, each document in its own row, and the places of their logits."""
     random = np.random.RandomState(0)
     inputs, targets = ([random.randint(3, 128, n) for n in lengths] for lengths in ((5, 6), (4, 3)))
 
@@ -210,7 +210,7 @@ def test_how_it_computes_changes_nothing(name, change, dropout):
 
 
 def remat_case(remat, scan_layers):
-    """A loss and the shapes of its parameters; long enough for activations to outweigh parameters."""
+    """Return a loss and the shapes of its parameters. Activations need more memory than the parameters."""
     config = dataclasses.replace(SMALL, num_encoder_layers=4, scan_layers=scan_layers, remat=remat, attention="einsum")
     batch = plain_batch(config, batch=4, length=64)
     params = jax.eval_shape(Transformer(config).init, jax.random.key(0), batch)["params"]
@@ -218,7 +218,7 @@ def remat_case(remat, scan_layers):
 
 
 def test_remat_saves_memory():
-    """Of the compiled program, scanned: XLA's CPU backend undoes the unrolled one's."""
+    """The memory of the compiled program with a scan. In an unrolled program, XLA's CPU backend removes the remat."""
 
     def temporary_bytes(remat):
         loss, params = remat_case(remat, scan_layers=True)
@@ -228,7 +228,7 @@ def test_remat_saves_memory():
 
 
 def test_remat_keeps_the_inputs_of_layers_only(capsys):
-    """What the unrolled backward pass is given: no scores [4, 4, 64, 64] but with remat none."""
+    """The unrolled backward pass gets scores [4, 4, 64, 64] only without remat."""
 
     def kept_scores(remat):
         loss, params = remat_case(remat, scan_layers=False)

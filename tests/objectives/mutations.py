@@ -1,10 +1,10 @@
-"""Known mistakes, made one at a time on purpose: does a test of the objectives catch each?
+"""Known mistakes, which are made one at a time on purpose. A test of the objectives must catch each mistake.
 
-    python -m tests.objectives.mutations                  all of them; minutes
-    python -m tests.objectives.mutations fused upwards    those whose names hold one of these words
+    python -m tests.objectives.mutations                  all mistakes; takes minutes
+    python -m tests.objectives.mutations fused upwards    mistakes whose names contain one of these words
 
-Prints a line a mistake, with the first test that fails, and exits with 1 if a mistake survives. The mistakes are made
-in a copy. The test of `Mutation.where` runs first; if it passes, all of this folder do.
+Prints a line for each mistake, with the first test that fails, and exits with 1 if a mistake survives. The mistakes are
+made in a copy of the code. The test `Mutation.where` runs first. If it passes, all tests of this folder run.
 """
 
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Mutation(NamedTuple):
-    """The mistake of writing `new` for `old`, which stands once in t5lite/objectives/`file`."""
+    """A mistake: `new` replaces `old`, which occurs once in t5lite/objectives/`file`. The test `where` should fail."""
 
     name: str
     file: str
@@ -255,8 +255,8 @@ MUTATIONS = [
 ]  # fmt: skip
 
 
-def failing_test(folder: Path, tests: Sequence[str]) -> str | None:
-    """The first of `tests` that fails in the copy, None if none does."""
+def find_failing_test(folder: Path, tests: Sequence[str]) -> str | None:
+    """Return the first of `tests` that fails in the copy; None if all pass."""
     command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -268,36 +268,36 @@ def failing_test(folder: Path, tests: Sequence[str]) -> str | None:
     return named[0].removeprefix("tests/objectives/")
 
 
-def copy_of_the_code(folder: Path) -> None:
+def copy_code(folder: Path) -> None:
     for name in ("t5lite", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder)
 
 
-def caught_by(mutation: Mutation) -> str | None:
-    """The test that catches it."""
+def find_catching_test(mutation: Mutation) -> str | None:
+    """Return the test that catches the mistake; None if no test does."""
     with tempfile.TemporaryDirectory(prefix="t5lite-mutation-") as name:
         folder = Path(name)
-        copy_of_the_code(folder)
+        copy_code(folder)
         path = folder / "t5lite" / "objectives" / mutation.file
         text = path.read_text()
         if text.count(mutation.old) != 1:
-            sys.exit(f"{mutation.name}: the text to change stands {text.count(mutation.old)} times in {mutation.file}")
+            sys.exit(f"{mutation.name}: the text to change occurs {text.count(mutation.old)} times in {mutation.file}")
         path.write_text(text.replace(mutation.old, mutation.new))
         likely = f"tests/objectives/test_{mutation.where}"
-        return failing_test(folder, [likely]) or failing_test(folder, ["tests/objectives"])
+        return find_failing_test(folder, [likely]) or find_failing_test(folder, ["tests/objectives"])
 
 
 def main(words: Sequence[str]) -> int:
     chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.name for word in words)]
     with tempfile.TemporaryDirectory(prefix="t5lite-mutation-") as folder:
-        copy_of_the_code(Path(folder))
-        if not words and (failing := failing_test(Path(folder), ["tests/objectives"])):
+        copy_code(Path(folder))
+        if not words and (failing := find_failing_test(Path(folder), ["tests/objectives"])):
             sys.exit(f"{failing} fails without any mistake")
     survivors = 0
     for mutation in chosen:
-        test = caught_by(mutation)
+        test = find_catching_test(mutation)
         survivors += test is None
         print(f"{mutation.name}: {test or 'SURVIVES'}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} mistakes caught")

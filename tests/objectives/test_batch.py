@@ -67,7 +67,7 @@ def test_the_examples_of_these_tests_stand_in_the_docstring():
 
 
 def test_a_prefix_covers_the_start_token_and_its_tokens():
-    """Split 3 of 8: four positions of the shifted inputs, and the loss past them."""
+    """A window of 8 is split at 3. The prefix has four positions of the shifted inputs; the loss is after them."""
     example = Example(jnp.arange(10, 13), jnp.arange(13, 18), jnp.ones(5))
     batch = layout_for("decoder", length=8, prefix_attention=True)(example)
     assert batch.decoder_inputs.tolist() == [0, 10, 11, 12, 13, 14, 15, 16]

@@ -1,4 +1,4 @@
-"""The catalogue: which objective works on which architecture, what it needs, and what is refused with which words."""
+"""The catalogue: the architectures of each objective, the tokens that it needs, and the errors for bad settings."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from tests.objectives.made import build, vocabulary
 
 MODES, FIM = ("[NLU]", "[NLG]", "[S2S]"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 BOTH, DECODER = ("encoder_decoder", "decoder"), ("decoder",)
-# What works where, and the special tokens that it needs.
+# The architectures of each objective, and the special tokens that it needs.
 TABLE = {
     "span_corruption": (BOTH, ()),
     "iid_denoising": (BOTH, ()),
@@ -49,7 +49,7 @@ COMBINATIONS = [
     (name, architecture)
     for name in TABLE
     for architecture in ARCHITECTURES
-    # On an encoder these are made of labels, or of members that work there.
+    # On an encoder, these objectives need labels, or members that work on an encoder.
     if (name, architecture) not in {("supervised", "encoder"), ("mixture", "encoder")}
 ]
 
@@ -57,7 +57,7 @@ COMBINATIONS = [
 @pytest.mark.parametrize("inputs_length", [64, 512])
 @pytest.mark.parametrize(("name", "architecture"), COMBINATIONS)
 def test_every_combination_is_built_or_refused(name, architecture, inputs_length):
-    """With a hundred sentinels and just the special tokens that the objective asks for."""
+    """The vocabulary has a hundred sentinels, and only the special tokens that the objective needs."""
     architectures, specials = TABLE[name]
     vocab, settings = vocabulary(specials=specials), SETTINGS.get(name, {})
     if architecture in architectures:

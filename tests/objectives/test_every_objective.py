@@ -1,4 +1,4 @@
-"""What holds for every objective on windows: nothing is lost, sides are well formed, keys decide."""
+"""Rules for every objective on windows: no token is lost, sides are well formed, and the key decides the noise."""
 
 import itertools
 
@@ -30,8 +30,8 @@ CASES = [
 IDS = [f"{name}-{architecture}" for name, architecture, _ in CASES]
 
 
-def runs(side, pieces=PLAIN.pieces):
-    """The runs of tokens between sentinels, once these are known to be the first, the second, … in order."""
+def split_at_sentinels(side, pieces=PLAIN.pieces):
+    """Return the runs of tokens between sentinels. Check that the sentinels are the first, the second, … in order."""
     sentinels = [token for token in side if token in SENTINELS]
     assert sentinels == [PLAIN.size - k for k in range(1, len(sentinels) + 1)]
     return [
@@ -39,16 +39,16 @@ def runs(side, pieces=PLAIN.pieces):
     ]
 
 
-def interleaved(inputs, targets):
-    """The window, put together again at the sentinels."""
-    sides = [runs(inputs), runs(targets)]
+def interleave(inputs, targets):
+    """Return the window that inputs and targets come from. They are joined at the sentinels."""
+    sides = [split_at_sentinels(inputs), split_at_sentinels(targets)]
     if inputs[0] in SENTINELS:
         sides.reverse()
     return [token for pair in itertools.zip_longest(*sides, fillvalue=[]) for run in pair for token in run]
 
 
 def sentences(tokens):
-    """A sentence ends with a stop that follows no stop, and with the window."""
+    """Split tokens into sentences. A sentence ends at a stop that follows no stop, and at the end of the window."""
     found = [[]]
     for before, token in zip([None, *tokens], tokens, strict=False):
         found[-1].append(token)
@@ -58,7 +58,7 @@ def sentences(tokens):
 
 
 def check_sentences(permuted, window):
-    """All the window's sentences, in whatever order; their tokens are distinct."""
+    """Check that `permuted` has all sentences of the window, in any order. All tokens are distinct."""
     left = {sentence[0]: sentence for sentence in sentences(window)}
     while permuted:
         sentence = left.pop(permuted[0])
@@ -68,14 +68,14 @@ def check_sentences(permuted, window):
 
 
 def check_reconstruction(name, inputs, targets, window, noise):
-    """`inputs` and `targets` without EOS say all that there is to know of the window."""
+    """Check that the window can be rebuilt from `inputs` and `targets` without EOS."""
     mask = np.asarray(noise.mask)
     clean = np.array(window)[~mask].tolist()
     kept = [token for token in inputs if token != PLAIN.specials[MASK]]
     if name in WHOLE:
         assert targets == window
     if name in ("span_corruption", "iid_denoising"):
-        assert interleaved(inputs, targets) == window
+        assert interleave(inputs, targets) == window
         if name == "span_corruption":
             assert inputs[0] not in SENTINELS and targets[-1] not in SENTINELS
     elif name in ("drop_tokens", "prefix_lm"):
@@ -110,7 +110,7 @@ def without_eos(side):
 
 @pytest.mark.parametrize("name", [*PARTS, *(name for name in WHOLE if name not in ("text_infilling", "bart"))])
 def test_noise_comes_to_what_is_expected(name):
-    """A normal test of the mean; where the number of noise tokens is fixed, equality."""
+    """A normal test of the mean. If the number of noise tokens is fixed, the mean must be equal."""
     objective = build(name)
     made = make_with(objective, jax.random.split(jax.random.key(7), 2000), windows(objective, 2000))
     rates = np.asarray(made.noise.mask).mean(axis=1)
@@ -166,7 +166,7 @@ def test_batches_are_well_formed(name, architecture, settings_of, seed):
 
 
 def check_row(seen, length):
-    """Inputs and targets in a row, the decoder's inputs one step behind, the loss on the targets alone."""
+    """Check a decoder's row: inputs, then targets. Decoder inputs are one step behind; the loss is only on targets."""
     batch, row = seen.batch, seen.inputs + seen.targets
     padding = [0] * (length - len(row))
     assert batch.targets.tolist() == row + padding
@@ -196,7 +196,7 @@ def test_the_inputs_fill_the_length_that_was_asked_for():
 
 @pytest.mark.parametrize(("name", "architecture", "settings_of"), CASES, ids=IDS)
 def test_an_example_depends_on_its_row_and_key_alone(name, architecture, settings_of):
-    """In another place of the batch it is the same; with another key it is not."""
+    """At another index of the batch, the example is the same. With another key, it is different."""
     objective = build(name, architecture, **settings_of)
     tokens, keys = windows(objective, 16), jax.random.split(jax.random.key(0), 16)
     first, reversed_, other_keys = (

@@ -1,4 +1,4 @@
-"""BART's infilling, spans of whole words of Poisson lengths, and the composition of its noises."""
+"""BART's infilling, spans of whole words with Poisson lengths, and combinations of BART's noises."""
 
 import itertools
 import math
@@ -36,7 +36,7 @@ def _bools(text):
     return jnp.array([c == "#" for c in text])
 
 
-def _infilled(mask, starts, inserts=0, seed=0):
+def _infill(mask, starts, inserts=0, seed=0):
     chosen = noise.Noise(_bools(mask), _bools(starts), jnp.int32(inserts))
     new, keep = rules.infill.apply(jax.random.key(seed), TOKENS, chosen, IDS)
     return new[keep].tolist()
@@ -46,7 +46,7 @@ def _infilled(mask, starts, inserts=0, seed=0):
     ("mask", "starts", "expected"),
     [
         (".##...#.", ".#....#.", [10, M, 13, 14, 15, M, 17]),
-        (".####...", ".#.#....", [10, M, M, 15, 16, 17]),  # two spans that touch: two masks
+        (".####...", ".#.#....", [10, M, M, 15, 16, 17]),  # two spans without a token between them: two masks
         ("########", "#.......", [M]),
         ("########", "########", [M] * 8),
         ("#......#", "#......#", [M, 11, 12, 13, 14, 15, 16, M]),
@@ -54,11 +54,11 @@ def _infilled(mask, starts, inserts=0, seed=0):
     ],
 )
 def test_a_span_becomes_one_mask(mask, starts, expected):
-    assert _infilled(mask, starts) == expected
+    assert _infill(mask, starts) == expected
 
 
 def test_an_insertion_is_a_mask_more_anywhere_and_takes_nothing_away():
-    """Two of them into `10 M 15 16 17`: 21 places, 15 of which look different from one another. False alarm 1e-4."""
+    """Two insertions into `10 M 15 16 17`: 21 equally likely results, 15 of them different. False alarm 1e-4."""
     chosen = noise.Noise(_bools(".####..."), _bools(".#......"), jnp.int32(2))
     keys = jax.random.split(jax.random.key(0), 4000)
     new, keep = jax.jit(jax.vmap(lambda key: rules.infill.apply(key, TOKENS, chosen, IDS)))(keys)
@@ -66,7 +66,7 @@ def test_an_insertion_is_a_mask_more_anywhere_and_takes_nothing_away():
     for side in (np.asarray(row)[kept].tolist() for row, kept in zip(new, np.asarray(keep), strict=True)):
         assert [token for token in side if token != M] == [10, 15, 16, 17] and len(side) == 7
         seen[tuple(side)] = seen.get(tuple(side), 0) + 1
-    # Two places of seven for the insertions, each pair as likely; the mask that is there hides which of three is new.
+    # The insertions get two of seven places, and all pairs are equally likely. Inserted masks look like the old mask.
     expected: dict[tuple, int] = {}
     for pair in ((i, j) for i in range(7) for j in range(i)):
         rest = iter([10, M, 15, 16, 17])
@@ -80,7 +80,7 @@ def test_an_insertion_is_a_mask_more_anywhere_and_takes_nothing_away():
     ("word_starts", "first", "lengths", "mask", "starts"),
     [
         ("########", [2, 8], [3, 0], "..###...", "..#....."),
-        ("########", [2, 5], [3, 1], "..####..", "..#..#.."),  # they touch
+        ("########", [2, 5], [3, 1], "..####..", "..#..#.."),  # one begins directly after the other
         ("########", [5, 2], [1, 3], "..####..", "..#..#.."),
         ("########", [2, 3], [3, 3], "..####..", "..#....."),  # the second begins inside the first
         ("########", [2, 4], [1, 1], "..#.#...", "..#.#..."),
@@ -101,19 +101,19 @@ def test_spans_cover_whole_words(word_starts, first, lengths, mask, starts):
 
 
 def _fairseq_inputs(first, lengths, is_start):
-    """The window's places, each span one -1: walked span by span, as fairseq's `add_whole_word_mask` does."""
+    """Return the indices of the kept tokens, and -1 for each span, by the loops of fairseq's `add_whole_word_mask`."""
     length, side = len(is_start), list(range(len(is_start)))
     keep = [True] * length
     for begin in first:
         side[begin] = -1
     for begin, words in zip(first, lengths, strict=True):
-        at = begin
-        while at + 1 < length:
-            words -= is_start[at + 1]
-            if words <= 0 and is_start[at + 1]:
+        place = begin
+        while place + 1 < length:
+            words -= is_start[place + 1]
+            if words <= 0 and is_start[place + 1]:
                 break
-            at += 1
-            keep[at] = False
+            place += 1
+            keep[place] = False
     return [token for token, kept in zip(side, keep, strict=True) if kept]
 
 
@@ -140,7 +140,7 @@ def _poisson_lengths(budget, count, mean=3.0):
 
 
 def test_span_lengths_are_poisson_before_the_last_is_trimmed():
-    """The first 20 of a budget of 153; a share of e^-3 has length 0. False alarm 1e-4."""
+    """The first 20 lengths for a budget of 153. A share of e^-3 has length 0. False alarm 1e-4."""
     lengths, counts = _poisson_lengths(153, 200)
     assert counts[:, :20].all()
     chances = np.array([math.exp(-3) * 3**k / math.factorial(k) for k in range(9)])
@@ -152,21 +152,21 @@ def test_span_lengths_are_poisson_before_the_last_is_trimmed():
 def test_lengths_are_drawn_until_they_meet_the_budget(budget, mean):
     lengths, counts = _poisson_lengths(budget, 200, mean)
     assert (lengths.sum(axis=1) == budget).all(), "the last one is trimmed"
-    assert (np.diff(counts.astype(int), axis=1) <= 0).all(), "those that count come first"
+    assert (np.diff(counts.astype(int), axis=1) <= 0).all(), "lengths that count come first"
     assert (lengths[~counts] == 0).all()
     last = lengths[np.arange(200), counts.sum(axis=1) - 1]
-    assert (last > 0).all(), "none is drawn once the budget is met"
+    assert (last > 0).all(), "no length is drawn after the budget is met"
 
 
 def test_the_budget_is_rounded_up():
     for words, density, budget in ((10, 0.3, 3), (11, 0.3, 4), (510, 0.3, 153), (1, 0.3, 1), (20, 0.15, 3)):
         asked = noise.word_budgets(words, density)
         assert (asked[words], asked[0]) == (budget, 0)
-    assert noise.word_budgets(20000, 0.3)[10250] == 3075, "in float32 the product is more than that"
+    assert noise.word_budgets(20000, 0.3)[10250] == 3075, "in float32 the product is larger"
 
 
 def _reference_share(rng, words, budget, mean):
-    """The share of the words that becomes noise, with Python's loops: an estimate by another way."""
+    """Return the share of the words that becomes noise, computed with Python's loops."""
     lengths = []
     while sum(lengths) < budget:
         lengths.append(int(rng.poisson(mean)))
@@ -179,7 +179,7 @@ def _reference_share(rng, words, budget, mean):
 
 
 def test_a_density_of_three_tenths_makes_about_27_percent_noise():
-    """510 words: spans overlap. The same mean share as by loops, in a t-test. False alarm 1e-4."""
+    """In 510 words, spans overlap. A t-test compares the mean share with that of Python's loops. False alarm 1e-4."""
     process = noise.poisson_words(noise.Settings(510, 0.3, 3.0))
     keys = jax.random.split(jax.random.key(0), 400)
     tokens = jnp.arange(510) + 3
@@ -189,13 +189,13 @@ def test_a_density_of_three_tenths_makes_about_27_percent_noise():
     rng = np.random.default_rng(0)
     reference = [_reference_share(rng, 510, 153, 3.0) for _ in range(1000)]
     assert stats.ttest_ind(shares, reference, equal_var=False).pvalue > FALSE_ALARM
-    # Of about 51 spans drawn a twentieth is insertions: Poisson-like, so within 5 standard deviations of the mean.
+    # A share of e^-3 of about 51 spans is insertions. Their mean is within 5 standard deviations of a Poisson mean.
     drawn = 153 / 3
     assert made.inserts.mean() == pytest.approx(drawn * math.exp(-3), abs=5 * (drawn * math.exp(-3) / 400) ** 0.5)
 
 
 def test_spans_begin_at_any_word():
-    """One span of the last of 9 words or of any other: the budget is one word. False alarm 1e-4."""
+    """The budget is one word. The span is each of the 9 words with equal chance. False alarm 1e-4."""
     process = noise.poisson_words(noise.Settings(9, 0.1, 3.0))
     keys = jax.random.split(jax.random.key(0), 4000)
     starts = jax.jit(jax.vmap(lambda key: process.sample(key, jnp.arange(9) + 3, PLAIN.table).starts))(keys)
@@ -204,7 +204,7 @@ def test_spans_begin_at_any_word():
 
 
 def test_the_budget_counts_words_where_words_have_several_tokens():
-    """Words of three tokens, two tokens of none in front: noise is whole words, .27 of them, and never the front."""
+    """Words have three tokens, and two tokens before them belong to no word. Noise is whole words, .27 of all words."""
     vocab = vocabulary(word_length=3)
     process = noise.poisson_words(noise.Settings(512, 0.3, 3.0))
     tokens = jnp.arange(4, 4 + 512)  # 4 and 5 continue a word that began before the window
@@ -251,7 +251,7 @@ def test_barts_noises_are_composed_in_its_order():
 
 @pytest.mark.parametrize("name", BART_NOISES)
 def test_bart_with_one_noise_is_that_noise(name):
-    """The same examples from the same keys."""
+    """Both objectives make the same examples from the same keys."""
     alone, composed = (build(kind, noises=[name]) for kind in (name, "bart"))
     tokens = windows(alone, 16)
     for one, other in zip(examples(alone, tokens), examples(composed, tokens), strict=True):

@@ -32,8 +32,8 @@ def test_the_middle_goes_to_the_end(low, high, suffix_first, expected):
     assert move_middle(jnp.arange(10, 17), number_parts(7, low, high), specials, suffix_first).tolist() == expected
 
 
-def _undone(side):
-    """(window, cuts, whether the suffix came first) of a side whose middle is at the end."""
+def _undo_move(side):
+    """Return (window, cuts) of a side whose middle is at the end. cuts: None if the suffix comes first."""
     assert side[0] == PRE and side.count(PRE) == side.count(SUF) == side.count(MID) == 1
     suf, mid = side.index(SUF), side.index(MID)
     if suf == 1:
@@ -50,7 +50,7 @@ def test_undoing_the_move_gives_the_window_back():
     for seen in examples(objective, windows(objective, 200)):
         if PRE in seen.targets:
             moved += 1
-            assert _undone(seen.targets)[0] == seen.window and len(seen.targets) == 64
+            assert _undo_move(seen.targets)[0] == seen.window and len(seen.targets) == 64
             middle = np.array(seen.window)[np.asarray(seen.noise.mask)].tolist()
             assert seen.targets[len(seen.targets) - len(middle) :] == middle
         else:
@@ -68,13 +68,13 @@ def test_the_middle_is_moved_at_the_rate(rate, share):
 
 
 def test_cuts_are_uniform_and_parts_may_be_empty():
-    """Two points in [0, 5], in either order: 36 pairs, of which 21 differ. False alarm 2e-4.
+    """Two points in [0, 5], in any order: 36 pairs, and 21 of them are different. False alarm 2e-4.
 
-    Where the suffix comes first, or the prefix is empty, the tokens do not show both cuts; the noise has the middle.
+    If the suffix comes first, or the prefix is empty, the tokens do not show both cuts. But the noise has the middle.
     """
     objective = build("fill_in_the_middle", "decoder", inputs_length=8, fim_rate=1.0)
     example = make(objective, np.repeat(windows(objective, 1), 8000, axis=0))
-    cuts = [cut for side in example.targets.tolist() if (cut := _undone(side)[1])]
+    cuts = [cut for side in example.targets.tolist() if (cut := _undo_move(side)[1])]
     seen = [(low, high) for high in range(6) for low in range(1, high + 1)]
     chances = np.array([1 if low == high else 2 for low, high in seen], float)
     assert set(cuts) == set(seen)
@@ -84,7 +84,7 @@ def test_cuts_are_uniform_and_parts_may_be_empty():
 
 
 def test_both_orders_are_as_likely():
-    """Of 6 · 6 pairs of cuts 11 have an empty prefix, which hides the order. False alarm 1e-4."""
+    """11 of the 6 · 6 pairs of cuts have an empty prefix, and then the order is not visible. False alarm 1e-4."""
     objective = build("fill_in_the_middle", "decoder", inputs_length=8, fim_rate=1.0)
     example = make(objective, np.repeat(windows(objective, 1), 4000, axis=0))
     check_share((example.targets[:, 1] == SUF).sum(), 4000, 0.5 + 0.5 * 11 / 36)
@@ -100,7 +100,7 @@ def test_a_causal_model_reads_the_window_as_it_is():
 
 
 def test_a_prefix_of_three_of_eight_on_a_decoder():
-    """Four positions of the shifted inputs see each other; the loss is past them, from the last input's on."""
+    """Four positions of the shifted inputs see each other. The loss starts at the position of the last input."""
     objective = build("prefix_lm", "decoder", inputs_length=8)
     tokens = np.repeat(np.arange(10, 18)[None], 64, axis=0)
     splits = set()

@@ -1,6 +1,6 @@
-"""Masked language models: what is asked, what becomes of it, and the two parts of an example.
+"""Masked language models: which tokens are chosen, how they are replaced, and the two parts of an example.
 
-Statistics are of fixed seeds; each bound would be crossed by a correct program once in a million seeds.
+Statistics use fixed seeds. With another seed, correct code would exceed a bound with a chance of one in a million.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def rows_of(made, count, low=4, seed=0):
 
 
 def examples(made, count=1, rows=None, table=VOCABULARY.table, seed=0):
-    """`count` Examples as NumPy arrays; `rows` of one row are repeated."""
+    """Return `count` Examples as NumPy arrays. If `rows` has one row, the row is repeated."""
     rows = rows_of(made, count) if rows is None else {k: np.repeat(v, count, axis=0) for k, v in rows.items()}
     keys = jax.random.split(jax.random.key(seed), count)
     return jax.device_get(jax.jit(lambda keys, rows: make_examples(made, keys, rows, table))(keys, rows))
@@ -83,7 +83,7 @@ def test_specials_are_never_asked_for_and_all_else_as_often():
     assert (counts[list(specials)] == 0).all() and (found.weights[:, [0, -1]] == 0).all()
     counts = np.delete(counts, list(specials))
     drawn, expected = 5, 5 * 4000 / len(counts)
-    # Drawn without putting back, counts vary less than a multinomial's.
+    # The tokens of an example are drawn without replacement, so counts vary less than in a multinomial.
     statistic = ((counts - expected) ** 2 / expected).sum() * (len(counts) - 1) / (len(counts) - drawn)
     assert statistic < stats.chi2.isf(FALSE_ALARM, len(counts) - 1)
 
@@ -98,7 +98,7 @@ def test_where_few_tokens_are_text_all_of_them_are_asked_for():
 
 
 def kinds_of_replacement(found):
-    """Of the tokens asked for: how many are [MASK], other ones, kept."""
+    """Count the chosen tokens that are (replaced by [MASK], replaced by another token, unchanged)."""
     asked = found.weights > 0
     new, old = found.inputs[asked], found.targets[asked]
     return np.array([np.sum(new == MASK_ID), np.sum((new != MASK_ID) & (new != old)), np.sum(new == old)])
@@ -106,7 +106,7 @@ def kinds_of_replacement(found):
 
 def test_eighty_percent_mask_ten_random_ten_kept():
     found = examples(objective(), 2000)
-    same = 0.1 / (PIECES - 3)  # a random token is by chance what it was
+    same = 0.1 / (PIECES - 3)  # the chance that a random token is the original token
     counts, shares = kinds_of_replacement(found), np.array([0.8, 0.1 - same, 0.1 + same])
     statistic, _ = stats.chisquare(counts, counts.sum() * shares)
     assert statistic < stats.chi2.isf(FALSE_ALARM, 2)
@@ -133,7 +133,7 @@ def test_bernoulli_asks_for_each_token_on_its_own():
 
 
 def table_of_words(continues):
-    """Tokens from `continues` on go on with the word before them."""
+    """Return a token table in which ids from `continues` on continue the word before them."""
     table = VOCABULARY.table
     return dataclasses.replace(table, starts_word=table.starts_word & (np.arange(VOCABULARY.rows) < continues))
 
@@ -159,7 +159,7 @@ def test_whole_words_are_never_torn(name, masking):
 
 
 def test_a_word_that_would_be_too_much_is_passed_over_for_the_next():
-    # Words of 4, 1, 1, 1 pieces of which 3 are to be asked for: whatever their order, the single ones.
+    # Words have 4, 1, 1 and 1 pieces, and the count is 3. In any order, only the three single pieces fit.
     made = objective(inputs_length=9, max_predictions=3, noise_density=0.4, whole_words=True)
     tokens = {"tokens": np.array([[10, 200, 201, 202, 11, 12, 13]], np.int32)}
     masks = examples(made, 50, tokens, table_of_words(150)).noise.mask
@@ -167,7 +167,7 @@ def test_a_word_that_would_be_too_much_is_passed_over_for_the_next():
 
 
 def two_parts(name, count=400):
-    """Examples of one row whose only full stops end its 12 first tokens, and the 5 first of the other window."""
+    """Return examples of one row. Its only full stops are at token 12, and at token 5 of the other window."""
     made = objective(name=name, inputs_length=32)
     tokens, others = np.arange(10, 39), np.arange(110, 139)
     tokens[11], others[4] = STOP, STOP
@@ -183,7 +183,9 @@ def test_the_second_part_is_how_the_first_goes_on_or_it_is_not(name):
     for targets, types, label in zip(found.targets, found.token_types, found.answers["next_sentence"], strict=True):
         first, second = a, b
         if label and name == "mlm_nsp":
-            second = others[5 : 5 + len(b)]  # from the start of a sentence too, so that this does not tell
+            second = others[
+                5 : 5 + len(b)
+            ]  # this also begins with a sentence, so that the first token does not reveal the answer
         elif label:
             first, second = b, a
         assert targets.tolist() == [CLS_ID, *first, SEP_ID, *second, SEP_ID]
@@ -209,7 +211,7 @@ def test_noise_lies_where_it_fell_in_the_two_parts():
 def test_parts_are_cut_at_ends_of_sentences_each_as_likely_or_anywhere():
     made = objective(name="mlm_sop", inputs_length=32)
     tokens = np.full((1, 29), 50, np.int32)
-    stops = [3, 10, 20, 28]  # the last one leaves nothing for B
+    stops = [3, 10, 20, 28]  # after the last stop, no token is left for B
     tokens[0, stops] = STOP
     for rows, places in ((tokens, [4, 11, 21]), (np.full((1, 29), 50, np.int32), range(1, 29))):
         found = examples(made, 6000, {"tokens": rows})

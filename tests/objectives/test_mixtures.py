@@ -1,4 +1,4 @@
-"""Mixtures: UL2's windows and counts, the shares of the members, mode tokens, and what is refused."""
+"""Mixtures: UL2's windows and counts, the shares of the members, mode tokens, and errors for bad settings."""
 
 import numpy as np
 import pytest
@@ -8,15 +8,15 @@ from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS
 from t5lite.tasks.table import make_evaluation_objective, make_objective
 from tests.objectives.made import PLAIN, build, check_chances, check_share, examples, make, vocabulary, windows
-from tests.objectives.test_every_objective import interleaved
+from tests.objectives.test_every_objective import interleave
 
 NLU, S2S, NLG = (PLAIN.specials[name] for name in ("[NLU]", "[S2S]", "[NLG]"))
-# Of windows of 568 tokens, by hand: (mode, tokens of noise, spans); the last quarter has no sentinels.
+# For windows of 568 tokens, by hand: (mode, noise tokens, spans). The last quarter has no sentinels.
 UL2 = [(NLU, 85, 28), (NLU, 85, 11), (NLG, 284, 95), (NLG, 284, 36), (NLG, 85, 1), (NLG, 284, 4), (S2S, 142, 0)]
 UL2R = [(S2S, 142, 0), (NLU, 85, 28), (NLG, 85, 3), (NLG, 284, 95)]
 
 
-def _sorted_by_member(name, architecture, count=100):
+def _make_examples(name, architecture, count=100):
     objective = build(name, architecture, inputs_length=512)
     seen = examples(objective, windows(objective, count))
     return objective, [(int(one.example.member), one) for one in seen]
@@ -25,7 +25,7 @@ def _sorted_by_member(name, architecture, count=100):
 @pytest.mark.parametrize(("name", "members"), [("ul2", UL2), ("ul2r", UL2R)])
 def test_members_on_an_encoder_decoder(name, members):
     """(.5, 3) makes 380 + 380 tokens with 95 sentinels, and the mode token comes first in the inputs."""
-    objective, seen = _sorted_by_member(name, "encoder_decoder")
+    objective, seen = _make_examples(name, "encoder_decoder")
     assert (objective.window, objective.inputs_length, objective.targets_length) == (568, 513, 380)
     assert {member for member, _ in seen} == set(range(len(members)))
     for member, one in seen:
@@ -35,7 +35,7 @@ def test_members_on_an_encoder_decoder(name, members):
         assert (len(inputs), len(targets)) == (1 + 568 - noise + spans + 1, noise + spans + 1)
         assert one.noise.mask.sum() == noise
         if spans:
-            assert interleaved(inputs[1:-1], targets[:-1]) == one.window
+            assert interleave(inputs[1:-1], targets[:-1]) == one.window
             assert one.noise.starts.sum() == spans
         else:
             assert inputs[1:-1] + targets[:-1] == one.window, "the last quarter"
@@ -43,8 +43,8 @@ def test_members_on_an_encoder_decoder(name, members):
 
 @pytest.mark.parametrize(("name", "members"), [("ul2", UL2), ("ul2r", UL2R)])
 def test_members_on_a_decoder(name, members):
-    """In a row: the mode token, inputs, targets. Only the last quarter goes on without EOS between."""
-    objective, seen = _sorted_by_member(name, "decoder")
+    """A row has the mode token, inputs and targets. Only the last quarter has no EOS between inputs and targets."""
+    objective, seen = _make_examples(name, "decoder")
     assert objective.lengths == (0, 1 + 380 + 380) and objective.prefix_attention
     for member, one in seen:
         mode, _, spans = members[member]
@@ -93,7 +93,7 @@ def test_a_mixture_of_one_is_that_one_with_its_mode_in_front():
     alone = build("span_corruption")
     assert [member.name for member in mixed.members] == ["only"] and mixed.window == alone.window
     for seen in examples(mixed, windows(mixed, 16)):
-        assert seen.inputs[0] == NLU and interleaved(seen.inputs[1:-1], seen.targets[:-1]) == seen.window
+        assert seen.inputs[0] == NLU and interleave(seen.inputs[1:-1], seen.targets[:-1]) == seen.window
         assert (len(seen.inputs), len(seen.targets)) == (65, 14) and seen.example.member == 0
 
 
@@ -164,14 +164,14 @@ def test_ul2_at_512_needs_95_sentinels():
     with pytest.raises(UserError, match="needs 95 sentinels, but the tokenizer has 94"):
         build("ul2", vocab=vocabulary(sentinels=94), inputs_length=512)
     with pytest.raises(UserError, match=r"ul2, X \(3, .5\) .* needs 95 sentinels, but the tokenizer has 5;"):
-        build("ul2", vocab=vocabulary(sentinels=5), inputs_length=512)  # where several members lack some
+        build("ul2", vocab=vocabulary(sentinels=5), inputs_length=512)  # several members have too few sentinels
 
 
 ON_ENCODER = {"dense": {"name": "mlm", "noise_density": 0.3, "weight": 2.0}, "pairs": {"name": "mlm_nsp"}}
 
 
 def test_masked_language_models_mix_on_an_encoder():
-    """Windows fit the longest of [CLS] A [SEP] B [SEP]; a member without a label has -1, one without types zeros."""
+    """Windows fit [CLS] A [SEP] B [SEP]. A member without a label has -1; a member without token types has zeros."""
     vocab = vocabulary(specials=("[MASK]", "[CLS]", "[SEP]"))
     objective = build("mixture", "encoder", vocab, mixture=ON_ENCODER)
     assert (objective.window, objective.inputs_length, objective.second_window) == (61, 64, True)

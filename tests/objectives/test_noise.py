@@ -1,4 +1,4 @@
-"""Noise other than T5's spans: independent tokens, suffixes, and what keeps both within their bounds."""
+"""Noise other than T5's spans: independent tokens, suffixes, and the bounds on their counts."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from tests.objectives.made import (
     vocabulary,
     windows,
 )
-from tests.objectives.test_every_objective import interleaved
+from tests.objectives.test_every_objective import interleave
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_bounds_of_independent_noise_are_six_standard_deviations(length, den
 
 
 def test_each_token_is_noise_with_the_density():
-    """Of all tokens, of the first and of the last. False alarm 3e-4."""
+    """The share of noise among all tokens, first tokens and last tokens. False alarm 3e-4."""
     masks = _masks("token_masking", 400)
     assert build("token_masking", inputs_length=512).window == 511
     check_share(masks.sum(), masks.size, 0.3)
@@ -80,7 +80,7 @@ def test_each_token_is_noise_with_the_density():
 
 
 def test_runs_of_independent_noise_are_geometric():
-    """P(k) = .85 · .15^(k - 1), of runs that begin where none can reach the end. False alarm 1e-4."""
+    """P(k) = .85 · .15^(k - 1), for runs that begin far from the end of the window. False alarm 1e-4."""
     lengths = []
     for mask in _masks("iid_denoising", 400):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]])))
@@ -96,13 +96,13 @@ def _masks(name, count):
 
 
 def test_no_token_ever_serves_as_a_sentinel():
-    """16 sentinels are enough for 999 windows of 1000; of these 20,000, the noise of eight is turned off past them."""
+    """16 sentinels are enough for 999 of 1000 windows. In eight of these 20,000 windows, some noise is turned off."""
     vocab = vocabulary(sentinels=16)
     objective = build("iid_denoising", vocab=vocab, inputs_length=64)
     tokens = np.repeat(windows(objective, 1, vocab=vocab), 20_000, axis=0)
     example = make(objective, tokens, vocab=vocab)
     spans = example.noise.starts.sum(axis=1)
-    assert spans.max() == 15, "the last sentinel is for a clean span more than there are of noise"
+    assert spans.max() == 15, "the last sentinel is for clean spans, which can be one more than noise spans"
     crowded = np.flatnonzero(spans == 15)
     assert len(crowded) > 8
     for i in crowded:
@@ -123,7 +123,7 @@ def test_two_sentinels_suffice_where_a_second_span_is_rare():
 
 
 def test_a_tenth_of_the_noise_of_bert_style_becomes_a_random_piece():
-    """Any piece of text is as likely, nothing else is possible. False alarm 2e-4."""
+    """All pieces of text are equally likely, and no other id is possible. False alarm 2e-4."""
     vocab = vocabulary(pieces=23)
     objective = build("bert_style", vocab=vocab, inputs_length=64)
     tokens = np.full((1000, objective.window), 5, np.int32)
@@ -141,7 +141,7 @@ def test_density_zero_is_no_noise():
         for seen in examples(objective, windows(objective, 2)):
             assert seen.inputs == [*seen.window, EOS], name
             if name == "iid_denoising":
-                assert seen.targets == [PLAIN.size - 1, EOS] and interleaved(seen.inputs, seen.targets)
+                assert seen.targets == [PLAIN.size - 1, EOS] and interleave(seen.inputs, seen.targets)
 
 
 def test_a_prefix_ends_anywhere():

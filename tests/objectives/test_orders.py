@@ -1,4 +1,4 @@
-"""Orders of a window: which sentences there are, that permutations are uniform, and rotation."""
+"""Orders of a window: its sentences, uniform permutations, and rotation."""
 
 import itertools
 
@@ -21,7 +21,10 @@ STOPS = (3, 13)  # other tokens here are 4 … 9
         ([4, 5, 3, 6, 3, 7, 8], [0, 0, 0, 1, 1, 2, 2]),
         ([4, 5, 3], [0, 0, 0]),
         ([4, 5, 6], [0, 0, 0]),
-        ([4, 3, 3, 5, 3], [0, 0, 1, 1, 1]),  # of a run the first ends a sentence, the others begin the next
+        (
+            [4, 3, 3, 5, 3],
+            [0, 0, 1, 1, 1],
+        ),  # the first stop of a run ends a sentence; the other stops begin the next sentence
         ([4, 3, 13, 3, 5], [0, 0, 1, 1, 1]),
         ([3, 4, 3, 5], [0, 1, 1, 2]),
         ([3, 3, 3], [0, 1, 1]),
@@ -37,15 +40,15 @@ def test_sentences_end_with_the_first_of_several_stops(tokens, numbers):
 def test_permuted_sentences_are_each_as_they_were(tokens, seed):
     numbers = order.sentence_numbers(jnp.array(tokens), PLAIN.table).tolist()
     parts = sorted([t for t, _ in group] for _, group in itertools.groupby(zip(tokens, numbers), lambda tn: tn[1]))  # noqa: B905
-    permuted = _sentences_shuffled(jax.random.key(seed), jnp.array(tokens)).tolist()
+    permuted = _shuffle_sentences(jax.random.key(seed), jnp.array(tokens)).tolist()
     assert next(_arrangements(parts, permuted), None) is not None
 
 
-_sentences_shuffled = jax.jit(lambda key, tokens: order.shuffle_sentences(key, tokens, PLAIN.table))
+_shuffle_sentences = jax.jit(lambda key, tokens: order.shuffle_sentences(key, tokens, PLAIN.table))
 
 
 def _arrangements(parts, wanted):
-    """Orders of `parts` whose tokens are those of `wanted` from the left on."""
+    """Yield the orders of `parts` whose tokens, joined, are equal to `wanted`."""
     if not parts:
         yield []
     for i, part in enumerate(parts):
@@ -55,24 +58,24 @@ def _arrangements(parts, wanted):
 
 
 def _check_permutations(sides, ways):
-    """Each of the `ways` is as likely. False alarm 1e-4."""
+    """Check that all `ways` are equally likely. False alarm 1e-4."""
     sides = [tuple(side) for side in np.asarray(sides).tolist()]
     assert set(sides) == set(ways)
     check_chances([sides.count(way) for way in ways], np.full(len(ways), 1 / len(ways)))
 
 
 def test_every_order_of_three_sentences_is_equally_likely():
-    """Of 1, 2 and 3 tokens. False alarm 1e-4."""
+    """Sentences have 1, 2 and 3 tokens. False alarm 1e-4."""
     parts = [(3,), (4, 13), (5, 6, 7)]
     tokens = jnp.array(sum(parts, ()))
-    sides = jax.vmap(lambda key: _sentences_shuffled(key, tokens))(jax.random.split(jax.random.key(0), 3000))
+    sides = jax.vmap(lambda key: _shuffle_sentences(key, tokens))(jax.random.split(jax.random.key(0), 3000))
     _check_permutations(sides, [sum(way, ()) for way in itertools.permutations(parts)])
 
 
 def test_every_order_of_four_sentences_is_equally_likely():
     parts = [(4, 3), (5, 3), (6, 3), (7,)]
     tokens = jnp.array(sum(parts, ()))
-    sides = jax.vmap(lambda key: _sentences_shuffled(key, tokens))(jax.random.split(jax.random.key(0), 6000))
+    sides = jax.vmap(lambda key: _shuffle_sentences(key, tokens))(jax.random.split(jax.random.key(0), 6000))
     _check_permutations(sides, [sum(way, ()) for way in itertools.permutations(parts)])
 
 
@@ -92,7 +95,7 @@ def test_every_token_of_a_window_is_as_likely_to_become_its_first():
 
 
 def test_every_token_that_noise_left_is_as_likely_to_become_the_first():
-    """Of 10 tokens, each deleted with the probability .3. False alarm 1e-4."""
+    """A window of 10 tokens; each token is deleted with probability .3. False alarm 1e-4."""
     objective = build("bart", inputs_length=11, noises=["document_rotation", "token_deletion"])
     example = make(objective, np.repeat(np.arange(4, 14)[None], 6000, axis=0))
     clean = ~example.noise.mask

@@ -1,4 +1,4 @@
-"""EOS, a decoder's start and what stands in front are the vocabulary's ids: objectives put these in and no others."""
+"""Objectives take the ids of EOS, BOS and a decoder's start token from the vocabulary, and use no others."""
 
 import dataclasses
 
@@ -19,14 +19,14 @@ NEW_BOS, NEW_EOS, NEW_START = 900, 901, 902
 OLD = (0, 1, 2)
 
 
-def _made():
+def _make_vocabulary():
     made = vocabulary(903, 100, (*SPECIALS, CLS, SEP))
     is_special = made.table.is_special.copy()
     is_special[[*OLD, NEW_BOS, NEW_EOS, NEW_START]] = True
     return dataclasses.replace(made, table=dataclasses.replace(made.table, is_special=is_special))
 
 
-USUAL = _made()
+USUAL = _make_vocabulary()
 SHIFTED = dataclasses.replace(USUAL, eos=NEW_EOS, start=NEW_START, bos=NEW_BOS, unknown=899)
 ALL = [*CASES, *((name, "encoder", {}) for name in ("mlm", "mlm_nsp", "mlm_sop")), ("ul2r", "encoder_decoder", {})]
 PAIRS = {
@@ -38,7 +38,7 @@ PAIRS = {
 
 
 def check_decoder_inputs(batch):
-    """`start` at the start of each segment, else the target before, and 0 on padding."""
+    """Check that decoder inputs are `start` at the start of each segment, else the target before, and 0 on padding."""
     ids = np.ones(batch.targets.shape, int) if batch.targets_segment_ids is None else batch.targets_segment_ids
     for place, segment in enumerate(ids):
         before = batch.targets[place - 1] if place and ids[place - 1] == segment else NEW_START
@@ -49,7 +49,7 @@ def test_all_objectives_are_here():
     assert {name for name, _, _ in ALL} | {"supervised", "tagging"} == set(OBJECTIVES)
 
 
-# What a decoder makes of an objective differs from an encoder-decoder's in the layout alone.
+# On a decoder and an encoder-decoder, an objective differs only in the layout.
 AGAIN = [(name, on) for name, on, _ in ALL if on == "decoder" and (name, "encoder_decoder", {}) in ALL]
 CASES_OF_ALL = [
     pytest.param(name, on, settings, marks=[pytest.mark.slow] * ((name, on) in AGAIN), id=f"{name}-{on}")
@@ -59,13 +59,13 @@ CASES_OF_ALL = [
 
 @pytest.mark.parametrize(("name", "architecture", "settings"), CASES_OF_ALL)
 def test_other_roles_change_these_ids_alone(name, architecture, settings):
-    """A token longer on both sides where there is one in front, the same text, the same noise; and it can be said."""
+    """Only these ids change: text and noise are the same. With BOS, both sides are one token longer."""
     front = [NEW_BOS] if architecture == "encoder_decoder" else []
     usual = build(name, architecture, USUAL, 48, **settings)
     shifted = build(name, architecture, SHIFTED, 48 + len(front), **settings)
     assert shifted.window == usual.window
     assert shifted.lengths == tuple(length and length + len(front) for length in usual.lengths)
-    tokens = windows(usual, 8, vocab=vocabulary(TEXT - 1))  # without the unknown token, which nothing can say
+    tokens = windows(usual, 8, vocab=vocabulary(TEXT - 1))  # without the unknown token, which is never generated
     for expected, seen in zip(examples(usual, tokens, 3, USUAL), examples(shifted, tokens, 3, SHIFTED), strict=True):
         for side, found in ((expected.inputs, seen.inputs), (expected.targets, seen.targets)):
             assert found == ([*front, *(NEW_EOS if token == EOS else token for token in side)] if side else [])

@@ -1,4 +1,4 @@
-"""Span corruption is Google's: lengths, counts, masks, sides."""
+"""Span corruption agrees with Google's code: lengths, counts, masks, inputs and targets."""
 
 import collections
 from math import comb
@@ -112,7 +112,7 @@ def test_span_lengths_are_those_of_uniform_partitions():
     for mask in _masks(400):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]])))
         lengths.update((edges[1::2] - edges[::2]).tolist())
-    # Lengths of one mask depend on each other, so one span a mask is what the test may count as independent.
+    # Lengths in one mask depend on each other, so the test uses only one span of each mask.
     firsts = []
     for mask in _masks(4000):
         start = int(np.argmax(mask))
@@ -127,7 +127,7 @@ def test_span_lengths_are_those_of_uniform_partitions():
 
 
 def test_every_partition_is_equally_likely():
-    """6 items in 3 parts: 10 compositions. False alarm 1e-4."""
+    """6 items can be cut into 3 parts in 10 ways. False alarm 1e-4."""
     keys = jax.random.split(jax.random.key(1), 5000)
     parts = np.asarray(jax.jit(jax.vmap(lambda key: noise.random_partition(key, 6, 3)))(keys))
     counts = collections.Counter(map(tuple, parts.tolist()))

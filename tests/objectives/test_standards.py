@@ -1,4 +1,4 @@
-"""The standards by which runs of different objectives compare."""
+"""The standards, which compare runs with different objectives."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The README's table of objectives is the code's."""
+"""The README's table of objectives agrees with the code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two losses in one step, and what predictions of labels and tags come to."""
+"""Two losses in one step, and the metrics of predicted labels and tags."""
 
 import dataclasses
 
@@ -27,9 +27,9 @@ TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
 
 
 def train(objective, steps=2, every_place=False, **fields):
-    """(losses, metrics of the last step, parameters) of a few steps of an encoder on random rows.
+    """Train an encoder for a few steps on random rows. Return (losses, metrics of the last step, parameters).
 
-    every_place: make logits of all places, and not of those alone that are to be predicted.
+    every_place: compute logits for all tokens, not only for the tokens to predict.
     """
     config = small_config("", objective, "encoder")
     config.optimizer.epsilon, config.schedule.rate = 1.0, 1.0  # plain gradient descent: parameters show gradients
@@ -45,7 +45,7 @@ def train(objective, steps=2, every_place=False, **fields):
     for _ in range(steps):
         rows = {name: rng.integers(3, 290, shape, dtype=np.int32) for name, shape in made.row_shapes(8).items()}
         for name in rows.keys() & {"answers"}:
-            rows[name] = (rows[name] % (len(TAGS) + 3) - 3).clip(-1).astype(np.int32)  # many have none
+            rows[name] = (rows[name] % (len(TAGS) + 3) - 3).clip(-1).astype(np.int32)  # many tokens have no answer
         if "inputs" in rows:
             ends = rng.integers(2, rows["inputs"].shape[1], (8, 1))
             rows["inputs_segment_ids"] = (np.arange(rows["inputs"].shape[1]) <= ends).astype(np.int32)
@@ -124,7 +124,7 @@ def test_confusion_and_macro_f1_are_scikit_learns():
 
 
 def entities(gold, chosen):
-    """(true, predicted, both) of two sentences of tags, with a piece between words that does not count."""
+    """Count entities (true, predicted, both) in two sentences of tags. Each word has a second piece, without a tag."""
     sides = [np.array([tag for name in text.split() for tag in (TAGS.index(name), 3)]) for text in (gold, chosen)]
     counted = np.arange(len(sides[0])) % 2 == 0
     counts = entity_counts(*map(jnp.asarray, sides), jnp.asarray(counted), jnp.int32(-1), *entity_kinds(TAGS))
@@ -138,9 +138,9 @@ def entities(gold, chosen):
         ("B-PER I-PER O B-LOC", "B-PER O O B-LOC", (2, 2, 1)),  # ends too early
         ("B-PER I-PER I-PER O", "O B-PER I-PER O", (1, 1, 0)),  # begins too late
         ("B-PER I-PER O O", "B-LOC I-LOC O O", (1, 1, 0)),  # another type
-        ("B-PER B-PER O O", "B-PER I-PER O O", (2, 1, 0)),  # one for two
-        ("B-PER I-PER O O", "I-PER I-PER O O", (1, 1, 1)),  # an I that follows nothing begins one
-        ("B-PER I-LOC O O", "B-PER B-LOC O O", (2, 2, 2)),  # and so does one of another type
+        ("B-PER B-PER O O", "B-PER I-PER O O", (2, 1, 0)),  # one entity instead of two
+        ("B-PER I-PER O O", "I-PER I-PER O O", (1, 1, 1)),  # an I after no entity begins an entity
+        ("B-PER I-LOC O O", "B-PER B-LOC O O", (2, 2, 2)),  # an I with another type begins an entity too
         ("O O O B-PER", "O O O B-PER", (1, 1, 1)),  # up to the end
         ("O O O O", "O O O O", (0, 0, 0)),
     ],
@@ -150,17 +150,17 @@ def test_entities_by_hand(gold, chosen, counts):
 
 
 def plain_entities(tags):
-    """{(type, where it begins, where it ends)}, by the letter of the rule."""
-    found, open_at = set(), None
+    """Return {(type, begin, end)} of all entities, with a plain loop."""
+    entities, begin = set(), None
     for place, tag in enumerate([*tags, "O"]):
         part, _, kind = tag.partition("-")
-        goes_on = open_at is not None and part == "I" and kind == tags[open_at].partition("-")[2]
-        if open_at is not None and not goes_on:
-            found.add((tags[open_at].partition("-")[2], open_at, place))
-            open_at = None
+        goes_on = begin is not None and part == "I" and kind == tags[begin].partition("-")[2]
+        if begin is not None and not goes_on:
+            entities.add((tags[begin].partition("-")[2], begin, place))
+            begin = None
         if part != "O" and not goes_on:
-            open_at = place
-    return found
+            begin = place
+    return entities
 
 
 @settings(max_examples=200, deadline=None)

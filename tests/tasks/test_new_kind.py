@@ -1,4 +1,4 @@
-"""A new kind of answer is a module and a line in the tables of tasks; a new metric is a line."""
+"""A new kind of answer needs only a module and a line in the tables of tasks. A new metric needs only a line."""
 
 import json
 
@@ -17,11 +17,11 @@ from tests.small import small_config, write_pairs
 
 
 def misses(sums):
-    """How many answers are wrong."""
+    """Return the number of wrong answers."""
     return float(sums["confusion"].sum() - np.diagonal(sums["confusion"]).sum())
 
 
-# A head that reads each text's first token without BERT's dropout, and says its answer in its head_sums words.
+# A head that reads the first token of each text, has no dropout, and writes its answer in a special form.
 VERDICT = make_class_task(
     "verdict",
     name="verdict",

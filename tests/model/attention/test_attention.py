@@ -1,4 +1,4 @@
-"""The implementations of attention agree, in values and gradients, and masks let nothing through."""
+"""The implementations of attention agree in values and gradients, and masked keys have no influence."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def attend(q, k, v, bias=None, mask=None, *, implementation="einsum", **rest):
 
 
 def by_hand(q, k, v, bias, mask, scale):
-    """One query at a time, in NumPy and float64."""
+    """Compute attention for one query at a time, in NumPy and float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     bias = np.zeros((1, H, T, S)) if bias is None else np.asarray(bias.compute(T, S))
     mask = np.broadcast_to(True if mask is None else mask.compute(T, S), (B, 1, T, S))
@@ -87,7 +87,7 @@ def test_values_and_gradients_equal_those_of_einsum(implementation, mask, with_b
 
 @implementations
 def test_the_dropped_weights_are_those_that_the_hash_names(implementation):
-    """With equal scores and one value a key, the output shows each weight: 0, or 1 / (S · keep)."""
+    """With equal scores and a one-hot value for each key, the output shows each weight: 0, or 1 / (S · keep)."""
     rate, key = 0.3, jax.random.key(11)
     zeros, one_hot = jnp.zeros((B, T, H, S)), jnp.broadcast_to(jnp.eye(S)[None, :, None], (B, S, H, S))
     y_BxTxHxS = attend(zeros, jnp.zeros((B, S, H, S)), one_hot, scale=1.0, dropout=rate, key=key,
@@ -118,7 +118,7 @@ def test_dropout_keeps_the_mean_and_its_gradient_fits(implementation):
     ))  # fmt: skip
     many = jax.vmap(lambda key: function(v, key))(jax.random.split(jax.random.key(0), 200)).mean(axis=0)
     plain = attend(q, k, v, buckets(), scale=1.0, implementation=implementation)
-    assert np.abs(many - plain).max() < 0.25  # 200 draws; a forgotten rescaling is above it.
+    assert np.abs(many - plain).max() < 0.25  # 200 draws; without rescaling, the difference is larger
     assert np.abs(function(v, jax.random.key(0)) - plain).max() > 0.3
     loss = jax.jit(lambda q: jnp.vdot(
         attend(q, k, v, buckets(), scale=1.0, dropout=0.25, key=jax.random.key(3), implementation=implementation), dy
@@ -159,7 +159,7 @@ def test_causal_mask_with_prefix_and_segments():
 
 
 def test_a_mask_without_segments_is_none_and_one_side_counts_as_one_segment():
-    assert Mask().array(4, 4) is None
+    assert Mask().compute(4, 4) is None
     np.testing.assert_array_equal(Mask(None, jnp.array([[1, 1, 0]])).compute(1, 3)[0, 0, 0], [True, True, False])
 
 

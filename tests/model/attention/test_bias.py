@@ -1,4 +1,4 @@
-"""Distances fall into T5's buckets, and biases by length equal biases by position."""
+"""Distances have T5's buckets, and the bias for lengths equals the bias for positions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from t5lite.model.attention.bias import BucketBias, bucket_table
 
-# Distance key - query -> bucket, by hand from T5's function with 32 buckets and maximum distance 128.
+# {distance key - query: bucket}, by hand from T5's function with 32 buckets and maximum distance 128.
 BIDIRECTIONAL = {0: 0, -1: 1, -7: 7, -8: 8, -11: 8, -12: 9, -15: 9, -16: 10, -22: 10, -23: 11, -31: 11, -32: 12,
                  -45: 12, -46: 13, -63: 13, -64: 14, -90: 14, -91: 15, -128: 15, -5000: 15,
                  1: 17, 7: 23, 8: 24, 12: 25, 63: 29, 64: 30, 91: 31, 5000: 31}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Dropout of attention weights is a hash of each weight's place: what a good random generator would give."""
+"""Dropout of attention weights is a hash of each weight's indices, as random as a good random generator."""
 
 import itertools
 
@@ -20,18 +20,18 @@ def bits_of(key):
 
 @pytest.fixture(scope="module")
 def bits():
-    """Uint32 [steps, B, H, T, S], of keys as successive steps have them."""
+    """Return uint32 [steps, B, H, T, S], for the PRNG keys of successive steps."""
     keys = [jax.random.fold_in(jax.random.key(0), step) for step in range(3)]
     return np.stack([np.asarray(bits_of(key)) for key in keys])
 
 
-def standardised(bits, rate):
-    """Whether a weight stays, less the mean, over the standard deviation: independent numbers of variance 1."""
+def standardise(bits, rate):
+    """Return whether each weight is kept, standardised to mean 0 and variance 1."""
     return ((bits >= np.uint32(rate * 2**32)) - (1 - rate)) / np.sqrt(rate * (1 - rate))
 
 
 def z_score(products):
-    """How many standard deviations the sum of independent numbers of mean 0 and variance 1 is from 0."""
+    """Return the sum of numbers with mean 0 and variance 1, in standard deviations."""
     return float(abs(products.sum()) / np.sqrt(products.size))
 
 
@@ -53,7 +53,7 @@ def test_every_byte_is_uniform(bits):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("axis", range(5), ids=["steps", "rows", "heads", "queries", "keys"])
 def test_neighbours_are_independent(bits, axis, rate):
-    x = np.moveaxis(standardised(bits, rate), axis, 0)
+    x = np.moveaxis(standardise(bits, rate), axis, 0)
     for lag in LAGS:
         if lag < len(x):
             assert z_score(x[lag:] * x[:-lag]) < 4.5, f"lag {lag}"
@@ -61,8 +61,8 @@ def test_neighbours_are_independent(bits, axis, rate):
 
 @pytest.mark.parametrize("axes", list(itertools.combinations(range(5), 2)), ids=str)
 def test_there_is_no_lattice(bits, axes):
-    """The product over the four corners of every rectangle has mean 0: a sum or XOR of two indices' bits would not."""
-    x = np.moveaxis(standardised(bits, 0.5), axes, (0, 1))
+    """The product of the four corners of each rectangle has mean 0. With a sum or XOR of two hashes, it would not."""
+    x = np.moveaxis(standardise(bits, 0.5), axes, (0, 1))
     for one, other in itertools.product(LAGS, LAGS):
         if one < x.shape[0] and other < x.shape[1]:
             corners = x[one:, other:] * x[:-one, other:] * x[one:, :-other] * x[:-one, :-other]
@@ -70,27 +70,27 @@ def test_there_is_no_lattice(bits, axes):
 
 
 def test_no_frequency_stands_out(bits):
-    """The power of each frequency over queries × keys is exponential with mean 1 where weights are independent."""
-    power = np.abs(np.fft.rfft2(standardised(bits, 0.5))) ** 2 / (T * S)
+    """If weights are independent, the power of each frequency over queries × keys is exponential with mean 1."""
+    power = np.abs(np.fft.rfft2(standardise(bits, 0.5))) ** 2 / (T * S)
     assert power.max() < np.log(power.size) + 7
 
 
 def test_keys_that_differ_in_a_bit_give_other_bits():
-    plain = standardised(np.asarray(bits_of(jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32)))), 0.5)
+    plain = standardise(np.asarray(bits_of(jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32)))), 0.5)
     for word, bit in itertools.product((0, 1), (0, 7, 16, 31)):
         data = jnp.zeros(2, jnp.uint32).at[word].set(jnp.uint32(1 << bit))
-        assert z_score(plain * standardised(np.asarray(bits_of(jax.random.wrap_key_data(data))), 0.5)) < 4.5
+        assert z_score(plain * standardise(np.asarray(bits_of(jax.random.wrap_key_data(data))), 0.5)) < 4.5
 
 
 def test_a_block_has_the_bits_of_the_whole(bits):
-    """What a kernel that works in blocks relies on."""
+    """A kernel that works in blocks relies on this property."""
     key = jax.random.fold_in(jax.random.key(0), 0)
     block = attention_bits(key, 2, 3, jnp.arange(32, 64)[:, None], jnp.arange(128, 192))
     np.testing.assert_array_equal(block, bits[0, 2, 3, 32:64, 128:192])
 
 
 def test_the_hash_is_murmurs():
-    """The finaliser's known values (SMHasher's fmix32), and a word absorbed by hand."""
+    """The known values of the finaliser (SMHasher's fmix32), and one word absorbed by hand."""
     assert int(finalise(uint32(0))) == 0 and int(finalise(uint32(1))) == 0x514E28B7
     rotate = lambda x, n: (x << n | x >> (32 - n)) & 0xFFFFFFFF
     word = rotate(7 * 0xCC9E2D51 & 0xFFFFFFFF, 15) * 0x1B873593 & 0xFFFFFFFF
