@@ -141,8 +141,8 @@ WITH_ENCODER = ("relative_bias", "grouped queries", "gated", "biases")
     ],
 )
 def test_a_token_at_a_time_gives_the_logits_of_the_whole(kind, encoder_layers):
-    """The tokens follow a prompt of several tokens. Slots of the cache are not equal to positions. The prompt is read with
-    the plain parameters, and the next tokens with `step_weights`.
+    """The tokens follow a prompt of several tokens. Slots of the cache are not equal to positions. The prompt is read
+    with the plain parameters, and the next tokens with `step_weights`.
     """
     text = TOKENS[:7]
     config = dataclasses.replace(PLAIN, num_encoder_layers=encoder_layers, relative_buckets=8, relative_max_distance=16,
