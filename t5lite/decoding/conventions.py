@@ -67,7 +67,7 @@ def conventions_of(
         rules = dataclasses.replace(rules, first=None)
     front = objective.bos if rules.first is None else rules.first
     stops = tuple(dict.fromkeys([vocabulary.eos, *rules.stops]))
-    allowed = objective.allowed(vocabulary)
+    allowed = objective.allowed_ids(vocabulary)
     allowed[list(stops)] = True
     if front is not None and rules.first is None:
         allowed[front] = True

@@ -148,7 +148,7 @@ class Generation:
 
     def result(self) -> Generated:
         """Return the answers, the best first. With beams: only answers that have ended."""
-        return _result(self._state, num_return=self.settings.num_return)
+        return _select_answers(self._state, num_return=self.settings.num_return)
 
 
 def generate(model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings,
@@ -261,7 +261,7 @@ def _collect_answers(state: streams.State) -> Generated:
 
 
 @functools.partial(jax.jit, static_argnames="num_return")
-def _result(state: streams.State, *, num_return: int) -> Generated:
+def _select_answers(state: streams.State, *, num_return: int) -> Generated:
     if state.search is not None:
         best = state.search.hypotheses
         each = Generated(best.tokens_BxRxM, best.lengths_BxR, best.logprobs_BxRxM, state.search.hypothesis_scores_BxR)

@@ -157,7 +157,7 @@ def encoder_decoder(example: Example, *, start: int = PAD) -> Batch:
     )
 
 
-def _segments(tokens: Array, segment_ids: Array | None) -> Array:
+def _fill_segments(tokens: Array, segment_ids: Array | None) -> Array:
     return jnp.ones(tokens.shape, jnp.int32) if segment_ids is None else segment_ids
 
 
@@ -176,8 +176,8 @@ def decoder(example: Example, *, length: int, prefix_attention: bool, start: int
         weights = jnp.concatenate([jnp.zeros(num_inputs, jnp.float32), example.weights])
         in_inputs = jnp.arange(num_inputs + num_targets) < num_inputs
     else:
-        sides = (_segments(example.inputs, example.inputs_segment_ids),
-                 _segments(example.targets, example.targets_segment_ids))  # fmt: skip
+        sides = (_fill_segments(example.inputs, example.inputs_segment_ids),
+                 _fill_segments(example.targets, example.targets_segment_ids))  # fmt: skip
         segment_ids = jnp.concatenate(sides)
         in_targets = jnp.concatenate([jnp.zeros_like(sides[0]), jnp.ones_like(sides[1])])
         last = jnp.iinfo(jnp.int32).max
@@ -188,7 +188,7 @@ def decoder(example: Example, *, length: int, prefix_attention: bool, start: int
     prefix_mask = None
     if prefix_attention:
         # The start token of a segment belongs to its prefix, and the shift moves every input one place to the right.
-        prefix_mask = shift_right(in_inputs, None) | (segment_starts(_segments(tokens, segment_ids)) & in_inputs)
+        prefix_mask = shift_right(in_inputs, None) | (segment_starts(_fill_segments(tokens, segment_ids)) & in_inputs)
     return Batch(
         decoder_inputs=shift_right(tokens, segment_ids, start),
         targets=tokens,

@@ -69,7 +69,7 @@ TOKEN_NOISES = ("text_infilling", "token_masking", "token_deletion")
 BART_NOISES = ("sentence_permutation", *TOKEN_NOISES, "document_rotation")
 
 
-def bart(noises: tuple[str, ...]) -> Denoiser:
+def combine_noises(noises: tuple[str, ...]) -> Denoiser:
     """Return the denoiser that combines BART's `noises`. The order of `noises` does not matter.
 
     Raises UserError for an unknown noise, for two token noises, and for empty `noises`.
@@ -91,7 +91,7 @@ def bart(noises: tuple[str, ...]) -> Denoiser:
 
 
 def _find_denoiser(fields: Fields) -> Denoiser:
-    return bart(tuple(fields["noises"])) if fields["name"] == "bart" else DENOISERS[fields["name"]]
+    return combine_noises(tuple(fields["noises"])) if fields["name"] == "bart" else DENOISERS[fields["name"]]
 
 
 def _make_noise_settings(fields: Fields, window: int, vocabulary: Vocabulary) -> noise.Settings:

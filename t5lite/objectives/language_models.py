@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import Noise, noise_of_mask
+from t5lite.objectives.noise import Noise, make_noise
 from t5lite.objectives.objective import Fields, Kind, Objective, Row, require_window
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import MIDDLE, PREFIX, SUFFIX, TokenTable, Vocabulary
@@ -101,7 +101,7 @@ def _build_fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: in
         is_moved = jax.random.uniform(rate_key) < rate
         targets = jnp.where(is_moved, moved, jnp.pad(row["tokens"], (0, len(FIM_TOKENS))))
         segment_ids = (is_moved | (jnp.arange(length) < window)).astype(jnp.int32)
-        noise: Noise = noise_of_mask((part == 1) & is_moved)
+        noise: Noise = make_noise((part == 1) & is_moved)
         empty = jnp.zeros(0, jnp.int32)
         return Example(empty, targets, segment_ids.astype(jnp.float32), None, segment_ids, noise)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from t5lite.objectives import rules
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import DEVIATIONS, limit_noise, noise_of_mask, random_subset, upper_bound, word_numbers
+from t5lite.objectives.noise import DEVIATIONS, limit_noise, make_noise, random_subset, upper_bound, word_numbers
 from t5lite.objectives.objective import Expected, Fields, Head, Heads, Kind, Objective, Row, require_window
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import CLS, MASK, SEP, TokenTable, Vocabulary
@@ -169,7 +169,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     def make_one_part(key: Array, row: Row, table: TokenTable) -> Example:
         tokens = jnp.concatenate([cls, row["tokens"], sep])
         inputs, chosen = hide(key, tokens, table)
-        return Example(inputs, tokens, chosen.astype(jnp.float32), noise=noise_of_mask(chosen[1:-1]))
+        return Example(inputs, tokens, chosen.astype(jnp.float32), noise=make_noise(chosen[1:-1]))
 
     def make_two_parts(key: Array, row: Row, table: TokenTable) -> Example:
         parts_key, hide_key = jax.random.split(key)
@@ -179,7 +179,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
         tokens = jnp.full(length, sep[0]).at[0].set(cls[0]).at[moved_to].set(parts)
         inputs, chosen = hide(hide_key, tokens, table)
         types = (jnp.arange(length) > cut + 1).astype(jnp.int32)
-        noise = noise_of_mask(chosen[moved_to])
+        noise = make_noise(chosen[moved_to])
         weights = chosen.astype(jnp.float32)
         return Example(inputs, tokens, weights, noise=noise, ordered=parts, token_types=types,
                        answers={NEXT_SENTENCE.name: label})  # fmt: skip

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.objectives.batch import Example
-from t5lite.objectives.noise import noise_of_mask
+from t5lite.objectives.noise import make_noise
 from t5lite.objectives.objective import Fields, Head, Heads, Kind, Member, Objective, Row, TooFewSentinels, bos_of
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import TokenTable, Vocabulary
@@ -29,31 +29,31 @@ from t5lite.system.vocabulary import TokenTable, Vocabulary
 Array = jax.Array
 
 
-def _span_member(mode: str, mean_length: int, density: float, weight: float = 1.0) -> dict[str, Any]:
+def _make_span_member(mode: str, mean_length: int, density: float, weight: float = 1.0) -> dict[str, Any]:
     return {"name": "span_corruption", "mean_noise_span_length": float(mean_length), "noise_density": density,
             "mode": mode, "weight": weight}  # fmt: skip
 
 
-def _last_quarter(weight: float = 1.0) -> dict[str, Any]:
+def _make_last_quarter_member(weight: float = 1.0) -> dict[str, Any]:
     return {"name": "prefix_lm", "noise_density": 0.25, "mode": "[S2S]", "weight": weight}
 
 
 # Tay et al. 2022, "UL2: Unifying Language Learning Paradigms", table 1; mode tokens as in the released checkpoints.
 UL2 = {
-    "R (3, .15)": _span_member("[NLU]", 3, 0.15),
-    "R (8, .15)": _span_member("[NLU]", 8, 0.15),
-    "X (3, .5)": _span_member("[NLG]", 3, 0.5),
-    "X (8, .5)": _span_member("[NLG]", 8, 0.5),
-    "X (64, .15)": _span_member("[NLG]", 64, 0.15),
-    "X (64, .5)": _span_member("[NLG]", 64, 0.5),
-    "S": _last_quarter(),
+    "R (3, .15)": _make_span_member("[NLU]", 3, 0.15),
+    "R (8, .15)": _make_span_member("[NLU]", 8, 0.15),
+    "X (3, .5)": _make_span_member("[NLG]", 3, 0.5),
+    "X (8, .5)": _make_span_member("[NLG]", 8, 0.5),
+    "X (64, .15)": _make_span_member("[NLG]", 64, 0.15),
+    "X (64, .5)": _make_span_member("[NLG]", 64, 0.5),
+    "S": _make_last_quarter_member(),
 }
 # Tay et al. 2022, "Transcending Scaling Laws with 0.1% Extra Compute", section 3.
 UL2R = {
-    "S": _last_quarter(0.5),
-    "R (3, .15)": _span_member("[NLU]", 3, 0.15, 0.25),
-    "X (32, .15)": _span_member("[NLG]", 32, 0.15, 0.125),
-    "X (3, .5)": _span_member("[NLG]", 3, 0.5, 0.125),
+    "S": _make_last_quarter_member(0.5),
+    "R (3, .15)": _make_span_member("[NLU]", 3, 0.15, 0.25),
+    "X (32, .15)": _make_span_member("[NLG]", 32, 0.15, 0.125),
+    "X (3, .5)": _make_span_member("[NLG]", 3, 0.5, 0.125),
 }
 MEMBER_FIELDS = ("weight", "mode")
 
@@ -62,7 +62,7 @@ def _configured_members(fields: Fields) -> Mapping[str, Any]:
     return {"ul2": UL2, "ul2r": UL2R}.get(fields["name"], fields["mixture"])
 
 
-def _members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, Any]]:
+def _resolve_members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dict[str, Any]]:
     """Return {member: its fields, weight and mode}. Raises UserError for fields that cannot work."""
     configured = _configured_members(fields)
     if not configured:
@@ -88,11 +88,11 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
     """Return the kind of mixtures whose members are objectives of `kinds`."""
 
     def window(fields: Fields, vocabulary: Vocabulary) -> int:
-        members = _members(fields, kinds).values()
+        members = _resolve_members(fields, kinds).values()
         return min(kinds[member["name"]].window(member, vocabulary) for member in members)
 
     def build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
-        architecture, members = fields["architecture"], _members(fields, kinds)
+        architecture, members = fields["architecture"], _resolve_members(fields, kinds)
         for name, member in members.items():
             if architecture not in kinds[member["name"]].architectures:
                 raise UserError(
@@ -119,19 +119,19 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
 
     def specials(fields: Fields) -> tuple[str, ...]:
         needed: dict[str, None] = {}
-        for member in _members(fields, kinds).values():
+        for member in _resolve_members(fields, kinds).values():
             needed |= dict.fromkeys((*kinds[member["name"]].specials(member), *filter(None, [member["mode"]])))
         return tuple(needed)
 
     def evaluation_fields(fields: Fields) -> Fields:
-        members = _members(fields, kinds)
+        members = _resolve_members(fields, kinds)
         evaluated = {name: kinds[member["name"]].evaluation_fields(member) for name, member in members.items()}
         return fields if evaluated == members else {**fields, "mixture": evaluated}
 
     def uses(fields: Fields) -> tuple[str, ...]:
         used = {"mixture": fields["name"] == "mixture"}
         configured = _configured_members(fields)
-        for name, member in _members(fields, kinds).items():
+        for name, member in _resolve_members(fields, kinds).items():
             used |= {field: True for field in kinds[member["name"]].uses(member) if field not in configured[name]}
         return tuple(name for name, is_used in used.items() if is_used)
 
@@ -225,7 +225,7 @@ def _pad_example(
         weights=pad(example.weights, targets_length),
         inputs_segment_ids=pad(inputs_ids, inputs_length),
         targets_segment_ids=pad(targets_ids, targets_length),
-        noise=noise_of_mask(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
+        noise=make_noise(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
         ordered=window if example.ordered is None else example.ordered,
         token_types=pad(inputs * 0 if example.token_types is None else example.token_types, inputs_length),
         answers={head.name: _pad_answers(example, head, inputs_length) for head in others},

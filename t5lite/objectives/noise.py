@@ -68,7 +68,7 @@ def span_starts(mask: Array) -> Array:
     return mask & ~jnp.concatenate([jnp.zeros(1, bool), mask[:-1]])
 
 
-def noise_of_mask(mask: Array) -> Noise:
+def make_noise(mask: Array) -> Noise:
     """Return the noise in which each run of `mask` is a span."""
     return Noise(mask, span_starts(mask), jnp.int32(0))
 
@@ -141,7 +141,7 @@ def spans(settings: Settings) -> Process:
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del tokens, table
-        return noise_of_mask(random_spans(key, window, noise, count))
+        return make_noise(random_spans(key, window, noise, count))
 
     return Process(sample, noise, noise, count, max(count, 1), count, noise, noise / count if count else None)
 
@@ -182,7 +182,7 @@ def iid(settings: Settings) -> Process:
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del tokens, table
         mask = jax.random.uniform(key, (window,)) < density
-        return noise_of_mask(limit_noise(mask, least, most, None if limit is None else count))
+        return make_noise(limit_noise(mask, least, most, None if limit is None else count))
 
     return Process(sample, least, most, count, count + 1, likely, mean)
 
@@ -199,7 +199,7 @@ def suffix(settings: Settings) -> Process:
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del tokens, table
-        return noise_of_mask(jnp.arange(window) >= jax.random.randint(key, (), 1, window))
+        return make_noise(jnp.arange(window) >= jax.random.randint(key, (), 1, window))
 
     return Process(sample, 1, window - 1, 1, 1, 1, window / 2, window / 2)
 
@@ -209,7 +209,7 @@ def no_noise(settings: Settings) -> Process:
 
     def sample(key: Array, tokens: Array, table: TokenTable) -> Noise:
         del key, tokens, table
-        return noise_of_mask(jnp.zeros(settings.window, bool))
+        return make_noise(jnp.zeros(settings.window, bool))
 
     return Process(sample, 0, 0, 0, 1, 0, mean=0.0)
 
@@ -242,7 +242,7 @@ def poisson_lengths(key: Array, budget: Array, most: int, mean: float) -> tuple[
     return jnp.clip(budget - before, 0, lengths).astype(jnp.int32), before < budget
 
 
-def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -> tuple[Array, Array]:
+def make_word_spans(first: Array, lengths: Array, word: Array, is_start: Array) -> tuple[Array, Array]:
     """Return (mask, starts), both bool [L], for spans of whole words.
 
     If a span begins directly after another span, they stay two spans. A span that begins inside another span becomes a
@@ -257,12 +257,12 @@ def spans_of_words(first: Array, lengths: Array, word: Array, is_start: Array) -
     window = word.shape[0]
     ends = first + lengths
 
-    def covered(begins: Array) -> Array:
+    def mark_words(begins: Array) -> Array:
         change = jnp.zeros(window + 1, jnp.int32).at[begins].add(1, mode="drop").at[ends].add(-1, mode="drop")
         return (jnp.cumsum(change)[word] > 0) & (word >= 0)
 
     begins = jnp.zeros(window, bool).at[first].set(True, mode="drop")[word] & is_start
-    return covered(first), begins & ~covered(first + 1)
+    return mark_words(first), begins & ~mark_words(first + 1)
 
 
 def poisson_words(settings: Settings) -> Process:
@@ -288,7 +288,7 @@ def poisson_words(settings: Settings) -> Process:
         by_draw = word[jnp.argsort(draws)]
         rank = jnp.cumsum(in_use) - 1
         first = jnp.where(in_use & (rank < words), by_draw[rank], window)
-        mask, starts = spans_of_words(first, lengths, word, is_start)
+        mask, starts = make_word_spans(first, lengths, word, is_start)
         inserts = jnp.sum(counts & (lengths == 0), dtype=jnp.int32)
         # Each span and each insertion needs one [MASK]. All of them must fit into the room of the noise tokens.
         return Noise(mask, starts, jnp.minimum(inserts, jnp.sum(mask) - jnp.sum(starts)))

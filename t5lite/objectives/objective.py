@@ -142,7 +142,7 @@ class Objective:
     start: int = PAD
     bos: int | None = None
 
-    def allowed(self, vocabulary: Vocabulary) -> np.ndarray:
+    def allowed_ids(self, vocabulary: Vocabulary) -> np.ndarray:
         """Return bool [rows]: the ids that may be generated: text, EOS, and the sentinels and specials of targets."""
         allowed = ~vocabulary.table.is_special
         if self.targets_hold_specials:

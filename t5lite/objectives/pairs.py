@@ -52,7 +52,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     )
 
 
-def between_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabulary) -> tuple[Array, Array]:
+def add_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabulary) -> tuple[Array, Array]:
     """Return (inputs, segment ids), both [L + 1]: [CLS], then `tokens` [L] with [SEP] in place of EOS."""
     cls = jnp.full(1, vocabulary.specials[CLS], jnp.int32)
     is_eos = (tokens == vocabulary.eos) & (segment_ids > 0)
@@ -73,7 +73,7 @@ def _build_with_head(fields: Fields, vocabulary: Vocabulary) -> Objective:
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
-        inputs, segment_ids = between_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
+        inputs, segment_ids = add_cls_and_sep(row["inputs"], row["inputs_segment_ids"], vocabulary)
         answers = row["answers"]
         if head.each == "token":
             answers = jnp.concatenate([jnp.full(1, -1, jnp.int32), answers])  # [CLS] has no answer

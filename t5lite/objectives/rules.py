@@ -113,7 +113,7 @@ def _keep_all(tokens: Array) -> tuple[Array, Array]:
     return tokens, jnp.ones(tokens.shape, bool)
 
 
-def _noise_token_to(token_of: Callable[[Ids], int]) -> RuleFunction:
+def _replace_noise_tokens(token_of: Callable[[Ids], int]) -> RuleFunction:
     """Return a rule's `apply`, which replaces each noise token.
 
     The new token is a random text id with probability `random_share`, else `token_of(ids)`.
@@ -187,8 +187,8 @@ nonnoise_span_to_same_sentinel = Rule(
     per_noise=1,
     per_clean_span=1,
 )
-noise_token_to_same_sentinel = Rule(_noise_token_to(lambda ids: ids.size - 1), per_token=1)
-noise_token_to_mask = Rule(_noise_token_to(lambda ids: ids.mask), per_token=1, inserts_mask=True)
+noise_token_to_same_sentinel = Rule(_replace_noise_tokens(lambda ids: ids.size - 1), per_token=1)
+noise_token_to_mask = Rule(_replace_noise_tokens(lambda ids: ids.mask), per_token=1, inserts_mask=True)
 # One [MASK] for each span, and one for each insertion.
 infill = Rule(_infill, per_token=1, per_noise=-1, per_span=1, inserts_mask=True)
 

@@ -133,7 +133,7 @@ def open_experiment(config: ConfigDict, own: Path | None = None, given: Collecti
     tokenizer = experiment.dataset.tokenizer
     tokenizer.begins_with_start = True  # as in training, even if a released tokenizer does not do so
     rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
-    in_targets = objective.allowed(vocabulary)
+    in_targets = objective.allowed_ids(vocabulary)
     dropped = {*rules.never, *rules.never_first, *rules.stops} - {vocabulary.eos}
     if in_targets[list(dropped)].any():
         say("note: the release suppresses some tokens, or ends answers at them, that targets of this run may hold; "

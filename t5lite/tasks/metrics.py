@@ -90,31 +90,31 @@ def share_of_last_class(sums: Sums) -> float:
     return float(sums["confusion"][1].sum() / max(sums["confusion"].sum(), 1e-9))
 
 
-def _share(label: str, **fields: Any) -> Metric:
+def _make_share(label: str, **fields: Any) -> Metric:
     return Metric(label, **{"low": 0, "high": 1, "better": 1} | fields)
 
 
-def _nats(label: str) -> Metric:
+def _make_loss(label: str) -> Metric:
     return Metric(label, "nats", better=-1, low=0, compute=loss, needs="nll", uses_all_rows=True)
 
 
 _confused = {"needs": "confusion", "uses_all_rows": True}
 # Tables and sentences list metrics in this order. Metrics that are not in this table come last.
 METRICS = {
-    "accuracy": _share("accuracy", compute=accuracy, **_confused),
-    "macro_f1": _share("macro F1", compute=macro_f1, **_confused),
-    "entity_f1": _share("F1 of entities", compute=entity_f1, needs="entities", uses_all_rows=True),
-    "exact_match": _share("exact match"),
-    "loss": _nats("loss"),
-    "mlm_loss": _nats("loss of masked tokens"),
-    "next_sentence_loss": _nats("loss of next sentences"),
-    "next_sentence_accuracy": _share("accuracy of next sentences", compute=accuracy, **_confused),
+    "accuracy": _make_share("accuracy", compute=accuracy, **_confused),
+    "macro_f1": _make_share("macro F1", compute=macro_f1, **_confused),
+    "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities", uses_all_rows=True),
+    "exact_match": _make_share("exact match"),
+    "loss": _make_loss("loss"),
+    "mlm_loss": _make_loss("loss of masked tokens"),
+    "next_sentence_loss": _make_loss("loss of next sentences"),
+    "next_sentence_accuracy": _make_share("accuracy of next sentences", compute=accuracy, **_confused),
     "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, uses_all_rows=True, needs="bytes",
                             compute=lambda sums: sums["nll"] / math.log(2) / sums["bytes"]),
-    "next_sentence_negatives": _share("share of negatives", better=0, compute=share_of_last_class, tables_only=True,
-                                      **_confused),
-    "token_accuracy": _share("token accuracy", compute=token_accuracy, needs="correct", uses_all_rows=True,
-                             tables_only=True),
+    "next_sentence_negatives": _make_share("share of negatives", better=0, compute=share_of_last_class,
+                                           tables_only=True, **_confused),
+    "token_accuracy": _make_share("token accuracy", compute=token_accuracy, needs="correct", uses_all_rows=True,
+                                  tables_only=True),
     "perplexity": Metric("perplexity", better=-1, low=1, needs="nll",
                          compute=lambda sums: math.exp(min(loss(sums), 700.0)), uses_all_rows=True, tables_only=True),
 }  # fmt: skip

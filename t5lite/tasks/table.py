@@ -18,7 +18,7 @@ from t5lite.tasks.task import Task
 from t5lite.tasks.text import TEXT
 
 TASKS: dict[str, Task] = {task.head: task for task in (TEXT, LABEL, TAGS, NEXT_SENTENCE)}
-# {objective.name: the task of its answers on an encoder, where the data has labels}
+# {objective.name: the task of its answers on an encoder, if the data has labels}
 ENCODER_TASKS = {"supervised": LABEL, "tagging": TAGS}
 
 

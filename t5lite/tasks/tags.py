@@ -89,7 +89,7 @@ def entity_counts(
     order = jnp.argsort(~counted, stable=True)  # move the words to the front, and the pieces between them to the end
     is_word = counted[order]
 
-    def entities(tags: Array) -> tuple[Array, Array, Array]:
+    def find_entities(tags: Array) -> tuple[Array, Array, Array]:
         part = jnp.where(is_word, jnp.asarray(parts)[tags[order]], OUTSIDE)
         kind = jnp.where(part == OUTSIDE, -1, jnp.asarray(types)[tags[order]])
         before = jnp.concatenate([jnp.full(1, -1), kind[:-1]])
@@ -100,7 +100,7 @@ def entity_counts(
         ends = jnp.append(jax.lax.cummin(stops, reverse=True)[1:], tags.shape[0])
         return begins, kind, ends
 
-    (begins, kind, ends), (chosen_begins, chosen_kind, chosen_ends) = entities(gold), entities(chosen)
+    (begins, kind, ends), (chosen_begins, chosen_kind, chosen_ends) = find_entities(gold), find_entities(chosen)
     words = jnp.sum(is_word)
     goes_on = (next_tag >= 0) & (jnp.asarray(parts)[next_tag] == INSIDE)
     goes_on &= (words > 0) & (kind[words - 1] == jnp.asarray(types)[next_tag])

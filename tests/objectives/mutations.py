@@ -32,12 +32,13 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation(
         "adjacent spans fused into one mask", "noise.py",
-        "return covered(first), begins & ~covered(first + 1)", "return covered(first), span_starts(covered(first))",
+        "return mark_words(first), begins & ~mark_words(first + 1)",
+        "return mark_words(first), span_starts(mark_words(first))",
         "infilling.py::test_spans_cover_whole_words",
     ),
     Mutation(
         "a mask for a span that begins inside another", "noise.py",
-        "begins & ~covered(first + 1)", "begins & covered(first)",
+        "begins & ~mark_words(first + 1)", "begins & mark_words(first)",
         "infilling.py::test_spans_cover_whole_words",
     ),
     Mutation(
@@ -188,7 +189,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a prefix mask that is one short", "batch.py",
-        "shift_right(in_inputs, None) | (segment_starts(_segments(tokens, segment_ids)) & in_inputs)", "in_inputs",
+        "shift_right(in_inputs, None) | (segment_starts(_fill_segments(tokens, segment_ids)) & in_inputs)", "in_inputs",
         "batch.py::test_the_decoder_layout_is_the_docstrings",
     ),
     Mutation(

@@ -147,7 +147,7 @@ def test_objectives_without_sentinels_need_none():
 )
 def test_what_targets_never_hold_may_not_be_generated(name, holds_specials):
     made = vocabulary()
-    allowed = build(name, vocab=made, **SETTINGS.get(name, {})).allowed(made)
+    allowed = build(name, vocab=made, **SETTINGS.get(name, {})).allowed_ids(made)
     assert allowed.shape == (made.rows,)
     assert not allowed[[PAD, UNKNOWN]].any() and allowed[EOS] and allowed[UNKNOWN + 1 : made.pieces].all()
     assert (allowed[made.pieces :] == holds_specials).all()
@@ -155,5 +155,5 @@ def test_what_targets_never_hold_may_not_be_generated(name, holds_specials):
 
 def test_without_an_unknown_token_all_text_may_be_generated():
     made = dataclasses.replace(vocabulary(), unknown=None)
-    allowed = build("text_infilling", vocab=made).allowed(made)
+    allowed = build("text_infilling", vocab=made).allowed_ids(made)
     assert allowed[np.flatnonzero(~made.table.is_special)].all() and not allowed[PAD]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from scipy import stats
 
 from t5lite.objectives import noise, order, rules
-from t5lite.objectives.denoisers import BART_NOISES, bart
+from t5lite.objectives.denoisers import BART_NOISES, combine_noises
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import MASK
 from tests.objectives.made import (
@@ -96,7 +96,7 @@ def test_an_insertion_is_a_mask_more_anywhere_and_takes_nothing_away():
 def test_spans_cover_whole_words(word_starts, first, lengths, mask, starts):
     is_start = _bools(word_starts)
     word = jnp.cumsum(is_start) - 1
-    made = noise.spans_of_words(jnp.array(first), jnp.array(lengths), word, is_start)
+    made = noise.make_word_spans(jnp.array(first), jnp.array(lengths), word, is_start)
     assert ["".join(".#"[int(token)] for token in side) for side in made] == [mask, starts]
 
 
@@ -128,7 +128,7 @@ def test_overlaps_and_words_are_those_of_fairseq(data):
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=len(first), max_size=len(first)))
     unused = 6 - len(first)
     padded = np.array(first + [length] * unused), np.array(lengths + [0] * unused)
-    mask, starts = jax.jit(noise.spans_of_words)(*padded, np.cumsum(is_start) - 1, is_start)
+    mask, starts = jax.jit(noise.make_word_spans)(*padded, np.cumsum(is_start) - 1, is_start)
     ours = np.where(starts, -1, np.arange(length))[~np.asarray(mask) | np.asarray(starts)].tolist()
     assert ours == _fairseq_inputs([int(places[word]) for word in first], lengths, is_start)
 
@@ -233,7 +233,7 @@ def test_there_is_a_mask_for_each_span_and_each_insertion():
 
 
 def test_deleted_tokens_vanish_and_masked_ones_do_not():
-    tokens, chosen = jnp.arange(10, 16), noise.noise_of_mask(_bools("##..#."))
+    tokens, chosen = jnp.arange(10, 16), noise.make_noise(_bools("##..#."))
     for rule, expected in ((rules.drop_noise, [12, 13, 15]), (rules.noise_token_to_mask, [M, M, 12, 13, M, 15])):
         new, keep = rule.apply(jax.random.key(0), tokens, chosen, IDS)
         assert new[keep].tolist() == expected
@@ -241,12 +241,12 @@ def test_deleted_tokens_vanish_and_masked_ones_do_not():
 
 def test_barts_noises_are_composed_in_its_order():
     for noises in itertools.permutations(("document_rotation", "token_deletion", "sentence_permutation")):
-        made = bart(noises)
+        made = combine_noises(noises)
         assert (made.process, made.density, made.order) == (noise.iid, 0.3, order.shuffle_sentences)
         assert made.inputs.per_noise == -1 and made.inputs != rules.drop_noise, "rotated"
         assert made.targets is rules.keep_all
-    assert bart(("document_rotation",)).order is order.keep_order
-    assert bart(("text_infilling",)).inputs is rules.infill
+    assert combine_noises(("document_rotation",)).order is order.keep_order
+    assert combine_noises(("text_infilling",)).inputs is rules.infill
 
 
 @pytest.mark.parametrize("name", BART_NOISES)

@@ -59,12 +59,12 @@ def test_rules_give_the_golden_sides(rule, expected):
     tokens = jnp.arange(10, 16)
     mask = jnp.array([True, True, False, False, True, False])
     ids = rules.Ids(size=1000, ordinary=np.arange(3, 900))
-    side, count = rules.compact(*rule.apply(None, tokens, noise.noise_of_mask(mask), ids), length=6)
+    side, count = rules.compact(*rule.apply(None, tokens, noise.make_noise(mask), ids), length=6)
     assert side[:count].tolist() == expected
 
 
 def _sides(key, tokens, num_noise, num_spans, size):
-    chosen = noise.noise_of_mask(noise.random_spans(key, len(tokens), num_noise, num_spans))
+    chosen = noise.make_noise(noise.random_spans(key, len(tokens), num_noise, num_spans))
     ids, room = rules.Ids(size, np.arange(3, 900)), 2 * len(tokens)
     inputs, targets = (
         rules.compact(*rule.apply(None, tokens, chosen, ids), room)

@@ -94,7 +94,7 @@ def test_a_tokenizer_without_an_unknown_token_can_say_all_its_text(folders, open
         vocabulary = opened[name].vocabulary
         assert vocabulary.unknown is None, name
         for objective, architecture in (("causal_lm", "decoder"), ("prefix_lm", "encoder_decoder")):
-            allowed = build(objective, architecture, vocabulary).allowed(vocabulary)
+            allowed = build(objective, architecture, vocabulary).allowed_ids(vocabulary)
             assert allowed[opened[name].encode("!Oil, 0.")].all()
     for name, unknown in (("bart", "<unk>"), ("bert", "[UNK]"), ("llama", "<unk>"), ("t5", "<unk>")):
         assert opened[name].vocabulary.unknown == library(folders[name]).token_to_id(unknown)
