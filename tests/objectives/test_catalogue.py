@@ -74,7 +74,7 @@ def test_the_special_tokens_that_lack_are_named(name):
     architectures, specials = TABLE[name]
     with pytest.raises(UserError, match=r"config\.tokenizer\.specials") as refused:
         build(name, architectures[-1], vocabulary(specials=()), **SETTINGS.get(name, {}))
-    assert f"{name} needs {', '.join(specials)}, which" in str(refused.value)
+    assert f"{name} needs {', '.join(specials)}, but" in str(refused.value)
     fewer = vocabulary(specials=specials[1:])
     with pytest.raises(UserError) as refused:
         build(name, architectures[-1], fewer, **SETTINGS.get(name, {}))
