@@ -78,7 +78,7 @@ def test_the_special_tokens_that_lack_are_named(name):
     fewer = vocabulary(specials=specials[1:])
     with pytest.raises(UserError) as refused:
         build(name, architectures[-1], fewer, **SETTINGS.get(name, {}))
-    assert f"{name} needs {specials[0]}, which" in str(refused.value)
+    assert f"{name} needs {specials[0]}, but" in str(refused.value)
 
 
 def test_a_config_asks_for_what_its_objective_needs_unless_it_names_them():
@@ -100,7 +100,7 @@ def test_a_config_asks_for_what_its_objective_needs_unless_it_names_them():
         ("span_corruption", {"noise_density": -0.1}, r"noise_density: must be at least 0 and below 1, is -0.1"),
         ("drop_tokens", {"noise_density": 1.0}, r"noise_density: must be at least 0 and below 1, is 1.0"),
         ("prefix_lm", {"noise_density": 1.5}, "noise_density"),
-        ("prefix_lm", {"noise_density": 0.0}, "0 leaves a prefix LM no targets"),
+        ("prefix_lm", {"noise_density": 0.0}, "with 0, a prefix LM has no targets"),
         ("text_infilling", {"mean_noise_span_length": 0.0}, "mean_noise_span_length: must be at least 1, is 0.0"),
         ("token_deletion", {"inputs_length": 1}, "inputs_length: 1 is too short for a window of 2 tokens"),
         ("deshuffling", {"inputs_length": -3}, "inputs_length: -3 is too short for a window"),
