@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from t5lite import cli
 from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.generation_config import write_generation_config
-from t5lite.interop.dropout import lost_places
+from t5lite.interop.dropout import find_lost_places
 from t5lite.interop.kept import keep_release, read_kept, write_back
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.interop.tensors import DTYPES
@@ -110,7 +110,7 @@ def _note_losses(model: ModelConfig) -> None:
     """Say which properties of the model config.json cannot express. Raises UserError for a model of no family."""
     family, _ = describe(model)
     file = f"config.json of {family.model_types[0]}"
-    if places := lost_places(model, family.dropout):
+    if places := find_lost_places(model, family.dropout):
         say(f"note: {file} cannot express the run's dropout at these places: {', '.join(places)}")
     if model.max_positions is not None and model.positions != "learned":
         say(

@@ -12,7 +12,7 @@ from t5lite.reporting.groups import Group
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
 from t5lite.system.errors import UserError
-from t5lite.system.files import finite, write_atomically, write_json
+from t5lite.system.files import replace_non_finite, write_atomically, write_json
 
 
 def write_report(
@@ -49,7 +49,7 @@ def write_report(
 
 def to_json(report: Report) -> dict[str, Any]:
     """Return the report as plain JSON values. A number that is not finite becomes None."""
-    return finite(
+    return replace_non_finite(
         {
             "title": report.title,
             "runs": [_entry(entry) for entry in report.entries],

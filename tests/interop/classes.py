@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t5lite.interop.tensors import DTYPES, TensorFolder, ToWrite, write_tensors
+from t5lite.interop.tensors import DTYPES, TensorFolder, TensorToWrite, write_tensors
 from tests.interop import drawn
 from tests.interop.variants import seeded_state, write_folder
 
@@ -138,9 +138,9 @@ def write_class(folder: Path, said: dict, state: dict[str, np.ndarray], seed: in
         dtype = by_value.setdefault(id(values), usual or draw.choice([*DTYPES]))  # of copies the same
         if values.dtype in names:
             raw = values.tobytes()
-            tensors[name] = ToWrite(values.shape, lambda raw=raw: raw, stored=names[values.dtype], size=len(raw))
+            tensors[name] = TensorToWrite(values.shape, lambda raw=raw: raw, stored=names[values.dtype], size=len(raw))
         else:
-            tensors[name] = ToWrite(values.shape, lambda values=values: values, dtype=dtype)
+            tensors[name] = TensorToWrite(values.shape, lambda values=values: values, dtype=dtype)
 
     write_tensors(folder, tensors, "float32")
     return folder

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from t5lite.config import base_config
-from t5lite.interop.dropout import lost_places, rates_of, read_places, read_rates
+from t5lite.interop.dropout import find_lost_places, rates_of, read_places, read_rates
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.writing import describe
 from t5lite.objectives.objective import OF_TOKENS
@@ -27,7 +27,7 @@ MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), (
 def test_what_is_written_reads_as_the_same_places(name, heads):
     model = small_model(name, heads)
     family, json = describe(model)
-    assert not lost_places(model, family.dropout)
+    assert not find_lost_places(model, family.dropout)
     again = dataclasses.replace(model, dropout_places=read_places(json, family.dropout))
     assert {place: again.dropout_at(place) for place in again.dropout_places} == dict.fromkeys(
         again.dropout_places, 0.1
@@ -88,7 +88,7 @@ def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropou
 
 def test_places_that_a_family_cannot_say_are_known():
     model = dataclasses.replace(small_model("llama2"), dropout_places=("embedding", "attention", "residual"))
-    assert lost_places(model, FAMILIES["llama"].dropout) == ["embedding", "residual"]
+    assert find_lost_places(model, FAMILIES["llama"].dropout) == ["embedding", "residual"]
 
 
 @pytest.mark.parametrize(("name", "heads"), MODELS, ids=str)

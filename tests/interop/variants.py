@@ -10,7 +10,7 @@ import numpy as np
 
 from t5lite.interop.family import Entry, Json, shapes_of, tensor_shape
 from t5lite.interop.released import FAMILIES
-from t5lite.interop.tensors import ToWrite, write_tensors
+from t5lite.interop.tensors import TensorToWrite, write_tensors
 from t5lite.model.config import ModelConfig
 
 T5 = dict(
@@ -171,6 +171,6 @@ def write_folder(folder: Path, said: Json, state: dict[str, np.ndarray], dtype: 
     """A folder of released weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(said))
-    tensors = {name: ToWrite(values.shape, lambda values=values: values) for name, values in state.items()}
+    tensors = {name: TensorToWrite(values.shape, lambda values=values: values) for name, values in state.items()}
     write_tensors(folder, tensors, dtype, **options)
     return folder

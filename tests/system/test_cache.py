@@ -96,7 +96,7 @@ def test_a_full_disk_is_told_in_a_line_and_nothing_is_left(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    refused = pytest.raises(UserError, match=r"cannot write under .*set T5LITE_CACHE")
+    refused = pytest.raises(UserError, match=r"cannot write in .*set T5LITE_CACHE")
     with refused, atomic_folder(tmp_path / "file" / "final"):
         pass
 

@@ -28,7 +28,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path, content):
     write_atomically(tmp_path / "result.json", "old")
     with (
         full_disk(1000),
-        pytest.raises(UserError, match=r"result\.json: File too large; what stood there before is unharmed"),
+        pytest.raises(UserError, match=r"result\.json: File too large; the old file is unchanged"),
     ):
         write_atomically(tmp_path / "result.json", content)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
