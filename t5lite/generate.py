@@ -209,7 +209,7 @@ def main(argv: Sequence[str]) -> None:
     options = _options(arguments)
     if arguments.target is not None and not arguments.score:
         raise UserError("--target is of use only with --score; give both")
-    with cli.jax_started(arguments):
+    with cli.start_jax_on_hosts(arguments):
         answerer = open_answerer(
             arguments.checkpoint, step=arguments.step, average=arguments.average, tensor=arguments.tensor
         )

@@ -49,7 +49,7 @@ UNTIL_A_LOOP_BEGINS = """
         with contextlib.suppress(KeyboardInterrupt):  # as in a callback
             time.sleep(60)
         with Stopping() as stop:
-            while not stop.asked(at_once=True):
+            while not stop.must_stop(at_once=True):
                 time.sleep(0.01)
         raise Interrupted("saved")
 """
