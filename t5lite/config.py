@@ -277,7 +277,7 @@ def _is_file(name: str | None, path: Path) -> bool:
 
 
 def _shorten_error(error: Exception) -> str:
-    """Return the message of `error`; for an unknown field a short one, because ml_collections lists the whole config."""
+    """Return the message of `error`. For an unknown field, leave out the config that ml_collections prints."""
     text = str(error)
     if isinstance(error, AttributeError | KeyError):
         near = re.search(r'Did you mean "(\w+)"', text)

@@ -231,7 +231,7 @@ def test_wrong_indices_are_refused(change, message, tmp_path):
     ("name", "change", "message"),
     [
         ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' are not supported"),
-        ("llama", {"rope_scaling": {"rope_type": "linear"}}, "not understood"),
+        ("llama", {"rope_scaling": {"rope_type": "linear"}}, "are damaged"),
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, "rope_theta=500.0 contradicts"),
         (
             "llama_linear",

@@ -244,11 +244,11 @@ def test_a_conversation_fills_blanks_and_ends(spans):
     ("arguments", "message"),
     [
         (["--score"], "--score needs a target for 'x'"),
-        (["--target", "y"], "--target is of use only with --score"),
+        (["--target", "y"], "--target has no effect without --score"),
         (["--num_beams=4", "--temperature=1"], "num_beams=4 searches .* temperature=1.0 draws"),
         (["--num_return=2"], "num_return=2: there is only one answer"),
         (["--num_beams=2", "--num_return=3"], "needs at least as many beams"),
-        (["--num_beams=2", "--stop", "."], "--stop does not go with --num_beams"),
+        (["--num_beams=2", "--stop", "."], "--stop cannot be combined with --num_beams"),
         (["--stop", ""], "--stop: an empty text"),
         (["--suppress", "the whole sentence"], "--suppress: .* is [0-9]+ tokens"),
         (["--early_stopping", "perhaps"], "early_stopping='perhaps'"),
