@@ -1,4 +1,4 @@
-"""The report in short, for the terminal: the means of each task, the missing results, the verdicts and the notes."""
+"""A short report for the terminal: the means of each task, the missing results, the verdicts and the notes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from t5lite.reporting.words import printable, sentence
 
 
 def show(report: Report, folder: Path) -> None:
-    """Print the report on stdout, and where its page is in `folder`."""
+    """Print the report on stdout, and the path of its page. folder: the folder of the page."""
     console = Console(highlight=False)
     for task in report.tasks:
         content = groups_table(task, short=True)

@@ -86,7 +86,7 @@ def test_fewer_than_three_seeds_have_an_interval_and_no_verdict(tmp_path, losses
     assert comparison.delta.low is not None and comparison.delta.high < 0
     assert words.verdict(comparison) == verdict
     if verdict == "not judged":
-        assert words.sentence(comparison).endswith("not judged: a verdict takes 3 seeds.")
+        assert words.sentence(comparison).endswith("not judged: a verdict needs 3 seeds.")
 
 
 def test_the_command_takes_several_bases(labels, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, compare
 from t5lite.reporting.document import groups_table, verdicts
-from t5lite.reporting.groups import differing_rows
+from t5lite.reporting.groups import find_different_rows
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
 from t5lite.system.errors import UserError
@@ -86,7 +86,7 @@ def test_runs_evaluated_on_other_rows_are_other_tasks(tmp_path, change, reason):
     report = _report([*write_seeds(tmp_path, "a", [3.0, 3.1]), *write_seeds(tmp_path, "b", [2.0, 2.1], **change)])
     assert not report.comparisons and len(report.tasks) == 2 and _said(report, "2 tasks", "never between")
     assert _said(report, f"b: not compared with a, because {reason} is not the same")
-    assert differing_rows(*report.groups, "validation", "loss") == reason
+    assert find_different_rows(*report.groups, "validation", "loss") == reason
 
 
 def test_the_same_rows_read_in_another_way_are_one_task(tmp_path):

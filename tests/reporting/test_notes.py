@@ -52,7 +52,7 @@ def test_results_of_several_versions_may_not_compare(tmp_path, change, what):
     mixed = [*write_seeds(tmp_path, "a", [3.0]), *write_seeds(tmp_path, "a", [3.1], first_seed=1, provenance=change)]
     same = write_seeds(tmp_path, "b", [3.0, 3.1], fields=WIDE)
     (note,) = _said(_report([*mixed, *same]), what)
-    assert "their results and costs may not compare" in note and "one group: a." in note
+    assert "their results and costs may not be comparable" in note and "one group: a." in note
     apart = _report([*write_seeds(tmp_path / "x", "c", [3.0], provenance=change), *same])
     assert _said(apart, what, "results") and not _said(apart, "of one group")
 
@@ -72,21 +72,21 @@ def test_a_config_that_was_changed_midway_is_said(tmp_path):
 def test_other_devices_are_said_to_spoil_costs(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0])
     b = write_seeds(tmp_path, "b", [3.0], fields=WIDE, provenance={"devices": ["NVIDIA H200"]})
-    assert _said(_report([*a, *b]), "different devices", "costs do not compare")
-    assert not _said(_report(a), "costs do not compare") and not _said(_report([*a, *b]), "results")
+    assert _said(_report([*a, *b]), "different devices", "costs are not comparable")
+    assert not _said(_report(a), "costs are not comparable") and not _said(_report([*a, *b]), "results")
 
 
 def test_the_devices_of_an_origin_count(tmp_path):
     write_run(tmp_path, "pretrain", {"loss": 3.0}, provenance={"devices": ["NVIDIA H200"] * 2})
     report = _report(write_seeds(tmp_path, "a", [3.0], fields={"init_from": "@pretrain"}))
-    assert _said(report, "what they started from", "different devices", "costs do not compare")
+    assert _said(report, "the runs that they started from", "different devices", "costs are not comparable")
     alone, with_origins = cost_table(report).rows
     assert alone[-1] == "1 × cpu" and with_origins[-1] == "1 × cpu; 2 × NVIDIA H200"
 
 
 def test_other_evaluations_during_training_are_said_to_spoil_times(tmp_path):
     a = [*write_seeds(tmp_path, "a", [3.0]), *write_seeds(tmp_path, "a", [3.1], 1, fields={"eval.every_steps": 5})]
-    assert _said(_report(a), "eval.every_steps", "None of a-0; 5 of a-1", "times do not compare")
+    assert _said(_report(a), "eval.every_steps", "None of a-0; 5 of a-1", "times are not comparable")
     other_task = {"objective.name": "span_corruption", "eval.every_steps": 5}
     b = write_seeds(tmp_path, "b", [3.0], fields=other_task)
     assert not _said(_report([a[0], *b]), "eval.every_steps")
@@ -101,7 +101,9 @@ def test_updates_that_were_left_out_are_said_with_the_run(tmp_path):
     workdirs = write_seeds(tmp_path, "steep", [2.0, 2.1, 2.2])
     result = json.loads((workdirs[1] / "result.json").read_text())
     (workdirs[1] / "result.json").write_text(json.dumps(result | {"skipped_steps": 3}))
-    assert _said(_report(workdirs), "left out") == ["steep-1 left out 3 updates, as a loss or gradient was not finite."]
+    assert _said(_report(workdirs), "skipped") == [
+        "steep-1 skipped 3 updates, because a loss or gradient was not finite."
+    ]
 
 
 def test_the_number_of_intervals_is_told(tmp_path):

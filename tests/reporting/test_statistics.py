@@ -9,7 +9,7 @@ from t5lite.reporting.statistics import (
     mean_interval,
     percentile_interval,
     resampling_weights,
-    stretch,
+    stretch_factor,
 )
 
 
@@ -32,7 +32,7 @@ def test_three_values_against_a_case_by_hand():
     low, high = percentile_interval(np.array([1.0, 2.0, 6.0]))
     assert (low, high) == (1.0, 6.0)  # of 27 means the least and the greatest have 1/27 > 2.5 % each
     by = 4.302653 / 1.959964 * np.sqrt(3 / 2)
-    assert stretch(3) == pytest.approx(by, rel=1e-6)
+    assert stretch_factor(3) == pytest.approx(by, rel=1e-6)
     found = estimate([1.0, 2.0, 6.0])
     assert (found.mean, found.n) == (3.0, 3)
     assert (found.low, found.high) == pytest.approx((3 - by * 2, 3 + by * 3))
