@@ -1,4 +1,4 @@
-"""The command without a verb, and the package that `pip install .` makes of the tree."""
+"""The command t5lite without a verb, and the package that `pip install .` builds."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ def _run(*arguments):
     return subprocess.run([sys.executable, "-m", "t5lite", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_every_verb_is_listed_with_what_it_does():
+def test_every_verb_is_listed_with_its_summary():
     modules = {path.stem for path in (ROOT / "t5lite").glob("*.py") if "\n@cli.verb\n" in path.read_text()}
     assert set(command.VERBS) == modules
     said = _run()
@@ -34,14 +34,14 @@ def test_a_verb_runs_with_its_own_arguments():
     assert said.returncode == 0 and "--base" in said.stdout
 
 
-def test_an_unknown_verb_is_a_mistake_in_one_line():
+def test_an_unknown_verb_is_an_error_in_one_line():
     said = _run("trian")
     assert said.returncode == 2 and said.stderr == "t5lite: there is no verb 'trian'; did you mean 'train'?\n"
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(a copy of the tree in which a wheel was built, the wheel)."""
+    """(copy of the tree in which a wheel was built, path of the wheel)."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)

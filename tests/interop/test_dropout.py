@@ -1,4 +1,4 @@
-"""Dropout of released models: config.json's rates as places, and back; and the same activations as transformers."""
+"""Dropout of released models: rates become places and back, and the same activations drop as in transformers."""
 
 import collections
 import dataclasses
@@ -38,7 +38,7 @@ def test_what_is_written_reads_as_the_same_places(name, heads):
 @pytest.mark.parametrize(
     ("json", "places"),
     [
-        ({"model_type": "bart"}, ("embedding", "residual")),  # transformers' own rates: dropout alone
+        ({"model_type": "bart"}, ("embedding", "residual")),  # transformers' default rates: only `dropout` is above 0
         ({"model_type": "bart", "activation_dropout": 0.1}, ("embedding", "activation", "residual")),
         ({"model_type": "bart", "dropout": 0}, ("embedding", "attention", "activation", "residual")),
         ({"model_type": "bert"}, ("embedding", "attention", "residual", "head")),
@@ -61,7 +61,7 @@ def test_what_is_no_rate_is_named(rate):
 
 
 @pytest.mark.parametrize(
-    ("name", "rates", "dropout", "places", "said"),
+    ("name", "rates", "dropout", "places", "expected_note"),
     [
         ("gpt2", {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}, 0.1, None, None),
         ("gpt2", {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0}, 0.1, None, None),
@@ -74,7 +74,7 @@ def test_what_is_no_rate_is_named(rate):
         ("llama", {}, 0.1, None, "attention_dropout=0; this run has model.dropout=0.1 at attention"),
     ],
 )
-def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropout, places, said, tmp_path):
+def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropout, places, expected_note, tmp_path):
     config = base_config()
     config.init_from = f"hf:{make_place(tmp_path, name, **rates)}"
     config.model.architecture = "encoder_decoder" if name == "bart" else "decoder"
@@ -82,7 +82,7 @@ def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropou
     config.model.dropout, config.model.dropout_places = dropout, places
     config = with_inherited_shape(config)
     note = dropout_note(config)
-    assert note is None if said is None else said in note
+    assert note is None if expected_note is None else expected_note in note
     assert places is None or config.model.dropout_places == places, "the run's own places stay"
 
 
@@ -93,7 +93,7 @@ def test_places_that_a_family_cannot_say_are_known():
 
 @pytest.mark.parametrize(("name", "heads"), MODELS, ids=str)
 def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
-    """In train mode, by the shapes of what goes through its dropout. Needs torch and transformers."""
+    """In train mode, count the shapes of the arrays that go through dropout. Needs torch and transformers."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     model = small_model(name, heads)
     _, json = describe(model)

@@ -1,4 +1,4 @@
-"""Runs with different objectives compare by the standard that all were evaluated with, and by nothing else."""
+"""Runs with different objectives are compared only by a standard with which all were evaluated."""
 
 import pytest
 

@@ -200,7 +200,7 @@ def test_released_weights_given_as_a_workdir_are_told(tmp_path, capsys):
     folder = make_place(tmp_path / "t5", "t5")
     for verb in (generate, evaluate):
         more = ["--input", "x"] if verb is generate else []
-        assert f"say hf:{folder}" in _fails(["--checkpoint", str(folder), *more], capsys, verb)
+        assert f"give hf:{folder}" in _fails(["--checkpoint", str(folder), *more], capsys, verb)
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):
