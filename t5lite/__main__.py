@@ -43,7 +43,7 @@ def list_verbs() -> str:
     )
 
 
-def _version() -> str:
+def _read_version() -> str:
     try:
         return version("t5lite")
     except PackageNotFoundError:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(list_verbs())
             return
         if verb == "--version":
-            print(f"t5lite {_version()}")
+            print(f"t5lite {_read_version()}")
             return
         if verb not in VERBS:
             raise UserError(f"there is no verb {verb!r}; {nearest(verb, VERBS)}")

@@ -36,12 +36,12 @@ def base_config() -> ConfigDict:
         {
             "name": "",
             "seed": 0,
-            "tokenizer": _tokenizer(),
-            "data": _data(),
-            "objective": _objective(),
-            "model": _model(),
-            "optimizer": _optimizer(),
-            "schedule": _schedule(),
+            "tokenizer": _tokenizer_fields(),
+            "data": _data_fields(),
+            "objective": _objective_fields(),
+            "model": _model_fields(),
+            "optimizer": _optimizer_fields(),
+            "schedule": _schedule_fields(),
             "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
             "batch_size": 8,
             "microbatches": 1,
@@ -83,7 +83,7 @@ def base_config() -> ConfigDict:
     return config
 
 
-def _tokenizer() -> dict[str, Any]:
+def _tokenizer_fields() -> dict[str, Any]:
     return {
         "path": _optional(str),  # a .model file, a workdir, hf:DIR; None: that of `init_from`, else train one
         "vocab_size": 8000,  # the number of pieces, if the tokenizer is trained
@@ -93,7 +93,7 @@ def _tokenizer() -> dict[str, Any]:
     }
 
 
-def _data() -> dict[str, Any]:
+def _data_fields() -> dict[str, Any]:
     return {
         "train": {
             "source": _optional(str),
@@ -106,28 +106,28 @@ def _data() -> dict[str, Any]:
         "validation": {
             "source": _optional(str),
             "split": _optional(str),
-            "columns": _columns(),  # None: the columns of `train`
+            "columns": _column_fields(),  # None: the columns of `train`
         },
         "labels": _optional(bool),  # whether targets are labels of a closed set; None: the training targets decide
     }
 
 
-def _columns() -> dict[str, Any]:
+def _column_fields() -> dict[str, Any]:
     return {"text": _optional(str), "inputs": _optional(str), "targets": _optional(str)}
 
 
 def member_fields(group: str) -> ConfigDict:
     """Return the fields that a member of a mixture may have, all None. group: "data.train" or "objective"."""
     if group == "data.train":
-        fields = {"source": _optional(str), "split": _optional(str), "columns": _columns()}
+        fields = {"source": _optional(str), "split": _optional(str), "columns": _column_fields()}
     else:
-        usual = ConfigDict(_objective())
+        usual = ConfigDict(_objective_fields())
         fields = {name: _optional(usual.get_type(name)) for name in usual if name != "mixture"}
         fields["mode"] = _optional(str)
     return ConfigDict({**fields, "weight": _optional(float)})
 
 
-def _objective() -> dict[str, Any]:
+def _objective_fields() -> dict[str, Any]:
     return {
         "name": "span_corruption",
         "inputs_length": 512,
@@ -150,7 +150,7 @@ def _objective() -> dict[str, Any]:
     }
 
 
-def _model() -> dict[str, Any]:
+def _model_fields() -> dict[str, Any]:
     return {
         "architecture": "encoder_decoder",
         "num_encoder_layers": 4,
@@ -193,7 +193,7 @@ def _model() -> dict[str, Any]:
     }
 
 
-def _optimizer() -> dict[str, Any]:
+def _optimizer_fields() -> dict[str, Any]:
     return {
         "name": "adamw",
         "b1": _optional(float),  # None, here and below: the method's default
@@ -209,7 +209,7 @@ def _optimizer() -> dict[str, Any]:
     }
 
 
-def _schedule() -> dict[str, Any]:
+def _schedule_fields() -> dict[str, Any]:
     return {
         "name": "constant",
         "rate": 1e-3,  # the largest learning rate

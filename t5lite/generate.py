@@ -168,7 +168,7 @@ def _make_options(arguments: argparse.Namespace) -> Options:
     return Options(settings, stop, tuple(arguments.suppress or ()), arguments.seed)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = cli.parser("generate", __doc__)
     cli.add_checkpoint(parser)
     texts = parser.add_mutually_exclusive_group()
@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 @cli.verb
 def main(argv: Sequence[str]) -> None:
     """Print an answer to each text."""
-    arguments = _parser().parse_args(argv)
+    arguments = _make_parser().parse_args(argv)
     options = _make_options(arguments)
     if arguments.target is not None and not arguments.score:
         raise UserError("--target has no effect without --score; give both")

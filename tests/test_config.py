@@ -89,8 +89,8 @@ def test_flags_make_members_of_a_mixture(tmp_path):
                  "--config.objective.mixture.spans.whole_words=false",
                  "--config.objective.mixture.lm.name=prefix_lm",
                  "--config.objective.mixture.lm.mode=[S2S]"]  # fmt: skip
-    made = file(tmp_path, " c = base_config()", " c.objective.name = 'mixture'", " return c")
-    config = override(read_config(str(made)), arguments)
+    path = file(tmp_path, " c = base_config()", " c.objective.name = 'mixture'", " return c")
+    config = override(read_config(str(path)), arguments)
     check(config)
     assert to_dict(config)["data"]["train"]["mixture"] == {
         "domain": {"source": "files:a", "weight": 3.0, "columns": {"text": "body"}},
@@ -103,14 +103,14 @@ def test_flags_make_members_of_a_mixture(tmp_path):
 
 def test_flags_join_and_change_the_members_that_a_file_has(tmp_path):
     line = " c.data.train.mixture.books = {'source': 'pydocs', 'weight': 1}"  # an int; a flag may set 2.5
-    made = file(tmp_path, " c = base_config()", line, " return c")
+    path = file(tmp_path, " c = base_config()", line, " return c")
     arguments = [f"{MIXED}books.weight=2.5", f"{MIXED}books.split=test", f"{MIXED}more.source=files:a"]
-    mixture = override(read_config(str(made)), arguments).data.train.mixture
+    mixture = override(read_config(str(path)), arguments).data.train.mixture
     assert mixture.to_dict() == {
         "books": {"source": "pydocs", "weight": 2.5, "split": "test"},
         "more": {"source": "files:a"},
     }
-    cleared = override(read_config(str(made)), [f"{MIXED}books.split=x", f"{MIXED}books.split=None"])
+    cleared = override(read_config(str(path)), [f"{MIXED}books.split=x", f"{MIXED}books.split=None"])
     assert cleared.data.train.mixture.books.split is None
 
 

@@ -23,7 +23,7 @@ FIXED = {
     "logits_bias": True,
 }
 # The only values that are supported. Older files have fields for other computations.
-USUAL = {
+SUPPORTED = {
     "normalize_before": False,
     "add_final_layer_norm": False,
     "normalize_embedding": True,
@@ -36,13 +36,13 @@ USUAL = {
 
 def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
-    family.refuse_others(json, USUAL)
+    family.refuse_others(json, SUPPORTED)
     for pair in (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim")):
         if family.read_count(json, pair[0]) != family.read_count(json, pair[1]):
             raise UserError(f"config.json: {pair[0]} and {pair[1]} differ, which is not supported; give them one value")
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         **family.read_heads(json, "d_model", "encoder_attention_heads"),
         "architecture": "encoder_decoder",
         "num_encoder_layers": family.read_count(json, "encoder_layers"),

@@ -61,11 +61,11 @@ def _read_model_heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
 
 
 def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-    family.refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
+    supported = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+    family.refuse_others(json, {**supported, "tie_word_embeddings": True, "pruned_heads": {}})
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         **family.read_heads(json, "hidden_size", "num_attention_heads"),
         "architecture": "encoder",
         "num_encoder_layers": family.read_count(json, "num_hidden_layers"),

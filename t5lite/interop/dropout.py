@@ -2,7 +2,7 @@
 
 A family's config.json has rates for some of the places of model/config.py. Each family has a table of these fields:
 
-    "hidden_dropout_prob": Rate(("embedding", "residual"), usual=0.1)
+    "hidden_dropout_prob": Rate(("embedding", "residual"), default=0.1)
 
 A model here has one rate for all its places. The run chooses the rate, and the release chooses the places: those with a
 rate above 0. If every rate is 0, these are all places of the family.
@@ -19,11 +19,11 @@ class Rate(NamedTuple):
     """The meaning of a rate in config.json.
 
     places: where the rate applies. () stands for a kind of dropout that the model here does not have.
-    usual: the value if config.json lacks the field: transformers' default rate, or the name of another field.
+    default: the value if config.json lacks the field: transformers' default rate, or the name of another field.
     """
 
     places: tuple[str, ...]
-    usual: float | str
+    default: float | str
 
 
 Rates = Mapping[str, Rate]
@@ -32,10 +32,10 @@ Rates = Mapping[str, Rate]
 def read_rates(json: Mapping[str, Any], table: Rates) -> dict[str, float]:
     """Return {field of config.json: rate}. Raises UserError for a value that is not a rate."""
     rates: dict[str, float] = {}
-    for name, (_, usual) in table.items():
+    for name, (_, default) in table.items():
         value = json.get(name)
         if value is None:
-            value = rates[usual] if isinstance(usual, str) else usual
+            value = rates[default] if isinstance(default, str) else default
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise UserError(
                 f"config.json: {name} should be a rate of at least 0 and below 1, but is {value!r}; correct it"

@@ -31,7 +31,7 @@ KIND = re.compile(r"(For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|EncoderModel|Model
 # {activation in config.json, for a feed-forward block without a gate: its name here}
 UNGATED = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
 # How models other than T5 scale scores and logits, and how they are initialised.
-USUAL_SCALES = {"scale_scores": True, "scale_logits": False, "initialisation": "gpt2"}
+COMMON_SCALES = {"scale_scores": True, "scale_logits": False, "initialisation": "gpt2"}
 
 
 class Entry(NamedTuple):
@@ -211,9 +211,9 @@ def read_count(json: Json, name: str) -> int:
     return value
 
 
-def read_number(json: Json, name: str, usual: float) -> float:
-    """Return a number of config.json, or `usual` if it is absent. Raises UserError unless it is above 0."""
-    value = json.get(name, usual)
+def read_number(json: Json, name: str, default: float) -> float:
+    """Return a number of config.json, or `default` if it is absent. Raises UserError unless it is above 0."""
+    value = json.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise UserError(f"config.json: {name} should be a number above 0, but is {value!r}; correct it")
     return value
@@ -231,16 +231,16 @@ def read_heads(json: Json, width: str, heads: str) -> dict[str, int | None]:
 
 
 def even_head_fields(config: ModelConfig) -> dict[str, Any]:
-    """Return the values that a model must have, so that `read_heads` and USUAL_SCALES read the same model again."""
+    """Return the values that a model must have, so that `read_heads` and COMMON_SCALES read the same model again."""
     return {"num_kv_heads": None, "head_dim": config.d_model // config.num_heads, "logit_scale": 1.0}
 
 
-def read_choice(json: Json, name: str, known: Mapping[str, str], usual: str) -> str:
+def read_choice(json: Json, name: str, known: Mapping[str, str], default: str) -> str:
     """Return the name here for the value of the field `name`. known: {value in config.json: name here}.
 
     Raises UserError for any other value.
     """
-    value = json.get(name, usual)
+    value = json.get(name, default)
     if not isinstance(value, str) or value not in known:
         raise UserError(f"config.json: {name}={value!r} is not supported; known: {', '.join(known)}")
     return known[value]

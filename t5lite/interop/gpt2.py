@@ -30,7 +30,7 @@ def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     heads = family.read_heads(json, "n_embd", "n_head")
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         **heads,
         "architecture": "decoder",
         "num_encoder_layers": 0,

@@ -80,7 +80,7 @@ def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         ) from error
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         "architecture": "decoder",
         "num_encoder_layers": 0,
         "num_decoder_layers": family.read_count(json, "num_hidden_layers"),

@@ -155,7 +155,7 @@ def open_released(folder: Path) -> Released:
     _check_kind(folder, family, kind, names)
     rows, lacking = _match_tensors(family, kind, models, names)
     released = Released(
-        folder, json, family, kind, fields, model, tensors, rows, _all_shapes(models, rows, lacking), lacking
+        folder, json, family, kind, fields, model, tensors, rows, _find_shapes(models, rows, lacking), lacking
     )
     _check_shapes(released)
     names.check_repetitions()
@@ -235,7 +235,7 @@ def _check_ranges(fields: Mapping[str, Any]) -> None:
                 )
 
 
-def _all_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
+def _find_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
     """Return the shape of each parameter in `rows`. At least one of the models has that parameter."""
     known = {path: shape for model in reversed(models) for path, shape in shapes_of(model).items()}
     if missing := shapes_of(models[0]).keys() - rows.keys() - set(lacking):

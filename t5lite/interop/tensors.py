@@ -150,11 +150,11 @@ class TensorToWrite:
     stored: str | None = None
     size: int = 0
 
-    def layout(self, usual: str) -> tuple[str, int]:
-        """Return (name of the dtype in the file, number of bytes). usual: the dtype of the other tensors."""
+    def layout(self, default: str) -> tuple[str, int]:
+        """Return (name of the dtype in the file, number of bytes). default: the dtype of the other tensors."""
         if self.stored is not None:
             return self.stored, self.size
-        dtype = self.dtype or usual
+        dtype = self.dtype or default
         return FILE_DTYPES[dtype], math.prod(self.shape) * DTYPES[dtype].itemsize
 
 
@@ -173,18 +173,18 @@ def write_tensors(
             shards.append([])
         shards[-1].append(name)
     if len(shards) == 1:
-        _write(folder / SINGLE, tensors, shards[0], dtype)
+        _write_file(folder / SINGLE, tensors, shards[0], dtype)
         return [folder / SINGLE]
     files = [folder / f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for file, names in zip(files, shards, strict=True):
-        _write(file, tensors, names, dtype)
+        _write_file(file, tensors, names, dtype)
     weight_map = {name: file.name for file, names in zip(files, shards, strict=True) for name in names}
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return files
 
 
-def _write(file: Path, tensors: Mapping[str, TensorToWrite], names: Sequence[str], dtype: str) -> None:
+def _write_file(file: Path, tensors: Mapping[str, TensorToWrite], names: Sequence[str], dtype: str) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:

@@ -121,7 +121,7 @@ def compare(
     """
     complete = [run for run in runs if run.result is not None and run.run not in absent]
     if not complete:
-        entries = _entries(runs, absent, {})
+        entries = _list_entries(runs, absent, {})
         listed = ", ".join(f"{each.read.workdir if each.read else each.run} ({each.status})" for each in entries)
         raise UserError(f"no run is complete, so there is nothing to compare: {listed or 'no run was given'}")
     groups = make_groups(complete)
@@ -139,7 +139,7 @@ def compare(
     all_notes += notes.multiplicity_notes(
         sum(each.delta.low is not None for task in tasks for each in task.comparisons)
     )
-    entries = _entries(runs, absent, {run.workdir: group.name for group in groups for run in group.runs})
+    entries = _list_entries(runs, absent, {run.workdir: group.name for group in groups for run in group.runs})
     missing = notes.collect((entry.status, entry.run) for entry in entries if entry.status != "complete")
     return Report(
         title=title,
@@ -151,7 +151,7 @@ def compare(
     )
 
 
-def _entries(runs: Sequence[Run], absent: Mapping[str, str], group_of: Mapping[Path, str]) -> list[Entry]:
+def _list_entries(runs: Sequence[Run], absent: Mapping[str, str], group_of: Mapping[Path, str]) -> list[Entry]:
     """Return an entry for each run, then for each of the `absent` runs without a workdir.
 
     group_of: {workdir: name of the run's group}.

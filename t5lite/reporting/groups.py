@@ -75,7 +75,7 @@ class Group:
         for run in self.runs:
             if metric in run.metrics.get(split, {}):
                 by_seed[run.seed].append(run.metrics[split][metric])
-        return {seed: _mean(values) for seed, values in sorted(by_seed.items())}
+        return {seed: _mean_of_finite(values) for seed, values in sorted(by_seed.items())}
 
     @functools.cached_property
     def estimates(self) -> dict[SplitMetric, Estimate]:
@@ -99,7 +99,7 @@ class Group:
         return mean_cost([read_cost_with_origins(run) for run in self.runs])
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean_of_finite(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
@@ -188,7 +188,7 @@ def find_different_rows(a: Group, b: Group, split: str, metric: str) -> str | No
     if text in of_a and text in of_b:
         if of_a[text] != of_b[text]:
             return "the held-out data"
-    elif _data(a) != _data(b):
+    elif _data_fingerprints(a) != _data_fingerprints(b):
         return "the data"
     of_a, of_b = (_evaluated_fields(group.config["objective"], standard) for group in (a, b))
     changed = sorted(name for name in of_a.keys() | of_b if of_a.get(name) != of_b.get(name))
@@ -207,6 +207,6 @@ def _evaluated_fields(objective: dict[str, Any], standard: str | None) -> dict[s
     return OBJECTIVES[objective["name"]].evaluated_as(objective) if objective["name"] in OBJECTIVES else objective
 
 
-def _data(group: Group) -> Any:
+def _data_fingerprints(group: Group) -> Any:
     """Return the fingerprints of all data. Without provenance, return the fields of the config's `data`."""
     return group.runs[0].provenance.get("data") or group.config["data"]

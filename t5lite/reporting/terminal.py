@@ -16,20 +16,20 @@ def show(report: Report, folder: Path) -> None:
     console = Console(highlight=False)
     for task in report.tasks:
         content = groups_table(task, short=True)
-        console.print(_text(task.title, "bold"), soft_wrap=True)
+        console.print(_make_text(task.title, "bold"), soft_wrap=True)
         table = Table()
         for index, name in enumerate(content.header):
-            table.add_column(_text(name), justify="right" if index else "left")
+            table.add_column(_make_text(name), justify="right" if index else "left")
         for row in content.rows:
-            table.add_row(*map(_text, row))
+            table.add_row(*map(_make_text, row))
         console.print(table)
     blocks = [block for block in verdicts(report) if isinstance(block, Verdicts)]
     lines = [f"no result: {line}" for line in report.missing]
     lines += [sentence(each) for block in blocks for each in block.comparisons]
     lines += [f"note: {note}" for note in report.notes]
     for line in [*lines, f"report: {folder / 'report.html'}"]:
-        console.print(_text(line), soft_wrap=True)
+        console.print(_make_text(line), soft_wrap=True)
 
 
-def _text(text: str, style: str = "") -> Text:
+def _make_text(text: str, style: str = "") -> Text:
     return Text(printable(text), style=style)

@@ -54,18 +54,18 @@ def decimals_of(estimate: Estimate) -> int:
     Without a width: the number of decimals with which the mean has three significant digits.
     """
     if estimate.has_spread:
-        return _decimals((estimate.high - estimate.low) / 2, 2)
-    return _decimals(abs(estimate.mean or 0.0), 3)
+        return _count_decimals((estimate.high - estimate.low) / 2, 2)
+    return _count_decimals(abs(estimate.mean or 0.0), 3)
 
 
 def delta_decimals(delta: Estimate) -> int:
     """Return the number of decimals for a difference. If the interval excludes 0, no end of it is shown as 0."""
     if not (delta.has_spread and delta.resolved):
         return decimals_of(delta)
-    return max(decimals_of(delta), *(_decimals(abs(end), 1) for end in (delta.low, delta.high)))
+    return max(decimals_of(delta), *(_count_decimals(abs(end), 1) for end in (delta.low, delta.high)))
 
 
-def _decimals(value: float, significant: int) -> int:
+def _count_decimals(value: float, significant: int) -> int:
     return min(max(significant - 1 - math.floor(math.log10(value)), 0), MOST_DECIMALS) if value > 0 else 3
 
 
@@ -170,7 +170,7 @@ COUNTS = {{"G": "B", "k": "K"}.get(prefix, prefix): size for prefix, size in PRE
 BYTES = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 
 
-def _scaled(value: float | None, scales: Mapping[str, float], unit: str = "") -> str:
+def _scale(value: float | None, scales: Mapping[str, float], unit: str = "") -> str:
     """Return `value` with three significant digits and a prefix. scales: {prefix: size}, the largest first."""
     if value is None:
         return NOTHING
@@ -183,7 +183,7 @@ def _scaled(value: float | None, scales: Mapping[str, float], unit: str = "") ->
 
 def count_text(value: float | None, unit: str = "") -> str:
     """Return 1,234,567 as "1.23 M"; with a unit, as "1.23 MFLOPs"."""
-    return _scaled(value, PREFIXES if unit else COUNTS, unit)
+    return _scale(value, PREFIXES if unit else COUNTS, unit)
 
 
 def tick_text(value: float) -> str:
@@ -193,7 +193,7 @@ def tick_text(value: float) -> str:
 
 
 def bytes_text(value: float | None) -> str:
-    return _scaled(value, BYTES) if value is None or value >= 2**10 else f"{value:.0f} B"
+    return _scale(value, BYTES) if value is None or value >= 2**10 else f"{value:.0f} B"
 
 
 def seconds_text(value: float | None) -> str:

@@ -58,12 +58,13 @@ def progress(title: str, total: float, done: float = 0, show_count: bool = True)
     if _quiet:
         yield lambda units=1, note="": None
         return
-    with _bar(title, total, done, show_count) if sys.stderr.isatty() else _lines(title, total, done) as advance:
+    is_terminal = sys.stderr.isatty()
+    with _show_bar(title, total, done, show_count) if is_terminal else _print_lines(title, total, done) as advance:
         yield advance
 
 
 @contextlib.contextmanager
-def _bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Advance]:
+def _show_bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Advance]:
     global _display
     with contextlib.ExitStack() as stack:
         outer = _display
@@ -90,7 +91,7 @@ def _bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Ad
 
 
 @contextlib.contextmanager
-def _lines(title: str, total: float, done: float) -> Iterator[Advance]:
+def _print_lines(title: str, total: float, done: float) -> Iterator[Advance]:
     start = last = time.monotonic()
     first = done
 

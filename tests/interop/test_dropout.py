@@ -14,12 +14,12 @@ from t5lite.objectives.objective import OF_TOKENS
 from t5lite.run.inherit import with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.system.errors import UserError
-from tests.heads import heads as made
+from tests.heads import heads as make_heads
 from tests.interop.places import make_place
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 
-MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", made(next_sentence=True)),
-          ("bert", made(False, classifier=3)), ("bert", made(False, tagger=4)), ("gpt2", OF_TOKENS),
+MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", make_heads(next_sentence=True)),
+          ("bert", make_heads(False, classifier=3)), ("bert", make_heads(False, tagger=4)), ("gpt2", OF_TOKENS),
           ("bart", OF_TOKENS), ("llama2", OF_TOKENS)]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
     model = small_model(name, heads)
     _, json = describe(model)
     config = transformers.AutoConfig.for_model(**json, attn_implementation="eager")
-    theirs = getattr(transformers, json["architectures"][0])(config).train()
+    reference_model = getattr(transformers, json["architectures"][0])(config).train()
     counts, plain = collections.Counter(), torch.nn.functional.dropout
 
     def dropout(x, p=0.5, training=True, inplace=False):
@@ -109,7 +109,7 @@ def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
     ids = {"input_ids": torch.ones(BATCH, LENGTH, dtype=torch.long)}
     if model.architecture == "encoder_decoder":
         ids["decoder_input_ids"] = torch.ones(BATCH, TARGETS, dtype=torch.long)
-    theirs(**ids)
+    reference_model(**ids)
     assert {NAMES[shape]: count for shape, count in counts.items() if count} == count_dropped(model, monkeypatch)
 
 

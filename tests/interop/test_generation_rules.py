@@ -80,7 +80,7 @@ def test_transformers_generates_the_same(places, case):
         config_json = json.loads((place / "config.json").read_text())
         model, generator = reference.load_model(place, config_json)[0], open_answerer(f"hf:{place}")
         start = [generator.tokenizer.vocabulary.start] if generator.tokenizer.begins_with_start else []
-        for text, ours in zip(TEXTS, answers(f"hf:{place}", settings), strict=True):
+        for text, tokens in zip(TEXTS, answers(f"hf:{place}", settings), strict=True):
             ids = generator.encode(text).tolist()
             is_pair = model.config.is_encoder_decoder
             tensors = torch.tensor([ids if is_pair else [*start, *ids]])
@@ -89,4 +89,4 @@ def test_transformers_generates_the_same(places, case):
                     input_ids=tensors, attention_mask=torch.ones_like(tensors), do_sample=False,
                     max_new_tokens=settings.max_new_tokens, use_cache=False, **options,
                 )[0].tolist()  # fmt: skip
-            assert (out[1:] if is_pair else out[tensors.shape[1] :]) == ours, text
+            assert (out[1:] if is_pair else out[tensors.shape[1] :]) == tokens, text

@@ -6,7 +6,7 @@ import pytest
 
 from t5lite.interop.released import open_released
 from t5lite.system.errors import UserError
-from tests.heads import heads as made
+from tests.heads import heads as make_heads
 from tests.interop.classes import draw_class, write_class
 
 
@@ -22,17 +22,18 @@ def test_architectures_decides_which_head_answers(tmp_path):
     """A token classifier may still have the pooler of the model from which it was trained."""
     pooler = {name: each for name, each in draw_class("bert", "ForPreTraining", 1)[1].items() if "pooler" in name}
     tagger = open_class(tmp_path / "tags", extra=pooler)
-    assert tagger.model.heads == made(False, tagger=3) and {"pooler/kernel", "tagger/kernel"} <= tagger.rows.keys()
+    assert tagger.model.heads == make_heads(False, tagger=3)
+    assert {"pooler/kernel", "tagger/kernel"} <= tagger.rows.keys()
     classifier = open_class(tmp_path / "labels", "ForSequenceClassification")
-    assert classifier.model.heads == made(False, classifier=3)
+    assert classifier.model.heads == make_heads(False, classifier=3)
     masked = open_class(tmp_path / "masked", "ForPreTraining", architectures=["BertForMaskedLM"])
-    assert masked.model.heads == made(True) and "next_sentence/kernel" in masked.rows
+    assert masked.model.heads == make_heads(True) and "next_sentence/kernel" in masked.rows
 
 
 def test_tensors_tell_the_head_where_no_class_is_named(tmp_path):
-    assert open_class(tmp_path / "a", architectures=...).model.heads == made(False, tagger=3)
+    assert open_class(tmp_path / "a", architectures=...).model.heads == make_heads(False, tagger=3)
     other = open_class(tmp_path / "b", "ForSequenceClassification", architectures=None)
-    assert other.model.heads == made(False, classifier=3)
+    assert other.model.heads == make_heads(False, classifier=3)
 
 
 def test_labels_without_names_are_numbered(tmp_path):

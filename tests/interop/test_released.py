@@ -15,7 +15,7 @@ from t5lite.model.config import ModelConfig
 from t5lite.model.presets import PRESETS
 from t5lite.model.transformer import num_parameters
 from t5lite.system.errors import UserError
-from tests.heads import heads as made
+from tests.heads import heads as make_heads
 from tests.interop.variants import VARIANTS, seeded_state, write_folder
 from tests.small import Spy
 
@@ -62,7 +62,7 @@ def preset_model(name: str) -> ModelConfig:
 
     fields = base_config().model
     fields.update(PRESETS[name])
-    heads = made(next_sentence=True) if fields.architecture == "encoder" else made()
+    heads = make_heads(next_sentence=True) if fields.architecture == "encoder" else make_heads()
     return make_model(fields, Vocabulary.synthetic(1000, 100), heads).config
 
 
@@ -96,8 +96,8 @@ def test_reading_and_writing_keeps_every_bit(name, dtype, tmp_path):
     before, after = TensorFolder(tmp_path / "first"), TensorFolder(tmp_path / "second")
     assert after.tensors.keys() == before.tensors.keys()
     for tensor in before.tensors:
-        ours, theirs = after.read(tensor), before.read(tensor)
-        assert ours.dtype == theirs.dtype == DTYPES[dtype] and ours.tobytes() == theirs.tobytes()
+        written, original = after.read(tensor), before.read(tensor)
+        assert written.dtype == original.dtype == DTYPES[dtype] and written.tobytes() == original.tobytes()
 
 
 @pytest.fixture

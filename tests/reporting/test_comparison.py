@@ -195,8 +195,8 @@ def test_no_interval_goes_beyond_the_range_of_its_metric(tmp_path):
     ]
     report = _report(runs)
     for group in report.groups:
-        found = group.estimates["validation", "accuracy"]
-        assert found.low < found.mean < found.high == 1
+        result = group.estimates["validation", "accuracy"]
+        assert result.low < result.mean < result.high == 1
     assert "no accuracy is above 1" in report.method
 
 

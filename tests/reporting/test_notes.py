@@ -65,8 +65,8 @@ def test_a_note_tells_that_a_config_was_changed_during_the_run(tmp_path):
     ]
     write_run(tmp_path, "pretrain", {"loss": 3.0}, provenance={"history": history})
     runs = write_seeds(tmp_path, "a", [3.0, 3.1], fields={"init_from": "@pretrain"})
-    said = "pretrain: schedule.rate was changed at step 500 (0.1 before, 0.01 after)."
-    assert _report(runs).notes.count(said) == 1
+    note = "pretrain: schedule.rate was changed at step 500 (0.1 before, 0.01 after)."
+    assert _report(runs).notes.count(note) == 1
 
 
 def test_costs_on_different_devices_are_not_comparable(tmp_path):

@@ -38,7 +38,7 @@ def test_with_more_groups_the_base_and_the_best_have_their_own_look(tmp_path):
     looks, _ = plots._looks(task)
     assert looks["group0"] == plots.LOOKS[0] and looks[best] == plots.LOOKS[1]
     assert [look for name, look in looks.items() if name not in ("group0", best)] == [plots.REST] * 7
-    assert f"Of 9 groups group0 and {best}, the best of the others by loss on validation, have a colour" in caption
+    assert f"group0 and {best}, the best of the others by loss on validation, have their own colours" in caption
     assert "7 others" in pictures[-1].parts[0].svg
 
 

@@ -102,8 +102,8 @@ def test_json_holds_runs_groups_and_all_pairs(written):
     assert first["result"]["metrics"]["validation"]["accuracy"] == 0.6
     pairs = {(each["a"], each["b"]) for each in report["comparisons"]}
     assert len(pairs) == 6 and ("scratch", "pretrained") in pairs  # the pairs of 4 groups; pretrain is another task
-    found = next(each for each in report["comparisons"] if each["b"] == "pretrained" and each["metric"] == "accuracy")
-    assert found["ci_low"] < found["delta"] < found["ci_high"] and found["n"] == 3 and found["resolved"] is True
+    result = next(each for each in report["comparisons"] if each["b"] == "pretrained" and each["metric"] == "accuracy")
+    assert result["ci_low"] < result["delta"] < result["ci_high"] and result["n"] == 3 and result["resolved"] is True
     group = next(group for group in report["groups"] if group["name"] == "pretrained")
     assert group["seeds"] == [0, 1, 2] and group["metrics"]["validation"]["accuracy"]["n"] == 3
     assert group["cost"]["seconds"] == 90 and group["cost_with_origins"]["seconds"] == 1090
@@ -111,10 +111,10 @@ def test_json_holds_runs_groups_and_all_pairs(written):
 
 
 def test_the_report_begins_with_verdicts_in_sentences(written):
-    said = _Page(written["report.html"]).text
-    verdict = re.search(r"accuracy on validation: \+0\.10\d+ \(95 % interval .*?, 3 seeds\): better", said)
-    assert verdict and verdict.start() < said.index("Each group")
-    assert "failed: out of memory" in said[: verdict.start()]
+    text = _Page(written["report.html"]).text
+    verdict = re.search(r"accuracy on validation: \+0\.10\d+ \(95 % interval .*?, 3 seeds\): better", text)
+    assert verdict and verdict.start() < text.index("Each group")
+    assert "failed: out of memory" in text[: verdict.start()]
     assert re.search(r"- accuracy on validation: \+0\.10\d+ \(95 % .*\): \*\*better\*\*", written["report.md"])
 
 
@@ -159,7 +159,7 @@ def test_costs_include_the_pre_training(written):
 
 
 def test_configs_show_only_fields_that_differ(written):
-    section = written["report.md"].partition("## What the configs differ in")[2].partition("\n## ")[0]
+    section = written["report.md"].partition("## Differences between configs")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `([\w.]+)`", section, re.MULTILINE) == ["init_from", "model.architecture", "model.d_model"]
     assert "`@pretrain`" in section
 

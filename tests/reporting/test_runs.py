@@ -51,8 +51,8 @@ def test_a_folder_gives_all_its_runs_with_runs_from_scratch_first(tmp_path):
     write_run(tmp_path, "b-scratch-9", {"loss": 1.0}, seed=9)
     write_run(tmp_path, "pretrain", {"loss": 1.0})
     (tmp_path / "configs").mkdir()
-    found = find_workdirs([tmp_path, tmp_path / "pretrain"])
-    assert [path.name for path in found] == ["b-scratch-9", "b-scratch-10", "pretrain", "a-bag-0", "a-finetuned-0"]
+    result = find_workdirs([tmp_path, tmp_path / "pretrain"])
+    assert [path.name for path in result] == ["b-scratch-9", "b-scratch-10", "pretrain", "a-bag-0", "a-finetuned-0"]
 
 
 def test_a_folder_without_any_run_is_refused(tmp_path):

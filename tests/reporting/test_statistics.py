@@ -17,8 +17,8 @@ def _coverage(interval, samples, truth):
     """Return the share of intervals that contain `truth`. samples: [trials, n], split into parts to save memory."""
     n = samples.shape[1]
     parts = np.array_split(samples, max(1, samples.size // n * len(resampling_weights(n)) // 2_000_000))
-    held = [(low <= truth) & (truth <= high) for low, high in map(interval, parts)]
-    return np.concatenate(held).mean()
+    contains = [(low <= truth) & (truth <= high) for low, high in map(interval, parts)]
+    return np.concatenate(contains).mean()
 
 
 def test_all_resamples_of_few_values_are_used():
@@ -33,9 +33,9 @@ def test_three_values_against_a_case_by_hand():
     assert (low, high) == (1.0, 6.0)  # of 27 means, the smallest and the largest have a share of 1/27 > 2.5 % each
     by = 4.302653 / 1.959964 * np.sqrt(3 / 2)
     assert stretch_factor(3) == pytest.approx(by, rel=1e-6)
-    found = estimate([1.0, 2.0, 6.0])
-    assert (found.mean, found.n) == (3.0, 3)
-    assert (found.low, found.high) == pytest.approx((3 - by * 2, 3 + by * 3))
+    result = estimate([1.0, 2.0, 6.0])
+    assert (result.mean, result.n) == (3.0, 3)
+    assert (result.low, result.high) == pytest.approx((3 - by * 2, 3 + by * 3))
 
 
 @pytest.mark.parametrize("values", [[0.3, 0.1, 0.4], [3.0, -1.0], [0.1, 0.7, 0.2, 0.9, 0.4, 0.5, 0.3, 2.0]])
@@ -57,14 +57,14 @@ def test_the_plain_percentile_interval_of_three_seeds_is_too_narrow():
 
 
 def test_one_seed_has_a_mean_and_no_interval():
-    found = estimate([2.5])
-    assert (found.mean, found.low, found.high, found.n, found.resolved) == (2.5, None, None, 1, None)
+    result = estimate([2.5])
+    assert (result.mean, result.low, result.high, result.n, result.resolved) == (2.5, None, None, 1, None)
 
 
 @pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
 def test_a_value_that_is_not_finite_leaves_no_mean(broken):
-    found = estimate([1.0, broken, 2.0])
-    assert (found.mean, found.low, found.resolved, found.n) == (None, None, None, 3)
+    result = estimate([1.0, broken, 2.0])
+    assert (result.mean, result.low, result.resolved, result.n) == (None, None, None, 3)
 
 
 def test_a_difference_is_resolved_when_the_interval_excludes_0():

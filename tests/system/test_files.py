@@ -58,8 +58,8 @@ def test_metrics_that_do_not_fit_end_in_an_error_and_the_log_goes_on_once_there_
                 log.write(written, "train", metrics)
                 written += 1
         log.close()
-    whole = (tmp_path / "metrics.jsonl").read_bytes().count(b"\n")
-    assert whole in (written, written + 1) and written > already + 3, "no line is lost without an error"
+    line_count = (tmp_path / "metrics.jsonl").read_bytes().count(b"\n")
+    assert line_count in (written, written + 1) and written > already + 3, "no line is lost without an error"
     log = MetricsLog(tmp_path, keep_until=written - 2)
     log.write(written - 1, "train", metrics)
     log.sync()

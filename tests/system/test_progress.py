@@ -25,9 +25,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr(progress_module, "time", made)
-    return made
+    fake_clock = Clock()
+    monkeypatch.setattr(progress_module, "time", fake_clock)
+    return fake_clock
 
 
 def test_elsewhere_than_on_a_terminal_a_line_is_printed_every_15_seconds_on_stderr(clock, capsys):
