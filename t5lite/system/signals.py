@@ -90,9 +90,7 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        from t5lite.system.hosts import (
-            AnyHost,
-        )  # imported here because it imports JAX: importing a verb must stay quick
+        from t5lite.system.hosts import AnyHost  # here, because it imports JAX: importing a verb must stay quick
 
         self.received: list[int] = []
         self._before: dict[int, Any] = {}
