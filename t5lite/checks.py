@@ -121,7 +121,7 @@ def require_training_data(config: ConfigDict) -> None:
 
 
 def check_values(config: ConfigDict) -> None:
-    """Raise UserError for a value that has not the type of its field, and for a number outside its range."""
+    """Raise UserError for a value of a wrong type, and for a number outside its range."""
     base = base_config()
     _check_group(config, base, "")
     for group in REQUIRED_OF_MEMBERS:

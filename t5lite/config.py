@@ -136,9 +136,7 @@ def _objective_fields() -> dict[str, Any]:
         "masking": "count",  # mlm: a fixed number per window; "bernoulli": each token with probability noise_density
         "replacement": "independent",  # mlm: 80 % [MASK], 10 % random, 10 % kept, by chance; "exact": fixed numbers
         "whole_words": False,  # mlm: mask all pieces of a word together
-        "max_predictions": _optional(
-            int
-        ),  # mlm: at most this many per window; None: noise_density × window, rounded up
+        "max_predictions": _optional(int),  # mlm: at most this many; None: noise_density × window, rounded up
         "mean_noise_span_length": 3.0,
         "noises": ("sentence_permutation", "text_infilling"),  # bart
         "fim_rate": 0.5,  # fill in the middle: the fraction of windows with moved parts

@@ -45,9 +45,8 @@ class Names:
         """Return whether a tensor is stored, and equals all its stored copies. The family's aliases name the copies."""
         original = self._family.aliases[name]
         copies = [original, *(alias for alias, source in self._family.aliases.items() if source == original)]
-        return name in self.stored_names and all(
-            self._are_equal(name, copy) for copy in copies if copy in self.stored_names
-        )
+        stored = [copy for copy in copies if copy in self.stored_names]
+        return name in self.stored_names and all(self._are_equal(name, copy) for copy in stored)
 
     def _are_equal(self, one: str, other: str) -> bool:
         one, other = self.stored_names[one], self.stored_names[other]

@@ -35,7 +35,7 @@ PREFIX, SUFFIX, MIDDLE = "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
 class TokenTable:
     """Facts about each token, as arrays over ids (int32 or bool, [R] with R = `Vocabulary.rows`).
 
-    Tables with equal contents are equal and have equal hashes; so are vocabularies.
+    Tables with equal contents are equal and have equal hashes. The same is true of vocabularies.
 
     num_bytes: number of UTF-8 bytes of the token's text, 0 for specials. Bits per byte are computed with it.
     num_bytes_first: the number of bytes as the first token of a text, without the space that the tokenizer adds.

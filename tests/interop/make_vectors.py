@@ -37,10 +37,8 @@ def reference(
     config_json: Mapping, state: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return the logits, and the mean loss of the labels if the model has one."""
-    model, tensors = (
-        reference_model(config_json, state),
-        {name: torch.from_numpy(values) for name, values in batch.items()},
-    )
+    model = reference_model(config_json, state)
+    tensors = {name: torch.from_numpy(values) for name, values in batch.items()}
     inputs = {"input_ids": tensors["ids"], "attention_mask": tensors["mask"]}
     with torch.no_grad():
         if model.config.is_encoder_decoder:

@@ -125,11 +125,8 @@ def table(config_json: Json, tied: bool | None = None) -> tuple[ModelConfig, lis
     """Return (the model, the rows of its family's table) for a config.json."""
     family = FAMILIES[config_json["model_type"]]
     shapes = {"classifier.weight": (len(config_json["id2label"]), 1)} if "id2label" in config_json else {}
-    tied = (
-        bool(config_json.get("tie_word_embeddings", config_json["model_type"] in ("gpt2", "bart")))
-        if tied is None
-        else tied
-    )
+    if tied is None:
+        tied = bool(config_json.get("tie_word_embeddings", config_json["model_type"] in ("gpt2", "bart")))
     shapes |= {} if tied else {"lm_head.weight": (1, 1)}
     fields = family.fields(config_json, shapes)
     model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
