@@ -27,7 +27,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 
 run: $(VENV)/.installed
 	$(RUN) -m t5lite.study --config configs/studies/first_run.py --workdir $(FIRST) --parallel 2
-	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/pretrain --examples 3
 	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/summary_pretrained-0 --examples 3
 	@echo "report: $(FIRST)/report.html"
 

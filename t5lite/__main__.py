@@ -1,4 +1,4 @@
-"""The command line without a verb: list the verbs, or run one.
+"""The command t5lite: list the verbs, or run one of them.
 
 t5lite                   list the verbs, as `python -m t5lite` does
 t5lite train …           run a verb, as `python -m t5lite.train …` does
@@ -14,12 +14,12 @@ from pathlib import Path
 from t5lite.system.errors import UserError, clean_exit, nearest
 from t5lite.system.signals import end_on_signals
 
-# In the order in which a model goes through them.
+# In the order in which they are used.
 VERBS = ("prepare", "preview", "train", "evaluate", "generate", "study", "compare", "bench", "convert")
 
 
-def summary_of(verb: str) -> str:
-    """Return the first line of a verb's docstring after the verb's name.
+def read_summary(verb: str) -> str:
+    """Return the first line of a verb's docstring, without the verb's name.
 
     The module is parsed, not imported, because an import takes seconds.
     """
@@ -28,10 +28,10 @@ def summary_of(verb: str) -> str:
     return line.removeprefix(f"{verb.capitalize()}: ")
 
 
-def overview() -> str:
-    """Return the list of verbs, a line each, and how to learn more."""
+def list_verbs() -> str:
+    """Return the usage, a line for each verb, and how to learn more."""
     width = max(map(len, VERBS))
-    lines = [f"  {verb:{width}}  {summary_of(verb)}" for verb in VERBS]
+    lines = [f"  {verb:{width}}  {read_summary(verb)}" for verb in VERBS]
     return "\n".join(
         [
             "usage: t5lite VERB …, or python -m t5lite.VERB …",
@@ -43,7 +43,7 @@ def overview() -> str:
     )
 
 
-def _version() -> str:
+def _read_version() -> str:
     try:
         return version("t5lite")
     except PackageNotFoundError:
@@ -51,18 +51,18 @@ def _version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the verb that the first argument names; without one, list the verbs.
+    """Run the verb that the first argument names. Without an argument, list the verbs.
 
     Args:
-        argv: the arguments after the command's name; None: the process's own.
+        argv: the arguments after the name of the command; None: the arguments of the process.
     """
     verb, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     with clean_exit():
         if verb in ("", "-h", "--help", "help"):
-            print(overview())
+            print(list_verbs())
             return
         if verb == "--version":
-            print(f"t5lite {_version()}")
+            print(f"t5lite {_read_version()}")
             return
         if verb not in VERBS:
             raise UserError(f"there is no verb {verb!r}; {nearest(verb, VERBS)}")

@@ -1,6 +1,6 @@
-"""Bench: time the training step of a config on this machine, with synthetic rows, without data or Grain.
+"""Bench: time the training step of a config on this machine, with synthetic rows instead of data.
 
-A config with init_from has the shape of the run or the weights that it names, which must exist.
+If the config sets init_from, the model has the shape of that run or of those weights, which must exist.
 
 python -m t5lite.bench --config configs/tiny.py
 python -m t5lite.bench --config configs/tiny.py --config.model.dtype=bfloat16 --config.batch_size=64 --json
@@ -29,10 +29,10 @@ from t5lite.training.budget import seconds_per_step
 from t5lite.training.sharding import local_rows, put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
 
-LABELS = ("O", "B-X", "I-X")  # the number of labels hardly changes the speed
+LABELS = ("O", "B-X", "I-X")  # the number of labels has almost no effect on the speed
 
 
-def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int) -> dict[str, np.ndarray]:
+def make_synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int) -> dict[str, np.ndarray]:
     """Return rows of random pieces without padding, in the shapes that `objective` needs. Segment ids are 1."""
     rng = np.random.default_rng(0)
     shapes = objective.row_shapes(batch_size)
@@ -46,7 +46,7 @@ def synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int
 
 
 def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
-    """Measure the config's training step: median seconds, tokens (encoder and decoder) a second, MFU, memory.
+    """Measure a config's training step: median seconds, tokens of encoder and decoder per second, MFU and memory.
 
     given: the fields that the command line has set.
     """
@@ -64,7 +64,7 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
     trainer = make_trainer(config, model, objective, vocabulary.table, total_steps=10**6)
     compile_seconds = time.perf_counter() - start
     rows_of_host = len(local_rows(config.batch_size, trainer.mesh))
-    rows = put_batch(synthetic_rows(objective, vocabulary, rows_of_host), trainer.mesh)
+    rows = put_batch(make_synthetic_rows(objective, vocabulary, rows_of_host), trainer.mesh)
     seconds = seconds_per_step(trainer.step, trainer.init(), rows)
     encoder_length, decoder_length = objective.lengths
     flops = flops_of_a_step(config, model, objective)
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
-    with cli.jax_started(arguments, config.deterministic):
+    with cli.start_jax_on_hosts(arguments, config.deterministic):
         measured = bench(config, arguments.given)
         if arguments.json:
             print(json.dumps(measured))

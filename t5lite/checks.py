@@ -1,8 +1,8 @@
 """Checks of a config's values: the range of every number, and the combinations that are allowed.
 
-Values that depend on tokenizer, model or mesh are checked where those are known. The ranges here keep every value to
-what the arithmetic of a run can hold. So a typing mistake is refused by name, and does not become an overflow or a
-wait.
+Combinations with the tokenizer, the model or the mesh are checked later, when these are known. The ranges here exclude
+only values that the arithmetic of a run cannot hold. So a typing mistake is an error that names the field, and does not
+become an overflow or an endless run.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from t5lite.config import base_config, lookup_field, member_fields, require
 
 STEPS = 2**31 - 1  # the largest int32
-LENGTH = 2**18  # tokens of a window; dense attention grows with the square
+LENGTH = 2**18  # tokens of a window; the cost of dense attention grows with the square
 ROWS = 2**20  # rows of a batch
 WIDTH = 2**20  # units of a layer
-FACTOR = 1e6  # a factor of a rate or a loss
+FACTOR = 1e6  # a multiplier of a rate or a loss
 
-# {field: (least, most)} for every number in a config. If a bound itself is not allowed, a later check refuses it.
+# {field: (smallest, largest)} for every number in a config. If a bound itself is not allowed, a later check refuses it.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "tokenizer.vocab_size": (1, 2**24),
@@ -88,14 +88,13 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-# {mixture: the fields of a member (config.member_fields) that need a value}. WEIGHTS: the range of the field `weight`.
-# A member's other numbers have the ranges of the objective.
-OF_MEMBERS = {"data.train": ("source", "weight"), "objective": ("weight",)}
-WEIGHTS = (0, FACTOR)
+# {group with a mixture: fields that every member must set}; all fields of a member: config.member_fields.
+REQUIRED_OF_MEMBERS = {"data.train": ("source", "weight"), "objective": ("weight",)}
+WEIGHTS = (0, FACTOR)  # the range of a member's `weight`; other numbers have the ranges of the objective
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse values that no run can have. Later checks refuse what depends on tokenizer, model or mesh."""
+    """Raise UserError for values that no run can have. Later checks cover tokenizer, model and mesh."""
     check_values(config)
     require(
         config.batch_size % config.microbatches == 0,
@@ -116,16 +115,16 @@ def check(config: ConfigDict) -> None:
 
 
 def require_training_data(config: ConfigDict) -> None:
-    """Refuse a config without training data."""
+    """Raise UserError for a config without training data."""
     train = config.data.train
     require(train.source is not None or len(train.mixture) > 0, "data.train", "has no text; set source or mixture")
 
 
 def check_values(config: ConfigDict) -> None:
-    """Refuse a value of another type than its field's, and a number outside its range."""
+    """Raise UserError for a value of a wrong type, and for a number outside its range."""
     base = base_config()
     _check_group(config, base, "")
-    for group in OF_MEMBERS:
+    for group in REQUIRED_OF_MEMBERS:
         _check_members(config, base, group)
 
 
@@ -149,13 +148,13 @@ def _check_members(config: ConfigDict, base: ConfigDict, group: str) -> None:
                 for part, text in value.items() if isinstance(value, ConfigDict) else ():
                     _check_value(f"{where}.{name}.{part}", text, str, True, None)
             elif name in known:
-                optional = name not in OF_MEMBERS[group] and lookup_field(base, group).get(name) is None
+                optional = name not in REQUIRED_OF_MEMBERS[group] and lookup_field(base, group).get(name) is None
                 limits = WEIGHTS if name == "weight" else RANGES.get(f"objective.{name}")
                 _check_value(f"{where}.{name}", value, known.get_type(name), optional, limits)
 
 
 def _check_value(field: str, value: Any, kind: type, optional: bool, limits: tuple[float, float] | None) -> None:
-    """Refuse a value that is not of type `kind`, or outside `limits`. A whole number may stand for a float."""
+    """Raise UserError for a value that is not of type `kind`, or is outside `limits`. An int is allowed for a float."""
     if value is None:
         require(optional, field, "needs a value")
         return
@@ -163,9 +162,9 @@ def _check_value(field: str, value: Any, kind: type, optional: bool, limits: tup
     is_kind = isinstance(value, (int, float) if kind is float else kind) and not (number and isinstance(value, bool))
     require(is_kind, field, f"must be of type {kind.__name__}, is {type(value).__name__}")
     if number:
-        least, most = limits
+        smallest, largest = limits
         shown = "far beyond" if abs(value) > 1e18 else f"{value:,}"
-        require(least <= value <= most, field, f"must be from {least:,} to {most:,}, is {shown}")
+        require(smallest <= value <= largest, field, f"must be from {smallest:,} to {largest:,}, is {shown}")
     elif kind is tuple:
         require(_is_plain(value), field, "may hold only texts, numbers and tuples of texts and numbers")
 
@@ -177,13 +176,13 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value))
 
 
-def in_range(kind: type, least: float, most: float) -> Callable[[str], Any]:
-    """Return a type for an argument of argparse: an int or a float from `least` to `most`."""
+def in_range(kind: type, smallest: float, largest: float) -> Callable[[str], Any]:
+    """Return a function for argparse that converts a text to an int or a float, and checks its range."""
 
     def convert(text: str) -> Any:
         value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be from {least:,} to {most:,}")
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"must be from {smallest:,} to {largest:,}")
         return value
 
     convert.__name__ = kind.__name__  # argparse names the type in its error
@@ -191,7 +190,7 @@ def in_range(kind: type, least: float, most: float) -> Callable[[str], Any]:
 
 
 def check_budget(config: ConfigDict) -> None:
-    """Refuse a config for training without exactly one budget."""
+    """Raise UserError if a config does not set exactly one budget."""
     budgets = {name: value for name, value in config.budget.items() if value is not None}
     require(
         len(budgets) == 1,

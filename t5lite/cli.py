@@ -1,4 +1,4 @@
-"""The functions that all verbs share: parse a command line, set JAX up, end the process after a user's mistake.
+"""Functions that all verbs share: parse the command line, set JAX up, end the process after a user's mistake.
 
 @verb
 def main(argv): ...
@@ -24,7 +24,7 @@ from t5lite.run.overrides import given_fields, override
 from t5lite.system.cache import cache_dir
 from t5lite.system.errors import UserError, clean_exit, end_process
 from t5lite.system.progress import keep_quiet
-from t5lite.system.signals import terminable
+from t5lite.system.signals import raise_on_signals
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,17 +39,17 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
-    """Return a verb's main function, made from `function`.
+    """Return the main function of a verb, which calls `function` and then ends the process.
 
     A UserError ends the process with one line and exit code 2. SIGTERM and Ctrl-C end it with one line and exit code
-    75. The process ends at once and does not wait for its threads. The log messages of other libraries are silenced.
+    75. The process ends at once, without waiting for its threads. Log messages of other libraries are not shown.
     """
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> None:
-        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages about errors that it raises too
+        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages about errors that it also raises
         try:
-            with clean_exit(), terminable():
+            with clean_exit(), raise_on_signals():
                 function(sys.argv[1:] if argv is None else argv)
         except (Exception, SystemExit) as error:
             if argv is not None:  # called from other code, which owns the process
@@ -62,7 +62,7 @@ def verb(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] |
 
 
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
-    """Return the verb's own arguments, and the config of `--config FILE[:…]` with its overrides.
+    """Return (the verb's own arguments, the config of `--config FILE[:…]` with its overrides).
 
     The arguments have one more attribute, `given`: the fields that the overrides set.
     """
@@ -72,18 +72,18 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
     fields = {**config.objective.to_dict(), "architecture": config.model.architecture}
     for name in unused_fields(fields, base_config().objective.to_dict()):
         print(f"note: config.objective.{name}={fields[name]} changes nothing in {fields['name']}", file=sys.stderr)
-    given_tokenizer = config.tokenizer.path or config.init_from
-    for name in ("vocab_size", "sample_bytes") if given_tokenizer else ():
+    tokenizer_source = config.tokenizer.path or config.init_from
+    for name in ("vocab_size", "sample_bytes") if tokenizer_source else ():
         if f"tokenizer.{name}" in arguments.given:
             field = f"config.tokenizer.{name}={config.tokenizer[name]}"
-            print(f"note: {field} changes nothing: the tokenizer is that of {given_tokenizer}", file=sys.stderr)
+            print(f"note: {field} changes nothing: the tokenizer of {tokenizer_source} is used", file=sys.stderr)
     return arguments, config
 
 
 def parse_with_checkpoint(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:
-    """Return the verb's own arguments, and the config of the run at --checkpoint (or --workdir) with its overrides."""
+    """Return (the verb's own arguments, the config of the run at --checkpoint or --workdir with its overrides)."""
     from t5lite.run.released import config_of
 
     add_checkpoint(parser)
@@ -102,7 +102,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add the flags --step and --average, for a verb that reads a run."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--step", help='the checkpoint of this step, or "best"; default: the newest')
+    group.add_argument("--step", help='use the checkpoint of this step, or "best"; default: the newest')
     count = in_range(int, 1, STEPS)
     group.add_argument("--average", type=count, default=1, metavar="N", help="use the mean of the newest N checkpoints")
 
@@ -113,14 +113,17 @@ def add_base(parser: argparse.ArgumentParser) -> None:
         "--base",
         action="append",
         metavar="GROUP|TASK=GROUP",
-        help="compare the other groups of its task with this group; default: the first group of each task. TASK is a "
-        "part of a task's title. Repeat the flag for several bases: each group is compared with the base whose config "
-        "differs least from its own",
+        help="compare all other groups of the task with this group; default: the first group of each task. TASK is a "
+        "part of a task's title. Repeat the flag for several bases: each group is then compared with the base that "
+        "has the most similar config",
     )
 
 
 def start_jax(deterministic: bool = False) -> None:
-    """Set JAX up before its first use: keep compiled programs across runs, and make GPUs deterministic if asked."""
+    """Set JAX up before its first use: keep compiled programs for later runs.
+
+    deterministic: make computations on GPUs deterministic.
+    """
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
@@ -133,10 +136,10 @@ def start_jax(deterministic: bool = False) -> None:
 
 
 def add_hosts(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments by which several hosts find each other."""
+    """Add the flags by which several hosts find each other."""
     group = parser.add_argument_group(
         "several hosts",
-        "Start the same command on every host. On a TPU pod, Slurm or Open MPI they find each other. Elsewhere set:",
+        "Start the same command on every host. With a TPU pod, Slurm or Open MPI, that is all. Elsewhere set:",
     )
     environment = os.environ.get
     group.add_argument(
@@ -162,37 +165,42 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="if a host is silent for this long, all other hosts end (default: %(default)g)",
+        help="if a host does not answer for this long, all other hosts end (default: %(default)g)",
     )
 
 
 @contextlib.contextmanager
-def jax_started(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
-    """Run `start_jax`, and join the hosts that the arguments of `add_hosts` or the cluster name. Only host 0 prints."""
+def start_jax_on_hosts(arguments: argparse.Namespace, deterministic: bool = False) -> Iterator[None]:
+    """Run `start_jax`, and connect to the hosts that the flags of `add_hosts` or the cluster name.
+
+    Only host 0 prints.
+    """
     start_jax(deterministic)
     from t5lite.system.hosts import is_primary
     from t5lite.system.joining import Address, are_several, join_hosts
 
     if arguments.heartbeat_timeout <= 0:
-        raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout:g} must be above 0")
+        raise UserError(f"--heartbeat_timeout={arguments.heartbeat_timeout:g} must be above 0; give a larger number")
     address = Address(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
     if not are_several(address):
         yield
         return
-    with join_hosts(address, arguments.heartbeat_timeout), _outputs_once(is_primary()):
+    with join_hosts(address, arguments.heartbeat_timeout), _print_on_one_host(is_primary()):
         yield
 
 
 @contextlib.contextmanager
-def _outputs_once(here: bool) -> Iterator[None]:
-    """Keep standard output on one host (`here`). The other hosts discard it, and show no progress.
+def _print_on_one_host(is_here: bool) -> Iterator[None]:
+    """Keep standard output on one host only. The other hosts discard their output, and show no progress.
+
+    is_here: whether this host is the one that prints.
 
     Text that C++ libraries print to standard output, as Gloo does when hosts connect, goes to standard error.
     """
-    if not here:
+    if not is_here:
         keep_quiet()
     sys.stdout.flush()
     stdout_copy = os.dup(1)
     os.dup2(2, 1)
-    with open(stdout_copy if here else os.devnull, "w", buffering=1) as stdout, contextlib.redirect_stdout(stdout):
+    with open(stdout_copy if is_here else os.devnull, "w", buffering=1) as stdout, contextlib.redirect_stdout(stdout):
         yield

@@ -1,11 +1,11 @@
-"""Convert: make a run's workdir from released weights, or a folder that transformers loads from a run.
+"""Convert: make a workdir from released weights, or make a folder for transformers from a run.
 
 python -m t5lite.convert --from hf:t5-small --to runs/t5_small
 python -m t5lite.convert --from runs/tiny --to hf:exported --dtype bfloat16
 
-Both ways keep every bit in the stored dtype. A table says which tensor became which parameter. A tensor that no model
-here uses is kept in the workdir, if it belongs to a known part, and is written back unchanged. An unknown tensor, or a
-missing one, is an error that names it, and nothing is written. Weights are read only from safetensors files.
+Both directions keep every bit in the stored dtype. A table shows the parameter that belongs to each tensor. If no model
+here uses a tensor, but it belongs to a known part, the workdir keeps it, and it is written back unchanged. If a tensor
+is unknown or missing, an error names it, and nothing is written. Weights are read only from safetensors files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from t5lite import cli
 from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.generation_config import write_generation_config
-from t5lite.interop.dropout import lost_places
+from t5lite.interop.dropout import find_lost_places
 from t5lite.interop.kept import keep_release, read_kept, write_back
 from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
 from t5lite.interop.tensors import DTYPES
@@ -43,11 +43,11 @@ ELSEWHERE = "choose another --to"
 
 
 def import_released(place: str, workdir: Path) -> Released:
-    """Make `workdir` of the released weights of `hf:DIR`: a run that ended at step 0 with them."""
+    """Make `workdir` from the released weights `hf:DIR`: a run that ended at step 0 with these weights."""
     _refuse_existing(workdir)
     released, opened = open_released(folder_of(place)), open_model(place)
     opened.config.tokenizer.path = None
-    like = flatten_dict(_place_all(released.shapes, _one_device(), released.model), sep="/")
+    like = flatten_dict(_shapes_with_shardings(released.shapes, _make_one_device_mesh(), released.model), sep="/")
     with atomic_folder(workdir, ELSEWHERE) as temporary:
         opened.whole.save(temporary / "tokenizer")
         provenance = {"data": {"tokenizer": opened.whole.sha256}, "labels": opened.labels}
@@ -61,9 +61,10 @@ def import_released(place: str, workdir: Path) -> Released:
 
 
 def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | None, average: int) -> None:
-    """Make `folder`, which transformers loads, from the run in `workdir`.
+    """Make `folder`, which transformers can load, from the run in `workdir`.
 
-    dtype: the dtype of the weights; None: float32, or each tensor's own if the workdir was converted and not trained.
+    dtype: the dtype of the weights. None: float32; if the workdir was converted and not trained, each tensor keeps the
+    dtype that it had in the release.
     """
     _refuse_existing(folder)
     kept = read_kept(workdir)
@@ -71,13 +72,13 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
         raise UserError(
             f"--average={average}: {workdir} was converted and has only one checkpoint; leave --average out"
         )
-    opened, mesh = open_model(workdir), _one_device()
+    opened, mesh = open_model(workdir), _make_one_device_mesh()
     model = opened.model.config
     if kept is None:
-        _note_losses(model)  # before anything is read
+        _note_losses(model)  # before the parameters are read, which takes long
         params, _ = load_params(workdir, sharded_shapes(model, mesh), step, average)
     else:
-        params = _all_params(workdir, mesh, model, step)
+        params = _read_all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:
         more = export_tokenizer(opened.whole, temporary, model.architecture, opened.objective.closes_inputs)
         if model.num_decoder_layers and kept is None:
@@ -93,24 +94,27 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
 
 def _refuse_existing(target: Path) -> None:
     if target.exists():
-        raise UserError(f"{target} exists already; choose another --to, or remove it")
+        raise UserError(f"{target} exists already; choose another --to, or remove {target}")
 
 
-def _one_device() -> Mesh:
+def _make_one_device_mesh() -> Mesh:
     return make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
 
 
-def _place_all(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, model: ModelConfig) -> Any:
-    """Return the tree of float32 parameters with these {path: shape}, as shapes with shardings."""
+def _shapes_with_shardings(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, model: ModelConfig) -> Any:
+    """Return the tree of float32 parameters, as shapes with shardings. shapes: {path: shape}."""
     leaves = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
     return add_shardings(unflatten_dict(leaves, sep="/"), mesh, model)
 
 
 def _note_losses(model: ModelConfig) -> None:
-    """Say which properties of the model config.json cannot express. Raises UserError for a model of no family."""
+    """Print a note for each property of the model that config.json cannot express.
+
+    Raises UserError for a model that belongs to no family.
+    """
     family, _ = describe(model)
     file = f"config.json of {family.model_types[0]}"
-    if places := lost_places(model, family.dropout):
+    if places := find_lost_places(model, family.dropout):
         say(f"note: {file} cannot express the run's dropout at these places: {', '.join(places)}")
     if model.max_positions is not None and model.positions != "learned":
         say(
@@ -119,18 +123,18 @@ def _note_losses(model: ModelConfig) -> None:
         )
 
 
-def _all_params(workdir: Path, mesh: Mesh, model: ModelConfig, step: str | None) -> dict[str, jax.Array]:
+def _read_all_params(workdir: Path, mesh: Mesh, model: ModelConfig, step: str | None) -> dict[str, jax.Array]:
     """Return {path: array} for all parameters in the checkpoint of a converted workdir."""
 
-    def wanted(record: Record) -> Items:
-        return {"params": _place_all(record.shapes("params"), mesh, model)}
+    def choose_items(record: Record) -> Items:
+        return {"params": _shapes_with_shardings(record.shapes("params"), mesh, model)}
 
-    _, items = next(read_intact(workdir, choose_steps(workdir, step), wanted))
+    _, items = next(read_intact(workdir, choose_steps(workdir, step), choose_items))
     return flatten_dict(items["params"], sep="/")
 
 
-def _show(released: Released) -> None:
-    """Print a line for each parameter: the tensor, or the tensors of the layers, and the shape."""
+def _print_table(released: Released) -> None:
+    """Print a line for each parameter: its tensor, or the tensors of its layers, its path and its shape."""
     lines = []
     for path, row in released.rows.items():
         layers = f" (n = 0 … {len(row.names) - 1})" if row.entry.stacked else ""
@@ -148,12 +152,12 @@ def _show(released: Released) -> None:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Convert in the direction that the flags ask for, and print a table of parameters and tensors."""
+    """Convert from --from to --to, and print a table of parameters and tensors."""
     parser = cli.parser("convert", __doc__)
     parser.add_argument(
         "--from", dest="source", required=True, help="the workdir of a run, or hf:DIR: released weights"
     )
-    parser.add_argument("--to", dest="target", required=True, help="hf:DIR, or a workdir; it must not exist yet")
+    parser.add_argument("--to", dest="target", required=True, help="hf:DIR, or a workdir; the folder must not exist")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -165,11 +169,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("one of --from and --to must be hf:DIR, and the other one a workdir; correct one")
     cli.start_jax()
     if is_released(arguments.source):
-        _show(import_released(arguments.source, Path(arguments.target)))
+        _print_table(import_released(arguments.source, Path(arguments.target)))
     else:
         folder = folder_of(arguments.target)
         export_released(Path(arguments.source), folder, arguments.dtype, arguments.step, arguments.average)
-        _show(open_released(folder))
+        _print_table(open_released(folder))
     print(f"{arguments.source} → {arguments.target}")
 
 

@@ -1,4 +1,4 @@
-"""Evaluate: print the metrics of a run's newest checkpoint, or of another one, on the run's held-out text or on other.
+"""Evaluate: print the metrics of a run's checkpoint, on the run's held-out text or on other text.
 
 python -m t5lite.evaluate --checkpoint runs/tiny
 python -m t5lite.evaluate --checkpoint runs/tiny --step best
@@ -30,10 +30,10 @@ def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], cou
         for shown in evaluator.examples(params, split, count):
             console.rule(Text(split), align="left")
             for name, text in shown._asdict().items():
-                console.print(Text(f"{name}: ", style="bold") + Text(_shortened(text)))
+                console.print(Text(f"{name}: ", style="bold") + Text(_shorten(text)))
 
 
-def _shortened(text: str, limit: int = 600) -> str:
+def _shorten(text: str, limit: int = 600) -> str:
     return text if len(text) <= limit else f"{text[:limit]} …"
 
 
@@ -64,11 +64,14 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.parser("evaluate", __doc__)
     parser.add_argument("--json", action="store_true", help='print {"checkpoint", "step", "metrics", "evaluated"}')
     parser.add_argument(
-        "--examples", type=in_range(int, 0, STEPS), default=0, help="also show this many held-out examples with answers"
+        "--examples",
+        type=in_range(int, 0, STEPS),
+        default=0,
+        help="also show this many held-out examples with the model's answers",
     )
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_checkpoint(parser, argv)
-    with cli.jax_started(arguments, config.deterministic):
+    with cli.start_jax_on_hosts(arguments, config.deterministic):
         _evaluate(arguments, config)
 
 

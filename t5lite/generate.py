@@ -8,18 +8,18 @@ r"""Generate: print a model's answers to texts, or the probabilities of given an
     python -m t5lite.generate --checkpoint runs/tiny --interactive
 
 The model is a run, or released weights (hf:DIR). The texts come from --input, from --input_file or from standard input,
-one on each line. In a .jsonl file (or with --jsonl) each line is an object: inputs, targets and prefix are read, and
-the answer keeps the other fields.
+one text on each line. In a .jsonl file (or with --jsonl) each line is an object with the fields inputs, targets and
+prefix. The answer keeps all other fields.
 
-Each answer is a line, in the same order; line breaks in an answer are printed as \n. Blank lines get no answer. A line
-that cannot be answered is named on standard error, the others are answered, and the exit code is 2. --strict ends at
-the first such line.
+Each answer is one line, in the order of the texts. Line breaks in an answer are printed as \n. Blank lines get no
+answer. If a line cannot be answered, an error on standard error names it, the other lines are answered, and the exit
+code is 2. With --strict, generate ends at the first such line.
 
 A model that was fine-tuned on pairs answers. A model that was pre-trained with span corruption fills in the blanks. A
-language model continues the text. An encoder replaces each [MASK] by the likeliest piece, or names the label of a text,
-or the tag of each word. On a terminal a single answer appears while it is generated.
+language model continues the text. An encoder replaces each [MASK] by the most likely piece, or prints the label of a
+text, or the tag of each word. On a terminal, a single answer appears while it is generated.
 
-Special tokens are generated only if training had them in targets, and sentinels only if the text has a blank.
+Special tokens are generated only if training had them in targets. Sentinels are generated only if the text has a blank.
 """
 
 import argparse
@@ -47,30 +47,30 @@ NEW = "/new"
 
 
 def fill_blanks(text: str, answer: str) -> str:
-    """Return `text` with its blanks filled. In `answer`, each blank's name comes before the words that fill it."""
+    """Return `text` with its blanks filled. In `answer`, each sentinel stands before the words for its blank."""
     names = BLANK.findall(answer)
     parts = dict(zip((name.strip() for name in names), BLANK.split(answer)[1:], strict=True))
     return BLANK.sub(lambda blank: parts.get(blank[0].strip(), blank[0]), text)
 
 
-def _read(arguments: argparse.Namespace, columns: Mapping[str, str]) -> list[Request]:
+def _read_requests(arguments: argparse.Namespace, columns: Mapping[str, str]) -> list[Request]:
     """Return the requests, in the order of the texts."""
     if arguments.input is not None:
         try:
-            arguments.input.encode()  # an argument may hold bytes that are not UTF-8 as half surrogate pairs
+            arguments.input.encode()  # fails if the argument has bytes that are not UTF-8
         except UnicodeError as error:
-            raise UserError(f"cannot read --input: {error}") from error
+            raise UserError(f"cannot read --input: {error}; give a text in UTF-8") from error
         requests = [Request(arguments.input)]
     else:
         file = arguments.input_file
         is_json = arguments.jsonl or (file is not None and file.name.removesuffix(".gz").endswith(".jsonl"))
         requests = read_requests(file, is_json, columns, arguments.score)
-    given = {name: value for name, value in (("prefix", arguments.prefix), ("target", arguments.target)) if value}
-    return [dataclasses.replace(request, **given) for request in requests]
+    flags = {name: value for name, value in (("prefix", arguments.prefix), ("target", arguments.target)) if value}
+    return [dataclasses.replace(request, **flags) for request in requests]
 
 
-def _lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield the lines to print for an answer. Only the answer to --input may take several lines."""
+def _format_lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield the lines to print for an answer. Only an answer to --input may have several lines."""
     if arguments.json:
         yield json.dumps(answer)
     elif arguments.score:
@@ -79,20 +79,19 @@ def _lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator
         for each in answer["answers"]:
             yield f"{each['score']:.4f}\t" + each["output"].replace("\n", "\\n")
     else:
-        single = arguments.input is not None
-        yield answer["output"] if single else answer["output"].replace("\n", "\\n")
+        yield answer["output"] if arguments.input is not None else answer["output"].replace("\n", "\\n")
 
 
-def _warn_of_cut(request: Request, cut: Mapping[str, int] | None) -> None:
+def _warn_if_cut(request: Request, cut: Mapping[str, int] | None) -> None:
     if cut:
         where = request.place or f"the text {shortened(request.input)!r}"
-        warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: the rest was cut off")
+        warn(f"{where}: has {cut['tokens']} tokens, but the network reads only {cut['read']}: the rest is cut off")
 
 
 def _stream(generator: Generator, request: Request, options: Options) -> str:
     """Print the answer while it is generated, and return it."""
     answer = ""
-    _warn_of_cut(request, generator.prepare(request, options).cut)
+    _warn_if_cut(request, generator.prepare(request, options).cut)
     for part in generator.stream(request, options):
         print(part, end="", flush=True)
         answer += part
@@ -102,8 +101,8 @@ def _stream(generator: Generator, request: Request, options: Options) -> str:
 
 def _converse(answerer: Answerer, options: Options) -> None:
     """Answer each line that is typed. A language model continues the whole conversation."""
-    goes_on = not answerer.objective.closes_inputs and answerer.objective.architecture == "decoder"
-    hint = f"; {NEW} begins anew" if goes_on else ""
+    continues = not answerer.objective.closes_inputs and answerer.objective.architecture == "decoder"
+    hint = f"; {NEW} starts a new conversation" if continues else ""
     print(f"type a line to get an answer{hint}; Ctrl-D ends", file=sys.stderr)
     conversation = ""
     while True:
@@ -114,34 +113,34 @@ def _converse(answerer: Answerer, options: Options) -> None:
         if line.strip() == NEW or not line.strip():
             conversation = "" if line.strip() else conversation
             continue
-        conversation = f"{conversation}\n{line}" if goes_on and conversation else line
+        conversation = f"{conversation}\n{line}" if continues and conversation else line
         try:
             if isinstance(answerer, Generator) and not BLANK.search(line):
                 conversation += _stream(answerer, Request(conversation), options)
                 continue
             answer = next(answerer.answers([Request(line)], options))
-            _warn_of_cut(Request(line), answer.get("cut"))
+            _warn_if_cut(Request(line), answer.get("cut"))
             print(fill_blanks(line, answer["output"]) if isinstance(answerer, Generator) else answer["output"])
-        except UserError as error:  # for example a text that is too long; the next line may be fine
+        except UserError as error:  # for example, the text is too long; the next line may be shorter
             print(f"t5lite: {error}", file=sys.stderr)
             conversation = ""
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    usual, many = Settings(), in_range(int, 0, STEPS)
-    number = lambda least, most: in_range(float, least, most)
+    defaults, count = Settings(), in_range(int, 0, STEPS)
+    number = lambda smallest, largest: in_range(float, smallest, largest)
     for name, kind, text in (
-        ("max_new_tokens", in_range(int, 1, LENGTH), "the most tokens of an answer"),
-        ("temperature", number(0, 1e6), "0: always take the likeliest token"),
-        ("top_k", many, "sample from the k likeliest tokens; 0: from all"),
-        ("top_p", number(0, 1), "sample from the fewest tokens that together have this probability"),
+        ("max_new_tokens", in_range(int, 1, LENGTH), "an answer has at most this many tokens"),
+        ("temperature", number(0, 1e6), "0: always take the most likely token"),
+        ("top_k", count, "sample from the k most likely tokens; 0: from all tokens"),
+        ("top_p", number(0, 1), "sample from the most likely tokens that together have this probability"),
         ("min_p", number(0, 1), "sample from tokens with at least this fraction of the largest probability"),
-        ("repetition_penalty", number(0, 1e6), "above 1: tokens that occurred already become less likely"),
+        ("repetition_penalty", number(0, 1e6), "above 1: tokens that have already occurred become less likely"),
         ("num_beams", in_range(int, 1, 2**10), "the number of beams; 1: no beam search"),
-        ("length_penalty", number(-1e6, 1e6), "a beam's score is its log-probability / length ** this"),
-        ("num_return", in_range(int, 1, 2**10), "answers to each text, the best first"),
+        ("length_penalty", number(-1e6, 1e6), "exponent x: a beam's score is its log-probability / length ** x"),
+        ("num_return", in_range(int, 1, 2**10), "the number of answers to each text, best first"),
     ):
-        default = getattr(usual, name)
+        default = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
     known = {str(value).lower(): value for value in EARLY_STOPPING}
     parser.add_argument(
@@ -151,28 +150,30 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that the user gave."""
+def _settings_from_flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line sets."""
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _options(arguments: argparse.Namespace) -> Options:
+def _make_options(arguments: argparse.Namespace) -> Options:
     stop = tuple(text.replace("\\n", "\n") for text in arguments.stop or ())
-    settings = Settings(**_given(arguments))
+    settings = Settings(**_settings_from_flags(arguments))
     if settings.num_beams > 1 and stop:
-        raise UserError("--stop does not go with --num_beams, because beams change during the search; leave one out")
+        raise UserError(
+            "--stop cannot be combined with --num_beams, because beams change during the search; leave one out"
+        )
     if "" in stop:
-        raise UserError("--stop: an empty text would end every answer at once; give a text")
+        raise UserError("--stop: an empty text would end every answer at once; give a text that is not empty")
     return Options(settings, stop, tuple(arguments.suppress or ()), arguments.seed)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = cli.parser("generate", __doc__)
     cli.add_checkpoint(parser)
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--input", help="one text")
-    texts.add_argument("--input_file", type=Path, help="a file with a text on each line; default: standard input")
+    texts.add_argument("--input_file", type=Path, help="a file with one text on each line; default: standard input")
     texts.add_argument("--interactive", action="store_true", help="answer each line that is typed")
     parser.add_argument("--strict", action="store_true", help="end at the first line that cannot be answered")
     parser.add_argument(
@@ -180,17 +181,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prefix", help="begin every answer with this text")
     parser.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end an answer before this text; may be repeated"
+        "--stop", action="append", metavar="TEXT", help="end an answer before this text; repeat the flag for more texts"
     )
     parser.add_argument(
-        "--suppress", action="append", metavar="TEXT", help="never generate this token; may be repeated"
+        "--suppress", action="append", metavar="TEXT", help="never generate this token; repeat the flag for more tokens"
     )
-    parser.add_argument("--score", action="store_true", help="print the log-probability of given targets, not answers")
+    parser.add_argument(
+        "--score", action="store_true", help="print log-probabilities of given targets instead of answers"
+    )
     parser.add_argument("--target", help="with --score: the target of every text")
     _add_settings(parser)
-    parser.add_argument("--seed", type=in_range(int, 0, STEPS), default=0)
+    parser.add_argument("--seed", type=in_range(int, 0, STEPS), default=0, help="the seed of sampling")
     parser.add_argument(
-        "--batch_size", type=in_range(int, 1, 2**16), default=BATCH_SIZE, help="the number of texts at a time"
+        "--batch_size", type=in_range(int, 1, 2**16), default=BATCH_SIZE, help="answer this many texts at a time"
     )
     parser.add_argument(
         "--tensor", type=in_range(int, 1, 2**10), default=1, help="the number of devices that share the model"
@@ -204,12 +207,12 @@ def _parser() -> argparse.ArgumentParser:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Answer each text."""
-    arguments = _parser().parse_args(argv)
-    options = _options(arguments)
+    """Print an answer to each text."""
+    arguments = _make_parser().parse_args(argv)
+    options = _make_options(arguments)
     if arguments.target is not None and not arguments.score:
-        raise UserError("--target is of use only with --score; give both")
-    with cli.jax_started(arguments):
+        raise UserError("--target has no effect without --score; give both")
+    with cli.start_jax_on_hosts(arguments):
         answerer = open_answerer(
             arguments.checkpoint, step=arguments.step, average=arguments.average, tensor=arguments.tensor
         )
@@ -217,13 +220,15 @@ def main(argv: Sequence[str]) -> None:
         if arguments.interactive:
             _converse(answerer, options)
             return
-        read = _read(arguments, answerer.columns) if hosts.is_primary() else ()
-        requests = [Request(**fields) for fields in hosts.from_primary([dataclasses.asdict(each) for each in read])]
+        requests_here = _read_requests(arguments, answerer.columns) if hosts.is_primary() else ()
+        requests = [
+            Request(**fields) for fields in hosts.from_primary([dataclasses.asdict(each) for each in requests_here])
+        ]
         generates = isinstance(answerer, Generator)
         if arguments.score and not generates:
             raise UserError("--score: an encoder has no targets to score; leave --score out")
-        alone = arguments.input is not None and not (arguments.json or arguments.score) and generates
-        if alone and sys.stdout.isatty() and options.settings.streams == 1 and hosts.count_hosts() == 1:
+        is_single = arguments.input is not None and not (arguments.json or arguments.score) and generates
+        if is_single and sys.stdout.isatty() and options.settings.streams == 1 and hosts.count_hosts() == 1:
             _stream(answerer, requests[0], options)
             return
         strict = arguments.strict or arguments.input is not None
@@ -235,28 +240,36 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: argparse.Namespace) -> None:
-    """Print each answer. Texts without an answer are named on stderr, and raise a UserError at the end."""
+    """Print each answer, and on stderr the error of each text without an answer.
+
+    Raises UserError at the end if a text has no answer.
+    """
     failed = 0
     for answer, request in zip(answers, requests, strict=False):  # only host 0 has answers
-        _warn_of_cut(request, answer.get("cut"))
+        _warn_if_cut(request, answer.get("cut"))
         if "error" in answer:
             failed += 1
             say(f"t5lite: {answer['error']}")
             continue
-        for line in _lines(answer, arguments):
+        for line in _format_lines(answer, arguments):
             print(line, flush=True)
     if failed:
-        raise UserError(f"{failed} of {len(requests)} texts could not be answered; the lines above name them")
+        raise UserError(
+            f"{failed} of {len(requests)} texts could not be answered; correct them: the lines above name them"
+        )
 
 
 def _check_settings(answerer: Answerer, arguments: argparse.Namespace) -> None:
-    """Refuse flags of generation for an encoder. Else say which settings of generation_config.json are not used."""
-    given = [f"--{name}" for name in (*_given(arguments), *(("stop",) if arguments.stop else ()))]
+    """Raise UserError for an encoder with flags of generation.
+
+    For other models, print a note about settings of generation_config.json that are not used.
+    """
+    given = [f"--{name}" for name in (*_settings_from_flags(arguments), *(("stop",) if arguments.stop else ()))]
     if isinstance(answerer, Reader):
         given += ["--suppress"] if arguments.suppress else []
         given += ["--prefix"] if arguments.prefix else []
         if given:
-            raise UserError(f"{', '.join(given)}: an encoder generates nothing; leave it out")
+            raise UserError(f"{', '.join(given)}: an encoder does not generate text; leave it out")
         return
     rules, architecture = answerer.tokenizer.rules, answerer.objective.architecture
     if rules is not None and (note := describe_ignored(rules, architecture, given)):

@@ -80,7 +80,7 @@ def fit(
     config = experiment.config
     first = int(state.step)
     stop = Stopping()
-    evaluator = Evaluator(experiment, trainer.mesh, stop.between_batches)
+    evaluator = Evaluator(experiment, trainer.mesh, stop.raise_if_stopped)
     for note in experiment.cut_notes():
         warn(note)
     for note in evaluator.share_notes():
@@ -290,7 +290,7 @@ def main(argv: Sequence[str]) -> None:
     cli.add_hosts(parser)
     arguments, config = cli.parse_with_config(parser, argv)
     config.debug_nans |= arguments.debug_nans
-    with cli.jax_started(arguments, config.deterministic):
+    with cli.start_jax_on_hosts(arguments, config.deterministic):
         result = train(config, arguments.workdir, arguments.allow_changes, arguments.given)
         _show(result, arguments.workdir)
         print(f"result: {arguments.workdir / 'result.json'}")

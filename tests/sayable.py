@@ -12,7 +12,7 @@ STRANGE = Rules(stops=(40, 900), first=41, last=901, never=(42, 43), never_first
 
 def trained(objective: Objective, vocab: Vocabulary, rules: Rules = STRANGE) -> Conventions:
     """The conventions of a run with `objective` that starts from weights with `rules`."""
-    return conventions_of(objective, vocab, True, rules.after_training(objective.allowed_ids(vocab), objective.bos))
+    return conventions_of(objective, vocab, True, rules.adapt_to_training(objective.allowed_ids(vocab), objective.bos))
 
 
 def unsayable(

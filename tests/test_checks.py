@@ -1,4 +1,4 @@
-"""Every value of a config has its range, and what lies outside is refused by the name of its field."""
+"""Every number in a config has a range, and an error names the field of a value outside its range."""
 
 import math
 
@@ -12,7 +12,7 @@ from tests.test_config import complaint, valid
 
 
 def numbers(config, kinds, prefix=""):
-    """The dotted paths of the numbers of a config that are of one of the types `kinds`."""
+    """Return the dotted paths of the numbers in a config that have one of the types `kinds`."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             yield from numbers(value, kinds, f"{prefix}{name}.")
@@ -51,14 +51,14 @@ def test_none_is_refused_where_a_value_is_needed(field):
     complaint(lambda: check(config), f"config.{field}: needs a value")
 
 
-def test_a_truth_is_no_number():
+def test_a_bool_is_no_number():
     config = valid()
     config.seed = True
     complaint(lambda: check(config), "config.seed: must be of type int")
 
 
 @pytest.mark.parametrize("value", [(1, object()), ((np.float32(1),),), (math.nan,), (b"x",)])
-def test_a_tuple_holds_what_json_can(value):
+def test_a_tuple_may_hold_only_values_of_json(value):
     config = valid()
     config.trainable = value
     complaint(lambda: check(config), "config.trainable")

@@ -1,4 +1,4 @@
-"""How a verb's process ends: with what it has to say, and not later for what its threads still wait for."""
+"""A failed verb prints its error and ends, without waiting for its threads."""
 
 import subprocess
 import sys

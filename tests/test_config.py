@@ -1,4 +1,4 @@
-"""Configs: fields are typed and known, files and flags set them, and every mistake is one line that names it."""
+"""Configs: fields have types, files and flags set them, and every mistake is an error in one line."""
 
 import json
 
@@ -18,7 +18,7 @@ from t5lite.system.errors import UserError
 
 
 def complaint(call, *parts):
-    """The one-line UserError of `call`, which must mention `parts`."""
+    """Check that `call` raises a UserError of one line that contains `parts`."""
     with pytest.raises(UserError) as caught:
         call()
     message = str(caught.value)
@@ -66,7 +66,7 @@ def test_none_clears_an_optional_field_whatever_the_order():
         config = override(valid(), given)
         assert (config.budget.steps, config.budget.tokens) == (None, 10.0)
         check(config)
-    assert override(valid(), ["--config.name=None"]).name == "None"  # this one is not optional
+    assert override(valid(), ["--config.name=None"]).name == "None"  # the field `name` is not optional
     config = valid()
     config.init_from = "runs/a"
     assert override(config, ["--config.init_from=None"]).init_from is None
@@ -89,8 +89,8 @@ def test_flags_make_members_of_a_mixture(tmp_path):
                  "--config.objective.mixture.spans.whole_words=false",
                  "--config.objective.mixture.lm.name=prefix_lm",
                  "--config.objective.mixture.lm.mode=[S2S]"]  # fmt: skip
-    made = file(tmp_path, " c = base_config()", " c.objective.name = 'mixture'", " return c")
-    config = override(read_config(str(made)), arguments)
+    path = file(tmp_path, " c = base_config()", " c.objective.name = 'mixture'", " return c")
+    config = override(read_config(str(path)), arguments)
     check(config)
     assert to_dict(config)["data"]["train"]["mixture"] == {
         "domain": {"source": "files:a", "weight": 3.0, "columns": {"text": "body"}},
@@ -102,19 +102,19 @@ def test_flags_make_members_of_a_mixture(tmp_path):
 
 
 def test_flags_join_and_change_the_members_that_a_file_has(tmp_path):
-    line = " c.data.train.mixture.books = {'source': 'pydocs', 'weight': 1}"  # an int, which a flag may make 2.5
-    made = file(tmp_path, " c = base_config()", line, " return c")
+    line = " c.data.train.mixture.books = {'source': 'pydocs', 'weight': 1}"  # an int; a flag may set 2.5
+    path = file(tmp_path, " c = base_config()", line, " return c")
     arguments = [f"{MIXED}books.weight=2.5", f"{MIXED}books.split=test", f"{MIXED}more.source=files:a"]
-    mixture = override(read_config(str(made)), arguments).data.train.mixture
+    mixture = override(read_config(str(path)), arguments).data.train.mixture
     assert mixture.to_dict() == {
         "books": {"source": "pydocs", "weight": 2.5, "split": "test"},
         "more": {"source": "files:a"},
     }
-    cleared = override(read_config(str(made)), [f"{MIXED}books.split=x", f"{MIXED}books.split=None"])
+    cleared = override(read_config(str(path)), [f"{MIXED}books.split=x", f"{MIXED}books.split=None"])
     assert cleared.data.train.mixture.books.split is None
 
 
-def test_what_is_given_takes_the_place_of_what_the_file_says():
+def test_a_flag_replaces_the_value_in_the_file():
     config = valid()  # with data.train.source and budget.steps
     config.data.train.split = "train[:10%]"
     mixed = override(config, [f"{MIXED}a.source=files:a", f"{MIXED}b.source=files:b", "--config.budget.minutes=5"])
@@ -279,7 +279,7 @@ def test_a_config_file_that_is_missing_or_of_another_kind_is_named(tmp_path):
     complaint(lambda: load_function(tmp_path, "get_study"), "no config file")
 
 
-def test_the_config_that_a_run_left_is_a_config_file(tmp_path):
+def test_the_config_json_of_a_run_is_a_config_file(tmp_path):
     config = base_config()
     config.batch_size, config.init_from = 3, "@other"
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))

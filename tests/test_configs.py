@@ -33,7 +33,7 @@ STUDIES = sorted((CONFIGS / "studies").glob("*.py"))
 
 
 def put_together(config):
-    """What can be made of a config before its data is read; a mistake in it is a UserError."""
+    """Make everything that a config describes, except its data. A mistake in the config raises UserError."""
     check(config)
     check_budget(config)
     if config.model.architecture == "bag_of_words":
@@ -56,7 +56,7 @@ def test_a_config_can_be_put_together(spec):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_run_of_a_study_can_be_put_together(path):
-    once = {config.name: config for config in read_study(str(path)).values()}  # repetitions differ by the seed alone
+    once = {config.name: config for config in read_study(str(path)).values()}  # repetitions differ only by the seed
     for config in once.values():
         put_together(config)
 

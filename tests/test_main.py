@@ -1,4 +1,4 @@
-"""The command without a verb, and the package that `pip install .` makes of the tree."""
+"""The command t5lite without a verb, and the package that `pip install .` builds."""
 
 import re
 import shutil
@@ -19,29 +19,29 @@ def _run(*arguments):
     return subprocess.run([sys.executable, "-m", "t5lite", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_every_verb_is_listed_with_what_it_does():
+def test_every_verb_is_listed_with_its_summary():
     modules = {path.stem for path in (ROOT / "t5lite").glob("*.py") if "\n@cli.verb\n" in path.read_text()}
     assert set(command.VERBS) == modules
-    said = _run()
-    assert said.returncode == 0 and not said.stderr
+    process = _run()
+    assert process.returncode == 0 and not process.stderr
     for verb in command.VERBS:
-        (line,) = [line for line in said.stdout.splitlines() if line.split()[:1] == [verb]]
+        (line,) = [line for line in process.stdout.splitlines() if line.split()[:1] == [verb]]
         assert len(line.split()) > 5, line
 
 
 def test_a_verb_runs_with_its_own_arguments():
-    said = _run("compare", "--help")
-    assert said.returncode == 0 and "--base" in said.stdout
+    process = _run("compare", "--help")
+    assert process.returncode == 0 and "--base" in process.stdout
 
 
-def test_an_unknown_verb_is_a_mistake_in_one_line():
-    said = _run("trian")
-    assert said.returncode == 2 and said.stderr == "t5lite: there is no verb 'trian'; did you mean 'train'?\n"
+def test_an_unknown_verb_is_an_error_in_one_line():
+    process = _run("trian")
+    assert process.returncode == 2 and process.stderr == "t5lite: there is no verb 'trian'; did you mean 'train'?\n"
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(a copy of the tree in which a wheel was built, the wheel)."""
+    """(copy of the tree in which a wheel was built, path of the wheel)."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
@@ -66,6 +66,6 @@ def test_the_wheel_asks_for_what_requirements_name_and_brings_the_command(built)
 
 def test_building_leaves_nothing_in_the_tree(built):
     tree, _ = built
-    left = {path.name for path in tree.iterdir()}
-    assert left == {"pyproject.toml", "requirements.txt", "README.md", "LICENSE", "t5lite"}
+    names = {path.name for path in tree.iterdir()}
+    assert names == {"pyproject.toml", "requirements.txt", "README.md", "LICENSE", "t5lite"}
     assert not [path for path in tree.rglob("*") if path.name in ("build", "dist") or path.suffix == ".egg-info"]

@@ -164,7 +164,7 @@ def test_the_quickstart_fills_blanks(outputs):
 
 def test_the_quickstart_compares(outputs, workdir):
     said = text_of(outputs["comparison"])
-    judged = r"loss on validation: \S+ nats \(95 % interval .*, 2 seeds\): \*\*not judged\*\*: a verdict takes 3 seeds"
+    judged = r"loss on validation: \S+ nats \(95 % interval .*, 2 seeds\): \*\*not judged\*\*: a verdict needs 3 seeds"
     assert re.search(judged, said), said
     assert "| scratch (base) | 0, 1 |" in said and "| pretrained + pretrain |" in said
     drawn = pictures(outputs["comparison"])

@@ -88,9 +88,9 @@ def pretraining():
     config.batch_size = 32
     # See above: queries start small, and the encoder's gradients are mostly noise at first.
     config.optimizer.rate_multipliers = ((".*query.*", 0.18), ("encoder.*", 0.3), (".*", 1.0))
-    config.budget.steps = 650
-    config.eval.every_steps = 325
-    config.checkpoint.every_steps = 325
+    config.budget.steps = 500
+    config.eval.every_steps = 250
+    config.checkpoint.every_steps = 250
     return config
 
 
@@ -106,7 +106,7 @@ def task(source, targets_length, steps, labels):
     config.optimizer.rate_multipliers = ((".*query.*", 0.18), (".*", 1.0))
     config.budget.steps = steps
     config.checkpoint.every_steps = 100
-    config.eval.every_steps = 75
+    config.eval.every_steps = 50
     config.eval.generate_rows = 0
     return config
 
@@ -115,8 +115,8 @@ def get_study(arg=None):
     arg = parse_arg(arg, seeds=3, first_seed=0)  # first_seed: for a second study, independent of the first
     runs = {}
     for name, config in {
-        "summary": task("pydocs/summary_science", 32, steps=150, labels=1500),
-        "topic": task("pydocs/science_topic", 8, steps=150, labels=2000),
+        "summary": task("pydocs/summary_science", 32, steps=100, labels=1500),
+        "topic": task("pydocs/science_topic", 8, steps=80, labels=2000),
     }.items():
         scratch, pretrained = config, config.copy_and_resolve_references()
         scratch.tokenizer.path = pretrained.init_from = "@pretrain"

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from t5lite.data.delimited import AUTO, CSV, DELIMITERS, FIELD, MARK, split_records
 from t5lite.system.errors import UserError
-from t5lite.system.files import only_files
+from t5lite.system.files import open_regular_file
 
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST_LINE = 64 << 20  # characters of a line, or of a row of .csv; as objects a hostile line takes 25 times as much
@@ -56,7 +56,7 @@ def readable(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     """Open the file's bytes. They are unpacked if the name ends in .gz."""
-    with readable(path), open(path, "rb", BLOCK, opener=only_files) as file:
+    with readable(path), open(path, "rb", BLOCK, opener=open_regular_file) as file:
         if not path.name.lower().endswith(".gz"):
             yield file
             return

@@ -1,4 +1,4 @@
-"""BART: post-norm, with learned positions. The first two rows of the position table are unused."""
+"""BART: an encoder-decoder with post-norm and learned positions. The position table begins with two unused rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +22,8 @@ FIXED = {
     "logits_soft_cap": None,
     "logits_bias": True,
 }
-# The values that the model here needs. Older files have fields for other ways to compute.
-USUAL = {
+# The only values that are supported. Older files have fields for other computations.
+SUPPORTED = {
     "normalize_before": False,
     "add_final_layer_norm": False,
     "normalize_embedding": True,
@@ -34,15 +34,15 @@ USUAL = {
 }
 
 
-def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
-    family.refuse_others(json, USUAL)
+    family.refuse_others(json, SUPPORTED)
     for pair in (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim")):
         if family.read_count(json, pair[0]) != family.read_count(json, pair[1]):
-            raise UserError(f"config.json: {pair[0]} and {pair[1]} differ, which is not supported")
+            raise UserError(f"config.json: {pair[0]} and {pair[1]} differ, which is not supported; give them one value")
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         **family.read_heads(json, "d_model", "encoder_attention_heads"),
         "architecture": "encoder_decoder",
         "num_encoder_layers": family.read_count(json, "encoder_layers"),
@@ -55,8 +55,8 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     }
 
 
-def _to_json(config: ModelConfig) -> dict[str, Any]:
-    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "encoder_decoder"}, "BART")
+def _write_fields(config: ModelConfig) -> dict[str, Any]:
+    family.require_same(config, FIXED | family.even_head_fields(config) | {"architecture": "encoder_decoder"}, "BART")
     return {
         "model_type": "bart",
         "architectures": ["BartForConditionalGeneration"],
@@ -70,13 +70,13 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "decoder_ffn_dim": config.d_ff,
         "encoder_attention_heads": config.num_heads,
         "decoder_attention_heads": config.num_heads,
-        "activation_function": family.released_activation(family.UNGATED, config, "BART"),
+        "activation_function": family.find_released_activation(family.UNGATED, config, "BART"),
         "scale_embedding": config.scale_embeddings,
         "tie_word_embeddings": True,
     }
 
 
-def _entries(config: ModelConfig) -> list[Entry]:
+def _list_entries(config: ModelConfig) -> list[Entry]:
     del config
     entries = [
         Entry("token_embedding/embedding", "model.shared.weight"),
@@ -100,9 +100,9 @@ def _entries(config: ModelConfig) -> list[Entry]:
 
 BART = Family(
     model_types=("bart",),
-    fields=_fields,
-    to_json=_to_json,
-    entries=_entries,
+    fields=_read_fields,
+    to_json=_write_fields,
+    entries=_list_entries,
     dropout={
         "dropout": Rate(("embedding", "residual"), 0.1),
         "attention_dropout": Rate(("attention",), 0.0),
@@ -121,7 +121,7 @@ BART = Family(
     answers=("ForConditionalGeneration", "Model", "ForCausalLM", ""),
     heads={r"classification_head\..*": "ForSequenceClassification", r"qa_outputs\..*": "ForQuestionAnswering"},
     buffers=(r"(model\.)?(encoder|decoder)\.version",),
-    renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
+    renames=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
     aliases={
         "model.encoder.embed_tokens.weight": "model.shared.weight",
         "model.decoder.embed_tokens.weight": "model.shared.weight",

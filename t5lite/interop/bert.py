@@ -1,6 +1,6 @@
-"""BERT: its encoder, with a head for the vocabulary, the next sentence, or labels.
+"""BERT: an encoder with a head for the vocabulary, the next sentence, or labels.
 
-`architectures` in config.json tells which head it is. If config.json names no class, the tensors tell.
+The field `architectures` of config.json tells which head the weights have. If it names no class, the tensors tell.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 from t5lite.interop import family
 from t5lite.interop.dropout import Rate
 from t5lite.interop.family import Entry, Family, Json, Shape
-from t5lite.interop.labels import label_names, refuse_problem_type
+from t5lite.interop.labels import read_label_names, refuse_problem_type
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.masked_lm import NEXT_SENTENCE
 from t5lite.objectives.objective import Heads
@@ -44,15 +44,15 @@ KINDS = {
 }
 
 
-def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
-    """Return the heads that answer. Raises UserError for labels that contradict them."""
-    kind = family.named_kind(json)
+def _read_model_heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
+    """Return the heads that answer. Raises UserError if the labels in config.json contradict the weights."""
+    kind = family.read_kind(json)
     if kind not in KINDS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
     for task in TASKS.values():
         released_kind, _ = task.released.get("bert", ("", ""))
         if task.has_labels and kind == released_kind and CLASSIFIER in shapes:
-            rows = len(label_names(json, shapes[CLASSIFIER][0]))
+            rows = len(read_label_names(json, shapes[CLASSIFIER][0]))
             if task.each == "example":
                 refuse_problem_type(json, rows)
             return Heads(False, (task.make_head(rows),))
@@ -60,12 +60,12 @@ def _heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
     return Heads(VOCABULARY in names, (NEXT_SENTENCE,) if IS_NEXT in names else ())
 
 
-def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    usual = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-    family.refuse_others(json, {**usual, "tie_word_embeddings": True, "pruned_heads": {}})
+def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    supported = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+    family.refuse_others(json, {**supported, "tie_word_embeddings": True, "pruned_heads": {}})
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         **family.read_heads(json, "hidden_size", "num_attention_heads"),
         "architecture": "encoder",
         "num_encoder_layers": family.read_count(json, "num_hidden_layers"),
@@ -78,12 +78,12 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "token_types": family.read_count(json, "type_vocab_size"),
         "mlm_transform": True,
         "logits_bias": True,
-        "heads": _heads(json, shapes),
+        "heads": _read_model_heads(json, shapes),
     }
 
 
-def _to_json(config: ModelConfig) -> dict[str, Any]:
-    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "encoder"}, "BERT")
+def _write_fields(config: ModelConfig) -> dict[str, Any]:
+    family.require_same(config, FIXED | family.even_head_fields(config) | {"architecture": "encoder"}, "BERT")
     heads = config.heads
     if heads.vocabulary:
         family.require_same(config, {"mlm_transform": True, "logits_bias": True}, "BERT")
@@ -99,7 +99,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_encoder_layers,
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.d_ff,
-        "hidden_act": family.released_activation(family.UNGATED, config, "BERT"),
+        "hidden_act": family.find_released_activation(family.UNGATED, config, "BERT"),
         "max_position_embeddings": config.max_positions,
         "type_vocab_size": config.token_types,
         "layer_norm_eps": config.norm_epsilon,
@@ -108,7 +108,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _entries(config: ModelConfig) -> list[Entry]:
+def _list_entries(config: ModelConfig) -> list[Entry]:
     tensor = "bert.embeddings."
     entries = [
         Entry("token_embedding/embedding", f"{tensor}word_embeddings.weight"),
@@ -137,9 +137,9 @@ def _entries(config: ModelConfig) -> list[Entry]:
 
 BERT = Family(
     model_types=("bert",),
-    fields=_fields,
-    to_json=_to_json,
-    entries=_entries,
+    fields=_read_fields,
+    to_json=_write_fields,
+    entries=_list_entries,
     dropout={
         "hidden_dropout_prob": Rate(("embedding", "residual"), 0.1),
         "attention_probs_dropout_prob": Rate(("attention",), 0.1),
@@ -151,7 +151,7 @@ BERT = Family(
     heads={r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"},
     buffers=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
     more_parts=lambda model: (dataclasses.replace(model, heads=Heads(True, (NEXT_SENTENCE,)), mlm_transform=True),),
-    renamed=(
+    renames=(
         (r"\.gamma$", ".weight"),
         (r"\.beta$", ".bias"),
         (r"^(embeddings|encoder|pooler)\.", r"bert.\1."),

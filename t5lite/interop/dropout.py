@@ -2,10 +2,10 @@
 
 A family's config.json has rates for some of the places of model/config.py. Each family has a table of these fields:
 
-    "hidden_dropout_prob": Rate(("embedding", "residual"), usual=0.1)
+    "hidden_dropout_prob": Rate(("embedding", "residual"), default=0.1)
 
-A model here has one rate for all its places. The run chooses the rate; the release chooses the places. They are the
-places with a rate above 0, or all of the family's places if every rate is 0.
+A model here has one rate for all its places. The run chooses the rate, and the release chooses the places: those with a
+rate above 0. If every rate is 0, these are all places of the family.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,12 +18,12 @@ from t5lite.system.errors import UserError
 class Rate(NamedTuple):
     """The meaning of a rate in config.json.
 
-    places: where the rate applies; () for a kind of dropout that the model here does not have.
-    usual: the value if config.json lacks the field: transformers' default rate, or the name of another field.
+    places: where the rate applies. () stands for a kind of dropout that the model here does not have.
+    default: the value if config.json lacks the field: transformers' default rate, or the name of another field.
     """
 
     places: tuple[str, ...]
-    usual: float | str
+    default: float | str
 
 
 Rates = Mapping[str, Rate]
@@ -32,12 +32,14 @@ Rates = Mapping[str, Rate]
 def read_rates(json: Mapping[str, Any], table: Rates) -> dict[str, float]:
     """Return {field of config.json: rate}. Raises UserError for a value that is not a rate."""
     rates: dict[str, float] = {}
-    for name, (_, usual) in table.items():
+    for name, (_, default) in table.items():
         value = json.get(name)
         if value is None:
-            value = rates[usual] if isinstance(usual, str) else usual
+            value = rates[default] if isinstance(default, str) else default
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise UserError(f"config.json: {name} should be a rate of at least 0 and below 1, but is {value!r}")
+            raise UserError(
+                f"config.json: {name} should be a rate of at least 0 and below 1, but is {value!r}; correct it"
+            )
         rates[name] = float(value)
     return rates
 
@@ -53,9 +55,9 @@ def read_places(json: Mapping[str, Any], table: Rates) -> tuple[str, ...]:
 def rates_of(dropout: float, places: Collection[str], table: Rates) -> dict[str, float]:
     """Return {field: rate} for config.json, for a model with the rate `dropout` at `places`.
 
-    The rate is 0 for a field without places, and where the model has no dropout at one of the field's places.
+    The rate of a field is 0 if the field has no places, or if the model has no dropout at one of these places.
     """
-    return {name: dropout if own and set(own) <= set(places) else 0.0 for name, (own, _) in table.items()}
+    return {name: dropout if used and set(used) <= set(places) else 0.0 for name, (used, _) in table.items()}
 
 
 def model_rates(config: ModelConfig, table: Rates) -> dict[str, float]:
@@ -63,8 +65,8 @@ def model_rates(config: ModelConfig, table: Rates) -> dict[str, float]:
     return rates_of(config.dropout, [place for place in DROPOUT_PLACES if config.dropout_at(place)], table)
 
 
-def lost_places(config: ModelConfig, table: Rates) -> list[str]:
-    """Return the places where a model has dropout that the family's config.json cannot express."""
+def find_lost_places(config: ModelConfig, table: Rates) -> list[str]:
+    """Return the places where a model has dropout, but the family's config.json cannot say so."""
     expressed = {place for name, rate in model_rates(config, table).items() if rate for place in table[name].places}
     has_head = any(head.dropout for head in config.heads.others)
     places = [place for place in DROPOUT_PLACES if place != "head" or has_head]

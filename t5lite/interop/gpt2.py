@@ -1,4 +1,4 @@
-"""GPT-2. Its kernels are [in, out] as in the models here. One tensor holds the kernels of queries, keys and values."""
+"""GPT-2: kernels are [in, out], as in the models here. One tensor holds the kernels of queries, keys and values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ FIXED = {
 }
 
 
-def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
     # reorder_and_upcast_attn needs no check: here scores and softmax are float32 anyway.
     family.refuse_others(json, {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
@@ -30,7 +30,7 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     heads = family.read_heads(json, "n_embd", "n_head")
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         **heads,
         "architecture": "decoder",
         "num_encoder_layers": 0,
@@ -44,8 +44,8 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     }
 
 
-def _to_json(config: ModelConfig) -> dict[str, Any]:
-    family.require_same(config, FIXED | family.even_heads(config) | {"architecture": "decoder"}, "GPT-2")
+def _write_fields(config: ModelConfig) -> dict[str, Any]:
+    family.require_same(config, FIXED | family.even_head_fields(config) | {"architecture": "decoder"}, "GPT-2")
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -55,13 +55,13 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "n_layer": config.num_decoder_layers,
         "n_head": config.num_heads,
         "n_inner": config.d_ff,
-        "activation_function": family.released_activation(family.UNGATED, config, "GPT-2"),
+        "activation_function": family.find_released_activation(family.UNGATED, config, "GPT-2"),
         "layer_norm_epsilon": config.norm_epsilon,
         "tie_word_embeddings": config.tie_embeddings,
     }
 
 
-def _entries(config: ModelConfig) -> list[Entry]:
+def _list_entries(config: ModelConfig) -> list[Entry]:
     entries = [
         Entry("token_embedding/embedding", "transformer.wte.weight"),
         Entry("decoder/position_embedding/embedding", "transformer.wpe.weight"),
@@ -80,9 +80,9 @@ def _entries(config: ModelConfig) -> list[Entry]:
 
 GPT2 = Family(
     model_types=("gpt2",),
-    fields=_fields,
-    to_json=_to_json,
-    entries=_entries,
+    fields=_read_fields,
+    to_json=_write_fields,
+    entries=_list_entries,
     dropout={
         "embd_pdrop": Rate(("embedding",), 0.1),
         "attn_pdrop": Rate(("attention",), 0.1),
@@ -103,6 +103,6 @@ GPT2 = Family(
         r"multiple_choice_head\..*": "DoubleHeadsModel",
     },
     buffers=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
-    renamed=((r"^(wte|wpe|h|ln_f)\.", r"transformer.\1."),),
+    renames=((r"^(wte|wpe|h|ln_f)\.", r"transformer.\1."),),
     aliases={"lm_head.weight": "transformer.wte.weight"},
 )

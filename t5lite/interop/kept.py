@@ -1,12 +1,13 @@
-"""The files of a release that a converted workdir keeps, so that an export has the same names, dtypes and bits again.
+"""Keep the files of a release in a converted workdir, so that an export has the same names, dtypes and bits again.
 
     released/config.json         unchanged; also generation_config.json, if the release has it
     released/tensors.json        {"tensors": {"lm_head.weight": {"dtype": "BF16", "shape": [9, 4],
                                                                  "of": "shared.weight"}, …}}
-    released/model.safetensors   tensors that are no parameter of any model here: heads of other kinds, and buffers
+    released/model.safetensors   tensors that no model here has as a parameter: heads of other kinds, and buffers
 
-"of" is the tensor in the family's table that has the same values; null: the tensor is in model.safetensors. A run that
-starts from the workdir keeps none of these files. It has trained its own parameters, and its export has only these.
+"of" is the tensor in the family's table that has the same values. null: the tensor is in model.safetensors. A run that
+starts from the workdir does not keep these files, because it trains its own parameters. Its export has only these
+parameters.
 """
 
 import dataclasses
@@ -18,8 +19,8 @@ from typing import Any
 from t5lite.interop.family import Family, Json
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import FAMILIES, Released
-from t5lite.interop.tensors import NAMES, TensorFolder, ToWrite, write_tensors
-from t5lite.interop.writing import tensors_of
+from t5lite.interop.tensors import NAMES, TensorFolder, TensorToWrite, write_tensors
+from t5lite.interop.writing import make_tensors
 from t5lite.model.config import ModelConfig
 from t5lite.system.files import read_json
 
@@ -29,8 +30,11 @@ SHAPE = {"tensors": {str: {"dtype": str, "shape": [int], "of": (str, None)}}}
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """The release that a workdir keeps. kind: the kind of its class in transformers. tensors: see tensors.json."""
+class KeptRelease:
+    """The release that a workdir keeps.
+
+    kind: the end of the class name in config.json; see `Family`. tensors: {name: values as in tensors.json}.
+    """
 
     folder: Path
     json: Json
@@ -40,9 +44,9 @@ class Kept:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the tensors that belong to heads that no model here has."""
-        rename, others = self.family.rename, [name for name, each in self.tensors.items() if each["of"] is None]
-        return tuple(name for name in others if self.family.kind_of_head(rename(name)))
+        """The names of the tensors that belong to heads that no model here has."""
+        rename, stored = self.family.rename, [name for name, each in self.tensors.items() if each["of"] is None]
+        return tuple(name for name in stored if self.family.kind_of_head(rename(name)))
 
     @property
     def refusal(self) -> str | None:
@@ -51,7 +55,7 @@ class Kept:
 
 
 def keep_release(released: Released, workdir: Path) -> None:
-    """Write into `workdir` the facts of the release that its parameters do not hold."""
+    """Write into `workdir` the facts of the release that the parameters do not hold."""
     folder = workdir / FOLDER
     folder.mkdir()
     stored = released.tensors.tensors
@@ -66,19 +70,19 @@ def keep_release(released: Released, workdir: Path) -> None:
         if (released.folder / name).is_file():
             (folder / name).write_bytes((released.folder / name).read_bytes())
     (folder / TENSORS).write_text(json.dumps({"tensors": tensors}, indent=1) + "\n")
-    others = {name: _unchanged(released.tensors, name) for name in (*released.heads, *released.buffers)}
-    if others:
-        write_tensors(folder, others, "float32")
+    unread = {name: _copy_unchanged(released.tensors, name) for name in (*released.heads, *released.buffers)}
+    if unread:
+        write_tensors(folder, unread, "float32")
 
 
-def _unchanged(tensors: TensorFolder, name: str) -> ToWrite:
-    """Return a tensor that is to be written with the bytes that it has."""
+def _copy_unchanged(tensors: TensorFolder, name: str) -> TensorToWrite:
+    """Return a tensor to write with its stored bytes."""
     stored = tensors.tensors[name]
     start, end = stored.span(name)
-    return ToWrite(stored.shape, lambda: stored.bytes(name), stored=stored.dtype, size=end - start)
+    return TensorToWrite(stored.shape, lambda: stored.bytes(name), stored=stored.dtype, size=end - start)
 
 
-def read_kept(workdir: Path) -> Kept | None:
+def read_kept(workdir: Path) -> KeptRelease | None:
     """Return the release that a workdir keeps; None if the workdir does not come from a release."""
     folder = workdir / FOLDER
     tensors, config = read_json(folder / TENSORS, shape=SHAPE), read_json(folder / CONFIG, shape={"model_type": str})
@@ -86,31 +90,33 @@ def read_kept(workdir: Path) -> Kept | None:
         return None
     family = FAMILIES[config["model_type"]]
     names = [family.rename(name) for name in tensors["tensors"]]
-    return Kept(folder, config, family, family.kind_of(config, names), tensors["tensors"])
+    return KeptRelease(folder, config, family, family.kind_of(config, names), tensors["tensors"])
 
 
-def write_back(kept: Kept, folder: Path, model: ModelConfig, params: Mapping[str, Any], dtype: str | None) -> None:
+def write_back(
+    kept: KeptRelease, folder: Path, model: ModelConfig, params: Mapping[str, Any], dtype: str | None
+) -> None:
     """Write the release into `folder` in its original form: config.json, and the tensors under their original names.
 
     Args:
         model: the workdir's model.
-        params: {path: array} of everything in its checkpoint.
-        dtype: of all tensors except buffers; None: each tensor keeps its own.
+        params: {path: array} for all parameters in the workdir's checkpoint.
+        dtype: the dtype of all tensors except buffers. None: each tensor keeps its own dtype.
     """
     entries = {
         entry.path: entry for each in (*kept.family.more_parts(model), model) for entry in kept.family.entries(each)
     }
     shapes = {path: array.shape for path, array in params.items()}
-    made = tensors_of([entry for path, entry in entries.items() if path in params], shapes, params)
-    others = TensorFolder(kept.folder) if any(each["of"] is None for each in kept.tensors.values()) else None
+    from_params = make_tensors([entry for path, entry in entries.items() if path in params], shapes, params)
+    unread = TensorFolder(kept.folder) if any(each["of"] is None for each in kept.tensors.values()) else None
     tensors = {}
     for name, each in kept.tensors.items():
         if each["of"] is not None:
-            tensors[name] = dataclasses.replace(made[each["of"]], dtype=dtype or NAMES[each["dtype"]])
+            tensors[name] = dataclasses.replace(from_params[each["of"]], dtype=dtype or NAMES[each["dtype"]])
         elif dtype is not None and name in kept.heads and each["dtype"] in NAMES:
-            tensors[name] = ToWrite(tuple(each["shape"]), lambda name=name: others.read(name), dtype=dtype)
+            tensors[name] = TensorToWrite(tuple(each["shape"]), lambda name=name: unread.read(name), dtype=dtype)
         else:
-            tensors[name] = _unchanged(others, name)
+            tensors[name] = _copy_unchanged(unread, name)
     config = dict(kept.json)
     config |= {field: dtype for field in ("dtype", "torch_dtype") if dtype is not None and field in config}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

@@ -1,6 +1,7 @@
-"""Llama, and models that differ from it in one field.
+"""Llama, Mistral, Qwen2 and Qwen3.
 
-Mistral is the same. Qwen2 has biases on queries, keys and values; Qwen3 has norms on queries and keys.
+Mistral has the architecture of Llama. Qwen2 adds biases to queries, keys and values. Qwen3 adds norms to queries and
+keys.
 """
 
 from collections.abc import Mapping
@@ -28,10 +29,10 @@ LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_positio
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
-def _rotary(json: Json) -> tuple[float, tuple | None]:
-    """Return (base, scaling). transformers 5 writes rope_parameters; earlier versions rope_theta and rope_scaling.
+def _read_rotary(json: Json) -> tuple[float, tuple | None]:
+    """Return (base, scaling). transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
 
-    Raises UserError if they contradict each other, and for a scaling that is not supported.
+    Raises UserError if the fields contradict each other, and for a scaling that is not supported.
     """
     earlier = {**(json.get("rope_scaling") or {}), "rope_theta": json.get("rope_theta")}
     rope = json.get("rope_parameters") or earlier
@@ -43,7 +44,7 @@ def _rotary(json: Json) -> tuple[float, tuple | None]:
 
 
 def _read_rope(rope: Mapping[str, Any]) -> tuple[float, tuple | None]:
-    """Return (base, scaling) of one of the two forms."""
+    """Return (base, scaling). rope: rope_parameters, or the older fields in one mapping."""
     base = float(rope.get("rope_theta") or 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
@@ -55,8 +56,8 @@ def _read_rope(rope: Mapping[str, Any]) -> tuple[float, tuple | None]:
     raise UserError(f"config.json: rotary positions scaled by {kind!r} are not supported; known: linear, llama3")
 
 
-def _window(json: Json) -> int | None:
-    """Return the length up to which sliding-window attention is plain attention; None if there is no window."""
+def _read_window(json: Json) -> int | None:
+    """Return the length of the sliding window: up to this length attention is plain. None: there is no window."""
     if json["model_type"] == "llama":
         family.refuse_others(json, {"use_sliding_window": False, "sliding_window": None})
         return None
@@ -65,21 +66,21 @@ def _window(json: Json) -> int | None:
     return family.read_count(json, "sliding_window") if slides and json.get("sliding_window") is not None else None
 
 
-def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     del shapes
     biases, qk_norm = VARIANTS[json["model_type"]]
     family.refuse_others(json, {"attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0})
     d_model, heads = family.read_count(json, "hidden_size"), family.read_count(json, "num_attention_heads")
     head_dim = d_model // heads if json.get("head_dim") is None else family.read_count(json, "head_dim")
     try:
-        base, scaling = _rotary(json)
+        base, scaling = _read_rotary(json)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"config.json: the fields of rotary positions (rope_…) are not understood: {error!r}"
+            f"config.json: the fields of rotary positions (rope_…) are damaged: {error!r}; correct them"
         ) from error
     return {
         **FIXED,
-        **family.USUAL_SCALES,
+        **family.COMMON_SCALES,
         "architecture": "decoder",
         "num_encoder_layers": 0,
         "num_decoder_layers": family.read_count(json, "num_hidden_layers"),
@@ -96,11 +97,11 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "biases": biases,
         "qk_norm": qk_norm,
         "tie_embeddings": bool(json.get("tie_word_embeddings", False)),
-        "max_positions": _window(json),
+        "max_positions": _read_window(json),
     }
 
 
-def _to_json(config: ModelConfig) -> dict[str, Any]:
+def _write_fields(config: ModelConfig) -> dict[str, Any]:
     scales = {"logit_scale": 1.0, "score_scale": config.head_dim**-0.5}
     family.require_same(config, FIXED | {"architecture": "decoder"} | scales, "Llama")
     variants = {shape: model_type for model_type, shape in reversed(VARIANTS.items()) if model_type in CLASSES}
@@ -112,7 +113,8 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         )
     if variant == "llama" and config.d_model % config.num_heads:
         raise UserError(
-            f"Llama needs config.model.d_model={config.d_model} to be a multiple of its {config.num_heads} heads"
+            f"Llama needs config.model.d_model={config.d_model} to be a multiple of "
+            f"config.model.num_heads={config.num_heads}"
         )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
     if config.rotary_scaling is not None:
@@ -132,7 +134,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": family.released_activation(ACTIVATIONS, config, "Llama"),
+        "hidden_act": family.find_released_activation(ACTIVATIONS, config, "Llama"),
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rotary_base,
         "rope_scaling": scaling if config.rotary_scaling is not None else None,
@@ -141,7 +143,7 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _entries(config: ModelConfig) -> list[Entry]:
+def _list_entries(config: ModelConfig) -> list[Entry]:
     entries = [Entry("token_embedding/embedding", "model.embed_tokens.weight")]
     if not config.tie_embeddings:
         entries.append(Entry("lm_head/kernel", "lm_head.weight", transposed=True))
@@ -160,9 +162,9 @@ def _entries(config: ModelConfig) -> list[Entry]:
 
 LLAMA = Family(
     model_types=tuple(VARIANTS),
-    fields=_fields,
-    to_json=_to_json,
-    entries=_entries,
+    fields=_read_fields,
+    to_json=_write_fields,
+    entries=_list_entries,
     dropout={"attention_dropout": Rate(("attention",), 0.0)},
     kinds={
         "ForCausalLM": (),
@@ -177,6 +179,6 @@ LLAMA = Family(
         r"qa_outputs\..*": "ForQuestionAnswering",
     },
     buffers=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
-    renamed=((r"^(embed_tokens|layers|norm|rotary_emb)\.", r"model.\1."), (r"^transformer\.", "model.")),
+    renames=((r"^(embed_tokens|layers|norm|rotary_emb)\.", r"model.\1."), (r"^transformer\.", "model.")),
     aliases={"lm_head.weight": "model.embed_tokens.weight"},
 )

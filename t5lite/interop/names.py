@@ -1,7 +1,7 @@
-"""The tensors of a folder under the names of their family's table.
+"""Map the tensors of a folder to the names that the family's table gives them.
 
-In the files a tensor may have an older name (`gamma`), another prefix, or only the name of a tensor that repeats it: a
-shared embedding may have the name of the decoder's embedding.
+In the files, a tensor may have an older name (`gamma`) or another prefix. Some families give one tensor several names.
+The files may hold it under any of these names: a shared embedding may be stored as the decoder's embedding.
 """
 
 from collections.abc import Collection
@@ -16,56 +16,60 @@ CONFIG = "config.json"
 
 
 class Names:
-    """Names of tensors.
+    """The names of a folder's tensors: in the files, and in the family's table.
 
-    files: {name in the table: name in the files}.
+    stored_names: {name in the table: name in the files}.
     repeated: [(name in the files, name of the tensor that it repeats)].
     """
 
     def __init__(self, family: Family, tensors: TensorFolder):
         self._family, self._tensors = family, tensors
-        self.files: dict[str, str] = {}
+        self.stored_names: dict[str, str] = {}
         self.repeated: list[tuple[str, str]] = []
-        for file in tensors.tensors:
-            name = family.rename(file)
-            if name in self.files:
-                self.repeated.append((file, self.files[name]))
+        for stored_name in tensors.tensors:
+            name = family.rename(stored_name)
+            if name in self.stored_names:
+                self.repeated.append((stored_name, self.stored_names[name]))
             else:
-                self.files[name] = file
-        for other, file in tensors.other_names.items():
-            self.files.setdefault(family.rename(other), file)
+                self.stored_names[name] = stored_name
+        for other_name, stored_name in tensors.other_names.items():
+            self.stored_names.setdefault(family.rename(other_name), stored_name)
 
-    def shapes(self, but: str | None = None) -> dict[str, Shape]:
-        """Return {name in the table: shape}, without the name `but`. A repeated tensor is there under all its names."""
-        shapes = {name: self._tensors.tensors[file].shape for name, file in self.files.items()}
+    def shapes(self, exclude: str | None = None) -> dict[str, Shape]:
+        """Return {name in the table: shape}, without `exclude`. A tensor with several names appears once for each."""
+        shapes = {name: self._tensors.tensors[stored].shape for name, stored in self.stored_names.items()}
         repeated = {original: shapes[alias] for alias, original in self._family.aliases.items() if alias in shapes}
-        return {name: shape for name, shape in {**repeated, **shapes}.items() if name != but}
+        return {name: shape for name, shape in {**repeated, **shapes}.items() if name != exclude}
 
-    def repeats_only(self, name: str) -> bool:
-        """Return whether the tensor equals all others that are its copies by the family's aliases."""
+    def is_redundant(self, name: str) -> bool:
+        """Return whether a tensor is stored, and equals all its stored copies. The family's aliases name the copies."""
         original = self._family.aliases[name]
         copies = [original, *(alias for alias, source in self._family.aliases.items() if source == original)]
-        return name in self.files and all(self._equal(name, copy) for copy in copies if copy in self.files)
+        stored = [copy for copy in copies if copy in self.stored_names]
+        return name in self.stored_names and all(self._are_equal(name, copy) for copy in stored)
 
-    def _equal(self, one: str, other: str) -> bool:
-        one, other = self.files[one], self.files[other]
+    def _are_equal(self, one: str, other: str) -> bool:
+        one, other = self.stored_names[one], self.stored_names[other]
         return one == other or np.array_equal(self._tensors.read(one), self._tensors.read(other))
 
     def resolve(self, wanted: Collection[str]) -> None:
-        """Use an alias for a tensor that is missing. wanted: the names that are tensors of their own."""
+        """Let each missing tensor use the tensor that is stored under its alias.
+
+        wanted: the names in the table that the model reads as separate tensors. They are not used as aliases.
+        """
         for alias, original in self._family.aliases.items():
-            if alias in wanted or alias not in self.files:
+            if alias in wanted or alias not in self.stored_names:
                 continue
-            file = self.files[alias]
-            if self.files.setdefault(original, file) != file:
-                self.repeated.append((file, self.files[original]))
+            stored_name = self.stored_names[alias]
+            if self.stored_names.setdefault(original, stored_name) != stored_name:
+                self.repeated.append((stored_name, self.stored_names[original]))
 
     def check_repetitions(self) -> None:
-        """Raise UserError where two names of one tensor have different values."""
-        for file, original in self.repeated:
-            if not np.array_equal(self._tensors.read(file), self._tensors.read(original)):
+        """Raise UserError if two stored names of one tensor have different values."""
+        for copy, original in self.repeated:
+            if not np.array_equal(self._tensors.read(copy), self._tensors.read(original)):
                 raise UserError(
-                    f"{self._tensors.folder}: {file} should repeat {original}, because {CONFIG} ties the two, but they "
+                    f"{self._tensors.folder}: {copy} should repeat {original}, because {CONFIG} ties the two, but they "
                     "differ; fetch the weights anew"
                 )
 

@@ -1,15 +1,15 @@
 """Read released weights: a folder as transformers writes it becomes the parameters of a Transformer.
 
-    released = open_released(Path("t5-small"))        config.json understood, every tensor accounted for
+    released = open_released(Path("t5-small"))        reads config.json, and the names and shapes of all tensors
     released.model                                    the ModelConfig
     released.read("encoder/final_norm/scale")         one parameter, float32, on the host
 
-No tensor is dropped or invented in silence. Each tensor is one of these:
+No tensor is ignored without a message. Each tensor is one of these:
 
-    a parameter          of the model that answers, or of a part that another run can use (BERT's pooler)
-    a repetition         of another tensor, such as a tied head. The two must be equal; either one alone suffices
-    kept                 a head that no model here has (a head for questions), or a computed buffer
-    unknown              an error that names it
+    parameter            it belongs to the model that answers, or to a part that another run can use (BERT's pooler)
+    repetition           it repeats another tensor, such as a tied head; the two must be equal, and one may be missing
+    kept                 it belongs to a head that no model here has (a head for questions), or is a computed buffer
+    unknown              an error names it
 
 A whole part may be missing if the class in config.json has no such part: T5EncoderModel has no decoder.
 """
@@ -28,7 +28,7 @@ from t5lite.interop.bert import BERT
 from t5lite.interop.dropout import read_places, read_rates
 from t5lite.interop.family import Entry, Family, Json, Shape, part_of, shapes_of, tensor_names, tensor_shape
 from t5lite.interop.gpt2 import GPT2
-from t5lite.interop.labels import label_names
+from t5lite.interop.labels import read_label_names
 from t5lite.interop.llama import LLAMA
 from t5lite.interop.names import CONFIG, Names
 from t5lite.interop.t5 import HEAD, T5
@@ -44,7 +44,7 @@ SCHEME = "hf:"
 
 
 class Row(NamedTuple):
-    """The source of a parameter. names: its tensors in the files, one for each layer; () if they are not there."""
+    """The source of a parameter. names: its tensors in the files, one for each layer; () if the files lack them."""
 
     entry: Entry
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Released:
     """An opened folder of released weights.
 
     Args:
-        kind: the kind of its class in transformers; see `Family`.
+        kind: the end of the class name in config.json, such as "ForMaskedLM"; see `Family`.
         fields: values of a config's `model`.
         rows: {path: source}, for all parameters that the files hold.
         shapes: {path: shape}, for the same parameters.
@@ -87,9 +87,9 @@ class Released:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the labels of its head, in their order; None without such a head."""
+        """The names of the labels, by index, if the weights have a head with labels; else None."""
         rows = next((head.size for head in self.model.heads.others if TASKS[head.name].has_labels), 0)
-        return label_names(self.json, rows) if rows else None
+        return read_label_names(self.json, rows) if rows else None
 
     @property
     def refusal(self) -> str | None:
@@ -102,7 +102,7 @@ class Released:
         return read_rates(self.json, self.family.dropout)
 
     def read(self, path: str) -> np.ndarray:
-        """Return a parameter, float32, with its layers stacked. Memory holds one tensor beside it."""
+        """Return a parameter, float32, with its layers stacked. Tensors are read one at a time, to save memory."""
         row, values = self.rows[path], np.zeros(self.shapes[path], np.float32)
         for layer, name in enumerate(row.names):
             place = values[layer] if row.entry.stacked else values
@@ -135,16 +135,16 @@ def read_released_json(folder: Path) -> tuple[Json, Family]:
 def open_released(folder: Path) -> Released:
     """Open a folder: read config.json, and the names and shapes of all tensors. Values are read later.
 
-    Raises UserError for a folder that does not fit its config.json, and for tensors that have no place.
+    Raises UserError for a folder that does not fit its config.json, and for unknown tensors.
     """
     json, family = read_released_json(folder)
     tensors = TensorFolder(folder)
     names = Names(family, tensors)
     try:
-        kind = family.kind_of(json, names.files)
+        kind = family.kind_of(json, names.stored_names)
         # T5's head does not count if it only repeats the embedding that config.json ties it to.
-        is_tied = family.ties(json) and names.repeats_only(HEAD)
-        fields = family.fields(json, names.shapes(but=HEAD if is_tied else None))
+        is_tied = family.ties(json) and names.is_redundant(HEAD)
+        fields = family.fields(json, names.shapes(exclude=HEAD if is_tied else None))
         fields |= {"dropout_places": read_places(json, family.dropout)}
         _check_ranges(fields)
         model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
@@ -153,74 +153,77 @@ def open_released(folder: Path) -> Released:
     models = (model, *family.more_parts(model))
     names.resolve({name for each in models for entry in family.entries(each) for name in tensor_names(entry, each)})
     _check_kind(folder, family, kind, names)
-    rows, lacking = _rows(family, kind, models, names)
+    rows, lacking = _match_tensors(family, kind, models, names)
     released = Released(
-        folder, json, family, kind, fields, model, tensors, rows, _all_shapes(models, rows, lacking), lacking
+        folder, json, family, kind, fields, model, tensors, rows, _find_shapes(models, rows, lacking), lacking
     )
     _check_shapes(released)
     names.check_repetitions()
     repeated = dict(names.repeated)
-    heads, buffers = _kept(released, {name for row in rows.values() for name in row.names} | repeated.keys())
+    heads, buffers = _sort_unused_tensors(
+        released, {name for row in rows.values() for name in row.names} | repeated.keys()
+    )
     return dataclasses.replace(released, repeated=repeated, heads=heads, buffers=buffers)
 
 
 def _check_kind(folder: Path, family: Family, kind: str, names: Names) -> None:
     """Raise UserError for weights that lack a tensor of the class that config.json names."""
-    lacking = next((name for name in family.needs.get(kind, ()) if name not in names.files), None)
+    lacking = next((name for name in family.needs.get(kind, ()) if name not in names.stored_names), None)
     if lacking is not None:
         raise UserError(
-            f"{folder / CONFIG}: architectures names a class {kind}, but the weights lack {lacking}; correct "
-            f"architectures, or fetch the weights anew"
+            f"{folder / CONFIG}: the field `architectures` says {kind}, but the weights lack {lacking}; correct the "
+            "field, or fetch the weights anew"
         )
 
 
-def _rows(
+def _match_tensors(
     family: Family, kind: str, models: Sequence[ModelConfig], names: Names
 ) -> tuple[dict[str, Row], tuple[str, ...]]:
-    """Return (the parameters that the files hold, parameters of the first model whose whole part is missing).
+    """Return ({path: Row} of the parameters that the files hold, sorted paths that the files lack).
 
-    Raises UserError if a part is incomplete, or missing although its kind needs it.
+    The second list has parameters of `models[0]` only. A parameter may be missing only if its whole part is missing.
+    Raises UserError if a part is incomplete, or if the kind needs a part that is missing.
     """
     rows: dict[str, Row] = {}
     missing: dict[str, dict[str, str]] = {}  # {part: {path: a tensor that it lacks}}
     for model in models:
         for entry in family.entries(model):
             wanted = tensor_names(entry, model)
-            absent = next((name for name in wanted if name not in names.files), None)
+            absent = next((name for name in wanted if name not in names.stored_names), None)
             if absent is None or entry.optional:
-                rows[entry.path] = Row(entry, () if absent else tuple(map(names.files.get, wanted)))
-            elif any(name in names.files for name in wanted):
+                rows[entry.path] = Row(entry, () if absent else tuple(map(names.stored_names.get, wanted)))
+            elif any(name in names.stored_names for name in wanted):
                 raise names.missing_error(absent)
             else:
                 missing.setdefault(part_of(entry.path), {})[entry.path] = absent
-    own = {entry.path for entry in family.entries(models[0])}
+    main_paths = {entry.path for entry in family.entries(models[0])}
     for part, paths in missing.items():
-        whole = not any(part_of(path) == part for path, row in rows.items() if row.names)
-        of_model = [path for path in paths if path in own]
-        if not whole or (of_model and part not in family.kinds.get(kind, ())):
+        is_absent = not any(part_of(path) == part for path, row in rows.items() if row.names)
+        missing_main = [path for path in paths if path in main_paths]
+        if not is_absent or (missing_main and part not in family.kinds.get(kind, ())):
             raise names.missing_error(next(iter(paths.values())))
         rows = {path: row for path, row in rows.items() if part_of(path) != part}
-    return rows, tuple(sorted(path for paths in missing.values() for path in paths if path in own))
+    return rows, tuple(sorted(path for paths in missing.values() for path in paths if path in main_paths))
 
 
-def _kept(released: Released, used: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _sort_unused_tensors(released: Released, used: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (tensors of heads that no model here has, buffers). Raises UserError for any other unused tensor."""
-    family, left = released.family, [name for name in released.tensors.tensors if name not in used]
-    buffers = tuple(name for name in left if family.is_buffer(family.rename(name)))
-    heads = tuple(name for name in left if name not in buffers and family.kind_of_head(family.rename(name)))
-    unknown = [name for name in left if name not in buffers and name not in heads]
+    family, unused = released.family, [name for name in released.tensors.tensors if name not in used]
+    buffers = tuple(name for name in unused if family.is_buffer(family.rename(name)))
+    heads = tuple(name for name in unused if name not in buffers and family.kind_of_head(family.rename(name)))
+    unknown = [name for name in unused if name not in buffers and name not in heads]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         model_type = released.json["model_type"]
         raise UserError(
-            f"{released.folder}: the tensor {unknown[0]}{more} has no place in {model_type}; remove it, or correct "
+            f"{released.folder}: the tensor {unknown[0]}{more} is unknown to {model_type}; remove it, or correct "
             f"{CONFIG}"
         )
     return heads, buffers
 
 
 def _check_ranges(fields: Mapping[str, Any]) -> None:
-    """Raise UserError for a number that a config is not allowed to have."""
+    """Raise UserError for a number outside the range of its field in a config."""
     for name, value in fields.items():
         least, most = RANGES.get(f"model.{name}", (None, None))
         if least is not None and value is not None:
@@ -232,8 +235,8 @@ def _check_ranges(fields: Mapping[str, Any]) -> None:
                 )
 
 
-def _all_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
-    """Return the shape of each parameter of `rows`; each belongs to at least one of the models."""
+def _find_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
+    """Return the shape of each parameter in `rows`. At least one of the models has that parameter."""
     known = {path: shape for model in reversed(models) for path, shape in shapes_of(model).items()}
     if missing := shapes_of(models[0]).keys() - rows.keys() - set(lacking):
         raise ValueError(f"the family's table has no row for {min(missing)}")
@@ -255,14 +258,14 @@ def _check_shapes(released: Released) -> None:
 def load_parameters(released: Released, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """Return {path: array} for the paths of `like`, placed by their shardings. The host holds one parameter at a time.
 
-    Raises UserError where a shape differs from `like`.
+    Raises UserError if a shape differs from the shape in `like`.
     """
     arrays = {}
     for path, leaf in like.items():
         if leaf.shape != released.shapes[path]:
             raise UserError(
                 f"{released.folder}: {path} has the shape {released.shapes[path]}, but the run needs {leaf.shape}; "
-                "give the run the shape of these weights"
+                "set the fields of config.model to the shape of these weights"
             )
         arrays[path] = jax.device_put(released.read(path), leaf.sharding)
     return arrays

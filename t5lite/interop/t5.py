@@ -1,9 +1,11 @@
 """T5 v1.0 and v1.1, FLAN-T5, mT5 and UL2.
 
-The head is tied if config.json says so, unless there is a tensor for the head that differs: transformers 5 says "tied"
-for every T5. In v1.1 the last hidden states are not scaled. `scale_decoder_outputs` tells whether they are, or, where
-it is absent, `tie_word_embeddings`. In mT5 they are never scaled by default, although transformers 5 writes
-`tie_word_embeddings: true` for mT5 too.
+The head is tied to the embedding if config.json says so, and the files have no different tensor for the head.
+transformers 5 writes "tied" for every T5, so a different tensor counts more.
+
+The field `scale_decoder_outputs` tells whether the last hidden states are scaled. Without this field,
+`tie_word_embeddings` tells: v1.0 scales them, v1.1 does not. mT5 does not scale them by default, although transformers
+5 writes `tie_word_embeddings: true` for mT5 too.
 """
 
 from collections.abc import Mapping
@@ -38,11 +40,11 @@ FIXED = {
 HEAD = "lm_head.weight"
 
 
-def _ties(json: Json) -> bool:
+def _is_tied(json: Json) -> bool:
     return bool(json.get("tie_word_embeddings", json["model_type"] != "mt5"))
 
 
-def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     family.refuse_others(json, {"tie_encoder_decoder": False, "is_decoder": False})
     activation = family.read_choice(json, "feed_forward_proj", ACTIVATIONS, "relu")
     name = json.get("feed_forward_proj", "relu")
@@ -52,7 +54,7 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     )
     layers = family.read_count(json, "num_layers")
     decoder_layers = layers if json.get("num_decoder_layers") is None else family.read_count(json, "num_decoder_layers")
-    scaled = json.get("scale_decoder_outputs", json["model_type"] != "mt5" and _ties(json))
+    scaled = json.get("scale_decoder_outputs", json["model_type"] != "mt5" and _is_tied(json))
     return {
         **{name: value for name, value in FIXED.items() if name != "score_scale"},
         "architecture": "encoder_decoder",
@@ -68,7 +70,7 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "relative_max_distance": json.get("relative_attention_max_distance", 128),
         "norm_epsilon": family.read_number(json, "layer_norm_epsilon", 1e-6),
         "activation": activation,
-        "tie_embeddings": _ties(json) and HEAD not in shapes,
+        "tie_embeddings": _is_tied(json) and HEAD not in shapes,
         "token_types": 0,
         "scale_scores": False,
         "scale_logits": bool(scaled),
@@ -76,7 +78,7 @@ def _fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     }
 
 
-def _to_json(config: ModelConfig) -> dict[str, Any]:
+def _write_fields(config: ModelConfig) -> dict[str, Any]:
     family.require_same(config, FIXED | {"num_kv_heads": None, "architecture": "encoder_decoder"}, "T5")
     scaled = config.logit_scale != 1.0
     return {
@@ -93,13 +95,13 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
         "relative_attention_num_buckets": config.relative_buckets,
         "relative_attention_max_distance": config.relative_max_distance,
         "layer_norm_epsilon": config.norm_epsilon,
-        "feed_forward_proj": family.released_activation(ACTIVATIONS, config, "T5"),
+        "feed_forward_proj": family.find_released_activation(ACTIVATIONS, config, "T5"),
         "tie_word_embeddings": config.tie_embeddings,
         "scale_decoder_outputs": scaled,
     }
 
 
-def _entries(config: ModelConfig) -> list[Entry]:
+def _list_entries(config: ModelConfig) -> list[Entry]:
     entries = [Entry("token_embedding/embedding", "shared.weight")]
     if not config.tie_embeddings:
         entries.append(Entry("lm_head/kernel", "lm_head.weight", transposed=True))
@@ -128,9 +130,9 @@ def _entries(config: ModelConfig) -> list[Entry]:
 
 T5 = Family(
     model_types=("t5", "mt5"),
-    fields=_fields,
-    to_json=_to_json,
-    entries=_entries,
+    fields=_read_fields,
+    to_json=_write_fields,
+    entries=_list_entries,
     dropout={"dropout_rate": Rate(("embedding", "attention", "activation", "residual", "final"), 0.1)},
     kinds={
         "ForConditionalGeneration": (),
@@ -149,12 +151,12 @@ T5 = Family(
     },
     # An early converter gave the decoder's cross-attention its own relative bias, which no model reads.
     buffers=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
-    renamed=((r"^transformer\.", ""),),
+    renames=((r"^transformer\.", ""),),
     aliases={
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
         HEAD: "shared.weight",
     },
-    ties=_ties,
+    ties=_is_tied,
     architectures=("encoder",),
 )

@@ -15,13 +15,13 @@ from t5lite.interop.dropout import model_rates
 from t5lite.interop.family import Entry, Family, Json, Shape, shapes_of, tensor_shape
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import ALL
-from t5lite.interop.tensors import SHARD_BYTES, ToWrite, write_tensors
+from t5lite.interop.tensors import SHARD_BYTES, TensorToWrite, write_tensors
 from t5lite.model.config import ModelConfig
 from t5lite.system.errors import UserError
 
 
 def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
-    """Return the family of a model and its config.json fields. Raises UserError if no family has this shape."""
+    """Return (the model's family, the fields of config.json). Raises UserError if no family has this shape."""
     reasons = []
     for family in ALL:
         try:
@@ -44,7 +44,7 @@ def write_released(
 
     Args:
         params: {path: array}.
-        dtype: of the tensors, "float32", "float16" or "bfloat16".
+        dtype: the dtype of the tensors: "float32", "float16" or "bfloat16".
         more: further fields of config.json, for example the ids of tokens.
         shard_bytes: the approximate size of a file.
         fetch: moves an array of `params` to the host.
@@ -52,7 +52,7 @@ def write_released(
     Raises UserError for a model that belongs to no family.
     """
     family, fields = describe(config)
-    tensors = tensors_of(family.entries(config), shapes_of(config), params, fetch)
+    tensors = make_tensors(family.entries(config), shapes_of(config), params, fetch)
     fields |= {"dtype": dtype, **(more or {})}
     if "id2label" in fields:
         fields["label2id"] = {name: int(i) for i, name in fields["id2label"].items()}
@@ -60,27 +60,27 @@ def write_released(
     write_tensors(folder, tensors, dtype, shard_bytes)
 
 
-def tensors_of(
+def make_tensors(
     entries: list[Entry],
     shapes: Mapping[str, Shape],
     params: Mapping[str, Any],
     fetch: Callable[[Any], np.ndarray] = np.asarray,
-) -> dict[str, ToWrite]:
+) -> dict[str, TensorToWrite]:
     """Return {name in the family's table: tensor} for the parameters in `entries`. shapes: {path: shape}."""
-    fetched = functools.lru_cache(4)(lambda path: fetch(params[path]))
+    fetch_cached = functools.lru_cache(4)(lambda path: fetch(params[path]))
     groups: dict[str, list[Entry]] = {}  # {tensor: the entries that share it}
     for entry in entries:
         groups.setdefault(entry.tensor, []).append(entry)
-    tensors: dict[str, ToWrite] = {}
+    tensors: dict[str, TensorToWrite] = {}
     for tensor, group in groups.items():
         shape = shapes[group[0].path]
         for layer in range(shape[0]) if group[0].stacked else (None,):
-            make = functools.partial(_join, group, layer, fetched)
-            tensors[tensor.format(n=layer)] = ToWrite(tensor_shape(group[0], shape), make)
+            make = functools.partial(_join, group, layer, fetch_cached)
+            tensors[tensor.format(n=layer)] = TensorToWrite(tensor_shape(group[0], shape), make)
     return tensors
 
 
-def _join(group: list[Entry], layer: int | None, fetched: Callable[[str], np.ndarray]) -> np.ndarray:
-    """Return the values of a tensor, or of its layer, from the parameters that share it."""
-    parts = [entry.to_tensor(fetched(entry.path) if layer is None else fetched(entry.path)[layer]) for entry in group]
+def _join(group: list[Entry], layer: int | None, fetch: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Return the values of a tensor, from the parameters that share it. layer: the layer; None: not stacked."""
+    parts = [entry.to_tensor(fetch(entry.path) if layer is None else fetch(entry.path)[layer]) for entry in group]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

@@ -1,4 +1,4 @@
-"""Bases: which group each group is compared with: the first group of the task, or a group that `--base` names.
+"""Bases: the groups that other groups are compared with. A base is the first group of a task, or `--base` names it.
 
     --base scratch                  every group called scratch is a base of its task
     --base science_topic=scratch    only where the task's title contains science_topic
@@ -18,7 +18,7 @@ from t5lite.system.errors import UserError, nearest
 class Candidate(NamedTuple):
     """A group that may be a base.
 
-    names: the names by which `--base` may call the group.
+    names: the names of the group that `--base` may use.
     subject: objective and source, as in the title of the group's task.
     """
 
@@ -27,14 +27,14 @@ class Candidate(NamedTuple):
 
 
 def subject_of(config: Mapping[str, Any]) -> str:
-    """Return a config's objective and source of training text, as they stand in the title of its task."""
+    """Return a config's objective and source of training text, as in the title of its task."""
     mixture = lookup_field(config, "data.train.mixture") or {}
     source = lookup_field(config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
     return f"{lookup_field(config, 'objective.name')} · {source}"
 
 
 def candidate_of(group: Group) -> Candidate:
-    """Return the candidate for a group, under its name in the report and the names of its configs and its runs."""
+    """Return the candidate for a group. Its names are the name in the report, and the names of its configs and runs."""
     names = (name for run in group.runs for name in (run.name, run.run))
     return Candidate({group.name, *names}, subject_of(group.config))
 
@@ -42,11 +42,11 @@ def candidate_of(group: Group) -> Candidate:
 def find_base(text: str, candidates: Sequence[Candidate]) -> list[int]:
     """Return the indices in `candidates` of the groups that `text` names.
 
-    text: GROUP or TASK=GROUP, where TASK is a part of a task's title.
+    text: GROUP or TASK=GROUP. TASK is a part of a task's title.
     """
-    named = [i for i, each in enumerate(candidates) if text in each.names]
+    exact = [i for i, each in enumerate(candidates) if text in each.names]
     task, _, name = text.rpartition("=")
-    return named or [i for i, each in enumerate(candidates) if name in each.names and task in each.subject]
+    return exact or [i for i, each in enumerate(candidates) if name in each.names and task in each.subject]
 
 
 def check_bases(bases: Sequence[str], candidates: Sequence[Candidate]) -> None:
@@ -60,11 +60,13 @@ def check_bases(bases: Sequence[str], candidates: Sequence[Candidate]) -> None:
             names = {known for each in candidates for known in each.names if known}
             raise UserError(f"--base {text}: no group of runs is called {name!r}; {nearest(name, names)}")
         titles = ", ".join(map(repr, subjects))
-        raise UserError(f"--base {text}: no task with {task!r} in its title has a group {name!r}; it is in {titles}")
+        raise UserError(
+            f"--base {text}: no task with {task!r} in its title has a group {name!r}; the group is in {titles}"
+        )
 
 
 def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, str]:
-    """Return {name of a group: name of its base} for the groups of a task that are not bases themselves."""
+    """Return {name of a group: name of its base}, for all groups of a task except the bases."""
     distances = {
         group.name: [_count_differences(group, base) for base in bases] for group in groups if group not in bases
     }
@@ -72,6 +74,6 @@ def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, s
 
 
 def _count_differences(a: Group, b: Group) -> int:
-    """Return the number of fields in which the configs of two groups differ, without the fields in WATCHING."""
+    """Return the number of fields that differ between the configs of two groups. Fields in WATCHING do not count."""
     of_a, of_b = flatten_fields(a.config), flatten_fields(b.config)
     return sum(of_a.get(name) != of_b.get(name) for name in of_a.keys() | of_b.keys() if not is_for_watching(name))

@@ -1,4 +1,4 @@
-"""The cost of runs: tokens, compute, time and memory, for a run alone or with the runs that it started from."""
+"""The cost of runs: tokens, compute, time and memory, with or without the runs that a run started from."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from t5lite.reporting.runs import Run, is_number
 class Cost:
     """The cost of training. None: not known.
 
-    peak_bytes: the most memory at any one time. All other fields add up over runs.
+    peak_bytes: the largest memory use at one time. All other fields are summed over runs.
     """
 
     tokens: float | None = None
@@ -40,7 +40,10 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 
 
 def _combine(costs: Sequence[Cost], how: Callable[[Sequence[float]], float]) -> Cost:
-    """Combine each field of `costs` by `how`; peak memory by the maximum. A field that one lacks is not known."""
+    """Combine each field of `costs` by `how`; peak memory by the maximum.
+
+    If one of the costs lacks a field, the field is None in the result.
+    """
     values = {field.name: [getattr(each, field.name) for each in costs] for field in dataclasses.fields(Cost)}
     known = {name: each for name, each in values.items() if each and None not in each}
     return Cost(**{name: float((np.max if name == "peak_bytes" else how)(each)) for name, each in known.items()})

@@ -13,8 +13,8 @@ from t5lite.reporting.comparison import Task
 from t5lite.reporting.groups import Group
 from t5lite.reporting.runs import Curve
 
-SEVERAL = 3  # the fewest points that make a curve
-MOST_POINTS = 60  # of a training loss; a longer one is averaged over neighbours, because single batches scatter
+SEVERAL = 3  # a curve has at least this many points
+MOST_POINTS = 60  # of a curve of training loss; neighbours in a longer curve are averaged, because batches scatter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,10 @@ class Panel:
 
 
 def loss_panels(task: Task) -> list[Panel]:
-    """Return the panels of a task: one for each held-out set, and one for the training loss of the other groups."""
+    """Return the panels of a task: one for each held-out set, and one for the groups without a held-out curve.
+
+    The last panel shows the training loss.
+    """
     splits = dict.fromkeys(split for group in task.groups for split, _ in group.pairs)
     panels = []
     shown: set[str] = set()
@@ -83,7 +86,7 @@ def _panel(groups: Sequence[Group], split: str, title: str) -> Panel:
 
 
 def _lines(group: Group, split: str, by_tokens: bool) -> list[Line]:
-    """Return the mean over the steps that all seeds logged; where those are too few, a line for each seed."""
+    """Return one line: the mean at the steps that all seeds logged. With too few such steps: a line for each seed."""
     curves = _curves(group, split)
     common = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
     if len(common) < SEVERAL:

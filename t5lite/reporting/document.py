@@ -63,7 +63,7 @@ class Verdicts:
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """What the report lacks: a sentence, and an item for each reason."""
+    """The missing results: a sentence, and an item for each reason."""
 
     text: str
     items: tuple[str, ...]
@@ -109,7 +109,7 @@ def document(report: Report) -> Section:
             *top,
             *tasks,
             Section("Cost", 2, (cost_table(report), Text(COST))),
-            Section("What the configs differ in", 2, tuple(_config_blocks(report))),
+            Section("Differences between configs", 2, tuple(_config_blocks(report))),
             Section("Runs", 2, (runs_table(report),)),
             Section("Provenance", 2, (provenance_table(report),)),
             Section("Method and notes", 2, (Text(report.method), *_notes(report))),
@@ -118,14 +118,14 @@ def document(report: Report) -> Section:
 
 
 COST = (
-    "Means over seeds; of peak memory the most. Tokens are those of training, without padding; compute is counted "
-    "from the network's shape. Time is that of the training loop: its steps and their wait for data, the evaluations "
-    "between them and at the end, and the saving of checkpoints; not preparing data, compiling the training step, or "
-    "the evaluation before the first step. Of a bag of words it is fitting and evaluating. Device time is time "
-    "multiplied by the number of devices. Peak memory is that of one device: on a GPU or TPU the most that it counted "
-    "since the process began, on a CPU what the compiler planned for the training step. A row with + adds the runs "
-    "whose parameters the group started from; its peak is the greatest among them. – is what is not known or not "
-    "counted."
+    "Values are means over seeds; for peak memory, the maximum. Tokens are training tokens without padding. Compute is "
+    "calculated from the shape of the network. Time is the time of the training loop: steps, waiting for data, "
+    "evaluations during training and at the end, and saving checkpoints. It does not include preparing data, compiling "
+    "the training step, and the evaluation before the first step. For a bag of words, time is fitting and evaluation. "
+    "Device time is time multiplied by the number of devices. Peak memory is the memory of one device: on a GPU or TPU "
+    "the maximum since the process began, on a CPU the memory that the compiler planned for the training step. A row "
+    "with + adds the runs from which the group started; its peak memory is the maximum over all these runs. – stands "
+    "for a value that is not known or not counted."
 )
 
 
@@ -134,7 +134,7 @@ def _notes(report: Report) -> list[Block]:
 
 
 def verdicts(report: Report) -> list[Block]:
-    """Return the verdicts of each group against its base, or one text where there are none."""
+    """Return the verdicts on each group compared with its base. Without verdicts, return one text."""
     found: list[Block] = []
     for task in report.tasks:
         caveats = {group.name: [f"{group.name}: {text}" for text in shared_origins(group)] for group in task.groups}
@@ -144,7 +144,7 @@ def verdicts(report: Report) -> list[Block]:
             if shown:
                 base = task.base_of[group.name]
                 found.append(Verdicts(group.name, base, shown, tuple(caveats[group.name] + caveats[base])))
-    return found or [Text("There is nothing to hold against each other here: see the notes at the end.")]
+    return found or [Text("This report has no verdicts: see the notes at the end.")]
 
 
 def task_section(task: Task) -> Section:
@@ -264,7 +264,7 @@ def config_table(task: Task) -> Table:
 
 
 def _config_value(group: Group, field: str) -> str:
-    """Return the value of a field as JSON, text without quotes; all values, where the value changes with the seed."""
+    """Return the value of a field as JSON, a text without quotes. If the seeds have several values, return all."""
     values = dict.fromkeys(_plain(flatten_fields(run.config).get(field)) for run in group.runs)
     return shortened(list(values))
 
@@ -295,7 +295,7 @@ def runs_table(report: Report) -> Table:
 
 
 def provenance_table(report: Report) -> Table:
-    """Return a table with a row for each fact; where the runs differ in a fact, a row for each value with its runs."""
+    """Return a table with a row for each fact. If the runs differ in a fact, it has a row for each value."""
     runs = [run for group in report.groups for run in group.runs]
     facts: dict[str, Callable[[Run], Any]] = {
         "python": lambda run: run.provenance.get("python"),

@@ -1,14 +1,14 @@
-"""Groups: the runs that repeat one experiment with other seeds, their names, and which groups are comparable.
+"""Groups: runs that repeat one experiment with other seeds. This module names groups and tells which are comparable.
 
-Two runs belong to one group when their data have the same fingerprints and their configs are equal, except for the
-seed, the name, and other fields in WATCHING. For a run that another run started from, the group compares what that run
-computes, not its name:
+Two runs belong to one group if their data have the same fingerprints and their configs are equal, except for the seed,
+the name, and the other fields in WATCHING. A config may refer to another run, such as the run in `init_from`. Then the
+config and the data of that run count, not its name:
 
-    finetune-0 from @pretrain-0, finetune-1 from @pretrain-1    one group, because the two pretrain runs are one
+    finetune-0 from @pretrain-0, finetune-1 from @pretrain-1    one group, if the two pretrain runs are one group
     finetune-0 from @short, finetune-1 from @long               two groups
 
-Runs with different objectives are compared by the metrics of one objective that evaluated them all, a standard. These
-metrics stand under the name of the split and the standard: "validation_span_corruption".
+Runs with different objectives are compared by a standard: an objective that evaluated all of them. Its metrics have the
+name of the split and the standard: "validation_span_corruption".
 """
 
 import collections
@@ -32,7 +32,7 @@ from t5lite.reporting.statistics import Estimate, estimate
 from t5lite.run.siblings import REFERRING
 from t5lite.tasks.metrics import metric_of
 
-# Fields for how a run is watched and where it runs. They change neither the computation nor the evaluated rows.
+# Fields that say how a run is watched and where it runs. They change neither the computation nor the evaluated rows.
 WATCHING = (
     "name",
     "seed",
@@ -43,7 +43,7 @@ WATCHING = (
     "eval.every_steps",
     "eval.batch_size",
 )
-# Fields for how the network reads a pair. The evaluated pair is the same with any of their values.
+# Fields that say how the network reads a pair. The evaluated pairs do not depend on them.
 SAME_ROWS = ("pack", "prefix_attention")
 
 
@@ -64,28 +64,28 @@ class Group:
 
     @functools.cached_property
     def pairs(self) -> list[SplitMetric]:
-        """(split, metric) for every metric that at least one run has, in the order of display."""
+        """(split, metric) for each metric that at least one run has, in the order of display."""
         return sort_metrics(
             (split, metric) for run in self.runs for split in run.metrics for metric in run.metrics[split]
         )
 
     def values(self, split: str, metric: str) -> dict[int, float | None]:
-        """Return {seed: value}, averaged over runs of the same seed; None where one of the values is not finite."""
+        """Return {seed: mean over runs with that seed}. The mean is None if a value is not finite."""
         by_seed = collections.defaultdict(list)
         for run in self.runs:
             if metric in run.metrics.get(split, {}):
                 by_seed[run.seed].append(run.metrics[split][metric])
-        return {seed: _mean(values) for seed, values in sorted(by_seed.items())}
+        return {seed: _mean_of_finite(values) for seed, values in sorted(by_seed.items())}
 
     @functools.cached_property
     def estimates(self) -> dict[SplitMetric, Estimate]:
-        """{(split, metric): mean over seeds}. An interval ends where the range of the metric ends."""
+        """{(split, metric): mean over seeds}. No interval goes beyond the range of its metric."""
         means = {pair: estimate(list(self.values(*pair).values())) for pair in self.pairs}
-        return {pair: mean.within(metric_of(pair[1]).low, metric_of(pair[1]).high) for pair, mean in means.items()}
+        return {pair: mean.clip(metric_of(pair[1]).low, metric_of(pair[1]).high) for pair, mean in means.items()}
 
     @property
     def origins(self) -> list[Run]:
-        """The runs that the runs of the group started from."""
+        """The runs from which the runs of the group started."""
         return list({origin.workdir.resolve(): origin for run in self.runs for origin in run.origins}.values())
 
     @property
@@ -95,29 +95,29 @@ class Group:
 
     @property
     def cost_with_origins(self) -> Cost:
-        """The mean cost of a run together with the runs that it started from."""
+        """The mean cost of a run, including the runs from which it started."""
         return mean_cost([read_cost_with_origins(run) for run in self.runs])
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean_of_finite(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def make_groups(runs: Sequence[Run]) -> list[Group]:
-    """Sort runs into groups, in the order of each group's first run, and name them.
+    """Sort runs into groups, in the order of each group's first run, and name the groups.
 
-    If a standard evaluated some run, a run with that standard as its own objective gets its metrics under the
-    standard's name too.
+    A standard may have evaluated some runs. If another run was trained with this standard as its objective, the metrics
+    of that run also appear under the name of the standard.
     """
     used = {standard for run in runs for split in run.metrics if (standard := split_standard(split)[1])}
     by_identity: dict[str, list[Run]] = {}
     for run in runs:
-        by_identity.setdefault(identity(run), []).append(_with_own_standard(run, used))
+        by_identity.setdefault(fingerprint_run(run), []).append(_add_standard_metrics(run, used))
     members = list(by_identity.values())
     return [
         Group(name, tuple(sorted(of_group, key=lambda run: (run.seed, run.run))))
-        for name, of_group in zip(_names(members), members, strict=True)
+        for name, of_group in zip(_name_groups(members), members, strict=True)
     ]
 
 
@@ -127,63 +127,68 @@ def split_standard(split: str) -> tuple[str, str | None]:
     return (split, None) if standard is None else (split.removesuffix(f"_{standard}"), standard)
 
 
-def _with_own_standard(run: Run, used: set[str]) -> Run:
+def _add_standard_metrics(run: Run, used: set[str]) -> Run:
+    """Return the run, with its metrics also under the name of a standard in `used` that is its objective."""
     objective = run.config["objective"]
     name = objective["name"]
-    # A run that has standard metrics under this name has an objective of the same name, but with other settings.
+    # If the run already has metrics of this standard, its objective has the same name, but other settings.
     if name not in used or name in standard_names(objective, lookup_field(run.config, "model.architecture")):
         return run
-    same = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if split_standard(split)[1] is None}
-    return dataclasses.replace(run, result={**run.result, "metrics": {**run.metrics, **same}})
+    copies = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if split_standard(split)[1] is None}
+    return dataclasses.replace(run, result={**run.result, "metrics": {**run.metrics, **copies}})
 
 
-def identity(run: Run, seen: frozenset[Path] = frozenset()) -> str:
-    """Return a fingerprint of what a run computes. It is equal for runs that differ in nothing but the seed."""
+def fingerprint_run(run: Run, seen: frozenset[Path] = frozenset()) -> str:
+    """Return a fingerprint of what a run computes. Runs of one group have the same fingerprint.
+
+    seen: workdirs that the run refers to are not read again if they are in this set.
+    """
     fields = flatten_fields(run.config)
     fields = {name: value for name, value in fields.items() if not is_for_watching(name)}
     seen = seen | {run.workdir.resolve()}
     for field in REFERRING:
-        path = run.referred(field)
+        path = run.find_workdir(field)
         if path is not None and path.resolve() not in seen:
-            fields[field] = identity(read_run(path), seen)
+            fields[field] = fingerprint_run(read_run(path), seen)
     facts = json.dumps([fields, run.provenance.get("data")], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def is_for_watching(field: str) -> bool:
-    """Return whether a config's field is in WATCHING, or inside a group of WATCHING."""
+    """Return whether a config's field is in WATCHING, or in a group of fields in WATCHING."""
     return any(field == name or field.startswith(f"{name}.") for name in WATCHING)
 
 
-def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Return a name for each group, different from the names of all other groups where possible.
+def _name_groups(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Return a name for each group. The names differ if possible.
 
-    The choices, in order: the name in the configs, the folders' common name without the seed, the first folder's name.
+    The choices, in order: the name in the configs, the common name of the folders without the seed, the name of the
+    first folder, its name with the parent folder, its whole path.
     """
-    candidates = [list(dict.fromkeys(_candidates(runs))) for runs in groups]
+    candidates = [list(dict.fromkeys(_candidate_names(runs))) for runs in groups]
     used = collections.Counter(name for names in candidates for name in names)
     return [next((name for name in names if used[name] == 1), names[-1]) for names in candidates]
 
 
-def _candidates(runs: Sequence[Run]) -> list[str]:
+def _candidate_names(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
     common = [{run.name for run in runs}, {re.sub(rf"[-_.]?{run.seed}$", "", run.run) for run in runs}]
     names = [name for (name, *others) in common if name and not others]
     return [*names, first.run, f"{first.workdir.resolve().parent.name}/{first.run}", str(first.workdir.resolve())]
 
 
-def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
-    """Return what differs between the rows on which two groups were evaluated by `metric` on `split`.
+def find_different_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
+    """Return the name of a difference between the rows that `metric` on `split` measured in two groups.
 
-    None: nothing differs, so the groups are comparable. Held-out rows are the same where the fingerprints of their
-    tokens are equal. Where a run lacks that fingerprint, the fingerprints of all its data are compared.
+    None: nothing differs, so the groups are comparable. Held-out rows are the same if the fingerprints of their tokens
+    are equal. If a run lacks that fingerprint, the fingerprints of all its data are compared.
     """
     text, standard = split_standard(split)
     of_a, of_b = (lookup_field(group.runs[0].provenance, "heldout") or {} for group in (a, b))
     if text in of_a and text in of_b:
         if of_a[text] != of_b[text]:
             return "the held-out data"
-    elif _data(a) != _data(b):
+    elif _data_fingerprints(a) != _data_fingerprints(b):
         return "the data"
     of_a, of_b = (_evaluated_fields(group.config["objective"], standard) for group in (a, b))
     changed = sorted(name for name in of_a.keys() | of_b if of_a.get(name) != of_b.get(name))
@@ -196,12 +201,12 @@ def differing_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
 
 
 def _evaluated_fields(objective: dict[str, Any], standard: str | None) -> dict[str, Any]:
-    """Return the fields of an objective that decide how it was evaluated."""
+    """Return the fields of an objective that change its evaluation."""
     if standard is not None:
         return {"inputs_length": objective["inputs_length"]}
     return OBJECTIVES[objective["name"]].evaluation_fields(objective) if objective["name"] in OBJECTIVES else objective
 
 
-def _data(group: Group) -> Any:
-    """Return the fingerprints of all data. For a run without provenance, return the config of its data."""
+def _data_fingerprints(group: Group) -> Any:
+    """Return the fingerprints of all data. Without provenance, return the fields of the config's `data`."""
     return group.runs[0].provenance.get("data") or group.config["data"]

@@ -1,4 +1,4 @@
-"""The report as GitHub-flavoured Markdown: the same sections as the page, without plots."""
+"""The report as GitHub-flavoured Markdown: the same sections as the HTML page, without plots."""
 
 import re
 
@@ -8,60 +8,64 @@ from t5lite.reporting.document import Block, Bullets, Code, Missing, Plots, Sect
 
 def render(section: Section) -> str:
     """Return the document as one text."""
-    return "\n\n".join(_section(section)) + "\n"
+    return "\n\n".join(_render_section(section)) + "\n"
 
 
-def _section(section: Section) -> list[str]:
-    body = [part for block in section.blocks for part in _block(block)]
+def _render_section(section: Section) -> list[str]:
+    body = [part for block in section.blocks for part in _render_block(block)]
     if section.folded:
-        return [f"<details><summary>{_escaped(section.title)}</summary>", *body, "</details>"]
-    return [f"{'#' * section.level} {_escaped(section.title)}", *body]
+        return [f"<details><summary>{_escape(section.title)}</summary>", *body, "</details>"]
+    return [f"{'#' * section.level} {_escape(section.title)}", *body]
 
 
-def _block(block: Block) -> list[str]:
+def _render_block(block: Block) -> list[str]:
     match block:
         case Section():
-            return _section(block)
+            return _render_section(block)
         case Text():
-            return [_escaped(block.text)]
+            return [_escape(block.text)]
         case Bullets():
-            return ["\n".join(f"- {_escaped(item)}" for item in block.items)]
+            return ["\n".join(f"- {_escape(item)}" for item in block.items)]
         case Table():
-            return [_table(block)]
+            return [_render_table(block)]
         case Verdicts():
             return ["\n".join(_verdict_lines(block))]
         case Missing():
-            return [_escaped(block.text), *_block(Bullets(block.items))]
+            return [_escape(block.text), *_render_block(Bullets(block.items))]
         case Plots():
             return []
 
 
 def _verdict_lines(block: Verdicts) -> list[str]:
-    lines = [f"{_escaped(f'{block.b} against {block.a}')}:", ""]
+    lines = [f"{_escape(f'{block.b} against {block.a}')}:", ""]
     for each in block.comparisons:
-        parts = [(_escaped(part.text), part.role) for part in words.sentence_parts(each)]
+        parts = [(_escape(part.text), part.role) for part in words.sentence_parts(each)]
         lines.append("- " + "".join(f"**{text}**" if role == "verdict" else text for text, role in parts))
     for caveat in block.caveats:
-        lines += ["", f"{_escaped(caveat)}."]
+        lines += ["", f"{_escape(caveat)}."]
     return lines
 
 
-def _table(table: Table) -> str:
+def _render_table(table: Table) -> str:
     marks = ["---"] + ["---:" if table.numeric else "---"] * (len(table.header) - 1)
     if not table.rows:
         return "None."
-    lines = [[_escaped(cell) for cell in table.header], marks, *([_cell(cell) for cell in row] for row in table.rows)]
+    lines = [
+        [_escape(cell) for cell in table.header],
+        marks,
+        *([_render_cell(cell) for cell in row] for row in table.rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
+def _render_cell(text: str) -> str:
     if not isinstance(text, Code):
-        return _escaped(text)
+        return _escape(text)
     plain = " ".join(words.printable(text).replace("`", "'").split())
     return f"`{plain}`".replace("|", r"\|")
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """Return `text` such that Markdown shows it unchanged. An underscore inside a word needs no escape."""
     plain = re.sub(" +", " ", words.printable(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     plain = re.sub(r"([\\`*\[\]|~#$])", r"\\\1", plain)

@@ -19,6 +19,6 @@ def sort_metrics(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
 
 
 def main_metrics(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
-    """Return the pairs that are shown outside tables too, or all pairs where there are none."""
+    """Return the pairs that are also shown outside tables; if there are none, all pairs."""
     ordered = sort_metrics(pairs)
     return [pair for pair in ordered if not metric_of(pair[1]).tables_only] or ordered

@@ -1,4 +1,4 @@
-"""Notes: what a reader must know about runs and groups before they trust the numbers. One sentence for each reason."""
+"""Notes: facts about runs and groups that a reader must know before trusting the numbers, one sentence each."""
 
 import dataclasses
 import itertools
@@ -7,22 +7,22 @@ from typing import Any
 
 from t5lite.config import flatten_fields, lookup_field
 from t5lite.data.cut import describe_cut, describe_share
-from t5lite.reporting.groups import Group, differing_rows, is_for_watching
+from t5lite.reporting.groups import Group, find_different_rows, is_for_watching
 from t5lite.reporting.runs import Run
 
-# VERSIONS can change results and costs; MACHINES can change costs only.
+# Differences in VERSIONS can change results and costs. Differences in MACHINES can change only costs.
 VERSIONS = {"python": "versions of Python", "packages": "versions of packages", "git_commit": "versions of t5lite"}
 MACHINES = {"devices": "devices", "hosts": "numbers of hosts"}
-# These fields change the time that a run takes, and nothing else.
+# These fields change only the time that a run takes.
 TAKING_TIME = ("eval.every_steps", "checkpoint.every_steps")
 
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """A metric on a split that is not compared between `a` and `b`, and why.
+    """A metric on a split that is not compared between `a` and `b`, and the reason.
 
-    lacking: the group that is the cause, whatever it is compared with; None where the pair is the cause.
-    reason: with `lacking`, it is "no" or says what is wrong with the group's values; else it says why the pair differs.
+    lacking: the group that causes this in all its comparisons. None: the cause is this pair of groups.
+    reason: with `lacking`, "no", or the fault of the group's values; else the difference between the two groups.
     """
 
     a: str
@@ -34,53 +34,54 @@ class LeftOut:
 
 
 def listed(items: Iterable[Any]) -> str:
+    """Return the items as text, with commas between them."""
     return ", ".join(map(str, items))
 
 
 def shortened(items: Sequence[Any], limit: int = 3) -> str:
-    """Return the first `limit` of `items` as text, and how many more there are."""
+    """Return the first `limit` of `items` as text, and the number of the others."""
     return listed(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
 def collect(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
-    """Return {key: its values, each once} for pairs (key, value), in their order."""
+    """Return {key: list of its values, each once} for pairs (key, value), in the order of the pairs."""
     values_of: dict[Any, dict[Any, None]] = {}
     for key, value in pairs:
         values_of.setdefault(key, {})[value] = None
     return {key: list(values) for key, values in values_of.items()}
 
 
-def _pair(a: str, b: str) -> str:
+def _name_pair(a: str, b: str) -> str:
     return f"{b} against {a}"
 
 
 def left_out_notes(left_out: Sequence[LeftOut]) -> list[str]:
-    """Return a note for each reason, with the metrics, and the pairs or the group that it concerns."""
+    """Return a note for each reason, with its metrics, and with the group or the pairs of groups."""
     of_groups = collect(((each.lacking, each.reason, each.split), each.metric) for each in left_out if each.lacking)
     notes = [
         f"{group} has {reason} {listed(metrics)} on {split}: left out of its comparisons."
         for (group, reason, split), metrics in of_groups.items()
     ]
-    rest = [each for each in left_out if not each.lacking]
-    of_pairs = collect(((each.reason, each.split, _pair(each.a, each.b)), each.metric) for each in rest)
-    alike = collect(((listed(metrics), split, reason), pair) for (reason, split, pair), metrics in of_pairs.items())
+    pair_causes = [each for each in left_out if not each.lacking]
+    of_pairs = collect(((each.reason, each.split, _name_pair(each.a, each.b)), each.metric) for each in pair_causes)
+    by_reason = collect(((listed(metrics), split, reason), pair) for (reason, split, pair), metrics in of_pairs.items())
     return notes + [
         f"{metrics} on {split}: not compared, because {reason}: {shortened(pairs)}."
-        for (metrics, split, reason), pairs in alike.items()
+        for (metrics, split, reason), pairs in by_reason.items()
     ]
 
 
 def seed_notes(groups: Sequence[Group]) -> list[str]:
-    """Return notes where the groups of a task do not have the same seeds, or have too few seeds in common."""
+    """Return notes if the groups of a task have different seeds, or too few seeds in common."""
     notes = []
     by_seeds = collect((group.seeds, group.name) for group in groups)
     if len(by_seeds) > 1:
         have = "; ".join(f"{listed(seeds)} of {shortened(names)}" for seeds, names in by_seeds.items())
         notes.append(f"Not all groups have the same seeds, so each pair is compared on the seeds of both: {have}.")
     pairs = list(itertools.combinations(groups, 2))
-    shared = collect((len(set(a.seeds) & set(b.seeds)), _pair(a.name, b.name)) for a, b in pairs)
+    shared = collect((len(set(a.seeds) & set(b.seeds)), _name_pair(a.name, b.name)) for a, b in pairs)
     if without := shared.get(0):
-        notes.append(f"Not compared, as they share no seed: {shortened(without)}.")
+        notes.append(f"Not compared, because they share no seed: {shortened(without)}.")
     if single := shared.get(1):
         everything = f"all comparisons of {shortened([group.name for group in groups])}"
         who = everything if len(single) == len(pairs) > 1 else shortened(single)
@@ -89,16 +90,16 @@ def seed_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]:
-    """Return a note for each difference between the training data of a group and the training data of its base.
+    """Return a note for each difference between the training data of a group and of its base.
 
     base_of: {name of a group: name of its base}.
     """
     fields = {group.name: flatten_fields({"data": {"train": group.config["data"]["train"]}}) for group in groups}
 
     def changes(name: str, base: str) -> str:
-        own, other = fields[name], fields[base]
-        differing = [field for field in {**other, **own} if own.get(field) != other.get(field)]
-        return listed(f"{field}={own.get(field)} and not {other.get(field)}" for field in differing)
+        of_group, of_base = fields[name], fields[base]
+        differing = [field for field in {**of_base, **of_group} if of_group.get(field) != of_base.get(field)]
+        return listed(f"{field}={of_group.get(field)} and not {of_base.get(field)}" for field in differing)
 
     changed = collect(((base, values), name) for name, base in base_of.items() if (values := changes(name, base)))
     return [
@@ -116,31 +117,33 @@ def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjec
         return []
     notes = [
         f"The runs belong to {len(members)} tasks ({'; '.join(titles[:6])}{'; …' if len(titles) > 6 else ''}), which "
-        "were not evaluated alike. Differences are taken within a task and never between two."
+        "were not evaluated in the same way. Only groups of the same task are compared."
     ]
     for places in collect((subject, i) for i, subject in enumerate(subjects)).values():
         first, *others = (members[i] for i in places)
-        for reason, names in collect((_apart(first, task), group.name) for task in others for group in task).items():
+        for reason, names in collect(
+            (_explain_separation(first, task), group.name) for task in others for group in task
+        ).items():
             shown = shortened([group.name for group in first])
             notes.append(f"{shortened(names)}: not compared with {shown}, because {reason}.")
     return notes
 
 
-def _apart(a: Sequence[Group], b: Sequence[Group]) -> str:
-    """Return why no group of one task is compared with a group of the other."""
+def _explain_separation(a: Sequence[Group], b: Sequence[Group]) -> str:
+    """Return the reason why groups of two tasks are not compared."""
     shared = [pair for pair in a[0].pairs if pair in b[0].pairs]
     if not shared:
         return "they share no metric"
-    reasons = dict.fromkeys(differing_rows(a[0], b[0], *pair) for pair in shared)
+    reasons = dict.fromkeys(find_different_rows(a[0], b[0], *pair) for pair in shared)
     return f"{listed(reasons)} {'is' if len(reasons) == 1 else 'are'} not the same"
 
 
 def group_notes(group: Group) -> list[str]:
-    """Return notes on seeds that occur twice, lack a metric or went wrong, and on what all seeds depend on."""
+    """Return notes on seeds that occur twice, lack a metric or had non-finite numbers, and on shared origins."""
     notes = []
     repeated = [seed for seed in group.seeds if sum(run.seed == seed for run in group.runs) > 1]
     if repeated:
-        notes.append(f"{group.name} has several runs with seed {listed(repeated)}: they count as one, by their mean.")
+        notes.append(f"{group.name} has several runs with seed {listed(repeated)}: their mean counts as one value.")
     lacking = collect(
         ((split, tuple(seed for seed in group.seeds if seed not in group.values(split, metric))), metric)
         for split, metric in group.pairs
@@ -148,23 +151,23 @@ def group_notes(group: Group) -> list[str]:
     for (split, seeds), metrics in lacking.items():
         if seeds:
             what = f"{listed(metrics)} on {split} with seed {listed(seeds)}"
-            notes.append(f"{group.name} lacks {what}: its mean is that of the other seeds.")
+            notes.append(f"{group.name} lacks {what}: its mean is over the other seeds.")
     for run in group.runs:
         if run.skipped_steps:
             updates = "1 update" if run.skipped_steps == 1 else f"{run.skipped_steps} updates"
-            notes.append(f"{run.run} left out {updates}, as a loss or gradient was not finite.")
+            notes.append(f"{run.run} skipped {updates}, because a loss or gradient was not finite.")
         for split, metrics in run.metrics.items():
             broken = [metric for metric in metrics if group.values(split, metric)[run.seed] is None]
             if broken:
                 what = f"{listed(broken)} on {split}"
-                notes.append(f"{run.run}: {what} is not finite, so {group.name} has no mean of it.")
+                notes.append(f"{run.run}: {what} is not finite, so {group.name} has no mean for it.")
     return notes + [f"{group.name}: {caveat}." for caveat in shared_origins(group)]
 
 
 def shared_origins(group: Group) -> list[str]:
-    """Return a caveat where several seeds started from the same parameters.
+    """Return a caveat if several seeds started from the same parameters.
 
-    The spread over those seeds says nothing about other parameters to start from.
+    The spread over these seeds does not include the effect of the parameters from which they started.
     """
     started = []
     for run in group.runs:
@@ -172,24 +175,24 @@ def shared_origins(group: Group) -> list[str]:
             started.append(((origin.workdir.resolve(), f"{origin.run} (seed {origin.seed})"), run.seed))
         if run.unread_origin is not None:
             started.append(((None, run.unread_origin), run.seed))
-    nearest: dict[tuple[int, ...], str] = {}  # in a chain of origins, the nearest is enough
+    nearest: dict[tuple[int, ...], str] = {}  # in a chain of origins, only the nearest is named
     for (_, name), seeds in collect(started).items():
         if len(seeds) > 1:
             nearest.setdefault(tuple(sorted(seeds)), name)
     return [
-        f"{_seeds(seeds, len(group.seeds))} start from {name}: the interval does not cover another pre-training"
+        f"{_name_seeds(seeds, len(group.seeds))} start from {name}: the interval does not cover another pre-training"
         for seeds, name in nearest.items()
     ]
 
 
-def _seeds(seeds: Sequence[int], count: int) -> str:
+def _name_seeds(seeds: Sequence[int], count: int) -> str:
     if len(seeds) < count:
         return f"seeds {listed(seeds)}"
     return "both seeds" if count == 2 else f"all {count} seeds"
 
 
 def provenance_notes(groups: Sequence[Group]) -> list[str]:
-    """Return notes where versions or machines differ, because results or costs may then not be comparable."""
+    """Return notes if versions or machines differ, because results or costs may then not be comparable."""
     runs = [run for group in groups for run in group.runs]
     with_origins = [*runs, *(origin for run in runs for origin in run.origins)]
     notes = []
@@ -198,12 +201,12 @@ def provenance_notes(groups: Sequence[Group]) -> list[str]:
             pooled = [group.name for group in groups if _differ(group.runs, field)]
             within = f" Among runs of one group: {shortened(pooled, 8)}." if pooled else ""
             notes.append(
-                f"The runs were made with different {what} (see Provenance): their results and costs may not compare."
-                f"{within}"
+                f"The runs were made with different {what} (see Provenance): their results and costs may not be "
+                f"comparable.{within}"
             )
         elif _differ(with_origins, field):
-            whose = "The runs" if _differ(runs, field) else "The runs and what they started from"
-            notes.append(f"{whose} were made with different {what} (see Provenance): their costs do not compare.")
+            whose = "The runs" if _differ(runs, field) else "The runs and the runs that they started from"
+            notes.append(f"{whose} were made with different {what} (see Provenance): their costs are not comparable.")
     unknown = [run.run for run in runs if not run.provenance]
     return notes + ([f"No provenance.json: {shortened(unknown, 8)}."] if unknown else [])
 
@@ -227,14 +230,14 @@ def change_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
-    """Return notes where times within a task are not comparable, or where a cost is incomplete."""
+    """Return notes if times within a task are not comparable, or if a cost is incomplete."""
     runs_of = [[run for group in groups for run in group.runs] for groups in members]
     notes = []
     for field, runs in itertools.product(TAKING_TIME, runs_of):
         by_value = collect((lookup_field(run.config, field), run.run) for run in runs)
         if len(by_value) > 1:
             values = "; ".join(f"{value} of {shortened(names)}" for value, names in by_value.items())
-            notes.append(f"{field} is not the same ({values}): their times do not compare.")
+            notes.append(f"{field} is not the same ({values}): their times are not comparable.")
     uncounted = []
     for run in itertools.chain(*runs_of):
         if run.unread_origin is not None:
@@ -246,33 +249,33 @@ def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
 
 def evaluated_notes(groups: Sequence[Group]) -> list[str]:
     """Return notes on texts that were cut, and on held-out rows that were not evaluated."""
-    told = []
+    facts = []
     for group in groups:
         for run in group.runs:
             cut, shares = ((run.result or {}).get(field) or {} for field in ("cut", "evaluated"))
             about = [(split, describe_cut(counts, run.config["objective"])) for split, counts in cut.items()]
             about += [(split, describe_share(counts)) for split, counts in shares.items()]
-            told += [(f"{split}: {note}", group.name) for split, note in about if note is not None]
-    return [f"{shortened(names, 8)}, {note}." for note, names in collect(told).items()]
+            facts += [(f"{split}: {note}", group.name) for split, note in about if note is not None]
+    return [f"{shortened(names, 8)}, {note}." for note, names in collect(facts).items()]
 
 
 def multiplicity_notes(intervals: int) -> list[str]:
-    """Return a note that intervals are not adjusted for their number; none for a report without intervals.
+    """Return a note that intervals are not adjusted for multiple comparisons; [] for a report without intervals.
 
     intervals: the number of differences in the report that have an interval.
     """
     if not intervals:
         return []
     return [
-        f"Intervals of differences in this report: {intervals}. They are not adjusted for their number: among 20 "
-        "comparisons of equals, about one is resolved by chance."
+        f"Intervals of differences in this report: {intervals}. They are not adjusted for multiple comparisons: "
+        "among 20 comparisons without a true difference, about one is resolved by chance."
     ]
 
 
 def evaluation_notes(runs: Sequence[Run], wanted: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return notes on complete runs that were evaluated with other settings than their configs now ask for.
+    """Return notes on complete runs that were evaluated with settings that differ from the present configs.
 
-    wanted: {run: the config as it is now}.
+    wanted: {run: the present config}.
     """
     stale = []
     for run in runs:

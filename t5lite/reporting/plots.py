@@ -1,15 +1,16 @@
 """The pictures of a task, as SVG elements for a page.
 
-metric   one picture each. Above, a row for each group: its mean with the interval, and a small dot for each seed.
-         Below, a row for each group: its difference to the base with the interval, and the line of no difference.
+metric   one picture for each metric. The upper part has a row for each group: the mean with its interval, and a small
+         dot for each seed. The lower part has a row for each group: the difference to the base with its interval, and
+         a line at 0.
 curves   the loss by training tokens: the mean over seeds, in a band from the minimum to the maximum
 
-Each group has its own colour and its own mark, so that a reader can tell groups apart without colours. Where a task has
-too many groups for this, the base and the best group have their own look, and all others share one.
+Each group has its own colour and its own mark, so that a reader can recognise groups without colours. If a task has too
+many groups for this, the base and the best group have their own look, and all other groups share one look.
 
-Matplotlib draws the pictures, without a screen and without its global state. Then they are fitted to the page. Text
-stays text in the page's font. Colours become the page's variables and follow its light or dark mode. Ids carry the name
-of the picture, so that two pictures on one page do not share ids. The same report gives the same bytes.
+Matplotlib draws the pictures, without a screen and without its global state. Then they are adapted to the page. Text
+stays text, in the font of the page. Colours become variables of the page, which follow its light or dark mode. Ids
+contain the name of the picture, so that two pictures on one page have different ids. Equal reports give equal bytes.
 """
 
 import dataclasses
@@ -138,7 +139,7 @@ def draw(task: Task, name: str) -> tuple[list[Picture], str]:
 
 
 def _looks(task: Task) -> tuple[dict[str, Look], str]:
-    """Return {group: look}. Where not every group has its own look, also return a sentence that names those that do."""
+    """Return ({group: look}, sentence). If groups share a look, the sentence names the others; else it is empty."""
     base = task.bases[0]
     others = [group.name for group in task.groups if group.name != base]
     if len(others) < len(LOOKS):
@@ -157,8 +158,8 @@ def _looks(task: Task) -> tuple[dict[str, Look], str]:
             best = max(means, key=means.__getitem__)
             looks[best] = LOOKS[1]
             about = f"{best}, the best of the others by {metric_of(metric).label} on {split}"
-            return looks, f"Of {len(looks)} groups {base} and {about}, have a colour of their own."
-    return looks, f"Of {len(looks)} groups {base} has a colour of its own."
+            return looks, f"{base} and {about}, have their own colours. The other groups share one colour."
+    return looks, f"{base} has its own colour. The other groups share one colour."
 
 
 def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: str) -> Picture:

@@ -1,4 +1,4 @@
-"""Write a report over runs: report.md, report.html and report.json in one folder."""
+"""Write a report about runs: report.md, report.html and report.json in one folder."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from t5lite.reporting.groups import Group
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
 from t5lite.system.errors import UserError
-from t5lite.system.files import finite, write_atomically, write_json
+from t5lite.system.files import replace_non_finite, write_atomically, write_json
 
 
 def write_report(
@@ -23,16 +23,15 @@ def write_report(
     absent: Mapping[str, str] | None = None,
     remarks: Sequence[str] = (),
 ) -> Report:
-    """Compare the runs in `workdirs` and write the report to the folder `out`, which is created where it is missing.
+    """Compare the runs in `workdirs` and write the report to the folder `out`, which is created if it is missing.
 
     Args:
-        bases: the groups that the others of their task are compared with, as in `find_base`. A task without one takes
-            its first group.
-        absent: {run: why it has no result}.
+        bases: names of bases, as in `find_base`. In a task without a named base, the first group is the base.
+        absent: {run: why the run has no result}.
         remarks: further notes.
 
     Raises:
-        UserError: where a folder is not a workdir, no run is complete, or `out` cannot be written.
+        UserError: if a folder is not a workdir, no run is complete, or `out` cannot be written.
     """
     report = compare([read_run(workdir) for workdir in workdirs], title, bases, absent or {}, remarks)
     sections = document(report)
@@ -40,7 +39,7 @@ def write_report(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write the report's folder {out}: {error.strerror}") from error
+        raise UserError(f"cannot write the report's folder {out}: {error.strerror}; choose another folder") from error
     for name, text in files.items():
         write_atomically(out / name, text)
     write_json(out / "report.json", to_json(report))
@@ -49,29 +48,31 @@ def write_report(
 
 def to_json(report: Report) -> dict[str, Any]:
     """Return the report as plain JSON values. A number that is not finite becomes None."""
-    return finite(
+    return replace_non_finite(
         {
             "title": report.title,
-            "runs": [_entry(entry) for entry in report.entries],
-            "groups": [_group(group, task.title) for task in report.tasks for group in task.groups],
-            "comparisons": [_comparison(each, task.title) for task in report.tasks for each in task.comparisons],
+            "runs": [_entry_to_json(entry) for entry in report.entries],
+            "groups": [_group_to_json(group, task.title) for task in report.tasks for group in task.groups],
+            "comparisons": [
+                _comparison_to_json(each, task.title) for task in report.tasks for each in task.comparisons
+            ],
             "notes": [*report.missing, *report.notes],
             "method": report.method,
         }
     )
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry_to_json(entry: Entry) -> dict[str, Any]:
     fields = {name: getattr(entry, name) for name in ("run", "name", "seed", "status")}
     if entry.read is None:
         return {**fields, "workdir": None, "result": None}
     return {**fields, "workdir": str(entry.read.workdir), "result": entry.read.result}
 
 
-def _group(group: Group, task: str) -> dict[str, Any]:
+def _group_to_json(group: Group, task: str) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for (split, metric), estimate in group.estimates.items():
-        metrics.setdefault(split, {})[metric] = {"mean": estimate.mean, **_interval(estimate)}
+        metrics.setdefault(split, {})[metric] = {"mean": estimate.mean, **_interval_to_json(estimate)}
     return {
         "name": group.name,
         "task": task,
@@ -83,11 +84,11 @@ def _group(group: Group, task: str) -> dict[str, Any]:
     }
 
 
-def _interval(estimate: Estimate) -> dict[str, Any]:
+def _interval_to_json(estimate: Estimate) -> dict[str, Any]:
     return {"ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
 
 
-def _comparison(comparison: Comparison, task: str) -> dict[str, Any]:
+def _comparison_to_json(comparison: Comparison, task: str) -> dict[str, Any]:
     names = {name: getattr(comparison, name) for name in ("a", "b", "metric", "split")}
     delta = comparison.delta
-    return {**names, "task": task, "delta": delta.mean, **_interval(delta), "resolved": delta.resolved}
+    return {**names, "task": task, "delta": delta.mean, **_interval_to_json(delta), "resolved": delta.resolved}

@@ -1,9 +1,9 @@
-"""Runs as their workdirs describe them: config, provenance, result and curves.
+"""Read runs from their workdirs: config, provenance, result and curves.
 
-runs/summary/scratch-0/config.json       what the run was asked to do   required: a folder with it is a workdir
-                       provenance.json   with which code and data       may be missing
-                       metrics.jsonl     how training went              may be missing; its last line may be broken
-                       result.json       how the run ended              missing until the run is complete
+runs/summary/scratch-0/config.json       the config of the run          required: a folder with this file is a workdir
+                       provenance.json   the versions of code and data  may be missing
+                       metrics.jsonl     the metrics during training    may be missing; the last line may be broken
+                       result.json       the result of the run          missing until the run is complete
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Metrics = dict[str, dict[str, float | None]]  # {split: {metric: value}}
 class Curve:
     """The loss over training, with one entry for each logged step. Values that are not finite are left out.
 
-    tokens: the number of training tokens up to each step; None where the run did not log any.
+    tokens: the number of training tokens up to each step; None if the run did not log tokens.
     """
 
     steps: tuple[int, ...]
@@ -39,10 +39,10 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A workdir that was read.
+    """The contents of a workdir.
 
     run: the name of the folder.
-    result: None while the run is not complete.
+    result: None if the run is not complete.
     """
 
     run: str
@@ -58,12 +58,12 @@ class Run:
 
     @functools.cached_property
     def origins(self) -> list["Run"]:
-        """The runs whose parameters the run started from: the run in its `init_from`, then that run's own origin, ….
+        """The chain of origins: the run in `init_from`, then the run in that run's `init_from`, and so on.
 
-        The list ends at the first origin that is not a workdir.
+        The chain ends before the first origin that is not a workdir.
         """
         origins, seen, run = [], {self.workdir.resolve()}, self
-        while (path := run.referred("init_from")) is not None and path.resolve() not in seen:
+        while (path := run.find_workdir("init_from")) is not None and path.resolve() not in seen:
             seen.add(path.resolve())
             run = read_run(path)
             origins.append(run)
@@ -71,13 +71,13 @@ class Run:
 
     @property
     def unread_origin(self) -> str | None:
-        """The `init_from` that cannot be read as a workdir: of the run, or of the last run in its chain of origins.
+        """The first origin that is not a workdir: the `init_from` of the last run in the chain of origins.
 
-        None where every origin can be read, or where the chain ends in a run from scratch.
+        None if that run started from scratch.
         """
         last = (self, *self.origins)[-1]
         text = last.config.get("init_from")
-        return str(text) if text and last.referred("init_from") is None else None
+        return str(text) if text and last.find_workdir("init_from") is None else None
 
     @property
     def last_step(self) -> int | None:
@@ -98,11 +98,11 @@ class Run:
 
     @property
     def skipped_steps(self) -> int:
-        """The number of updates that were left out because a number was not finite."""
+        """The number of skipped updates, whose loss or gradient was not finite."""
         return (self.result or {}).get("skipped_steps") or 0
 
-    def referred(self, field: str) -> Path | None:
-        """Return the workdir that the field `init_from` or `tokenizer.path` names, where it exists."""
+    def find_workdir(self, field: str) -> Path | None:
+        """Return the workdir in the field `init_from` or `tokenizer.path`; None if there is no such workdir."""
         text = lookup_field(self.config, field)
         if not isinstance(text, str):
             return None
@@ -113,36 +113,39 @@ class Run:
 def read_run(workdir: Path) -> Run:
     """Read a workdir.
 
-    Raises UserError, with the name of the file, where the folder is not a workdir or a file in it is damaged.
+    Raises UserError if the folder is not a workdir, or if a file in it is damaged.
     """
-    config = read_json(workdir / "config.json", shape=_shape(base_config()))
+    config = read_json(workdir / "config.json", shape=_config_shape(base_config()))
     if config is None:
-        raise UserError(f"{workdir} is not a run's workdir: it has no config.json")
+        raise UserError(f"{workdir} is not a run's workdir: it has no config.json; correct the path")
     check_format(config.pop("format", FORMAT), str(workdir))
-    config = _fill(config, to_dict(base_config()))
+    config = _add_defaults(config, to_dict(base_config()))
     return Run(workdir.resolve().name, workdir, config, read_provenance(workdir), read_result(workdir))
 
 
-def _shape(group: ConfigDict) -> dict[str, Any]:
+def _config_shape(group: ConfigDict) -> dict[str, Any]:
     """Return the shape of a config.json: each field has its type or is missing."""
     shapes: dict[str, Any] = {}
     for name, value in group.items():
         kind = {float: NUMBER, tuple: list}.get(group.get_type(name), group.get_type(name))
-        shapes[name] = (dict if name == "mixture" else _shape(value) if isinstance(value, ConfigDict) else kind, None)
+        shapes[name] = (
+            dict if name == "mixture" else _config_shape(value) if isinstance(value, ConfigDict) else kind,
+            None,
+        )
     return shapes
 
 
-def _fill(written: Any, default: Any) -> Any:
-    """Return `written` with the defaults of the fields that are newer than the file. Other fields stay as they are."""
+def _add_defaults(written: Any, default: Any) -> Any:
+    """Return `written`, with defaults for fields that it lacks because they are newer than the file."""
     if isinstance(default, dict) and isinstance(written, dict):
-        return {name: _fill(written.get(name), default.get(name)) for name in {**default, **written}}
+        return {name: _add_defaults(written.get(name), default.get(name)) for name in {**default, **written}}
     return default if written is None else written
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
     """Return {split: curve of the loss} of a metrics.jsonl. Broken lines are skipped.
 
-    The training lines have the number of tokens so far. The tokens at other steps are interpolated.
+    Training lines have the number of tokens so far. For the steps of other lines, the number is interpolated.
     """
     losses: dict[str, dict[int, float]] = {}
     tokens: dict[int, float] = {}
@@ -161,43 +164,45 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a JSON value is a number, and finite."""
+    """Return whether a JSON value is a finite number."""
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def find_workdirs(folders: Sequence[Path]) -> list[Path]:
-    """Return the workdirs among `folders`, each once. Any other folder stands for the workdirs directly in it.
+    """Return the workdirs in `folders`, each once. A folder that is no workdir stands for the workdirs directly in it.
 
-    The workdirs in a folder follow the order of the study that wrote its report. Without a study, runs from scratch
-    come before runs that started from another run, and runs with a loss before runs without. Raises UserError for a
-    folder without any workdir.
+    In such a folder, workdirs have the order of the study that wrote its report. Without a study, runs from scratch
+    come before runs that started from another run, and runs with a loss before runs without a loss. Raises UserError
+    for a folder without any workdir.
     """
     workdirs: dict[Path, Path] = {}
     for folder in folders:
-        for workdir in [folder] if (folder / "config.json").is_file() else _inside(folder):
+        for workdir in [folder] if (folder / "config.json").is_file() else _list_workdirs(folder):
             workdirs.setdefault(workdir.resolve(), workdir)
     return list(workdirs.values())
 
 
-def _inside(folder: Path) -> list[Path]:
+def _list_workdirs(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}; correct the path")
     runs = [read_run(path.parent) for path in folder.glob("*/config.json")]
     if not runs:
-        raise UserError(f"{folder} is not a run's workdir, nor a folder of workdirs: there is no config.json")
+        raise UserError(
+            f"{folder} is not a run's workdir, nor a folder of workdirs: there is no config.json; correct the path"
+        )
     names = list(statuses_in_study(folder))
 
-    def order(run: Run) -> tuple[int, int, bool, list[tuple[float, str]]]:
+    def sort_key(run: Run) -> tuple[int, int, bool, list[tuple[float, str]]]:
         without_loss = all("loss" not in metrics for metrics in run.metrics.values())
         parts = re.findall(r"\d+(?:\.\d+)?|\D+", run.run)
         by_number = [(float(part), "") if part[0].isdecimal() else (-1, part) for part in parts]
         place = names.index(run.run) if run.run in names else len(names)
         return place, len(run.origins), without_loss, by_number
 
-    return [run.workdir for run in sorted(runs, key=order)]
+    return [run.workdir for run in sorted(runs, key=sort_key)]
 
 
 def statuses_in_study(folder: Path) -> dict[str, str]:
-    """Return {run: "complete" or why it has no result} from a study's report in `folder`; {} where there is none."""
+    """Return {run: "complete" or why it has no result}, from a study's report in `folder`; {} without a report."""
     report = read_json(folder / "report.json", "delete it", {"runs": ([{"run": str, "status": str}], None)}) or {}
     return {entry["run"]: entry["status"] for entry in report.get("runs") or ()}

@@ -1,4 +1,4 @@
-"""Numbers in readable form: values with as many digits as their interval justifies, costs with units, and verdicts."""
+"""Numbers as text: values with the digits that their interval justifies, costs with units, and verdicts."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 class Part:
     """A part of a sentence.
 
-    role: "delta", "interval" or "verdict", for parts that a renderer shows in a different style; else empty.
+    role: "delta", "interval" or "verdict", if a renderer shows the part in a different style; else empty.
     """
 
     text: str
@@ -30,13 +30,13 @@ class Part:
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, without characters that a page cannot hold or that change the text around them."""
+    """Return `text` on one line, without characters that a page cannot hold or that change the direction of text."""
     text = "".join(" " if character.isspace() else character for character in text)
     return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDIRECTIONAL)
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:
-    """Return `value` with so many decimals; in powers of ten where it has too many digits before or after the point."""
+    """Return `value` with `decimals` decimals, or in powers of ten if it is very large or very small."""
     sign_flag = "+" if sign else ""
     text = f"{value:{sign_flag}.{decimals}f}"
     vanishes = value != 0 and float(text) == 0
@@ -49,35 +49,35 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
 
 
 def decimals_of(estimate: Estimate) -> int:
-    """Return the number of decimals that shows half the width of the interval with two significant digits.
+    """Return the number of decimals with which half the width of the interval has two significant digits.
 
-    Without a width, it shows the mean with three significant digits.
+    Without a width: the number of decimals with which the mean has three significant digits.
     """
     if estimate.has_spread:
-        return _decimals((estimate.high - estimate.low) / 2, 2)
-    return _decimals(abs(estimate.mean or 0.0), 3)
+        return _count_decimals((estimate.high - estimate.low) / 2, 2)
+    return _count_decimals(abs(estimate.mean or 0.0), 3)
 
 
 def delta_decimals(delta: Estimate) -> int:
-    """Return the decimals for a difference. Where the interval excludes 0, neither of its ends is shown as 0."""
+    """Return the number of decimals for a difference. If the interval excludes 0, no end of it is shown as 0."""
     if not (delta.has_spread and delta.resolved):
         return decimals_of(delta)
-    return max(decimals_of(delta), *(_decimals(abs(end), 1) for end in (delta.low, delta.high)))
+    return max(decimals_of(delta), *(_count_decimals(abs(end), 1) for end in (delta.low, delta.high)))
 
 
-def _decimals(value: float, significant: int) -> int:
+def _count_decimals(value: float, significant: int) -> int:
     return min(max(significant - 1 - math.floor(math.log10(value)), 0), MOST_DECIMALS) if value > 0 else 3
 
 
 def mean_text(estimate: Estimate, decimals: int | None = None) -> str:
-    """Return the mean alone, with `decimals` decimals, or with as many as its interval justifies."""
+    """Return the mean without its interval. decimals: None: as many as the interval justifies."""
     if estimate.mean is None:
         return "not finite"
     return number(estimate.mean, decimals_of(estimate) if decimals is None else decimals)
 
 
 def range_text(estimate: Estimate, decimals: int | None = None, sign: bool = False) -> str:
-    """Return the interval, "4.71 to 4.90"; empty where there is none."""
+    """Return the interval, "4.71 to 4.90"; "" if there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     if not estimate.has_spread:
@@ -107,12 +107,12 @@ def delta_text(comparison: Comparison) -> str:
 
 
 def delta_range(comparison: Comparison) -> str:
-    """Return the interval of the difference, "−0.40 to −0.22"; empty where there is none."""
+    """Return the interval of the difference, "−0.40 to −0.22"; "" if there is none."""
     return range_text(comparison.delta, delta_decimals(comparison.delta), sign=True)
 
 
 def judge(comparison: Comparison) -> tuple[str, str]:
-    """Return the verdict on b compared with a, and the reason where no verdict is possible.
+    """Return (verdict on b compared with a, reason if no verdict is possible, else "").
 
     The verdict is "better", "worse", "not resolved" or "not judged"; for a metric without a known direction, "higher"
     or "lower".
@@ -120,7 +120,7 @@ def judge(comparison: Comparison) -> tuple[str, str]:
     delta = comparison.delta
     if delta.resolved is None:
         few = delta.n < FEWEST_SEEDS
-        return "not judged", f"a verdict takes {FEWEST_SEEDS} seeds" if few else "the seeds show no spread to judge by"
+        return "not judged", f"a verdict needs {FEWEST_SEEDS} seeds" if few else "all seeds have the same difference"
     if not delta.resolved:
         return "not resolved", "the interval includes 0"
     direction, rises = metric_of(comparison.metric).better, (delta.mean or 0.0) > 0
@@ -130,12 +130,12 @@ def judge(comparison: Comparison) -> tuple[str, str]:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Return the verdict alone."""
+    """Return the verdict without the reason."""
     return judge(comparison)[0]
 
 
 def interval_text(comparison: Comparison) -> str:
-    """Return how sure the difference is: "95 % interval −0.40 to −0.22, 3 seeds"."""
+    """Return the interval and the number of seeds: "95 % interval −0.40 to −0.22, 3 seeds"."""
     interval, delta = delta_range(comparison), comparison.delta
     if not interval:
         return f"{seeds_text(delta.n)}, no interval"
@@ -148,15 +148,15 @@ def interval_text(comparison: Comparison) -> str:
 
 def sentence_parts(comparison: Comparison) -> list[Part]:
     """Return the parts of "loss on validation: −0.31 nats (95 % interval −0.40 to −0.22, 3 seeds): better."."""
-    judged, why = judge(comparison)
+    verdict_text, reason = judge(comparison)
     return [
         Part(f"{metric_of(comparison.metric).label} on {comparison.split}: "),
         Part(delta_text(comparison), "delta"),
         Part(" "),
         Part(f"({interval_text(comparison)})", "interval"),
         Part(": "),
-        Part(judged, "verdict"),
-        Part(f": {why}." if why else "."),
+        Part(verdict_text, "verdict"),
+        Part(f": {reason}." if reason else "."),
     ]
 
 
@@ -170,30 +170,30 @@ COUNTS = {{"G": "B", "k": "K"}.get(prefix, prefix): size for prefix, size in PRE
 BYTES = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 
 
-def _scaled(value: float | None, scales: Mapping[str, float], unit: str = "") -> str:
-    """Return `value` with three significant digits and the first of `scales`, largest first, that is not too large."""
+def _scale(value: float | None, scales: Mapping[str, float], unit: str = "") -> str:
+    """Return `value` with three significant digits and a prefix. scales: {prefix: size}, the largest first."""
     if value is None:
         return NOTHING
     for prefix, size in scales.items():
         if value >= size:
-            number_of = value / size
-            return f"{number_of:.{max(2 - math.floor(math.log10(number_of)), 0)}f} {prefix}{unit}"
+            scaled = value / size
+            return f"{scaled:.{max(2 - math.floor(math.log10(scaled)), 0)}f} {prefix}{unit}"
     return f"{value:.0f} {unit}".strip()
 
 
 def count_text(value: float | None, unit: str = "") -> str:
     """Return 1,234,567 as "1.23 M"; with a unit, as "1.23 MFLOPs"."""
-    return _scaled(value, PREFIXES if unit else COUNTS, unit)
+    return _scale(value, PREFIXES if unit else COUNTS, unit)
 
 
 def tick_text(value: float) -> str:
     """Return a count as short as possible: "1.5 M"."""
-    number_of, _, unit = count_text(value).partition(" ")
-    return f"{float(number_of):g} {unit}".strip()
+    scaled, _, unit = count_text(value).partition(" ")
+    return f"{float(scaled):g} {unit}".strip()
 
 
 def bytes_text(value: float | None) -> str:
-    return _scaled(value, BYTES) if value is None or value >= 2**10 else f"{value:.0f} B"
+    return _scale(value, BYTES) if value is None or value >= 2**10 else f"{value:.0f} B"
 
 
 def seconds_text(value: float | None) -> str:

@@ -139,7 +139,7 @@ def open_experiment(config: ConfigDict, own: Path | None = None, given: Collecti
         say("note: the release suppresses some tokens, or ends answers at them, that targets of this run may hold; "
             "this run allows them")  # fmt: skip
     continues = config.init_from is not None and objective.architecture == "encoder_decoder"
-    tokenizer.rules = rules.after_training(in_targets, objective.bos, continues)
+    tokenizer.rules = rules.adapt_to_training(in_targets, objective.bos, continues)
     return experiment
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import check_made, errors_of, load_function, lookup_field, set_field
+from t5lite.config import check_returned_config, explain_errors, load_function, lookup_field, set_field
 from t5lite.run.siblings import REFERRING
 from t5lite.system.errors import UserError, nearest
 
@@ -34,7 +34,7 @@ def read_study(spec: str) -> Study:
     """
     path, _, arg = spec.partition(":")
     get_study = load_function(Path(path), "get_study")
-    with errors_of(Path(path)):
+    with explain_errors(Path(path)):
         study = get_study(arg or None)
     if not isinstance(study, Mapping):
         raise UserError(f"{path}: get_study returned {type(study).__name__} and not a dict of configs by name")
@@ -45,7 +45,7 @@ def read_study(spec: str) -> Study:
             raise UserError(f"{path}: a run's name is its folder's, {name!r} cannot be; use letters, digits and _-.=+")
         if name.lower() in RESERVED:
             raise UserError(f"{path}: a run cannot be called {name!r}, which the study's folder has a use for")
-        check_made(config, f"{path}: run {name}")
+        check_returned_config(config, f"{path}: run {name}")
         if not is_repeated(name, config):
             config.name = name
     return sort_by_needs(study)

@@ -1,12 +1,12 @@
-"""The cores of a run that shares the machine with others.
+"""The cores of a run that shares the machine with other runs.
 
-A library counts the cores only once, when it makes its threads. So a run of a study begins with its share of the cores,
-and NumPy and JAX make as many threads. Other work, such as reading text, may then use cores that other runs leave idle.
+A run of a study begins with its share of the cores. NumPy and JAX count the cores only once, and make that many
+threads. After that, `use_all_cores` allows all cores, so that other work, such as reading text, can use idle cores.
 """
 
 import os
 
-ALL_CORES = "T5LITE_CORES"  # the environment variable with the cores of all runs, as 0,1,2; unset: no study runs
+ALL_CORES = "T5LITE_CORES"  # an environment variable: the cores of all runs, as 0,1,2; not set outside a study
 
 
 def use_all_cores() -> None:

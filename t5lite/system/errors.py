@@ -1,9 +1,9 @@
 """The error class for a user's mistake, and how a process ends on each error.
 
-Raise `UserError` for anything that the user can put right: a missing file, an unknown field, a batch that the mesh does
-not divide. The `main` of each verb runs under `clean_exit`, which prints such an error as one line on stderr and exits
-with code 2. `Interrupted` says that a signal stopped the work and that the work is saved: exit code 75, "run me again".
-`clean_exit` lists a few more codes. Any other exception is a bug of t5lite and keeps its traceback.
+Raise `UserError` for everything that the user can correct: a missing file, an unknown field, a batch size that the mesh
+does not divide. The `main` of each verb runs inside `clean_exit`, which prints such an error as one line on stderr and
+exits with code 2. `Interrupted` means that a signal stopped the work and that the work is saved: exit code 75, "run me
+again". `clean_exit` lists the other codes. Any other exception is a bug of t5lite and keeps its traceback.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
-RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-STOPPED_AT_ONCE = 130  # a shell's code for a program that Ctrl-C ended
+RUN_ME_AGAIN = 75  # EX_TEMPFAIL in sysexits.h
+STOPPED_AT_ONCE = 130  # the code that a shell gives a program ended by Ctrl-C
 
 
 class Interrupted(KeyboardInterrupt):
     """The work was asked to stop, and has saved its state.
 
-    It is a KeyboardInterrupt because it may be raised inside other people's code, which catches other exceptions. JAX
-    would take them for a device that does not start, a file reader for damage.
+    It is a KeyboardInterrupt because it can be raised inside code of other libraries, which catch other exceptions. JAX
+    would take another exception for a device that does not start. A file reader would take it for a damaged file.
     """
 
 
@@ -29,10 +29,10 @@ LONGEST_MESSAGE = 2000  # characters
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message says what, where and what to do, in one line.
+    """A mistake that the user can correct. The message says in one line what is wrong, where, and what to do.
 
-    The message may quote a file's name or contents. Characters that do not print, and could move a terminal's cursor or
-    turn the direction of its text, appear as escapes. A long message is cut in the middle.
+    The message may quote the name or the contents of a file. Characters that do not print appear as escapes, because
+    they could move a terminal's cursor or change the direction of its text. A long message is cut in the middle.
     """
 
     def __init__(self, message: str):
@@ -48,8 +48,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
-def last_words(error: BaseException) -> tuple[str | None, int]:
-    """Return the line and the exit code with which a process ends on `error`; (None, 1) for a bug."""
+def describe_end(error: BaseException) -> tuple[str | None, int]:
+    """Return (line to print, exit code) of a process that ends on `error`; (None, 1) for a bug."""
     if isinstance(error, Interrupted):
         return str(error), RUN_ME_AGAIN
     if isinstance(error, KeyboardInterrupt):
@@ -58,7 +58,7 @@ def last_words(error: BaseException) -> tuple[str | None, int]:
         return "the reader of standard output is gone", 141
     if isinstance(error, UserError):
         return str(error), 2
-    # JAX's error is known by its message, because this module does not import JAX.
+    # JAX's error is recognised by its message, because this module does not import JAX.
     if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
         advice = "lower batch_size or eval.batch_size, or make the model smaller"
         return str(UserError(f"out of memory ({error}); {advice}")), 2
@@ -75,11 +75,11 @@ def clean_exit() -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        line, code = last_words(error)
+        line, code = describe_end(error)
         if line is None:
             raise
         if isinstance(error, BrokenPipeError):
-            # Buffered output has nowhere to go. Without this Python prints an error about it at exit.
+            # Nobody reads the buffered output. Without this line, Python prints an error about it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         else:
             print(f"t5lite: {line}", file=sys.stderr)
@@ -87,10 +87,10 @@ def clean_exit() -> Iterator[None]:
 
 
 def end_process(code: int) -> NoReturn:
-    """Flush what was printed and end the process at once.
+    """Flush the printed text and end the process at once.
 
-    The interpreter's own end waits for every thread. A compilation's thread may crash JAX at its end. The threads of a
-    failed Orbax save give up only after ten minutes.
+    sys.exit would wait for every thread. The thread of a compilation can crash JAX when the interpreter ends. The
+    threads of a failed Orbax save end only after ten minutes.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a signal came during the flush

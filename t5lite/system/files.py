@@ -1,4 +1,4 @@
-"""Write a file completely or not at all, read a file that may hold or be anything, and check its format number."""
+"""Write files completely or not at all, read files of unknown content safely, and check format numbers."""
 
 import contextlib
 import json
@@ -11,36 +11,39 @@ from typing import Any
 
 from t5lite.system.errors import UserError
 
-FORMAT = 1  # of workdirs and checkpoints; raised when an older t5lite would misread a new one
-LARGEST = 1 << 30  # bytes of a file that is read at once
-NUMBER = (int, float, None)  # in JSON, where null stands for a number that is not finite
+FORMAT = 1  # the format of workdirs and checkpoints; increased when an older t5lite would misread the new format
+LARGEST = 1 << 30  # bytes; a larger file is not read at once
+NUMBER = (int, float, None)  # the shape of a number in JSON. null stands for a number that is not finite
 
 
-def only_files(name: str, flags: int) -> int:
-    """Open a file, as an `opener` for `open`. It opens no pipe, device or folder, and so never waits.
+def open_regular_file(name: str, flags: int) -> int:
+    """Open a file and return its descriptor; an `opener` for `open`.
 
-    Raises UserError for one of these, also if it replaced a file that was there before.
+    Raises UserError for a pipe, a device or a folder, so it never waits. It checks the file after opening, so a file
+    that is replaced at the last moment is refused too.
     """
-    number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
+    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise UserError(f"cannot read {name}: it is a folder, a pipe or a device; give a file")
-    return number
+    return descriptor
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the file's bytes. Raises OSError, and UserError for what is not a file or over 1 GiB."""
-    with open(path, "rb", opener=only_files) as file:
+    """Return the bytes of a file. Raises OSError, and UserError for a folder, a pipe, a device or over 1 GiB."""
+    with open(path, "rb", opener=open_regular_file) as file:
         if (size := os.fstat(file.fileno()).st_size) > LARGEST:
-            raise UserError(f"cannot read {path}: {size:,} bytes are too many for what it should be")
+            raise UserError(
+                f"cannot read {path}: {size:,} bytes are too many, at most {LARGEST:,} are read; correct the path"
+            )
         return file.read(LARGEST)
 
 
 def read_json(path: Path, way_out: str = "restore it", shape: Any = dict) -> dict[str, Any] | None:
     """Return the JSON object in a file; None if there is no such file.
 
-    Raises UserError if the file cannot be read. Raises UserError, ending in `way_out`, if it holds anything else or
-    does not match `shape` (see `has_shape`).
+    Raises UserError if the file cannot be read, if it does not hold a JSON object, or if the object does not match
+    `shape` (see `has_shape`). way_out: the end of the message about a damaged file.
     """
     try:
         value = json.loads(read_bytes(path))
@@ -53,7 +56,7 @@ def read_json(path: Path, way_out: str = "restore it", shape: Any = dict) -> dic
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (it holds no JSON object); {way_out}")
     if not has_shape(value, shape):
-        raise UserError(f"{path} is damaged (it does not hold what it should); {way_out}")
+        raise UserError(f"{path} is damaged (a field is missing or has a wrong type); {way_out}")
     return value
 
 
@@ -61,10 +64,10 @@ def has_shape(value: Any, shape: Any) -> bool:
     """Return whether a JSON value matches `shape`.
 
     int               a value of this type; True is not an int
-    (int, None)       a value that matches one of these
-    [str]             a list of such values
-    {"step": int}     an object with these fields and any others; a missing field counts as None
-    {str: int}        an object with any fields, whose values all match
+    (int, None)       a value that matches at least one of the shapes
+    [str]             a list; each item matches the shape
+    {"step": int}     an object; each named field matches its shape, and a missing field counts as None
+    {str: int}        an object with any fields; each value matches the shape
     """
     if isinstance(shape, tuple):
         return any(has_shape(value, each) for each in shape)
@@ -82,20 +85,20 @@ def has_shape(value: Any, shape: Any) -> bool:
 
 
 def check_format(number: Any, where: str) -> None:
-    """Raise UserError if `number`, the format of what stands at `where`, is that of a newer t5lite."""
+    """Raise UserError if `number`, the format of the file or folder `where`, belongs to a newer t5lite."""
     if not isinstance(number, int) or number > FORMAT:
         raise UserError(
-            f"{where} has format {number}, made by a newer t5lite; this one reads up to {FORMAT}: update it"
+            f"{where} has format {number}, made by a newer t5lite; this one reads formats up to {FORMAT}: update t5lite"
         )
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace `path` by one rename. Raises UserError if it cannot be written; the old file then stays.
+    """Replace the file `path` by one rename. Raises UserError if it cannot be written; the old file then stays.
 
-    The content is on the disk before it gets its name. So a machine that loses its power leaves no empty file.
+    The content is on the disk before the rename. So a machine that loses power leaves no empty file.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    with writing(path, "what stood there before is unharmed"):
+    with explain_write_errors(path, "the old file is unchanged"):
         try:
             with temporary.open("wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
@@ -108,23 +111,23 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, consolation: str) -> Iterator[None]:
-    """Turn an OSError of the block, from a full or read-only disk, into a UserError. consolation: its last words."""
+def explain_write_errors(path: Path, ending: str) -> Iterator[None]:
+    """Turn an OSError in the block, such as a full disk, into a UserError. ending: the end of its message."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; {consolation}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; {ending}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON. A number that is not finite becomes null, because JSON cannot hold it."""
-    write_atomically(path, json.dumps(finite(value), indent=2) + "\n")
+    write_atomically(path, json.dumps(replace_non_finite(value), indent=2) + "\n")
 
 
-def finite(value: Any) -> Any:
+def replace_non_finite(value: Any) -> Any:
     """Return `value` with every float that is not finite replaced by None. Tuples become lists."""
     if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: replace_non_finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [replace_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,13 +1,13 @@
-"""What several hosts say to each other. A process on each host runs the same command (joining.py joins them).
+"""Exchange values between hosts. A process on each host runs the same command (joining.py connects them).
 
-    is_primary()           whether this is host 0, which alone prints and writes the small files of a workdir
-    check_agreement(facts) check that facts are the same on every host; a UserError on the one that differs
-    with primary_first():  host 0 runs the block, then the others do
-    gather(tree)           arrays as NumPy, wherever their parts lie
+    is_primary()           return whether this is host 0. Only host 0 prints, and writes the small files of a workdir
+    check_agreement(facts) check that facts are the same on every host; raise UserError on a host that differs
+    with primary_first():  run the block on host 0, then on the other hosts
+    gather(tree)           return arrays as NumPy arrays, also if several hosts have parts of an array
 
-The hosts talk through the key-value store of JAX's coordination service, not through the devices. So they can talk
-before the first program is compiled. They wait for each other as long as all are alive, because no timeout of a barrier
-fits the time that a tokenizer takes. Every host must make the same calls in the same order.
+The hosts use the key-value store of JAX's coordination service, not the devices. So they can exchange values before the
+first program is compiled. They wait for each other while all are alive: a fixed timeout would be too short for training
+a tokenizer. Every host must make the same calls in the same order.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from t5lite.system.errors import UserError
 
-WAIT_MS = 500  # of one call; between two calls Python handles signals
+WAIT_MS = 500  # the longest wait of one call; between two calls Python handles signals
 
 _calls = itertools.count()
 
@@ -55,7 +55,7 @@ def get_store() -> Any:
 
 
 def _get_value(key: str) -> Any:
-    """Wait for the JSON value of a key."""
+    """Wait until a key has a value, and return that JSON value."""
     while True:
         try:
             return json.loads(get_store().blocking_key_value_get(key, WAIT_MS))
@@ -65,7 +65,7 @@ def _get_value(key: str) -> Any:
 
 
 def from_primary(value: Any) -> Any:
-    """Return host 0's `value`, any JSON value, on every host."""
+    """Return the `value` of host 0 on every host. value: any JSON value."""
     if count_hosts() == 1:
         return value
     key = f"hosts/value/{next(_calls)}"
@@ -75,7 +75,7 @@ def from_primary(value: Any) -> Any:
 
 
 def to_primary(value: Any) -> list[Any]:
-    """Return the `value` of each host, in their order, on host 0. On the others return [] at once, without waiting."""
+    """Return the values of all hosts, in the order of the hosts, on host 0. On the other hosts return [] at once."""
     if count_hosts() == 1:
         return [value]
     key = f"hosts/value/{next(_calls)}"
@@ -88,14 +88,14 @@ def to_primary(value: Any) -> list[Any]:
 
 
 def wait_for_all() -> None:
-    """Wait until every host has come here."""
+    """Wait until every host has called this function."""
     to_primary(None)
     from_primary(None)
 
 
 @contextlib.contextmanager
 def primary_first() -> Iterator[None]:
-    """Run the block on host 0, then on the others. So the others find what host 0 built in a shared folder."""
+    """Run the block on host 0, then on the other hosts. So the others can use what host 0 built in a shared folder."""
     if not is_primary():
         from_primary(None)
     yield
@@ -104,22 +104,22 @@ def primary_first() -> Iterator[None]:
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
-    """Wait until every host is here, and check that `facts` (JSON values) are the same on all.
+    """Check that `facts` (JSON values) are the same on all hosts, and wait until all hosts have called this function.
 
-    Raises UserError on a host that differs from host 0.
+    Raises UserError on a host whose facts differ from those of host 0.
     """
     if count_hosts() == 1:
         return
-    there, here = from_primary(facts), json.loads(json.dumps(facts))
-    different = sorted(name for name in here.keys() | there if here.get(name) != there.get(name))
+    of_primary, of_this = from_primary(facts), json.loads(json.dumps(facts))
+    different = sorted(name for name in of_this.keys() | of_primary if of_this.get(name) != of_primary.get(name))
     if different:
-        listed = ", ".join(f"{name} ({here.get(name)}, there {there.get(name)})" for name in different)
+        listed = ", ".join(f"{name} ({of_this.get(name)}, there {of_primary.get(name)})" for name in different)
         raise UserError(f"host {get_index()} differs from host 0 in {listed}; start the same command on every host")
     wait_for_all()
 
 
 def gather(tree: Any) -> Any:
-    """Return `tree` with each array as a NumPy array. Arrays on several hosts are gathered, one after the other."""
+    """Return `tree` with each array as a NumPy array. An array with parts on several hosts is collected first."""
 
     def fetch(array: Any) -> np.ndarray:
         if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
@@ -130,10 +130,10 @@ def gather(tree: Any) -> Any:
 
 
 class AnyHost:
-    """Ask at each step whether any host says yes. The answer comes one step late, so that no host waits for another.
+    """Find out at each step whether any host has its flag set.
 
-    The question is a program on the devices, like the step, and reaches all hosts in the same order. So all hosts have
-    the same answer at the same step.
+    Each call returns the answer to the previous call, so that no host waits for another. The question is a program on
+    the devices, like the training step. All hosts run it in the same order, so all get the same answer at a step.
     """
 
     def __init__(self) -> None:
@@ -141,21 +141,21 @@ class AnyHost:
 
     @functools.cached_property
     def _program(self) -> tuple[NamedSharding, Any]:
-        """The sharding of one flag a device, and the program that returns on all whether any flag is set."""
+        """(sharding of the flags, one on each device; program that returns on all devices whether a flag is set)."""
         mesh = Mesh(np.array(jax.devices()), ("all",))
         return NamedSharding(mesh, P("all")), jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(mesh, P()))
 
-    def __call__(self, mine: bool, at_once: bool) -> bool:
-        """Return the answer to the previous question.
+    def __call__(self, flag: bool, at_once: bool) -> bool:
+        """Return whether any host had its flag set at the previous call. A single host gets `flag` back.
 
         Args:
-            mine: this host's answer to the new question. A single host always gets this back.
-            at_once: wait for all hosts and return the answer to the new question.
+            flag: the flag of this host.
+            at_once: wait for all hosts and return the answer for this call instead.
         """
         if count_hosts() == 1:
-            return mine
+            return flag
         sharding, find_any = self._program
-        flags = jax.make_array_from_callback((sharding.num_devices,), sharding, lambda index: np.array([mine]))
-        asked = find_any(flags)
-        answered, self._pending = (asked, None) if at_once else (self._pending, asked)
-        return answered is not None and bool(answered)
+        flags = jax.make_array_from_callback((sharding.num_devices,), sharding, lambda index: np.array([flag]))
+        new = find_any(flags)
+        answer, self._pending = (new, None) if at_once else (self._pending, new)
+        return answer is not None and bool(answer)

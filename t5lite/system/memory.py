@@ -1,8 +1,8 @@
 """Keep memory that XLA's CPU client frees, instead of giving it back to the kernel.
 
-XLA takes a step's temporaries from malloc anew at every step. glibc gives memory of that size back to the kernel at
-once. So each step touches fresh pages, which the kernel zeroes one fault at a time: 190,000 faults and 18 % of the time
-of a step of configs/tiny.py on two cores.
+At every step XLA allocates temporary arrays with malloc, and frees them. glibc gives such large blocks back to the
+kernel at once. So each step uses new pages, and the kernel fills each page with zeros at a page fault. On two cores a
+step of configs/tiny.py had 190,000 faults, which took 18 % of its time.
 """
 
 import ctypes
@@ -14,9 +14,9 @@ ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1  # from malloc.h
 
 
 def computes_on_cpu() -> bool:
-    """Return whether JAX will compute on the CPU, as far as can be told before it starts.
+    """Return whether JAX will probably compute on the CPU. JAX need not be started.
 
-    JAX_PLATFORMS decides. If it is not set: no package for another platform is installed.
+    JAX_PLATFORMS decides. If it is not set, the answer is yes if no package for another platform is installed.
     """
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
@@ -27,7 +27,7 @@ def computes_on_cpu() -> bool:
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory, in one heap. Do nothing with another C library or an accelerator.
 
-    A thread that has its own heap keeps it. So this must come before NumPy and JAX start their threads.
+    Call this before NumPy and JAX start their threads: a thread that already has its own heap keeps that heap.
     """
     if not computes_on_cpu():
         return

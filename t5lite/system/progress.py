@@ -1,4 +1,4 @@
-"""Show the progress of long work on stderr: a bar with the time left on a terminal, elsewhere a line now and then."""
+"""Show the progress of long work on stderr: a bar with the time left on a terminal, else a line every 15 seconds."""
 
 import contextlib
 import sys
@@ -23,51 +23,58 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
-_display: Progress | None = None  # the one on the terminal, which can hold only one
+_display: Progress | None = None  # a terminal can show only one display at a time
 _quiet = False
 
 
 def keep_quiet() -> None:
-    """Show no progress in this process from now on: another process shows it for all."""
+    """Show no progress in this process from now on, because another process shows it."""
     global _quiet
     _quiet = True
 
 
 def say(line: str) -> None:
-    """Print a line about the work on stderr, unless this process keeps quiet."""
+    """Print a line about the work on stderr, unless `keep_quiet` was called."""
     if not _quiet:
         print(line, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """Warn the user in one line, and go on."""
+    """Print a warning on stderr, in one line."""
     say(f"t5lite: WARNING: {' '.join(message.split())}")
 
 
 @contextlib.contextmanager
 def progress(title: str, total: float, done: float = 0, show_count: bool = True) -> Iterator[Advance]:
-    """Show work of `total` units, `done` of them already. The block calls `advance(units=1, note="")` as it goes.
+    """Show the progress of the block, which calls `advance(units=1, note="")`.
 
-    Work inside work gets its own bar below, which disappears when that work ends. show_count: on a terminal show units,
-    not a percentage.
+    If another progress is shown already, a second bar appears below it, and disappears at the end of the block.
+
+    Args:
+        total: the number of units of work.
+        done: the number of units that are done already.
+        show_count: on a terminal show the number of units, not a percentage.
     """
     if _quiet:
         yield lambda units=1, note="": None
         return
-    with _bar(title, total, done, show_count) if sys.stderr.isatty() else _lines(title, total, done) as advance:
+    is_terminal = sys.stderr.isatty()
+    with _show_bar(title, total, done, show_count) if is_terminal else _print_lines(title, total, done) as advance:
         yield advance
 
 
 @contextlib.contextmanager
-def _bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Advance]:
+def _show_bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Advance]:
     global _display
     with contextlib.ExitStack() as stack:
         outer = _display
         if outer is None:
             amount = MofNCompleteColumn() if show_count else TaskProgressColumn()
-            # No markup: titles hold names that the user chose.
-            what, note = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[note]"))
-            columns = [what, BarColumn(), amount, TimeRemainingColumn(), note]
+            # Without markup, because titles contain names that the user chose.
+            description, note = (
+                TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[note]")
+            )
+            columns = [description, BarColumn(), amount, TimeRemainingColumn(), note]
             _display = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
         bar = _display
         task = bar.add_task(title, total=total, completed=done, note="")
@@ -84,7 +91,7 @@ def _bar(title: str, total: float, done: float, show_count: bool) -> Iterator[Ad
 
 
 @contextlib.contextmanager
-def _lines(title: str, total: float, done: float) -> Iterator[Advance]:
+def _print_lines(title: str, total: float, done: float) -> Iterator[Advance]:
     start = last = time.monotonic()
     first = done
 
@@ -94,8 +101,8 @@ def _lines(title: str, total: float, done: float) -> Iterator[Advance]:
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES and done > first:
             last = now
-            left = max(total - done, 0) * (now - start) / (done - first)
+            seconds_left = max(total - done, 0) * (now - start) / (done - first)
             share = 100 * min(done / total, 1) if total else 100
-            print(f"{title}: {share:.0f} %, {duration(left)} left  {note}".rstrip(), file=sys.stderr)
+            print(f"{title}: {share:.0f} %, {duration(seconds_left)} left  {note}".rstrip(), file=sys.stderr)
 
     yield advance

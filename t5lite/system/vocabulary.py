@@ -1,14 +1,15 @@
-"""The vocabulary: what each id means. The data makes it, the objectives use it.
+"""The vocabulary: the meaning of each id. The tokenizer of the data makes it, and the objectives use it.
 
     id      0     1     2      3 … pieces-1     then N sentinels              further specials
             pad   EOS   unk    pieces           … <extra_id_1> <extra_id_0>   [MASK] [CLS] …
 
 `size` counts pieces and sentinels. So the k-th sentinel (k from 1) is `size - k`, as in T5. Specials that a config asks
-for stand above the sentinels. Two kinds stand below and count among `pieces`: a released tokenizer's own specials, and
-specials that are older than the sentinels. The model's embedding may have more rows than `rows`; the ids of the
-additional rows are never generated.
+for have ids above the sentinels. Two kinds of specials have lower ids and count among `pieces`: the specials of a
+released tokenizer, and specials that were added before the sentinels. The model's embedding may have more rows than
+`rows`. The ids of the additional rows are never generated.
 
-The tokenizer decides which ids close, start and stand in front of a text. T5's are the defaults:
+The tokenizer decides which ids close a text (eos), start a decoder (start), and stand in front of a text (bos). The
+ids of T5 are the defaults:
 
             eos                  start                bos
     T5      1 </s>               0 <pad>              none
@@ -16,7 +17,7 @@ The tokenizer decides which ids close, start and stand in front of a text. T5's 
     BERT    102 [SEP]                                 none
     GPT-2   50256 <|endoftext|>  50256 <|endoftext|>  none
 
-Arrays are padded with id 0, whatever 0 stands for. Segment ids, lengths and weights say what is padding.
+Arrays are padded with id 0, even if 0 has another meaning too. Segment ids, lengths and weights tell what is padding.
 """
 
 import dataclasses
@@ -34,10 +35,10 @@ PREFIX, SUFFIX, MIDDLE = "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
 class TokenTable:
     """Facts about each token, as arrays over ids (int32 or bool, [R] with R = `Vocabulary.rows`).
 
-    Tables and vocabularies with equal contents are equal, and hashable.
+    Tables with equal contents are equal and have equal hashes. The same is true of vocabularies.
 
-    num_bytes: UTF-8 bytes of the text that a token stands for, 0 for specials; bits per byte comes from it.
-    num_bytes_first: the same for the first token of a text, without the space that the tokenizer puts in front.
+    num_bytes: number of UTF-8 bytes of the token's text, 0 for specials. Bits per byte are computed with it.
+    num_bytes_first: the number of bytes as the first token of a text, without the space that the tokenizer adds.
     """
 
     num_bytes: np.ndarray
@@ -55,13 +56,14 @@ class TokenTable:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Rules that every answer follows, whatever settings the user chooses. They come from a release's files and are
-    part of the meaning of its weights.
+    """Rules for every answer, from the files of a release. The user cannot change them: the weights expect them.
 
-    stops: ids that end an answer, as EOS does. first: the id with which every answer of an encoder-decoder begins;
-    None: any id. last: the id in the last place that `max_new_tokens` leaves; None: any id. never: ids that are not
-    generated. never_first: ids that are not generated in the first place, or in the second after `first`. asked: {name:
-    value} of other settings in the files, which the user may choose.
+    stops: ids that end an answer, as EOS does.
+    first: the id with which every answer of an encoder-decoder begins; None: any id.
+    last: the id of the last token, if an answer reaches `max_new_tokens`; None: any id.
+    never: ids that are never generated.
+    never_first: ids that are not generated as the first token (after `first`, if there is one).
+    asked: {name: value} of the other settings in the release's files. The user may choose these settings.
     """
 
     stops: tuple[int, ...] = ()
@@ -71,39 +73,40 @@ class Rules:
     never_first: tuple[int, ...] = ()
     asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def after_training(self, in_targets: np.ndarray, bos: int | None, continues: bool = False) -> "Rules":
-        """Return the rules of a run that takes this tokenizer.
+    def adapt_to_training(self, in_targets: np.ndarray, bos: int | None, continues: bool = False) -> "Rules":
+        """Return the rules of a run that uses this tokenizer.
 
-        The run learns to generate everything in its targets. So no id in them ends an answer, no id is forbidden, and
-        an answer begins with `bos`.
+        The run learns to generate every id in its targets. So no such id ends an answer, no id is forbidden, and an
+        answer begins with `bos`.
 
         Args:
             in_targets: bool [R], which ids occur in targets.
             bos: the id that stands in front of targets; None: no id.
-            continues: the run starts from weights with these rules, and is an encoder-decoder as they are; `last`
-                stays.
+            continues: whether the run starts from an encoder-decoder with these rules, and is an encoder-decoder too.
+                Then the rule `last` stays.
         """
         stops = tuple(token for token in self.stops if not in_targets[token] and token != bos)
         return Rules(stops=stops, first=bos, last=self.last if continues else None)
 
-    def below(self, rows: int) -> "Rules":
+    def limit_to_rows(self, rows: int) -> "Rules":
         """Return the rules for weights with `rows` rows.
 
         Ids without a row are never generated, so they need no rule.
         """
         lists = {name: getattr(self, name) for name in ("stops", "never", "never_first")}
-        kept = {name: tuple(token for token in tokens if token < rows) for name, tokens in lists.items()}
+        lists = {name: tuple(token for token in tokens if token < rows) for name, tokens in lists.items()}
         forced = {name: token for name in ("first", "last") if (token := getattr(self, name)) is not None}
-        return dataclasses.replace(self, **kept, **{name: t if t < rows else None for name, t in forced.items()})
+        return dataclasses.replace(self, **lists, **{name: t if t < rows else None for name, t in forced.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """Ids of pieces, sentinels and specials, with the table of facts about each token.
 
-    eos: closes every document and both sides of an example. start: a decoder's first input, at each start of a segment.
-    bos: stands in front of both sides of an encoder-decoder's example; None: no id does. unknown: stands for text that
-    has no piece; None: every text has pieces. The unknown token is read but never generated.
+    eos: the id that closes every document, and the inputs and targets of an example.
+    start: the first input of a decoder, at the start of each segment.
+    bos: the id in front of the inputs and targets of an encoder-decoder; None: no id.
+    unknown: the id for text that has no piece; None: every text has pieces. This id is read but never generated.
     """
 
     pieces: int
@@ -125,7 +128,7 @@ class Vocabulary:
 
     @property
     def rows(self) -> int:
-        """Number of ids in use: V and the specials above it."""
+        """The number of ids in use: pieces, sentinels, and the specials above them."""
         return max([self.size, *(token + 1 for token in self.specials.values())])
 
     @classmethod

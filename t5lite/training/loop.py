@@ -92,7 +92,7 @@ def run_loop(
                 except EvaluationStopped:
                     given_up = True
             # Asked only once: a signal may come between two questions. After the last step there is nothing to stop.
-            stopping = given_up or (not last and stop.asked(at_once=evaluates or due))
+            stopping = given_up or (not last and stop.must_stop(at_once=evaluates or due))
             if (due and not done.skipped_in_a_row) or last or stopping:
                 if pending is not None:
                     advance(1, note=meter.read(*pending))

@@ -21,7 +21,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from t5lite.system.errors import UserError
-from t5lite.system.files import NUMBER, has_shape, write_atomically, writing
+from t5lite.system.files import NUMBER, explain_write_errors, has_shape, write_atomically
 
 
 class MetricsLog:
@@ -80,7 +80,9 @@ class MetricsLog:
         self._board.write_event(Event(wall_time=time.time(), step=step, **what))
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return writing(self.path.parent, "the same command goes on from the last checkpoint once there is room")
+        return explain_write_errors(
+            self.path.parent, "the same command goes on from the last checkpoint once there is room"
+        )
 
 
 def _write_whole(file: Any, line: bytes) -> None:

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from t5lite.system.errors import UserError
-from t5lite.system.files import FORMAT, check_format, finite
+from t5lite.system.files import FORMAT, check_format, replace_non_finite
 from t5lite.training.tables import flatten_with_paths
 
 Array = jax.Array
@@ -86,7 +86,7 @@ def leaves_of(items: Any) -> dict[str, Leaf]:
 
 def sealed(record: Record) -> dict[str, Any]:
     """Return the record as JSON values, with its digest."""
-    content = finite({"format": FORMAT, **dataclasses.asdict(record)})
+    content = replace_non_finite({"format": FORMAT, **dataclasses.asdict(record)})
     return {"sha256": _digest(content), "record": content}
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import flatten_fields, load_json, to_dict
 from t5lite.system.errors import UserError
-from t5lite.system.files import FORMAT, NUMBER, read_json, write_json, writing
+from t5lite.system.files import FORMAT, NUMBER, explain_write_errors, read_json, write_json
 from t5lite.system.hosts import is_primary, wait_for_all
 from t5lite.system.progress import warn
 
@@ -96,7 +96,7 @@ def owned(workdir: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             warn(f"no lock on {workdir} ({error.strerror}): see to it yourself that nothing else trains there")
-        with writing(workdir, "what is there is unharmed"):
+        with explain_write_errors(workdir, "what is there is unharmed"):
             file.truncate()
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()

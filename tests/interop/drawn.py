@@ -1,6 +1,6 @@
-"""Shapes of released models drawn at random: a config.json of each family, and a batch with padding to read.
+"""Random shapes of released models: a config.json of each family, and a batch with padding.
 
-Every draw is a shape that both sides can have; sizes are no multiples of anything.
+Every shape is possible in transformers and here. Sizes are not rounded to multiples.
 """
 
 import random
@@ -62,7 +62,7 @@ BERT_HEADS = (
 
 def _bert(draw: random.Random) -> Json:
     heads = draw.randint(1, 4)
-    said: Json = {
+    config_json: Json = {
         "model_type": "bert",
         "architectures": [draw.choice(BERT_HEADS)],
         "vocab_size": draw.randint(50, 150),
@@ -75,9 +75,9 @@ def _bert(draw: random.Random) -> Json:
         "hidden_act": draw.choice(["gelu", "relu", "gelu_new", "silu"]),
         "layer_norm_eps": draw.choice([1e-12, 1e-5]),
     }
-    if said["architectures"][0].endswith("Classification"):
-        said["id2label"] = {str(i): f"label {i}" for i in range(draw.randint(2, 12))}
-    return said
+    if config_json["architectures"][0].endswith("Classification"):
+        config_json["id2label"] = {str(i): f"label {i}" for i in range(draw.randint(2, 12))}
+    return config_json
 
 
 def _gpt2(draw: random.Random) -> Json:
@@ -145,25 +145,26 @@ FAMILIES: dict[str, Callable[[random.Random], Json]] = {
 }
 
 
-def drawn(family: str, seed: int) -> Json:
-    """A config.json, the same for the same seed."""
+def draw_config(family: str, seed: int) -> Json:
+    """Return a config.json. The same seed gives the same config.json."""
     return FAMILIES[family](random.Random(f"{family} {seed}"))
 
 
-def drawn_batch(said: Json, seed: int) -> dict[str, np.ndarray]:
-    """As `variants.seeded_batch`, of other lengths: rows padded at the end, of a decoder too.
+def draw_batch(config_json: Json, seed: int) -> dict[str, np.ndarray]:
+    """Return a batch like `variants.seeded_batch`, with random lengths. Rows are padded at the end, also the decoder's.
 
-    As long as learned positions are; beyond the distance from which all of T5's share a bucket.
+    Rows are at most as long as the table of learned positions. Without a table they may be longer than 128, from which
+    on T5 has one bucket for all distances.
     """
-    rng, vocab = np.random.default_rng(seed), said["vocab_size"]
-    most = said.get("n_positions") or said.get("max_position_embeddings", 170)
-    rows, length, decoder_length = 3, int(rng.integers(20, most)), int(rng.integers(20, most))
+    rng, vocab = np.random.default_rng(seed), config_json["vocab_size"]
+    max_length = config_json.get("n_positions") or config_json.get("max_position_embeddings", 170)
+    rows, length, decoder_length = 3, int(rng.integers(20, max_length)), int(rng.integers(20, max_length))
     mask = (np.arange(length) < rng.integers(1, length + 1, (rows, 1))).astype(np.int64)
     decoder_mask = (np.arange(decoder_length) < rng.integers(2, decoder_length + 1, (rows, 1))).astype(np.int64)
     return {
         "ids": rng.integers(3, vocab, mask.shape) * mask,
         "mask": mask,
-        "token_types": rng.integers(0, said.get("type_vocab_size", 1), mask.shape),
+        "token_types": rng.integers(0, config_json.get("type_vocab_size", 1), mask.shape),
         "decoder_ids": rng.integers(3, vocab, decoder_mask.shape) * decoder_mask,
         "decoder_mask": decoder_mask,
         "labels": np.where(decoder_mask > 0, rng.integers(3, vocab, decoder_mask.shape), -100),

@@ -1,4 +1,4 @@
-"""Folders of small released weights, complete with a tokenizer."""
+"""Folders of small released weights with a tokenizer."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.data import released as tokenizers
 from tests.interop.variants import VARIANTS, seeded_state, write_folder
 
-# {name: (variant, the tokenizer beside it, an objective to go on with)}
+# {name: (variant, function that writes the tokenizer, objective for continued training)}
 PLACES = {
     "t5": ("t5_v1_1", tokenizers.t5, "span_corruption"),
     "bart": ("bart", tokenizers.bart, "supervised"),
@@ -17,9 +17,15 @@ PLACES = {
 
 
 def make_place(folder: Path, name: str, **changes) -> Path:
-    """A folder of released weights with a tokenizer whose ids they have rows for."""
+    """Write released weights with a tokenizer; the embedding has a row for each of its ids. changes: of config.json."""
     variant, tokenizer, _ = PLACES[name]
     tokenizer(folder)
     beside = {file.name: json.loads(file.read_text()) for file in folder.glob("config.json")}.get("config.json", {})
-    said = {**VARIANTS[variant], **beside, "model_type": VARIANTS[variant]["model_type"], "vocab_size": 768, **changes}
-    return write_folder(folder, said, seeded_state(said, seed=0), "bfloat16")
+    config_json = {
+        **VARIANTS[variant],
+        **beside,
+        "model_type": VARIANTS[variant]["model_type"],
+        "vocab_size": 768,
+        **changes,
+    }
+    return write_folder(folder, config_json, seeded_state(config_json, seed=0), "bfloat16")

@@ -1,4 +1,4 @@
-"""Dropout of released models: config.json's rates as places, and back; and the same activations as transformers."""
+"""Dropout of released models: rates become places and back, and the same activations drop as in transformers."""
 
 import collections
 import dataclasses
@@ -7,19 +7,19 @@ import json
 import pytest
 
 from t5lite.config import base_config
-from t5lite.interop.dropout import lost_places, rates_of, read_places, read_rates
+from t5lite.interop.dropout import find_lost_places, rates_of, read_places, read_rates
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.writing import describe
 from t5lite.objectives.objective import OF_TOKENS
 from t5lite.run.inherit import with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.system.errors import UserError
-from tests.heads import heads as made
+from tests.heads import heads as make_heads
 from tests.interop.places import make_place
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 
-MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", made(next_sentence=True)),
-          ("bert", made(False, classifier=3)), ("bert", made(False, tagger=4)), ("gpt2", OF_TOKENS),
+MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", make_heads(next_sentence=True)),
+          ("bert", make_heads(False, classifier=3)), ("bert", make_heads(False, tagger=4)), ("gpt2", OF_TOKENS),
           ("bart", OF_TOKENS), ("llama2", OF_TOKENS)]  # fmt: skip
 
 
@@ -27,7 +27,7 @@ MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), (
 def test_what_is_written_reads_as_the_same_places(name, heads):
     model = small_model(name, heads)
     family, json = describe(model)
-    assert not lost_places(model, family.dropout)
+    assert not find_lost_places(model, family.dropout)
     again = dataclasses.replace(model, dropout_places=read_places(json, family.dropout))
     assert {place: again.dropout_at(place) for place in again.dropout_places} == dict.fromkeys(
         again.dropout_places, 0.1
@@ -38,7 +38,7 @@ def test_what_is_written_reads_as_the_same_places(name, heads):
 @pytest.mark.parametrize(
     ("json", "places"),
     [
-        ({"model_type": "bart"}, ("embedding", "residual")),  # transformers' own rates: dropout alone
+        ({"model_type": "bart"}, ("embedding", "residual")),  # transformers' default rates: only `dropout` is above 0
         ({"model_type": "bart", "activation_dropout": 0.1}, ("embedding", "activation", "residual")),
         ({"model_type": "bart", "dropout": 0}, ("embedding", "attention", "activation", "residual")),
         ({"model_type": "bert"}, ("embedding", "attention", "residual", "head")),
@@ -61,7 +61,7 @@ def test_what_is_no_rate_is_named(rate):
 
 
 @pytest.mark.parametrize(
-    ("name", "rates", "dropout", "places", "said"),
+    ("name", "rates", "dropout", "places", "expected_note"),
     [
         ("gpt2", {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}, 0.1, None, None),
         ("gpt2", {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0}, 0.1, None, None),
@@ -74,7 +74,7 @@ def test_what_is_no_rate_is_named(rate):
         ("llama", {}, 0.1, None, "attention_dropout=0; this run has model.dropout=0.1 at attention"),
     ],
 )
-def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropout, places, said, tmp_path):
+def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropout, places, expected_note, tmp_path):
     config = base_config()
     config.init_from = f"hf:{make_place(tmp_path, name, **rates)}"
     config.model.architecture = "encoder_decoder" if name == "bart" else "decoder"
@@ -82,23 +82,23 @@ def test_a_run_that_drops_otherwise_than_its_release_is_said(name, rates, dropou
     config.model.dropout, config.model.dropout_places = dropout, places
     config = with_inherited_shape(config)
     note = dropout_note(config)
-    assert note is None if said is None else said in note
+    assert note is None if expected_note is None else expected_note in note
     assert places is None or config.model.dropout_places == places, "the run's own places stay"
 
 
 def test_places_that_a_family_cannot_say_are_known():
     model = dataclasses.replace(small_model("llama2"), dropout_places=("embedding", "attention", "residual"))
-    assert lost_places(model, FAMILIES["llama"].dropout) == ["embedding", "residual"]
+    assert find_lost_places(model, FAMILIES["llama"].dropout) == ["embedding", "residual"]
 
 
 @pytest.mark.parametrize(("name", "heads"), MODELS, ids=str)
 def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
-    """In train mode, by the shapes of what goes through its dropout. Needs torch and transformers."""
+    """In train mode, count the shapes of the arrays that go through dropout. Needs torch and transformers."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     model = small_model(name, heads)
     _, json = describe(model)
     config = transformers.AutoConfig.for_model(**json, attn_implementation="eager")
-    theirs = getattr(transformers, json["architectures"][0])(config).train()
+    reference_model = getattr(transformers, json["architectures"][0])(config).train()
     counts, plain = collections.Counter(), torch.nn.functional.dropout
 
     def dropout(x, p=0.5, training=True, inplace=False):
@@ -109,7 +109,7 @@ def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
     ids = {"input_ids": torch.ones(BATCH, LENGTH, dtype=torch.long)}
     if model.architecture == "encoder_decoder":
         ids["decoder_input_ids"] = torch.ones(BATCH, TARGETS, dtype=torch.long)
-    theirs(**ids)
+    reference_model(**ids)
     assert {NAMES[shape]: count for shape, count in counts.items() if count} == count_dropped(model, monkeypatch)
 
 

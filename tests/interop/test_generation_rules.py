@@ -1,4 +1,4 @@
-"""Released weights generate as transformers has them generate, by the rules in their files; so do their exports."""
+"""Released weights and their exports follow the rules in generation_config.json, as in transformers."""
 
 import json
 
@@ -21,14 +21,16 @@ SETTINGS = {
 
 
 def rules_for(name, place):
-    """generation_config.json with every rule. Specials are suppressed, which t5lite never generates of itself, and
-    sentinels, which it does where the text has a blank.
+    """Return a generation_config.json with every rule.
+
+    It suppresses specials, because t5lite never generates them without training. It suppresses sentinels, because
+    t5lite generates them only if the text has a blank.
     """
     generator = open_answerer(f"hf:{place}")
     vocabulary, rows = generator.tokenizer.vocabulary, generator.model.config.vocab_size
     text = np.flatnonzero(generator.conventions.allowed)
     text = [int(token) for token in text if token < vocabulary.pieces and not vocabulary.table.is_special[token]]
-    said = {
+    config_json = {
         "eos_token_id": [vocabulary.eos, *text[20:60]],
         "forced_eos_token_id": vocabulary.eos,
         "begin_suppress_tokens": text[100:200],
@@ -37,15 +39,17 @@ def rules_for(name, place):
         "pad_token_id": 1,
     }
     if name == "bart":
-        said |= {"forced_bos_token_id": 0, "decoder_start_token_id": 2, "bos_token_id": 0}
+        config_json |= {"forced_bos_token_id": 0, "decoder_start_token_id": 2, "bos_token_id": 0}
     else:
-        said |= {"decoder_start_token_id": vocabulary.start} if name == "t5" else {"bos_token_id": vocabulary.start}
-    return said
+        config_json |= (
+            {"decoder_start_token_id": vocabulary.start} if name == "t5" else {"bos_token_id": vocabulary.start}
+        )
+    return config_json
 
 
 @pytest.fixture(scope="module", params=["bart", "t5", "gpt2", "llama"])
 def places(request, tmp_path_factory):
-    """(a release with rules, the workdir that it becomes, the release that this becomes)."""
+    """(release with rules, workdir converted from the release, release converted from the workdir)."""
     root = tmp_path_factory.mktemp(request.param)
     place = make_place(root / "release", request.param)
     (place / "generation_config.json").write_text(json.dumps(rules_for(request.param, place)))
@@ -71,18 +75,18 @@ def test_a_workdir_and_an_export_keep_the_rules(places):
 def test_transformers_generates_the_same(places, case):
     import torch
 
-    settings, theirs = SETTINGS[case]
+    settings, options = SETTINGS[case]
     for place in (places[0], places[2]):
-        said = json.loads((place / "config.json").read_text())
-        model, generator = reference.loaded(place, said)[0], open_answerer(f"hf:{place}")
+        config_json = json.loads((place / "config.json").read_text())
+        model, generator = reference.load_model(place, config_json)[0], open_answerer(f"hf:{place}")
         start = [generator.tokenizer.vocabulary.start] if generator.tokenizer.begins_with_start else []
-        for text, ours in zip(TEXTS, answers(f"hf:{place}", settings), strict=True):
+        for text, tokens in zip(TEXTS, answers(f"hf:{place}", settings), strict=True):
             ids = generator.encode(text).tolist()
             is_pair = model.config.is_encoder_decoder
-            given = torch.tensor([ids if is_pair else [*start, *ids]])
+            tensors = torch.tensor([ids if is_pair else [*start, *ids]])
             with torch.no_grad():
                 out = model.generate(
-                    input_ids=given, attention_mask=torch.ones_like(given), do_sample=False,
-                    max_new_tokens=settings.max_new_tokens, use_cache=False, **theirs,
+                    input_ids=tensors, attention_mask=torch.ones_like(tensors), do_sample=False,
+                    max_new_tokens=settings.max_new_tokens, use_cache=False, **options,
                 )[0].tolist()  # fmt: skip
-            assert (out[1:] if is_pair else out[given.shape[1] :]) == ours, text
+            assert (out[1:] if is_pair else out[tensors.shape[1] :]) == tokens, text

@@ -1,4 +1,4 @@
-"""What config.json says of heads and of the computation is honoured, or refused by the name of its field."""
+"""Fields of config.json about heads and the computation are used, or refused with the name of the field."""
 
 import json
 
@@ -6,40 +6,41 @@ import pytest
 
 from t5lite.interop.released import open_released
 from t5lite.system.errors import UserError
-from tests.heads import heads as made
-from tests.interop.classes import drawn_class, write_class
+from tests.heads import heads as make_heads
+from tests.interop.classes import draw_class, write_class
 
 
-def opened(tmp_path, kind="ForTokenClassification", family="bert", extra=None, **changes):
-    """Weights of a class, whose config.json has `changes`; a field that is ... is left out."""
-    said, state = drawn_class(family, kind, 1)
-    said |= changes
-    said = {name: value for name, value in said.items() if value is not ...}
-    return open_released(write_class(tmp_path, said, {**state, **(extra or {})}, 1))
+def open_class(tmp_path, kind="ForTokenClassification", family="bert", extra=None, **changes):
+    """Open weights of a class. changes: fields of config.json; a field with the value ... is removed."""
+    config_json, state = draw_class(family, kind, 1)
+    config_json |= changes
+    config_json = {name: value for name, value in config_json.items() if value is not ...}
+    return open_released(write_class(tmp_path, config_json, {**state, **(extra or {})}, 1))
 
 
 def test_architectures_decides_which_head_answers(tmp_path):
-    """A token classifier may still have the pooler of what it was trained from."""
-    pooler = {name: each for name, each in drawn_class("bert", "ForPreTraining", 1)[1].items() if "pooler" in name}
-    tagger = opened(tmp_path / "tags", extra=pooler)
-    assert tagger.model.heads == made(False, tagger=3) and {"pooler/kernel", "tagger/kernel"} <= tagger.rows.keys()
-    classifier = opened(tmp_path / "labels", "ForSequenceClassification")
-    assert classifier.model.heads == made(False, classifier=3)
-    masked = opened(tmp_path / "masked", "ForPreTraining", architectures=["BertForMaskedLM"])
-    assert masked.model.heads == made(True) and "next_sentence/kernel" in masked.rows
+    """A token classifier may still have the pooler of the model from which it was trained."""
+    pooler = {name: each for name, each in draw_class("bert", "ForPreTraining", 1)[1].items() if "pooler" in name}
+    tagger = open_class(tmp_path / "tags", extra=pooler)
+    assert tagger.model.heads == make_heads(False, tagger=3)
+    assert {"pooler/kernel", "tagger/kernel"} <= tagger.rows.keys()
+    classifier = open_class(tmp_path / "labels", "ForSequenceClassification")
+    assert classifier.model.heads == make_heads(False, classifier=3)
+    masked = open_class(tmp_path / "masked", "ForPreTraining", architectures=["BertForMaskedLM"])
+    assert masked.model.heads == make_heads(True) and "next_sentence/kernel" in masked.rows
 
 
 def test_tensors_tell_the_head_where_no_class_is_named(tmp_path):
-    assert opened(tmp_path / "a", architectures=...).model.heads == made(False, tagger=3)
-    other = opened(tmp_path / "b", "ForSequenceClassification", architectures=None)
-    assert other.model.heads == made(False, classifier=3)
+    assert open_class(tmp_path / "a", architectures=...).model.heads == make_heads(False, tagger=3)
+    other = open_class(tmp_path / "b", "ForSequenceClassification", architectures=None)
+    assert other.model.heads == make_heads(False, classifier=3)
 
 
 def test_labels_without_names_are_numbered(tmp_path):
     numbered = ("LABEL_0", "LABEL_1", "LABEL_2")
-    assert opened(tmp_path / "a", id2label=...).labels == numbered
-    assert opened(tmp_path / "b", id2label=..., num_labels=3).labels == numbered
-    assert opened(tmp_path / "c", id2label={"2": "z", "0": "x", "1": "y"}).labels == ("x", "y", "z")
+    assert open_class(tmp_path / "a", id2label=...).labels == numbered
+    assert open_class(tmp_path / "b", id2label=..., num_labels=3).labels == numbered
+    assert open_class(tmp_path / "c", id2label={"2": "z", "0": "x", "1": "y"}).labels == ("x", "y", "z")
 
 
 REFUSED = {
@@ -59,20 +60,20 @@ REFUSED = {
 def test_labels_that_contradict_are_refused_by_field(name, tmp_path):
     changes, message = REFUSED[name]
     with pytest.raises(UserError, match=message):
-        opened(tmp_path, **changes)
+        open_class(tmp_path, **changes)
 
 
-def test_kinds_of_answers_that_do_not_exist_here_are_refused(tmp_path):
+def test_unsupported_problem_types_are_refused(tmp_path):
     for number, kind in enumerate(("multi_label_classification", "regression")):
         with pytest.raises(UserError, match=f"problem_type='{kind}' is not supported"):
-            opened(tmp_path / str(number), "ForSequenceClassification", problem_type=kind)
-    assert opened(tmp_path / "one", "ForSequenceClassification", problem_type="single_label_classification").labels
-    said, state = drawn_class("bert", "ForMultipleChoice", 1, architectures=["BertForSequenceClassification"])
+            open_class(tmp_path / str(number), "ForSequenceClassification", problem_type=kind)
+    assert open_class(tmp_path / "one", "ForSequenceClassification", problem_type="single_label_classification").labels
+    config_json, state = draw_class("bert", "ForMultipleChoice", 1, architectures=["BertForSequenceClassification"])
     with pytest.raises(UserError, match="a classifier of one label is a regression"):
-        open_released(write_class(tmp_path / "single", said, state, 1))
+        open_released(write_class(tmp_path / "single", config_json, state, 1))
 
 
-# {family: {field of config.json: a value that changes the computation in a way that no model here has}}
+# {family: {field of config.json: a value that asks for a computation that no model here has}}
 OTHER_WAYS = {
     "bert": {"is_decoder": True, "tie_word_embeddings": False, "pruned_heads": {"0": [1]},
              "position_embedding_type": "relative_key", "add_cross_attention": True},
@@ -89,13 +90,13 @@ OTHER_WAYS = {
 )
 def test_fields_that_change_the_computation_are_refused_by_name(family, field, tmp_path):
     with pytest.raises(UserError, match=f"{field}="):
-        opened(tmp_path, "Model", family, **{field: OTHER_WAYS[family][field]})
+        open_class(tmp_path, "Model", family, **{field: OTHER_WAYS[family][field]})
 
 
 @pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope"])
 def test_other_scalings_of_rotary_positions_are_refused(kind, tmp_path):
     with pytest.raises(UserError, match=f"scaled by '{kind}'"):
-        opened(tmp_path, "Model", "llama", rope_parameters=None, rope_scaling={"rope_type": kind, "factor": 2.0})
+        open_class(tmp_path, "Model", "llama", rope_parameters=None, rope_scaling={"rope_type": kind, "factor": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,9 @@ def test_other_scalings_of_rotary_positions_are_refused(kind, tmp_path):
         ({"model_type": "mistral", "layer_types": ["full_attention"], "sliding_window": None}, None),
     ],
 )
-def test_a_sliding_window_is_the_longest_row(changes, window, tmp_path):
-    said, state = drawn_class("llama", "Model", 1)
-    released = open_released(write_class(tmp_path, {**said, **changes}, state, 1))
+def test_rows_are_at_most_as_long_as_the_sliding_window(changes, window, tmp_path):
+    config_json, state = draw_class("llama", "Model", 1)
+    released = open_released(write_class(tmp_path, {**config_json, **changes}, state, 1))
     assert released.model.max_positions == window
 
 
@@ -118,5 +119,5 @@ def test_every_field_that_is_checked_may_have_its_usual_value(tmp_path):
              "t5": {"tie_encoder_decoder": False}, "bart": {"extra_pos_embeddings": 2, "normalize_embedding": True},
              "llama": {"attention_bias": False, "pretraining_tp": 1}}  # fmt: skip
     for family, changes in usual.items():
-        assert opened(tmp_path / family, "Model", family, **changes).rows
+        assert open_class(tmp_path / family, "Model", family, **changes).rows
         assert json.loads((tmp_path / family / "config.json").read_text()).items() >= changes.items()

@@ -1,4 +1,4 @@
-"""Released weights go in and out bit for bit, and a folder that is not what it should be is refused by name."""
+"""Released weights are read and written bit for bit, and a wrong folder is refused with the name of the fault."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ from t5lite.model.config import ModelConfig
 from t5lite.model.presets import PRESETS
 from t5lite.model.transformer import num_parameters
 from t5lite.system.errors import UserError
-from tests.heads import heads as made
+from tests.heads import heads as make_heads
 from tests.interop.variants import VARIANTS, seeded_state, write_folder
 from tests.small import Spy
 
-# Parameters of the released models, as transformers counts them; of BERT with both heads of its pre-training, of BART
-# with the bias of its logits.
+# Number of parameters of the released models, as transformers counts them. BERT is counted with both heads of its
+# pre-training, BART with the bias of the logits.
 PUBLISHED = {
     "t5_v1_0_small": 60_506_624,
     "t5_v1_0_base": 222_903_552,
@@ -62,7 +62,7 @@ def preset_model(name: str) -> ModelConfig:
 
     fields = base_config().model
     fields.update(PRESETS[name])
-    heads = made(next_sentence=True) if fields.architecture == "encoder" else made()
+    heads = make_heads(next_sentence=True) if fields.architecture == "encoder" else make_heads()
     return make_model(fields, Vocabulary.synthetic(1000, 100), heads).config
 
 
@@ -74,21 +74,21 @@ def test_presets_have_as_many_parameters_as_published(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_the_model_that_its_config_json_describes(name):
     model = preset_model(name)
-    family, said = describe(model)
+    family, config_json = describe(model)
     tensors = dict.fromkeys((entry.tensor for entry in family.entries(model)), (1, 1))
-    fields = family.fields(said, tensors)
+    fields = family.fields(config_json, tensors)
     again = ModelConfig(**{key: value for key, value in fields.items() if key != "architecture"})
-    assert describe(again) == (family, said) and num_parameters(again) == num_parameters(model)
+    assert describe(again) == (family, config_json) and num_parameters(again) == num_parameters(model)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_there_and_back_is_the_same_bit_for_bit(name, dtype, tmp_path):
-    said = VARIANTS[name]
-    first = open_released(write_folder(tmp_path / "first", said, seeded_state(said, seed=0), dtype))
+def test_reading_and_writing_keeps_every_bit(name, dtype, tmp_path):
+    config_json = VARIANTS[name]
+    first = open_released(write_folder(tmp_path / "first", config_json, seeded_state(config_json, seed=0), dtype))
     assert first.dtype == dtype
     (tmp_path / "second").mkdir()
-    labels = {key: said[key] for key in ("id2label",) if key in said}
+    labels = {key: config_json[key] for key in ("id2label",) if key in config_json}
     params = {path: first.read(path) for path in first.rows}
     write_released(tmp_path / "second", first.model, params, dtype, labels)
     second = open_released(tmp_path / "second")
@@ -96,8 +96,8 @@ def test_there_and_back_is_the_same_bit_for_bit(name, dtype, tmp_path):
     before, after = TensorFolder(tmp_path / "first"), TensorFolder(tmp_path / "second")
     assert after.tensors.keys() == before.tensors.keys()
     for tensor in before.tensors:
-        ours, theirs = after.read(tensor), before.read(tensor)
-        assert ours.dtype == theirs.dtype == DTYPES[dtype] and ours.tobytes() == theirs.tobytes()
+        written, original = after.read(tensor), before.read(tensor)
+        assert written.dtype == original.dtype == DTYPES[dtype] and written.tobytes() == original.tobytes()
 
 
 @pytest.fixture
@@ -125,33 +125,37 @@ def test_weights_in_several_files_are_read_as_in_one(t5, tmp_path):
     ],
 )
 def test_older_names_of_tensors_are_known(name, renamed, tmp_path):
-    said, state = VARIANTS[name], seeded_state(VARIANTS[name], seed=0)
-    now = open_released(write_folder(tmp_path / "now", said, state))
-    old = open_released(write_folder(tmp_path / "old", said, {renamed(key): value for key, value in state.items()}))
+    config_json, state = VARIANTS[name], seeded_state(VARIANTS[name], seed=0)
+    now = open_released(write_folder(tmp_path / "now", config_json, state))
+    old = open_released(
+        write_folder(tmp_path / "old", config_json, {renamed(key): value for key, value in state.items()})
+    )
     for path in now.rows:
         np.testing.assert_array_equal(now.read(path), old.read(path))
 
 
-def test_what_holds_no_parameters_or_repeats_others_is_said(tmp_path):
-    said, state = VARIANTS["gpt2"], seeded_state(VARIANTS["gpt2"], seed=0)
+def test_buffers_and_repeated_tensors_are_listed(tmp_path):
+    config_json, state = VARIANTS["gpt2"], seeded_state(VARIANTS["gpt2"], seed=0)
     state |= {
         "transformer.h.0.attn.bias": np.ones((1, 1, 4, 4), np.float32),
         "lm_head.weight": state["transformer.wte.weight"],
     }
-    released = open_released(write_folder(tmp_path, said, state))
+    released = open_released(write_folder(tmp_path, config_json, state))
     assert released.buffers == ("transformer.h.0.attn.bias",)
     assert released.repeated == {"lm_head.weight": "transformer.wte.weight"}
 
 
 def test_bart_without_a_bias_of_its_logits_has_zeros(tmp_path):
-    said, state = VARIANTS["bart"], seeded_state(VARIANTS["bart"], seed=0)
+    config_json, state = VARIANTS["bart"], seeded_state(VARIANTS["bart"], seed=0)
     del state["final_logits_bias"]
-    assert not open_released(write_folder(tmp_path, said, state)).read("lm_head/bias").any()
+    assert not open_released(write_folder(tmp_path, config_json, state)).read("lm_head/bias").any()
 
 
 def _json(folder, **changes):
-    said = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in said.items() if value is not ...}))
+    config_json = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(
+        json.dumps({key: value for key, value in config_json.items() if value is not ...})
+    )
 
 
 def _other(folder, change):
@@ -175,7 +179,7 @@ WRONG = {
     "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
     "config no object": (lambda f: (f / "config.json").write_text("[]"), "config.json is damaged"),
     "no weights": (lambda f: (f / SINGLE).unlink(), "holds no weights: neither model.safetensors nor"),
-    "pickle": (_pickled, "only as pytorch_model.bin, a format that can run code .*save_pretrained"),
+    "pickle": (_pickled, "only as pytorch_model.bin. This format is refused, .*save_pretrained"),
     "truncated": (_cut, "model.safetensors is damaged .* fetch it anew"),
     "no header": (lambda f: (f / SINGLE).write_bytes(b"\0" * 100), "model.safetensors is damaged"),
     "unknown type": (lambda f: _json(f, model_type="mamba"), "'mamba' is not supported; known: t5, mt5, bart, bert"),
@@ -185,12 +189,12 @@ WRONG = {
     "no type": (lambda f: _json(f, model_type=...), "model_type None"),
     "other width": (lambda f: _json(f, d_model=32), "shared.weight has the shape .* by config.json it should be"),
     "more layers": (lambda f: _json(f, num_layers=9), "the weights lack encoder.block.2.layer.0"),
-    "fewer layers": (lambda f: _json(f, num_layers=1), "encoder.block.1.* has no place in t5"),
+    "fewer layers": (lambda f: _json(f, num_layers=1), "encoder.block.1.* is unknown to t5"),
     "no number": (lambda f: _json(f, d_ff="many"), "d_ff should be a whole number"),
     "zero": (lambda f: _json(f, num_heads=0), "num_heads should be a whole number"),
     "unknown activation": (lambda f: _json(f, feed_forward_proj="gated-selu"), "feed_forward_proj='gated-selu'"),
     "missing tensor": (lambda f: _other(f, lambda s: s.pop("encoder.final_layer_norm.weight")), "lack encoder.final"),
-    "one too many": (lambda f: _other(f, lambda s: s.update(extra=np.zeros(2))), "the tensor extra has no place"),
+    "one too many": (lambda f: _other(f, lambda s: s.update(extra=np.zeros(2))), "the tensor extra is unknown to t5"),
     "another repetition": (
         lambda f: _other(f, lambda s: s.update({"encoder.embed_tokens.weight": s["shared.weight"] + 1})),
         "should repeat shared.weight",
@@ -213,12 +217,15 @@ def test_wrong_folders_are_refused_by_name(name, t5):
         (lambda f: next(f.glob("model-00002*")).unlink(), "model-00002-of-.* is missing"),
         (lambda f: (f / INDEX).write_text('{"weight_map": {"a": "../../etc/passwd"}}'), "index.json is damaged"),
         (lambda f: (f / INDEX).write_text('{"weight_map": 3}'), "index.json is damaged"),
-        (lambda f: shutil.copy(next(f.glob("model-00001*")), next(f.glob("model-00002*"))), "lacks .* which .* says"),
+        (
+            lambda f: shutil.copy(next(f.glob("model-00001*")), next(f.glob("model-00002*"))),
+            "although .* lists it there",
+        ),
     ],
 )
 def test_wrong_indices_are_refused(change, message, tmp_path):
-    said = VARIANTS["t5_v1_1"]
-    folder = write_folder(tmp_path, said, seeded_state(said, seed=0), shard_bytes=20_000)
+    config_json = VARIANTS["t5_v1_1"]
+    folder = write_folder(tmp_path, config_json, seeded_state(config_json, seed=0), shard_bytes=20_000)
     change(folder)
     with pytest.raises(UserError, match=message):
         open_released(folder)
@@ -228,7 +235,7 @@ def test_wrong_indices_are_refused(change, message, tmp_path):
     ("name", "change", "message"),
     [
         ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' are not supported"),
-        ("llama", {"rope_scaling": {"rope_type": "linear"}}, "not understood"),
+        ("llama", {"rope_scaling": {"rope_type": "linear"}}, "are damaged"),
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, "rope_theta=500.0 contradicts"),
         (
             "llama_linear",
@@ -255,18 +262,18 @@ def test_a_model_of_no_family_is_not_exported():
 
 
 def test_a_width_that_its_heads_do_not_divide_is_no_llama():
-    """transformers opens none, whatever head_dim says; a Qwen3 it does."""
+    """transformers refuses such a Llama, also if head_dim is set. It opens such a Qwen3."""
     model = ModelConfig(0, 2, 128, 25, 40, 2, 8, positions="rotary", activation="swiglu")
-    with pytest.raises(UserError, match="d_model=25 to be a multiple of its 2 heads"):
+    with pytest.raises(UserError, match=r"d_model=25 to be a multiple of config\.model\.num_heads=2"):
         describe(model)
     assert describe(dataclasses.replace(model, qk_norm=True))[1]["model_type"] == "qwen3"
 
 
 @pytest.mark.parametrize(("model_type", "scale"), [("mt5", 1.0), ("t5", 24**-0.5)])
 def test_the_last_hidden_states_of_mt5_are_not_scaled_though_it_says_that_it_is_tied(model_type, scale, tmp_path):
-    said = {**VARIANTS["mt5"], "model_type": model_type, "tie_word_embeddings": True}
+    config_json = {**VARIANTS["mt5"], "model_type": model_type, "tie_word_embeddings": True}
     state = seeded_state(VARIANTS["mt5"], seed=0)
-    assert open_released(write_folder(tmp_path, said, state)).model.logit_scale == pytest.approx(scale)
+    assert open_released(write_folder(tmp_path, config_json, state)).model.logit_scale == pytest.approx(scale)
 
 
 def test_every_model_type_has_a_family():

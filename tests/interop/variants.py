@@ -1,6 +1,6 @@
-"""Small released models of every family: their config.json, and seeded weights by the names and shapes of transformers.
+"""Small released models of every family: config.json, and seeded weights with the names and shapes of transformers.
 
-The weights come from NumPy's legacy generator, whose stream is frozen, so that vectors need not store them.
+The weights come from NumPy's legacy generator, which never changes. So the stored vectors need not contain them.
 """
 
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 from t5lite.interop.family import Entry, Json, shapes_of, tensor_shape
 from t5lite.interop.released import FAMILIES
-from t5lite.interop.tensors import ToWrite, write_tensors
+from t5lite.interop.tensors import TensorToWrite, write_tensors
 from t5lite.model.config import ModelConfig
 
 T5 = dict(
@@ -117,24 +117,25 @@ VARIANTS: dict[str, Json] = {
     "qwen3": {**LLAMA, "model_type": "qwen3", "head_dim": 8},
 }
 UNTIED = ("t5_v1_1", "mt5", "ul2", "llama", "llama3", "llama_linear", "qwen2", "qwen3")
-ENCODER_LENGTH, DECODER_LENGTH = 160, 150  # Beyond the 128 from which all of T5's distances share a bucket.
-KEPT = (0, 1, 40, 99, 149)  # positions whose logits are stored
+ENCODER_LENGTH, DECODER_LENGTH = 160, 150  # longer than 128, from which on T5 has one bucket for all distances
+STORED_POSITIONS = (0, 1, 40, 99, 149)  # positions whose logits are stored
 
 
-def table(said: Json, tied: bool | None = None) -> tuple[ModelConfig, list[Entry]]:
-    """The model and the rows of its family for a config.json."""
-    family = FAMILIES[said["model_type"]]
-    shapes = {"classifier.weight": (len(said["id2label"]), 1)} if "id2label" in said else {}
-    tied = bool(said.get("tie_word_embeddings", said["model_type"] in ("gpt2", "bart"))) if tied is None else tied
+def table(config_json: Json, tied: bool | None = None) -> tuple[ModelConfig, list[Entry]]:
+    """Return (the model, the rows of its family's table) for a config.json."""
+    family = FAMILIES[config_json["model_type"]]
+    shapes = {"classifier.weight": (len(config_json["id2label"]), 1)} if "id2label" in config_json else {}
+    if tied is None:
+        tied = bool(config_json.get("tie_word_embeddings", config_json["model_type"] in ("gpt2", "bart")))
     shapes |= {} if tied else {"lm_head.weight": (1, 1)}
-    fields = family.fields(said, shapes)
+    fields = family.fields(config_json, shapes)
     model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
     return model, family.entries(model)
 
 
-def seeded_state(said: Json, seed: int) -> dict[str, np.ndarray]:
-    """A float32 array for each tensor, in the order of names: norms near 1, biases that matter, kernels of fan-in."""
-    model, entries = table(said)
+def seeded_state(config_json: Json, seed: int) -> dict[str, np.ndarray]:
+    """Return {tensor: float32 array}, sorted by name: scales near 1, biases that are not small, kernels by fan-in."""
+    model, entries = table(config_json)
     shapes = {}
     for entry in entries:
         shape = shapes_of(model)[entry.path]
@@ -153,9 +154,12 @@ def seeded_state(said: Json, seed: int) -> dict[str, np.ndarray]:
     return state
 
 
-def seeded_batch(said: Json, seed: int) -> dict[str, np.ndarray]:
-    """ids [2, 160] whose second row is padded from 100 on, mask, token_types; decoder_ids [2, 150], labels [2, 150]."""
-    random, vocab = np.random.RandomState(seed), said["vocab_size"]
+def seeded_batch(config_json: Json, seed: int) -> dict[str, np.ndarray]:
+    """Return a batch: ids, mask, token_types [2, 160]; decoder_ids, labels [2, 150].
+
+    The second row of ids is padded from position 100 on.
+    """
+    random, vocab = np.random.RandomState(seed), config_json["vocab_size"]
     mask = np.ones((2, ENCODER_LENGTH), np.int64)
     mask[1, 100:] = 0
     return {
@@ -167,10 +171,12 @@ def seeded_batch(said: Json, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def write_folder(folder: Path, said: Json, state: dict[str, np.ndarray], dtype: str = "float32", **options) -> Path:
-    """A folder of released weights."""
+def write_folder(
+    folder: Path, config_json: Json, state: dict[str, np.ndarray], dtype: str = "float32", **options
+) -> Path:
+    """Write a folder of released weights, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(said))
-    tensors = {name: ToWrite(values.shape, lambda values=values: values) for name, values in state.items()}
+    (folder / "config.json").write_text(json.dumps(config_json))
+    tensors = {name: TensorToWrite(values.shape, lambda values=values: values) for name, values in state.items()}
     write_tensors(folder, tensors, dtype, **options)
     return folder

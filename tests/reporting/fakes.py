@@ -1,4 +1,4 @@
-"""Workdirs as a run leaves them, without any training."""
+"""Write workdirs as a run writes them, without training."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,13 @@ def write_run(
     lines: Sequence[Mapping[str, Any]] = (),
     splits: Mapping[str, Mapping[str, Any]] = {},
 ) -> Path:
-    """Write the workdir folder/run. metrics: of the validation split; None leaves the run incomplete.
+    """Write the workdir folder/run, and return it.
 
-    name: that of the config, else the folder's without "-seed". lines: of metrics.jsonl. splits: metrics of
-    further held-out sets.
+    Args:
+        metrics: the metrics of the validation split; None: the run is incomplete.
+        name: the name in the config; None: the name of the folder without "-seed".
+        lines: the lines of metrics.jsonl.
+        splits: the metrics of further held-out sets.
     """
     workdir = folder / run
     workdir.mkdir(parents=True)
@@ -57,7 +60,7 @@ def write_run(
 
 
 def write_seeds(folder: Path, name: str, losses: Sequence[float], first_seed: int = 0, **given: Any) -> list[Path]:
-    """Runs name-0, name-1, … that ended with these losses."""
+    """Write the runs name-0, name-1, … that ended with these losses, and return their workdirs."""
     return [
         write_run(folder, f"{name}-{seed}", {"loss": loss}, seed=seed, **given)
         for seed, loss in enumerate(losses, first_seed)

@@ -1,4 +1,4 @@
-"""What groups are held against: by default, by --base, and where a task has several bases."""
+"""Bases of groups: by default, by --base, and in a task with several bases."""
 
 import pytest
 
@@ -17,13 +17,13 @@ def _report(runs, *bases):
     return compare([read_run(run) for run in runs], "t", bases, {})
 
 
-def _held_against(report):
+def _bases_by_group(report):
     return {block.b: block.a for block in verdicts(report)}
 
 
 @pytest.fixture
 def labels(tmp_path):
-    """Four groups of one task: two networks, each on 200 labels and on all of them."""
+    """Four groups of one task: two networks, each on 200 labels and on all labels."""
     losses = [3.0, 3.1, 3.2]
     return [
         *write_seeds(tmp_path, "few", losses, fields=FEW),
@@ -33,16 +33,16 @@ def labels(tmp_path):
     ]
 
 
-def test_other_training_data_than_the_bases_is_said(labels):
+def test_a_note_tells_that_a_group_has_other_training_data_than_its_base(labels):
     report = _report(labels)
-    assert _held_against(report) == dict.fromkeys(("few_wide", "all", "all_wide"), "few")
+    assert _bases_by_group(report) == dict.fromkeys(("few_wide", "all", "all_wide"), "few")
     (note,) = [note for note in report.notes if "other data" in note]
     assert note.startswith("all, all_wide: trained on other data than the base few (data.train.limit=None and not 200)")
 
 
-def test_of_several_bases_a_group_takes_the_one_with_the_nearest_config(labels):
+def test_a_group_takes_the_base_with_the_most_similar_config(labels):
     report = _report(labels, "few", "all")
-    assert _held_against(report) == {"few_wide": "few", "all_wide": "all"}
+    assert _bases_by_group(report) == {"few_wide": "few", "all_wide": "all"}
     assert not [note for note in report.notes if "other data" in note]
     titles = [block.title for section in document(report).blocks for block in getattr(section, "blocks", ())
               if hasattr(block, "title")]  # fmt: skip
@@ -52,7 +52,7 @@ def test_of_several_bases_a_group_takes_the_one_with_the_nearest_config(labels):
     assert others == {("all", "few"), ("all", "few_wide"), ("all_wide", "few"), ("all_wide", "few_wide")}
 
 
-def test_a_base_may_be_that_of_one_task_alone(tmp_path):
+def test_a_base_may_be_named_for_one_task_only(tmp_path):
     elsewhere = {"provenance": {"heldout": {"validation": "other"}}}
     runs = []
     for task, given in (("summary_general", {}), ("science_topic", elsewhere)):
@@ -74,7 +74,7 @@ def test_a_base_may_be_named_by_one_of_its_runs(labels):
     assert _report(labels, "all-1").tasks[0].bases == ("all",)
 
 
-def test_a_name_may_hold_the_sign_that_parts_task_and_group(tmp_path):
+def test_the_name_of_a_group_may_contain_an_equals_sign(tmp_path):
     runs = [*write_seeds(tmp_path, "d=32", [3.0]), *write_seeds(tmp_path, "d=64", [2.0], fields=WIDE)]
     assert _report(runs, "d=64").tasks[0].bases == ("d=64",)
 
@@ -86,11 +86,12 @@ def test_fewer_than_three_seeds_have_an_interval_and_no_verdict(tmp_path, losses
     assert comparison.delta.low is not None and comparison.delta.high < 0
     assert words.verdict(comparison) == verdict
     if verdict == "not judged":
-        assert words.sentence(comparison).endswith("not judged: a verdict takes 3 seeds.")
+        assert words.sentence(comparison).endswith("not judged: a verdict needs 3 seeds.")
 
 
 def test_the_command_takes_several_bases(labels, tmp_path, capsys):
     compare_verb.main([*map(str, labels), "--base", "few", "--base", "supervised=all", "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().out
-    assert "all_wide against all," in said and "few_wide against few," in said and "all against few," not in said
+    printed = capsys.readouterr().out
+    assert "all_wide against all," in printed and "few_wide against few," in printed
+    assert "all against few," not in printed
     assert "Differences to all" in (tmp_path / "out" / "report.html").read_text()

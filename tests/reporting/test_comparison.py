@@ -1,4 +1,4 @@
-"""What a report says of runs: pairing, tasks, differences; and what may not be compared."""
+"""Reports pair runs by seed, sort groups into tasks, and compare only groups that are comparable."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, compare
 from t5lite.reporting.document import groups_table, verdicts
-from t5lite.reporting.groups import differing_rows
+from t5lite.reporting.groups import find_different_rows
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.statistics import Estimate
 from t5lite.system.errors import UserError
@@ -20,12 +20,12 @@ def _report(workdirs, bases=(), absent=None):
     return compare([read_run(workdir) for workdir in workdirs], "t", bases, absent or {})
 
 
-def _said(report, *parts):
+def _find_notes(report, *parts):
     return [note for note in report.notes if all(part in note for part in parts)]
 
 
 def test_differences_are_paired_by_seed(tmp_path):
-    # The seeds differ by far more than the groups do, and in the same way: only pairs tell the groups apart.
+    # Seeds differ much more than groups, but in the same way. So only paired differences show the effect of the group.
     scratch = write_seeds(tmp_path, "scratch", [3.0, 5.0, 9.0])
     wide = write_seeds(tmp_path, "wide", [2.9, 4.8, 8.9], fields=WIDE)
     (comparison,) = _report([*scratch, *reversed(wide)]).comparisons
@@ -39,7 +39,7 @@ def test_differences_are_paired_by_seed(tmp_path):
     ("metric", "rises", "falls"),
     [("loss", "worse", "better"), ("accuracy", "better", "worse"), ("rouge", "higher", "lower")],
 )
-def test_a_verdict_knows_each_metrics_direction(tmp_path, metric, rises, falls):
+def test_a_verdict_uses_the_direction_of_the_metric(tmp_path, metric, rises, falls):
     for name, width, value in (("low", 64, 1.0), ("high", 128, 2.0)):
         for seed in range(3):
             values = {metric: value + 0.001 * seed * width}
@@ -56,21 +56,26 @@ def test_one_common_seed_has_no_interval_and_is_not_judged(tmp_path):
     (comparison,) = report.comparisons
     assert comparison.delta.mean == pytest.approx(-1.1) and comparison.delta.low is None
     assert words.verdict(comparison) == "not judged"
-    assert _said(report, "one seed: no interval", "b against a") and _said(report, "seeds of both", "0, 1 of a; 1 of b")
+    assert _find_notes(report, "one seed: no interval", "b against a")
+    assert _find_notes(report, "seeds of both", "0, 1 of a; 1 of b")
 
 
 def test_groups_without_a_common_seed_are_not_compared(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0])
     b = write_seeds(tmp_path, "b", [2.0], first_seed=7, fields=WIDE)
     report = _report([*a, *b])
-    assert not report.comparisons and _said(report, "share no seed", "b against a") and _said(report, "0 of a; 7 of b")
+    assert (
+        not report.comparisons
+        and _find_notes(report, "share no seed", "b against a")
+        and _find_notes(report, "0 of a; 7 of b")
+    )
 
 
 def test_runs_of_one_group_and_seed_count_as_one(tmp_path):
     a = [*write_seeds(tmp_path, "a", [3.0]), write_run(tmp_path, "again-0", {"loss": 4.0}, name="a")]
     b = write_seeds(tmp_path, "b", [2.0], fields=WIDE)
     report = _report([*a, *b])
-    assert report.comparisons[0].delta.mean == pytest.approx(-1.5) and _said(report, "several runs with seed 0")
+    assert report.comparisons[0].delta.mean == pytest.approx(-1.5) and _find_notes(report, "several runs with seed 0")
 
 
 @pytest.mark.parametrize(
@@ -84,14 +89,14 @@ def test_runs_of_one_group_and_seed_count_as_one(tmp_path):
 )
 def test_runs_evaluated_on_other_rows_are_other_tasks(tmp_path, change, reason):
     report = _report([*write_seeds(tmp_path, "a", [3.0, 3.1]), *write_seeds(tmp_path, "b", [2.0, 2.1], **change)])
-    assert not report.comparisons and len(report.tasks) == 2 and _said(report, "2 tasks", "never between")
-    assert _said(report, f"b: not compared with a, because {reason} is not the same")
-    assert differing_rows(*report.groups, "validation", "loss") == reason
+    assert not report.comparisons and len(report.tasks) == 2 and _find_notes(report, "same task are compared")
+    assert _find_notes(report, f"b: not compared with a, because {reason} is not the same")
+    assert find_different_rows(*report.groups, "validation", "loss") == reason
 
 
-def test_the_same_rows_read_in_another_way_are_one_task(tmp_path):
+def test_groups_that_read_the_same_rows_in_different_ways_are_one_task(tmp_path):
     changed = {"objective.pack": False, "objective.prefix_attention": True, "data.train.limit": 9}
-    other_data = {"data": {"data.train": "other"}}  # but the same held-out rows
+    other_data = {"data": {"data.train": "other"}}  # the held-out rows are the same
     b = write_seeds(tmp_path, "b", [2.0, 2.1], fields=changed, provenance=other_data)
     report = _report([*write_seeds(tmp_path, "a", [3.0, 3.1]), *b])
     assert len(report.comparisons) == 1 and len(report.tasks) == 1
@@ -103,7 +108,7 @@ def test_generated_metrics_need_the_same_generated_rows(tmp_path):
     b = write_run(tmp_path, "b-0", both, fields={"eval.generate_rows": 8})
     report = _report([a, b])
     assert [comparison.metric for comparison in report.comparisons] == ["loss"]
-    assert _said(report, "exact_match", "eval.generate_rows")
+    assert _find_notes(report, "exact_match", "eval.generate_rows")
 
 
 def test_a_metric_that_one_side_lacks_is_left_out_with_a_note(tmp_path):
@@ -111,16 +116,16 @@ def test_a_metric_that_one_side_lacks_is_left_out_with_a_note(tmp_path):
     bag = write_run(tmp_path, "bag-0", {"accuracy": 0.7}, fields={"model.architecture": "bag_of_words"})
     report = _report([network, bag])
     assert [comparison.metric for comparison in report.comparisons] == ["accuracy"]
-    assert _said(report, "bag has no loss on validation")
+    assert _find_notes(report, "bag has no loss on validation")
 
 
-def test_a_run_that_diverged_is_not_dropped_in_silence(tmp_path):
+def test_a_note_names_a_run_that_diverged(tmp_path):
     a = write_seeds(tmp_path, "a", [3.0, 3.1])
     b = write_seeds(tmp_path, "b", [2.0, None], fields=WIDE)
     report = _report([*a, *b])
-    assert not report.comparisons and _said(report, "b has a value that is not finite, with seed 1")
+    assert not report.comparisons and _find_notes(report, "b has a value that is not finite, with seed 1")
     assert report.tasks[0].groups[1].estimates["validation", "loss"].mean is None
-    assert _said(report, "b-1: loss on validation is not finite")
+    assert _find_notes(report, "b-1: loss on validation is not finite")
 
 
 def test_the_base_is_the_first_group_or_the_one_asked_for(tmp_path):
@@ -161,7 +166,7 @@ def test_one_metric_under_two_objectives_is_not_compared(tmp_path):
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 2e5, 1e300])
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_a_difference_of_rounding_is_none(tmp_path, size, seeds):
+def test_a_rounding_error_counts_as_no_difference(tmp_path, size, seeds):
     values = [size * (1 + 0.1 * seed) for seed in range(seeds)]
     a = write_seeds(tmp_path, "a", values)
     b = write_seeds(tmp_path, "b", [value * (1 + 3e-7) for value in values], fields=WIDE)
@@ -180,7 +185,7 @@ def test_a_verdict_never_reads_0(tmp_path, size):
     assert words.verdict(comparison) == "better" and re.search("[1-9]", shown.partition("e")[0]), shown
 
 
-def test_an_interval_ends_where_its_metrics_range_does(tmp_path):
+def test_no_interval_goes_beyond_the_range_of_its_metric(tmp_path):
     values = {"low": [0.90, 0.99, 0.98], "high": [0.95, 1.0, 1.0]}
     runs = [
         write_run(tmp_path, f"{name}-{seed}", {"accuracy": value}, seed=seed, fields={"model.d_model": len(name)})
@@ -189,8 +194,8 @@ def test_an_interval_ends_where_its_metrics_range_does(tmp_path):
     ]
     report = _report(runs)
     for group in report.groups:
-        found = group.estimates["validation", "accuracy"]
-        assert found.low < found.mean < found.high == 1
+        result = group.estimates["validation", "accuracy"]
+        assert result.low < result.mean < result.high == 1
     assert "no accuracy is above 1" in report.method
 
 

@@ -1,4 +1,4 @@
-"""Curves: what the seeds of a group logged, put together."""
+"""Curves: the logged losses of a group's seeds are combined."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,11 @@ def _seeds(folder, curves, **given):
     ]
 
 
-def test_a_line_is_the_mean_over_seeds_in_a_band_from_least_to_greatest(tmp_path):
+def test_a_line_is_the_mean_over_seeds_in_a_band_from_minimum_to_maximum(tmp_path):
     curves = [{0: 7.0, 10: 4.0, 20: 3.0}, {0: 8.0, 10: 6.0, 20: 2.0}, {0: 9.0, 10: 5.0, 20: 4.0, 30: 1.0}]
     (panel,) = _panels(_seeds(tmp_path, curves))
     ((line,),) = (series.lines for series in panel.series)
-    assert line.x.tolist() == [0, 10, 20]  # those that all seeds logged
+    assert line.x.tolist() == [0, 10, 20]  # the steps that all seeds logged
     assert line.mean.tolist() == pytest.approx([8, 5, 3])
     assert line.low.tolist() == [7, 4, 2] and line.high.tolist() == [9, 6, 4]
     assert not panel.series[0].by_tokens and "by steps: a from 8 to 3" in panel.label
@@ -73,7 +73,7 @@ def test_each_held_out_set_has_a_panel(tmp_path):
     assert [panel.series[0].lines[0].mean[-1] for panel in panels] == [3, 4]
 
 
-def test_a_run_evaluated_at_its_ends_alone_shows_its_training_loss(tmp_path):
+def test_a_run_evaluated_only_at_start_and_end_shows_its_training_loss(tmp_path):
     lines = [*_logged({0: 7.0, 20: 3.0}), *_logged({1: 7.0, 10: 5.0, 20: 3.5}, split="train")]
     (panel,) = _panels([write_run(tmp_path, "a-0", {"loss": 3.0}, lines=lines)])
     assert panel.title == "training loss" and panel.series[0].lines[0].mean.tolist() == [7, 5, 3.5]

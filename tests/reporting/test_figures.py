@@ -1,4 +1,4 @@
-"""A task's pictures as documents of their own."""
+"""The pictures of a task as independent SVG documents."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -34,7 +34,7 @@ def test_each_picture_is_a_document_with_its_title_and_all_of_its_parts(task):
     assert "difference to scratch" in ElementTree.tostring(values, "unicode")
 
 
-def test_nothing_is_left_to_a_page(task):
+def test_a_document_needs_no_page(task):
     for drawn in figures(task, "a"):
         assert "var(" not in drawn and "#1f2429" in drawn and 'fill="white"' in drawn
 

@@ -1,4 +1,4 @@
-"""Groups are told apart in pictures, whatever they are called and however many they are."""
+"""Pictures show groups with different looks, for any names and any number of groups."""
 
 import re
 import warnings
@@ -31,18 +31,18 @@ def test_up_to_7_groups_have_a_colour_and_a_mark_each(tmp_path):
     assert {f"--g{i}" for i in range(7)} <= set(re.findall(r"--g\d", curves))
 
 
-def test_of_more_groups_the_base_and_the_best_stand_out(tmp_path):
+def test_with_more_groups_the_base_and_the_best_have_their_own_look(tmp_path):
     task = _task(tmp_path, 9)
     best = min(task.groups[1:], key=lambda each: each.estimates["validation", "loss"].mean).name
     pictures, caption = plots.draw(task, "t")
     looks, _ = plots._looks(task)
     assert looks["group0"] == plots.LOOKS[0] and looks[best] == plots.LOOKS[1]
     assert [look for name, look in looks.items() if name not in ("group0", best)] == [plots.REST] * 7
-    assert f"Of 9 groups group0 and {best}, the best of the others by loss on validation, have a colour" in caption
+    assert f"group0 and {best}, the best of the others by loss on validation, have their own colours" in caption
     assert "7 others" in pictures[-1].parts[0].svg
 
 
-def test_names_are_in_ink(tmp_path):
+def test_names_have_the_text_colour(tmp_path):
     for picture in plots.draw(_task(tmp_path, 3), "t")[0]:
         for part in picture.parts:
             texts = re.findall(r"<text[^>]*>", part.svg)
@@ -51,7 +51,7 @@ def test_names_are_in_ink(tmp_path):
 
 @pytest.fixture
 def odd(tmp_path):
-    """Names with signs that matplotlib's font lacks, and with characters that no page should hold."""
+    """Names with signs that matplotlib's font lacks, and with characters that a page must not contain."""
     names = ("模型" * 20, "🚀", "\x1b[31mred\x00\u202e", "\ud800lone")
     runs = [
         write_run(tmp_path, f"r{i}-{seed}", {"loss": 3.0 + i + seed}, name=name, seed=seed, fields=fields, lines=LINES)
@@ -71,7 +71,7 @@ def test_names_in_any_script_are_drawn_without_a_warning(odd):
     assert "🚀" in texts and any(re.fullmatch("(模型)+…型(模型)+", text) for text in texts)
 
 
-def test_characters_that_no_page_should_hold_are_left_out(odd):
+def test_characters_that_a_page_must_not_contain_are_left_out(odd):
     write_report(*odd, "t")
     for name in ("report.html", "report.md"):
         text = (odd[1] / name).read_text()

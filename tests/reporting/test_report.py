@@ -1,4 +1,4 @@
-"""The three files of a report, on a small study that has everything."""
+"""The three files of a report about a small study with all kinds of runs."""
 
 import html
 import html.parser
@@ -27,7 +27,7 @@ def _lines(end):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A pre-training; three seeds from scratch, from it, with a hostile name, and of a bag of words."""
+    """A pre-training, and four groups of three seeds: from scratch, pre-trained, with a hostile name, bag of words."""
     folder = tmp_path_factory.mktemp("runs")
     other = {"heldout": {"validation": "other"}, "data": {"data.train": "general"}}
     pretrain = {"fields": {"objective.name": "span_corruption"}, "provenance": other, "cost": {"seconds": 1000.0}}
@@ -62,7 +62,7 @@ def written(runs, tmp_path_factory):
 
 
 class _Page(html.parser.HTMLParser):
-    """Counts tags and ids, and notes what stands unclosed or points outside."""
+    """Count tags and ids, and note unclosed tags and links to other files."""
 
     def __init__(self, text):
         super().__init__()
@@ -101,24 +101,24 @@ def test_json_holds_runs_groups_and_all_pairs(written):
     assert (first["run"], first["name"], first["seed"], first["status"]) == ("scratch-0", "scratch", 0, "complete")
     assert first["result"]["metrics"]["validation"]["accuracy"] == 0.6
     pairs = {(each["a"], each["b"]) for each in report["comparisons"]}
-    assert len(pairs) == 6 and ("scratch", "pretrained") in pairs  # of 4 groups; pretrain is another task
-    found = next(each for each in report["comparisons"] if each["b"] == "pretrained" and each["metric"] == "accuracy")
-    assert found["ci_low"] < found["delta"] < found["ci_high"] and found["n"] == 3 and found["resolved"] is True
+    assert len(pairs) == 6 and ("scratch", "pretrained") in pairs  # the pairs of 4 groups; pretrain is another task
+    result = next(each for each in report["comparisons"] if each["b"] == "pretrained" and each["metric"] == "accuracy")
+    assert result["ci_low"] < result["delta"] < result["ci_high"] and result["n"] == 3 and result["resolved"] is True
     group = next(group for group in report["groups"] if group["name"] == "pretrained")
     assert group["seeds"] == [0, 1, 2] and group["metrics"]["validation"]["accuracy"]["n"] == 3
     assert group["cost"]["seconds"] == 90 and group["cost_with_origins"]["seconds"] == 1090
     assert group["metrics"]["validation"]["perplexity"]["mean"] is None
 
 
-def test_verdicts_stand_first_in_sentences(written):
-    said = _Page(written["report.html"]).text
-    verdict = re.search(r"accuracy on validation: \+0\.10\d+ \(95 % interval .*?, 3 seeds\): better", said)
-    assert verdict and verdict.start() < said.index("Each group")
-    assert "failed: out of memory" in said[: verdict.start()]
+def test_the_report_begins_with_verdicts_in_sentences(written):
+    text = _Page(written["report.html"]).text
+    verdict = re.search(r"accuracy on validation: \+0\.10\d+ \(95 % interval .*?, 3 seeds\): better", text)
+    assert verdict and verdict.start() < text.index("Each group")
+    assert "failed: out of memory" in text[: verdict.start()]
     assert re.search(r"- accuracy on validation: \+0\.10\d+ \(95 % .*\): \*\*better\*\*", written["report.md"])
 
 
-def test_the_page_is_one_well_formed_file_that_asks_for_nothing(written):
+def test_the_page_is_one_well_formed_file_that_loads_nothing(written):
     page = _Page(written["report.html"])
     assert not page.open and page.tags["svg"] > 4
     assert not page.tags["script"] and not page.tags["link"] and not page.tags["img"]
@@ -141,7 +141,7 @@ def test_pictures_follow_the_pages_colours_and_say_what_they_show(written):
     assert len(labels) == written["report.html"].count("<figure") and any("pretrained 0.7" in each for each in labels)
 
 
-def test_names_are_shown_as_they_are_in_every_language(written):
+def test_names_are_shown_unchanged_in_every_language(written):
     assert EVIL in _Page(written["report.html"]).text
     assert html.escape(EVIL, quote=False) in "".join(re.findall(r"<text.*?</text>", written["report.html"], re.DOTALL))
     assert "<script>" not in written["report.md"] and r"\| \`b\`" in written["report.md"]
@@ -153,13 +153,13 @@ def test_markdown_tables_have_as_many_cells_in_each_row(written):
         assert len(cells) == 1
 
 
-def test_costs_show_what_the_pre_training_took(written):
+def test_costs_include_the_pre_training(written):
     assert re.search(r"\| pretrained \+ pretrain \|.*\| 18m10s \|", written["report.md"])
     assert re.search(r"\| pretrained \|.*\| 1m30s \|", written["report.md"])
 
 
-def test_configs_show_only_what_differs(written):
-    section = written["report.md"].partition("## What the configs differ in")[2].partition("\n## ")[0]
+def test_configs_show_only_fields_that_differ(written):
+    section = written["report.md"].partition("## Differences between configs")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `([\w.]+)`", section, re.MULTILINE) == ["init_from", "model.architecture", "model.d_model"]
     assert "`@pretrain`" in section
 

@@ -1,4 +1,4 @@
-"""Reading workdirs, and which runs repeat one experiment."""
+"""Workdirs are read, and runs that repeat one experiment form a group."""
 
 import json
 
@@ -44,15 +44,15 @@ def test_a_damaged_file_is_named(tmp_path):
             read_run(workdir)
 
 
-def test_a_folder_of_runs_is_all_its_runs_those_from_nothing_first(tmp_path):
+def test_a_folder_gives_all_its_runs_with_runs_from_scratch_first(tmp_path):
     write_run(tmp_path, "a-finetuned-0", {"loss": 1.0}, fields={"init_from": "@pretrain"})
     write_run(tmp_path, "a-bag-0", {"accuracy": 1.0})
     write_run(tmp_path, "b-scratch-10", {"loss": 1.0}, seed=10)
     write_run(tmp_path, "b-scratch-9", {"loss": 1.0}, seed=9)
     write_run(tmp_path, "pretrain", {"loss": 1.0})
     (tmp_path / "configs").mkdir()
-    found = find_workdirs([tmp_path, tmp_path / "pretrain"])
-    assert [path.name for path in found] == ["b-scratch-9", "b-scratch-10", "pretrain", "a-bag-0", "a-finetuned-0"]
+    result = find_workdirs([tmp_path, tmp_path / "pretrain"])
+    assert [path.name for path in result] == ["b-scratch-9", "b-scratch-10", "pretrain", "a-bag-0", "a-finetuned-0"]
 
 
 def test_a_folder_without_any_run_is_refused(tmp_path):
@@ -97,7 +97,7 @@ def test_runs_from_repetitions_of_one_pre_training_are_one_group(tmp_path):
     assert _groups([*same, by_path, other]) == {"tuned": (0, 1, 2), "tuned_long": (0,)}
 
 
-def test_references_that_cannot_be_read_count_as_they_stand(tmp_path):
+def test_references_that_cannot_be_read_are_compared_as_text(tmp_path):
     runs = [
         write_run(tmp_path, f"x-{seed}", {"loss": 1.0}, seed=seed, fields={"init_from": f"@gone-{seed}"})
         for seed in (0, 1)
@@ -105,13 +105,13 @@ def test_references_that_cannot_be_read_count_as_they_stand(tmp_path):
     assert len(_groups(runs)) == 2
 
 
-def test_runs_that_name_each_other_end(tmp_path):
+def test_runs_that_refer_to_each_other_are_no_endless_loop(tmp_path):
     a = write_run(tmp_path, "a", {"loss": 1.0}, fields={"init_from": "@b"})
     write_run(tmp_path, "b", {"loss": 1.0}, fields={"init_from": "@a"})
     assert [run.run for run in read_run(a).origins] == ["b"] and _groups([a]) == {"a": (0,)}
 
 
-def test_groups_of_one_name_are_called_by_their_folders(tmp_path):
+def test_groups_with_the_same_name_get_the_names_of_their_folders(tmp_path):
     runs = [
         write_run(tmp_path, f"{name}-{seed}", {"loss": 1.0}, name="t", seed=seed, fields={"model.d_model": width})
         for name, width in (("narrow", 64), ("wide", 512))
@@ -125,7 +125,7 @@ def test_groups_of_one_name_are_called_by_their_folders(tmp_path):
     assert _groups(twins) == {"a/run": (0,), "b/run": (0,)}
 
 
-def test_a_cost_counts_what_the_run_started_from(tmp_path):
+def test_a_cost_includes_the_runs_that_the_run_started_from(tmp_path):
     write_run(tmp_path, "general", {"loss": 1.0}, cost={"tokens": 5, "seconds": 50.0, "peak_bytes": 900})
     write_run(tmp_path, "domain", {"loss": 1.0}, fields={"init_from": "@general"}, cost={"tokens": 3, "seconds": 30.0})
     tuned = read_run(
@@ -139,11 +139,11 @@ def test_a_cost_counts_what_the_run_started_from(tmp_path):
     )
     total = read_cost_with_origins(tuned)
     assert (read_cost(tuned).tokens, total.tokens, total.seconds) == (1, 9, 90.0)
-    assert total.peak_bytes == 230 * 2**20  # the greatest, not the sum
+    assert total.peak_bytes == 230 * 2**20  # the maximum, not the sum
     assert mean_cost([read_cost(tuned), total]).tokens == 5
 
 
-def test_a_cost_of_which_a_part_is_not_known_is_not_known(tmp_path):
+def test_a_cost_with_an_unknown_part_is_unknown(tmp_path):
     write_run(tmp_path, "general", {"loss": 1.0}, cost={"flops": None, "peak_bytes": None})
     tuned = read_run(write_run(tmp_path, "tuned", {"loss": 1.0}, fields={"init_from": "@general"}))
     total = read_cost_with_origins(tuned)

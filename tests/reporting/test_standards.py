@@ -1,4 +1,4 @@
-"""Runs with different objectives compare by the standard that all were evaluated with, and by nothing else."""
+"""Runs with different objectives are compared only by a standard with which all were evaluated."""
 
 import pytest
 
@@ -18,15 +18,15 @@ def _runs(folder, name, objective, own, standard=None, **fields):
         yield read_run(folder_of)
 
 
-def _found(runs):
+def _differences(runs):
     report = compare(runs, "title", (), {})
     return {(each.a, each.b, each.split): each.delta.mean for each in report.comparisons}, report
 
 
 def test_a_denoiser_and_the_standard_itself_compare_on_the_standard_alone(tmp_path):
     runs = [*_runs(tmp_path, "spans", "span_corruption", 4.0), *_runs(tmp_path, "bart", "bart", 2.0, 4.5)]
-    found, _ = _found(runs)
-    assert found == {("spans", "bart", "validation_span_corruption"): pytest.approx(0.49)}
+    result, _ = _differences(runs)
+    assert result == {("spans", "bart", "validation_span_corruption"): pytest.approx(0.49)}
 
 
 def test_other_inputs_do_not_compare(tmp_path):
@@ -34,7 +34,7 @@ def test_other_inputs_do_not_compare(tmp_path):
         *_runs(tmp_path, "spans", "span_corruption", 4.0),
         *_runs(tmp_path, "bart", "bart", 2.0, 4.5, **{"objective.inputs_length": 128}),
     ]
-    assert _found(runs)[0] == {}
+    assert _differences(runs)[0] == {}
 
 
 def test_a_span_corruption_of_other_settings_is_not_the_standard(tmp_path):
@@ -42,8 +42,8 @@ def test_a_span_corruption_of_other_settings_is_not_the_standard(tmp_path):
         *_runs(tmp_path, "dense", "span_corruption", 4.0, 4.2, **{"objective.noise_density": 0.5}),
         *_runs(tmp_path, "bart", "bart", 2.0, 4.5),
     ]
-    found, _ = _found(runs)
-    assert found == {("dense", "bart", "validation_span_corruption"): pytest.approx(0.3)}
+    result, _ = _differences(runs)
+    assert result == {("dense", "bart", "validation_span_corruption"): pytest.approx(0.3)}
 
 
 def test_masked_lms_that_train_otherwise_are_evaluated_alike(tmp_path):
@@ -51,11 +51,11 @@ def test_masked_lms_that_train_otherwise_are_evaluated_alike(tmp_path):
         *_runs(tmp_path, "usual", "mlm", 4.0),
         *_runs(tmp_path, "dense", "mlm", 3.5, **{"objective.noise_density": 0.3, "objective.masking": "bernoulli"}),
     ]
-    assert _found(runs)[0] == {("usual", "dense", "validation"): pytest.approx(-0.5)}
+    assert _differences(runs)[0] == {("usual", "dense", "validation"): pytest.approx(-0.5)}
 
 
 def test_without_another_objective_no_standard_is_named(tmp_path):
-    _, report = _found([*_runs(tmp_path, "spans", "span_corruption", 4.0)])
+    _, report = _differences([*_runs(tmp_path, "spans", "span_corruption", 4.0)])
     assert [split for split, _ in report.tasks[0].metrics] == ["validation"]
 
 

@@ -92,7 +92,7 @@ def test_a_study_file_names_its_runs(tmp_path):
         ("def get_study(arg):\n    return {'configs': base_config()}", "a run cannot be called 'configs'"),
         ("def get_study(arg):\n    return {'Report.html': base_config()}", "a run cannot be called 'Report.html'"),
         ("def get_study(arg):\n    return {'config.json': base_config()}", "a run cannot be called 'config.json'"),
-        ("def get_study(arg):\n    return {'a': {}}", "run a: returned dict where a config should be"),
+        ("def get_study(arg):\n    return {'a': {}}", "run a: returned dict instead of a config"),
         ("def get_study(arg):\n    x = 1\n    return 1 / 0", "line 5: .*division by zero"),
         ("def get_config(arg):\n    return base_config()", "has no function get_study"),
     ],

@@ -1,4 +1,4 @@
-"""The cache: a folder is there whole or not at all, and fingerprints tell facts apart."""
+"""The cache: a folder is complete or does not exist, and different facts have different fingerprints."""
 
 import errno
 import multiprocessing
@@ -29,7 +29,7 @@ def test_nothing_is_left_when_the_block_fails(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_builder_left_is_swept_and_what_a_living_one_builds_stays(tmp_path):
+def test_folders_of_dead_builders_are_removed_and_folders_of_living_builders_stay(tmp_path):
     context = multiprocessing.get_context("fork")
 
     def build(name, started):
@@ -74,7 +74,7 @@ def _build(final: Path, value: int, barrier) -> None:
             time.sleep(0.01 * value)
 
 
-def test_of_two_builders_at_once_one_wins_whole(tmp_path):
+def test_two_builders_at_once_make_one_complete_folder(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)
     builders = [context.Process(target=_build, args=(tmp_path / "final", value, barrier)) for value in (0, 1)]
@@ -87,21 +87,21 @@ def test_of_two_builders_at_once_one_wins_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
-def test_a_full_disk_is_told_in_a_line_and_nothing_is_left(tmp_path):
+def test_a_full_disk_is_an_error_in_one_line_and_leaves_nothing(tmp_path):
     full = pytest.raises(UserError, match=r"cannot write .*No space left on device; free some space")
     with full, atomic_folder(tmp_path / "final"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    refused = pytest.raises(UserError, match=r"cannot write under .*set T5LITE_CACHE")
+    refused = pytest.raises(UserError, match=r"cannot write in .*set T5LITE_CACHE")
     with refused, atomic_folder(tmp_path / "file" / "final"):
         pass
 
 
-def test_the_cache_stands_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_environment_chooses_the_folder_of_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("T5LITE_CACHE", str(tmp_path / "mine"))
     assert cache_dir() == tmp_path / "mine"
     monkeypatch.setenv("T5LITE_CACHE", "")

@@ -1,4 +1,4 @@
-"""Files on a disk that takes no more: what stood there stays, and the user is told."""
+"""Files on a full disk: the old file stays, and an error tells the user."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from t5lite.training.metrics import MetricsLog
 
 @contextlib.contextmanager
 def full_disk(size):
-    """Within, no file grows beyond `size` bytes: not the one either into which pytest may report."""
+    """Make all files of the process fail to grow beyond `size` bytes, also a file into which pytest reports."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -28,14 +28,14 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path, content):
     write_atomically(tmp_path / "result.json", "old")
     with (
         full_disk(1000),
-        pytest.raises(UserError, match=r"result\.json: File too large; what stood there before is unharmed"),
+        pytest.raises(UserError, match=r"result\.json: File too large; the old file is unchanged"),
     ):
         write_atomically(tmp_path / "result.json", content)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert (tmp_path / "result.json").read_text() == "old"
 
 
-def test_json_is_read_back_with_null_for_what_is_not_finite(tmp_path):
+def test_json_has_null_for_numbers_that_are_not_finite(tmp_path):
     write_json(tmp_path / "a.json", {"x": [1.5, float("nan")], "y": float("inf")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.5, None], "y": None}
 
@@ -52,14 +52,14 @@ def test_metrics_that_do_not_fit_end_in_an_error_and_the_log_goes_on_once_there_
     log.close()
     log, written = MetricsLog(tmp_path, keep_until=already), already
     refusal = "File too large; the same command goes on from the last checkpoint"
-    with full_disk(3500):  # events are larger than lines, but their file is a new one at each start
+    with full_disk(3500):  # events are larger than lines, but each start writes a new file of events
         with pytest.raises(UserError, match=refusal):
             while written < 1000:
                 log.write(written, "train", metrics)
                 written += 1
         log.close()
-    whole = (tmp_path / "metrics.jsonl").read_bytes().count(b"\n")
-    assert whole in (written, written + 1) and written > already + 3, "no line is lost without an error"
+    line_count = (tmp_path / "metrics.jsonl").read_bytes().count(b"\n")
+    assert line_count in (written, written + 1) and written > already + 3, "no line is lost without an error"
     log = MetricsLog(tmp_path, keep_until=written - 2)
     log.write(written - 1, "train", metrics)
     log.sync()

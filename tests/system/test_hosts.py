@@ -1,4 +1,4 @@
-"""Hosts talk, take turns, read each row once and gather arrays; who does not fit is named; how they are found."""
+"""Hosts exchange values, take turns, read each row once and gather arrays. An error names a host that differs."""
 
 import pytest
 
@@ -22,7 +22,7 @@ SLURM = {
 
 
 @pytest.mark.parametrize("tasks, several", [(1, False), (2, True)])
-def test_slurm_says_whether_there_are_several(monkeypatch, tasks, several):
+def test_slurm_tells_whether_there_are_several_hosts(monkeypatch, tasks, several):
     assert not are_several(Address())
     for name, value in {**SLURM, "SLURM_NTASKS": str(tasks)}.items():
         monkeypatch.setenv(name, value)
@@ -38,10 +38,10 @@ def test_slurm_says_whether_there_are_several(monkeypatch, tasks, several):
         (Address("here", 2, 0), "--coordinator_address=here has no port"),
     ],
 )
-def test_an_address_that_is_none_is_refused(address, message):
+def test_a_wrong_address_is_refused(address, message):
     with pytest.raises(UserError, match=message):
         are_several(address)
 
 
-def test_one_process_of_one_needs_no_other():
+def test_a_single_process_joins_no_hosts():
     assert not are_several(Address("here:1", 1, 0))

@@ -1,4 +1,4 @@
-"""Progress: durations as one reads them, and lines now and then where there is no terminal."""
+"""Progress: durations as text, a bar on a terminal, and lines elsewhere."""
 
 import io
 import sys
@@ -25,9 +25,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr(progress_module, "time", made)
-    return made
+    fake_clock = Clock()
+    monkeypatch.setattr(progress_module, "time", fake_clock)
+    return fake_clock
 
 
 def test_elsewhere_than_on_a_terminal_a_line_is_printed_every_15_seconds_on_stderr(clock, capsys):
@@ -59,7 +59,7 @@ def test_work_beyond_the_total_is_no_error_and_leaves_nothing(clock, capsys):
 
 
 def test_work_of_an_unknown_total_is_no_error(clock, capsys):
-    """A source may not know its bytes; the total is 0 then."""
+    """If a source does not know its number of bytes, the total is 0."""
     with progress("reading", 0) as advance:
         clock.now += 20
         advance(30)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a verb with one line and exit code 75, wherever it is; a second Ctrl-C ends it at once."""
+"""SIGTERM and Ctrl-C end a verb with one line and exit code 75, in any code. A second Ctrl-C ends it at once."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def main(argv):
 main()
 """
 IN_PYTHON = "time.sleep(60)"
-IN_C = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes, in which no handler in Python runs
+IN_C = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # takes minutes, in which Python cannot run a handler
 IN_CODE_THAT_GOES_ON_AFTER_ERRORS = """
         while True:
             with contextlib.suppress(Exception):
@@ -49,7 +49,7 @@ UNTIL_A_LOOP_BEGINS = """
         with contextlib.suppress(KeyboardInterrupt):  # as in a callback
             time.sleep(60)
         with Stopping() as stop:
-            while not stop.asked(at_once=True):
+            while not stop.must_stop(at_once=True):
                 time.sleep(0.01)
         raise Interrupted("saved")
 """
@@ -66,7 +66,9 @@ COMPILING = """
 
 
 def _start(work):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # which compile quickly
+    environment = {
+        name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
+    }  # the tests' flags make compilation quick
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "0"
     process = subprocess.Popen(
         [sys.executable, "-c", VERB.format(work=work)],
@@ -76,13 +78,13 @@ def _start(work):
     return process
 
 
-def _ended(process, within):
-    """(exit code, what it printed, what it said, seconds until then), of which there are `within` at most."""
+def _wait_for_end(process, within):
+    """Return (exit code, stdout, stderr, seconds until the end), and check that it took at most `within` seconds."""
     before = time.monotonic()
-    out, said = process.communicate(timeout=60)
+    out, stderr = process.communicate(timeout=60)
     seconds = time.monotonic() - before
     assert seconds < within
-    return process.returncode, out, said, seconds
+    return process.returncode, out, stderr, seconds
 
 
 PLACES = {
@@ -98,24 +100,24 @@ PLACES = {
     "place, number",
     [*((place, signal.SIGTERM) for place in PLACES), ("in Python", signal.SIGINT), ("in C", signal.SIGINT)],
 )
-def test_a_signal_ends_a_verb_wherever_it_is(place, number):
+def test_a_signal_ends_a_verb_in_any_code(place, number):
     work, clears_up = PLACES[place]
     process = _start(work)
     time.sleep(0.2)
     process.send_signal(number)
-    code, out, said, seconds = _ended(process, GRACE_SECONDS + 5)
-    assert code == 75 and said == f"t5lite: stopped by {number.name}; run the same command again\n"
+    code, out, stderr, seconds = _wait_for_end(process, GRACE_SECONDS + 5)
+    assert code == 75 and stderr == f"t5lite: stopped by {number.name}; run the same command again\n"
     assert out == ("cleared up\n" if clears_up else "")
     assert clears_up or seconds >= GRACE_SECONDS
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_gets_lost_comes_again_to_who_can_save(number):
+def test_a_training_loop_receives_a_signal_that_other_code_caught(number):
     process = _start(UNTIL_A_LOOP_BEGINS)
     time.sleep(0.2)
     process.send_signal(number)
-    code, _, said, _ = _ended(process, GRACE_SECONDS + 5)
-    assert code == 75 and said == "t5lite: saved\n"
+    code, _, stderr, _ = _wait_for_end(process, GRACE_SECONDS + 5)
+    assert code == 75 and stderr == "t5lite: saved\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -126,27 +128,27 @@ def test_a_signal_ends_a_verb_that_is_still_being_imported(number):
         pass
     time.sleep(0.5)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    lines = [line for line in said.splitlines() if not line.startswith("import time:")]
+    _, stderr = process.communicate(timeout=60)
+    lines = [line for line in stderr.splitlines() if not line.startswith("import time:")]
     assert process.returncode == 75 and lines == [f"t5lite: stopped by {number.name}; run the same command again"]
 
 
 def test_a_signal_ends_a_compilation():
-    """JAX leaves it to a thread, for which Python's own end would wait, and crash."""
+    """JAX compiles in a thread. The normal end of Python would wait for this thread, and crash."""
     process = _start(COMPILING)
     assert process.stdout.readline() == "now\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    code, _, said, _ = _ended(process, GRACE_SECONDS + 5)
-    assert code == 75 and said == "t5lite: stopped by SIGTERM; run the same command again\n"
+    code, _, stderr, _ = _wait_for_end(process, GRACE_SECONDS + 5)
+    assert code == 75 and stderr == "t5lite: stopped by SIGTERM; run the same command again\n"
 
 
 @pytest.mark.parametrize("work", [IN_PYTHON, IN_C], ids=["in Python", "in C"])
-def test_a_second_ctrl_c_ends_at_once_what_would_still_save(work):
+def test_a_second_ctrl_c_ends_a_verb_that_is_still_saving(work):
     process = _start(f"with Stopping(): {work}")
     for _ in range(2):
         assert process.poll() is None
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-    code, _, said, _ = _ended(process, 3)
-    assert code == 130 and said == "t5lite: interrupted\n"
+    code, _, stderr, _ = _wait_for_end(process, 3)
+    assert code == 130 and stderr == "t5lite: interrupted\n"

@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--folder", type=Path)
     cli.add_hosts(parser)
     arguments = parser.parse_args()
-    with cli.jax_started(arguments):
+    with cli.start_jax_on_hosts(arguments):
         mesh = make_mesh(-1, 1, 1)
         talk()
         take_turns(arguments.folder)

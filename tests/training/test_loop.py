@@ -85,7 +85,7 @@ def test_an_evaluation_is_given_up_between_its_batches(tmp_path, monkeypatch, la
 
     def evaluate(state, step):
         for batch in range(3):
-            stop.between_batches()
+            stop.raise_if_stopped()
             batches.append((step, batch))
             if (step, batch) == (last, 1):
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -152,7 +152,7 @@ def _rewrite(workdir, change, seal=True):
 
 def test_a_newer_format_is_refused_by_name(workdir):
     _rewrite(workdir, lambda record: record.update(format=2))
-    with pytest.raises(UserError, match="checkpoints/3 has format 2, made by a newer t5lite; this one reads up to 1"):
+    with pytest.raises(UserError, match="checkpoints/3 has format 2, made by a newer t5lite; this one reads"):
         _read(workdir)
 
 

@@ -40,7 +40,7 @@ def test_what_has_to_be_known_is_printed_beside_verdicts(study, tmp_path, capsys
     compare.main([str(study), "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
     assert "not judged" in said
-    for note in ("wide-3: loss on validation is not finite", "one seed: no interval", "costs do not compare"):
+    for note in ("wide-3: loss on validation is not finite", "one seed: no interval", "costs are not comparable"):
         assert any(line.startswith("note: ") and note in line for line in said.splitlines()), note
 
 

@@ -1,4 +1,4 @@
-"""Released weights as runs: converted both ways, continued, fine-tuned, evaluated, asked; what is wrong, refused."""
+"""The verb convert, its errors, and runs from released weights: continued, fine-tuned, evaluated, generating."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def config_from(place, source, objective="span_corruption", **fields):
     return config
 
 
-def test_there_and_back_is_the_same_bit_for_bit(place, tmp_path, capsys):
+def test_converting_in_both_directions_keeps_every_bit(place, tmp_path, capsys):
     _, folder = place
     convert.main(["--from", f"hf:{folder}", "--to", str(tmp_path / "run")])
     shown = capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_there_and_back_is_the_same_bit_for_bit(place, tmp_path, capsys):
     assert open_released(tmp_path / "back").model == open_released(folder).model
 
 
-def test_a_converted_run_is_what_the_folder_is(place, tmp_path, capsys):
+def test_a_converted_run_gives_the_results_of_the_folder(place, tmp_path, capsys):
     name, folder = place
     convert.main(["--from", f"hf:{folder}", "--to", str(tmp_path / "run")])
     capsys.readouterr()
@@ -181,7 +181,7 @@ def _fails(arguments, capsys, verb=convert):
     return captured.err
 
 
-def test_what_is_wrong_leaves_nothing(tmp_path, capsys):
+def test_an_error_leaves_no_files(tmp_path, capsys):
     folder = make_place(tmp_path / "t5", "t5")
     content = (folder / SINGLE).read_bytes()
     (folder / SINGLE).write_bytes(content[:-100])
@@ -196,11 +196,11 @@ def test_what_is_wrong_leaves_nothing(tmp_path, capsys):
     assert "one of --from and --to must be hf:DIR" in _fails(["--from", "a", "--to", "b"], capsys)
 
 
-def test_released_weights_given_as_a_workdir_are_told(tmp_path, capsys):
+def test_an_error_tells_that_released_weights_are_no_workdir(tmp_path, capsys):
     folder = make_place(tmp_path / "t5", "t5")
     for verb in (generate, evaluate):
         more = ["--input", "x"] if verb is generate else []
-        assert f"say hf:{folder}" in _fails(["--checkpoint", str(folder), *more], capsys, verb)
+        assert f"give hf:{folder}" in _fails(["--checkpoint", str(folder), *more], capsys, verb)
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from t5lite import convert, generate
 from t5lite.system.errors import UserError
 from t5lite.train import train
-from tests.interop.classes import contents, drawn_class, with_extras, write_class
+from tests.interop.classes import add_extras, contents, draw_class, write_class
 from tests.interop.places import PLACES
 from tests.small import small_config, write_pairs, write_texts
 
@@ -18,8 +18,8 @@ def make_class(folder, family, kind, **changes):
     """A folder of a class, complete with a tokenizer."""
     PLACES[family][1](folder)
     beside = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
-    said, state = drawn_class(family, kind, 1, vocab_size=768, **SHORT.get(family, {}), **changes)
-    return write_class(folder, {**beside, **said}, with_extras(family, said, state), 1)
+    said, state = draw_class(family, kind, 1, vocab_size=768, **SHORT.get(family, {}), **changes)
+    return write_class(folder, {**beside, **said}, add_extras(family, said, state), 1)
 
 
 def fails(verb, arguments, capsys):
@@ -142,7 +142,7 @@ def test_a_tokenizer_may_have_more_ids_than_the_weights_have_rows(tmp_path, caps
     PLACES["bart"][1](folder)
     beside = json.loads((folder / "config.json").read_text())
     rows = json.loads((folder / "tokenizer.json").read_text())["added_tokens"][-1]["id"]  # that of <mask>
-    said, state = drawn_class("bart", "ForConditionalGeneration", 1, vocab_size=rows, max_position_embeddings=64)
+    said, state = draw_class("bart", "ForConditionalGeneration", 1, vocab_size=rows, max_position_embeddings=64)
     write_class(folder, {**beside, **said}, state, 1)
     convert.main(["--from", f"hf:{folder}", "--to", str(tmp_path / "run")])
     for place in (f"hf:{folder}", str(tmp_path / "run")):

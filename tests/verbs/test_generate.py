@@ -1,4 +1,4 @@
-"""generate as its users call it: texts and lines of JSON in, answers out in their order, scores, conversations."""
+"""The verb generate: answers to texts and to lines of JSON, scores, conversations, and errors."""
 
 import contextlib
 import gzip
@@ -122,7 +122,7 @@ def test_a_given_answer_scores_as_when_it_is_generated(pairs, spans, language_mo
         assert scored["token_logprobs"][:count] == pytest.approx(answer["token_logprobs"][:count], abs=1e-4)
 
 
-def test_targets_end_in_eos_and_a_language_models_go_on(pairs, language_model, capsys):
+def test_targets_end_with_eos_except_for_a_language_model(pairs, language_model, capsys):
     generate.main(["--checkpoint", str(pairs), "--input", "the sea", "--score", "--target", "other", "--json"])
     (scored,) = said(capsys)
     eos = open_answerer(pairs).tokenizer.vocabulary.eos
@@ -167,7 +167,7 @@ def test_an_answer_ends_before_a_stop(language_model):
     assert stopped["logprob"] == pytest.approx(sum(stopped["token_logprobs"]), rel=1e-5)
 
 
-def test_answers_begin_with_the_prefix_and_it_is_scored(pairs, capsys):
+def test_answers_begin_with_the_prefix_and_its_score_counts(pairs, capsys):
     generate.main(["--checkpoint", str(pairs), "--input", "the sea", "--prefix", "about the", "--json"])
     (answer,) = said(capsys)
     assert answer["output"].startswith("about the")
@@ -175,7 +175,7 @@ def test_answers_begin_with_the_prefix_and_it_is_scored(pairs, capsys):
     assert answer["tokens"][: len(prefix)] == prefix and answer["token_logprobs"][0] < 0
 
 
-def test_what_is_suppressed_is_not_generated(language_model, capsys):
+def test_suppressed_tokens_are_not_generated(language_model, capsys):
     generate.main(["--checkpoint", str(language_model), "--input", "the", "--json"])
     (free,) = said(capsys)
     tokenizer = open_answerer(language_model).tokenizer
@@ -200,7 +200,7 @@ def test_blanks_are_filled():
     assert fill_blanks(text, "nothing") == text
 
 
-def test_what_streams_is_the_answer(language_model):
+def test_the_stream_is_the_answer(language_model):
     generator, options = open_answerer(language_model), Options(Settings(max_new_tokens=30))
     parts = list(generator.stream(Request("the"), options))
     (answer,) = generator.answers([Request("the")], options)
@@ -208,7 +208,7 @@ def test_what_streams_is_the_answer(language_model):
 
 
 def run_on_a_terminal(arguments, typed=""):
-    """What the verb shows on a terminal on which `typed` is typed."""
+    """Run the verb on a terminal, type `typed`, and return the text on the terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "t5lite.generate", *arguments]
     process = subprocess.Popen(
@@ -244,11 +244,11 @@ def test_a_conversation_fills_blanks_and_ends(spans):
     ("arguments", "message"),
     [
         (["--score"], "--score needs a target for 'x'"),
-        (["--target", "y"], "--target is of use only with --score"),
+        (["--target", "y"], "--target has no effect without --score"),
         (["--num_beams=4", "--temperature=1"], "num_beams=4 searches .* temperature=1.0 draws"),
         (["--num_return=2"], "num_return=2: there is only one answer"),
         (["--num_beams=2", "--num_return=3"], "needs at least as many beams"),
-        (["--num_beams=2", "--stop", "."], "--stop does not go with --num_beams"),
+        (["--num_beams=2", "--stop", "."], "--stop cannot be combined with --num_beams"),
         (["--stop", ""], "--stop: an empty text"),
         (["--suppress", "the whole sentence"], "--suppress: .* is [0-9]+ tokens"),
         (["--early_stopping", "perhaps"], "early_stopping='perhaps'"),
@@ -287,7 +287,7 @@ def test_a_wrong_line_is_named_and_the_others_are_answered(spans, line, message,
     assert message in err and err.count("\n") == 1
 
 
-def test_hosts_answer_in_turn_and_the_first_has_all_answers_and_faults(monkeypatch):
+def test_hosts_share_the_texts_and_host_0_has_all_answers_and_errors(monkeypatch):
     requests = [Request("x" * (i % 3), place=f"line {i}", fault="is wrong" if i % 5 == 0 else None) for i in range(40)]
     sent = {0: [], 1: []}
 
@@ -326,7 +326,7 @@ def test_a_missing_target_is_named_and_the_others_are_scored(pairs, tmp_path, ca
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_files_are_read_as_training_reads_them(spans, end, tmp_path, capsys, monkeypatch):
-    """A byte-order mark, blank lines and numbers; .gz; the same from standard input."""
+    """A byte-order mark, blank lines, numbers, .gz, and all of this from standard input."""
     lines = ['{"inputs": "the sea"}', "", "   ", '{"inputs": 7, "id": 3}', '{"text": "half \\ud83d"}']
     content = ("\ufeff" + end.join(lines) + end).encode()
     (tmp_path / "q.jsonl").write_bytes(content)
@@ -357,7 +357,7 @@ def test_a_text_that_was_cut_is_named(pairs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("more", [["--temperature=1", "--num_return=2"], ["--num_beams=3"], ["--stop", "."]])
-def test_a_text_too_long_for_the_positions_stops_no_other(short_positions, more, tmp_path, capsys):
+def test_a_text_too_long_for_the_positions_does_not_stop_other_texts(short_positions, more, tmp_path, capsys):
     (tmp_path / "q.txt").write_text("the sea\n" + "the sea went " * 30 + "\nold\n")
     command = ["--checkpoint", str(short_positions), "--input_file", str(tmp_path / "q.txt"), "--max_new_tokens=9"]
     out, err = fails([*command, "--json", *more], capsys)

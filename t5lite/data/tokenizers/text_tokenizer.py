@@ -204,7 +204,7 @@ class TextTokenizer(abc.ABC):
             return self
         limited = copy.copy(self)
         limited.vocabulary, limited._most_rows = _without_rows_above(self.vocabulary, rows), rows
-        limited.rules = None if self.rules is None else self.rules.below(rows)
+        limited.rules = None if self.rules is None else self.rules.limit_to_rows(rows)
         return limited
 
     def save(self, folder: Path) -> None:

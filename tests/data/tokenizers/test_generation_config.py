@@ -148,7 +148,7 @@ def test_samples_that_a_release_asks_for_are_in_the_note(tmp_path):
 @pytest.mark.parametrize(("continues", "last"), [(True, 2), (False, None)])
 def test_what_ends_an_answer_by_force_stays_with_the_weights_that_it_came_with(continues, last):
     in_targets = np.zeros(401, bool)
-    assert RULES.after_training(in_targets, 0, continues) == Rules(stops=(2, 50), first=0, last=last)
+    assert RULES.adapt_to_training(in_targets, 0, continues) == Rules(stops=(2, 50), first=0, last=last)
 
 
 def test_what_is_written_says_the_same_when_it_is_read(tmp_path):
