@@ -181,7 +181,7 @@ def _train_network(
         "step": steps,
         **evaluation,
         "rows": experiment.dataset.rows,
-        "cut": experiment.cut(),
+        "cut": experiment.count_cut(),
         "params_sha256": params_sha256(state.params),
         "skipped_steps": done.skipped,
         "cost": {

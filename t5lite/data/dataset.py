@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import member_fields
 from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
-from t5lite.data.packing import PackingPlan, one_a_row, pack
+from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
 from t5lite.data.sources import Columns, Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
@@ -273,7 +273,7 @@ def pair_plan(
     lengths = store.pair_lengths() + (bos is not None)
     chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
     if not packed:
-        return one_a_row(chosen, inputs_length, targets_length)
+        return plan_one_per_row(chosen, inputs_length, targets_length)
     return pack(lengths, chosen, inputs_length, targets_length)
 
 

@@ -18,7 +18,7 @@ from sklearn.svm import LinearSVC
 
 from t5lite.config import require
 from t5lite.data.dataset import Dataset, limited_order
-from t5lite.data.rows import evenly_spaced
+from t5lite.data.rows import space_evenly
 from t5lite.data.store import TokenStore
 from t5lite.training.checkpoint import params_sha256
 
@@ -40,7 +40,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     classifier.fit(vectorizer.fit_transform(inputs), targets)
     metrics, evaluated = {}, {}
     for split, span in dataset.validation.items():
-        pairs = evenly_spaced(span.store.num_documents // 2, config.eval.rows)
+        pairs = space_evenly(span.store.num_documents // 2, config.eval.rows)
         gold = _texts(dataset, span.store, 2 * pairs + 1)
         evaluated[split] = {"used": len(pairs), "of": span.store.num_documents // 2}
         chosen = classifier.predict(vectorizer.transform(_texts(dataset, span.store, 2 * pairs)))

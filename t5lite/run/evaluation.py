@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from t5lite.config import flatten_fields, to_dict
 from t5lite.data.cut import describe_share
 from t5lite.data.labelled import TaggedSentences
-from t5lite.data.rows import PackedPairs, Rows, RowSource, clip, evaluation_rows, evenly_spaced
+from t5lite.data.rows import PackedPairs, Rows, RowSource, clip, evaluation_rows, space_evenly
 from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
@@ -151,12 +151,12 @@ class Evaluator:
 
     def _missed(self, source: RowSource) -> dict[str, Any]:
         """Return the sums for what was cut off the evaluated rows: none of it can be answered correctly."""
-        indices = evenly_spaced(len(source), self.experiment.config.eval.rows)
+        indices = space_evenly(len(source), self.experiment.config.eval.rows)
         if isinstance(source, TaggedSentences):
             head = self.objective.answered.name
-            missed = TASKS[head].missed(source.cut_tags(indices), source.labels)
+            missed = TASKS[head].missed(source.find_cut_tags(indices), source.labels)
             return {sum_key(head, name): value for name, value in missed.items()}
-        return {"lost": source.lost_targets(indices)} if isinstance(source, PackedPairs) else {}
+        return {"lost": source.count_lost_target_tokens(indices)} if isinstance(source, PackedPairs) else {}
 
     def _accuracy(self, params: Any, split: str) -> Metrics:
         """Return the accuracy and macro F1 of choosing the label with the highest probability among all labels."""

@@ -115,10 +115,10 @@ class Experiment:
         lengths = (objective.inputs_length, objective.targets_length)
         plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed, objective.bos)
         if objective.rows == "pairs":
-            return PackedPairs(span.store, plan, objective.bos, numbered=evaluates)
+            return PackedPairs(span.store, plan, objective.bos, with_pairs=evaluates)
         texts = (span.store, plan.order, objective.window)
         if objective.answered.each == "token":
-            return TaggedSentences(*texts, objective.labels, continued=evaluates)
+            return TaggedSentences(*texts, objective.labels, with_next_answers=evaluates)
         return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
 
 
