@@ -219,7 +219,8 @@ class TrainRows:
         for source, _ in members:
             if len(source) == 0:
                 raise UserError(
-                    "data.train: the text is shorter than one row; give more text, or set a smaller inputs_length"
+                    "data.train: the text is shorter than one row; give more text, or set smaller lengths in "
+                    "config.objective"
                 )
         self.members = [source for source, _ in members]
         self.batch_size = batch_size

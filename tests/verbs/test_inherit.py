@@ -185,7 +185,7 @@ def test_sentinels_that_the_command_line_asks_for_are_there(language_model, text
     with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=7: .*more has 10"):
         train(again, tmp_path / "more", given=["tokenizer.sentinels"])
     given = made(texts, "causal_lm", "decoder", **{"tokenizer.path": str(tmp_path / "more"), "tokenizer.sentinels": 5})
-    with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=5: the given tokenizer has 10"):
+    with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=5: the tokenizer has 10 sentinels"):
         train(given, tmp_path / "other", given=["tokenizer.sentinels"])
 
 
