@@ -91,11 +91,11 @@ def _make_lines(
     values: dict[str, Any], example: TrainingExample, objective: Objective
 ) -> Iterator[tuple[str, list[int], list[str]]]:
     """Yield (title, tokens, a style for each token) for each line that shows an example. values: from `as_json`."""
-    weights, noise = values["weights"], example.example.noise
+    weights, noise = values["weights"], example.objective_example.noise
     window, is_noise = None, ()
     if values["mask_rate"]:
         # `ordered` holds the noise if sentences changed places, or if the second part is from another text.
-        ordered = example.example.ordered
+        ordered = example.objective_example.ordered
         title, window = ("window", example.row["tokens"]) if ordered is None else ("text before the noise", ordered)
         is_noise = np.asarray(noise.mask)
         yield title, window.tolist(), _choose_styles(is_noise, NOISE)
@@ -142,8 +142,8 @@ def show(experiment: Experiment, example: TrainingExample, console: Console) -> 
         parts.append(Text.assemble(("token types: ", "bold"), f"1 from token {values['token_types'].index(1)} on"))
     expected = (
         objective.expected
-        if example.example.member is None
-        else objective.members[int(example.example.member)].expected
+        if example.objective_example.member is None
+        else objective.members[int(example.objective_example.member)].expected
     )
     parts.append(Text("; ".join(_describe_noise(values, expected, example.batch, experiment.vocabulary)), style="dim"))
     console.print(Group(*parts))  # one print, because a notebook frames each print

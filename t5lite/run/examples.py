@@ -29,7 +29,7 @@ class TrainingExample(NamedTuple):
 
     index: int
     row: dict[str, np.ndarray]
-    example: Example
+    objective_example: Example
     batch: Batch
 
 
@@ -62,7 +62,7 @@ def span_lengths(noise: Noise | None) -> list[int]:
 
 def as_json(training_example: TrainingExample, objective: Objective) -> dict[str, Any]:
     """Return one example as plain values, without padding. A decoder's `inputs` are its `targets` shifted by one."""
-    example, batch, row = training_example.example, training_example.batch, training_example.row
+    example, batch, row = training_example.objective_example, training_example.batch, training_example.row
     if batch.inputs is not None:
         inputs, inputs_ids = batch.inputs, batch.inputs_segment_ids
     else:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from t5lite.data.readers import as_text, json_row, readable
+from t5lite.data.readers import explain_read_errors, parse_json_row, read_text
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 
@@ -80,20 +80,20 @@ def _lines(source: Path | None) -> Iterator[bytes]:
     if source is None:
         yield from sys.stdin.buffer
         return
-    with readable(source), (gzip.open if source.suffix == ".gz" else open)(source, "rb") as file:
+    with explain_read_errors(source), (gzip.open if source.suffix == ".gz" else open)(source, "rb") as file:
         yield from file
 
 
 def _from_json(line: str, place: str, columns: Mapping[str, str], scores: bool) -> Request:
     inputs, targets = columns["inputs"], columns["targets"]
     try:
-        said = json_row(line, [inputs, columns["text"], targets, "prefix"], place)
+        said = parse_json_row(line, [inputs, columns["text"], targets, "prefix"], place)
         name = inputs if inputs in said else columns["text"]
         if name not in said:
             raise UserError(f"{place} has no {inputs} or {columns['text']}, the text to answer")
-        text = as_text(said, name, place)
-        prefix = as_text(said, "prefix", place) if said.get("prefix") is not None else ""
-        target = as_text(said, targets, place) if scores and said.get(targets) is not None else None
+        text = read_text(said, name, place)
+        prefix = read_text(said, "prefix", place) if said.get("prefix") is not None else ""
+        target = read_text(said, targets, place) if scores and said.get(targets) is not None else None
     except UserError as error:
         return Request("", place=place, fault=str(error).removeprefix(place).lstrip(": "))
     fields = {key: value for key, value in said.items() if key not in {name, targets, "prefix", "input", "target"}}

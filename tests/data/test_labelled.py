@@ -176,7 +176,7 @@ def test_files_without_lists_are_refused(tmp_path, config):
     with pytest.raises(UserError, match=r"train.csv has no lists"):
         open_tagged(config)
     with pytest.raises(UserError, match="words and their tags are read from files"):
-        RecordSource("tfds:some", {}, dict, Columns()).tagged()
+        RecordSource("tfds:some", {}, dict, Columns()).tagged_sentences()
 
 
 def test_labels_are_numbered_in_the_order_of_the_dataset(tmp_path, config):

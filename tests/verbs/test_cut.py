@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from t5lite import evaluate, preview
 from t5lite.data.build import build_pairs, build_tagged
 from t5lite.data.dataset import pair_plan
-from t5lite.data.files import Tagged
+from t5lite.data.files import TaggedSentence
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import TokenStore
@@ -84,7 +84,7 @@ def test_pairs_lose_as_many_tokens_as_are_counted(tmp_path_factory, pairs, lengt
 def test_labelled_and_tagged_texts_lose_as_many_tokens_as_are_counted(tmp_path_factory, sentences, length):
     folder = tmp_path_factory.mktemp("labelled")
     build_pairs(folder / "labels", [(" ".join(words), "a label") for words in sentences], OWN, False, lambda _: None)
-    tagged = [Tagged(words, [TAGS[len(word) % 3] for word in words], "") for words in sentences]
+    tagged = [TaggedSentence(words, [TAGS[len(word) % 3] for word in words], "") for words in sentences]
     build_tagged(folder / "tags", tagged, OWN, False, lambda _: None)
     order = np.arange(len(sentences))
     for source in (
