@@ -191,7 +191,7 @@ def _find_roles(files: ReleaseFiles, pieces: Sequence[str | None]) -> Roles:
     roles: dict[str, int] = {}
     for role in NAMED:
         unknown = [files.spec["model"].get("unk_token")] if role == "unk" else []
-        for name in (*files.tokens_named(role), *unknown):
+        for name in (*files.find_names(role), *unknown):
             if isinstance(name, str) and name in ids:
                 roles.setdefault(role, ids[name])
     for role, field in NUMBERED.items():
@@ -211,4 +211,4 @@ def closes_texts(folder: Path) -> bool:
         return False
     made, _ = build_for_text(files.spec, ())
     last = find_ends(made)[1]
-    return last is not None and [made.id_to_token(last)] == files.tokens_named("eos")[:1]
+    return last is not None and [made.id_to_token(last)] == files.find_names("eos")[:1]

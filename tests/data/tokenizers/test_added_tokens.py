@@ -64,7 +64,7 @@ WRONG = {
     "two ids": (
         lambda f, rows: (say(f, "added_tokens.json", **{"<tool>": rows}), 
                          say(f, "tokenizer_config.json", added_tokens_decoder={str(rows + 1): {"content": "<tool>"}})),
-        "'<tool>' has id .*, elsewhere it has",
+        "'<tool>' has id .*, but .* in another file",
     ),
     "one id": (lambda f, rows: say(f, "added_tokens.json", **{"<a>": rows, "<b>": rows}), "'<a>' and '<b>' both"),
     "no list": (lambda f, rows: say(f, "special_tokens_map.json", additional_special_tokens=3), "should be a list"),

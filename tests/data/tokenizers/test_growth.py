@@ -107,5 +107,5 @@ def test_a_grown_tokenizer_is_published_with_its_ids_or_not_at_all(tmp_path):
     (tmp_path / "own").mkdir()
     export_tokenizer(grown, tmp_path / "own", "decoder", closes=False)  # checks every name's id
     (tmp_path / "t5").mkdir()
-    with pytest.raises(UserError, match="<fim_prefix> stands below the sentinels"):
+    with pytest.raises(UserError, match="<fim_prefix> has an id below the sentinels"):
         export_tokenizer(Tokenizer(T5_LIKE, 0, FIM).grow(20, ()), tmp_path / "t5", "decoder", closes=False)
