@@ -121,7 +121,7 @@ def add_to_spec(files: ReleaseFiles, ids: Mapping[str, int]) -> dict[str, Any]:
     return files.spec if listed == in_file else {**files.spec, "added_tokens": [*listed.values()]}
 
 
-def place_above(added: Sequence[AddedToken], pieces: Sequence[str], sentinels: int) -> tuple[int, list[str]]:
+def assign_ids_above(added: Sequence[AddedToken], pieces: Sequence[str], sentinels: int) -> tuple[int, list[str]]:
     """Decide the ids of the added tokens above a SentencePiece model, which itself has no added tokens.
 
     Args:

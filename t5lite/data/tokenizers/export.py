@@ -33,7 +33,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Library
 
 from t5lite.data.tokenizers.release_files import TOKENIZER_FILE
-from t5lite.data.tokenizers.released import NAMED, ReleasedTokenizer
+from t5lite.data.tokenizers.released import NAMED_ROLES, ReleasedTokenizer
 from t5lite.data.tokenizers.sentence_pieces import OWN_NAMES, SPACE, Tokenizer
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.system.errors import UserError
@@ -72,7 +72,7 @@ def export_tokenizer(tokenizer: TextTokenizer, folder: Path, architecture: str, 
     tokenizer.save(folder / "tokenizer")
     if isinstance(tokenizer, ReleasedTokenizer):
         content = _make_released_file(tokenizer, frame)
-        roles = {role: token for role in NAMED if (token := getattr(tokenizer.roles, role)) is not None}
+        roles = {role: token for role in NAMED_ROLES if (token := getattr(tokenizer.roles, role)) is not None}
     elif tokenizer.decode(tokenizer.encode(PROBE)) == PROBE:
         content = make_library(tokenizer, frame).to_str().encode()
         roles = _find_roles(tokenizer.vocabulary, architecture)
@@ -124,7 +124,7 @@ def make_library(tokenizer: Tokenizer, frame: Frame) -> Library:
     pieces[: len(OWN_NAMES)] = OWN_NAMES.values()
     library = Library(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=UNKNOWN, byte_fallback=True))
     names = tokenizer.names
-    any_name = _any_of(names.values())
+    any_name = _match_any(names.values())
     library.normalizer = normalizers.Sequence(
         [
             normalizers.Replace(Regex(f" (?={any_name})"), ""),
@@ -139,7 +139,7 @@ def make_library(tokenizer: Tokenizer, frame: Frame) -> Library:
     return library
 
 
-def _any_of(names: Iterable[str]) -> str:
+def _match_any(names: Iterable[str]) -> str:
     return f"(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})"
 
 
@@ -183,10 +183,10 @@ def _make_released_file(tokenizer: ReleasedTokenizer, frame: Frame) -> bytes:
 
 
 def _write_t5(tokenizer: Tokenizer, folder: Path) -> dict[str, int]:
-    if tokenizer.below:
+    if tokenizer.specials_below:
         raise UserError(
-            f"{tokenizer.above[0]} has an id below the sentinels, but T5's class puts sentinels first; this tokenizer "
-            "cannot be exported"
+            f"{tokenizer.added_specials[0]} has an id below the sentinels, but T5's class puts sentinels first; this "
+            "tokenizer cannot be exported"
         )
     (folder / SENTENCEPIECE).write_bytes(tokenizer.model)
     vocabulary, flags = tokenizer.vocabulary, {"lstrip": True, "rstrip": False, "normalized": False}

@@ -24,8 +24,8 @@ from t5lite.system.vocabulary import Rules, Vocabulary
 FORMAT = 1  # version of the rules in a workdir
 # {setting: (the value that changes nothing, the flag of `generate` that does the same or None)}.
 SAMPLING_SETTINGS = {"temperature": (None, "--temperature"), "top_k": (None, "--top_k"), "top_p": (1.0, "--top_p"),
-              "min_p": (None, "--min_p"), "typical_p": (1.0, None), "epsilon_cutoff": (0.0, None),
-              "eta_cutoff": (0.0, None)}  # fmt: skip
+                     "min_p": (None, "--min_p"), "typical_p": (1.0, None), "epsilon_cutoff": (0.0, None),
+                     "eta_cutoff": (0.0, None)}  # fmt: skip
 SETTINGS = {
     "max_length": (20, "--max_new_tokens"), "max_new_tokens": (None, "--max_new_tokens"), **SAMPLING_SETTINGS,
     "num_beams": (1, "--num_beams"), "length_penalty": (1.0, "--length_penalty"),
@@ -41,7 +41,7 @@ SETTINGS = {
 }  # fmt: skip
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50}  # the values of transformers if a file has none
 SAVED_SHAPE = {"format": int, "stops": [int], "first": (int, None), "last": (int, None), "never": [int],
-         "never_first": [int], "asked": dict}  # fmt: skip
+               "never_first": [int], "asked": dict}  # fmt: skip
 
 
 def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
