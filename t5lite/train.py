@@ -90,7 +90,8 @@ def fit(
     at_end: dict[str, Metrics] = {}
 
     def evaluate(state: TrainState, step: int) -> None:
-        metrics = evaluator.all(state.evaluated_params) if step == steps else evaluator.losses(state.evaluated_params)
+        evaluate = evaluator.evaluate_all if step == steps else evaluator.evaluate_losses
+        metrics = evaluate(state.evaluated_params)
         checkpoints.note_metrics(step, metrics)
         log.write_all(step, metrics)
         if step == steps:
@@ -114,7 +115,8 @@ def fit(
         if first == 0 or (settings.evaluates(first) and not from_primary(log.has_evaluation(first))):
             evaluate(state, first)
         state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, stop, title)
-    return state, {"metrics": at_end or evaluator.all(state.evaluated_params), "evaluated": evaluator.count_rows()}
+    metrics = at_end or evaluator.evaluate_all(state.evaluated_params)
+    return state, {"metrics": metrics, "evaluated": evaluator.count_rows()}
 
 
 @contextlib.contextmanager

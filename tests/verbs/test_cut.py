@@ -160,7 +160,7 @@ def test_target_tokens_that_are_cut_count_as_missed(run, monkeypatch):
     workdir, _, _, result = run
     evaluator, params, _ = load_evaluator(workdir)
     monkeypatch.setattr(PackedPairs, "count_lost_target_tokens", lambda self, indices: 0)
-    of_the_rest = evaluator.losses(params)["validation"]["token_accuracy"]
+    of_the_rest = evaluator.evaluate_losses(params)["validation"]["token_accuracy"]
     cut = result["cut"]["validation"]
     whole = (
         sum(
@@ -213,7 +213,7 @@ def test_entities_beyond_the_inputs_count_as_missed(tmp_path):
         experiment = open_experiment(config)
         evaluator = Evaluator(experiment, make_mesh(**config.mesh))
         source_of = experiment.validation_sources(experiment.evaluated)["validation"]
-        missed = evaluator._missed(source_of)
+        missed = evaluator._count_missed(source_of)
         assert missed["tagger/entities"][0] == (24 if length == 8 else 0)
         assert missed["tagger/missed"].sum() == 12 * sum(
             len(after) for _, after in source_of.find_cut_tags(np.arange(1))

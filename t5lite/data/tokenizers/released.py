@@ -147,7 +147,7 @@ class ReleasedTokenizer(TextTokenizer):
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def _encode_as_text(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the ids of each text. A unigram model would read the name </s> in a text as EOS. Here it stays text."""
+        """Return the ids of each text. A unigram model would read the name </s> as EOS. Here the name stays text."""
         return [
             ids if self.is_text[ids].all() else self._encode_without_names(text, ids)
             for text, ids in zip(texts, self._encode(texts), strict=True)
