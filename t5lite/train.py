@@ -26,7 +26,7 @@ from t5lite.model.transformer import parameter_shapes
 from t5lite.run.evaluation import Evaluator
 from t5lite.run.experiment import Experiment, open_experiment, total_steps
 from t5lite.run.facts import leave_facts
-from t5lite.run.inherit import known_rows, with_inherited_shape
+from t5lite.run.inherit import count_known_rows, with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.run.siblings import with_siblings
 from t5lite.system.cores import use_all_cores
@@ -159,7 +159,7 @@ def _train_network(
         advance()
 
     checkpoints = Checkpoints(workdir, policy)
-    rows = known_rows(experiment.config, experiment.vocabulary) if starts else None
+    rows = count_known_rows(experiment.config, experiment.vocabulary) if starts else None
     state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step, labels, rows)
     # Read before `leave_facts` writes the config anew.
     moved = moved_dropout_note(workdir, model.config) if int(state.step) else None

@@ -143,7 +143,7 @@ def _prepare(name: str) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    from t5lite.pydocs.builder import overtaken
+    from t5lite.pydocs.builder import was_overtaken
 
     builder = _open_builder(name)
     full_name = builder.info.full_name
@@ -159,7 +159,7 @@ def _prepare(name: str) -> Any:
             "on a machine where the module is installed, and point TFDS_DATA_DIR at the folder"
         ) from error
     except Exception as error:  # from the network, the disk or the builder's own code
-        if overtaken(error):
+        if was_overtaken(error):
             return _open_builder(name)
         raise UserError(
             f"tfds:{full_name} cannot be prepared under {builder.data_dir}: {_shorten(error)}; check the network and "

@@ -201,7 +201,7 @@ class Evaluator:
         return self._choose_answers(params, rows) if is_encoder else self._generate_answers(params, rows, source)
 
     def _choose_answers(self, params: Any, batches: Iterable[Rows]) -> Iterator[EvaluatedExample]:
-        """Yield an encoder's examples with the likeliest tokens at predicted places and the heads' likeliest answers."""
+        """Yield an encoder's examples with the likeliest tokens at predicted places and the likeliest answers."""
         experiment, objective = self.experiment, self.objective
         decode = experiment.dataset.tokenizer.decode
 

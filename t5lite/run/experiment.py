@@ -28,8 +28,8 @@ from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import kind_of, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
-from t5lite.run.inherit import given_tokenizer, with_inherited_shape
-from t5lite.run.released import labels_of, open_fitted
+from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
+from t5lite.run.released import fit_tokenizer, labels_of
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
@@ -151,7 +151,7 @@ def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Coll
 def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> Experiment:
     config = _resolve(config, workdir, given)
     require_training_data(config)
-    tokenizer = given_tokenizer(config, workdir)
+    tokenizer = open_given_tokenizer(config, workdir)
     if tokenizer is not None and "tokenizer.sentinels" in given:
         asked, present = config.tokenizer.sentinels, tokenizer.vocabulary.sentinels
         require(
@@ -175,7 +175,7 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
             raise UserError(f"config.data.validation.source is not set, and {place} holds no text; set the field")
         return _open(config, workdir)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
-    tokenizer = open_fitted(place, tokenizer, config.model.vocab_size)
+    tokenizer = fit_tokenizer(place, tokenizer, config.model.vocab_size)
     kind = kind_of(config.objective).data
     has_free_targets = config.data.labels is False and kind != "tags"
     labels = None if has_free_targets else labels_of(place)
