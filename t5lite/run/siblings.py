@@ -6,13 +6,13 @@ from ml_collections import ConfigDict
 
 from t5lite.config import lookup_field, set_field
 
-REFERENCE_FIELDS = ("init_from", "tokenizer.path")
+REFERRING = ("init_from", "tokenizer.path")
 
 
 def with_siblings(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return a copy of `config`. Every "@name" is replaced by the folder `name` beside `workdir`."""
     config = config.copy_and_resolve_references()
-    for field in REFERENCE_FIELDS:
+    for field in REFERRING:
         value = lookup_field(config, field)
         if value and value.startswith("@"):
             set_field(config, field, str(workdir.parent / value[1:]))
