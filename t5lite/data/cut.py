@@ -16,7 +16,7 @@ def count_cut(lengths: np.ndarray, limits: tuple[int | None, int | None]) -> Cut
 
     Args:
         lengths: [n, 2], tokens of each pair's inputs and targets, with EOS and the tokens in front.
-        limits: at most this many tokens of inputs, and of targets, fit; None: that side is not cut.
+        limits: the largest number of tokens of inputs, and of targets; None: that side is not cut.
 
     Returns:
         rows: n. inputs, targets: how many are cut. tokens: how many are lost. longest_inputs, longest_targets: tokens

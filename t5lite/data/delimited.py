@@ -83,7 +83,7 @@ def _split_by_rfc(lines: Iterable[Line], path: Path, delimiter: str, max_length:
             if length > max_length and len(record) > 1:
                 raise UserError(
                     f"the row that begins at {path}, line {record[0][0]} is longer than {max_length:,} characters; "
-                    f"split the document or use .txt, or close the quotation mark of line {_opening_line(record)}"
+                    f"split the document or use .txt, or close the quotation mark of line {_find_opening_line(record)}"
                 )
             yield line
 
@@ -115,10 +115,10 @@ def _explain(error: str, path: Path, record: list[Line]) -> UserError:
         return _make_carriage_return_error(path, record[0][0])
     fault = "never closes" if "end of data" in error else f"closes in the middle of a cell, in line {record[-1][0]}"
     way_out = f"put the cell between marks and double each mark that is text, or set {FIELD}={NONE}"
-    return UserError(f"{path}, line {_opening_line(record)}: a quotation mark opens a cell and {fault}; {way_out}")
+    return UserError(f"{path}, line {_find_opening_line(record)}: a quotation mark opens a cell and {fault}; {way_out}")
 
 
-def _opening_line(record: list[Line]) -> int:
+def _find_opening_line(record: list[Line]) -> int:
     """Return the number of the line where the last cell opens.
 
     All marks in later lines are doubled, except in the last line.

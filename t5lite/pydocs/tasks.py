@@ -74,7 +74,7 @@ def topic_pairs(documents: Sequence[Document]) -> list[tuple[Document, str, str]
     The topics are public subpackages with at least 100 documents. Documents with fewer than 60 characters after the
     removal are left out.
     """
-    candidates = [(document, _subpackage(document.module)) for document in documents]
+    candidates = [(document, _find_subpackage(document.module)) for document in documents]
     names = sorted({topic for _, topic in candidates if topic})
     if not names:
         return []
@@ -85,7 +85,7 @@ def topic_pairs(documents: Sequence[Document]) -> list[tuple[Document, str, str]
     return [pair for pair in pairs if counts[pair[2]] >= MIN_TOPIC_DOCUMENTS]
 
 
-def _subpackage(module: str) -> str | None:
+def _find_subpackage(module: str) -> str | None:
     """Return "stats" for "scipy.stats._qmc"; None outside scipy's public subpackages."""
     first, *rest = module.split(".")
     return rest[0] if first == "scipy" and rest and not rest[0].startswith("_") else None

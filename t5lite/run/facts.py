@@ -39,14 +39,14 @@ def provenance(dataset: Dataset) -> dict[str, Any]:
         "packages": {name: version(name) for name in packages},
         "devices": [device.device_kind for device in jax.devices()],
         "hosts": jax.process_count(),
-        "git_commit": _git_commit(),
+        "git_commit": _read_git_commit(),
         "data": dataset.identity,
         "heldout": dataset.heldout,
         "labels": dataset.labels,
     }
 
 
-def _git_commit() -> str | None:
+def _read_git_commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)

@@ -190,10 +190,10 @@ class Generator(Answerer):
         return step_weights(self.model, self.params)
 
     def _stops(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
-        text = self._text(tokens)
+        text = self._decode_answer(tokens)
         return any(each in text for each in stop)
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def _decode_answer(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(self.conventions.text_tokens(tokens))
 
     def _read_answers(self, ready: Sequence[PreparedRequest], generated: Generated, options: Options) -> list[dict]:
@@ -211,10 +211,10 @@ class Generator(Answerer):
         self, tokens: np.ndarray, length: int, logprobs: np.ndarray, score: float, stop: Sequence[str]
     ) -> dict:
         """Return one answer. The text ends before the first stop text, the tokens end with that stop text."""
-        count, text = int(length), self._text(tokens[:length].tolist())
+        count, text = int(length), self._decode_answer(tokens[:length].tolist())
         if any(each in text for each in stop):
             count = next(n for n in range(1, count + 1) if self._stops(tokens[:n].tolist(), stop))
-            text = self._text(tokens[:count].tolist())
+            text = self._decode_answer(tokens[:count].tolist())
             text = text[: min(text.index(each) for each in stop if each in text)]
         logprob = float(logprobs[:count].sum())
         return {

@@ -56,7 +56,7 @@ def read_requests(source: Path | None, is_json: bool, columns: Mapping[str, str]
     """
     name = "standard input" if source is None else str(source)
     requests, blank = [], []
-    for number, line in enumerate(_lines(source), 1):
+    for number, line in enumerate(_read_lines(source), 1):
         place = f"{name}, line {number}"
         try:
             text = (line.removeprefix(BOM) if number == 1 else line).decode().rstrip("\r\n")
@@ -75,7 +75,7 @@ def read_requests(source: Path | None, is_json: bool, columns: Mapping[str, str]
     return requests
 
 
-def _lines(source: Path | None) -> Iterator[bytes]:
+def _read_lines(source: Path | None) -> Iterator[bytes]:
     """Yield the lines of a file, which may be a pipe, or of standard input."""
     if source is None:
         yield from sys.stdin.buffer

@@ -140,12 +140,12 @@ def assign_ids_above(added: Sequence[AddedToken], pieces: Sequence[str], sentine
     size = len(pieces) + sentinels
     ids = {piece.removeprefix("▁") if piece.startswith("▁<extra") else piece: i for i, piece in enumerate(pieces)}
     ids |= {f"<extra_id_{size - 1 - token}>": token for token in range(len(pieces), size)}
-    above = {name: token for name, token in assign_ids(added, ids, "spiece.model").items() if name not in ids}
-    for expected, (name, token) in enumerate(above.items(), start=size):
+    names_above = {name: token for name, token in assign_ids(added, ids, "spiece.model").items() if name not in ids}
+    for expected, (name, token) in enumerate(names_above.items(), start=size):
         if token != expected:
             raise UserError(f"the added token {name!r} has id {token}, but {expected} is the next free id above "
                             "the pieces and sentinels; correct the tokenizer's files")  # fmt: skip
-    return sentinels, [*above]
+    return sentinels, [*names_above]
 
 
 def refuse_contradictions(files: ReleaseFiles, begins: bool, ends: bool) -> None:

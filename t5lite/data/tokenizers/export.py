@@ -169,14 +169,14 @@ def _make_post_processor(frame: Frame, names: Mapping[int, str]) -> processors.T
 def _make_released_file(tokenizer: ReleasedTokenizer, frame: Frame) -> bytes:
     """Return the released file, changed if it lacks an id or frames a text in another way than the model needs."""
     library, alone = (Library.from_str(tokenizer.content.decode()) for _ in range(2))
-    above = {token: name for token, name in tokenizer.names.items() if library.token_to_id(name) is None}
+    missing = {token: name for token, name in tokenizer.names.items() if library.token_to_id(name) is None}
     alone.no_padding()
     alone.no_truncation()
     full, bare = (alone.encode("a", add_special_tokens=special).ids for special in (True, False))
     is_framed = full == [token for token in (frame.front, *bare, frame.last) if token is not None]
-    if not above and is_framed:
+    if not missing and is_framed:
         return tokenizer.content
-    library.add_special_tokens([AddedToken(above[token], lstrip=True, normalized=False) for token in sorted(above)])
+    library.add_special_tokens([AddedToken(missing[token], lstrip=True, normalized=False) for token in sorted(missing)])
     if not is_framed:
         library.post_processor = _make_post_processor(frame, tokenizer.names)
     return library.to_str().encode()

@@ -132,7 +132,7 @@ class ReleasedTokenizer(TextTokenizer):
     def _facts(self) -> dict[str, Any]:
         return {**self._identity(), "begins_with_start": self.begins_with_start}
 
-    def _with_added(self, sentinels: int, specials: Sequence[str], specials_below: int) -> "ReleasedTokenizer":
+    def _rebuild_with(self, sentinels: int, specials: Sequence[str], specials_below: int) -> "ReleasedTokenizer":
         return ReleasedTokenizer(self.content, self.roles, sentinels, specials, specials_below)
 
     def _encode_texts(self, texts: Sequence[str], continues: Sequence[bool]) -> list[np.ndarray]:

@@ -98,7 +98,7 @@ class Tokenizer(TextTokenizer):
     def _facts(self) -> dict[str, Any]:
         return self._added_fields() | ({} if self.vocabulary.start == PAD else {"start": self.vocabulary.start})
 
-    def _with_added(self, sentinels: int, specials: Sequence[str], specials_below: int) -> "Tokenizer":
+    def _rebuild_with(self, sentinels: int, specials: Sequence[str], specials_below: int) -> "Tokenizer":
         return Tokenizer(self.model, sentinels, specials, self.vocabulary.start, specials_below)
 
     def _encode_texts(self, texts: Sequence[str], continues: Sequence[bool]) -> list[np.ndarray]:

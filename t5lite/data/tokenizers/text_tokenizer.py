@@ -113,7 +113,7 @@ class TextTokenizer(abc.ABC):
         """Return the text of ids that all stand for text. continues: another token stands before these ids."""
 
     @abc.abstractmethod
-    def _with_added(self, sentinels: int, specials: Sequence[str], specials_below: int) -> Self:
+    def _rebuild_with(self, sentinels: int, specials: Sequence[str], specials_below: int) -> Self:
         """Return a tokenizer with the same base."""
 
     @abc.abstractmethod
@@ -197,7 +197,7 @@ class TextTokenizer(abc.ABC):
         if not new and (self._sentinels or not sentinels):
             return self
         specials_below = self.specials_below if self._sentinels else min(sentinels, 1) * len(self.added_specials)
-        grown = self._with_added(self._sentinels or sentinels, (*self.added_specials, *new), specials_below)
+        grown = self._rebuild_with(self._sentinels or sentinels, (*self.added_specials, *new), specials_below)
         grown.begins_with_start, grown.rules = self.begins_with_start, self.rules
         return grown
 

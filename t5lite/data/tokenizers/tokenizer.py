@@ -74,10 +74,10 @@ def _open_spiece(files: ReleaseFiles, sentinels: int, specials: Sequence[str]) -
     bare, added = _open_model(file, 0, ()), read_added(files)
     config_sentinels = files.read(CONFIG_FILE).get("extra_ids")  # the number of sentinels that T5's code adds
     with name_in_errors(file):
-        sentinels, above = assign_ids_above(
+        sentinels, names_above = assign_ids_above(
             added, bare.pieces_and_scores()[0], sentinels if config_sentinels is None else config_sentinels
         )
-    texts = [each["content"] for each in added if each["content"] in above and not each["special"]]
+    texts = [each["content"] for each in added if each["content"] in names_above and not each["special"]]
     if texts:
         raise NotLikeT5(
             f"{file}: other files add {texts[0]!r}, which is text and fits only in a tokenizer.json; add that file"
@@ -85,7 +85,7 @@ def _open_spiece(files: ReleaseFiles, sentinels: int, specials: Sequence[str]) -
     start = files.generation.get("decoder_start_token_id", PAD)
     if not has_shape(start, int):
         raise UserError(f"{files.folder}: decoder_start_token_id should be an id, but is {start!r:.60}; mend it")
-    return _open_model(file, sentinels, (*above, *(name for name in specials if name not in above)), start)
+    return _open_model(file, sentinels, (*names_above, *(name for name in specials if name not in names_above)), start)
 
 
 def _reopen(folder: Path) -> TextTokenizer:
