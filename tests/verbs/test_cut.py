@@ -236,7 +236,7 @@ def test_labels_that_are_alike_where_they_are_cut_are_refused_by_name(tmp_path, 
         open_experiment(config)
     needed = int(str(caught.value).split("raise targets_length to at least ")[1].split()[0])
     config.objective.targets_length = needed - 1
-    with pytest.raises(UserError, match="alike when cut"):
+    with pytest.raises(UserError, match="equal after the cut"):
         open_experiment(config)
     config.objective.targets_length = needed
     assert open_experiment(config).dataset.labels == tuple(LABELS)
@@ -259,7 +259,7 @@ def test_evaluate_refuses_them_too(run, tmp_path):
     (tmp_path / "run/provenance.json").write_text(json.dumps({**facts, "labels": LABELS}))
     source = write(tmp_path / "a.jsonl", [(f"text {i}", LABELS[i % 2]) for i in range(40)])
     config = config_of(source, labels=None, targets_length=4)
-    with pytest.raises(UserError, match="alike when cut to 4"):
+    with pytest.raises(UserError, match="equal after the cut to 4"):
         load_evaluator(tmp_path / "run", config)
 
 

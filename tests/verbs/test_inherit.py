@@ -198,9 +198,7 @@ def test_what_agrees_on_the_command_line_is_taken(denoiser, command, capsys):
 @pytest.mark.parametrize("objective, architecture", [("causal_lm", "decoder"), ("mlm", "encoder")])
 def test_another_architecture_is_refused_before_anything_is_read(denoiser, command, capsys, objective, architecture):
     said = command(capsys, denoiser, objective=objective, architecture=architecture)
-    assert (
-        f"config.model.architecture: it is {architecture}, and that of init_from={denoiser} is encoder_decoder" in said
-    )
+    assert f"config.model.architecture: it is {architecture}, but init_from={denoiser} has encoder_decoder" in said
     assert "set --config.model.architecture=encoder_decoder" in said
 
 
