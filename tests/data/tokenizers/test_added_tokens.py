@@ -59,7 +59,7 @@ def test_files_that_add_nothing_change_nothing(family):
 
 
 WRONG = {
-    "another's id": (lambda f, rows: say(f, "added_tokens.json", **{"<tool>": 5}), "'<tool>' has id 5, which .* gives to"),
+    "another's id": (lambda f, rows: say(f, "added_tokens.json", **{"<tool>": 5}), "'<tool>' has id 5, which .* gives"),
     "a gap": (lambda f, rows: say(f, "added_tokens.json", **{"<tool>": rows + 7}), "'<tool>' should have id"),
     "two ids": (
         lambda f, rows: (say(f, "added_tokens.json", **{"<tool>": rows}), 
