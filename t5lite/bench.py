@@ -22,7 +22,7 @@ from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import num_parameters
 from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import Objective
-from t5lite.run.inherit import given_tokenizer, with_inherited_shape
+from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import make_objective
 from t5lite.training.budget import seconds_per_step
@@ -52,7 +52,7 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
     """
     check_values(config)
     config = with_inherited_shape(config, given=given)
-    architecture, tokenizer = config.model.architecture, given_tokenizer(config)
+    architecture, tokenizer = config.model.architecture, open_given_tokenizer(config)
     if tokenizer is None:
         specials = special_tokens(config.tokenizer, config.objective, architecture)
         vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)

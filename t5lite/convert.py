@@ -49,8 +49,8 @@ def import_released(place: str, workdir: Path) -> Released:
     opened.config.tokenizer.path = None
     like = flatten_dict(_shapes_with_shardings(released.shapes, _make_one_device_mesh(), released.model), sep="/")
     with atomic_folder(workdir, ELSEWHERE) as temporary:
-        opened.whole.save(temporary / "tokenizer")
-        provenance = {"data": {"tokenizer": opened.whole.sha256}, "labels": opened.labels}
+        opened.full_tokenizer.save(temporary / "tokenizer")
+        provenance = {"data": {"tokenizer": opened.full_tokenizer.sha256}, "labels": opened.labels}
         write_facts(temporary, opened.config, provenance, 0, {})
         checkpoints = Checkpoints(temporary, make_policy(opened.config))
         params = unflatten_dict(load_parameters(released, like), sep="/")
@@ -80,7 +80,7 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
     else:
         params = _read_all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:
-        more = export_tokenizer(opened.whole, temporary, model.architecture, opened.objective.closes_inputs)
+        more = export_tokenizer(opened.full_tokenizer, temporary, model.architecture, opened.objective.closes_inputs)
         if model.num_decoder_layers and kept is None:
             conventions = opened.conventions
             write_generation_config(temporary, more, conventions.rules, conventions.allowed, model.vocab_size)

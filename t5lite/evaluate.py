@@ -41,7 +41,7 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
     evaluator, params, step = load_evaluator(arguments.checkpoint, config, arguments.step, arguments.average)
     for note in evaluator.experiment.cut_notes():
         warn(note)
-    metrics, rows = evaluator.all(params), evaluator.count_rows()
+    metrics, rows = evaluator.evaluate_all(params), evaluator.count_rows()
     if arguments.examples:
         _show_examples(evaluator, params, evaluator.splits, arguments.examples)
     if arguments.json:

@@ -37,7 +37,7 @@ from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
 from t5lite.run.answers import Generator, Options, Reader, Request, open_answerer
-from t5lite.run.requests import read_requests, shortened
+from t5lite.run.requests import read_requests, shorten
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say, warn
@@ -84,8 +84,8 @@ def _format_lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> I
 
 def _warn_if_cut(request: Request, cut: Mapping[str, int] | None) -> None:
     if cut:
-        where = request.place or f"the text {shortened(request.input)!r}"
-        warn(f"{where}: has {cut['tokens']} tokens, but the network reads only {cut['read']}: the rest is cut off")
+        where = request.place or f"the text {shorten(request.input)!r}"
+        warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: the rest was cut off")
 
 
 def _stream(generator: Generator, request: Request, options: Options) -> str:

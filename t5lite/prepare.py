@@ -1,9 +1,9 @@
-"""Prepare: build a config's tokenizer and token stores in the cache, and say what is in them.
+"""Prepare: build a config's tokenizer and token stores in the cache, and print what they hold.
 
     python -m t5lite.prepare --config configs/tiny.py
 
-Every verb builds them if they are not there yet. This verb builds them ahead of time, for example on a machine without
-an accelerator.
+Every verb builds the tokenizer and the stores that the cache lacks. This verb builds them ahead of time, for example
+on a machine without an accelerator.
 """
 
 import json
@@ -17,7 +17,7 @@ from t5lite.system.cache import cache_dir
 
 
 def _describe(span: Span) -> dict[str, Any]:
-    """Return the numbers of a part of a token store."""
+    """Return token count, document count, bytes a token and folder of `span`, a part of a token store."""
     card = span.store.card
     share = (span.stop - span.start) / max(card["tokens"], 1)
     facts = {
@@ -31,7 +31,7 @@ def _describe(span: Span) -> dict[str, Any]:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Build what the config's data needs, and print a line for each part."""
+    """Build the tokenizer and the token stores of a config, and print a line for each of them."""
     parser = cli.parser("prepare", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     arguments, config = cli.parse_with_config(parser, argv)
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps({"tokenizer": {"sha256": dataset.tokenizer.sha256, "size": vocabulary.size}, "parts": parts}))
         return
     specials = [name for name, token in vocabulary.specials.items() if token >= vocabulary.size]
-    above = f", specials {', '.join(specials)}" if specials else ""
-    print(f"tokenizer: {vocabulary.pieces} pieces, {vocabulary.sentinels} sentinels{above}")
+    specials_text = f", specials {', '.join(specials)}" if specials else ""
+    print(f"tokenizer: {vocabulary.pieces} pieces, {vocabulary.sentinels} sentinels{specials_text}")
     for name, facts in parts.items():
         print(
             f"{name}: {facts['tokens']:,} tokens in {facts['documents']:,} documents, "

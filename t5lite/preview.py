@@ -4,10 +4,10 @@
     python -m t5lite.preview --config configs/tiny.py --n 2000 --summary
     python -m t5lite.preview --config configs/tiny.py --n 1000 --json
 
-The examples are those that training would see: the same rows, the same noise. On a terminal, noise has a colour. In a
-pipe, noise stands in ⟦⟧. On a decoder, the loss is on the tokens after ▸.
+Training sees the same examples: the same rows with the same noise. On a terminal, noise has a colour. In a pipe, noise
+stands in ⟦⟧. On a decoder, the loss is on the tokens after ▸.
 
-For pairs, and for words with tags, a second table counts what is cut in all rows of the data, shown or not.
+For pairs, and for words with tags, a second table counts the texts that are cut, over all rows of the data.
 
 With --json, each example is a line: {"index", "objective", "member", "window", "inputs", "targets", "weights",
 "mask_rate", "spans", "answers", "token_types"}.
@@ -17,8 +17,8 @@ With --json, each example is a line: {"index", "objective", "member", "window", 
     inputs, targets    token ids without padding; on an encoder, targets are aligned with inputs
     weights            the loss weights of the targets; on an encoder, they mark the tokens to predict
     spans              the number of tokens in each span of noise; 0: an insertion
-    answers            {kind of answer: the true answers, as places among the labels}; for "next sentence", 1 means
-                       that the second part does not follow the first
+    answers            {kind of answer: the true answers, as indices of labels}; for "next sentence", 1 means that
+                       the second part does not follow the first
 """
 
 import collections
@@ -41,124 +41,135 @@ from t5lite.data.cut import Cut
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Expected, Objective
-from t5lite.run.examples import Realised, Seen, as_json, examples_of, padding_of, realised
+from t5lite.run.examples import (
+    MeasuredNoise,
+    TrainingExample,
+    as_json,
+    examples_of,
+    measure_noise,
+    measure_padding,
+)
 from t5lite.run.experiment import Experiment, open_experiment
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import TASKS, name_answers
 
 NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
-MOST_SHARES = 6  # of classes, in a cell of the summary
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a random byte may be one, and move the terminal's cursor
+MAX_SHARES = 6  # a cell of the summary lists the shares of at most this many classes
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # random bytes may be control characters, which move the cursor
 
 
 def decode_with_styles(tokens: Sequence[int], tokenizer: TextTokenizer, styles: Sequence[str], plain: bool) -> Text:
-    """Return the text of `tokens`, each in its style. Sentinels, specials and EOS have the style SPECIAL.
+    """Return the text of `tokens`, each token in its style of `styles`. Sentinels, specials and EOS have style SPECIAL.
 
     plain: whether to mark noise with ⟦⟧, for an output without colours.
     """
-    text, shown, end, before = Text(), 0, 0, ""
+    text, shown, end, last_style = Text(), 0, 0, ""
     for style, run in itertools.groupby(styles):
         end += len(list(run))
-        # Decode from the beginning, because a token at the start of a text reads differently.
-        new = list(_from(tokenizer.decode_parts(tokens[:end], with_eos=True), shown))
-        shown += sum(len(part) for part, _ in new)
-        if (before, style) == (WITHOUT_LOSS, ""):
+        # Decode from the beginning, because a token at the start of a text decodes differently.
+        new_parts = list(_skip_characters(tokenizer.decode_parts(tokens[:end], with_eos=True), shown))
+        shown += sum(len(part) for part, _ in new_parts)
+        if (last_style, style) == (WITHOUT_LOSS, ""):
             text.append(" ▸ ", BOUNDARY)
         if plain and style == NOISE:
-            new = [("⟦", False), *new, ("⟧", False)]
-        for part, is_special in new:
+            new_parts = [("⟦", False), *new_parts, ("⟧", False)]
+        for part, is_special in new_parts:
             text.append(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part), SPECIAL if is_special else style)
-        before = style
+        last_style = style
     return text
 
 
-def _from(parts: Sequence[tuple[str, bool]], start: int) -> Iterator[tuple[str, bool]]:
-    """Yield the part of `parts` that comes after `start` characters. parts: (text, whether it is special)."""
+def _skip_characters(parts: Sequence[tuple[str, bool]], start: int) -> Iterator[tuple[str, bool]]:
+    """Yield `parts` without their first `start` characters. parts: (text, whether the text is special)."""
     for part, is_special in parts:
         if len(part) > start:
             yield part[start:], is_special
         start = max(start - len(part), 0)
 
 
-def _lines(values: dict[str, Any], seen: Seen, objective: Objective) -> Iterator[tuple[str, list[int], list[str]]]:
-    """Yield (title, tokens, a style for each token) for each line that shows an example."""
-    weights, noise = values["weights"], seen.example.noise
+def _make_lines(
+    values: dict[str, Any], example: TrainingExample, objective: Objective
+) -> Iterator[tuple[str, list[int], list[str]]]:
+    """Yield (title, tokens, a style for each token) for each line that shows an example. values: from `as_json`."""
+    weights, noise = values["weights"], example.objective_example.noise
     window, is_noise = None, ()
     if values["mask_rate"]:
-        # The noise is in `ordered` where sentences changed places, or where the second part is from another text.
-        ordered = seen.example.ordered
-        title, window = ("window", seen.row["tokens"]) if ordered is None else ("text before the noise", ordered)
+        # `ordered` holds the noise if sentences changed places, or if the second part is from another text.
+        ordered = example.objective_example.ordered
+        title, window = ("window", example.row["tokens"]) if ordered is None else ("text before the noise", ordered)
         is_noise = np.asarray(noise.mask)
-        yield title, window.tolist(), _styles(is_noise, NOISE)
+        yield title, window.tolist(), _choose_styles(is_noise, NOISE)
     if objective.architecture == "encoder":
-        yield "inputs", values["inputs"], _styles(weights, NOISE)
+        yield "inputs", values["inputs"], _choose_styles(weights, NOISE)
         if objective.heads.vocabulary:
-            yield "targets", values["targets"], _styles(weights, NOISE, WITHOUT_LOSS)
+            yield "targets", values["targets"], _choose_styles(weights, NOISE, WITHOUT_LOSS)
         return
-    if objective.architecture == "encoder_decoder":  # a decoder's inputs are its targets, one place later
+    if objective.architecture == "encoder_decoder":  # a decoder's inputs are its targets, shifted by one place
         marked = [False] * len(values["inputs"])
-        text = slice(0 if objective.bos is None else 1, -1)  # without BOS and EOS, which are not in the window
+        text = slice(0 if objective.bos is None else 1, -1)  # BOS and EOS are not in the window
         if window is not None and _keeps_places(values["inputs"][text], window, is_noise):
             marked[text] = is_noise
-        yield "inputs", values["inputs"], _styles(marked, NOISE)
-    yield "targets", values["targets"], _styles(weights, "", WITHOUT_LOSS)
+        yield "inputs", values["inputs"], _choose_styles(marked, NOISE)
+    yield "targets", values["targets"], _choose_styles(weights, "", WITHOUT_LOSS)
 
 
-def _styles(marked: Sequence[Any], style: str, other: str = "") -> list[str]:
+def _choose_styles(marked: Sequence[Any], style: str, other: str = "") -> list[str]:
     return [style if mark else other for mark in marked]
 
 
 def _keeps_places(inputs: list[int], window: np.ndarray, is_noise: np.ndarray) -> bool:
-    """Return whether `inputs` differ from the window only in the places of noise."""
+    """Return whether `inputs` equal the window at all places without noise."""
     return len(inputs) == len(window) and bool((np.asarray(inputs) == window)[~is_noise].all())
 
 
-def show(experiment: Experiment, seen: Seen, console: Console) -> None:
+def show(experiment: Experiment, example: TrainingExample, console: Console) -> None:
     """Print one example, decoded, and the measures of its noise."""
     objective, tokenizer = experiment.objective, experiment.dataset.tokenizer
     plain = console.no_color or not (console.is_terminal or console.is_jupyter)
-    values = as_json(seen, objective)
+    values = as_json(example, objective)
     title = f"example {values['index']}: {values['objective']}"
     if values["member"] is not None:
         title += f", {values['member']}"
     parts: list[RenderableType] = [Rule(title, align="left")]
-    for name, tokens, styles in _lines(values, seen, objective):
+    for name, tokens, styles in _make_lines(values, example, objective):
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
         parts.append(Text.assemble(count, decode_with_styles(tokens, tokenizer, styles, plain)))
-    for head, given in seen.batch.answers.items():
-        names = name_answers(head, given, given, objective.labels, tokenizer.decode)
+    for head, answers in example.batch.answers.items():
+        names = name_answers(head, answers, answers, objective.labels, tokenizer.decode)
         if names:
             parts.append(Text.assemble((f"{TASKS[head].name}: ", "bold"), " ".join(names)))
     if 1 in (values["token_types"] or ()):
         parts.append(Text.assemble(("token types: ", "bold"), f"1 from token {values['token_types'].index(1)} on"))
     expected = (
-        objective.expected if seen.example.member is None else objective.members[int(seen.example.member)].expected
+        objective.expected
+        if example.objective_example.member is None
+        else objective.members[int(example.objective_example.member)].expected
     )
-    parts.append(Text("; ".join(_facts(values, expected, seen.batch, experiment.vocabulary)), style="dim"))
-    console.print(Group(*parts))  # at once: a notebook frames each print
+    parts.append(Text("; ".join(_describe_noise(values, expected, example.batch, experiment.vocabulary)), style="dim"))
+    console.print(Group(*parts))  # one print, because a notebook frames each print
 
 
-def _facts(values: dict[str, Any], expected: Expected, batch: Batch, vocabulary: Vocabulary) -> list[str]:
-    """Return the measures of the noise, each in a few words, with the expected value in brackets."""
-    facts = [f"padding {padding_of(batch):.1%}"]
+def _describe_noise(values: dict[str, Any], expected: Expected, batch: Batch, vocabulary: Vocabulary) -> list[str]:
+    """Return texts with the measured values of the noise, and the expected values in brackets."""
+    facts = [f"padding {measure_padding(batch):.1%}"]
     if values["mask_rate"] is None:
         return facts
     spans = values["spans"]
-    mean = _beside(f"{np.mean(spans):.2f}", expected.span_length) if spans else ""
+    mean = _add_expected(f"{np.mean(spans):.2f}", expected.span_length) if spans else ""
     lengths = f", of {min(spans)} to {max(spans)} tokens, {mean} on average" if spans else ""
     used = {token for token in values["inputs"] if vocabulary.pieces <= token < vocabulary.size}
-    rate = _beside(f"{values['mask_rate']:.1%}", expected.density, ".1%")
+    rate = _add_expected(f"{values['mask_rate']:.1%}", expected.density, ".1%")
     return [f"masked {rate}", f"{len(spans)} spans{lengths}", f"{len(used)} sentinels in inputs", *facts]
 
 
-def _beside(measured: str, expected: float | None, form: str = ".2f") -> str:
+def _add_expected(measured: str, expected: float | None, form: str = ".2f") -> str:
     return measured if expected is None else f"{measured} ({expected:{form}})"
 
 
-def summarise(measures: Sequence[Realised], title: str) -> Table:
-    """Return a table with a line for each objective of a mixture: averages over its examples, and expected values."""
+def summarise(measures: Sequence[MeasuredNoise], title: str) -> Table:
+    """Return a table of averages over examples, with expected values. Each objective of a mixture has a line."""
     total = sum(len(each.padding) for each in measures)
-    lines = [_averages(each, total) for each in measures if each.padding]
+    lines = [_average(each, total) for each in measures if each.padding]
     names = dict.fromkeys(name for line in lines for name in line)
     table = Table(title=title, title_justify="left", caption="in brackets: expected", box=box.SIMPLE)
     for name in names:
@@ -168,7 +179,7 @@ def summarise(measures: Sequence[Realised], title: str) -> Table:
     return table
 
 
-def cut_table(cut: Mapping[str, Cut]) -> Table:
+def make_cut_table(cut: Mapping[str, Cut]) -> Table:
     """Return a table with a line for each split: how many of its inputs and targets are cut."""
     table = Table(title="all rows of the data", title_justify="left", box=box.SIMPLE)
     columns = {"": "", "rows": "rows", "inputs cut": "inputs", "targets cut": "targets", "tokens lost": "tokens",
@@ -180,27 +191,27 @@ def cut_table(cut: Mapping[str, Cut]) -> Table:
     return table
 
 
-def _averages(each: Realised, total: int) -> dict[str, str]:
+def _average(each: MeasuredNoise, total: int) -> dict[str, str]:
     """Return {column: text} for the examples of one objective, out of `total` examples."""
     count = len(each.padding)
     line = {"": each.name, "examples": f"{count}"}
     if each.share < 1:
-        line["of all"] = _beside(f"{count / total:.1%}", each.share, ".1%")
+        line["of all"] = _add_expected(f"{count / total:.1%}", each.share, ".1%")
     if each.mask_rates:
-        line["masked"] = _beside(f"{np.mean(each.mask_rates):.1%}", each.expected.density, ".1%")
+        line["masked"] = _add_expected(f"{np.mean(each.mask_rates):.1%}", each.expected.density, ".1%")
     if each.spans:
         line["spans"] = f"{len(each.spans) / count:.1f}"
-        line["tokens a span"] = _beside(f"{np.mean(each.spans):.2f}", each.expected.span_length)
+        line["tokens a span"] = _add_expected(f"{np.mean(each.spans):.2f}", each.expected.span_length)
     for name, answers in each.labels.items():
         counts = collections.Counter(answers)
         shares = [f"{answer}: {counts[answer] / len(answers):.1%}" for answer in sorted(counts)]
-        line[name] = ", ".join(shares) if len(shares) <= MOST_SHARES else f"{len(shares)} classes"
+        line[name] = ", ".join(shares) if len(shares) <= MAX_SHARES else f"{len(shares)} classes"
     return line | {"padding": f"{np.mean(each.padding):.1%}"}
 
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Show examples of a config's training, and a summary of them."""
+    """Print examples of a config's training, and a summary of these examples."""
     parser = cli.parser("preview", __doc__)
     parser.add_argument(
         "--step", type=in_range(int, 0, STEPS), default=0, help="show the batch of this step first; steps count from 0"
@@ -213,21 +224,21 @@ def main(argv: Sequence[str]) -> None:
     experiment = open_experiment(config, given=arguments.given)
     console = Console(highlight=False)
 
-    def shown() -> Iterator[Seen]:
-        for seen in examples_of(experiment, arguments.step, arguments.n):
+    def show_each() -> Iterator[TrainingExample]:
+        for example in examples_of(experiment, arguments.step, arguments.n):
             if not arguments.summary:
-                show(experiment, seen, console)
-            yield seen
+                show(experiment, example, console)
+            yield example
 
     if arguments.json:
-        for seen in examples_of(experiment, arguments.step, arguments.n):
-            print(json.dumps(as_json(seen, experiment.objective)))
+        for example in examples_of(experiment, arguments.step, arguments.n):
+            print(json.dumps(as_json(example, experiment.objective)))
         return
-    measures = realised(shown(), experiment.objective)
+    measures = measure_noise(show_each(), experiment.objective)
     if arguments.summary or arguments.n > 1:
         console.print(summarise(measures, f"{arguments.n} examples from step {arguments.step} on"))
-    if cut := experiment.cut():
-        console.print(cut_table(cut))
+    if cut := experiment.count_cut():
+        console.print(make_cut_table(cut))
         for note in experiment.cut_notes():
             console.print(Text(note))
 

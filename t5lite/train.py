@@ -26,7 +26,7 @@ from t5lite.model.transformer import parameter_shapes
 from t5lite.run.evaluation import Evaluator
 from t5lite.run.experiment import Experiment, open_experiment, total_steps
 from t5lite.run.facts import leave_facts
-from t5lite.run.inherit import known_rows, with_inherited_shape
+from t5lite.run.inherit import count_known_rows, with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.run.siblings import with_siblings
 from t5lite.system.cores import use_all_cores
@@ -90,7 +90,8 @@ def fit(
     at_end: dict[str, Metrics] = {}
 
     def evaluate(state: TrainState, step: int) -> None:
-        metrics = evaluator.all(state.evaluated_params) if step == steps else evaluator.losses(state.evaluated_params)
+        evaluate = evaluator.evaluate_all if step == steps else evaluator.evaluate_losses
+        metrics = evaluate(state.evaluated_params)
         checkpoints.note_metrics(step, metrics)
         log.write_all(step, metrics)
         if step == steps:
@@ -114,7 +115,8 @@ def fit(
         if first == 0 or (settings.evaluates(first) and not from_primary(log.has_evaluation(first))):
             evaluate(state, first)
         state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, stop, title)
-    return state, {"metrics": at_end or evaluator.all(state.evaluated_params), "evaluated": evaluator.count_rows()}
+    metrics = at_end or evaluator.evaluate_all(state.evaluated_params)
+    return state, {"metrics": metrics, "evaluated": evaluator.count_rows()}
 
 
 @contextlib.contextmanager
@@ -157,7 +159,7 @@ def _train_network(
         advance()
 
     checkpoints = Checkpoints(workdir, policy)
-    rows = known_rows(experiment.config, experiment.vocabulary) if starts else None
+    rows = count_known_rows(experiment.config, experiment.vocabulary) if starts else None
     state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step, labels, rows)
     # Read before `leave_facts` writes the config anew.
     moved = moved_dropout_note(workdir, model.config) if int(state.step) else None
@@ -181,7 +183,7 @@ def _train_network(
         "step": steps,
         **evaluation,
         "rows": experiment.dataset.rows,
-        "cut": experiment.cut(),
+        "cut": experiment.count_cut(),
         "params_sha256": params_sha256(state.params),
         "skipped_steps": done.skipped,
         "cost": {

@@ -1,4 +1,4 @@
-"""Count what rows cut off from longer texts. The counts come from the lengths in the store, over all rows of a split.
+"""Count the tokens that rows cut off longer texts. The counts cover all rows of a split, by the lengths in the store.
 
 {"rows": 200, "inputs": 0, "targets": 12, "tokens": 96, "longest": 31, "longest_inputs": 9, "longest_targets": 31}
 """
@@ -15,26 +15,26 @@ def count_cut(lengths: np.ndarray, limits: tuple[int | None, int | None]) -> Cut
     """Count the inputs and targets that are longer than a row allows.
 
     Args:
-        lengths: [n, 2], tokens of each pair's inputs and targets, with EOS and whatever stands in front.
-        limits: most tokens of inputs and of targets; None: that side is not cut.
+        lengths: [n, 2], tokens of each pair's inputs and targets, with EOS and the tokens in front.
+        limits: the largest number of tokens of inputs, and of targets; None: that side is not cut.
 
     Returns:
         rows: n. inputs, targets: how many are cut. tokens: how many are lost. longest_inputs, longest_targets: tokens
-            of the longest text of each side, cut or not. longest: tokens of the longest text that is cut; 0 if none is.
+            of the longest text of each side, cut or not. longest: tokens of the longest text that is cut, or 0.
     """
     cut: Cut = {"rows": len(lengths), "inputs": 0, "targets": 0, "tokens": 0, "longest": 0}
     for side, name in enumerate(SIDES):
-        of_side = lengths[:, side]
-        cut[f"longest_{name}"] = longest = int(of_side.max(initial=0))
+        side_lengths = lengths[:, side]
+        cut[f"longest_{name}"] = longest = int(side_lengths.max(initial=0))
         if limits[side] is not None and longest > limits[side]:
-            cut[name] = int(np.sum(of_side > limits[side]))
-            cut["tokens"] += int(np.maximum(of_side - limits[side], 0).sum())
+            cut[name] = int(np.sum(side_lengths > limits[side]))
+            cut["tokens"] += int(np.maximum(side_lengths - limits[side], 0).sum())
             cut["longest"] = max(cut["longest"], longest)
     return cut
 
 
 def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> str | None:
-    """Return a sentence on what is cut and which field to raise; None if nothing is cut.
+    """Return a sentence that says how much is cut and which field to raise; None if nothing is cut.
 
     limits: {"inputs_length": n, "targets_length": m}; None: no limit.
     """
@@ -51,7 +51,7 @@ def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> st
 
 
 def describe_share(counts: Mapping[str, int]) -> str | None:
-    """Say how many rows of a held-out set were evaluated. None: all rows were.
+    """Return a sentence that says how many rows of a held-out set were evaluated; None if all rows were evaluated.
 
     counts: {"used", "of"}, and "generated" if exact match was measured on another number of rows.
     """

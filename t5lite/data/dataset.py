@@ -1,4 +1,4 @@
-"""Open the data of a config: the tokenizer, the token stores, and what is held out. Build whatever is missing.
+"""Open the data of a config: tokenizer, token stores and held-out text. Build the parts that the cache lacks.
 
     dataset = open_dataset(config, "text")
     dataset.tokenizer, dataset.train["train"], dataset.validation["validation"]
@@ -8,7 +8,7 @@ The held-out text is the first of these that exists:
     1. the source in `data.validation.source`
     2. the validation split of the training source
     3. every 20th document (or pair) of the training source
-    4. the last twentieth of the training tokens, if the source has fewer than 20 documents; an error if pairs
+    4. the last twentieth of the training tokens, if the source has fewer than 20 documents; for pairs, an error
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import member_fields
 from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
-from t5lite.data.packing import PackingPlan, one_a_row, pack
+from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
 from t5lite.data.sources import Columns, Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
@@ -33,12 +33,13 @@ from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.system.errors import UserError
 from t5lite.system.progress import progress
 
+# Targets are labels by default if there are at most this many, each with this many pairs on average.
 FEW_LABELS, PAIRS_PER_LABEL = 100, 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A part of the training mixture. weight: how often its rows are drawn, relative to the other members."""
+    """A part of the training mixture. weight: how often its rows are drawn, relative to rows of other members."""
 
     source: str
     split: str | None
@@ -50,9 +51,9 @@ class Member:
 class Dataset:
     """Opened data. `train` and `validation` map names to spans of token stores.
 
-    weights: of the training members. labels: the closed set of targets, or of tags, in a fixed order; None if targets
-    are free text. identity: fingerprints by which a run checks that its data is still the same. rows: the number of
-    documents or pairs in each source, held-out ones included.
+    weights: the weight of each training member. labels: the closed set of targets, or of tags, in a fixed order; None
+    if targets are free text. identity: fingerprints; a run compares them to check that its data is still the same.
+    rows: the number of documents or pairs in each source, with the held-out ones.
     """
 
     tokenizer: TextTokenizer
@@ -65,26 +66,26 @@ class Dataset:
 
     @property
     def heldout(self) -> dict[str, str]:
-        """Fingerprints of the held-out tokens. Metrics of two runs are comparable if these are equal."""
+        """Fingerprints of the held-out tokens. Metrics of two runs are comparable if the fingerprints are equal."""
         return {name: span.fingerprint for name, span in self.validation.items()}
 
 
 def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None) -> Dataset:
     """Open the data of `config`. Build the tokenizer and the stores that the cache lacks.
 
-    kind: "text", "pairs" (of texts) or "tags" (of words). tokenizer: None means the tokenizer of the config.
+    kind: "text", "pairs" (of texts) or "tags" (of words). tokenizer: None: open the tokenizer of the config.
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
-    members = _members(config)
-    heldout = {} if config.data.validation.source is None else {"validation": opener.validation()}
+    members = _read_members(config)
+    heldout = {} if config.data.validation.source is None else {"validation": opener.open_validation()}
     hold_out, train = not heldout, {}
     for name, member in members.items():
         single = len(members) == 1
         where = "data.train" if single else f"data.train.mixture.{name}"
-        train[name], rest = opener.train(where, member, hold_out)
+        train[name], heldout_span = opener.open_train(where, member, hold_out)
         if hold_out:
-            heldout["validation" if single else f"validation_{name}"] = rest
-    labels = None if kind == "text" else _labels(config.data.labels, kind, train, heldout)
+            heldout["validation" if single else f"validation_{name}"] = heldout_span
+    labels = None if kind == "text" else _find_labels(config.data.labels, kind, train, heldout)
     weights = {name: member.weight for name, member in members.items()}
     return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows)
 
@@ -92,7 +93,7 @@ def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None 
 def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
     """Open only the held-out data, for a config that sets `data.validation.source`. labels: the labels of training."""
     opener = _Opener(config, tokenizer, kind)
-    heldout = {"validation": opener.validation()}
+    heldout = {"validation": opener.open_validation()}
     if labels is not None:
         _refuse_unknown_labels(heldout, labels)
         labels = tuple(labels)
@@ -107,28 +108,28 @@ class _Opener:
         self.identity = {"tokenizer": tokenizer.sha256}
         self.rows: dict[str, int] = {}
 
-    def _stores(self, name: str, member: Member, usual_split: str, hold_out: bool = False) -> tuple[Span, Span]:
-        """Return the spans of the two stores of a source."""
-        source = _open(member.source, member.columns, member.split, usual_split, self.config.data.train.quoting)
+    def _open_stores(self, name: str, member: Member, default_split: str, hold_out: bool = False) -> tuple[Span, Span]:
+        """Return the spans of the two stores of a source, train/ and heldout/. name: the config field, for errors."""
+        source = _open(member.source, member.columns, member.split, default_split, self.config.data.train.quoting)
         folder = store_folder(source, member.columns, self.tokenizer, self.kind, hold_out)
         spans = Span.cover(TokenStore(folder / "train")), Span.cover(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
-            raise UserError(f"{name}: {member.source} has no text")
-        unit = 1 if self.kind == "text" else 2  # documents of the store in a row
+            raise UserError(f"{name}: {member.source} has no text; give a source with text")
+        unit = 1 if self.kind == "text" else 2  # documents of the store for each row
         self.rows[name] = sum(span.store.num_documents for span in spans) // unit
-        # The fingerprint is of the tokens, not of the files: a copy of the text on another machine is the same data.
+        # Fingerprints are made from tokens, not from files. So a copy of the text on another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
 
-    def train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span]:
-        """Return the span to train on and, with `hold_out`, one to evaluate on. where: the member's config field."""
+    def open_train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span]:
+        """Return the span to train on and, with `hold_out`, a span to evaluate on. where: the member's config field."""
         splits, trains_on = available_splits(member.source) if hold_out else (), member.split or "train"
         # The source's own validation split is held out, unless training reads it: "train[:10%]" counts as train.
         if "validation" in splits and trains_on.partition("[")[0] == "train" and "+" not in trains_on:
-            own = dataclasses.replace(member, split="validation")
-            train, _ = self._stores(where, member, "train")
-            return train, self._stores(f"{where}.validation", own, "validation")[0]
-        train, heldout = self._stores(where, member, "train", hold_out)
+            validation = dataclasses.replace(member, split="validation")
+            train, _ = self._open_stores(where, member, "train")
+            return train, self._open_stores(f"{where}.validation", validation, "validation")[0]
+        train, heldout = self._open_stores(where, member, "train", hold_out)
         if not hold_out or heldout.store.num_documents:
             return train, heldout
         if self.kind != "text":
@@ -138,14 +139,14 @@ class _Opener:
             )
         return train.split(1 / HELDOUT_EVERY)
 
-    def validation(self) -> Span:
+    def open_validation(self) -> Span:
         """Return the span that `data.validation` names."""
         fields = self.config.data.validation
-        columns = _columns(fields.columns, self.config.data.train.columns)
-        return self._stores("data.validation", Member(fields.source, fields.split, 1.0, columns), "validation")[0]
+        columns = _merge_columns(fields.columns, self.config.data.train.columns)
+        return self._open_stores("data.validation", Member(fields.source, fields.split, 1.0, columns), "validation")[0]
 
 
-def _members(config: ConfigDict) -> dict[str, Member]:
+def _read_members(config: ConfigDict) -> dict[str, Member]:
     train = config.data.train
     if train.source is not None:
         return {"train": Member(train.source, train.split, 1.0, Columns(**train.columns))}
@@ -161,31 +162,32 @@ def _members(config: ConfigDict) -> dict[str, Member]:
             raise UserError(f"{where}.weight: must be a positive number, is {weight!r}")
         columns = fields.get("columns", ConfigDict())
         if not isinstance(columns, ConfigDict) or set(columns) - set(known.columns):
-            raise UserError(f"{where}.columns: must be a group of fields, of {', '.join(known.columns)}")
-        members[name] = Member(fields.source, fields.get("split"), float(weight), _columns(columns, train.columns))
+            raise UserError(f"{where}.columns: must be a group of fields, out of {', '.join(known.columns)}")
+        columns = _merge_columns(columns, train.columns)
+        members[name] = Member(fields.source, fields.get("split"), float(weight), columns)
     return members
 
 
-def _columns(own: ConfigDict, usual: ConfigDict) -> Columns:
-    """Return the columns that `own` names, and the `usual` ones for the rest."""
-    return Columns(**{name: own.get(name) or usual[name] for name in usual})
+def _merge_columns(columns: ConfigDict, defaults: ConfigDict) -> Columns:
+    """Return `columns`. Columns that are not set come from `defaults`."""
+    return Columns(**{name: columns.get(name) or defaults[name] for name in defaults})
 
 
-def _open(spec: str, columns: Columns, split: str | None, usual: str, quoting: str) -> Source:
-    """Open `split` of a source. None means the only split of the source, or the `usual` one if there are several."""
+def _open(spec: str, columns: Columns, split: str | None, default: str, quoting: str) -> Source:
+    """Open `split` of a source. None: the only split of the source, or `default` if there are several."""
     if split is None:
         available = available_splits(spec)
-        split = available[0] if len(available) == 1 else usual
+        split = available[0] if len(available) == 1 else default
     return open_source(spec, columns, split, quoting)
 
 
 def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
-    """Open the tokenizer at tokenizer.path. If no path is set: the one trained on the training sources, cached."""
+    """Open the tokenizer at tokenizer.path. Without a path: train one on the training sources, and cache it."""
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
     if fields.path is not None:
         return load_tokenizer(fields.path, fields.sentinels, specials)
-    members, quoting = _members(config).values(), config.data.train.quoting
+    members, quoting = _read_members(config).values(), config.data.train.quoting
     sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {
         "sources": [source.fingerprint() for source in sources],  # each fingerprint includes the columns
@@ -201,7 +203,7 @@ def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
         with progress(
             "reading text for the tokenizer", sum(s.num_bytes() or 0 for s in sources), show_count=False
         ) as advance:
-            chunks = sample_chunks(_texts(sources, kind, advance), fields.sample_bytes)
+            chunks = sample_chunks(_iterate_texts(sources, kind, advance), fields.sample_bytes)
         with progress(f"training a tokenizer of {fields.vocab_size} pieces", 1, show_count=False) as advance:
             tokenizer = train_tokenizer(chunks, fields.vocab_size, fields.sentinels, specials)
             advance(1)
@@ -210,10 +212,10 @@ def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
     return load_tokenizer(str(folder), fields.sentinels, specials)
 
 
-def _texts(sources: Iterable[Source], kind: str, advance: Callable[[int], None]) -> Iterator[str]:
+def _iterate_texts(sources: Iterable[Source], kind: str, advance: Callable[[int], None]) -> Iterator[str]:
     for source in sources:
         if kind == "tags":
-            parts = (" ".join(sentence.words) for sentence in source.tagged())
+            parts = (" ".join(sentence.words) for sentence in source.tagged_sentences())
         elif kind == "pairs":
             parts = (text for pair in source.pairs() for text in pair)
         else:
@@ -224,7 +226,7 @@ def _texts(sources: Iterable[Source], kind: str, advance: Callable[[int], None])
 
 
 def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kind: str, hold_out: bool) -> Path:
-    """Return the folder with the stores of a source, train/ and heldout/. Build them if the cache lacks them."""
+    """Return the folder with the stores of a source, train/ and heldout/. Build the stores if the cache lacks them."""
     facts = {
         "format": FORMAT,
         "source": source.fingerprint(),
@@ -240,7 +242,7 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
             progress("encoding text", source.num_bytes() or 0, show_count=False) as advance,
         ):
             if kind == "tags":
-                build_tagged(temporary, source.tagged(), tokenizer, hold_out, advance)
+                build_tagged(temporary, source.tagged_sentences(), tokenizer, hold_out, advance)
             elif kind == "pairs":
                 build_pairs(temporary, source.pairs(), tokenizer, hold_out, advance)
             else:
@@ -250,7 +252,7 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
 
 
 def limited_order(pairs: int, limit: int | None, seed: int) -> np.ndarray:
-    """Return the first `limit` of the indices below `pairs`, in a random order that `seed` fixes; None: all of them."""
+    """Return the indices below `pairs` in a random order that `seed` fixes: the first `limit`; None: all."""
     return np.random.default_rng(seed).permutation(pairs)[:limit]
 
 
@@ -266,35 +268,40 @@ def pair_plan(
     """Decide which pairs of `store` share a row.
 
     Args:
-        limit: keep only so many pairs; None: all.
-        seed: fixes the random order of pairs if they are packed or limited; otherwise they keep the store's order.
-        bos: the id in front of both sides of each pair; None: no id.
+        limit: keep at most this many pairs; None: all.
+        seed: fixes the random order of pairs that are packed or limited. Other pairs keep the store's order.
+        bos: the id in front of the inputs and of the targets; None: no id.
     """
     lengths = store.pair_lengths() + (bos is not None)
     chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
     if not packed:
-        return one_a_row(chosen, inputs_length, targets_length)
+        return plan_one_per_row(chosen, inputs_length, targets_length)
     return pack(lengths, chosen, inputs_length, targets_length)
 
 
-def _labels(wanted: bool | None, kind: str, train: dict[str, Span], heldout: dict[str, Span]) -> tuple[str, ...] | None:
+def _find_labels(
+    wanted: bool | None, kind: str, train: dict[str, Span], heldout: dict[str, Span]
+) -> tuple[str, ...] | None:
     """Return the closed set of training targets, sorted; None if targets are free text. Tags are always a closed set.
 
-    wanted: whether the user wants labels; None: decide by their number. Raises UserError for a held-out target outside
-    the set.
+    wanted: whether the user wants labels; None: decide by the number of targets. Raises UserError for a held-out target
+    outside the set.
     """
     if wanted is False and kind != "tags":
         return None
-    of_members = [span.store.card["labels"] for span in train.values()]
+    member_labels = [span.store.card["labels"] for span in train.values()]
     counts: Counter[str] = Counter()
-    for labels in of_members if None not in of_members else ():
+    for labels in member_labels if None not in member_labels else ():
         counts.update(labels)
     closed = len(counts) <= FEW_LABELS and counts.total() >= PAIRS_PER_LABEL * len(counts)
     if counts and (wanted or closed or kind == "tags"):
         _refuse_unknown_labels(heldout, counts)
         return tuple(sorted(counts))
     if wanted:
-        raise UserError("config.data.labels: the training targets are no closed set (over 1,000 of them, or long ones)")
+        raise UserError(
+            "config.data.labels: the training targets are no closed set (over 1,000 different ones, or over 1,000 "
+            "characters); unset the field"
+        )
     return None
 
 
@@ -305,8 +312,8 @@ def _refuse_unknown_labels(heldout: dict[str, Span], labels: Iterable[str]) -> N
         card = span.store.card
         if card["labels"] is None:
             raise UserError(
-                f"data.{name}: over 1,000 different targets, or long ones, where those of training are a closed set; "
-                f"{way_out}"
+                f"data.{name}: over 1,000 different targets, or a target of over 1,000 characters, but the training "
+                f"targets are a closed set; {way_out}"
             )
         unknown = sorted(set(card["labels"]) - set(labels))
         if not unknown:
@@ -315,5 +322,5 @@ def _refuse_unknown_labels(heldout: dict[str, Span], labels: Iterable[str]) -> N
         if place := card.get("places", {}).get(first):
             raise UserError(f"{place}: the tag {first!r}{more} never occurs in training; mend the file")
         if f"{first}.0" in labels:
-            way_out = f'whole numbers are read as {first} now; write the text "{first}.0" for them'
+            way_out = f'whole numbers are read without ".0"; write the text "{first}.0" instead'
         raise UserError(f"data.{name}: the label {first!r}{more} never occurs in the training targets; {way_out}")

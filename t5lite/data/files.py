@@ -1,11 +1,11 @@
-"""Read documents and pairs from files: .txt, .jsonl, .csv and .tsv, each also with .gz, and .parquet.
+"""Read documents and pairs from files: .txt, .jsonl, .csv and .tsv, all of them also as .gz; .parquet.
 
-Everything streams: no file is held in memory as a whole. Bytes are decoded as UTF-8. Newlines stay as they are. A
-byte-order mark at the start of a file is dropped.
+Files are read in parts, so that memory never holds a whole file. Bytes are decoded as UTF-8. Newlines stay as they
+are. A byte-order mark at the start of a file is dropped.
 
 A .txt file is one document. In the other formats each row is one document. A document arrives in fragments of about 1
-MiB. A fragment ends before a single space between two other characters, so that no word is split. The fragments,
-joined, are the document:
+MiB. A fragment ends before a single space between two other characters, so that no word is split. The joined
+fragments are the document:
 
     Fragment("Call me Ishmael. Some years", ends_document=False), Fragment(" ago—never mind…", ends_document=True)
 """
@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 from t5lite.config import base_config
 from t5lite.data import readers
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
-from t5lite.data.readers import ColumnTypes, estimate_size, find_format, read_blocks, read_rows, readable
+from t5lite.data.readers import ColumnTypes, estimate_size, explain_read_errors, find_format, read_blocks, read_rows
 from t5lite.system.errors import UserError
 
 USUAL_COLUMNS = base_config().data.train.columns
 
-LONGEST_FRAGMENT = 2 << 20  # characters; a longer text without a single space is cut anywhere
-LONGEST_SENTENCE = 1 << 20  # characters of a sentence whose words have tags
-CELLS = 2  # version of how lines of .csv and .tsv become cells; raise it when that changes
+MAX_FRAGMENT_LENGTH = 2 << 20  # characters; a longer text without a single space is cut anywhere
+MAX_SENTENCE_LENGTH = 1 << 20  # characters of a sentence with tags
+CELLS_VERSION = 2  # of the rules that split lines of .csv and .tsv into cells; raise it when the rules change
 
 
 class Fragment(NamedTuple):
@@ -45,8 +45,8 @@ class Columns:
     targets: str = USUAL_COLUMNS.targets
 
 
-class Tagged(NamedTuple):
-    """A sentence: its words, a tag for each word, and the file and line for errors."""
+class TaggedSentence(NamedTuple):
+    """A sentence: its words, a tag for each word, and the place (file and line), for errors."""
 
     words: list[str]
     tags: list[str]
@@ -55,7 +55,7 @@ class Tagged(NamedTuple):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files that a glob matched, read in the order of their paths. quoting: of .csv and .tsv, see delimited.py."""
+    """Files that match a glob, read in the order of their paths. quoting: see delimited.py."""
 
     paths: tuple[Path, ...]
     columns: Columns = Columns()
@@ -65,83 +65,85 @@ class FileSource:
         check_quoting(self.quoting)
 
     def fragments(self) -> Iterator[Fragment]:
-        """Yield the text of the documents, without empty ones. Raises UserError for any fault of a file."""
+        """Yield the text of the documents. Leave out empty documents. Raises UserError for any fault of a file."""
         types = ColumnTypes()
         for path in self.paths:
             if find_format(path) == ".txt":
-                yield from _cut(read_blocks(path))
+                yield from _split_fragments(read_blocks(path))
                 continue
             for place, row in read_rows(path, [self.columns.text], self.quoting):
-                if text := types.text(row, self.columns.text, place):
+                if text := types.read_text(row, self.columns.text, place):
                     yield from fragments_of(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield (inputs, targets) of each row. Raises UserError for any fault of a file."""
+        """Yield (inputs, targets) for each row. Raises UserError for any fault of a file."""
         names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
             if find_format(path) == ".txt":
-                raise UserError(f"{path} has no columns: pairs need .jsonl, .csv, .tsv or .parquet files")
+                raise UserError(f"{path} has no columns; give pairs in .jsonl, .csv, .tsv or .parquet files")
             for place, row in read_rows(path, names, self.quoting):
-                yield tuple(types.text(row, name, place) for name in names)
+                yield tuple(types.read_text(row, name, place) for name in names)
 
-    def tagged(self) -> Iterator[Tagged]:
-        """Yield the words and the tags of each row. Raises UserError for any fault of a file."""
+    def tagged_sentences(self) -> Iterator[TaggedSentence]:
+        """Yield words and tags for each row. Raises UserError for any fault of a file."""
         names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
             if find_format(path) not in (".jsonl", ".parquet"):
-                raise UserError(f"{path} has no lists: words and their tags need .jsonl or .parquet files")
+                raise UserError(f"{path} has no lists; give words and their tags in .jsonl or .parquet files")
             for place, row in read_rows(path, names):
-                words, tags = (types.texts(row, name, place) for name in names)
+                words, tags = (types.read_texts(row, name, place) for name in names)
                 if len(words) != len(tags):
                     raise UserError(f"{place}: {len(words)} words but {len(tags)} tags; give each word one tag")
-                if sum(map(len, words)) + len(words) > LONGEST_SENTENCE:
-                    raise UserError(f"{place}: the words are over {LONGEST_SENTENCE:,} characters; a row is a sentence")
-                yield Tagged(words, tags, place)
+                if sum(map(len, words)) + len(words) > MAX_SENTENCE_LENGTH:
+                    raise UserError(
+                        f"{place}: the words have over {MAX_SENTENCE_LENGTH:,} characters; make each sentence a row"
+                    )
+                yield TaggedSentence(words, tags, place)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies the contents.
+        """Return facts that identify the contents.
 
-        This is the name, size and modification time of each file, the columns, and how cells are read. The folder does
-        not count.
+        The facts are the name, size and modification time of each file, the columns, and how cells are read. The folder
+        is not among them.
         """
         facts = []
         for path in self.paths:
-            with readable(path):
+            with explain_read_errors(path):
                 status = path.stat()
                 facts.append([path.name, status.st_size, status.st_mtime_ns])
         has_cells = any(find_format(path) in DELIMITERS for path in self.paths)
-        cells = {"cells": CELLS, "quoting": self.quoting} if has_cells else {}
+        cells = {"cells": CELLS_VERSION, "quoting": self.quoting} if has_cells else {}
         return {"files": facts, "columns": asdict(self.columns), **cells}
 
     def num_bytes(self) -> int:
-        """Estimate the bytes of UTF-8 in all fragments: the sizes of the files, unpacked if known."""
+        """Estimate the bytes of UTF-8 in all fragments: the sizes of the files, after unpacking if known."""
         return sum(map(estimate_size, self.paths))
 
 
 def fragments_of(text: str) -> Iterator[Fragment]:
-    """Yield the fragments of a document that is one string. An empty document gives one empty fragment."""
+    """Yield the fragments of a document that is one string. For an empty document, yield one empty fragment."""
     block = readers.BLOCK
     if len(text) <= block:
         yield Fragment(text, True)
     else:
-        yield from _cut(text[start : start + block] for start in range(0, len(text), block))
+        yield from _split_fragments(text[start : start + block] for start in range(0, len(text), block))
 
 
-def _cut(blocks: Iterable[str]) -> Iterator[Fragment]:
-    """Yield the fragments of a document that arrives in `blocks`. An empty document gives no fragment."""
-    held = ""  # read, not yet yielded
-    searched = 0  # there is no place to cut before this index of `held`
+def _split_fragments(blocks: Iterable[str]) -> Iterator[Fragment]:
+    """Yield the fragments of a document that arrives in `blocks`. For an empty document, yield nothing."""
+    pending = ""  # text that is read and not yet yielded
+    searched = 0  # `pending` has no place for a cut before this index
     for text in blocks:
-        held += text
-        last = _TO_LAST_LONE_SPACE.match(held, max(searched - 2, 0))
-        if last or len(held) > LONGEST_FRAGMENT:
-            cut = last.end() if last else len(held) - 1
-            yield Fragment(held[:cut], False)
-            held, searched = held[cut:], 0
+        pending += text
+        match = _TO_LAST_LONE_SPACE.match(pending, max(searched - 2, 0))
+        if match or len(pending) > MAX_FRAGMENT_LENGTH:
+            end = match.end() if match else len(pending) - 1
+            yield Fragment(pending[:end], False)
+            pending, searched = pending[end:], 0
         else:
-            searched = len(held)
-    if held:
-        yield Fragment(held, True)
+            searched = len(pending)
+    if pending:
+        yield Fragment(pending, True)
 
 
 _TO_LAST_LONE_SPACE = re.compile(r"(?s).*\S(?= \S)")

@@ -1,11 +1,11 @@
-"""Rows of one text each with known answers: one label for the text, or one tag for each word.
+"""Rows that hold one text and its known answers: one label for the text, or one tag for each word.
 
     LabelledTexts     {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n]}
     TaggedSentences   {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n, L]}
 
 Inputs end in EOS, also if they were cut. An answer is an index into `Dataset.labels`. It is -1 for a piece without a
 tag of its own, and for a text with an unknown label. If tags are evaluated, "next_answers" [n] holds the tag of the
-first word that was cut off, -1 if no word was. All arrays are int32.
+first word that was cut off, or -1 if no word was cut off. All arrays are int32.
 """
 
 import dataclasses
@@ -22,34 +22,34 @@ from t5lite.system.errors import UserError
 
 
 def check_labels(tokenizer: TextTokenizer, labels: Sequence[str], targets_length: int | None, front: int = 0) -> None:
-    """Raise UserError for labels that have the same tokens, either whole or as far as a row holds them.
+    """Raise UserError for two labels with equal tokens, or with equal tokens after the cut to `targets_length`.
 
     Args:
-        targets_length: most tokens of a label, with EOS and `front` tokens before it; None: labels are not cut.
+        targets_length: the largest number of tokens in a row: `front` tokens, the label, EOS. None: labels are not cut.
     """
     seen: dict[bytes, tuple[str, np.ndarray]] = {}
     room = None if targets_length is None else max(targets_length - front - 1, 0)
     for label, tokens in zip(labels, tokenizer.encode_many(list(labels)), strict=True):
-        other, before = seen.setdefault(tokens[:room].tobytes(), (label, tokens))
-        if other == label:
+        first_label, first_tokens = seen.setdefault(tokens[:room].tobytes(), (label, tokens))
+        if first_label == label:
             continue
-        if np.array_equal(tokens, before):
+        if np.array_equal(tokens, first_tokens):
             raise UserError(
-                f"the labels {other!r} and {label!r} are the same tokens to this tokenizer; rename one of them, or set "
-                "config.data.labels=False if targets are free text"
+                f"the labels {first_label!r} and {label!r} have equal tokens in this tokenizer; rename one of them, or "
+                "set config.data.labels=False if targets are free text"
             )
-        least = min(len(tokens), len(before))
-        differ = np.flatnonzero(tokens[:least] != before[:least])
-        needed = front + 2 + (int(differ[0]) if len(differ) else least)
+        shared_length = min(len(tokens), len(first_tokens))
+        differ = np.flatnonzero(tokens[:shared_length] != first_tokens[:shared_length])
+        needed = front + 2 + (int(differ[0]) if len(differ) else shared_length)
         raise UserError(
-            f"config.objective.targets_length: the labels {other!r} and {label!r} are alike when cut to "
-            f"{targets_length} tokens; raise it to {needed} at least, or set config.data.labels=False to evaluate "
-            "without accuracy"
+            f"config.objective.targets_length: the labels {first_label!r} and {label!r} are equal after the cut "
+            f"to {targets_length} tokens; raise targets_length to at least {needed}, or set config.data.labels=False "
+            "to evaluate without accuracy"
         )
 
 
 def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, int]:
-    """Return {a label's tokens, as bytes of int32 with EOS: the label's index}."""
+    """Return {tokens of a label: index of the label}. The tokens are int32 with EOS, as bytes."""
     eos = tokenizer.vocabulary.eos
     documents = [np.append(tokens, eos).astype(np.int32) for tokens in tokenizer.encode_many(labels)]
     return {document.tobytes(): place for place, document in enumerate(documents)}
@@ -57,7 +57,7 @@ def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, in
 
 @dataclasses.dataclass(frozen=True)
 class _Texts:
-    """The pairs `order` of a store. Their inputs are cut to `length` tokens."""
+    """Some pairs of a store. order: their indices. length: inputs are cut to this many tokens."""
 
     store: TokenStore
     order: np.ndarray
@@ -66,11 +66,11 @@ class _Texts:
     def __len__(self) -> int:
         return len(self.order)
 
-    def cut(self) -> Cut:
-        """Count what is cut of all inputs. The lengths include the [CLS] that will stand in front of each."""
+    def count_cut(self) -> Cut:
+        """Count the inputs that are cut, and their lost tokens. Lengths include the [CLS] in front of each input."""
         return count_cut(self.store.pair_lengths()[self.order] + 1, (self.length + 1, None))
 
-    def _inputs(self, indices: np.ndarray) -> Rows:
+    def _fetch_inputs(self, indices: np.ndarray) -> Rows:
         inputs = np.zeros((len(indices), self.length), np.int32)
         segments = np.zeros_like(inputs)
         for row, pair in enumerate(self.order[indices]):
@@ -88,40 +88,40 @@ class LabelledTexts(_Texts):
     def fetch(self, indices: np.ndarray) -> Rows:
         documents = [self.store.document(2 * int(pair) + 1) for pair in self.order[indices]]
         labels = [self.ids.get(document.astype(np.int32).tobytes(), -1) for document in documents]
-        return self._inputs(indices) | {"answers": np.array(labels, np.int32)}
+        return self._fetch_inputs(indices) | {"answers": np.array(labels, np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
 class TaggedSentences(_Texts):
     """Sentences with a tag for each word.
 
-    labels: all tags; the number of a tag in rows is its index here. continued: also give "next_answers".
+    labels: all tags. Rows hold a tag as its index in `labels`. with_next_answers: whether rows have "next_answers".
     """
 
     labels: tuple[str, ...]
-    continued: bool = False
+    with_next_answers: bool = False
 
     def __post_init__(self):
-        numbers = [self.labels.index(tag) for tag in self.store.card["tags"]]
-        object.__setattr__(self, "_numbers", np.array([-1] * first_tag(self.store.eos) + numbers, np.int32))
+        indices = [self.labels.index(tag) for tag in self.store.card["tags"]]
+        object.__setattr__(self, "_label_of_id", np.array([-1] * first_tag(self.store.eos) + indices, np.int32))
 
     def fetch(self, indices: np.ndarray) -> Rows:
         tags = np.full((len(indices), self.length), -1, np.int32)
         for row, pair in enumerate(self.order[indices]):
             document = clip(self.store.document(2 * int(pair) + 1), self.length)
-            tags[row, : len(document)] = self._numbers[document]
-        rows = self._inputs(indices) | {"answers": tags}
-        if self.continued:
+            tags[row, : len(document)] = self._label_of_id[document]
+        rows = self._fetch_inputs(indices) | {"answers": tags}
+        if self.with_next_answers:
             rows["next_answers"] = np.array(
-                [after[0] if len(after) else -1 for _, after in self.cut_tags(indices)], np.int32
+                [after[0] if len(after) else -1 for _, after in self.find_cut_tags(indices)], np.int32
             )
         return rows
 
-    def cut_tags(self, indices: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """Return for each row the tag of its last word (-1: it has none), and the tags of the words cut off."""
+    def find_cut_tags(self, indices: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Return for each row the tag of its last word (-1: no word), and the tags of the words that are cut off."""
         tags_of_rows = []
         for pair in self.order[indices]:
-            tags = self._numbers[self.store.document(2 * int(pair) + 1)]
+            tags = self._label_of_id[self.store.document(2 * int(pair) + 1)]
             kept, after = (tags, tags[:0]) if len(tags) <= self.length else np.split(tags, [self.length - 1])
             kept, after = kept[kept >= 0], after[after >= 0]
             tags_of_rows.append((int(kept[-1]) if len(kept) else -1, after))

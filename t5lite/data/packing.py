@@ -3,14 +3,14 @@
     lengths (inputs, targets)   (3, 2) (2, 2) (6, 1)   into rows of 6 and 4
     plan                        row 0: pairs 0, 1      row 1: pair 2
 
-A packer that works during training has state. Then a batch is not a function of its step.
+A packer that worked during training would have state: a batch would not be a function of its step.
 """
 
 import dataclasses
 
 import numpy as np
 
-OPEN_ROWS = 256
+OPEN_ROWS = 256  # rows that a pair may still join; the oldest is closed when a new row opens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +30,17 @@ class PackingPlan:
         return self.order[self.starts[row] : self.starts[row + 1]]
 
 
-def one_a_row(pairs: np.ndarray, inputs_length: int, targets_length: int) -> PackingPlan:
+def plan_one_per_row(pairs: np.ndarray, inputs_length: int, targets_length: int) -> PackingPlan:
     """Return a plan with one pair in each row."""
     return PackingPlan(pairs, np.arange(len(pairs) + 1), inputs_length, targets_length)
 
 
 def pack(lengths: np.ndarray, pairs: np.ndarray, inputs_length: int, targets_length: int) -> PackingPlan:
-    """Pack pairs by first fit: each goes to one of the 256 newest rows that has room for it, else to a new row.
+    """Pack pairs by first fit: a pair goes to one of the 256 newest rows with enough room, else to a new row.
 
     Args:
-        lengths: [n, 2], tokens of the inputs and targets of every pair, EOS included. A longer text counts as cut.
-        pairs: indices of the pairs, packed in this order.
+        lengths: [n, 2], tokens of the inputs and targets of every pair, with EOS. A longer text counts as cut.
+        pairs: indices of the pairs, in the order of packing.
     """
     limits = np.array([inputs_length, targets_length])
     sizes = np.minimum(lengths, limits)

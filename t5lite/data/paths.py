@@ -26,9 +26,10 @@ def find_files(patterns: str) -> tuple[Path, ...]:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot look for {pattern!r}: {reason}; mend the pattern in the source") from error
         if not names:
-            comma = "; a comma parts patterns, ? stands for one" if "," in patterns else ""
+            hint = "; a comma separates patterns, so write ? for a comma in a name" if "," in patterns else ""
             raise UserError(
-                f"no file matches {pattern!r}: {_nearest_folder(expanded)}; mend the pattern in the source{comma}"
+                f"no file matches {pattern!r}: {_describe_nearest_folder(expanded)}; mend the pattern in the "
+                f"source{hint}"
             )
         matches.update(names)
     if not matches:
@@ -42,39 +43,39 @@ def find_files(patterns: str) -> tuple[Path, ...]:
 def _expand(pattern: str) -> Iterator[str]:
     """Yield the paths that a glob matches.
 
-    Unlike in the glob module, `**` enters no folder twice: links may form circles.
+    Unlike the glob module, `**` enters no folder twice, because links may form circles.
     """
-    before, *deep = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
-    if not deep:
+    root_pattern, *rest = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    if not rest:
         yield from glob.iglob(pattern)
         return
-    for root in glob.iglob(before) if before else [""]:
-        for folder in _folders(root):
-            yield from _expand(os.path.join(glob.escape(folder), deep[0] or "*"))
+    for root in glob.iglob(root_pattern) if root_pattern else [""]:
+        for folder in _walk_folders(root):
+            yield from _expand(os.path.join(glob.escape(folder), rest[0] or "*"))
 
 
-def _folders(root: str) -> Iterator[str]:
-    """Yield `root` and the folders below it, each once, whatever its names. Follow links. Leave out hidden folders."""
+def _walk_folders(root: str) -> Iterator[str]:
+    """Yield `root` and each folder below it once, even if links give it several names. Leave out hidden folders."""
     seen: set[tuple[int, int]] = set()
-    for folder, below, _ in os.walk(root or ".", followlinks=True):
+    for folder, subfolders, _ in os.walk(root or ".", followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
-            below.clear()
+            subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield folder
 
 
-def _nearest_folder(pattern: str) -> str:
-    """Say in words which folder on the way to the pattern exists, or that the pattern is a folder, pipe or device."""
-    fixed = Path(pattern)
-    if fixed.exists():
-        return f"it is a folder, name files in it, as {fixed / '*.txt'}" if fixed.is_dir() else "it is a pipe or device"
-    while glob.has_magic(str(fixed)) or not fixed.exists():
-        if fixed == fixed.parent:
+def _describe_nearest_folder(pattern: str) -> str:
+    """Say in words which parent folder of the pattern exists, or that the pattern is a folder, pipe or device."""
+    path = Path(pattern)
+    if path.exists():
+        return f"it is a folder; name its files, as {path / '*.txt'}" if path.is_dir() else "it is a pipe or device"
+    while glob.has_magic(str(path)) or not path.exists():
+        if path == path.parent:
             break
-        fixed = fixed.parent
-    if fixed.is_dir():
-        return f"the folder {fixed.absolute()} exists, nothing in it matches"
-    return f"{fixed.absolute()} is not a folder"
+        path = path.parent
+    if path.is_dir():
+        return f"the folder {path.absolute()} exists, but nothing in it matches"
+    return f"{path.absolute()} is not a folder"

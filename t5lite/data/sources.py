@@ -1,14 +1,14 @@
-"""Open a source of documents, named by one line of a config.
+"""Open a source of documents. One line of a config names the source.
 
     files:data/*.txt,more/**/*.jsonl.gz     files (see files.py for the formats)
     tfds:wikipedia/20230601.en:1.0.0        a TFDS dataset, its config and version optional (see tfds_source.py)
     pydocs/science                          docstrings of installed packages (see pydocs/builder.py)
-    pydocs                                  the same as pydocs/general
+    pydocs                                  short for pydocs/general
 
 A source gives documents as fragments, `Fragment(text, ends_document)`, or supervised pairs, `(inputs, targets)`, or
-words with their tags, `Tagged(words, tags, place)`. It also gives a fingerprint of its contents, for the cache, and
-about how many bytes of text will come, for a progress bar. `open_source` downloads and prepares nothing: the first read
-does.
+words with their tags, `TaggedSentence(words, tags, place)`. It also gives a fingerprint of its contents, for the cache,
+and an estimate of its bytes of text, for a progress bar. `open_source` downloads and prepares nothing. The first read
+downloads and prepares.
 """
 
 import re
@@ -25,9 +25,9 @@ Source = FileSource | RecordSource
 
 
 def open_source(spec: str, columns: Columns | None = None, split: str = "train", quoting: str = AUTO) -> Source:
-    """Open the source that `spec` names. A files: source ignores `split`; the others ignore `quoting`.
+    """Open the source that `spec` names. A files: source ignores `split`. Other sources ignore `quoting`.
 
-    Raises UserError for a spec that is not understood, a pattern without files, an unknown dataset, config or split.
+    Raises UserError for a spec of another form, a pattern without files, and an unknown dataset, config or split.
     """
     kind, rest = _parse(spec)
     columns = columns or Columns()

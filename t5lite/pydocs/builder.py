@@ -1,10 +1,10 @@
-"""`pydocs`: a TFDS dataset made from docstrings that are installed on every machine that can run t5lite.
+"""`pydocs`: a TFDS dataset of docstrings. Every machine that can run t5lite has these docstrings.
 
     general            text: all docstrings except numpy's and scipy's
     science            text: numpy's and scipy's docstrings
     summary_general    the rest of a docstring of general -> its first sentence
     summary_science    the rest of a docstring of science -> its first sentence
-    summary            the same as summary_general
+    summary            another name of summary_general
     science_topic      a docstring of scipy -> its subpackage
 
 Text configs have the columns {"text", "id"}, tasks have {"inputs", "targets", "id"}. The splits are train, validation
@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from t5lite.pydocs.corpus import SPLITS, VERSION, Document, Root, corpus_folder, read_corpus
-from t5lite.pydocs.near_duplicates import normalised
+from t5lite.pydocs.near_duplicates import normalise_text
 from t5lite.pydocs.tasks import summary_pair, topic_pairs
 from t5lite.system.errors import UserError
 
@@ -41,7 +41,7 @@ Example = dict[str, str]
 
 
 class Pydocs(tfds.core.GeneratorBasedBuilder):
-    """The TFDS builder. corpus: a folder made by `corpus_folder`; None: the one of this installation."""
+    """The TFDS builder. corpus: a folder made by `corpus_folder`; None: the folder of this installation."""
 
     name = "pydocs"
     VERSION = tfds.core.Version(VERSION)
@@ -63,7 +63,7 @@ class Pydocs(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, Example]]]:
         by_split: dict[str, list[Example]] = {split: [] for split in SPLITS}
-        for split, example in examples(read_corpus(self._corpus or corpus_folder()), self.builder_config.name):
+        for split, example in make_examples(read_corpus(self._corpus or corpus_folder()), self.builder_config.name):
             by_split[split].append(example)
         return {split: self._generate_examples(chosen) for split, chosen in by_split.items()}
 
@@ -77,8 +77,8 @@ def is_task(config: str) -> bool:
     return config not in ("general", "science")
 
 
-def examples(documents: Sequence[Document], config: str) -> Iterator[tuple[str, Example]]:
-    """Yield (split, example) of a config. Tasks go split by split, and no two of their examples have the same inputs.
+def make_examples(documents: Sequence[Document], config: str) -> Iterator[tuple[str, Example]]:
+    """Yield (split, example) of a config. For a task: one split after another, and no two examples with equal inputs.
 
     ("train", {"id": "numpy:zeros", "text": "zeros(shape, …"}) or ("test", {"id": …, "inputs": …, "targets": …})
     """
@@ -95,7 +95,7 @@ def examples(documents: Sequence[Document], config: str) -> Iterator[tuple[str, 
     seen = set()
     for document, inputs, targets in sorted(pairs, key=lambda pair: SPLITS.index(pair[0].split)):
         # Inputs of different documents may be equal, for example boilerplate under two summaries.
-        if (key := normalised(inputs)) not in seen:
+        if (key := normalise_text(inputs)) not in seen:
             seen.add(key)
             yield document.split, {"id": document.id, "inputs": inputs, "targets": targets}
 
@@ -103,8 +103,9 @@ def examples(documents: Sequence[Document], config: str) -> Iterator[tuple[str, 
 def prepare_pydocs(config: str = "general", roots: Sequence[Root] | None = None) -> dict[str, Sequence[Any]]:
     """Return the data source of each split of `config`. Prepare the dataset if needed.
 
-    A data source gives examples by index, with texts as bytes. `source.__getitems__(indices)` reads many at once.
-    roots: replace the installed packages. Raises UserError for an unknown config, or if the disk is full.
+    A data source gives examples by index, with texts as bytes. `source.__getitems__(indices)` reads many examples at
+    once. roots: read these packages instead of the installed ones. Raises UserError for an unknown config, and for a
+    full disk.
     """
     check_config(config)
     folder = corpus_folder(roots)
@@ -112,9 +113,9 @@ def prepare_pydocs(config: str = "general", roots: Sequence[Root] | None = None)
         try:
             return _prepare(config, folder)
         except OSError as error:
-            if not overtaken(error):
+            if not was_overtaken(error):
                 raise
-            return _prepare(config, folder)  # finds what the other process prepared
+            return _prepare(config, folder)  # finds the dataset that the other process prepared
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
@@ -123,15 +124,15 @@ def prepare_pydocs(config: str = "general", roots: Sequence[Root] | None = None)
 
 
 def _prepare(config: str, folder: Path) -> dict[str, Sequence[Any]]:
-    with _quiet():
+    with _silence_tfds():
         builder = Pydocs(config=config, data_dir=folder / "tfds", file_format="array_record", corpus=folder)
         download = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(file_format="array_record", download_config=download)
         return {split: builder.as_data_source(split) for split in SPLITS if split in builder.info.splits}
 
 
-def overtaken(error: Exception) -> bool:
-    """Return whether TFDS could not rename its folder because another process had prepared the same dataset."""
+def was_overtaken(error: Exception) -> bool:
+    """Return whether TFDS could not rename its folder because another process prepared the same dataset first."""
     return isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOTEMPTY
 
 
@@ -142,7 +143,7 @@ def check_config(config: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_tfds() -> Iterator[None]:
     """Keep TFDS's progress bars, prints and log lines off the terminal."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

@@ -1,8 +1,8 @@
 """The documents of `pydocs`: docstrings of the Python standard library and of the packages that t5lite installs.
 
-They are collected once on a machine, by parsing, so that nothing is imported. Each gets a split, and duplicates are
-removed. The result is kept in the cache folder under a fingerprint of the versions. `builder.py` makes TFDS configs
-from it.
+The docstrings are collected once on a machine, by parsing: nothing is imported. Each gets a split, and duplicates are
+removed. The cache folder keeps the documents under a fingerprint of the versions. `builder.py` makes TFDS configs from
+the documents.
 
 One line of documents.jsonl is one `Document`:
 
@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t5lite.pydocs import docstrings
-from t5lite.pydocs.near_duplicates import without_leaks
+from t5lite.pydocs.near_duplicates import select_without_leaks
 from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.system.errors import UserError
 from t5lite.system.progress import progress
 
-VERSION = "1.0.0"  # version of what is collected and how; part of the fingerprint
+VERSION = "1.0.0"  # version of the rules for collecting; part of the fingerprint
 SPLITS = ("train", "validation", "test")
 MIN_CHARACTERS = 30
 FILES_PER_PROCESS = 128
 
-# {distribution: the folders and files, under site-packages, with its Python source}. First the distributions that
-# requirements.txt names, then their dependencies. One that is absent, or has its source elsewhere, adds nothing.
+# {distribution: the folders and files under site-packages with its Python source}. First the distributions that
+# requirements.txt names, then their dependencies. A distribution without these files adds nothing.
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "absl-py": ("absl",),
     "array-record": ("array_record",),
@@ -54,7 +54,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "sentencepiece": ("sentencepiece",),
     "tensorboardx": ("tensorboardX",),
     "tensorflow-datasets": ("tensorflow_datasets",),
-    # dependencies of these
+    # dependencies of the distributions above
     "aiofiles": ("aiofiles",),
     "attrs": ("attr", "attrs"),
     "charset-normalizer": ("charset_normalizer",),
@@ -106,8 +106,8 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "uvloop": ("uvloop",),
     "wrapt": ("wrapt",),
     "zipp": ("zipp",),
-    # These became requirements after the corpus was defined. Their docstrings are left out, so that the text of earlier
-    # runs does not change.
+    # These distributions became requirements after the corpus was defined. Their docstrings are left out, so that the
+    # text of earlier runs does not change.
     "tokenizers": (),
     "safetensors": (),
 }
@@ -133,8 +133,8 @@ class Document(NamedTuple):
     text: str
 
 
-def installed_roots() -> list[Root]:
-    """Return the standard library's modules and the installed DISTRIBUTIONS, found without importing them."""
+def find_installed_roots() -> list[Root]:
+    """Return the standard library's modules and the installed DISTRIBUTIONS. Nothing is imported."""
     library = Path(sysconfig.get_path("stdlib"))
     roots = [Root(name, library / name) for name in sorted(sys.stdlib_module_names - _SKIPPED_FOLDERS)]
     roots = [root if root.path.is_dir() else Root(root.module, root.path.with_suffix(".py")) for root in roots]
@@ -150,9 +150,9 @@ def installed_roots() -> list[Root]:
 
 
 def corpus_facts(roots: Sequence[Root] | None = None) -> dict[str, Any]:
-    """Return what the corpus depends on.
+    """Return the facts that decide the corpus.
 
-    roots: None means the installed ones, by their versions. Given ones count by the size and time of their files.
+    roots: None: the installed packages, by their versions. Other roots: by size and time of their files.
     """
     facts: dict[str, Any] = {"pydocs": VERSION, "python": platform.python_version()}
     if roots is not None:
@@ -169,13 +169,13 @@ def corpus_facts(roots: Sequence[Root] | None = None) -> dict[str, Any]:
 
 
 def corpus_folder(roots: Sequence[Root] | None = None) -> Path:
-    """Return the cache folder of the corpus, with documents.jsonl in it. Collect the corpus if needed.
+    """Return the cache folder that holds the corpus, documents.jsonl. Collect the corpus if needed.
 
-    roots: replace the installed ones. Raises UserError if the cache folder cannot be written.
+    roots: read these packages instead of the installed ones. Raises UserError if the cache folder cannot be written.
     """
     folder = cache_dir() / f"pydocs-{fingerprint(corpus_facts(roots))}"
     if not (folder / "documents.jsonl").is_file():
-        documents = collect(installed_roots() if roots is None else roots)
+        documents = collect(find_installed_roots() if roots is None else roots)
         with atomic_folder(folder) as temporary, open(temporary / "documents.jsonl", "w", encoding="utf-8") as file:
             for document in documents:
                 file.write(json.dumps(document._asdict()) + "\n")
@@ -200,20 +200,20 @@ def collect(roots: Sequence[Root]) -> list[Document]:
         if len(text) < MIN_CHARACTERS:
             continue
         name = f"{module}:{qualname}"
-        times_seen[name] = times_seen.get(name, 0) + 1  # a property's setter, or a definition in both branches of an if
+        times_seen[name] = times_seen.get(name, 0) + 1  # such as a property and its setter
         unique = name if times_seen[name] == 1 else f"{name}#{times_seen[name]}"
         documents.append(Document(unique, module, split_of(module), text))
     documents.sort()
-    keep = without_leaks([d.text for d in documents], [d.split for d in documents], SPLITS)
-    return [document for document, kept in zip(documents, keep, strict=True) if kept]
+    keep = select_without_leaks([d.text for d in documents], [d.split for d in documents], SPLITS)
+    return [document for document, is_kept in zip(documents, keep, strict=True) if is_kept]
 
 
 def split_of(module: str) -> str:
     """Return the split of a module: about 90, 5 and 5 % by a hash of the first three parts of its dotted name."""
-    # With this salt both halves of pydocs come near these shares, and all large scipy subpackages have held-out
-    # documents.
-    relatives = ".".join(module.split(".")[:3])
-    digest = hashlib.sha256(f"443:{relatives}".encode()).digest()
+    # The salt is chosen so that both halves of pydocs have about these shares, and all large scipy subpackages have
+    # held-out documents.
+    package = ".".join(module.split(".")[:3])
+    digest = hashlib.sha256(f"443:{package}".encode()).digest()
     place = int.from_bytes(digest[:4], "big") / 2**32
     return "train" if place < 0.9 else "validation" if place < 0.95 else "test"
 
@@ -221,33 +221,33 @@ def split_of(module: str) -> str:
 def scan(roots: Sequence[Root]) -> list[docstrings.Docstring]:
     """Return all docstrings under `roots`, in the order of files. Child processes that do not import t5lite read them.
 
-    They are plain subprocesses. A fork is unsafe once JAX runs. The spawn of multiprocessing would import the caller's
-    main module, and so JAX, in every child.
+    The children are plain subprocesses. A fork is unsafe once JAX runs. The spawn of multiprocessing would import the
+    caller's main module, and so JAX, in every child.
     """
     files = sorted({file for root in roots for file in _source_files(root)}, key=lambda file: (file[1], file[0]))
     chunks = [files[start : start + FILES_PER_PROCESS] for start in range(0, len(files), FILES_PER_PROCESS)]
-    found: list[docstrings.Docstring] = []
+    all_docstrings: list[docstrings.Docstring] = []
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
         with progress("pydocs: reading docstrings", total=max(len(files), 1)) as advance:
             for chunk, result in zip(chunks, pool.map(_extract_in_child, chunks), strict=True):
-                found += result
+                all_docstrings += result
                 advance(len(chunk))
     finally:
         pool.shutdown(cancel_futures=True)
-    return found
+    return all_docstrings
 
 
 def _extract_in_child(files: list[tuple[str, str]]) -> list[docstrings.Docstring]:
     command = [sys.executable, "-I", "-S", docstrings.__file__]
     try:
-        done = subprocess.run(command, input=json.dumps(files).encode(), capture_output=True, check=False)
+        child = subprocess.run(command, input=json.dumps(files).encode(), capture_output=True, check=False)
     except OSError as error:
         raise UserError(f"cannot start {sys.executable} to read docstrings: {error.strerror}") from error
-    if done.returncode:
-        last_line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise RuntimeError(f"reading docstrings from {files[0][0]} on failed ({done.returncode}): {last_line}")
-    return [tuple(item) for item in json.loads(done.stdout)]
+    if child.returncode:
+        last_line = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise RuntimeError(f"reading docstrings from {files[0][0]} on failed ({child.returncode}): {last_line}")
+    return [tuple(item) for item in json.loads(child.stdout)]
 
 
 def _source_files(root: Root) -> Iterator[tuple[str, str]]:

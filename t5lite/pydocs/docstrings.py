@@ -1,8 +1,8 @@
-"""Extract docstrings from Python source by parsing alone: nothing is imported and nothing is run.
+"""Extract docstrings from Python source by parsing: nothing is imported and nothing is run.
 
-This file is also the program of child processes (see `corpus.scan`). So it imports the standard library only and starts
-in a few milliseconds. A child reads a JSON list of files on stdin, `[[path, module], …]`, and prints a JSON list of
-docstrings, `[[module, qualified name, text], …]`:
+This file is also the program of child processes (see `corpus.scan`). So it imports only the standard library, and
+starts in a few milliseconds. A child reads a JSON list of files on stdin, `[[path, module], …]`, and prints a JSON list
+of docstrings, `[[module, qualified name, text], …]`:
 
     [["/usr/lib/python3.12/bisect.py", "bisect"]]
     [["bisect", "", "Bisection algorithms."], ["bisect", "insort_right", "Insert item x in list a, …"]]
@@ -23,22 +23,22 @@ _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def extract_docstrings(path: str, module: str) -> list[Docstring]:
-    """Return the docstrings of a source file in the order of the file, cleaned as by `inspect.getdoc`.
+    """Return the docstrings of a source file in the order of the file, without indentation, like `inspect.getdoc`.
 
     Modules, classes and functions have docstrings. numpy and scipy also attach docstrings to compiled objects by calls
     such as `add_newdoc("numpy._core.multiarray", "ndarray", ("sort", "…"))`. Such a docstring belongs to the module
-    that the call names. A file that cannot be read, decoded or parsed gives none.
+    that the call names. A file that cannot be read, decoded or parsed gives no docstrings.
     """
     try:
-        with tokenize.open(path) as file:  # decodes as the interpreter does: by BOM or coding line
+        with tokenize.open(path) as file:  # decodes by BOM or coding line, like the interpreter
             source = file.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about invalid escapes in the source
+            warnings.simplefilter("ignore")  # do not warn of invalid escapes in the source
             tree = ast.parse(source)
-        found = list(_walk(tree, module, ""))
+        docstrings = list(_walk(tree, module, ""))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    return [(where, name, _clean(text)) for where, name, text in found]
+    return [(where, name, _clean(text)) for where, name, text in docstrings]
 
 
 def _clean(text: str) -> str:
@@ -46,20 +46,20 @@ def _clean(text: str) -> str:
 
 
 def _walk(node: ast.AST, module: str, qualname: str) -> Iterator[Docstring]:
-    """Yield the docstrings of `node` and of all definitions inside it, also of those inside if and try blocks."""
-    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    if documented and (text := ast.get_docstring(node, clean=False)):
+    """Yield the docstrings of `node` and of all definitions inside it, also inside if and try blocks."""
+    can_have_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    if can_have_docstring and (text := ast.get_docstring(node, clean=False)):
         yield module, qualname, text
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _walk(child, module, f"{qualname}.{child.name}" if qualname else child.name)
         elif isinstance(child, ast.Expr):
-            yield from _added_docstrings(child.value, module)
+            yield from _find_added_docstrings(child.value, module)
         elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
             yield from _walk(child, module, qualname)
 
 
-def _added_docstrings(call: ast.expr, module: str) -> Iterator[Docstring]:
+def _find_added_docstrings(call: ast.expr, module: str) -> Iterator[Docstring]:
     """Yield the docstrings in `add_newdoc(place, name, doc)`. doc is a text, (member, text) or a list of such pairs."""
     if not isinstance(call, ast.Call) or len(call.args) < 2:
         return

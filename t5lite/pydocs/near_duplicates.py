@@ -1,8 +1,8 @@
-"""Find and remove duplicates that would leak from a training split into a held-out one.
+"""Find and remove duplicates that would leak from a training split into a held-out split.
 
-The shingles of a text are its runs of three words. Two texts are near duplicates if at least half of the shingles that
-occur in either occur in both (a Jaccard similarity of 0.5). The comparison is exact: sparse matrix products of each
-held-out split with all earlier splits. So no near duplicate is missed, as can happen with MinHash. 30,000 docstrings
+The shingles of a text are its runs of three words. Two texts are near duplicates if their Jaccard similarity is at
+least 0.5: at least half of all their shingles occur in both texts. The comparison is exact: sparse matrix products of
+each held-out split with all earlier splits. So, unlike with MinHash, no near duplicate is missed. 30,000 docstrings
 take a few seconds.
 """
 
@@ -19,29 +19,29 @@ _ROWS_PER_PRODUCT = 256  # limits the memory of one block of the product
 _WORD = re.compile(r"\w+")
 
 
-def normalised(text: str) -> str:
-    """Return `text` in lower case with single spaces. Exact duplicates have the same result."""
+def normalise_text(text: str) -> str:
+    """Return `text` in lower case with single spaces. Exact duplicates have equal results."""
     return " ".join(text.lower().split())
 
 
-def without_leaks(texts: Sequence[str], splits: Sequence[str], order: Sequence[str]) -> np.ndarray:
-    """Return which of `texts` to keep, bool [n], so that no duplicate stands in two splits.
+def select_without_leaks(texts: Sequence[str], splits: Sequence[str], order: Sequence[str]) -> np.ndarray:
+    """Return which of `texts` to keep, bool [n], so that no two splits share a duplicate.
 
-    Only the first of several exact duplicates is kept, in the `order` of splits and then of texts. A text with a near
+    Of exact duplicates, only the first is kept, in the `order` of splits and then of texts. A text with a near
     duplicate in an earlier split is not kept. Near duplicates inside one split stay.
 
-        without_leaks(["a b c d", "A b  c d", "a b c d"], ["train", "train", "test"], ["train", "test"])
+        select_without_leaks(["a b c d", "A b  c d", "a b c d"], ["train", "train", "test"], ["train", "test"])
         -> [True, False, False]
     """
     rank = np.array([order.index(split) for split in splits], dtype=int)
     keep = np.zeros(len(texts), dtype=bool)
     seen: set[str] = set()
     for index in np.argsort(rank, kind="stable"):
-        key = normalised(texts[index])
+        key = normalise_text(texts[index])
         keep[index] = key not in seen
         seen.add(key)
 
-    shingles_NxS = _shingle_matrix(texts)
+    shingles_NxS = _make_shingle_matrix(texts)
     for place in range(1, len(order)):
         held_out = np.flatnonzero(keep & (rank == place))
         earlier = np.flatnonzero(keep & (rank < place))
@@ -49,7 +49,7 @@ def without_leaks(texts: Sequence[str], splits: Sequence[str], order: Sequence[s
     return keep
 
 
-def _shingle_matrix(texts: Sequence[str]) -> sparse.csr_array:
+def _make_shingle_matrix(texts: Sequence[str]) -> sparse.csr_array:
     """Return a 0/1 matrix: a row for each text, a column for each distinct run of three words.
 
     A shorter text is one run.
@@ -73,13 +73,13 @@ def _shingle_matrix(texts: Sequence[str]) -> sparse.csr_array:
 
 
 def _resembles_any(left_LxS: sparse.csr_array, right_RxS: sparse.csr_array) -> np.ndarray:
-    """Return for each row of `left` whether it is a near duplicate of a row of `right`: bool [L]."""
-    found = np.zeros(left_LxS.shape[0], dtype=bool)
+    """Return bool [L]: whether each row of `left` is a near duplicate of some row of `right`."""
+    resembles = np.zeros(left_LxS.shape[0], dtype=bool)
     left_sizes, right_sizes = left_LxS.sum(axis=1), right_RxS.sum(axis=1)
     right_SxR = right_RxS.T.tocsr()
     for start in range(0, left_LxS.shape[0], _ROWS_PER_PRODUCT):
         shared = (left_LxS[start : start + _ROWS_PER_PRODUCT] @ right_SxR).tocoo()
         rows, columns = shared.row + start, shared.col
         union = left_sizes[rows] + right_sizes[columns] - shared.data
-        found[rows[shared.data >= SIMILARITY * union]] = True
-    return found
+        resembles[rows[shared.data >= SIMILARITY * union]] = True
+    return resembles

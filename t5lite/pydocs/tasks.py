@@ -10,7 +10,7 @@ summary: the rest of a docstring -> its first sentence.
     -> ("linspace(start, stop)\\n\\nThe endpoint can be left out.\\n\\nParameters …",
         "Return evenly spaced numbers over an interval.")
 
-topic: a docstring of scipy, without the names of subpackages -> the subpackage that it is in.
+topic: a docstring of scipy, without the names of subpackages -> the subpackage of the docstring.
 
     ("scipy.stats._qmc", "Sobol engine, see `scipy.stats.qmc.Halton`") -> ("Sobol engine, see `qmc.Halton`", "stats")
 '''
@@ -20,15 +20,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from t5lite.pydocs.corpus import Document
-from t5lite.pydocs.near_duplicates import normalised
+from t5lite.pydocs.near_duplicates import normalise_text
 
 MIN_SUMMARY, MAX_SUMMARY, MIN_REST = 15, 200, 100  # characters
 MIN_TOPIC_CHARACTERS, MIN_TOPIC_DOCUMENTS = 60, 100
 
 # A signature as in the first lines of numpy's docstrings: "zeros(shape, dtype=float)", "f(x) -> y".
 _SIGNATURE = re.compile(r"[\w.]+ *\([^)]*\)(?: *->.*)?(?=\n|$)")
-# Up to a full stop that ends a sentence. After it a capital or a quote follows, or the text ends. The full stop of an
-# abbreviation does not count.
+# Everything up to a full stop that ends a sentence. After the full stop a capital or a quote follows, or the text ends.
+# The full stop of an abbreviation does not count.
 _FIRST_SENTENCE = re.compile(
     r"""(?s).+?(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)(?<!\betc)(?<!\bal)(?<!\b[A-Z])\.(?=\s+[A-Z`'"*(]|\s*$)"""
 )
@@ -39,8 +39,8 @@ def summary_pair(text: str) -> tuple[str, str] | None:
     """Return (the rest of the docstring, its first sentence), or None if one of them is not suitable.
 
     The sentence ends with a full stop or is a paragraph of its own. It has 15 to 200 characters and at least three
-    words. At least 75 % of it is letters and spaces, and none of it looks like code or markup. The rest has at least
-    100 characters and does not repeat the sentence.
+    words. At least 75 % of the sentence is letters and spaces, and no part looks like code or markup. The rest has at
+    least 100 characters and does not repeat the sentence.
     """
     head, body = "", text
     while signature := _SIGNATURE.match(body):
@@ -53,7 +53,7 @@ def summary_pair(text: str) -> tuple[str, str] | None:
     if not _reads_as_sentence(summary):
         return None
     rest = "\n\n".join(part for part in (head.strip(), remainder, rest.strip("\n")) if part)
-    if len(rest) < MIN_REST or normalised(summary).rstrip(".") in normalised(rest):
+    if len(rest) < MIN_REST or normalise_text(summary).rstrip(".") in normalise_text(rest):
         return None
     return rest, summary
 
@@ -71,29 +71,30 @@ def _reads_as_sentence(text: str) -> bool:
 def topic_pairs(documents: Sequence[Document]) -> list[tuple[Document, str, str]]:
     """Return (document, its text without the names of topics, its topic) for scipy's documents.
 
-    The topics are the public subpackages that have at least 100 documents of 60 characters or more after the removal.
+    The topics are public subpackages with at least 100 documents. Documents with fewer than 60 characters after the
+    removal are left out.
     """
-    candidates = [(document, _subpackage(document.module)) for document in documents]
+    candidates = [(document, _find_subpackage(document.module)) for document in documents]
     names = sorted({topic for _, topic in candidates if topic})
     if not names:
         return []
-    giveaway = _giveaway(names)
-    pairs = [(d, _without_names(d.text, giveaway), topic) for d, topic in candidates if topic]
+    name_pattern = _make_name_pattern(names)
+    pairs = [(d, _remove_names(d.text, name_pattern), topic) for d, topic in candidates if topic]
     pairs = [pair for pair in pairs if len(pair[1]) >= MIN_TOPIC_CHARACTERS]
     counts = Counter(topic for _, _, topic in pairs)
     return [pair for pair in pairs if counts[pair[2]] >= MIN_TOPIC_DOCUMENTS]
 
 
-def _subpackage(module: str) -> str | None:
+def _find_subpackage(module: str) -> str | None:
     """Return "stats" for "scipy.stats._qmc"; None outside scipy's public subpackages."""
     first, *rest = module.split(".")
     return rest[0] if first == "scipy" and rest and not rest[0].startswith("_") else None
 
 
-def _giveaway(names: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern for the names in any case.
+def _make_name_pattern(names: Sequence[str]) -> re.Pattern[str]:
+    """Return a pattern for the names, in upper or lower case.
 
-    It matches them as words, and as parts of dotted names (then with the dot) or underscored names.
+    The pattern matches a name as a word, or as a part of a dotted name (with the dot) or of a name with underscores.
     """
     words = "|".join(map(re.escape, ["scipy", *names]))
     return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])(?:\.(?=\w))?", re.IGNORECASE)
@@ -102,5 +103,5 @@ def _giveaway(names: Sequence[str]) -> re.Pattern[str]:
 _IMPORT_LINE = re.compile(r"^[ \t]*(?:>>> |\.\.\. )?[ \t]*(?:import|from[ \t]+\S+[ \t]+import)[ \t].*\n?", re.MULTILINE)
 
 
-def _without_names(text: str, giveaway: re.Pattern[str]) -> str:
-    return giveaway.sub("", _IMPORT_LINE.sub("", text)).strip()
+def _remove_names(text: str, name_pattern: re.Pattern[str]) -> str:
+    return name_pattern.sub("", _IMPORT_LINE.sub("", text)).strip()

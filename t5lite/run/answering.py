@@ -1,7 +1,7 @@
-"""What all answers share: requests become batches, and answers come in the order of the requests.
+"""Answer requests in batches. The answers come in the order of the requests.
 
-Requests are answered in batches of texts with similar lengths. The answer to a text depends on the text's place and the
-seed, not on the other texts of the batch. If a text was cut to the length that the network reads, its answer has
+A batch holds texts of similar lengths. The answer to a text depends on the text's place and the seed, not on the other
+texts of the batch. If a text was cut to the length that the network reads, its answer has
 "cut": {"tokens": 900, "read": 512}.
 """
 
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from t5lite.decoding.settings import Settings
-from t5lite.run.released import Opened
+from t5lite.run.released import OpenedModel
 from t5lite.run.requests import Request
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
@@ -24,37 +24,37 @@ from t5lite.training.sharding import make_mesh, sharded_shapes
 from t5lite.training.start import load_params
 
 BATCH_SIZE = 16
-BATCHES_SORTED = 16  # batches a host; texts of similar length are put together among them
+BATCHES_SORTED = 16  # batches per host whose texts are sorted by length together
 
 
 # Fields of an answer. If a request has fields with these names, they are copied to the answer's field "given".
-OWN_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "answers", "cut",
-                        "error", "given"))  # fmt: skip
+ANSWER_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "answers",
+                           "cut", "error", "given"))  # fmt: skip
 
 
-class Ready(NamedTuple):
+class PreparedRequest(NamedTuple):
     """A request as tokens.
 
     ids: the tokens that the network reads.
     tokens: the prefix of the answer, or the target to score.
-    asked: the places that an encoder is asked about.
-    cut: see the module; None: nothing was cut.
+    asked_places: the places that an encoder is asked about.
+    cut: see the module's docstring; None: nothing was cut.
     """
 
     request: Request
     ids: np.ndarray
     tokens: Sequence[int] = ()
-    asked: np.ndarray | None = None
+    asked_places: np.ndarray | None = None
     cut: dict[str, int] | None = None
 
-    def answer(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer `found` with the fields that every answer has."""
+    def complete_answer(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return `answer` with the fields that every answer has."""
         cut = {} if self.cut is None else {"cut": self.cut}
         fields, given = self.request.fields, {}
-        if clashing := fields.keys() & OWN_FIELDS:
+        if clashing := fields.keys() & ANSWER_FIELDS:
             given = {"given": {name: fields[name] for name in fields if name in clashing}}
             fields = {name: value for name, value in fields.items() if name not in clashing}
-        return {**fields, **given, "input": self.request.input, **found, **cut}
+        return {**fields, **given, "input": self.request.input, **answer, **cut}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Options:
     """How requests are answered.
 
     settings: how tokens are chosen.
-    stop: texts before which an answer ends.
-    suppress: texts of one token each that are never generated.
-    seed: for random choices.
+    stop: texts that end an answer; the answer ends before them.
+    suppress: texts that are never generated; each must be one token.
+    seed: the seed of random choices.
     """
 
     settings: Settings = dataclasses.field(default_factory=Settings)
@@ -73,24 +73,25 @@ class Options:
     seed: int = 0
 
 
-PLAIN = Options()
+DEFAULTS = Options()
 
 
-def in_order(
+def answer_in_order(
     requests: Sequence[Request],
     batch_size: int,
-    prepare: Callable[[Request], Ready],
-    function: Callable[[list[Ready], list[int]], list[dict]],
+    prepare: Callable[[Request], PreparedRequest],
+    function: Callable[[list[PreparedRequest], list[int]], list[dict]],
     strict: bool = True,
 ) -> Iterator[dict]:
-    """Yield function(prepared requests of similar length, their places) for all requests, in the order of their places.
+    """Yield the answers of `function` to all requests, in the order of the requests.
 
-    Several hosts take batches in turn, and host 0 yields all answers. If `prepare` refuses a request with a UserError,
-    the answer is {"input", "error"}; with `strict`, the error is raised when it is the request's turn.
+    `function` gets prepared requests of similar length, and their places. Several hosts take batches in turn, and host
+    0 yields all answers. If `prepare` raises a UserError, the answer is {"input", "error"}. With `strict`, the error is
+    raised instead, when it is the request's turn.
     """
 
-    def answered(places: list[int]) -> list[dict]:
-        ready, found = {}, {}
+    def answer_batch(places: list[int]) -> list[dict]:
+        ready, answers = {}, {}
         for place in places:
             request = requests[place]
             try:
@@ -99,24 +100,25 @@ def in_order(
                 ready[place] = prepare(request)
             except UserError as error:
                 where = f"{request.place}: " if request.place else ""
-                found[place] = {"input": request.input, "error": f"{where}{error}"}
+                answers[place] = {"input": request.input, "error": f"{where}{error}"}
         if ready:
-            found |= dict(zip(ready, function(list(ready.values()), list(ready)), strict=True))
-        return [found[place] for place in places]
+            answers |= dict(zip(ready, function(list(ready.values()), list(ready)), strict=True))
+        return [answers[place] for place in places]
 
     window = batch_size * BATCHES_SORTED * hosts.count_hosts()
     for first in range(0, len(requests), window):
         places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
         batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
-        found: dict[int, dict] = {}
+        answers: dict[int, dict] = {}
         for start in range(0, len(batches), hosts.count_hosts()):
-            mine = batches[start + hosts.get_index()] if start + hosts.get_index() < len(batches) else []
-            for places_of_host, each in hosts.to_primary((mine, answered(mine))):
-                found |= dict(zip(places_of_host, each, strict=True))
-        for place in sorted(found):
-            if strict and "error" in found[place]:
-                raise UserError(found[place]["error"])
-            yield found[place]
+            index = start + hosts.get_index()
+            host_places = batches[index] if index < len(batches) else []
+            for answered_places, host_answers in hosts.to_primary((host_places, answer_batch(host_places))):
+                answers |= dict(zip(answered_places, host_answers, strict=True))
+        for place in sorted(answers):
+            if strict and "error" in answers[place]:
+                raise UserError(answers[place]["error"])
+            yield answers[place]
 
 
 class Answerer(abc.ABC):
@@ -124,11 +126,13 @@ class Answerer(abc.ABC):
 
     Args:
         opened: the model of `place`, a workdir or `hf:DIR`.
-        step, average: which checkpoints to read instead of the newest, as for `load_params`.
+        step, average: which checkpoints to read instead of the newest, see `load_params`.
         tensor: the number of this host's devices over which the model is split.
     """
 
-    def __init__(self, opened: Opened, place: str | Path, step: str | None = None, average: int = 1, tensor: int = 1):
+    def __init__(
+        self, opened: OpenedModel, place: str | Path, step: str | None = None, average: int = 1, tensor: int = 1
+    ):
         self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
         self.conventions = opened.conventions
         self.columns = opened.config.data.train.columns
@@ -136,20 +140,26 @@ class Answerer(abc.ABC):
         self.params, self.step = load_params(place, sharded_shapes(self.model.config, self.mesh), step, average)
 
     @abc.abstractmethod
-    def prepare(self, request: Request, options: Options) -> Ready:
+    def prepare(self, request: Request, options: Options) -> PreparedRequest:
         """Return a request as tokens. Raises UserError for a text that the model cannot take."""
 
     @abc.abstractmethod
-    def answer(self, ready: list[Ready], places: list[int], options: Options) -> list[dict]:
+    def answer(self, ready: list[PreparedRequest], places: list[int], options: Options) -> list[dict]:
         """Return the answers to a batch of requests. places: their places among all requests."""
 
     def answers(
-        self, requests: Sequence[Request], options: Options = PLAIN, batch_size: int = BATCH_SIZE, strict: bool = True
+        self,
+        requests: Sequence[Request],
+        options: Options = DEFAULTS,
+        batch_size: int = BATCH_SIZE,
+        strict: bool = True,
     ) -> Iterator[dict]:
-        """Yield {"input", "output", "tokens", "token_logprobs", "logprob"} of each request, in their order.
+        """Yield {"input", "output", "tokens", "token_logprobs", "logprob"} for each request, in order.
 
-        Generated answers also have "score", and with num_return above 1 "answers", the list of all, best first.
-        strict: see `in_order`.
+        Generated answers also have "score". With num_return above 1 they have "answers", a list of all, best first.
+        strict: see `answer_in_order`.
         """
         prepare = functools.partial(self.prepare, options=options)
-        yield from in_order(requests, batch_size, prepare, functools.partial(self.answer, options=options), strict)
+        yield from answer_in_order(
+            requests, batch_size, prepare, functools.partial(self.answer, options=options), strict
+        )

@@ -1,10 +1,10 @@
-"""Answers of a run, or of released weights, to texts. `generate` prints them.
+"""Answer texts with a run or with released weights. The verb `generate` prints the answers.
 
     answerer = open_answerer("runs/tiny")
     for answer in answerer.answers([Request("The <extra_id_0> sat on the mat.")], Options(Settings())):
         answer["output"], answer["logprob"]
 
-answering.py has what all answers share, generator.py those of decoders, reader.py those of encoders.
+answering.py is for all models, generator.py for decoders, reader.py for encoders.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""The baseline of a labelled task: the metrics of a bag of words with the same labels and the same held-out pairs.
+"""The baseline for a labelled task: a bag of words with the same labels and the same held-out pairs as a network.
 
-It is TF-IDF of words and word pairs with a linear support vector machine, by scikit-learn. It reads the whole inputs,
-where a network reads the first `objective.inputs_length` tokens. A config asks for it with
-`model.architecture = "bag_of_words"`. Of the config's other fields, only the data, the tokenizer, the seed and
-`eval.rows` matter. The tokenizer's tokens show that the held-out pairs are the same.
+The baseline is TF-IDF of words and word pairs with a linear support vector machine, by scikit-learn. It reads the whole
+inputs, but a network reads only the first `objective.inputs_length` tokens. A config chooses the baseline with
+`model.architecture = "bag_of_words"`. The other fields that have an effect are the data, the tokenizer, the seed and
+`eval.rows`. The tokenizer is needed because the fingerprints of held-out pairs are made from tokens.
 """
 
 import time
@@ -18,15 +18,15 @@ from sklearn.svm import LinearSVC
 
 from t5lite.config import require
 from t5lite.data.dataset import Dataset, limited_order
-from t5lite.data.rows import evenly_spaced
+from t5lite.data.rows import space_evenly
 from t5lite.data.store import TokenStore
 from t5lite.training.checkpoint import params_sha256
 
 
 def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """Train and evaluate, and return the result: accuracy and macro F1 of each held-out set.
+    """Train and evaluate. Return the result, with accuracy and macro F1 of each held-out set.
 
-    This takes seconds for tens of thousands of pairs. Costs that only networks have are None.
+    Tens of thousands of pairs take seconds. Costs that only networks have are None.
     """
     require(dataset.labels is not None, "model.architecture", "bag_of_words needs targets that are labels")
     start = time.perf_counter()
@@ -40,7 +40,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     classifier.fit(vectorizer.fit_transform(inputs), targets)
     metrics, evaluated = {}, {}
     for split, span in dataset.validation.items():
-        pairs = evenly_spaced(span.store.num_documents // 2, config.eval.rows)
+        pairs = space_evenly(span.store.num_documents // 2, config.eval.rows)
         gold = _texts(dataset, span.store, 2 * pairs + 1)
         evaluated[split] = {"used": len(pairs), "of": span.store.num_documents // 2}
         chosen = classifier.predict(vectorizer.transform(_texts(dataset, span.store, 2 * pairs)))

@@ -1,13 +1,13 @@
-"""Metrics of parameters on held-out text.
+"""Compute metrics of parameters on held-out text.
 
 All objectives have loss, perplexity and token accuracy. Language models also have bits per byte. The metrics of an
-encoder's heads are in tasks/metrics.py. At the end, the standards of `objectives/catalogue.py` evaluate the same text.
-Pairs also have
+encoder's heads are in tasks/metrics.py. The last evaluation also uses the standards of `objectives/catalogue.py`, on
+the same text. Pairs also have
 
-    accuracy, macro_f1   of the most likely of the known labels, where targets are a closed set
-    exact_match          the greedily generated target equals the whole given one, on `eval.generate_rows` pairs
+    accuracy, macro_f1   if targets are a closed set: the most likely of the known labels is the answer
+    exact_match          whether the greedily generated target equals the whole target, on `eval.generate_rows` pairs
 
-Everything that does not fit in a row counts as missed: tokens of targets, tags and entities.
+Tokens of targets, tags and entities that do not fit in a row count as missed.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from t5lite.config import flatten_fields, to_dict
 from t5lite.data.cut import describe_share
 from t5lite.data.labelled import TaggedSentences
-from t5lite.data.rows import PackedPairs, Rows, RowSource, clip, evaluation_rows, evenly_spaced
+from t5lite.data.rows import PackedPairs, Rows, RowSource, clip, evaluation_rows, space_evenly
 from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
@@ -44,8 +44,8 @@ from t5lite.training.step import validation_key
 from t5lite.training.trainer import compile_eval_step, under
 
 
-class Shown(NamedTuple):
-    """The text of one held-out example, and of the tokens that were generated for it or chosen in its places."""
+class EvaluatedExample(NamedTuple):
+    """The text of one held-out example, and the text of the tokens that the model generated or chose."""
 
     inputs: str
     target: str
@@ -53,9 +53,9 @@ class Shown(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates parameters on the held-out sets of an experiment. Its steps compile once.
+    """Evaluate parameters on the held-out sets of an experiment. The evaluation steps compile once.
 
-    between_batches: called before each batch. If it raises, the evaluation is given up.
+    between_batches: called before each batch. To stop the evaluation, it raises.
     """
 
     def __init__(self, experiment: Experiment, mesh: Mesh, between_batches: Callable[[], None] = lambda: None):
@@ -74,36 +74,36 @@ class Evaluator:
 
     @property
     def splits(self) -> list[str]:
-        """The names of the held-out sets, which have examples. Standards have none."""
+        """The names of the held-out sets. Examples of these sets can be shown; standards have no examples."""
         return list(self._sources)
 
-    def losses(self, params: Any) -> dict[str, Metrics]:
-        """Return {split: metrics} of each held-out set, with accuracy and macro F1 where targets are labels."""
-        found = {}
+    def evaluate_losses(self, params: Any) -> dict[str, Metrics]:
+        """Return {split: metrics} of each held-out set. If targets are labels, add accuracy and macro F1."""
+        metrics = {}
         for split in self._sources:
-            found[split] = self._losses(params, split, self._sources[split], self.objective)
+            metrics[split] = self._compute_metrics(params, split, self._sources[split], self.objective)
             if self.objective.rows == "pairs" and self.experiment.dataset.labels is not None:
-                found[split] |= self._accuracy(params, split)
-        return found
+                metrics[split] |= self._measure_accuracy(params, split)
+        return metrics
 
-    def all(self, params: Any) -> dict[str, Metrics]:
-        """Return the metrics of `losses`, exact match of pairs, and {split_standard: metrics} for the standards."""
-        found = self.losses(params)
+    def evaluate_all(self, params: Any) -> dict[str, Metrics]:
+        """Return the metrics of `evaluate_losses`, exact match of pairs, and {split_standard: metrics}."""
+        metrics = self.evaluate_losses(params)
         for name, (objective, sources) in self._standards.items():
             for split, source in sources.items():
                 title = f"{split}_{name}"
-                found[title] = self._losses(params, title, source, objective)
+                metrics[title] = self._compute_metrics(params, title, source, objective)
         if self.objective.rows == "pairs" and self.experiment.config.eval.generate_rows:
             for split in self._sources:
-                found[split]["exact_match"] = self._exact_match(params, split)
-        return found
+                metrics[split]["exact_match"] = self._measure_exact_match(params, split)
+        return metrics
 
     def count_rows(self) -> dict[str, dict[str, int]]:
         """Count rows, {split: {"used": rows evaluated, "of": rows in the set, "generated": rows for exact match}}."""
         fields = self.experiment.config.eval
         sources = dict(self._sources)
-        for name, (_, of_standard) in self._standards.items():
-            sources |= {f"{split}_{name}": source for split, source in of_standard.items()}
+        for name, (_, standard_sources) in self._standards.items():
+            sources |= {f"{split}_{name}": source for split, source in standard_sources.items()}
         counts = {split: {"used": min(fields.rows, len(each)), "of": len(each)} for split, each in sources.items()}
         if self.objective.rows == "pairs" and fields.generate_rows:
             for split, source in self._sources.items():
@@ -111,55 +111,57 @@ class Evaluator:
         return counts
 
     def share_notes(self) -> list[str]:
-        """Return a sentence for each number of evaluated rows that is below the number of rows in the held-out set."""
-        said: dict[str, list[str]] = {}
+        """Return a sentence for each group of held-out sets that were not evaluated on all rows."""
+        splits_by_note: dict[str, list[str]] = {}
         for split, counts in self.count_rows().items():
             if (note := describe_share(counts)) is not None:
-                said.setdefault(note, []).append(split)
-        return [f"{', '.join(splits)}: {note}" for note, splits in said.items()]
+                splits_by_note.setdefault(note, []).append(split)
+        return [f"{', '.join(splits)}: {note}" for note, splits in splits_by_note.items()]
 
-    def _batch_size(self, count: int) -> int:
-        """Return the rows of a batch where `count` are evaluated. Metrics do not depend on it.
+    def _choose_batch_size(self, count: int) -> int:
+        """Return the batch size for the evaluation of `count` rows. Metrics do not depend on the batch size.
 
-        It is at most `eval.batch_size`, or else a microbatch of training, which fits in memory; and at most `count`.
-        Then it is rounded up to a multiple that the mesh divides.
+        The size is at most `count`, and at most `eval.batch_size` or a microbatch of training, which fits in memory.
+        Then it is rounded up, so that the mesh divides it.
         """
         config, shards = self.experiment.config, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        most = config.eval.batch_size or config.batch_size // config.microbatches
-        return -(-min(most, max(count, 1)) // shards) * shards
+        limit = config.eval.batch_size or config.batch_size // config.microbatches
+        return -(-min(limit, max(count, 1)) // shards) * shards
 
-    def _rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
-        size = self._batch_size(min(count, len(source)))
+    def _iterate_rows(self, title: str, source: RowSource, count: int) -> Iterator[Rows]:
+        size = self._choose_batch_size(min(count, len(source)))
         with progress(title, -(-min(count, len(source)) // size)) as advance:
             for rows in evaluation_rows(source, count, size, local_rows(size, self.mesh)):
                 self._between_batches()
                 yield rows
                 advance()
 
-    def _losses(self, params: Any, split: str, source: RowSource, objective: Objective) -> Metrics:
+    def _compute_metrics(self, params: Any, split: str, source: RowSource, objective: Objective) -> Metrics:
         total: dict[str, Any] = {}
-        for index, rows in enumerate(self._rows(f"evaluating on {split}", source, self.experiment.config.eval.rows)):
+        for index, rows in enumerate(
+            self._iterate_rows(f"evaluating on {split}", source, self.experiment.config.eval.rows)
+        ):
             sums = self._steps[objective](params, put_batch(rows, self.mesh), jnp.int32(index))
             total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
         total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
         if "bytes" in total:
             total["bytes"] *= source.byte_scale
-        for name, value in self._missed(source).items():
+        for name, value in self._count_missed(source).items():
             total[name] = total.get(name, 0.0) + value
         metrics = metrics_of(total)
         return {name: float(value) for name, value in metrics.items()}
 
-    def _missed(self, source: RowSource) -> dict[str, Any]:
-        """Return the sums for what was cut off the evaluated rows: none of it can be answered correctly."""
-        indices = evenly_spaced(len(source), self.experiment.config.eval.rows)
+    def _count_missed(self, source: RowSource) -> dict[str, Any]:
+        """Return the sums for tokens that were cut off the evaluated rows. The model cannot predict these tokens."""
+        indices = space_evenly(len(source), self.experiment.config.eval.rows)
         if isinstance(source, TaggedSentences):
             head = self.objective.answered.name
-            missed = TASKS[head].sum_missed(source.cut_tags(indices), source.labels)
+            missed = TASKS[head].sum_missed(source.find_cut_tags(indices), source.labels)
             return {sum_key(head, name): value for name, value in missed.items()}
-        return {"lost": source.lost_targets(indices)} if isinstance(source, PackedPairs) else {}
+        return {"lost": source.count_lost_target_tokens(indices)} if isinstance(source, PackedPairs) else {}
 
-    def _accuracy(self, params: Any, split: str) -> Metrics:
-        """Return the accuracy and macro F1 of choosing the label with the highest probability among all labels."""
+    def _measure_accuracy(self, params: Any, split: str) -> Metrics:
+        """Return accuracy and macro F1, if the label with the highest probability is the answer."""
         experiment = self.experiment
         labels, label_lengths = label_tokens(experiment)
         score = functools.partial(
@@ -171,8 +173,8 @@ class Evaluator:
             **self._conventions.scoring_arguments(),
         )
         gold, chosen = [], []
-        for rows in self._rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
-            placed = put_batch({**rows, "lengths": _lengths(rows)}, self.mesh)
+        for rows in self._iterate_rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
+            placed = put_batch({**rows, "lengths": _count_input_tokens(rows)}, self.mesh)
             best = jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1)
             best, targets, valid = gather((best, placed["targets"], placed["valid"]))
             same = (targets[:, None, : labels.shape[1]] == labels).all(axis=2)
@@ -182,22 +184,24 @@ class Evaluator:
         np.add.at(confusion, (np.concatenate(gold), np.concatenate(chosen)), 1)
         return {"accuracy": accuracy({"confusion": confusion}), "macro_f1": macro_f1({"confusion": confusion})}
 
-    def _exact_match(self, params: Any, split: str) -> float:
+    def _measure_exact_match(self, params: Any, split: str) -> float:
         source = self._sources[split]
-        rows = self._rows(f"generating on {split}", source, self.experiment.config.eval.generate_rows)
+        rows = self._iterate_rows(f"generating on {split}", source, self.experiment.config.eval.generate_rows)
         return float(
-            np.mean([shown.target.strip() == shown.output.strip() for shown in self._generated(params, rows, source)])
+            np.mean(
+                [each.target.strip() == each.output.strip() for each in self._generate_answers(params, rows, source)]
+            )
         )
 
-    def examples(self, params: Any, split: str, count: int) -> Iterator[Shown]:
-        """Yield `count` held-out examples, evenly spaced, with the model's answer to each."""
+    def examples(self, params: Any, split: str, count: int) -> Iterator[EvaluatedExample]:
+        """Yield `count` held-out examples, evenly spaced, with the model's answers."""
         source = self._sources[split]
-        rows = self._rows(f"{split}: examples", source, count)
+        rows = self._iterate_rows(f"{split}: examples", source, count)
         is_encoder = self.objective.architecture == "encoder"
-        return self._chosen(params, rows) if is_encoder else self._generated(params, rows, source)
+        return self._choose_answers(params, rows) if is_encoder else self._generate_answers(params, rows, source)
 
-    def _chosen(self, params: Any, batches: Iterable[Rows]) -> Iterator[Shown]:
-        """Yield an encoder's examples, with the likeliest token for each place asked for and answer of each head."""
+    def _choose_answers(self, params: Any, batches: Iterable[Rows]) -> Iterator[EvaluatedExample]:
+        """Yield an encoder's examples with the likeliest tokens at predicted places and the likeliest answers."""
         experiment, objective = self.experiment, self.objective
         decode = experiment.dataset.tokenizer.decode
 
@@ -209,9 +213,9 @@ class Evaluator:
             outputs = experiment.model.apply({"params": params}, batch, method="outputs")
             return batch, jax.tree.map(lambda logits: jnp.argmax(logits, axis=-1), outputs)
 
-        def text(answers: Mapping[str, Any], given: Mapping[str, Any], row: int) -> str:
+        def join_names(answers: Mapping[str, Any], true_answers: Mapping[str, Any], row: int) -> str:
             parts = (
-                name_answers(head, answers[head][row], given[head][row], objective.labels, decode)
+                name_answers(head, answers[head][row], true_answers[head][row], objective.labels, decode)
                 for head in list_heads(objective.heads)
             )
             return " | ".join(name for names in parts for name in names)
@@ -220,15 +224,16 @@ class Evaluator:
             placed = put_batch(rows, self.mesh)
             valid = gather(placed.pop("valid"))
             batch, chosen = gather(choose(params, placed, jnp.int32(index)))
-            given = {VOCABULARY: np.where(batch.weights > 0, batch.targets, -1), **batch.answers}
+            true_answers = {VOCABULARY: np.where(batch.weights > 0, batch.targets, -1), **batch.answers}
             for row in np.flatnonzero(valid):
-                inputs = decode(_real(batch.inputs, batch.inputs_segment_ids)[row])
-                yield Shown(inputs, text(given, given, row), text(chosen, given, row))
+                inputs = decode(_remove_padding(batch.inputs, batch.inputs_segment_ids)[row])
+                target, output = (join_names(answers, true_answers, row) for answers in (true_answers, chosen))
+                yield EvaluatedExample(inputs, target, output)
 
-    def _generated(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Shown]:
-        """Yield greedy answers: to pairs in text, of a denoiser by sentinels, of a language model to half of a window.
+    def _generate_answers(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[EvaluatedExample]:
+        """Yield examples with greedy answers. A language model gets half of a window as input, and continues it.
 
-        The target of a pair is its whole text, even where the row, from `source`, has place for only a part of it.
+        The target of a pair is its whole text, read from `source`, even if the row holds only a part of that text.
         """
         experiment = self.experiment
         objective, vocabulary = self.objective, experiment.vocabulary
@@ -262,15 +267,16 @@ class Evaluator:
                 **self._conventions.generation_arguments(),
             )
             examples, generated = gather((examples, generated))
-            inputs = _real(examples.inputs, examples.inputs_segment_ids)
-            targets = _real(examples.targets, examples.targets_segment_ids)
+            inputs = _remove_padding(examples.inputs, examples.inputs_segment_ids)
+            targets = _remove_padding(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
                 answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
                 target = targets[row] if pairs is None else source.target(int(pairs[row]))
-                yield Shown(decode(inputs[row]), decode(target), decode(self._conventions.text_tokens(answer)))
+                output = decode(self._conventions.text_tokens(answer))
+                yield EvaluatedExample(decode(inputs[row]), decode(target), output)
 
 
-def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
+def _remove_padding(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
     """Return the tokens of each row of `tokens` [B, L] without padding."""
     return list(tokens) if segment_ids is None else [row[ids > 0] for row, ids in zip(tokens, segment_ids, strict=True)]
 
@@ -278,33 +284,33 @@ def _real(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray
 def load_evaluator(
     place: str | Path, config: ConfigDict | None = None, step: str | None = None, average: int = 1
 ) -> tuple[Evaluator, Any, int]:
-    """Return the evaluator of the run in a workdir, its newest checkpoint's parameters, and their step; 0 for `hf:DIR`.
+    """Return the evaluator of a workdir or `hf:DIR`, the newest checkpoint's parameters, and their step (`hf:DIR`: 0).
 
     Args:
-        config: the run's config, possibly with other held-out text or evaluation settings; None: as it was.
-        step, average: which checkpoints to read instead of the newest, as for `load_params`.
+        config: the run's config, possibly with other held-out text or evaluation settings; None: the stored config.
+        step, average: which checkpoints to read instead of the newest, see `load_params`.
     """
     config = config_of(place) if config is None else config
     with primary_first():
         experiment = open_run(config, place)
     check_agreement({**flatten_fields(to_dict(config)), **experiment.dataset.identity})
     mesh = make_mesh(**config.mesh)
-    params, found = load_params(place, sharded_shapes(experiment.model.config, mesh), step, average)
-    return Evaluator(experiment, mesh), params, found
+    params, params_step = load_params(place, sharded_shapes(experiment.model.config, mesh), step, average)
+    return Evaluator(experiment, mesh), params, params_step
 
 
-def _lengths(rows: Rows) -> np.ndarray:
+def _count_input_tokens(rows: Rows) -> np.ndarray:
     return (rows["inputs_segment_ids"] > 0).sum(axis=1, dtype=np.int32)
 
 
 def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Return int32 [C, T], each label's tokens as targets of a row, closed by EOS; and int32 [C], their lengths."""
+    """Return the labels' tokens as targets of a row, int32 [C, T], with EOS, and their lengths, int32 [C]."""
     length, front = experiment.evaluated.targets_length, experiment.conventions.front
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
-    each = [
+    rows = [
         [*front, *clip(np.append(encode(label), eos), length - len(front))] for label in experiment.dataset.labels or ()
     ]
-    tokens = np.zeros((len(each), max(map(len, each))), np.int32)
-    for row, label in zip(tokens, each, strict=True):
-        row[: len(label)] = label
-    return tokens, np.array([len(label) for label in each], np.int32)
+    tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for token_row, row in zip(tokens, rows, strict=True):
+        token_row[: len(row)] = row
+    return tokens, np.array([len(row) for row in rows], np.int32)

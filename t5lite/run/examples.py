@@ -1,9 +1,9 @@
 """The examples of a training step as plain values, and statistics of the noise in many of them.
 
-    for seen in examples_of(experiment, step=0, count=100):
-        as_json(seen, experiment.objective)
+    for example in examples_of(experiment, step=0, count=100):
+        as_json(example, experiment.objective)
 
-They are the examples that training sees: the same rows, the same noise.
+Training sees the same examples: the same rows with the same noise.
 """
 
 import collections
@@ -24,16 +24,16 @@ from t5lite.training.loss import token_counts
 from t5lite.training.step import noise_key
 
 
-class Seen(NamedTuple):
-    """One example: its place in the run, its row, what the objective made of it, and what the model reads."""
+class TrainingExample(NamedTuple):
+    """One example: its index in the run, its row, the example that the objective makes, and the model's inputs."""
 
     index: int
     row: dict[str, np.ndarray]
-    example: Example
+    objective_example: Example
     batch: Batch
 
 
-def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[Seen]:
+def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[TrainingExample]:
     """Yield `count` examples, as NumPy arrays, starting at the batch of `step` (0-based)."""
     config, objective = experiment.config, experiment.objective
     rows_of, table = experiment.train_rows(), experiment.vocabulary.table
@@ -44,25 +44,25 @@ def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[Seen]
         return make_examples(objective, keys, rows, table), make_batch(objective, keys, rows, table)
 
     for index in range(count):
-        at, place = divmod(index, config.batch_size)
+        steps_later, place = divmod(index, config.batch_size)
         if place == 0:
-            rows = rows_of(step + at)
-            made = jax.device_get(make(rows, jnp.int32(step + at)))
-        row, (example, batch) = jax.tree.map(lambda x: x[place], (rows, made))  # noqa: B023 - used at once
-        yield Seen((step + at) * config.batch_size + place, row, example, batch)
+            rows = rows_of(step + steps_later)
+            examples_and_batch = jax.device_get(make(rows, jnp.int32(step + steps_later)))
+        row, (example, batch) = jax.tree.map(lambda x: x[place], (rows, examples_and_batch))  # noqa: B023 - used at once
+        yield TrainingExample((step + steps_later) * config.batch_size + place, row, example, batch)
 
 
 def span_lengths(noise: Noise | None) -> list[int]:
-    """Return the number of tokens in each span of noise, in order; then a 0 for each span without tokens."""
+    """Return the number of tokens in each span of noise, in order. At the end: a 0 for each span without tokens."""
     if noise is None:
         return []
     spans = np.cumsum(noise.starts)[np.asarray(noise.mask)]
     return [*np.bincount(spans)[1:].tolist(), *[0] * int(noise.inserts)]
 
 
-def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
+def as_json(training_example: TrainingExample, objective: Objective) -> dict[str, Any]:
     """Return one example as plain values, without padding. A decoder's `inputs` are its `targets` shifted by one."""
-    example, batch = seen.example, seen.batch
+    example, batch, row = training_example.objective_example, training_example.batch, training_example.row
     if batch.inputs is not None:
         inputs, inputs_ids = batch.inputs, batch.inputs_segment_ids
     else:
@@ -70,36 +70,39 @@ def as_json(seen: Seen, objective: Objective) -> dict[str, Any]:
     targets_ids = batch.targets_segment_ids if batch.decoder_inputs is not None else batch.inputs_segment_ids
     real = slice(None) if targets_ids is None else targets_ids > 0
     return {
-        "index": seen.index,
+        "index": training_example.index,
         "objective": objective.name,
         "member": None if example.member is None else objective.members[int(example.member)].name,
-        "window": seen.row["tokens"].tolist() if "tokens" in seen.row else None,
+        "window": row["tokens"].tolist() if "tokens" in row else None,
         "inputs": (inputs if inputs_ids is None else inputs[inputs_ids > 0]).tolist(),
         "targets": batch.targets[real].tolist(),
         "weights": batch.weights[real].tolist(),
         "mask_rate": float(np.mean(example.noise.mask)) if example.noise is not None else None,
         "spans": span_lengths(example.noise),
-        "answers": {TASKS[head].name: _given(answers) for head, answers in batch.answers.items()},
+        "answers": {TASKS[head].name: _existing_answers(answers) for head, answers in batch.answers.items()},
         "token_types": None if batch.token_types is None else batch.token_types.tolist(),
     }
 
 
-def _given(answers: np.ndarray) -> int | list[int] | None:
-    """Return the answer of a whole example, or None; for answers per token, the list of those that exist."""
+def _existing_answers(answers: np.ndarray) -> int | list[int] | None:
+    """Return the example's answer, or None without one. For answers per token: the list of answers that are not -1."""
     if answers.ndim:
         return answers[answers >= 0].tolist()
     return int(answers) if answers >= 0 else None
 
 
-def padding_of(batch: Batch) -> float:
-    """Return the fraction of the batch's places, on both sides, that hold padding."""
+def measure_padding(batch: Batch) -> float:
+    """Return the share of padding among all places of the batch, in inputs and targets together."""
     counts = token_counts(batch)
     return 1 - float(counts["tokens"] / counts["places"])
 
 
 @dataclasses.dataclass
-class Realised:
-    """Statistics of the examples of one objective, or of one member of a mixture: a value an example, or a span."""
+class MeasuredNoise:
+    """Statistics of the examples of an objective, or of a member of a mixture.
+
+    mask_rates, padding, labels: one value for each example. spans: the length of each span.
+    """
 
     name: str
     share: float
@@ -110,7 +113,7 @@ class Realised:
     labels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
     def add(self, values: dict[str, Any], padding: float) -> None:
-        """Count one example; `values` as `as_json` returns them."""
+        """Add one example to the statistics. values: the result of `as_json`."""
         self.padding.append(padding)
         self.spans += values["spans"]
         if values["mask_rate"] is not None:
@@ -120,11 +123,11 @@ class Realised:
                 self.labels.setdefault(name, []).append(answer)
 
 
-def realised(seen: Iterable[Seen], objective: Objective) -> list[Realised]:
-    """Return one `Realised` for each member of a mixture, with the share it should have; else a single one."""
+def measure_noise(examples: Iterable[TrainingExample], objective: Objective) -> list[MeasuredNoise]:
+    """Return the statistics of each member of a mixture, with its expected share. Without a mixture: a list of one."""
     members = objective.members or (Member(objective.name, 1.0, objective.expected),)
-    found = collections.OrderedDict((member.name, Realised(*member)) for member in members)
-    for each in seen:
-        values = as_json(each, objective)
-        found[values["member"] or objective.name].add(values, padding_of(each.batch))
-    return list(found.values())
+    by_member = collections.OrderedDict((member.name, MeasuredNoise(*member)) for member in members)
+    for example in examples:
+        values = as_json(example, objective)
+        by_member[values["member"] or objective.name].add(values, measure_padding(example.batch))
+    return list(by_member.values())

@@ -3,7 +3,7 @@
     experiment = open_experiment(config)
     experiment.objective, experiment.model, experiment.train_rows(), experiment.dataset
 
-The rooms below this module do not know each other: data, objectives and model meet here, and the verbs build on it.
+This module joins data, objectives and model. The verbs build on this module.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import kind_of, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
-from t5lite.run.inherit import given_tokenizer, with_inherited_shape
-from t5lite.run.released import labels_of, open_fitted
+from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
+from t5lite.run.released import fit_tokenizer, labels_of
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
@@ -41,7 +41,7 @@ from t5lite.training.trainer import flops_of_a_step, make_trainer
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config with its data opened.
+    """A config, and what it describes: dataset, objectives and model.
 
     evaluated: the objective for evaluation, which may read other rows than training.
     standards: {name: objective} for comparisons with runs of other objectives.
@@ -60,16 +60,16 @@ class Experiment:
 
     @functools.cached_property
     def conventions(self) -> Conventions:
-        """The tokens around a question and an answer, in evaluation."""
+        """The tokens that stand around a question and an answer in evaluation."""
         tokenizer = self.dataset.tokenizer
         return conventions_of(self.evaluated, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
-        """Return the rows of each step. places: the rows of a batch that this host reads; None: all."""
+        """Return the rows of each step. places: the indices in a batch of the rows that this host reads; None: all."""
         config, fields = self.config, self.config.objective
         limit = config.data.train.limit
         members = [
-            (self._source(span, self.objective, packed=fields.pack, limit=limit), self.dataset.weights[name])
+            (self._make_source(span, self.objective, packed=fields.pack, limit=limit), self.dataset.weights[name])
             for name, span in self.dataset.train.items()
         ]
         return TrainRows(members, config.batch_size, config.seed, places)
@@ -77,30 +77,35 @@ class Experiment:
     def validation_sources(self, objective: Objective) -> dict[str, RowSource]:
         """Return the rows of each held-out set for `objective`. Pairs are not packed, so metrics count pairs."""
         heldout = self.dataset.validation
-        sources = {name: self._source(span, objective, packed=False, evaluates=True) for name, span in heldout.items()}
+        sources = {
+            name: self._make_source(span, objective, packed=False, for_evaluation=True)
+            for name, span in heldout.items()
+        }
         for name, source in sources.items():
             if len(source) == 0:
-                raise UserError(f"data.{name}: the held-out text is shorter than one row; give more of it")
+                raise UserError(f"data.{name}: the held-out text is shorter than one row; give more held-out text")
         return sources
 
-    def cut(self) -> dict[str, Cut]:
-        """Return {split: what is cut} of training and each held-out set; {} for windows, which cut nothing."""
+    def count_cut(self) -> dict[str, Cut]:
+        """Return {split: counts of cut texts}, for training data and each held-out set. Windows cut nothing: {}."""
         if self.objective.rows == "windows":
             return {}
-        limit, trained = self.config.data.train.limit, self.dataset.train
+        limit, train_spans = self.config.data.train.limit, self.dataset.train
         sources = {
-            "train" if len(trained) == 1 else f"train_{name}": self._source(span, self.objective, False, limit)
-            for name, span in trained.items()
+            "train" if len(train_spans) == 1 else f"train_{name}": self._make_source(span, self.objective, False, limit)
+            for name, span in train_spans.items()
         }
-        return {name: source.cut() for name, source in (sources | self.validation_sources(self.evaluated)).items()}
+        return {
+            name: source.count_cut() for name, source in (sources | self.validation_sources(self.evaluated)).items()
+        }
 
     def cut_notes(self) -> list[str]:
         """Return a sentence for each split with cut texts. The sentence names the limit to raise."""
-        said = {name: describe_cut(cut, self.config.objective) for name, cut in self.cut().items()}
-        return [f"{name}: {note}" for name, note in said.items() if note is not None]
+        notes = {name: describe_cut(cut, self.config.objective) for name, cut in self.count_cut().items()}
+        return [f"{name}: {note}" for name, note in notes.items() if note is not None]
 
-    def _source(
-        self, span: Span, objective: Objective, packed: bool, limit: int | None = None, evaluates: bool = False
+    def _make_source(
+        self, span: Span, objective: Objective, packed: bool, limit: int | None = None, for_evaluation: bool = False
     ) -> RowSource:
         if objective.rows == "windows":
             return Windows(
@@ -109,77 +114,79 @@ class Experiment:
                 objective.with_eos,
                 objective.segments,
                 objective.second_window,
-                begins=evaluates and objective.predicts_text,
+                begins=for_evaluation and objective.predicts_text,
             )
         packed = packed and objective.rows == "pairs"
         lengths = (objective.inputs_length, objective.targets_length)
         plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed, objective.bos)
         if objective.rows == "pairs":
-            return PackedPairs(span.store, plan, objective.bos, numbered=evaluates)
+            return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
         texts = (span.store, plan.order, objective.window)
         if objective.answered.each == "token":
-            return TaggedSentences(*texts, objective.labels, continued=evaluates)
+            return TaggedSentences(*texts, objective.labels, with_next_answers=for_evaluation)
         return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
 
 
-def open_experiment(config: ConfigDict, own: Path | None = None, given: Collection[str] = ()) -> Experiment:
-    """Return the experiment of `config`. Tokenizer and token stores that the cache lacks are built.
+def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> Experiment:
+    """Return the experiment of `config`. Build the tokenizer and the token stores that the cache lacks.
 
     Args:
-        own: the workdir of a run that has begun. Its own tokenizer is used instead of that of `init_from`.
+        workdir: the workdir of a run that has begun. Its tokenizer is then used, not the tokenizer of `init_from`.
         given: the fields that the command line has set.
     """
-    experiment = _opened(config, own, given)
+    experiment = _open(config, workdir, given)
     tokenizer = experiment.dataset.tokenizer
-    tokenizer.begins_with_start = True  # as in training, even if a released tokenizer does not do so
+    tokenizer.begins_with_start = True  # training puts the start token first, also with a released tokenizer
     rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
     in_targets = objective.allowed_ids(vocabulary)
     dropped = {*rules.never, *rules.never_first, *rules.stops} - {vocabulary.eos}
     if in_targets[list(dropped)].any():
-        say("note: the release suppresses some tokens, or ends answers at them, that targets of this run may hold; "
-            "this run allows them")  # fmt: skip
+        say("note: targets of this run may hold tokens that the release suppresses or treats as the end of an answer; "
+            "this run allows these tokens")  # fmt: skip
     continues = config.init_from is not None and objective.architecture == "encoder_decoder"
     tokenizer.rules = rules.adapt_to_training(in_targets, objective.bos, continues)
     return experiment
 
 
-def _opened(config: ConfigDict, own: Path | None = None, given: Collection[str] = ()) -> Experiment:
-    config = _resolved(config, own, given)
+def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> Experiment:
+    config = _resolve(config, workdir, given)
     require_training_data(config)
-    tokenizer = given_tokenizer(config, own)
+    tokenizer = open_given_tokenizer(config, workdir)
     if tokenizer is not None and "tokenizer.sentinels" in given:
         asked, present = config.tokenizer.sentinels, tokenizer.vocabulary.sentinels
-        require(asked == present, f"tokenizer.sentinels={asked}", f"the given tokenizer has {present}; leave it out")
-    if config.init_from is not None and own is None:
+        require(
+            asked == present, f"tokenizer.sentinels={asked}", f"the tokenizer has {present} sentinels; leave it out"
+        )
+    if config.init_from is not None and workdir is None:
         _check_tokenizer(config, tokenizer)
-    return _put_together(config, open_dataset(config, kind_of(config.objective).data, tokenizer))
+    return _assemble(config, open_dataset(config, kind_of(config.objective).data, tokenizer))
 
 
 def open_run(config: ConfigDict, place: str | Path) -> Experiment:
-    """Return the experiment of the run in a workdir, or of the released weights of `hf:DIR`, for reading.
+    """Return the experiment to read a run in a workdir, or the released weights of `hf:DIR`, without training.
 
-    It has the run's own tokenizer. Training data is opened only if held-out text is a share of it.
+    The tokenizer is the run's. Training data is opened only if the held-out text is taken from it.
     """
-    own = None if is_released(place) else Path(place)
-    config = _resolved(config, own)
+    workdir = None if is_released(place) else Path(place)
+    config = _resolve(config, workdir)
     config.tokenizer.path, config.init_from = None, None
     if config.data.validation.source is None:
-        if own is None:
-            raise UserError(f"config.data.validation.source is not set, and {place} has no text of its own; set it")
-        return _opened(config, own)
+        if workdir is None:
+            raise UserError(f"config.data.validation.source is not set, and {place} holds no text; set the field")
+        return _open(config, workdir)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
-    tokenizer = open_fitted(place, tokenizer, config.model.vocab_size)
+    tokenizer = fit_tokenizer(place, tokenizer, config.model.vocab_size)
     kind = kind_of(config.objective).data
-    are_free = config.data.labels is False and kind != "tags"
-    labels = None if are_free else labels_of(place)
-    return _put_together(config, open_validation(config, kind, tokenizer, labels))
+    has_free_targets = config.data.labels is False and kind != "tags"
+    labels = None if has_free_targets else labels_of(place)
+    return _assemble(config, open_validation(config, kind, tokenizer, labels))
 
 
-def _resolved(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:
+def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:
     """Return a copy of `config` with its special tokens and the inherited shape, checked before any data is read.
 
     Args:
-        workdir: the workdir of the run. If the run has begun, the workdir knows the shape.
+        workdir: the workdir of the run. If the run has begun, the shape is read from the workdir.
     """
     check(config)
     config = with_inherited_shape(config, workdir, given)
@@ -189,22 +196,27 @@ def _resolved(config: ConfigDict, workdir: Path | None, given: Collection[str] =
 
 
 @functools.lru_cache(32)
-def _functions(
-    objective: FrozenConfigDict, model: FrozenConfigDict, vocabulary: Vocabulary, labels: tuple[str, ...] | None
+def _make_functions(
+    objective_config: FrozenConfigDict,
+    model_config: FrozenConfigDict,
+    vocabulary: Vocabulary,
+    labels: tuple[str, ...] | None,
 ) -> tuple[Objective, Objective, dict[str, Objective], Transformer]:
-    """Return objective, evaluated, standards and model of an experiment.
+    """Return the fields objective, evaluated, standards and model of an experiment.
 
-    Equal arguments give the same objects, and the same objects need no second compilation.
+    Equal arguments give the same objects, so that their functions are not compiled twice.
     """
-    made, evaluated = (
-        make(objective, model.architecture, vocabulary, labels) for make in (make_objective, make_evaluation_objective)
+    objective, evaluated = (
+        make(objective_config, model_config.architecture, vocabulary, labels)
+        for make in (make_objective, make_evaluation_objective)
     )
-    return made, evaluated, make_standards(objective, made, vocabulary), make_model(model, vocabulary, made.heads)
+    standards = make_standards(objective_config, objective, vocabulary)
+    return objective, evaluated, standards, make_model(model_config, vocabulary, objective.heads)
 
 
-def _put_together(config: ConfigDict, dataset: Dataset) -> Experiment:
+def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
-    objective, evaluated, standards, model = _functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
+    objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
     is_text = evaluated.rows == "pairs"
     if dataset.labels is not None and (is_text or evaluated.answered.each == "example"):
         front = int(evaluated.bos is not None)
@@ -216,13 +228,13 @@ def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:
     """Refuse a tokenizer that gives an id another meaning than the tokenizer of `init_from`."""
     if not extends(tokenizer, load_tokenizer(config.init_from, config.tokenizer.sentinels, config.tokenizer.specials)):
         raise UserError(
-            f"config.tokenizer.path: this tokenizer differs from the tokenizer of init_from={config.init_from}, whose "
-            "parameters would mean nothing here; leave tokenizer.path unset to use the tokenizer of init_from"
+            f"config.tokenizer.path: this tokenizer gives ids other meanings than the tokenizer of init_from="
+            f"{config.init_from}; leave tokenizer.path unset to use the tokenizer of init_from"
         )
 
 
 def total_steps(experiment: Experiment, workdir: Path) -> int:
-    """Return the run's budget in steps. A budget in minutes is turned into steps once, and noted in `workdir`."""
+    """Return the run's budget in steps. A budget in minutes is converted once. `workdir` keeps the number of steps."""
     config, objective = experiment.config, experiment.objective
     tokens = config.batch_size * sum(objective.lengths)
     steps = steps_of(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
@@ -230,7 +242,7 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
         return steps
 
     def measure() -> float:
-        # The time of a step does not depend on the schedule. Any number of steps will do.
+        # The time of a step does not depend on the schedule, so the number of steps does not matter.
         probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, 10**9)
         rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
         return seconds_per_step(probe.step, probe.init(), put_batch(rows, probe.mesh))

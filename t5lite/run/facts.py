@@ -1,4 +1,4 @@
-"""The facts that a run leaves of itself: versions, devices, code and data, with its tokenizer and config."""
+"""Write the facts about a run into its workdir: versions, devices, code and data, and the tokenizer and config."""
 
 import platform
 import subprocess
@@ -15,11 +15,11 @@ from t5lite.training.workdir import Changes, set_aside_result, write_facts
 
 
 def leave_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int, changes: Changes) -> None:
-    """Write tokenizer, config and provenance, so that the folder is a workdir. Check that all hosts have the same.
+    """Write tokenizer, config and provenance, so that the folder is a workdir. Check that all hosts have equal facts.
 
     Args:
-        step: where the run starts, or goes on.
-        changes: what is not as it was when the run began.
+        step: where the run starts or resumes.
+        changes: the differences from the start of the run.
     """
     facts = provenance(dataset)
     check_agreement(
@@ -32,24 +32,24 @@ def leave_facts(config: ConfigDict, dataset: Dataset, workdir: Path, step: int, 
 
 
 def provenance(dataset: Dataset) -> dict[str, Any]:
-    """Return what a result depends on beside the config: versions, devices, code, data."""
+    """Return the facts that a result depends on besides the config: versions, devices, code, data."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "devices": [device.device_kind for device in jax.devices()],
         "hosts": jax.process_count(),
-        "git_commit": _git_commit(),
+        "git_commit": _read_git_commit(),
         "data": dataset.identity,
         "heldout": dataset.heldout,
         "labels": dataset.labels,
     }
 
 
-def _git_commit() -> str | None:
+def _read_git_commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     except OSError:  # no git here
         return None
-    return said.stdout.strip() or None
+    return result.stdout.strip() or None

@@ -1,10 +1,10 @@
-"""Overrides of a config on the command line: `--config.a.b=value` sets a field of the config that the file made.
+"""Overrides of a config on the command line: `--config.a.b=value` sets a field of the config from the file.
 
     override(read_config("configs/tiny.py"), ["--config.budget.minutes=5"])
 
-A given field replaces the file's value, and also other fields that have the same role:
+A field on the command line replaces the file's value. Some fields also replace other fields with the same role:
 
-    budget.minutes               replaces the file's budget, in whatever unit
+    budget.minutes               replaces the file's budget in any unit
     data.train.mixture.NAME.…    replaces the file's data.train.source; a new NAME joins the members in the file
     data.train.source            replaces the file's mixture
 """
@@ -30,7 +30,7 @@ def given_fields(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
-    """Apply `--config.a.b=value` arguments to `config`. `=None` clears an optional field, after the others are set.
+    """Apply `--config.a.b=value` arguments to `config`. `=None` clears an optional field after other fields are set.
 
     Raises UserError for an unknown field and for a value of another type.
     """
@@ -39,7 +39,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         if PREFIX.match(argument):
             field, _, value = PREFIX.sub("", argument).partition("=")
             is_of_member = _add_member_field(config, field)
-            _known_path(config, field)
+            _check_path(config, field)
             if value == "None" and (is_of_member or lookup_field(base_config(), field, missing="") is None):
                 cleared.append(field)
                 continue
@@ -47,19 +47,19 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        left = values(argv)[1:]
+        unknown_arguments = values(argv)[1:]
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
-    if left:
-        raise UserError(f"unexpected argument {left[0]!r}")
+    if unknown_arguments:
+        raise UserError(f"unexpected argument {unknown_arguments[0]!r}; leave it out, or write --config.FIELD=VALUE")
     for field in cleared:
         set_field(config, field, None)
-    _replace(config, [field for field in given_fields(arguments) if field not in cleared])
+    _clear_replaced_fields(config, [field for field in given_fields(arguments) if field not in cleared])
     return config
 
 
-def _known_path(config: ConfigDict, path: str) -> None:
-    """Raise UserError where the dotted `path` is not a field of `config`."""
+def _check_path(config: ConfigDict, path: str) -> None:
+    """Raise UserError if the dotted `path` is not a field of `config`."""
     group, walked = config, "config"
     for part in path.split("."):
         if not isinstance(group, ConfigDict) or part not in group:
@@ -67,7 +67,7 @@ def _known_path(config: ConfigDict, path: str) -> None:
             raise UserError(f"unknown config field {walked}.{part}; {nearest(part, known)}")
         group, walked = group[part], f"{walked}.{part}"
     if isinstance(group, ConfigDict):
-        raise UserError(f"{walked} is a group of fields; set one of them: {', '.join(group) or 'by a name of yours'}")
+        raise UserError(f"{walked} is a group of fields; set one of them: {', '.join(group) or 'choose a name'}")
 
 
 def _add_member_field(config: ConfigDict, path: str) -> bool:
@@ -82,44 +82,44 @@ def _add_member_field(config: ConfigDict, path: str) -> bool:
             f"digits and _, such as {re.sub('[^0-9A-Za-z]', '_', name)}_text"
         )
     known = member_fields(group)
-    _known_member_path(known, f"config.{group}.mixture.{name}", field)
+    _check_member_path(known, f"config.{group}.mixture.{name}", field)
     mixture = lookup_field(config, group).mixture
     if isinstance(mixture.get(name, ConfigDict()), ConfigDict):
         with mixture.unlocked():
-            _add(mixture, known, [name, *field.split(".")], field)
+            _add_unset_field(mixture, known, [name, *field.split(".")], field)
     return True
 
 
-def _known_member_path(known: ConfigDict, where: str, field: str) -> None:
+def _check_member_path(known: ConfigDict, where: str, field: str) -> None:
     first, _, rest = field.partition(".")
     if first not in known:
         raise UserError(f"unknown config field {where}.{first}; {nearest(first, known)}")
     if isinstance(known[first], ConfigDict):
         if not rest:
             raise UserError(f"{where}.{first} is a group of fields; set one of them: {', '.join(known[first])}")
-        _known_member_path(known[first], f"{where}.{first}", rest)
+        _check_member_path(known[first], f"{where}.{first}", rest)
     elif rest:
-        raise UserError(f"unknown config field {where}.{field}; {where}.{first} is no group of fields")
+        raise UserError(f"unknown config field {where}.{field}; {where}.{first} is not a group of fields")
 
 
-def _add(group: ConfigDict, known: ConfigDict, parts: Sequence[str], field: str) -> None:
-    """Put an unset field at the path `parts` below `group`.
+def _add_unset_field(group: ConfigDict, known: ConfigDict, parts: Sequence[str], field: str) -> None:
+    """Add an unset field at the path `parts` below `group`.
 
-    field: the field's path in `known`, which has its type.
+    field: the path in `known` of the field with the same type.
     """
     *folders, last = parts
     for part in folders:
         if not isinstance(group.get(part), ConfigDict):
             group[part] = ConfigDict()
         group = group[part]
-    of_field, _, name = field.rpartition(".")
+    group_path, _, name = field.rpartition(".")
     if last in group:
-        del group[last]  # its type may be wrong, such as an int where the field is a float
-    group[last] = config_dict.placeholder((lookup_field(known, of_field) if of_field else known).get_type(name))
+        del group[last]  # the present value may have a wrong type, such as int for a float field
+    group[last] = config_dict.placeholder((lookup_field(known, group_path) if group_path else known).get_type(name))
 
 
-def _replace(config: ConfigDict, given: Iterable[str]) -> None:
-    """Clear the fields of the file whose role is taken by the `given` fields."""
+def _clear_replaced_fields(config: ConfigDict, given: Iterable[str]) -> None:
+    """Clear the fields of the file that the `given` fields replace."""
     given = set(given)
     if any(field.startswith("budget.") for field in given):
         for name in config.budget:

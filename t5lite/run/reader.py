@@ -1,4 +1,4 @@
-"""Answers of an encoder: the likeliest piece for each [MASK], the label of a text, or the tag of each word."""
+"""Answer with an encoder: the likeliest piece for each [MASK], the label of a text, or the tag of each word."""
 
 import functools
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from t5lite.data.build import encode_words
 from t5lite.decoding.generate import pad_rows
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
-from t5lite.run.answering import Answerer, Options, Ready
-from t5lite.run.requests import Request, shortened
+from t5lite.run.answering import Answerer, Options, PreparedRequest
+from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP
 from t5lite.tasks.table import TASKS
@@ -21,24 +21,25 @@ from t5lite.training.trainer import under
 
 
 class Reader(Answerer):
-    """An encoder. Its answer is the text with each [MASK] filled in, a label, or a tag for each word."""
+    """An encoder that answers with the text and each [MASK] filled in, with a label, or with a tag for each word."""
 
-    def answer(self, ready: list[Ready], places: list[int], options: Options) -> list[dict]:
+    def answer(self, ready: list[PreparedRequest], places: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
         inputs, lengths = pad_rows([each.ids for each in ready], max_length=self.objective.inputs_length)
-        asked, _ = pad_rows([each.asked for each in ready], minimum=1)
-        outputs = self._outputs(inputs, lengths, asked)
-        found = []
+        places_asked, _ = pad_rows([each.asked_places for each in ready], minimum=1)
+        outputs = self._compute_logits(inputs, lengths, places_asked)
+        answers = []
         for row, each in enumerate(ready):
-            logits = outputs[row, : len(each.asked)] if outputs.ndim == 3 else outputs[row, None]
-            found.append(each.answer(self._answer(each.request.input, each.ids, each.asked, logits)))
-        return found
+            logits = outputs[row, : len(each.asked_places)] if outputs.ndim == 3 else outputs[row, None]
+            answer = self._read_answer(each.request.input, each.ids, each.asked_places, logits)
+            answers.append(each.complete_answer(answer))
+        return answers
 
-    def prepare(self, request: Request, options: Options) -> Ready:
+    def prepare(self, request: Request, options: Options) -> PreparedRequest:
         """Return a text as tokens, and the places to answer: each [MASK], each word's first piece, or none for a label.
 
         A text that gets a label is cut to the length that the network reads, as in evaluation. Raises UserError for any
-        other text that is too long, and for a text without [MASK] where one is needed.
+        other text that is too long, and for a text without [MASK] if the objective fills in [MASK].
         """
         text, cut = request.input, None
         vocabulary, head, length = self.tokenizer.vocabulary, self.objective.answered, self.objective.inputs_length
@@ -46,24 +47,24 @@ class Reader(Answerer):
         if head is not None and head.each == "token":
             by_word = encode_words(self.tokenizer, [text.split()])[0]
         pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
-        is_whole = head is not None and head.each == "example"
-        if is_whole and len(pieces) > length - 2:  # as in evaluation
+        gets_label = head is not None and head.each == "example"
+        if gets_label and len(pieces) > length - 2:
             cut = {"tokens": len(pieces) + 2, "read": length}
             pieces = pieces[: length - 2]
         ids = np.concatenate([[vocabulary.specials[CLS]], pieces, [vocabulary.specials[SEP]]]).astype(np.int32)
         if len(ids) > length:
-            raise UserError(f"the text has {len(ids)} tokens, the network reads {length}: {shortened(text)}")
-        if is_whole:
-            return Ready(request, ids, asked=np.zeros(0, int), cut=cut)
+            raise UserError(f"the text has {len(ids)} tokens, but the network reads {length}: {shorten(text)}")
+        if gets_label:
+            return PreparedRequest(request, ids, asked_places=np.zeros(0, int), cut=cut)
         if head is not None:
-            return Ready(request, ids, asked=np.cumsum([1, *map(len, by_word)])[:-1])
+            return PreparedRequest(request, ids, asked_places=np.cumsum([1, *map(len, by_word)])[:-1])
         places = np.flatnonzero(ids == vocabulary.specials[MASK])
         if len(places) == 0:
-            raise UserError(f"a masked language model fills in {MASK}, and the text has none: {shortened(text)}")
-        return Ready(request, ids, asked=places)
+            raise UserError(f"a masked language model fills in {MASK}, but the text has no {MASK}: {shorten(text)}")
+        return PreparedRequest(request, ids, asked_places=places)
 
-    def _answer(self, text: str, ids: np.ndarray, places: np.ndarray, logits_NxC: np.ndarray) -> dict:
-        """Return the answer that follows from `logits_NxC`, the logits of the places or of the whole text."""
+    def _read_answer(self, text: str, ids: np.ndarray, places: np.ndarray, logits_NxC: np.ndarray) -> dict:
+        """Return the answer with the highest logits. logits_NxC: for each place, or for the whole text (N = 1)."""
         vocabulary, names = self.tokenizer.vocabulary, self.objective.labels
         if self.objective.heads.vocabulary:
             allowed = ~vocabulary.table.is_special[: vocabulary.pieces]
@@ -79,8 +80,8 @@ class Reader(Answerer):
         return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}
 
     @functools.cached_property
-    def _outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-        """(inputs [B, L], their lengths [B], places [B, P]) -> logits [B, P, C], or [B, C] for whole texts."""
+    def _compute_logits(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """The function (inputs [B, L], lengths [B], places [B, P]) -> logits [B, P, C], or [B, C] for whole texts."""
         head = self.objective.answered
 
         @jax.jit

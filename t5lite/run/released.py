@@ -1,7 +1,7 @@
-"""Released weights in place of a run: `hf:DIR` wherever a workdir is read, and as `init_from` in a run's config.
+"""Read released weights in place of a run: `hf:DIR` instead of a workdir, and as `init_from` in a config.
 
 config_of("runs/tiny")        the config.json of the run
-config_of("hf:t5-small")      a config that a run with these weights could have had
+config_of("hf:t5-small")      a config that fits these weights
 """
 
 import dataclasses
@@ -29,38 +29,38 @@ from t5lite.system.vocabulary import MASK, Vocabulary
 from t5lite.tasks.table import ENCODER_TASKS, make_objective
 from t5lite.training.workdir import read_labels
 
-# Fields of a model that are not part of its shape. Where the config leaves dropout_places open, the weights decide.
-OF_THE_RUN = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
+# Fields of a model that are not part of its shape. If the config does not set dropout_places, the weights decide.
+RUN_FIELDS = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
 SENTINELS_OF_T5 = 100
-LENGTH, SHORTEST = 512, 16
+MAX_LENGTH, MIN_LENGTH = 512, 16  # tokens of inputs
 
 
 def config_of(place: str | Path) -> ConfigDict:
-    """Return the config of the run in a workdir, or a config for the released weights of `hf:DIR`, without any data.
+    """Return the config of the run in a workdir, or a config for the released weights of `hf:DIR`. Read no data.
 
-    Raises UserError for a bag of words, because it has no network.
+    Raises UserError for a bag of words, because a bag of words has no network.
     """
     if not is_released(place):
         config = load_json(Path(place) / "config.json")
         if config.model.architecture == BAG_OF_WORDS:
-            raise UserError(f"{place} is a bag of words, and left no network: its metrics are in its result.json, "
-                            "where compare finds them")  # fmt: skip
+            raise UserError(f"{place} is a bag of words and has no network; its metrics are in result.json, so use "
+                            "compare")  # fmt: skip
         return config
     released, config = open_released(folder_of(place)), base_config()
     config.name = folder_of(place).resolve().name
     set_shape(config, released.fields)
     config.tokenizer.path = str(place)
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
-    config.objective.name = _objective_of(released)
+    config.objective.name = _guess_objective(released)
     if released.model.architecture == "decoder" and closes_texts(folder_of(place)):
-        config.objective.name = "supervised"  # EOS ends its inputs, as in pairs
-    config.objective.inputs_length = min(LENGTH, released.model.max_positions or LENGTH)
+        config.objective.name = "supervised"  # EOS ends the inputs, as in pairs
+    config.objective.inputs_length = min(MAX_LENGTH, released.model.max_positions or MAX_LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
 
 
 def labels_of(place: str | Path) -> list[str] | None:
-    """Return the closed set of targets of a workdir's run, or of released weights' head; None where there is none."""
+    """Return the closed set of targets of a workdir's run, or of released weights; None if targets are free text."""
     if not is_released(place):
         return read_labels(Path(place))
     labels = open_released(folder_of(place)).labels
@@ -68,78 +68,79 @@ def labels_of(place: str | Path) -> list[str] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """A run or released weights, opened for reading without any data.
+class OpenedModel:
+    """Config, tokenizer, objective and model of a run or of released weights, opened without any data.
 
-    tokenizer: only the ids that the model has rows for.
-    whole: the tokenizer with all its ids.
+    tokenizer: the tokenizer with only the ids that the model has rows for.
+    full_tokenizer: the tokenizer with all its ids.
     """
 
     config: ConfigDict
     tokenizer: TextTokenizer
-    whole: TextTokenizer
+    full_tokenizer: TextTokenizer
     labels: list[str] | None
     objective: Objective
     model: Transformer
 
     @property
     def conventions(self) -> Conventions:
-        """The conventions by which the model reads inputs and answers."""
+        """The tokens that stand around inputs and answers of this model."""
         tokenizer = self.tokenizer
         return conventions_of(self.objective, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
 
-def open_model(place: str | Path) -> Opened:
+def open_model(place: str | Path) -> OpenedModel:
     """Return config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
     config, labels = config_of(place), labels_of(place)
-    whole = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
-    tokenizer = open_fitted(place, whole, config.model.vocab_size)
+    full_tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
+    tokenizer = fit_tokenizer(place, full_tokenizer, config.model.vocab_size)
     if is_released(place):
         _fit_objective(config, tokenizer.vocabulary, labels)
     vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
-    return Opened(config, tokenizer, whole, labels, objective, make_model(config.model, vocabulary, objective.heads))
+    model = make_model(config.model, vocabulary, objective.heads)
+    return OpenedModel(config, tokenizer, full_tokenizer, labels, objective, model)
 
 
-def open_fitted(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
+def fit_tokenizer(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
     """Return the tokenizer with only the ids below `rows`. A warning names the first id without a row."""
     fitted = tokenizer if rows is None else tokenizer.limit_rows(rows)
     if fitted is not tokenizer:
         count = tokenizer.vocabulary.rows
-        warn(f"{place}: the tokenizer has {count} ids, the weights have rows for {rows}: no text may hold "
+        warn(f"{place}: the tokenizer has {count} ids, but the weights have rows for {rows}: no text may hold "
              f"{tokenizer.decode([rows])!r}" + (" or the ids after it" if count > rows + 1 else ""))  # fmt: skip
     return fitted
 
 
 def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
-    """Give `config` the model's shape from `fields`. The fields in OF_THE_RUN stay."""
-    config.model.update({name: fields[name] for name in fields if name in config.model and name not in OF_THE_RUN})
+    """Give `config` the model's shape from `fields`. The fields in RUN_FIELDS do not change."""
+    config.model.update({name: fields[name] for name in fields if name in config.model and name not in RUN_FIELDS})
     if config.model.dropout_places is None:
         config.model.dropout_places = fields.get("dropout_places")
 
 
 def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
-    """Return a note where a run began with dropout at the same places as every model, and now has fewer; else None."""
-    said = read_json(workdir / "config.json") or {}
+    """Return a note if a run began with dropout at all places and now drops at fewer places; else None."""
+    stored = read_json(workdir / "config.json") or {}
     places = [place for place in DROPOUT_PLACES if model.dropout_at(place)]
-    if not model.dropout or "dropout_places" in (said.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
+    if not model.dropout or "dropout_places" in (stored.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
         return None
     return (
-        f"dropout: this run began with dropout at {', '.join(DROPOUT_PLACES)}, and drops at {', '.join(places)} from "
-        f'here on, as its family does; --config.model.dropout_places="{DROPOUT_PLACES}" with '
-        "--allow_changes=model.dropout_places goes on as before"
+        f"dropout: this run began with dropout at {', '.join(DROPOUT_PLACES)}, and now drops at {', '.join(places)}, "
+        f'as its family does; --config.model.dropout_places="{DROPOUT_PLACES}" with '
+        "--allow_changes=model.dropout_places keeps all places"
     )
 
 
 def dropout_note(config: ConfigDict) -> str | None:
-    """Return a note where the dropout of a run differs from that of the release in its `init_from`; else None."""
+    """Return a note if the dropout of a run differs from the dropout of the release in its `init_from`; else None."""
     if not is_released(config.init_from or ""):
         return None
     released, model = open_released(folder_of(config.init_from)), config.model
     if released.dropout == rates_of(model.dropout, model.dropout_places, released.family.dropout):
         return None
-    theirs = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
-    return f"dropout: config.json has {theirs}; this run has model.dropout={model.dropout:g}" + (
+    released_rates = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
+    return f"dropout: config.json has {released_rates}; this run has model.dropout={model.dropout:g}" + (
         f" at {', '.join(model.dropout_places)}" if model.dropout else ""
     )
 
@@ -147,8 +148,8 @@ def dropout_note(config: ConfigDict) -> str | None:
 def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[str] | None) -> None:
     """Choose an objective that the vocabulary allows.
 
-    Windows are shortened where there are few sentinels. Where there are too few for the shortest window, the objective
-    is a prefix LM. BART without [MASK] gets an objective that deletes tokens.
+    If there are few sentinels, windows become shorter. If there are too few for the shortest window, the objective is a
+    prefix LM. For BART without [MASK], the objective deletes tokens.
     """
     fields, architecture = config.objective, config.model.architecture
     if fields.name == "bart" and MASK not in vocabulary.specials:
@@ -158,20 +159,20 @@ def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[
             make_objective(fields, architecture, vocabulary, labels)
         except TooFewSentinels:
             fields.inputs_length //= 2
-            if fields.inputs_length < SHORTEST:
-                fields.name, fields.inputs_length = "prefix_lm", LENGTH
+            if fields.inputs_length < MIN_LENGTH:
+                fields.name, fields.inputs_length = "prefix_lm", MAX_LENGTH
         except UserError:  # an error that is not about sentinels
             return
         else:
             return
 
 
-def _objective_of(released: Released) -> str:
-    """Return the name of the objective that such weights were trained with, as far as their heads show."""
+def _guess_objective(released: Released) -> str:
+    """Return the name of the objective that the weights were probably trained with, by architecture and heads."""
     others, architecture = released.model.heads.others, released.model.architecture
     if architecture == "encoder":
-        told = (name for name, task in ENCODER_TASKS.items() if task.head in {head.name for head in others})
-        return next(told, "mlm_nsp" if others else "mlm")
+        by_head = (name for name, task in ENCODER_TASKS.items() if task.head in {head.name for head in others})
+        return next(by_head, "mlm_nsp" if others else "mlm")
     if architecture == "decoder":
         return "causal_lm"
     return "span_corruption" if released.model.positions == "relative_bias" else "bart"

@@ -1,4 +1,4 @@
-"""Runs of one study: "@name" in a config means the run in the folder `name`, beside the run's own workdir."""
+"""References between runs of a study: "@name" in a config means the run in the folder `name` beside the workdir."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ REFERRING = ("init_from", "tokenizer.path")
 
 
 def with_siblings(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """Return `config` with every "@name" replaced by the folder of that name beside `workdir`."""
+    """Return a copy of `config`. Every "@name" is replaced by the folder `name` beside `workdir`."""
     config = config.copy_and_resolve_references()
     for field in REFERRING:
         value = lookup_field(config, field)

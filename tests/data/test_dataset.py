@@ -264,7 +264,7 @@ def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
         ("pydocs", "takes columns, source, split, weight"),
         (
             {"source": "pydocs", "columns": {"txt": "body"}},
-            "columns: must be a group of fields, of inputs, targets, text",
+            "columns: must be a group of fields, out of inputs, targets, text",
         ),
         ({"source": "pydocs", "columns": "body"}, "columns: must be a group of fields"),
     ],

@@ -140,8 +140,8 @@ def test_a_row_of_many_lines_that_look_like_rows_is_said_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "line", "said"),
     [
-        ("inputs\ttargets\na\tb\na\tb\tc\n", 3, "3 fields, the header 2; mend the line"),
-        ("inputs\ttargets\n\na\tb\nc\n", 4, "1 fields, the header 2"),
+        ("inputs\ttargets\na\tb\na\tb\tc\n", 3, "3 fields, but the header has 2; mend the line"),
+        ("inputs\ttargets\n\na\tb\nc\n", 4, "1 fields, but the header has 2"),
         ('inputs\ttargets\n"a\tb"\tc\n', 2, "data.train.quoting=csv"),
         ('inputs\ttargets\n"a\nb"\tc\n', 2, "data.train.quoting=csv"),
         ("inputs\ttargets\na\rb\tc\n", 2, "convert its line ends"),
@@ -156,7 +156,7 @@ def test_a_tsv_line_that_is_no_row_is_named(tmp_path, content, line, said):
 
 def test_an_unknown_way_of_quoting_is_refused_with_the_nearest(tmp_path):
     path = write(tmp_path / "a.tsv", "")
-    with pytest.raises(UserError, match=r"config\.data\.train\.quoting: no such way, 'nome'; did you mean 'none'"):
+    with pytest.raises(UserError, match=r"config\.data\.train\.quoting: unknown value 'nome'; did you mean 'none'"):
         open_source(f"files:{path}", quoting="nome")
 
 
@@ -195,7 +195,9 @@ def test_a_column_of_several_types_is_refused_with_both_lines(tmp_path, values, 
 def test_tags_of_several_types_are_refused_with_both_lines(tmp_path):
     rows = [{"inputs": ["a", "b"], "targets": tags} for tags in ([1, 2], [1, "2"])]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    complaint(lambda: list(open_source(f"files:{path}").tagged()), "line 2: column 'targets' is a text", "line 1")
+    complaint(
+        lambda: list(open_source(f"files:{path}").tagged_sentences()), "line 2: column 'targets' is a text", "line 1"
+    )
 
 
 def test_whole_floats_are_integers_and_others_as_they_stand(tmp_path):

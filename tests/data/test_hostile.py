@@ -13,8 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from t5lite.data import files, readers
-from t5lite.data.build import LONGEST_LABEL, build_pairs, build_tagged
-from t5lite.data.files import Fragment, Tagged, fragments_of
+from t5lite.data.build import MAX_LABEL_LENGTH, build_pairs, build_tagged
+from t5lite.data.files import Fragment, TaggedSentence, fragments_of
 from t5lite.data.sources import open_source
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.training import SHORT_CHUNK, sample_chunks, train_tokenizer
@@ -22,7 +22,7 @@ from tests.data.test_sources import complaint, documents, texts, write
 
 
 def tagged(path):
-    return list(open_source(f"files:{path}").tagged())
+    return list(open_source(f"files:{path}").tagged_sentences())
 
 
 # Memory
@@ -52,7 +52,7 @@ print(characters, peak() - base, said, sep="|")
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read in /proc")
 
 
-def reading(path, longest=files.LONGEST_FRAGMENT + readers.BLOCK):
+def reading(path, longest=files.MAX_FRAGMENT_LENGTH + readers.BLOCK):
     """(characters, MiB that memory grew by at most, complaint) of reading a file, in a process of its own."""
     command = [sys.executable, "-c", PEAK + MEASURED, str(longest), str(path)]
     said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
@@ -110,7 +110,7 @@ def test_a_million_empty_pairs_are_prepared_in_bounded_memory(tmp_path):
 
 @pytest.mark.parametrize("repeated", [b"a\n", b'\n","', b'","'])
 def test_a_csv_row_that_does_not_end_is_refused_where_it_begins(tmp_path, monkeypatch, repeated):
-    monkeypatch.setattr(readers, "LONGEST_LINE", 1 << 16)
+    monkeypatch.setattr(readers, "MAX_LINE_LENGTH", 1 << 16)
     path = bomb(tmp_path / "a.csv.gz", b'text\n"', repeated, 1)
     complaint(lambda: texts(path), "line 2", "longer than")
 
@@ -215,7 +215,7 @@ def test_a_parquet_file_damaged_within_is_called_so(tmp_path):
 def test_sentences_and_tags_have_sizes_of_their_own(tmp_path):
     long = {"inputs": ["a" * 500_000] * 3, "targets": ["A"] * 3}
     complaint(lambda: tagged(write(tmp_path / "a.jsonl", json.dumps(long))), "a.jsonl, line 1", "1,048,576 characters")
-    sentence = Tagged(["a"], ["T" * (LONGEST_LABEL + 1)], "a.jsonl, line 7")
+    sentence = TaggedSentence(["a"], ["T" * (MAX_LABEL_LENGTH + 1)], "a.jsonl, line 7")
     complaint(lambda: build_tagged(tmp_path, [sentence], TOKENIZER, False, lambda _: None), "a.jsonl, line 7", "a tag")
 
 
@@ -282,7 +282,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
     for name, said in (("a.txt", "a pipe"), ("b.txt", "a folder"), ("c.txt", "no file"), ("d.txt", "device")):
         complaint(lambda name=name: open_source(f"files:{tmp_path}/{name}"), said)
     complaint(lambda: open_source(f"files:{tmp_path}/{'a' * 5000}.txt"), "too long")
-    complaint(lambda: open_source(f"files:{tmp_path}/one,two.txt"), "a comma parts patterns")
+    complaint(lambda: open_source(f"files:{tmp_path}/one,two.txt"), "a comma separates patterns")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.parquet"])

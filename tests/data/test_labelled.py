@@ -175,8 +175,8 @@ def test_files_without_lists_are_refused(tmp_path, config):
     config.data.train.source = f"files:{tmp_path}/train.csv"
     with pytest.raises(UserError, match=r"train.csv has no lists"):
         open_tagged(config)
-    with pytest.raises(UserError, match="words and their tags are read from files"):
-        RecordSource("tfds:some", {}, dict, Columns()).tagged()
+    with pytest.raises(UserError, match="words with tags are read from files"):
+        RecordSource("tfds:some", {}, dict, Columns()).tagged_sentences()
 
 
 def test_labels_are_numbered_in_the_order_of_the_dataset(tmp_path, config):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5lite.data.packing import one_a_row, pack
+from t5lite.data.packing import pack, plan_one_per_row
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import StoreWriter, TokenStore
 from t5lite.system.vocabulary import EOS, PAD
@@ -46,7 +46,7 @@ def test_a_pair_longer_than_a_row_has_a_row_of_its_own_on_that_side():
 
 def test_no_pairs_make_no_rows():
     assert len(pack(np.zeros((0, 2), np.int64), np.arange(0), 4, 4)) == 0
-    assert len(one_a_row(np.arange(0), 4, 4)) == 0
+    assert len(plan_one_per_row(np.arange(0), 4, 4)) == 0
 
 
 def test_rows_of_realistic_pairs_are_at_least_95_percent_full():
@@ -105,6 +105,6 @@ def test_packed_rows_hold_each_pair_whole_or_cut_with_its_eos(tmp_path_factory, 
 
 
 def test_a_pair_a_row_is_one_a_row():
-    plan = one_a_row(np.array([4, 2, 0]), 5, 3)
+    plan = plan_one_per_row(np.array([4, 2, 0]), 5, 3)
     assert [plan.pairs(row).tolist() for row in range(len(plan))] == [[4], [2], [0]]
     assert (plan.inputs_length, plan.targets_length) == (5, 3)

@@ -12,7 +12,7 @@ from scipy import stats
 from t5lite.data import rows as rows_module
 from t5lite.data import store as store_module
 from t5lite.data.dataset import pair_plan
-from t5lite.data.packing import PackingPlan, one_a_row
+from t5lite.data.packing import PackingPlan, plan_one_per_row
 from t5lite.data.rows import PackedPairs, TrainRows, Windows, clip, evaluation_rows, prefetch
 from t5lite.data.store import Span, StoreWriter, TokenStore
 from t5lite.system.errors import UserError
@@ -187,7 +187,7 @@ def test_pairs_are_packed_with_what_stands_in_front_of_them(tmp_path):
 
 def test_pairs_one_to_a_row_keep_their_order(tmp_path):
     store, _ = make_store(tmp_path, [2, 1, 1, 0, 7, 6])
-    source = PackedPairs(store, one_a_row(np.array([2, 0]), 9, 9))
+    source = PackedPairs(store, plan_one_per_row(np.array([2, 0]), 9, 9))
     assert len(source) == 2
     assert source.fetch(np.array([1]))["inputs"].tolist() == [[3, 4, 1, 0, 0, 0, 0, 0, 0]]
 

@@ -72,7 +72,7 @@ def test_a_place_to_cut_that_straddles_two_blocks_is_found(tmp_path, monkeypatch
 
 def test_text_without_a_lone_space_is_cut_at_the_limit_between_characters(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "BLOCK", 64)
-    monkeypatch.setattr(files, "LONGEST_FRAGMENT", 100)
+    monkeypatch.setattr(files, "MAX_FRAGMENT_LENGTH", 100)
     content = "é  " * 500
     found = texts(write(tmp_path / "a.txt", content))
     assert "".join(found) == content
@@ -190,7 +190,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
 
 
 def test_a_line_too_long_to_hold_is_refused_without_reading_it_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(readers, "MAX_LINE_LENGTH", 1 << 20)
     path = write(tmp_path / "bomb.jsonl.gz", gzip.compress(b"{}\n" + b" " * (8 << 20)))
     complaint(lambda: texts(path), path, "line")
     complaint(lambda: [list(readers.read_lines(path))], f"{path}, line 2 is longer")

@@ -117,7 +117,7 @@ def test_a_run_that_began_before_dropout_had_places_is_told_where_it_drops_now(t
     file = tmp_path / "config.json"
     gpt2, t5 = (small_model(name, OF_TOKENS) for name in ("gpt2", "t5_v1_1"))
     file.write_text(json.dumps({"model": {"dropout": 0.1}}))
-    assert "drops at embedding, attention, residual, head from" in moved_dropout_note(tmp_path, gpt2)
+    assert "now drops at embedding, attention, residual, head," in moved_dropout_note(tmp_path, gpt2)
     assert moved_dropout_note(tmp_path, t5) is None, "it drops where it did"
     assert moved_dropout_note(tmp_path, dataclasses.replace(gpt2, dropout=0.0)) is None
     file.write_text(json.dumps({"model": {"dropout": 0.1, "dropout_places": None}}))

@@ -16,7 +16,7 @@ from t5lite.data.sources import available_splits, open_source
 from t5lite.pydocs import builder, corpus
 from t5lite.pydocs.corpus import SPLITS, Document, Root, collect, split_of
 from t5lite.pydocs.docstrings import extract_docstrings
-from t5lite.pydocs.near_duplicates import without_leaks
+from t5lite.pydocs.near_duplicates import select_without_leaks
 from t5lite.pydocs.tasks import summary_pair, topic_pairs
 from t5lite.system.errors import UserError
 
@@ -189,15 +189,18 @@ def test_planted_duplicates_do_not_straddle_splits(tmp_path):
 
 def test_a_shared_boilerplate_below_half_of_a_text_is_no_duplicate():
     texts = [f"{sentences(0, 4)} {sentences(seed, 4)}" for seed in (1, 2)]
-    assert without_leaks(texts, ["train", "test"], SPLITS).tolist() == [True, True]
-    assert without_leaks([texts[0], texts[0] + sentences(3, 2)], ["train", "test"], SPLITS).tolist() == [True, False]
+    assert select_without_leaks(texts, ["train", "test"], SPLITS).tolist() == [True, True]
+    assert select_without_leaks([texts[0], texts[0] + sentences(3, 2)], ["train", "test"], SPLITS).tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_leaks_are_found_in_short_and_wordless_texts_and_none_in_no_texts():
-    assert without_leaks([], [], SPLITS).tolist() == []
+    assert select_without_leaks([], [], SPLITS).tolist() == []
     texts = ["one two", "Two words", "one, two!", "+++", "---", "+++ "]
     splits = ["train", "train", "test", "train", "test", "test"]
-    assert without_leaks(texts, splits, SPLITS).tolist() == [True, True, False, True, True, False]
+    assert select_without_leaks(texts, splits, SPLITS).tolist() == [True, True, False, True, True, False]
 
 
 def test_every_requirement_is_read():
@@ -208,7 +211,7 @@ def test_every_requirement_is_read():
 
 
 def test_installed_roots_exist_and_hold_the_standard_library_and_requirements():
-    roots = {root.module: root.path for root in corpus.installed_roots()}
+    roots = {root.module: root.path for root in corpus.find_installed_roots()}
     assert {"asyncio", "bisect", "json", "numpy", "scipy", "jax", "google.protobuf", "typing_extensions"} <= set(roots)
     assert all(path.exists() for path in roots.values())
     assert not {"test", "idlelib", "lib2to3", "site-packages"} & {path.stem for path in roots.values()}
@@ -294,7 +297,7 @@ def test_no_two_examples_of_a_task_have_the_same_inputs():
     documents = [
         Document(str(i), "a.b", split, t) for i, (split, t) in enumerate(zip(("test", "train"), texts, strict=True))
     ]
-    assert [split for split, _ in builder.examples(documents, "summary")] == ["train"]
+    assert [split for split, _ in builder.make_examples(documents, "summary")] == ["train"]
 
 
 # Prepared
@@ -398,7 +401,7 @@ REAL = """
 import sys
 from t5lite.pydocs import corpus
 keep = {"json", "email", "asyncio", "logging", "unittest", "argparse", "optax", "rich", "absl", "etils"}
-corpus.installed_roots = lambda roots=corpus.installed_roots(): [r for r in roots if r.module in keep]
+corpus.find_installed_roots = lambda roots=corpus.find_installed_roots(): [r for r in roots if r.module in keep]
 from t5lite.data.sources import open_source
 for split in ("train", "validation", "test"):
     pairs = list(open_source("pydocs/summary", None, split).pairs())
@@ -425,6 +428,6 @@ def test_all_of_pydocs_is_as_large_as_promised():
         for split in ("validation", "test"):
             assert 0.02 < sum(d.split == split for d in half) / len(half) < 0.09
     topics = {split: set() for split in SPLITS}
-    for split, example in builder.examples(documents, "science_topic"):
+    for split, example in builder.make_examples(documents, "science_topic"):
         topics[split].add(example["targets"])
     assert len(topics["train"]) >= 8 and len(topics["validation"]) >= 6 and len(topics["test"]) >= 6

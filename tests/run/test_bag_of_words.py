@@ -72,7 +72,7 @@ def test_there_is_no_network_to_open(config, tmp_path, capsys):
     for verb, *flags in ((evaluate,), (generate, "--input", "a")):
         with pytest.raises(SystemExit) as stop:
             verb.main(["--checkpoint", str(tmp_path / "bag"), *flags])
-        assert stop.value.code == 2 and "is a bag of words, and left no network" in capsys.readouterr().err
+        assert stop.value.code == 2 and "is a bag of words and has no network" in capsys.readouterr().err
 
 
 def test_its_held_out_pairs_are_a_networks(config, tmp_path):

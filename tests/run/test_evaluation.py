@@ -48,7 +48,7 @@ def _evaluated(experiment, mesh, examples=6):
     mesh, params = make_mesh(**mesh), _params(experiment)
     params = jax.device_put(params, params_shardings(params, mesh, experiment.model.config))
     evaluator = Evaluator(experiment, mesh)
-    metrics = evaluator.all(params)
+    metrics = evaluator.evaluate_all(params)
     return metrics, [tuple(shown) for shown in evaluator.examples(params, "validation", examples)]
 
 
@@ -95,7 +95,7 @@ def test_a_batch_is_no_larger_than_a_microbatch_or_than_what_there_is_to_evaluat
         config = _config(sources[False], "encoder_decoder", "span_corruption", **fields)
         evaluator = Evaluator(open_experiment(config), make_mesh(*mesh))
         source = evaluator._sources["validation"]
-        return [len(rows["valid"]) for rows in evaluator._rows("", source, ROWS)]
+        return [len(rows["valid"]) for rows in evaluator._iterate_rows("", source, ROWS)]
 
     assert sizes() == [4] * 5
     assert sizes(**{"batch_size": 64, "microbatches": 8}) == [8] * 3
@@ -110,5 +110,7 @@ def test_a_rows_noise_depends_on_its_place_among_the_rows_alone(sources):
     for size in (1, 3, 20):
         config.eval.batch_size = size
         experiment = open_experiment(config)
-        losses.append(Evaluator(experiment, make_mesh(1, 1, 1)).losses(_params(experiment))["validation"]["loss"])
+        losses.append(
+            Evaluator(experiment, make_mesh(1, 1, 1)).evaluate_losses(_params(experiment))["validation"]["loss"]
+        )
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from t5lite import evaluate, preview
 from t5lite.data.build import build_pairs, build_tagged
 from t5lite.data.dataset import pair_plan
-from t5lite.data.files import Tagged
+from t5lite.data.files import TaggedSentence
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import TokenStore
@@ -67,7 +67,7 @@ def test_pairs_lose_as_many_tokens_as_are_counted(tmp_path_factory, pairs, lengt
     store = TokenStore(folder / "train")
     plan = pair_plan(store, *lengths, packed, limit, bos=bos)
     source = PackedPairs(store, plan, bos)
-    rows, cut = source.fetch(np.arange(len(source))), source.cut()
+    rows, cut = source.fetch(np.arange(len(source))), source.count_cut()
     chosen = [texts[pair] for pair in plan.order]
     whole = [[len(OWN.encode(text)) + 1 + (bos is not None) for text in pair] for pair in chosen]
     held = sum(int((rows[f"{side}_segment_ids"] > 0).sum()) for side in ("inputs", "targets"))
@@ -84,19 +84,19 @@ def test_pairs_lose_as_many_tokens_as_are_counted(tmp_path_factory, pairs, lengt
 def test_labelled_and_tagged_texts_lose_as_many_tokens_as_are_counted(tmp_path_factory, sentences, length):
     folder = tmp_path_factory.mktemp("labelled")
     build_pairs(folder / "labels", [(" ".join(words), "a label") for words in sentences], OWN, False, lambda _: None)
-    tagged = [Tagged(words, [TAGS[len(word) % 3] for word in words], "") for words in sentences]
+    tagged = [TaggedSentence(words, [TAGS[len(word) % 3] for word in words], "") for words in sentences]
     build_tagged(folder / "tags", tagged, OWN, False, lambda _: None)
     order = np.arange(len(sentences))
     for source in (
         LabelledTexts(TokenStore(folder / "labels/train"), order, length, label_ids(OWN, ["a label"])),
-        TaggedSentences(TokenStore(folder / "tags/train"), order, length, TAGS, continued=True),
+        TaggedSentences(TokenStore(folder / "tags/train"), order, length, TAGS, with_next_answers=True),
     ):
-        rows, cut = source.fetch(order), source.cut()
+        rows, cut = source.fetch(order), source.count_cut()
         whole = np.array([len(source.store.document(2 * i)) for i in order])
         assert cut["tokens"] == whole.sum() - (rows["inputs_segment_ids"] > 0).sum()
         assert (cut["inputs"], cut["targets"]) == (int((whole > length).sum()), 0)
         assert cut["longest_inputs"] == whole.max() + 1  # with [CLS], as inputs_length counts
-    for row, (words, (last, after)) in enumerate(zip(sentences, source.cut_tags(order), strict=True)):
+    for row, (words, (last, after)) in enumerate(zip(sentences, source.find_cut_tags(order), strict=True)):
         left = [tag for tag in rows["answers"][row] if tag >= 0]
         assert [*left, *after] == [len(word) % 3 for word in words]
         assert last == (left[-1] if left else -1)
@@ -159,8 +159,8 @@ def test_answers_are_compared_with_whole_targets(run):
 def test_target_tokens_that_are_cut_count_as_missed(run, monkeypatch):
     workdir, _, _, result = run
     evaluator, params, _ = load_evaluator(workdir)
-    monkeypatch.setattr(PackedPairs, "lost_targets", lambda self, indices: 0)
-    of_the_rest = evaluator.losses(params)["validation"]["token_accuracy"]
+    monkeypatch.setattr(PackedPairs, "count_lost_target_tokens", lambda self, indices: 0)
+    of_the_rest = evaluator.evaluate_losses(params)["validation"]["token_accuracy"]
     cut = result["cut"]["validation"]
     whole = (
         sum(
@@ -213,9 +213,11 @@ def test_entities_beyond_the_inputs_count_as_missed(tmp_path):
         experiment = open_experiment(config)
         evaluator = Evaluator(experiment, make_mesh(**config.mesh))
         source_of = experiment.validation_sources(experiment.evaluated)["validation"]
-        missed = evaluator._missed(source_of)
+        missed = evaluator._count_missed(source_of)
         assert missed["tagger/entities"][0] == (24 if length == 8 else 0)
-        assert missed["tagger/missed"].sum() == 12 * sum(len(after) for _, after in source_of.cut_tags(np.arange(1)))
+        assert missed["tagger/missed"].sum() == 12 * sum(
+            len(after) for _, after in source_of.find_cut_tags(np.arange(1))
+        )
 
 
 # Labels
@@ -228,11 +230,13 @@ LABELS = ["the answer is no", "the answer is yes"]
 def test_labels_that_are_alike_where_they_are_cut_are_refused_by_name(tmp_path, architecture):
     source = write(tmp_path / "a.jsonl", [(f"text {i}", LABELS[i % 2]) for i in range(40)])
     config = config_of(source, architecture=architecture, labels=None, targets_length=4)
-    with pytest.raises(UserError, match="'the answer is no' and 'the answer is yes' are alike when cut to 4") as caught:
+    with pytest.raises(
+        UserError, match="'the answer is no' and 'the answer is yes' are equal after the cut to 4"
+    ) as caught:
         open_experiment(config)
-    needed = int(str(caught.value).split("raise it to ")[1].split()[0])
+    needed = int(str(caught.value).split("raise targets_length to at least ")[1].split()[0])
     config.objective.targets_length = needed - 1
-    with pytest.raises(UserError, match="alike when cut"):
+    with pytest.raises(UserError, match="equal after the cut"):
         open_experiment(config)
     config.objective.targets_length = needed
     assert open_experiment(config).dataset.labels == tuple(LABELS)
@@ -245,7 +249,7 @@ def test_a_label_that_another_begins_with_needs_a_token_more(tmp_path):
     config = config_of(source, labels=None, targets_length=40)
     encode = open_experiment(config).dataset.tokenizer.encode
     config.objective.targets_length = len(encode("the sea")) + 1
-    with pytest.raises(UserError, match=f"raise it to {len(encode('the sea')) + 2} at least"):
+    with pytest.raises(UserError, match=f"raise targets_length to at least {len(encode('the sea')) + 2},"):
         open_experiment(config)
 
 
@@ -255,7 +259,7 @@ def test_evaluate_refuses_them_too(run, tmp_path):
     (tmp_path / "run/provenance.json").write_text(json.dumps({**facts, "labels": LABELS}))
     source = write(tmp_path / "a.jsonl", [(f"text {i}", LABELS[i % 2]) for i in range(40)])
     config = config_of(source, labels=None, targets_length=4)
-    with pytest.raises(UserError, match="alike when cut to 4"):
+    with pytest.raises(UserError, match="equal after the cut to 4"):
         load_evaluator(tmp_path / "run", config)
 
 
@@ -265,5 +269,5 @@ def test_labels_that_are_the_same_tokens_are_refused_everywhere(tmp_path):
     for architecture in ("encoder_decoder", "decoder", "encoder"):
         config = config_of(source, architecture=architecture, labels=None, targets_length=40)
         config.tokenizer.path = f"hf:{tmp_path / 'released'}"
-        with pytest.raises(UserError, match="the labels 'Yes' and 'yes' are the same tokens to this tokenizer"):
+        with pytest.raises(UserError, match="the labels 'Yes' and 'yes' have equal tokens in this tokenizer"):
             open_experiment(config)

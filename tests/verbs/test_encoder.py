@@ -248,7 +248,7 @@ def test_texts_are_answered_together_as_they_are_alone(pretrained, classifier, t
 def test_generate_needs_a_blank(pretrained, capsys):
     with pytest.raises(SystemExit) as stop:
         generate.main(["--checkpoint", str(pretrained), "--input", "the whale"])
-    assert stop.value.code == 2 and "fills in [MASK], and the text has none" in capsys.readouterr().err
+    assert stop.value.code == 2 and "fills in [MASK], but the text has no [MASK]" in capsys.readouterr().err
 
 
 def test_bench_needs_no_data(config, capsys, monkeypatch):

@@ -127,7 +127,7 @@ def test_a_row_longer_than_a_sliding_window_is_refused(tmp_path, capsys):
     arguments = ["--checkpoint", f"hf:{folder}", "--max_new_tokens", "4", "--input"]
     generate.main([*arguments, "the sea"])
     capsys.readouterr()
-    assert "the network has positions for 16" in fails(generate, [*arguments, "the sea is cold " * 9], capsys)
+    assert "the network has 16 positions" in fails(generate, [*arguments, "the sea is cold " * 9], capsys)
     config = small_config(write_texts(tmp_path / "texts", documents=20), "causal_lm", "decoder")
     config.init_from, config.budget.steps = f"hf:{folder}", 1
     config.objective.inputs_length = 64

@@ -17,7 +17,7 @@ import pytest
 from t5lite import generate
 from t5lite.decoding.settings import Settings
 from t5lite.generate import fill_blanks
-from t5lite.run.answering import Ready, in_order
+from t5lite.run.answering import PreparedRequest, answer_in_order
 from t5lite.run.answers import Options, Request, open_answerer
 from t5lite.system.errors import UserError
 from t5lite.train import train
@@ -271,7 +271,7 @@ def test_mistakes_end_in_one_line(spans, arguments, message, capsys):
         ('{"inputs": null}', "line 2: column 'inputs' is null"),
         ('{"inputs": "x", "prefix": "word ' + "word " * 99 + '"}', "tokens is longer than max_new_tokens=4"),
         ("[" * 100_000, "line 2: is nested too deeply"),
-        ("caf\udce9", "line 2: is not UTF-8 at its byte 3"),
+        ("caf\udce9", "line 2: is not UTF-8 at byte 3"),
     ],
 )
 def test_a_wrong_line_is_named_and_the_others_are_answered(spans, line, message, tmp_path, capsys):
@@ -302,12 +302,12 @@ def test_hosts_share_the_texts_and_host_0_has_all_answers_and_errors(monkeypatch
         def prepare(request):
             if request.place == "line 7":
                 raise UserError("is too long")
-            return Ready(request, np.zeros(1, np.int32))
+            return PreparedRequest(request, np.zeros(1, np.int32))
 
         function = lambda ready, places: [
-            each.answer({"output": place}) for each, place in zip(ready, places, strict=True)
+            each.complete_answer({"output": place}) for each, place in zip(ready, places, strict=True)
         ]
-        return list(in_order(requests, 4, prepare, function, strict=False))
+        return list(answer_in_order(requests, 4, prepare, function, strict=False))
 
     assert run(1) == []
     for place, answer in enumerate(run(0)):

@@ -16,7 +16,7 @@ from t5lite.data.tokenizers.text_tokenizer import extends
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.interop.released import is_released
 from t5lite.model.config import ModelConfig
-from t5lite.run.inherit import OWN, with_inherited_shape
+from t5lite.run.inherit import NOT_INHERITED, with_inherited_shape
 from t5lite.run.overrides import override
 from t5lite.studies import repeat
 from t5lite.system.errors import UserError
@@ -90,7 +90,7 @@ def test_every_field_of_a_model_is_inherited_but_those_that_are_named(denoiser, 
     own = dict(architecture="encoder_decoder", dropout=0.25, dropout_places=("attention",), dtype="bfloat16",
                attention="einsum", remat="full", scan_layers=True)  # fmt: skip
     names = {field.name for field in dataclasses.fields(ModelConfig)} - {"heads"} | {"architecture"}
-    assert names == set(base_config().model) == values.keys() | own.keys() and own.keys() == set(OWN)
+    assert names == set(base_config().model) == values.keys() | own.keys() and own.keys() == set(NOT_INHERITED)
     shutil.copytree(denoiser / "tokenizer", tmp_path / "source" / "tokenizer")
     source, config = load_json(denoiser / "config.json"), made(NOWHERE, "supervised", "encoder_decoder")
     source.model.update(values | {"dropout": 0.5, "scan_layers": False})
@@ -108,8 +108,8 @@ def test_fine_tuning_takes_the_shape_says_so_and_goes_on_without_its_source(deno
     config = made(write_pairs(tmp_path / "pairs.jsonl"), "supervised", "encoder_decoder", **{"model.d_model": 48})
     config.init_from = str(source)
     result = train(config, tmp_path / "run")
-    (said,) = (line for line in capsys.readouterr().err.splitlines() if "the shape is that" in line)
-    assert said.startswith(f"the shape is that of init_from={source}: ") and "config.model.d_model 48 → 16" in said
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if "the shape comes from" in line)
+    assert said.startswith(f"the shape comes from init_from={source}: ") and "config.model.d_model 48 → 16" in said
     changed = ("d_model", "d_ff", "norm_epsilon", "relative_buckets")
     assert said.count("→") == len(changed) and all(f"config.model.{name} " in said for name in changed)
     before, after = params_of(source), params_of(tmp_path / "run")
@@ -185,7 +185,7 @@ def test_sentinels_that_the_command_line_asks_for_are_there(language_model, text
     with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=7: .*more has 10"):
         train(again, tmp_path / "more", given=["tokenizer.sentinels"])
     given = made(texts, "causal_lm", "decoder", **{"tokenizer.path": str(tmp_path / "more"), "tokenizer.sentinels": 5})
-    with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=5: the given tokenizer has 10"):
+    with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=5: the tokenizer has 10 sentinels"):
         train(given, tmp_path / "other", given=["tokenizer.sentinels"])
 
 
@@ -198,9 +198,7 @@ def test_what_agrees_on_the_command_line_is_taken(denoiser, command, capsys):
 @pytest.mark.parametrize("objective, architecture", [("causal_lm", "decoder"), ("mlm", "encoder")])
 def test_another_architecture_is_refused_before_anything_is_read(denoiser, command, capsys, objective, architecture):
     said = command(capsys, denoiser, objective=objective, architecture=architecture)
-    assert (
-        f"config.model.architecture: it is {architecture}, and that of init_from={denoiser} is encoder_decoder" in said
-    )
+    assert f"config.model.architecture: it is {architecture}, but init_from={denoiser} has encoder_decoder" in said
     assert "set --config.model.architecture=encoder_decoder" in said
 
 

@@ -1,9 +1,9 @@
-"""Rules of generation in the files of a release: read from generation_config.json or config.json, and written again.
+"""Read the rules of generation in generation_config.json or config.json of a release, and write them again.
 
-    eos_token_id, forced_bos_token_id, forced_eos_token_id,      part of the meaning of the weights: `Rules`, which
-    suppress_tokens, begin_suppress_tokens, bad_words_ids        generation follows
+    eos_token_id, forced_bos_token_id, forced_eos_token_id,      part of the meaning of the weights: generation
+    suppress_tokens, begin_suppress_tokens, bad_words_ids        always follows them (`Rules`)
     decoder_start_token_id, bos_token_id, pad_token_id           the tokenizer's roles
-    num_beams, temperature, max_length, …                        settings, which the user chooses: `Rules.asked`
+    num_beams, temperature, max_length, …                        settings that the user chooses (`Rules.asked`)
 
 A workdir keeps the rules in tokenizer/vocabulary.json under "generation".
 """
@@ -22,12 +22,12 @@ from t5lite.system.files import has_shape
 from t5lite.system.vocabulary import Rules, Vocabulary
 
 FORMAT = 1  # version of the rules in a workdir
-# {setting: (the value that changes nothing, the flag of `generate` that does the same)}.
-OF_SAMPLES = {"temperature": (None, "--temperature"), "top_k": (None, "--top_k"), "top_p": (1.0, "--top_p"),
-              "min_p": (None, "--min_p"), "typical_p": (1.0, None), "epsilon_cutoff": (0.0, None),
-              "eta_cutoff": (0.0, None)}  # fmt: skip
+# {setting: (the value that changes nothing, the flag of `generate` that does the same or None)}.
+SAMPLING_SETTINGS = {"temperature": (None, "--temperature"), "top_k": (None, "--top_k"), "top_p": (1.0, "--top_p"),
+                     "min_p": (None, "--min_p"), "typical_p": (1.0, None), "epsilon_cutoff": (0.0, None),
+                     "eta_cutoff": (0.0, None)}  # fmt: skip
 SETTINGS = {
-    "max_length": (20, "--max_new_tokens"), "max_new_tokens": (None, "--max_new_tokens"), **OF_SAMPLES,
+    "max_length": (20, "--max_new_tokens"), "max_new_tokens": (None, "--max_new_tokens"), **SAMPLING_SETTINGS,
     "num_beams": (1, "--num_beams"), "length_penalty": (1.0, "--length_penalty"),
     "early_stopping": (False, "--early_stopping"), "repetition_penalty": (1.0, "--repetition_penalty"),
     "num_return_sequences": (1, "--num_return"), "stop_strings": (None, "--stop"),
@@ -39,9 +39,9 @@ SETTINGS = {
                      "sequence_bias", "force_words_ids", "constraints", "forced_decoder_ids", "watermarking_config",
                      "dola_layers", "max_time"), (None, None)),
 }  # fmt: skip
-SAMPLING = {"temperature": 1.0, "top_k": 50}  # what transformers uses for sampling if a file does not say
-SAVED = {"format": int, "stops": [int], "first": (int, None), "last": (int, None), "never": [int],
-         "never_first": [int], "asked": dict}  # fmt: skip
+SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50}  # the values of transformers if a file has none
+SAVED_SHAPE = {"format": int, "stops": [int], "first": (int, None), "last": (int, None), "never": [int],
+               "never_first": [int], "asked": dict}  # fmt: skip
 
 
 def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
@@ -52,16 +52,17 @@ def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
     fields = files.generation
     file = files.folder / (GENERATION_FILE if files.has(GENERATION_FILE) else MODEL_CONFIG_FILE)
 
-    def ids(name: str) -> tuple[int, ...]:
+    def read_ids(name: str) -> tuple[int, ...]:
         value = fields.get(name)
         value = [] if value is None else value if isinstance(value, list) else [value]
         if not has_shape(value, [int]):
-            raise UserError(f"{file}: {name} should be an id or a list of ids, is {json.dumps(value)[:60]}")
-        # Other ids are never generated, so they neither end an answer nor need to be forbidden.
+            is_now = json.dumps(value)[:60]
+            raise UserError(f"{file}: {name} should be an id or a list of ids, but is {is_now}; mend it")
+        # Other ids are never generated. They need not be forbidden, and cannot end an answer.
         return tuple(dict.fromkeys(token for token in value if 0 <= token < vocabulary.rows))
 
-    def forced(name: str) -> int | None:
-        tokens = ids(name)
+    def read_forced(name: str) -> int | None:
+        tokens = read_ids(name)
         if fields.get(name) not in (None, [], *tokens, list(tokens)) or len(tokens) > 1:
             raise UserError(
                 f"{file}: {name}={json.dumps(fields[name])[:60]} should be one id of the tokenizer; mend it"
@@ -72,37 +73,41 @@ def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
 
     words = fields.get("bad_words_ids") or []
     if not has_shape(words, [[int]]):
-        raise UserError(f"{file}: bad_words_ids should be a list of lists of ids, is {json.dumps(words)[:60]}")
+        is_now = json.dumps(words)[:60]
+        raise UserError(f"{file}: bad_words_ids should be a list of lists of ids, but is {is_now}; mend it")
     single = tuple(word[0] for word in words if len(word) == 1 and 0 <= word[0] < vocabulary.rows)
     longer = [word for word in words if len(word) > 1]
-    suppressed = ids("suppress_tokens")
-    first = forced("forced_bos_token_id")
-    if first is None and fields.get("force_bos_token_to_be_generated") is True:  # as older BART files have it
-        first = forced("bos_token_id")
+    suppressed = read_ids("suppress_tokens")
+    first = read_forced("forced_bos_token_id")
+    if first is None and fields.get("force_bos_token_to_be_generated") is True:  # a field of older BART files
+        first = read_forced("bos_token_id")
     return Rules(
-        stops=ids("eos_token_id"),
+        stops=read_ids("eos_token_id"),
         first=first,
-        last=forced("forced_eos_token_id"),
+        last=read_forced("forced_eos_token_id"),
         never=tuple(sorted({*suppressed, *single})),
-        never_first=ids("begin_suppress_tokens"),
-        asked=_settings_of(fields) | ({"bad_words_ids": longer} if longer else {}),
+        never_first=read_ids("begin_suppress_tokens"),
+        asked=_read_settings(fields) | ({"bad_words_ids": longer} if longer else {}),
     )
 
 
-def _settings_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings whose values change something. Those for sampling count only if the release samples."""
+def _read_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings whose values have an effect. Leave out sampling settings if the release does not sample."""
     samples = fields.get("do_sample") is True
     settings = {"do_sample": True} if samples else {}
-    fields = {**SAMPLING, **fields} if samples else {k: v for k, v in fields.items() if k not in OF_SAMPLES}
+    fields = (
+        {**SAMPLING_DEFAULTS, **fields} if samples else {k: v for k, v in fields.items() if k not in SAMPLING_SETTINGS}
+    )
     return settings | {
         name: fields[name] for name, (nothing, _) in SETTINGS.items() if fields.get(name) not in (None, nothing)
     }
 
 
 def describe_ignored(rules: Rules, architecture: str, given: Collection[str] = ()) -> str | None:
-    """Return a line on what a release asks for and generation ignores, with the flags that do the same; None: nothing.
+    """Return a line that names the settings of a release that generation ignores, and the flags that do the same.
 
-    given: flags of `generate` that the user gave. They decide, so the line does not mention their settings.
+    None: there are no such settings. given: flags of `generate` that the user gave. The line leaves out their settings,
+    because the flags decide.
     """
     asked = dict(rules.asked)
     if rules.first is not None and architecture == "decoder":
@@ -110,18 +115,18 @@ def describe_ignored(rules: Rules, architecture: str, given: Collection[str] = (
     flag_of = {name: flag for name, (_, flag) in SETTINGS.items()}
     asked = {name: value for name, value in asked.items() if flag_of.get(name) not in given}
     values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in asked.items()}
-    if "max_length" in asked:  # it counts the decoder's start, and a decoder's prompt
+    if "max_length" in asked:  # max_length counts the decoder's start, and a decoder's prompt
         length = asked["max_length"]
         new = length - 1 if architecture == "encoder_decoder" and isinstance(length, int) else "N"
         values["max_length"] = values.get("max_new_tokens", new)
     flags = {flag_of[name]: value for name, value in values.items() if flag_of.get(name) is not None}
-    without = [name for name in asked if flag_of.get(name) is None and name != "do_sample"]
-    if not flags and not without:
+    without_flag = [name for name in asked if flag_of.get(name) is None and name != "do_sample"]
+    if not flags and not without_flag:
         return None
-    shown = ", ".join(f"{name}={json.dumps(value)[:40]}" for name, value in asked.items())
-    wanted = f"; to have it, give {' '.join(f'{flag} {value}' for flag, value in flags.items())}" if flags else ""
-    lacking = f"; there is no flag for {', '.join(without)}" if without else ""
-    return f"the release asks for {shown}, which generate does not take over{wanted}{lacking}"
+    settings = ", ".join(f"{name}={json.dumps(value)[:40]}" for name, value in asked.items())
+    flags_hint = f"; to use them, give {' '.join(f'{flag} {value}' for flag, value in flags.items())}" if flags else ""
+    no_flag_note = f"; there is no flag for {', '.join(without_flag)}" if without_flag else ""
+    return f"the release sets {settings}, which generate ignores{flags_hint}{no_flag_note}"
 
 
 def rules_to_json(rules: Rules) -> dict[str, Any]:
@@ -130,23 +135,23 @@ def rules_to_json(rules: Rules) -> dict[str, Any]:
 
 
 def rules_from_json(saved: Any, file: Path, rows: int) -> Rules | None:
-    """Return the rules in a workdir, None if it has none. Raises UserError if they are damaged or from a newer t5lite.
+    """Return the rules in a workdir; None if there are none. Raises UserError for damage, or rules of a newer t5lite.
 
     Args:
         saved: the JSON value.
-        file: where it stands, for errors.
-        rows: of the vocabulary.
+        file: the file with the value, for errors.
+        rows: the number of ids in the vocabulary.
     """
     if saved is None:
         return None
     if isinstance(saved, dict) and isinstance(saved.get("format"), int) and saved["format"] > FORMAT:
-        raise UserError(f"{file}: its rules of generation were written by a newer t5lite: update this one")
-    if not has_shape(saved, SAVED):
-        raise UserError(f"{file} is damaged (its rules of generation are not what they should be); restore it")
+        raise UserError(f"{file}: the rules of generation were written by a newer t5lite; update t5lite")
+    if not has_shape(saved, SAVED_SHAPE):
+        raise UserError(f"{file} is damaged (the rules of generation have a wrong form); restore the file")
     lists = {name: tuple(saved[name]) for name in ("stops", "never", "never_first")}
     used = [*sum(lists.values(), ()), *(saved[name] for name in ("first", "last") if saved[name] is not None)]
     if not all(0 <= token < rows for token in used):
-        raise UserError(f"{file} is damaged (its rules of generation name ids beyond {rows:,}); restore it")
+        raise UserError(f"{file} is damaged (the rules of generation have ids from {rows:,} on); restore the file")
     return Rules(**lists, first=saved["first"], last=saved["last"], asked=saved["asked"])
 
 
@@ -157,7 +162,7 @@ def write_generation_config(folder: Path, ids: Mapping[str, int], rules: Rules, 
         ids: {"eos_token_id": …}, as in config.json.
         rules: the rules that generation follows in t5lite.
         allowed: bool [n], which of the first n ids may be generated.
-        rows: rows of the model. No id from n on may be generated.
+        rows: the number of rows of the model. Ids from n on may not be generated.
     """
     forbidden = np.ones(rows, bool)
     forbidden[: len(allowed)] = ~allowed[:rows]
@@ -166,7 +171,7 @@ def write_generation_config(folder: Path, ids: Mapping[str, int], rules: Rules, 
     fields["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     if rules.first is not None:
         fields["forced_bos_token_id"] = rules.first
-        if forbidden[rules.first]:  # suppress_tokens would forbid it in the first place too
+        if forbidden[rules.first]:  # suppress_tokens would forbid this id in the first place too
             forbidden[rules.first], fields["bad_words_ids"] = False, [[rules.first]]
     if rules.last is not None:
         fields["forced_eos_token_id"] = rules.last

@@ -1,4 +1,4 @@
-"""The files of a released tokenizer, as its authors published them. Each is read when it is first needed, and once."""
+"""The files of a released tokenizer, as its authors published them. Each file is read once, when it is first needed."""
 
 import contextlib
 import functools
@@ -42,21 +42,21 @@ class ReleaseFiles:
 
     @functools.cached_property
     def generation(self) -> dict[str, Any]:
-        """The fields of generation_config.json, or of config.json if that does not exist.
+        """The fields of generation_config.json, or of config.json if there is no generation_config.json.
 
         Ids that generation_config.json lacks come from config.json.
         """
-        older = self.read(MODEL_CONFIG_FILE)
+        model_fields = self.read(MODEL_CONFIG_FILE)
         if not self.has(GENERATION_FILE):
-            return older
-        ids = {name: older[name] for name in ROLE_IDS if name in older}
+            return model_fields
+        ids = {name: model_fields[name] for name in ROLE_IDS if name in model_fields}
         return ids | {name: value for name, value in self.read(GENERATION_FILE).items() if value is not None}
 
-    def tokens_named(self, role: str) -> list[str]:
-        """Return the names that the files give a role such as "eos", the one that counts first."""
-        named = [self.read(file).get(f"{role}_token") for file in (CONFIG_FILE, NAMES_FILE)]
-        named = [name.get("content") if isinstance(name, dict) else name for name in named]
-        return [name for name in named if isinstance(name, str)]
+    def find_names(self, role: str) -> list[str]:
+        """Return the names of the token with a role such as "eos". If they differ, the first name counts."""
+        names = [self.read(file).get(f"{role}_token") for file in (CONFIG_FILE, NAMES_FILE)]
+        names = [name.get("content") if isinstance(name, dict) else name for name in names]
+        return [name for name in names if isinstance(name, str)]
 
 
 def read_file(file: Path) -> bytes:
@@ -64,12 +64,12 @@ def read_file(file: Path) -> bytes:
     try:
         return read_bytes(file)
     except OSError as error:
-        raise UserError(f"cannot read the tokenizer {file}: {error.strerror}") from error
+        raise UserError(f"cannot read the tokenizer {file}: {error.strerror}; check its permissions") from error
 
 
 @contextlib.contextmanager
 def name_in_errors(file: Path) -> Iterator[None]:
-    """Begin every UserError of the block with the file's name."""
+    """Put the file's name in front of every UserError of the block."""
     try:
         yield
     except UserError as error:

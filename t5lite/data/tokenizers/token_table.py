@@ -1,4 +1,4 @@
-"""Facts about each token, as the tokenizers find them, made into the arrays of a `TokenTable`."""
+"""Facts about each token. The tokenizers find the facts, and `make_table` makes a `TokenTable` of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from t5lite.system.vocabulary import TokenTable
 
 
 class Piece(NamedTuple):
-    """Facts about a token that stands for text; see TokenTable. has_space: its text begins with a space."""
+    """Facts about a token that stands for text; see TokenTable. has_space: the token's text begins with a space."""
 
     num_bytes: int
     has_space: bool
@@ -18,9 +18,9 @@ class Piece(NamedTuple):
 
 
 def make_table(pieces: Sequence[Piece | None], rows: int, adds_space: bool) -> TokenTable:
-    """Return facts about `rows` ids as arrays. An id whose piece is None is special, and so are the ids after the last.
+    """Return facts about `rows` ids as arrays. Ids whose piece is None are special. So are the ids after `pieces`.
 
-    adds_space: the tokenizer puts a space in front of each text. So that space is no byte of the text.
+    adds_space: the tokenizer puts a space in front of each text. That space is not counted as a byte of the text.
     """
     facts = [*pieces, *[None] * (rows - len(pieces))]
     columns = np.array([each or (0, 0, 0, 0) for each in facts], np.int32).reshape(rows, 4).T

@@ -1,10 +1,10 @@
-"""Read tokenizer.json, the file of the `tokenizers` library, so that text stays text. Give facts about its pieces.
+"""Read tokenizer.json, the file of the `tokenizers` library, so that text stays text. Return facts about its pieces.
 
-The file is data: no part of it is ever executed. These parts of it are changed:
+The file is data: no part of the file is ever executed. These parts are changed:
 
-    added tokens                       those with a role (</s>, <mask>) become special, so that their names are text
+    added tokens                       a token with a role (</s>, <mask>) becomes special, so that its name is text
     padding, truncation, BPE dropout   off
-    the space in front of a text       removed from the file, see `build_for_text`; the caller puts it there
+    the space in front of a text       removed from the file, see `build_for_text`; the caller adds the space
     WordPiece's decoder                without its clean-up, which removes spaces before punctuation
 """
 
@@ -22,7 +22,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import has_shape
 
 SPACE = "▁"
-MOST_IDS = 2**22
+MAX_IDS = 2**22
 SHAPE = {
     "model": dict,
     "added_tokens": ([{"id": int, "content": str, "special": (bool, None)}], None),
@@ -34,7 +34,7 @@ BYTES_OF_SPACE = ("Ġ", "Ċ", "ĉ", "č")  # how byte-level pieces write a space
 
 
 def parse(file: bytes) -> dict[str, Any]:
-    """Parse a tokenizer.json. Raises UserError for a file that cannot be one."""
+    """Parse a tokenizer.json. Raises UserError for any other file."""
     try:
         spec = json.loads(file)
     except (ValueError, RecursionError) as error:
@@ -49,43 +49,43 @@ def parse(file: bytes) -> dict[str, Any]:
 def build(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     """Build the tokenizer of `spec`.
 
-    It reads names of special tokens as text. Raises UserError if that is not possible.
+    The tokenizer reads names of special tokens as text. Raises UserError if the library cannot build it.
     """
-    with _without_panic():
-        made = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        made.encode_special_tokens = True
+    with _turn_panic_into_error():
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        tokenizer.encode_special_tokens = True
         for add in (False, True):
-            made.decode(made.encode(" a\nb", add_special_tokens=add).ids, skip_special_tokens=False)
-    return made
+            tokenizer.decode(tokenizer.encode(" a\nb", add_special_tokens=add).ids, skip_special_tokens=False)
+    return tokenizer
 
 
 @contextlib.contextmanager
-def _without_panic() -> Iterator[None]:
+def _turn_panic_into_error() -> Iterator[None]:
     """Turn any error of the library into a UserError.
 
-    If a file breaks the library's assumptions, the library panics. A panic is not an Exception. It also prints a trace
-    to the standard error stream, so that stream is silenced here.
+    If a file breaks the library's assumptions, the library panics. A panic is not an Exception. The library also prints
+    a trace to standard error, so standard error is silenced here.
     """
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr_copy, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(f"not a readable tokenizer.json: {error}") from error
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
+        os.close(devnull)
 
 
-def list_pieces(made: tokenizers.Tokenizer) -> list[str | None]:
-    """Return the piece of each id, None for an id without a piece. Raises UserError for no ids or over 2**22."""
-    ids = made.get_vocab(with_added_tokens=True)
+def list_pieces(tokenizer: tokenizers.Tokenizer) -> list[str | None]:
+    """Return the piece of each id, or None for an id without a piece. Raises UserError for no ids or over 2**22 ids."""
+    ids = tokenizer.get_vocab(with_added_tokens=True)
     rows = max(ids.values(), default=-1) + 1
-    if not 0 < rows <= MOST_IDS:
-        raise UserError(f"not a readable tokenizer.json: it has {rows:,} ids; up to {MOST_IDS:,} are read")
+    if not 0 < rows <= MAX_IDS:
+        raise UserError(f"not a readable tokenizer.json: it has {rows:,} ids, but 1 to {MAX_IDS:,} are possible")
     pieces: list[str | None] = [None] * rows
     for piece, token in ids.items():
         pieces[token] = piece
@@ -93,16 +93,16 @@ def list_pieces(made: tokenizers.Tokenizer) -> list[str | None]:
 
 
 def list_added(spec: dict[str, Any]) -> dict[int, tuple[str, bool]]:
-    """Return {id: (content, whether it is special)}."""
+    """Return {id: (content, whether the token is special)} of the added tokens."""
     return {each["id"]: (each["content"], bool(each.get("special"))) for each in spec.get("added_tokens") or ()}
 
 
 def build_for_text(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokenizers.Tokenizer, bool]:
     """Build the tokenizer of `spec` with the changes that the module's docstring lists.
 
-    Many tokenizers put a space in front of a text, so that its first word is like any other. Here the caller puts it
-    there, but not for a text that continues another. If removing the space from the file would change ids, it stays in
-    the file.
+    Many tokenizers put a space in front of a text, so that the first word is like any other word. Here the caller adds
+    the space, but not to a text that continues another. If the ids would change without the space in the file, the
+    space stays in the file.
 
     Args:
         roles: ids that become special.
@@ -110,52 +110,52 @@ def build_for_text(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokeni
     Returns:
         The tokenizer, and whether the caller must put a space in front of a text.
     """
-    spec = _copied(spec) | {"truncation": None, "padding": None}
+    spec = _copy(spec) | {"truncation": None, "padding": None}
     spec["model"] = spec["model"] | ({"dropout": None} if "dropout" in spec["model"] else {})
     for token in spec.get("added_tokens") or ():
         token["special"] = bool(token.get("special")) or token["id"] in roles
-    for part in _parts(spec.get("decoder")):
+    for part in _list_parts(spec.get("decoder")):
         if part.get("type") == "WordPiece":
             part["cleanup"] = False
-    given, bare = build(spec), _without_space(spec)
-    if bare is None:
-        return given, False
-    other = build(bare)
-    same = given.encode("a", add_special_tokens=False).ids == other.encode(" a", add_special_tokens=False).ids
-    return (other, True) if same else (given, False)
+    tokenizer, bare_spec = build(spec), _remove_space(spec)
+    if bare_spec is None:
+        return tokenizer, False
+    bare = build(bare_spec)
+    same = tokenizer.encode("a", add_special_tokens=False).ids == bare.encode(" a", add_special_tokens=False).ids
+    return (bare, True) if same else (tokenizer, False)
 
 
-def find_ends(made: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
-    """Return the id that the tokenizer puts in front of a text, and the one that it puts after it; None: no id."""
-    bare, full = (made.encode("a", add_special_tokens=special).ids for special in (False, True))
+def find_ends(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+    """Return the id that the tokenizer puts in front of a text, and the id that it puts after a text; None: no id."""
+    bare, full = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     return full[0] if full[:1] != bare[:1] else None, full[-1] if full[-1:] != bare[-1:] else None
 
 
-def _copied(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy that shares the model, which is nearly all of a file."""
+def _copy(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy that shares the model with `spec`, because the model is nearly all of a file."""
     return {name: value if name == "model" else copy.deepcopy(value) for name, value in spec.items()}
 
 
-def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the component, or the components of a Sequence."""
+def _list_parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the parts of a Sequence, or a list of the component itself."""
     for name in ("normalizers", "pretokenizers", "decoders"):
         if component and isinstance(component.get(name), list):
             return [part for part in component[name] if isinstance(part, dict)]
     return [] if component is None else [component]
 
 
-def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
+def _remove_space(spec: dict[str, Any]) -> dict[str, Any] | None:
     """Return a copy that puts no space in front of a text.
 
-    None if `spec` puts none there, or strips white space there.
+    None if `spec` puts no space there, or strips white space there.
     """
-    bare = _copied(spec)
-    normalizers = _parts(bare.get("normalizer"))
+    bare = _copy(spec)
+    normalizers = _list_parts(bare.get("normalizer"))
     for part in normalizers:
         if part.get("type") == "Prepend" and part.get("prepend") in (SPACE, " "):
             part.clear()
             part |= {"type": "Sequence", "normalizers": []}
-    for part in _parts(bare.get("pre_tokenizer"))[:1]:  # a later one acts on parts of a text
+    for part in _list_parts(bare.get("pre_tokenizer"))[:1]:  # later parts act on parts of a text
         if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
             part["add_prefix_space"] = False
         if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
@@ -166,9 +166,9 @@ def _without_space(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def describe_pieces(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> list[Piece | None]:
-    """Return facts about each piece, None for special ones. An added token that is not special is text as it stands."""
+    """Return facts about each piece, or None for a special one. An added token that is not special is its name."""
     added = list_added(spec)
-    types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _parts(spec.get(name))]
+    types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _list_parts(spec.get(name))]
     prefix = spec["model"].get("continuing_subword_prefix") or "##"
 
     def describe(token: int, piece: str) -> Piece:

@@ -1,7 +1,7 @@
 """Train a SentencePiece tokenizer. The same text gives the same model, byte for byte.
 
-A tokenizer trained here loses nothing: it does not normalise, keeps spaces and line breaks, and writes unseen
-characters as bytes.
+A tokenizer trained here loses nothing of a text. It does not normalise, keeps spaces and line breaks, and encodes
+unseen characters as bytes.
 """
 
 import heapq
@@ -16,13 +16,13 @@ from t5lite.data.tokenizers.text_tokenizer import SENTINELS
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS, PAD, UNKNOWN
 
-# The number of training threads changes the model. So it is a constant, whatever the machine.
+# The number of training threads changes the model. So the number is the same on every machine.
 TRAINING_THREADS = 2
-TRAINING_CHUNK = 2000  # characters
+TRAINING_CHUNK = 2000  # characters; longer texts are split
 SHORT_CHUNK = 16  # bytes; a sample holds at most as many chunks as if each had this size
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[str]:
+def _split_chunks(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for start in range(0, len(text), TRAINING_CHUNK):
             chunk = text[start : start + TRAINING_CHUNK].replace("\0", " ")
@@ -31,21 +31,21 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
 
 
 def sample_chunks(texts: Iterable[str], num_bytes: int, seed: int = 0) -> list[str]:
-    """Return a uniform sample of `texts` in chunks of up to 2,000 characters, in their order.
+    """Return a uniform sample of `texts` in chunks of up to 2,000 characters, in the order of the texts.
 
-    num_bytes: size of the sample in UTF-8; less if the chunks are very short, because their number is limited too. One
-    pass in bounded memory: every chunk draws a priority from `seed`, and the chunks with the lowest stay.
+    num_bytes: size of the sample in UTF-8. Very short chunks give less, because the number of chunks is limited too.
+    The texts are read once, in bounded memory: every chunk draws a priority from `seed`, and the lowest ones stay.
     """
     rng = np.random.default_rng(seed)
-    kept: list[tuple[float, int, str, int]] = []
+    heap: list[tuple[float, int, str, int]] = []
     total = 0
-    for index, chunk in enumerate(_chunks(texts)):
+    for index, chunk in enumerate(_split_chunks(texts)):
         size = len(chunk.encode())
-        heapq.heappush(kept, (-rng.random(), index, chunk, size))
+        heapq.heappush(heap, (-rng.random(), index, chunk, size))
         total += size
-        while len(kept) > 1 and (total > num_bytes or len(kept) > num_bytes // SHORT_CHUNK):
-            total -= heapq.heappop(kept)[3]
-    return [chunk for _, _, chunk, _ in sorted(kept, key=lambda item: item[1])]
+        while len(heap) > 1 and (total > num_bytes or len(heap) > num_bytes // SHORT_CHUNK):
+            total -= heapq.heappop(heap)[3]
+    return [chunk for _, _, chunk, _ in sorted(heap, key=lambda item: item[1])]
 
 
 def train_tokenizer(
@@ -57,7 +57,7 @@ def train_tokenizer(
     `vocab_size` does not suit the text.
     """
     if not chunks:
-        raise UserError("cannot train a tokenizer: the training source has no text")
+        raise UserError("cannot train a tokenizer: the training source has no text; give a source with text")
     import sentencepiece
 
     model = io.BytesIO()
@@ -72,7 +72,7 @@ def train_tokenizer(
             unk_id=UNKNOWN,
             bos_id=-1,
             byte_fallback=True,
-            required_chars=SPACE,  # also if the text has none: it stands for spaces and before each text
+            required_chars=SPACE,  # also if the text has no spaces, because ▁ stands before each text
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,

@@ -172,7 +172,7 @@ def test_ids_that_no_tokenizer_json_has_are_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     tokenizer = load_tokenizer(f"hf:{tmp_path}", 2, ())
-    with pytest.raises(UserError, match=r"<extra_id_\d> has id \d+, which in a tokenizer\.json would be"):
+    with pytest.raises(UserError, match=r"<extra_id_\d> has id \d+, but in a tokenizer\.json it would have"):
         export_tokenizer(tokenizer, tmp_path, "encoder_decoder", True)
 
 

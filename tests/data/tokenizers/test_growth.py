@@ -103,9 +103,9 @@ def test_other_pieces_other_roles_and_moved_names_are_no_growth(start):
 
 def test_a_grown_tokenizer_is_published_with_its_ids_or_not_at_all(tmp_path):
     grown = Tokenizer(PIECES, 0, FIM).grow(20, ())
-    assert grown.below == 3 and grown.decode([grown.vocabulary.pieces - 1]) == FIM[-1]
+    assert grown.specials_below == 3 and grown.decode([grown.vocabulary.pieces - 1]) == FIM[-1]
     (tmp_path / "own").mkdir()
     export_tokenizer(grown, tmp_path / "own", "decoder", closes=False)  # checks every name's id
     (tmp_path / "t5").mkdir()
-    with pytest.raises(UserError, match="<fim_prefix> stands below the sentinels"):
+    with pytest.raises(UserError, match="<fim_prefix> has an id below the sentinels"):
         export_tokenizer(Tokenizer(T5_LIKE, 0, FIM).grow(20, ()), tmp_path / "t5", "decoder", closes=False)

@@ -337,7 +337,7 @@ def test_a_tokenizer_of_which_no_file_says_the_eos_is_refused(tmp_path):
     released.llama(tmp_path)
     for name in ("tokenizer_config.json", "config.json"):
         (tmp_path / name).unlink()
-    with pytest.raises(UserError, match="name it as eos_token"):
+    with pytest.raises(UserError, match="name that token as eos_token"):
         load_tokenizer(f"hf:{tmp_path}", 10, ())
 
 

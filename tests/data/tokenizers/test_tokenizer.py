@@ -306,7 +306,7 @@ def test_a_tokenizer_of_which_a_file_is_not_what_it_was_is_refused(tmp_path, dam
         (tmp_path / damaged).write_bytes(train_tokenizer(sample_chunks([TEXT], 10**6), 410).model)
     else:
         (tmp_path / damaged).write_text((tmp_path / damaged).read_text().replace("[MASK]", "[MASH]"))
-    with pytest.raises(UserError, match=r"is damaged.*delete it if the cache has it"):
+    with pytest.raises(UserError, match=r"is damaged.*delete it if it is in the cache"):
         load_tokenizer(str(tmp_path), 0, ())
 
 
