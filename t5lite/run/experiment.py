@@ -34,7 +34,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
 from t5lite.tasks.table import make_evaluated, make_objective
-from t5lite.training.budget import seconds_per_step, steps_in, steps_of
+from t5lite.training.budget import convert_budget, convert_minutes, seconds_per_step
 from t5lite.training.sharding import local_rows, put_batch
 from t5lite.training.trainer import flops_of_a_step, make_trainer
 
@@ -225,7 +225,7 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
     """Return the run's budget in steps. A budget in minutes is turned into steps once, and noted in `workdir`."""
     config, objective = experiment.config, experiment.objective
     tokens = config.batch_size * sum(objective.lengths)
-    steps = steps_of(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
+    steps = convert_budget(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
     if steps is not None:
         return steps
 
@@ -235,4 +235,4 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
         rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
         return seconds_per_step(probe.step, probe.init(), put_batch(rows, probe.mesh))
 
-    return steps_in(config.budget.minutes, workdir, measure)
+    return convert_minutes(config.budget.minutes, workdir, measure)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def updated_average(average: Any, params: Any, decay: float, updates: Array) -> Any:
+def update_average(average: Any, params: Any, decay: float, updates: Array) -> Any:
     """Return the average with `params` included.
 
     A step whose update is left out counts too: its parameters, unchanged since the step before, are averaged once more.

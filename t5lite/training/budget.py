@@ -21,7 +21,7 @@ FILE = "budget.json"
 PROBE_SECONDS, PROBE_STEPS = 10.0, 5
 
 
-def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) -> int | None:
+def convert_budget(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) -> int | None:
     """Return the number of steps in a budget of steps, tokens or FLOPs; None for minutes.
 
     A budget of tokens counts all places of a batch, padding included.
@@ -35,7 +35,7 @@ def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) 
     return None
 
 
-def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int:
+def convert_minutes(minutes: float, workdir: Path, measure: Callable[[], float]) -> int:
     """Return the number of steps in `minutes`, as recorded in `workdir`; without a record, measure and record it.
 
     measure: returns the seconds that one step takes.

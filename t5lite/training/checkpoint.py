@@ -22,8 +22,8 @@ from t5lite.system.errors import UserError
 from t5lite.system.hosts import gather, is_primary, wait_for_all
 from t5lite.tasks.metrics import Metrics
 from t5lite.training.policy import Policy
-from t5lite.training.reading import FOLDER, Items, read_intact, saved_steps, scores_of, silence_late_errors
-from t5lite.training.record import ITEM, Record, leaves_of, sealed
+from t5lite.training.reading import FOLDER, Items, read_intact, read_scores, saved_steps, silence_late_errors
+from t5lite.training.record import ITEM, Record, describe_leaves, seal
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
 
@@ -33,13 +33,13 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, policy: Policy):
         self.workdir, self.folder, self.policy = workdir, workdir.absolute() / FOLDER, policy
-        self._scores = scores_of(workdir, policy.metric)
+        self._scores = read_scores(workdir, policy.metric)
         self._metrics: dict[int, dict[str, float]] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, enable_async_checkpointing=True, lightweight_initialize=True
         )
         silence_late_errors()
-        with _explained(self.folder):
+        with _explain_write_errors(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
@@ -48,7 +48,7 @@ class Checkpoints:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Tell Orbax which of the checkpoints stay."""
-        kept = self.policy.kept({each.step: self._scores.get(each.step) for each in checkpoints})
+        kept = self.policy.select_kept_steps({each.step: self._scores.get(each.step) for each in checkpoints})
         return [each.step in kept for each in checkpoints]
 
     def note_metrics(self, step: int, metrics: Mapping[str, Metrics]) -> None:
@@ -69,11 +69,11 @@ class Checkpoints:
         if step == self.latest_step():
             return
         items = _items(state)
-        record = Record(step, progress, self._metrics.get(step, {}), leaves_of(items))
+        record = Record(step, progress, self._metrics.get(step, {}), describe_leaves(items))
         self._scores[step] = record.metrics.get(self.policy.metric)
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        with _explained(self.folder):
-            self._manager.save(step, args=ocp.args.Composite(**trees, **{ITEM: ocp.args.JsonSave(sealed(record))}))
+        with _explain_write_errors(self.folder):
+            self._manager.save(step, args=ocp.args.Composite(**trees, **{ITEM: ocp.args.JsonSave(seal(record))}))
 
     def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return the state of the newest intact checkpoint, placed by `shardings`, and the progress saved with it.
@@ -99,7 +99,7 @@ class Checkpoints:
         if not steps:
             return
         if is_primary():
-            with _explained(self.folder):
+            with _explain_write_errors(self.folder):
                 for step in steps:
                     names = (f"damaged-{step}", *(f"damaged-{step}-{n}" for n in range(2, 1000)))
                     free = next(name for name in names if not (self.folder / name).exists())
@@ -109,7 +109,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when the save in the background is complete."""
-        with _explained(self.folder):
+        with _explain_write_errors(self.folder):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ FULL_OR_FORBIDDEN = (
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:

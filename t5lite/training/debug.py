@@ -13,7 +13,7 @@ from t5lite.training.step import TrainState, TrainStep
 PACKAGE = Path(__file__).parents[1]
 
 
-def first_nan(step: TrainStep, state: TrainState, rows: Any, mesh: Mesh) -> str:
+def find_first_nan(step: TrainStep, state: TrainState, rows: Any, mesh: Mesh) -> str:
     """Return the operation that makes the first NaN in a step, and its places in the code, innermost first.
 
     The step is compiled again with a check of each operation, which takes a while.

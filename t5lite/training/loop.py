@@ -16,7 +16,7 @@ from t5lite.system.hosts import wait_for_all
 from t5lite.system.progress import progress
 from t5lite.system.signals import EvaluationStopped, Stopping
 from t5lite.training.checkpoint import Checkpoints
-from t5lite.training.debug import first_nan
+from t5lite.training.debug import find_first_nan
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
@@ -29,7 +29,7 @@ class LoopSettings:
 
     flops_per_step: the model's, for the log.
     peak_flops: per second, of all devices; 0: unknown.
-    most_skipped: how many updates in a row may be left out because a number is not finite.
+    max_skipped: how many updates in a row may be left out because a number is not finite.
     debug_nans: stop at the first such update and look for the operation.
     """
 
@@ -39,10 +39,10 @@ class LoopSettings:
     evaluate_every: int | None
     flops_per_step: float
     peak_flops: float
-    most_skipped: int
+    max_skipped: int
     debug_nans: bool
 
-    def evaluates(self, step: int) -> bool:
+    def is_evaluation_step(self, step: int) -> bool:
         """Return whether an evaluation follows this step: every `evaluate_every` steps, and at the end."""
         return step == self.total_steps or (self.evaluate_every is not None and step % self.evaluate_every == 0)
 
@@ -78,10 +78,10 @@ def run_loop(
                 advance(1, note=meter.read(*pending))
             if settings.debug_nans and metrics["skipped"]:
                 before = state.replace(step=state.step - 1)  # its parameters did not change
-                raise UserError(f"step {step}: {first_nan(trainer.function, before, rows, trainer.mesh)}")
+                raise UserError(f"step {step}: {find_first_nan(trainer.function, before, rows, trainer.mesh)}")
             pending = (step, metrics)
             last = step == settings.total_steps
-            evaluates, given_up = settings.evaluates(step), False
+            evaluates, given_up = settings.is_evaluation_step(step), False
             due = last or step % settings.save_every == 0
             if evaluates or due:
                 advance(1, note=meter.read(*pending))
@@ -112,7 +112,7 @@ class _Meter:
 
     def __init__(self, settings: LoopSettings, done: Progress, log: MetricsLog, trainer: Trainer):
         self.settings, self.done, self.log, self.trainer = settings, done, log, trainer
-        self.watch = Watch(done, settings.most_skipped)
+        self.watch = Watch(done, settings.max_skipped)
         self.last_read = time.perf_counter()
         self.since = self._zero()
         self.waited = 0.0
@@ -154,7 +154,7 @@ class _Meter:
         self.since["input_wait"] += self.waited
         self.waited = 0.0
         settings = self.settings
-        notes = self.watch.look(step, values["loss"], skipped, finite_rows)
+        notes = self.watch.check(step, values["loss"], skipped, finite_rows)
         if notes or step % settings.log_every == 0 or step in (1, settings.total_steps):
             self._write(step, values, notes)
         return f"loss {values['loss']:.3f}"

@@ -1,7 +1,7 @@
 """The loss of a batch: the sums of all heads together, divided by the weights of the whole batch.
 
     sums = loss_sums(outputs, batch)                       of each head, see tasks/table.py
-    loss, weight = joint(sums, "nll", weights_of(whole_batch, heads))
+    loss, weight = sum_heads(sums, "nll", sum_weights(whole_batch, heads))
     loss / weight                                          nats: all heads together, each by its own weight
 
 The weights of a batch are known before any microbatch is computed, so `loss` and its gradient add up over microbatches.
@@ -19,17 +19,17 @@ from t5lite.tasks.table import TASKS, sum_key
 Array = jax.Array
 
 
-def finite_rows(outputs: Mapping[str, Array], batch: Batch) -> Array:
+def find_finite_rows(outputs: Mapping[str, Array], batch: Batch) -> Array:
     """Return bool [B]: whether the negative log-likelihood of each row, summed over all heads, is finite."""
     return jnp.isfinite(sum(TASKS[head].nll(logits, batch) for head, logits in outputs.items()))
 
 
-def weights_of(batch: Batch, heads: Sequence[str]) -> Sums:
+def sum_weights(batch: Batch, heads: Sequence[str]) -> Sums:
     """Return the divisors for the sums of a whole batch: the "weight" of each head."""
     return {sum_key(head, "weight"): jnp.sum(TASKS[head].weights(batch)) for head in heads}
 
 
-def joint(sums: Mapping[str, Array], name: str, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+def sum_heads(sums: Mapping[str, Array], name: str, weights: Mapping[str, Array]) -> tuple[Array, Array]:
     """Return (loss, weight) of `name`, "nll" or "objective", over all heads.
 
     With several heads, all are scaled to the weight of the first, so that loss / weight is the sum of their means.
@@ -42,7 +42,7 @@ def joint(sums: Mapping[str, Array], name: str, weights: Mapping[str, Array]) ->
     return sum(scaled, sums[first + name]), weight
 
 
-def token_counts(batch: Batch) -> Sums:
+def count_tokens(batch: Batch) -> Sums:
     """Return {"tokens", "places"}: tokens that are not padding, on both sides, and all places of the batch's arrays."""
     sides = [(batch.inputs, batch.inputs_segment_ids), (batch.decoder_inputs, batch.targets_segment_ids)]
     places = sum(tokens.size for tokens, _ in sides if tokens is not None)

@@ -29,7 +29,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from t5lite.config import base_config
 from t5lite.system.errors import UserError, nearest
-from t5lite.training.schedules import settings_of
+from t5lite.training.schedules import fill_settings
 from t5lite.training.tables import flatten_with_paths, is_stacked, match_table, path_of
 
 # A method's defaults for fields that the config leaves open (None). A method does not read a field without an entry;
@@ -243,7 +243,7 @@ def _settings(fields: Mapping) -> dict:
     Raises UserError, naming the field, for an unknown field or value and for a value out of range.
     """
     config = base_config()
-    s = settings_of(fields, {**config.optimizer, "trainable": config.trainable}, "optimizer")
+    s = fill_settings(fields, {**config.optimizer, "trainable": config.trainable}, "optimizer")
     if s["name"] not in _METHODS:
         raise UserError(f"optimizer.name: unknown optimizer {s['name']!r}; {nearest(s['name'], _METHODS)}")
     s |= {field: value for field, value in METHOD_DEFAULTS[s["name"]].items() if s[field] is None}

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from t5lite.config import base_config, require
 from t5lite.tasks.metrics import metric_of
 
-USUAL = base_config().checkpoint
+DEFAULTS = base_config().checkpoint
 
 Scores = Mapping[int, float | None]  # {step: value of the metric, None where it was not evaluated}
 
@@ -26,23 +26,23 @@ class Policy:
     mode: "min", "max", or None: the direction that the metric's name implies.
     """
 
-    keep: int = USUAL.keep
-    keep_every_steps: int | None = USUAL.keep_every_steps
-    keep_best: int | None = USUAL.keep_best
-    metric: str = USUAL.metric
-    mode: str | None = USUAL.mode
+    keep: int = DEFAULTS.keep
+    keep_every_steps: int | None = DEFAULTS.keep_every_steps
+    keep_best: int | None = DEFAULTS.keep_best
+    metric: str = DEFAULTS.metric
+    mode: str | None = DEFAULTS.mode
 
-    def ranked(self, scores: Scores) -> list[int]:
+    def rank_steps(self, scores: Scores) -> list[int]:
         """Return the steps that have a finite score, best first. Among equal scores the earlier step comes first."""
         falls = metric_of(self.metric.rpartition("/")[2]).better < 0
         sign = 1 if (self.mode or ("min" if falls else "max")) == "min" else -1
         known = [step for step, score in scores.items() if score is not None and math.isfinite(score)]
         return sorted(known, key=lambda step: (sign * scores[step], step))
 
-    def kept(self, scores: Scores) -> set[int]:
+    def select_kept_steps(self, scores: Scores) -> set[int]:
         """Return the steps of `scores` whose checkpoints stay."""
         steps = sorted(scores)
-        stay = set(steps[-self.keep :]) | set(self.ranked(scores)[: self.keep_best or 0])
+        stay = set(steps[-self.keep :]) | set(self.rank_steps(scores)[: self.keep_best or 0])
         if self.keep_every_steps is not None:
             stay |= {step for step in steps if step % self.keep_every_steps == 0}
         return stay

@@ -1,6 +1,6 @@
 """Reading checkpoints: only what was saved is ever returned, and an earlier checkpoint replaces a damaged one.
 
-    record, items = next(read_intact(workdir, choose_steps(workdir, None), want_evaluated(like)))
+    record, items = next(read_intact(workdir, choose_steps(workdir, None), select_evaluated(like)))
 
 Restored arrays are compared with the checksums in the checkpoint's record (record.py). So it does not matter which file
 was truncated, changed or lost, or whether Orbax noticed.
@@ -27,7 +27,7 @@ from t5lite.system.hosts import check_agreement, from_primary, to_primary
 from t5lite.system.progress import warn
 from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
-from t5lite.training.record import Damaged, Record, checksums, read_record
+from t5lite.training.record import DamagedCheckpoint, Record, checksums, read_record
 from t5lite.training.tables import flatten_with_paths
 
 FOLDER = "checkpoints"
@@ -66,7 +66,7 @@ def choose_steps(workdir: Path, step: str | None) -> list[int]:
     known = f"its checkpoints are of the steps {', '.join(map(str, steps))}"
     if step == BEST:
         policy = make_policy(load_json(workdir / "config.json"))
-        ranked = policy.ranked(scores_of(workdir, policy.metric))
+        ranked = policy.rank_steps(read_scores(workdir, policy.metric))
         if not ranked:
             raise UserError(f"no checkpoint in {workdir} was evaluated by {policy.metric}; {known}")
         return ranked[:1]
@@ -75,7 +75,7 @@ def choose_steps(workdir: Path, step: str | None) -> list[int]:
     return [int(step)]
 
 
-def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
+def read_scores(workdir: Path, metric: str) -> dict[int, float | None]:
     """Return {step: value of the metric} of all checkpoints; None where it was not evaluated or cannot be read.
 
     Where a record lacks the metric, the log replaces it: a run may stop during an evaluation and finish it after
@@ -97,7 +97,7 @@ def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
 def read_intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tuple[Record, Items]]:
     """Yield (record, {item: arrays}) of each intact checkpoint at `steps`. Before it skips a damaged one, it warns.
 
-    Raises Damaged where none is intact, and UserError where a checkpoint has other arrays than wanted. All hosts must
+    Raises DamagedCheckpoint where none is intact, and UserError where a checkpoint has other arrays than wanted. All hosts must
     call this together.
 
     Args:
@@ -108,7 +108,7 @@ def read_intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator
     for index, step in enumerate(steps):
         record, items, wrong = _read(workdir.absolute() / FOLDER / str(step), wanted)
         # If one host cannot read a checkpoint, no host uses it. All must know before the checksums, computed together.
-        wrong = next(filter(None, from_primary(to_primary(wrong))), None) or _altered(items, record)
+        wrong = next(filter(None, from_primary(to_primary(wrong))), None) or _describe_changes(items, record)
         if wrong is None:
             yield record, items
         else:
@@ -118,12 +118,14 @@ def read_intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator
         del record, items
     if len(damaged) == len(steps):
         many = f"none of the {len(steps)} checkpoints is intact: " if len(steps) > 1 else ""
-        raise Damaged(f"{many}{damaged[0]}; put a copy of it in its place if there is one; nothing was changed")
+        raise DamagedCheckpoint(
+            f"{many}{damaged[0]}; put a copy of it in its place if there is one; nothing was changed"
+        )
 
 
-def want_evaluated(like: Any) -> Wanted:
+def select_evaluated(like: Any) -> Wanted:
     """Return `wanted` of `read_intact` for the parameters in the tree `like`, from the average where there is one."""
-    return lambda record: {record.evaluated_item: like}
+    return lambda record: {record.params_item: like}
 
 
 def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None, str | None]:
@@ -137,11 +139,11 @@ def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None
             if found != f"{leaf.dtype} {leaf.shape}":
                 raise UserError(f"{checkpoint}: {path} should be {leaf.dtype} {leaf.shape}, is {found}")
         return record, {name: _read_item(checkpoint / name, tree) for name, tree in like.items()}, None
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         return None, None, str(error)  # only the text: the exception would keep the arrays in memory
 
 
-def _altered(items: Items, record: Record) -> str | None:
+def _describe_changes(items: Items, record: Record) -> str | None:
     """Return which arrays differ from what was saved, as text; None: none."""
     wrong = [path for path, found in checksums(items).items() if found != record.leaves[path].checksum]
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -165,7 +167,7 @@ def _read_item(folder: Path, like: Any) -> Any:
         for code in NO_DAMAGE:
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise UserError(f"cannot read {folder}: {os.strerror(code)}") from error
-        raise Damaged(f"{folder.name}: {_in_short(error)}") from error
+        raise DamagedCheckpoint(f"{folder.name}: {_shorten_error(error)}") from error
 
 
 @functools.cache
@@ -184,7 +186,7 @@ def silence_late_errors() -> None:
     sys.unraisablehook = hook
 
 
-def _in_short(error: BaseException) -> str:
+def _shorten_error(error: BaseException) -> str:
     """Return the first cause. Orbax wraps TensorStore's errors, which name the file, in pages of its own text."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -39,7 +39,7 @@ ITEM = "record"
 FILE = "metadata"  # Orbax's name for the file of a JSON item
 
 
-class Damaged(UserError):
+class DamagedCheckpoint(UserError):
     """A checkpoint does not hold what was saved; an earlier one may. The text says which part is damaged."""
 
 
@@ -62,7 +62,7 @@ class Record:
     leaves: dict[str, Leaf]
 
     @property
-    def evaluated_item(self) -> str:
+    def params_item(self) -> str:
         """The item that everything but the run itself reads: the average of the parameters where there is one.
 
         This is the one rule for evaluation, generation, averages over checkpoints and later stages.
@@ -78,13 +78,13 @@ class Record:
         }
 
 
-def leaves_of(items: Any) -> dict[str, Leaf]:
+def describe_leaves(items: Any) -> dict[str, Leaf]:
     """Return {path: leaf} of the arrays of {item: tree}."""
     sums = checksums(items)
     return {path: Leaf(tuple(x.shape), str(x.dtype), sums[path]) for path, x in flatten_with_paths(items)}
 
 
-def sealed(record: Record) -> dict[str, Any]:
+def seal(record: Record) -> dict[str, Any]:
     """Return the record as JSON values, with its digest."""
     content = finite({"format": FORMAT, **dataclasses.asdict(record)})
     return {"sha256": _digest(content), "record": content}
@@ -97,7 +97,7 @@ def _digest(content: Any) -> str:
 def read_record(checkpoint: Path) -> Record:
     """Return the record of the checkpoint in a folder.
 
-    Raises Damaged, and UserError where the file may not be read, or where another version of t5lite wrote another
+    Raises DamagedCheckpoint, and UserError where the file may not be read, or where another version of t5lite wrote another
     format.
     """
     path = checkpoint / ITEM / FILE
@@ -112,16 +112,16 @@ def read_record(checkpoint: Path) -> Record:
             raise UserError(
                 f"{checkpoint} was made by a t5lite that is too old: its format has no checksums"
             ) from error
-        raise Damaged(f"{ITEM}/{FILE}: {error!r}") from error
+        raise DamagedCheckpoint(f"{ITEM}/{FILE}: {error!r}") from error
     if not intact:
-        raise Damaged(f"{ITEM}/{FILE} does not have the digest that it was written with")
+        raise DamagedCheckpoint(f"{ITEM}/{FILE} does not have the digest that it was written with")
     check_format(content["format"], str(checkpoint))
     leaves = {
         path: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"]) for path, leaf in content["leaves"].items()
     }
     record = Record(content["step"], content["progress"], content["metrics"], leaves)
     if str(record.step) != checkpoint.name:
-        raise Damaged(f"it was saved at step {record.step}")
+        raise DamagedCheckpoint(f"it was saved at step {record.step}")
     return record
 
 

@@ -76,7 +76,7 @@ _AFTER_WARMUP = {
 }
 
 
-def settings_of(fields: Mapping, defaults: Mapping, what: str) -> dict:
+def fill_settings(fields: Mapping, defaults: Mapping, what: str) -> dict:
     """Return `defaults`, replaced by the `fields` that are not None. Raises UserError for a field without a default."""
     for field in fields:
         if field not in defaults:
@@ -112,7 +112,7 @@ def make_schedule(fields: Mapping, total_steps: int) -> Schedule:
     Args:
         fields: the fields of the config's `schedule`. A missing field has the config's default.
     """
-    s = settings_of(fields, base_config().schedule, "schedule")
+    s = fill_settings(fields, base_config().schedule, "schedule")
     _check(s, total_steps)
     schedule, warmup = _AFTER_WARMUP[s["name"]](s, total_steps), s["warmup_steps"]
     if warmup:

@@ -178,7 +178,7 @@ def sharded_shapes(config: ModelConfig, mesh: Mesh) -> Any:
     return add_shardings(parameter_shapes(config), mesh, config)
 
 
-def _owner(path: str, params: Iterable[str]) -> str | None:
+def _find_owner(path: str, params: Iterable[str]) -> str | None:
     """Return the parameter that is the longest suffix of a state path: …/mu/encoder/final_norm/scale → encoder/…"""
     parts = path.split("/")
     return next((tail for i in range(len(parts)) if (tail := "/".join(parts[i:])) in params), None)
@@ -198,7 +198,7 @@ def state_shardings(state: Any, mesh: Mesh, params: Any, config: ModelConfig, ru
 
     def sharding(keys, leaf):
         path = path_of(keys)
-        owner = _owner(path, shapes)
+        owner = _find_owner(path, shapes)
         if owner is None:
             return NamedSharding(mesh, P())
         shape, spec = shapes[owner], tuple(specs[owner])

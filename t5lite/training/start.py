@@ -29,9 +29,9 @@ from t5lite.tasks.table import TASKS
 from t5lite.tasks.text import TEXT
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.reading import FOLDER, Items, choose_steps, read_intact
-from t5lite.training.record import Damaged, Record, read_record
+from t5lite.training.record import DamagedCheckpoint, Record, read_record
 from t5lite.training.step import TrainState
-from t5lite.training.tables import is_there, keep
+from t5lite.training.tables import keep_leaves, leaf_mask
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import read_labels
@@ -39,7 +39,7 @@ from t5lite.training.workdir import read_labels
 Shapes = Mapping[str, tuple[int, ...]]
 # (shapes of the source's parameters, a function that returns its labels) -> the arrays to read from the source
 Wanted = Callable[[Shapes, Callable[[], Sequence[str] | None]], dict[str, jax.ShapeDtypeStruct]]
-OF_VOCABULARY = {"token_embedding/embedding": 0, "lm_head/kernel": 1, "lm_head/bias": 0}  # {path: vocabulary axis}
+VOCABULARY_AXES = {"token_embedding/embedding": 0, "lm_head/kernel": 1, "lm_head/bias": 0}  # {path: vocabulary axis}
 # Names for users, of the parts that released weights can lack.
 PARTS = dict.fromkeys(("lm_head", "mlm_transform"), TEXT.part) | {head: task.part for head, task in TASKS.items()}
 
@@ -93,7 +93,7 @@ def find_weights(
     return state, Progress(), hand_off
 
 
-def shapes_at(source: str, step: str | None = None) -> Shapes:
+def read_shapes(source: str, step: str | None = None) -> Shapes:
     """Return the shapes of the parameters of `source`, a workdir or `hf:DIR`, without reading their values.
 
     Raises UserError where there is no checkpoint, or where no checkpoint has an intact record.
@@ -103,10 +103,12 @@ def shapes_at(source: str, step: str | None = None) -> Shapes:
     workdir = Path(source)
     steps = choose_steps(workdir, step)
     for number in steps:
-        with contextlib.suppress(Damaged):
+        with contextlib.suppress(DamagedCheckpoint):
             record = read_record(workdir.absolute() / FOLDER / str(number))
-            return record.shapes(record.evaluated_item)
-    raise Damaged(f"none of the checkpoints of {source} is intact; put a copy of one in its place if there is one")
+            return record.shapes(record.params_item)
+    raise DamagedCheckpoint(
+        f"none of the checkpoints of {source} is intact; put a copy of one in its place if there is one"
+    )
 
 
 def check_shapes(theirs: Shapes, ours: Shapes, source: str, labels: Sequence[str] | None = None) -> None:
@@ -115,10 +117,10 @@ def check_shapes(theirs: Shapes, ours: Shapes, source: str, labels: Sequence[str
     Args:
         ours: the shapes of this run's parameters.
     """
-    _common(theirs, ours, source, lambda: _labels_at(source), labels)
+    _find_common(theirs, ours, source, lambda: _read_labels(source), labels)
 
 
-def _labels_at(source: str) -> Sequence[str] | None:
+def _read_labels(source: str) -> Sequence[str] | None:
     return open_released(folder_of(source)).labels if is_released(source) else read_labels(Path(source))
 
 
@@ -144,8 +146,8 @@ def hand_over(
     grown: dict[str, np.ndarray] = {}
 
     def wanted(theirs: Shapes, their_labels: Callable[[], Sequence[str] | None]) -> dict[str, jax.ShapeDtypeStruct]:
-        common = _common(theirs, {path: leaf.shape for path, leaf in ours.items()}, source, their_labels, labels)
-        has_new_rows = lambda path: theirs[path] != ours[path].shape or (known_rows and path in OF_VOCABULARY)
+        common = _find_common(theirs, {path: leaf.shape for path, leaf in ours.items()}, source, their_labels, labels)
+        has_new_rows = lambda path: theirs[path] != ours[path].shape or (known_rows and path in VOCABULARY_AXES)
         grown.update({path: gather(ours[path]) for path in common if has_new_rows(path)})
         # Arrays that will be replaced are freed first, so there is never a second copy of the parameters.
         _free([ours[path] for path in common])
@@ -160,14 +162,14 @@ def hand_over(
     theirs, values, at, heads = (_from_released if is_released(source) else _from_run)(source, step, wanted)
     for path, rows in grown.items():
         rows, known = rows.copy(), [slice(size) for size in theirs[path]]
-        there = theirs[path][OF_VOCABULARY[path]]
-        known[OF_VOCABULARY[path]] = slice(min(known_rows or there, there))
+        there = theirs[path][VOCABULARY_AXES[path]]
+        known[VOCABULARY_AXES[path]] = slice(min(known_rows or there, there))
         rows[tuple(known)] = gather(values[path])[tuple(known)]
         values[path] = jax.device_put(rows, shardings[path])
     params = unflatten_dict({**ours, **values}, sep="/")
     average = None
     if state.average is not None:
-        average = jax.tree.map(jnp.copy, keep(params, is_there(state.average)))
+        average = jax.tree.map(jnp.copy, keep_leaves(params, leaf_mask(state.average)))
     named = (sorted(values), sorted(ours.keys() - values.keys()), sorted({*theirs, *heads} - values.keys()))
     return state.replace(params=params, average=average), HandOff(source, at, *map(tuple, named), tuple(sorted(grown)))
 
@@ -180,12 +182,12 @@ def _from_run(
     kept = read_kept(workdir)
 
     def items_of(record: Record) -> Items:
-        like = wanted(record.shapes(record.evaluated_item), lambda: read_labels(workdir))
-        return {record.evaluated_item: unflatten_dict(like, sep="/")}
+        like = wanted(record.shapes(record.params_item), lambda: read_labels(workdir))
+        return {record.params_item: unflatten_dict(like, sep="/")}
 
     record, items = next(read_intact(workdir, choose_steps(workdir, step), items_of))
     heads = () if kept is None else kept.heads
-    return record.shapes(record.evaluated_item), flatten_dict(items[record.evaluated_item], sep="/"), record.step, heads
+    return record.shapes(record.params_item), flatten_dict(items[record.params_item], sep="/"), record.step, heads
 
 
 def _from_released(
@@ -203,7 +205,7 @@ def _open_released(source: str, step: str | None) -> Released:
     return open_released(folder_of(source))
 
 
-def _common(
+def _find_common(
     theirs: Shapes,
     ours: Shapes,
     source: str,
@@ -229,7 +231,7 @@ def _common(
 
 def _has_grown(path: str, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
     """Return whether a parameter's shapes differ only by more rows for a larger vocabulary."""
-    axis = OF_VOCABULARY.get(path)
+    axis = VOCABULARY_AXES.get(path)
     return (
         axis is not None
         and now[axis] > before[axis]
@@ -267,11 +269,11 @@ def load_params(place: str | Path, like: Any, step: str | None = None, average: 
 
     def wanted(record: Record) -> Items:
         if kept is not None:
-            _require_answers(place, kept.refusal, flat.keys() - record.shapes(record.evaluated_item).keys())
-        return {record.evaluated_item: like}
+            _require_answers(place, kept.refusal, flat.keys() - record.shapes(record.params_item).keys())
+        return {record.params_item: like}
 
     for record, items in read_intact(workdir, choose_steps(workdir, step), wanted):
-        params = items.pop(record.evaluated_item)
+        params = items.pop(record.params_item)
         total = params if total is None else jax.tree.map(jnp.add, total, params)
         steps.append(record.step)
         if len(steps) == average:

@@ -31,9 +31,9 @@ from t5lite.system.vocabulary import TokenTable
 from t5lite.tasks.cross_entropy import Sums
 from t5lite.tasks.table import heads_of, loss_sums, prediction_sums
 from t5lite.tasks.text import byte_sums
-from t5lite.training.average import updated_average
-from t5lite.training.loss import finite_rows, joint, token_counts, weights_of
-from t5lite.training.tables import fill, keep
+from t5lite.training.average import update_average
+from t5lite.training.loss import count_tokens, find_finite_rows, sum_heads, sum_weights
+from t5lite.training.tables import fill, keep_leaves
 
 Array = jax.Array
 
@@ -86,7 +86,7 @@ def init_state(
         averaged: a tree of bools: which parameters have an average in the state. None: no parameter has one.
     """
     params = model.init(jax.random.key(seed), batch)["params"]
-    average = None if averaged is None else jax.tree.map(jnp.copy, keep(params, averaged))
+    average = None if averaged is None else jax.tree.map(jnp.copy, keep_leaves(params, averaged))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
@@ -100,7 +100,7 @@ def validation_key() -> Array:
     return jax.random.fold_in(jax.random.key(0), 2)
 
 
-def _made(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Batch:
+def _make_batch(objective: Objective, keys: Array, rows: Row, table: TokenTable) -> Batch:
     batch = make_batch(objective, keys, rows, table)
     return batch if objective.predicted is None else only_predicted(batch, objective.predicted)
 
@@ -133,22 +133,22 @@ def make_train_step(
         params = fill(trained, frozen)
         outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}, method="outputs")
         sums = loss_sums(outputs, batch, settings.label_smoothing, settings.z_loss)
-        return joint(sums, "objective", weights)[0], (sums | token_counts(batch), finite_rows(outputs, batch))
+        return sum_heads(sums, "objective", weights)[0], (sums | count_tokens(batch), find_finite_rows(outputs, batch))
 
     def train_step(state: TrainState, rows: Row, seed: Array) -> tuple[TrainState, Sums]:
         noise, dropout = noise_key(seed), jax.random.fold_in(jax.random.key(seed), 1)
         keys = example_keys(noise, state.step, settings.batch_size)
-        batch = _made(objective, keys, rows, table)
-        key, weights = jax.random.fold_in(dropout, state.step), weights_of(batch, heads)
-        trained = keep(state.params, trainable)
+        batch = _make_batch(objective, keys, rows, table)
+        key, weights = jax.random.fold_in(dropout, state.step), sum_weights(batch, heads)
+        trained = keep_leaves(state.params, trainable)
         gradient_of = functools.partial(
-            jax.grad(loss_of, has_aux=True), trained, keep(state.params, is_frozen), weights=weights
+            jax.grad(loss_of, has_aux=True), trained, keep_leaves(state.params, is_frozen), weights=weights
         )
         if settings.microbatches == 1:
             gradient, (sums, rows_are_finite) = gradient_of(batch, key)
         else:
             gradient, (sums, rows_are_finite) = _accumulate(gradient_of, batch, key, settings.microbatches)
-        loss, weight = joint(sums, "nll", weights)
+        loss, weight = sum_heads(sums, "nll", weights)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
         metrics = sums | {"loss": loss / weight, "grad_norm": optax.tree.norm(gradient)}
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -157,7 +157,7 @@ def make_train_step(
         trained = optax.apply_updates(trained, updates)
         average, step = state.average, state.step + 1
         if settings.ema_decay is not None:
-            average = updated_average(average, trained, settings.ema_decay, step)
+            average = update_average(average, trained, settings.ema_decay, step)
         return TrainState(step, fill(trained, state.params), opt_state, average), metrics
 
     return train_step
@@ -200,7 +200,7 @@ def make_eval_step(model: Transformer, objective: Objective, table: TokenTable) 
         rows = dict(rows)
         valid = rows.pop("valid")
         keys = example_keys(validation_key(), index, len(valid))
-        batch = _made(objective, keys, rows, table)
+        batch = _make_batch(objective, keys, rows, table)
         batch = batch.only(valid)
         outputs = model.apply({"params": params}, batch, deterministic=True, method="outputs")
         sums = loss_sums(outputs, batch) | prediction_sums(outputs, batch, objective.labels, rows)

@@ -19,7 +19,7 @@ from t5lite.system.errors import UserError
 
 Table = Sequence[tuple[str, Any]]
 
-MOST_PATHS = 40  # the most paths in an error
+MAX_PATHS = 40  # the most paths in an error
 
 _STACKED = re.compile(r"(.*/)?layers/.*")
 # How other libraries name the parameters of one layer: layers_0/…, layers/3/…, layer.2.…, blocks/1/….
@@ -70,42 +70,42 @@ def match_table(table: Table, tree: Any, what: str, *, allow_unused: bool = Fals
             raise UserError(f"{what}: no row covers the parameter {path!r}; add one, or a last row '.*' for the rest")
     for pattern, _ in rows:
         if not allow_unused and not any(map(pattern.fullmatch, paths)):
-            raise UserError(_matches_nothing(pattern, tree, what))
+            raise UserError(_describe_unused_row(pattern, tree, what))
     first = {path: next(value for pattern, value in rows if pattern.fullmatch(path)) for path in paths}
     return jax.tree_util.tree_map_with_path(lambda keys, _: first[path_of(keys)], tree)
 
 
-def _matches_nothing(pattern: re.Pattern, tree: Any, what: str) -> str:
+def _describe_unused_row(pattern: re.Pattern, tree: Any, what: str) -> str:
     """Return the error for a row that matches no parameter of `tree`: the likely reason, and the existing paths."""
     text, leaves = pattern.pattern, flatten_with_paths(tree)
     parts = [f"{what}: the row {text!r} matches no parameter"]
     if partly := [path for path, _ in leaves if pattern.search(path)]:
-        parts.append(f"a pattern must match the whole path, such as {_nearest_first(text, partly)[0]!r}")
-    if stacked := list(_stacks(leaves)):
+        parts.append(f"a pattern must match the whole path, such as {_sort_by_similarity(text, partly)[0]!r}")
+    if stacked := list(_describe_stacks(leaves)):
         wrong = "no path holds the number of a layer: " if _ONE_LAYER.search(text) else ""
         parts.append(
             f"{wrong}layers are stacked, so that one path holds a parameter of them all ({'; '.join(stacked)})"
         )
-    paths = _nearest_first(text, [path for path, _ in leaves])
-    more = f" and {len(paths) - MOST_PATHS} more" if len(paths) > MOST_PATHS else ""
-    parts.append(f"the paths, the nearest first: {', '.join(paths[:MOST_PATHS])}{more}")
+    paths = _sort_by_similarity(text, [path for path, _ in leaves])
+    more = f" and {len(paths) - MAX_PATHS} more" if len(paths) > MAX_PATHS else ""
+    parts.append(f"the paths, the nearest first: {', '.join(paths[:MAX_PATHS])}{more}")
     return "; ".join(parts)
 
 
-def _nearest_first(text: str, paths: Sequence[str]) -> list[str]:
+def _sort_by_similarity(text: str, paths: Sequence[str]) -> list[str]:
     """Return `paths`, those first that are most similar to `text`. Equally similar ones keep their order."""
     plain = re.sub(r"[\\^$.*+?()\[\]{}|]+|\d+", "", text)
     return sorted(paths, key=lambda path: -difflib.SequenceMatcher(None, plain, path, autojunk=False).ratio())
 
 
-def _stacks(leaves: Sequence[tuple[str, Any]]) -> Iterator[str]:
+def _describe_stacks(leaves: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """Yield, for each stack of layers, a sentence that says how many layers one of its paths holds."""
     sizes = {path.partition("layers/")[0]: getattr(leaf, "shape", ()) for path, leaf in leaves if is_stacked(path)}
     for before, shape in sizes.items():
         yield f"a path under {before}layers/ holds all {shape[0] if shape else 'its'} layers"
 
 
-def keep(tree: Any, kept: Any) -> Any:
+def keep_leaves(tree: Any, kept: Any) -> Any:
     """Return `tree` with None, which JAX does not count as a leaf, where the tree of bools `kept` is False."""
     return jax.tree.map(lambda is_kept, leaf: leaf if is_kept else None, kept, tree)
 
@@ -115,6 +115,6 @@ def fill(tree: Any, rest: Any) -> Any:
     return jax.tree.map(lambda leaf, other: other if leaf is None else leaf, tree, rest, is_leaf=lambda x: x is None)
 
 
-def is_there(tree: Any) -> Any:
+def leaf_mask(tree: Any) -> Any:
     """Return a tree of bools: False where `tree` has None."""
     return jax.tree.map(lambda leaf: leaf is not None, tree, is_leaf=lambda x: x is None)

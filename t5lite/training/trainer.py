@@ -34,9 +34,9 @@ from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
 from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
 
-PROGRAMS = 8  # the most programs of a kind that a process keeps
+MAX_PROGRAMS = 8  # the most programs of a kind that a process keeps
 # The fields of a config on which the programs of a training depend, beside its model and objective.
-OF_THE_STEP = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
+STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +83,8 @@ def make_trainer(
     """
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.microbatches, mesh)
-    fields = FrozenConfigDict({name: config[name] for name in OF_THE_STEP})
-    made = _for_any_seed(fields, model, objective, table, mesh, total_steps)
+    fields = FrozenConfigDict({name: config[name] for name in STEP_FIELDS})
+    made = _compile_for_any_seed(fields, model, objective, table, mesh, total_steps)
     wait_for_all()  # on CPUs, the first program of all hosts waits only half a minute for a late host (Gloo)
     seeded = {
         name: functools.partial(getattr(made, name), seed=np.int32(config.seed))
@@ -93,8 +93,8 @@ def make_trainer(
     return dataclasses.replace(made, **seeded)
 
 
-@functools.lru_cache(PROGRAMS)
-def _for_any_seed(
+@functools.lru_cache(MAX_PROGRAMS)
+def _compile_for_any_seed(
     config: FrozenConfigDict, model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh, total_steps: int
 ) -> Trainer:
     """Return a Trainer whose functions have one more argument: `seed`, int32."""
@@ -119,7 +119,7 @@ def _for_any_seed(
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(init, seed)
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
-    check_fits(held, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
+    check_memory(held, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
     shardings = state_shardings(shapes, mesh, params, model.config)
     function = make_train_step(model, objective, table, optimizer, settings, trainable)
     step = jax.jit(
@@ -132,13 +132,13 @@ def _for_any_seed(
         rows = _row_structs(objective, config.batch_size, batch_sharding(mesh))
         compiled = step.lower(placed, rows, seed=seed).compile()
     way_out = "lower batch_size, raise microbatches, or set model.remat=full"
-    check_fits(_memory_bytes(compiled), mesh, "a training step", way_out)
+    check_memory(_memory_bytes(compiled), mesh, "a training step", way_out)
     return Trainer(
         mesh=mesh,
         schedule=schedule,
         shapes=shapes,
         shardings=shardings,
-        init=under(mesh, jax.jit(init, out_shardings=shardings)),
+        init=bind_mesh(mesh, jax.jit(init, out_shardings=shardings)),
         step=compiled,
         function=function,
         memory_bytes=_memory_bytes(compiled),
@@ -152,7 +152,7 @@ def flops_of_a_step(config: ConfigDict, model: Transformer, objective: Objective
     return step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
 
 
-def under(mesh: Mesh, function: Callable) -> Callable:
+def bind_mesh(mesh: Mesh, function: Callable) -> Callable:
     """Return `function`, called under `mesh`. The model places its activations by this mesh."""
 
     @functools.wraps(function)
@@ -163,11 +163,11 @@ def under(mesh: Mesh, function: Callable) -> Callable:
     return wrapped
 
 
-@functools.lru_cache(PROGRAMS)
+@functools.lru_cache(MAX_PROGRAMS)
 def compile_eval_step(model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh) -> Callable:
     """Return the jitted evaluation step, (params, rows, index) -> sums. The caller places the rows on `mesh`."""
     step = make_eval_step(model, objective, table)
-    return under(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
+    return bind_mesh(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
 
 
 def _memory_bytes(compiled: Any) -> int:
@@ -179,7 +179,7 @@ def _memory_bytes(compiled: Any) -> int:
     return held + analysis.temp_size_in_bytes
 
 
-def check_fits(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
+def check_memory(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
     """Raise UserError where each device of `mesh` needs more bytes than it has. CPU devices share their memory.
 
     Args:
@@ -196,7 +196,7 @@ def check_fits(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
         )
 
 
-def counted_peak() -> int:
+def measure_peak_bytes() -> int:
     """Return the peak memory of one device in bytes since this process began; 0 where the device does not count it."""
     return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
 
@@ -205,7 +205,7 @@ def peak_bytes(trainer: Trainer, before: int = 0) -> int:
     """Return the peak memory of one device in bytes: counted by the device, else planned by the compiler.
 
     Args:
-        before: the `counted_peak` when the run began. If the peak has not grown since, it belongs to an earlier run.
+        before: the `measure_peak_bytes` when the run began. If the peak has not grown since, it belongs to an earlier run.
     """
-    counted = counted_peak()
+    counted = measure_peak_bytes()
     return counted if counted > before else trainer.memory_bytes

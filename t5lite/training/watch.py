@@ -18,7 +18,7 @@ from t5lite.system.progress import warn
 SPIKE_DEVIATIONS = 6.0  # standard deviations of recent losses above their mean
 SPIKE_DECAY = 0.98  # of a loss's weight at each later step: about the last fifty losses count
 LOSSES_BEFORE_SPIKES = 100
-MOST_ROWS_SAID = 8
+MAX_LISTED_ROWS = 8
 
 
 @dataclasses.dataclass
@@ -43,13 +43,13 @@ class Progress:
 class Watch:
     """Checks the metrics of each step in turn."""
 
-    def __init__(self, done: Progress, most_skipped: int):
-        self.done, self.most_skipped = done, most_skipped
+    def __init__(self, done: Progress, max_skipped: int):
+        self.done, self.max_skipped = done, max_skipped
 
-    def look(self, step: int, loss: float, skipped: bool, finite_rows: np.ndarray) -> dict[str, Any]:
+    def check(self, step: int, loss: float, skipped: bool, finite_rows: np.ndarray) -> dict[str, Any]:
         """Return what to log for `step` beside its metrics: mostly nothing.
 
-        Raises UserError where more than `most_skipped` updates in a row were left out.
+        Raises UserError where more than `max_skipped` updates in a row were left out.
 
         finite_rows: bool [B], which rows have a finite loss.
         """
@@ -75,9 +75,9 @@ class Watch:
         # Where all losses are finite, any row may be the cause.
         places = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
         rows = ((step - 1) * len(finite_rows) + places).tolist()
-        said = ", ".join(map(str, rows[:MOST_ROWS_SAID])) + (", …" if len(rows) > MOST_ROWS_SAID else "")
+        said = ", ".join(map(str, rows[:MAX_LISTED_ROWS])) + (", …" if len(rows) > MAX_LISTED_ROWS else "")
         where = f"step {step}: the loss or the gradient is not finite, in the rows {said} (preview --step {step - 1})"
-        if done.skipped_in_a_row > self.most_skipped:
+        if done.skipped_in_a_row > self.max_skipped:
             raise UserError(
                 f"{where}, as in the {done.skipped_in_a_row - 1} steps before it, since which no checkpoint was saved; "
                 "lower schedule.rate, or look for the operation with --debug_nans"

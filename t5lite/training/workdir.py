@@ -78,7 +78,7 @@ def _make_workdir(workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def owned(workdir: Path) -> Iterator[None]:
+def lock_workdir(workdir: Path) -> Iterator[None]:
     """Be the only process that trains in `workdir`, and remove unfinished files of a process that was killed.
 
     The lock is the kernel's (flock), so it ends when its process ends, in whatever way. Between machines it works if

@@ -195,12 +195,12 @@ def test_a_worker_that_is_killed_before_its_run_starts_is_told(seconds, tmp_path
     slot.start("a", arguments, False)
     if seconds:
         select.select([slot], [], [])
-        assert slot.finish() == (0, "") and slot.suits(False)
+        assert slot.finish() == (0, "") and slot.can_run(False)
         os.kill(slot._process.pid, signal.SIGSTOP)  # a moment in which nothing tells that it will die
         slot.start("b", arguments, False)
     slot._process.kill()
     assert slot.finish() == (-signal.SIGKILL, "killed by SIGKILL") and slot.run is None
-    assert not slot.suits(False)
+    assert not slot.can_run(False)
     slot.close()
 
 

@@ -34,16 +34,16 @@ SCORES = {10: 3.0, 20: 1.0, 30: None, 40: 2.0, 50: float("nan"), 60: 5.0}
     ids=str,
 )
 def test_what_stays(fields, kept):
-    assert Policy(**{"keep": 1, **fields}).kept(SCORES) == kept
+    assert Policy(**{"keep": 1, **fields}).select_kept_steps(SCORES) == kept
 
 
 def test_of_equal_scores_the_earlier_is_better():
-    assert Policy(keep=1, keep_best=1).kept({1: 2.0, 2: 2.0, 3: 9.0}) == {1, 3}
+    assert Policy(keep=1, keep_best=1).select_kept_steps({1: 2.0, 2: 2.0, 3: 9.0}) == {1, 3}
 
 
 def test_the_direction_of_every_metric_is_that_of_the_report():
     for name, metric in METRICS.items():
-        best = Policy(metric=f"validation/{name}").ranked({10: 0.25, 20: 0.75})[0]
+        best = Policy(metric=f"validation/{name}").rank_steps({10: 0.25, 20: 0.75})[0]
         assert best == (10 if metric.better < 0 else 20)
 
 

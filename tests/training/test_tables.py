@@ -9,7 +9,7 @@ from t5lite.model.transformer import parameter_shapes
 from t5lite.system.errors import UserError
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.sharding import make_mesh, params_shardings
-from t5lite.training.tables import MOST_PATHS, flatten_with_paths, is_stacked, match_table
+from t5lite.training.tables import MAX_PATHS, flatten_with_paths, is_stacked, match_table
 from tests.model.test_transformer import SMALL
 
 TREE = {"b": {"layers": {"norm": {"scale": 1}, "kernel": 2}}, "a": {"embedding": 3}}
@@ -90,7 +90,7 @@ def test_the_nearest_paths_come_first_and_a_long_list_is_cut_with_their_number()
     with pytest.raises(UserError, match="the paths, the nearest first: encoder/mlp/up/kernel, ") as caught:
         match_table([(r"encoder/mlp/upp/kernel", 0.0), (r".*", 1.0)], tree, "table")
     said = str(caught.value)
-    assert said.count("/kernel") == MOST_PATHS + 1 and said.endswith(f"and {61 - MOST_PATHS} more")
+    assert said.count("/kernel") == MAX_PATHS + 1 and said.endswith(f"and {61 - MAX_PATHS} more")
     assert "stacked" not in said
 
 

@@ -141,7 +141,7 @@ def test_debug_nans_names_the_operation(diverging, tmp_path, capsys):
 
 
 def _looks(watch, losses):
-    return [watch.look(step, loss, not math.isfinite(loss), np.ones(2, bool)) for step, loss in enumerate(losses, 1)]
+    return [watch.check(step, loss, not math.isfinite(loss), np.ones(2, bool)) for step, loss in enumerate(losses, 1)]
 
 
 def test_so_many_in_a_row_are_too_many():

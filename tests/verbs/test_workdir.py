@@ -22,7 +22,7 @@ from t5lite.system.files import write_json
 from t5lite.train import train
 from t5lite.training import loop, reading, start
 from t5lite.training.checkpoint import params_sha256
-from t5lite.training.reading import read_intact, saved_steps, scores_of, want_evaluated
+from t5lite.training.reading import read_intact, read_scores, saved_steps, select_evaluated
 from t5lite.training.record import read_record
 from t5lite.training.workdir import check_same_run
 from tests.small import small_config, write_texts
@@ -142,7 +142,7 @@ def test_a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_goes_on(step, u
     assert _losses(tmp_path) == _losses(unbroken)
     ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, unbroken))
     assert (ours["params_sha256"], ours["metrics"]) == (theirs["params_sha256"], theirs["metrics"])
-    assert scores_of(tmp_path, "validation/loss") == pytest.approx(scores_of(unbroken, "validation/loss"), rel=1e-6)
+    assert read_scores(tmp_path, "validation/loss") == pytest.approx(read_scores(unbroken, "validation/loss"), rel=1e-6)
 
 
 # A disk that may not be written
@@ -383,7 +383,7 @@ def test_a_later_stage_starts_from_the_average_in_the_memory_of_one_copy(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
         state.params,
     )
-    _, items = next(read_intact(averaged, [3], want_evaluated(shapes)))
+    _, items = next(read_intact(averaged, [3], select_evaluated(shapes)))
     assert params_sha256(state.params) == params_sha256(items["average"]) == params_sha256(state.average)
 
 
