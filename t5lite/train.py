@@ -279,7 +279,7 @@ def main(argv: Sequence[str]) -> None:
         "--workdir",
         type=Path,
         required=True,
-        help="folder of the run. If it has a checkpoint, training goes on from there. Several hosts must share the folder",
+        help="folder of the run. If it has a checkpoint, training goes on from there. All hosts must share the folder",
     )
     parser.add_argument(
         "--debug_nans", action="store_true", help="end at the first NaN or infinite number, and name the operation"

@@ -160,6 +160,6 @@ def share_gpus(gpus: list[str], slot: int, parallel: int) -> dict[str, str]:
     if parallel <= len(gpus):
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])}
     runs_per_gpu = -(-parallel // len(gpus))
-    # By default, JAX takes three quarters of a GPU's memory when it starts. A second run on the GPU would get too little.
+    # By default, JAX takes three quarters of a GPU's memory when it starts. A second run would find too little memory.
     fraction = f"{0.9 / runs_per_gpu:.2f}"
     return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}

@@ -3,7 +3,8 @@
     python -m t5lite.studies.worker DESCRIPTOR MODULE
 
 DESCRIPTOR is the number of a socket to the runner (runner.py). For each run, the runner sends the arguments of
-`MODULE.main` as a JSON list, together with the file for the run's output. The worker answers DONE, or why the run failed.
+`MODULE.main` as a JSON list, together with the file for the run's output. The worker answers DONE, or why the run
+failed.
 
 After a failed run the worker ends with the run's exit code, and the next run gets a new worker. So nothing of the
 failed run remains, such as threads that are still saving, or arrays that a traceback keeps in memory.

@@ -84,9 +84,9 @@ def test_a_metric_that_is_not_evaluated_is_refused_with_those_that_are(tmp_path)
     [
         ({"keep": 0}, "checkpoint.keep"),
         ({"keep_best": 0, "eval.every_steps": 3}, "checkpoint.keep_best"),
-        ({"keep_best": 1}, "needs eval.every_steps"),
-        ({"keep_best": 1, "eval.every_steps": 2}, "one must be a multiple of the other"),
-        ({"keep_every_steps": 4}, "no multiple of checkpoint.every_steps=3"),
+        ({"keep_best": 1}, "no score without evaluations; set eval.every_steps"),
+        ({"keep_best": 1, "eval.every_steps": 2}, "must be a multiple of eval.every_steps=2 or a divisor"),
+        ({"keep_every_steps": 4}, "must be a multiple of checkpoint.every_steps=3, but is 4"),
         ({"mode": "least"}, "must be min or max"),
     ],
     ids=str,
@@ -116,5 +116,5 @@ def test_a_step_is_chosen_by_number_as_the_best_or_as_the_newest(tmp_path):
     assert choose_steps(tmp_path, "best") == [2]
     assert choose_steps(tmp_path, "1") == [1]
     for step in ("7", "newest", "-1", "²"):
-        with pytest.raises(UserError, match=r"no checkpoint of step .* steps 1, 2, 3, or say 'best'"):
+        with pytest.raises(UserError, match=r"no checkpoint of step .* steps 1, 2, 3, or 'best'"):
             choose_steps(tmp_path, step)

@@ -121,8 +121,8 @@ def test_another_network_is_no_damage(workdir):
              "more": state.replace(params=state.params | {"c": jnp.zeros(2)}),
              "less": state.replace(params={"w": state.params["w"]})}  # fmt: skip
     for name, expected in (
-        ("wider", r"params/w should be float32 \(8, 7\), is float32 \(8, 6\)"),
-        ("more", r"params/c should be float32 \(2,\), is nothing"),
+        ("wider", r"params/w is float32 \(8, 6\), but this config needs float32 \(8, 7\)"),
+        ("more", r"params/c is missing, but this config needs float32 \(2,\)"),
         ("less", r"params/b has no place"),
     ):
         with pytest.raises(UserError, match=expected) as caught:
@@ -163,13 +163,13 @@ def test_a_record_that_was_changed_is_noticed(workdir, capsys):
 
 def test_a_checkpoint_under_another_steps_name_is_noticed(workdir, capsys):
     (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "9")
-    assert _read(workdir)[0] == 3 and "it was saved at step 2" in capsys.readouterr().err
+    assert _read(workdir)[0] == 3 and "named 9, but it was saved at step 2" in capsys.readouterr().err
 
 
 def test_a_checkpoint_from_before_formats_is_refused_and_not_called_damaged(workdir):
     shutil.rmtree(workdir / "checkpoints" / "3" / "record")
     (workdir / "checkpoints" / "3" / "progress").mkdir()
-    with pytest.raises(UserError, match="too old") as caught:
+    with pytest.raises(UserError, match="format of an older t5lite") as caught:
         _read(workdir)
     assert not isinstance(caught.value, DamagedCheckpoint)
 

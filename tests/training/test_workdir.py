@@ -29,7 +29,7 @@ def test_a_workdir_has_one_owner_whose_lock_dies_with_it(tmp_path):
     try:
         assert process.stdout.readline() == "mine\n"
         with (
-            pytest.raises(UserError, match=rf"is being trained in by process {process.pid} on \S+; wait for it"),
+            pytest.raises(UserError, match=rf"process {process.pid} on \S+ already trains in .*; wait until it ends"),
             lock_workdir(tmp_path),
         ):
             pass

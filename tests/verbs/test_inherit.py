@@ -267,7 +267,9 @@ def test_a_classifier_gives_a_masked_language_model(tmp_path, texts, capsys):
     config.init_from = str(source)
     train(config, tmp_path / "mlm")
     said = capsys.readouterr().err
-    assert "1 with new rows (token_embedding/embedding)" in said and "left (classifier/kernel, pooler/kernel)" in said
+    assert (
+        "1 with new rows (token_embedding/embedding)" in said and "left out (classifier/kernel, pooler/kernel)" in said
+    )
     assert "[MASK]" in load_tokenizer(str(tmp_path / "mlm"), 0, ()).vocabulary.specials
 
 

@@ -231,7 +231,7 @@ def test_a_budget_below_what_is_done_is_refused_and_changes_nothing(workdir, tex
 
 def test_a_change_that_the_checkpoint_does_not_fit_is_refused_and_changes_nothing(workdir, texts):
     before = {path: path.read_bytes() for path in workdir.glob("*.json")}
-    with pytest.raises(UserError, match=r"checkpoints/6: .* should be float32 .*, is "):
+    with pytest.raises(UserError, match=r"checkpoints/6: .* is float32 .*, but this config needs float32"):
         train(_config(texts, model__d_ff=96), workdir, ["model"])
     assert saved_steps(workdir) == [3, 6]
     assert {path: path.read_bytes() for path in workdir.glob("*.json")} == before
