@@ -3,7 +3,7 @@
 python -m t5lite.study --config configs/studies/first_run.py --workdir runs/first_run
 python -m t5lite.study --config configs/studies/first_run.py --workdir runs/first_run --only summary_scratch
 
-After an interruption, give the same command again: it resumes runs, retries failed runs, and skips complete runs.
+After an interruption, run the same command again: it resumes runs, retries failed runs, and skips complete runs.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def _describe_absent(absent: Mapping[str, str]) -> str:
     # Name a run that failed, rather than a run that waited for the failed run.
     first = next((name for name, why in failed.items() if why.startswith("failed")), next(iter(failed)))
     count = "1 run has" if len(failed) == 1 else f"{len(failed)} runs have"
-    return f"{count} no result: {first} {failed[first]}; to retry, give the same command again"
+    return f"{count} no result: {first} {failed[first]}; run the same command again to retry"
 
 
 @cli.verb

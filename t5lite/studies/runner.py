@@ -58,7 +58,7 @@ def run_study(
                 for slot in ended:
                     runner.collect(slot, interrupted=bool(stop.received))
                 if stop.received:
-                    raise Interrupted("the study was stopped; to go on, give the same command again")
+                    raise Interrupted("the study was stopped; run the same command again")
         finally:
             for slot in runner.slots:
                 slot.stop()
@@ -142,6 +142,6 @@ class _Runner:
         if code == 0:
             self.complete.add(name)
         elif code == RUN_ME_AGAIN and not interrupted:
-            raise Interrupted(f"run {name} was stopped; to go on, give the same command again")
+            raise Interrupted(f"run {name} was stopped; run the same command again")
         else:
             self.absent[name] = f"failed: {reason}"

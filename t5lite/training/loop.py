@@ -107,7 +107,7 @@ def run_loop(
             if stopping:
                 checkpoints.wait()
                 wait_for_all()  # a host that ends early would end the hosts that are still saving
-                raise Interrupted(f"stopped after step {step}, which is saved; to go on, give the same command again")
+                raise Interrupted(f"stopped after step {step}, which is saved; run the same command again")
     checkpoints.wait()
     return state
 

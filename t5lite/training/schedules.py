@@ -76,11 +76,11 @@ _AFTER_WARMUP = {
 }
 
 
-def fill_settings(fields: Mapping, defaults: Mapping, what: str) -> dict:
+def fill_settings(fields: Mapping, defaults: Mapping, group: str) -> dict:
     """Return `defaults`, updated with the `fields` that are not None. Raises UserError for an unknown field."""
     for field in fields:
         if field not in defaults:
-            raise UserError(f"{what}.{field}: unknown field; {nearest(field, defaults)}")
+            raise UserError(f"{group}.{field}: unknown field; {nearest(field, defaults)}")
     return {**defaults, **{field: value for field, value in fields.items() if value is not None}}
 
 

@@ -41,44 +41,46 @@ def is_stacked(path: str) -> bool:
     return _STACKED.fullmatch(path) is not None
 
 
-def _compile(table: Table, what: str) -> list[tuple[re.Pattern, Any]]:
+def _compile(table: Table, table_name: str) -> list[tuple[re.Pattern, Any]]:
     rows = []
     for row in table:
         if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2 or not isinstance(row[0], str):
-            raise UserError(f"{what}: each row must be a pair (pattern, value), got {row!r}")
+            raise UserError(f"{table_name}: each row must be a pair (pattern, value), got {row!r}")
         try:
             rows.append((re.compile(row[0]), row[1]))
         except re.error as error:
-            raise UserError(f"{what}: {row[0]!r} is not a valid regular expression: {error}") from error
+            raise UserError(f"{table_name}: {row[0]!r} is not a valid regular expression: {error}") from error
     return rows
 
 
-def match_table(table: Table, tree: Any, what: str, *, allow_unused: bool = False) -> Any:
+def match_table(table: Table, tree: Any, table_name: str, *, allow_unused: bool = False) -> Any:
     """Return a tree like `tree`, with the value of the first row that matches the whole path of each leaf.
 
     Raises UserError for a leaf that no row covers, for a row that matches no leaf, and for a row that is not a pair
     (regex, value). It is no error if earlier rows already match all leaves of a row.
 
     Args:
-        what: the name of the table in errors, as the user knows it ("optimizer.rate_multipliers").
+        table_name: the name of the table in errors, as the user knows it ("optimizer.rate_multipliers").
         allow_unused: allow rows that match no leaf, for defaults that serve several architectures.
     """
-    rows = _compile(table, what)
+    rows = _compile(table, table_name)
     paths = [path for path, _ in flatten_with_paths(tree)]
     for path in paths:
         if not any(pattern.fullmatch(path) for pattern, _ in rows):
-            raise UserError(f"{what}: no row covers the parameter {path!r}; add one, or a last row '.*' for the rest")
+            raise UserError(
+                f"{table_name}: no row covers the parameter {path!r}; add one, or a last row '.*' for the rest"
+            )
     for pattern, _ in rows:
         if not allow_unused and not any(map(pattern.fullmatch, paths)):
-            raise UserError(_describe_unused_row(pattern, tree, what))
+            raise UserError(_describe_unused_row(pattern, tree, table_name))
     first = {path: next(value for pattern, value in rows if pattern.fullmatch(path)) for path in paths}
     return jax.tree_util.tree_map_with_path(lambda keys, _: first[path_of(keys)], tree)
 
 
-def _describe_unused_row(pattern: re.Pattern, tree: Any, what: str) -> str:
+def _describe_unused_row(pattern: re.Pattern, tree: Any, table_name: str) -> str:
     """Return the error for a row that matches no parameter of `tree`: likely reasons, and the existing paths."""
     text, leaves = pattern.pattern, flatten_with_paths(tree)
-    parts = [f"{what}: the row {text!r} matches no parameter"]
+    parts = [f"{table_name}: the row {text!r} matches no parameter"]
     if partial_matches := [path for path, _ in leaves if pattern.search(path)]:
         example = _sort_by_similarity(text, partial_matches)[0]
         parts.append(f"a pattern must match the whole path, such as {example!r}")

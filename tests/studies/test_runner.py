@@ -335,7 +335,7 @@ def test_a_signal_lets_the_runs_save_and_exits_with_run_me_again(tmp_path, numbe
     _, err = process.communicate(timeout=30)  # until all have closed it
     assert process.returncode == 75
     assert (tmp_path / "a" / "saved").exists() and not (tmp_path / "b").exists()
-    assert "the same command goes on" in err and "Traceback" not in err
+    assert "run the same command again" in err and "Traceback" not in err
 
 
 def test_on_a_terminal_every_run_has_one(tmp_path):

@@ -247,9 +247,9 @@ def test_without_its_result_a_run_is_evaluated_anew(tmp_path):
 def test_what_failed_is_named_before_what_waits_for_it():
     absent = {"a": "not run: not asked for", "b": "not run: it needs c, which has no result", "c": "failed: no file"}
     said = study._describe_absent(absent)
-    assert said == "2 runs have no result: c failed: no file; to retry, give the same command again"
+    assert said == "2 runs have no result: c failed: no file; run the same command again to retry"
 
 
 def test_a_study_without_any_result_says_why(tmp_path):
-    with pytest.raises(UserError, match=r"1 run has no result: a failed: .*; to retry, give the same command again"):
+    with pytest.raises(UserError, match=r"1 run has no result: a failed: .*; run the same command again to retry"):
         study.run_and_report({"a": small_config("files:nowhere/*.txt")}, tmp_path, "Mine", parallel=None)

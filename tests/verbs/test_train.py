@@ -195,7 +195,7 @@ def _full_disk(process):
 
 
 INTERRUPTIONS = {
-    "SIGINT": (lambda process: process.send_signal(signal.SIGINT), 75, "the same command goes on"),
+    "SIGINT": (lambda process: process.send_signal(signal.SIGINT), 75, "run the same command again"),
     "SIGKILL": (lambda process: process.send_signal(signal.SIGKILL), -9, ""),
     "full disk": (_full_disk, 2, "run/checkpoints: File too large; earlier checkpoints are intact"),
 }

@@ -224,7 +224,7 @@ def test_a_budget_that_was_raised_ends_as_if_it_had_been_so_from_the_start(workd
 
 def test_a_budget_below_what_is_done_is_refused_and_changes_nothing(workdir, texts):
     before = {path: path.read_bytes() for path in workdir.glob("*.json")}
-    with pytest.raises(UserError, match=r"is at step 6 already, beyond the 4 of config.budget"):
+    with pytest.raises(UserError, match=r"is already at step 6, but config.budget is 4 steps"):
         train(_config(texts, budget__steps=4), workdir, ["budget.steps"])
     assert {path: path.read_bytes() for path in workdir.glob("*.json")} == before
 
