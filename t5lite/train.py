@@ -36,16 +36,16 @@ from t5lite.system.hosts import check_agreement, count_hosts, from_primary, is_p
 from t5lite.system.progress import progress, say, warn
 from t5lite.system.signals import Stopping
 from t5lite.tasks.metrics import Metrics
-from t5lite.training.checkpoint import Checkpoints, params_sha256
+from t5lite.training.checkpoint import Checkpoints, hash_params
 from t5lite.training.loop import LoopSettings, run_loop
-from t5lite.training.metrics import MetricsLog, NoLog, first_losses
+from t5lite.training.metrics import MetricsLog, NoLog, read_first_losses
 from t5lite.training.policy import make_policy
 from t5lite.training.reading import saved_steps
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
 from t5lite.training.start import check_shapes, find_weights, read_shapes
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
-from t5lite.training.trainer import Trainer, flops_of_a_step, make_trainer, measure_peak_bytes, peak_bytes
+from t5lite.training.trainer import Trainer, count_step_flops, make_trainer, measure_peak_bytes, peak_bytes
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import (
     Changes,
@@ -101,7 +101,7 @@ def fit(
         log_every=config.log_every_steps,
         save_every=config.checkpoint.every_steps,
         evaluate_every=config.eval.every_steps,
-        flops_per_step=flops_of_a_step(config, experiment.model, experiment.objective),
+        flops_per_step=count_step_flops(config, experiment.model, experiment.objective),
         peak_flops=(peak_flops(jax.devices()[0].device_kind) or 0.0) * trainer.mesh.size,
         max_skipped=config.max_skipped_steps,
         debug_nans=config.debug_nans,
@@ -185,11 +185,11 @@ def _train_network(
         **evaluation,
         "rows": experiment.dataset.rows,
         "cut": experiment.cut(),
-        "params_sha256": params_sha256(state.params),
+        "params_sha256": hash_params(state.params),
         "skipped_steps": totals.skipped,
         "cost": {
             "tokens": int(totals.tokens),
-            "flops": flops_of_a_step(config, experiment.model, experiment.objective) * steps,
+            "flops": count_step_flops(config, experiment.model, experiment.objective) * steps,
             "seconds": totals.seconds,
             "device_seconds": totals.seconds * trainer.mesh.size,
             "peak_bytes": peak_bytes(trainer, peak_before),
@@ -257,7 +257,7 @@ def train(
 
 def _show(result: dict[str, Any], workdir: Path) -> None:
     """Print a line for each held-out set: the loss before and after training, and the other metrics."""
-    before = first_losses(workdir / "metrics.jsonl")
+    before = read_first_losses(workdir / "metrics.jsonl")
     for split, metrics in result["metrics"].items():
         parts = [f"{name} {_format(value)}" for name, value in metrics.items() if name != "loss"]
         if "loss" in metrics:

@@ -53,7 +53,7 @@ def convert_minutes(minutes: float, workdir: Path, measure: Callable[[], float])
     return steps
 
 
-def seconds_per_step(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, rows: Any) -> float:
+def measure_step_seconds(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, rows: Any) -> float:
     """Return the median seconds of a compiled step. The first step is not counted, because it includes the warm-up.
 
     Consumes `state`, because each step donates it.

@@ -155,7 +155,7 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write {folder}: {os.strerror(causes[0])}; earlier checkpoints are intact") from error
 
 
-def params_sha256(params: Any) -> str:
+def hash_params(params: Any) -> str:
     """Return the SHA-256 of all leaves in the order of their paths.
 
     For each leaf, the digest reads path, dtype, shape, and the little-endian bytes in C order. The leaves are gathered

@@ -145,7 +145,7 @@ def truncate(path: Path, step: int) -> None:
         write_atomically(path, "".join(f"{line}\n" for line, values in read_log(path) if values["step"] <= step))
 
 
-def first_losses(path: Path) -> dict[str, float | None]:
+def read_first_losses(path: Path) -> dict[str, float | None]:
     """Return {split: loss at step 0} from a metrics.jsonl: the held-out loss of the run's initial weights."""
     first = [values for _, values in read_log(path) if values["step"] == 0]
     return {

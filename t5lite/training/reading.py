@@ -27,7 +27,7 @@ from t5lite.system.hosts import check_agreement, from_primary, to_primary
 from t5lite.system.progress import warn
 from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
-from t5lite.training.record import DamagedCheckpoint, Record, checksums, read_record
+from t5lite.training.record import DamagedCheckpoint, Record, compute_checksums, read_record
 from t5lite.training.tables import flatten_with_paths
 
 FOLDER = "checkpoints"
@@ -155,7 +155,7 @@ def _read(checkpoint: Path, select_arrays: SelectArrays) -> tuple[Record | None,
 
 def _describe_changes(items: Items, record: Record) -> str | None:
     """Return a text that names the arrays whose checksums differ from the record; None if all are equal."""
-    changed = [path for path, value in checksums(items).items() if value != record.leaves[path].checksum]
+    changed = [path for path, value in compute_checksums(items).items() if value != record.leaves[path].checksum]
     others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
     return f"{changed[0]}{others} does not have its checksum" if changed else None
 

@@ -80,7 +80,7 @@ class Record:
 
 def describe_leaves(items: Any) -> dict[str, Leaf]:
     """Return {path: Leaf} for all arrays in `items`, a dict {item: tree}."""
-    sums = checksums(items)
+    sums = compute_checksums(items)
     return {path: Leaf(tuple(x.shape), str(x.dtype), sums[path]) for path, x in flatten_with_paths(items)}
 
 
@@ -141,7 +141,7 @@ def _bits(x: Array) -> Array:
 
 
 @jax.jit
-def checksum(x: Array) -> Array:
+def compute_checksum(x: Array) -> Array:
     """Return the checksum of an array of numbers or booleans: a uint32 scalar."""
     bits, place, stride = _bits(x), jnp.uint32(0), 1
     for axis in reversed(range(bits.ndim)):
@@ -150,7 +150,7 @@ def checksum(x: Array) -> Array:
     return jnp.sum(_mix(bits ^ _mix(place)), dtype=jnp.uint32)
 
 
-def checksums(tree: Any) -> dict[str, int]:
+def compute_checksums(tree: Any) -> dict[str, int]:
     """Return {path: checksum} for the arrays of a tree. The device computes all of them before the host reads them."""
-    computed = jax.device_get({path: checksum(leaf) for path, leaf in flatten_with_paths(tree)})
+    computed = jax.device_get({path: compute_checksum(leaf) for path, leaf in flatten_with_paths(tree)})
     return {path: int(value) for path, value in computed.items()}

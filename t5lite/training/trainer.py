@@ -146,7 +146,7 @@ def _compile_for_any_seed(
     )
 
 
-def flops_of_a_step(config: ConfigDict, model: Transformer, objective: Objective) -> float:
+def count_step_flops(config: ConfigDict, model: Transformer, objective: Objective) -> float:
     """Return the FLOPs of one training step."""
     encoder_length, decoder_length = objective.lengths
     lengths = {"encoder_length": encoder_length, "decoder_length": decoder_length}

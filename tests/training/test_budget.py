@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5lite.config import base_config
-from t5lite.training.budget import convert_budget, convert_minutes, seconds_per_step
+from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 
 
 @pytest.mark.parametrize("name, value, steps", [("steps", 7, 7), ("tokens", 1001.0, 11), ("flops", 5e6, 5)])
@@ -31,5 +31,5 @@ def test_the_probe_passes_the_donated_state_on(monkeypatch):
         seen.append(int(state))
         return state + rows, jnp.zeros(())
 
-    assert seconds_per_step(step, jnp.int32(0), 1) > 0
+    assert measure_step_seconds(step, jnp.int32(0), 1) > 0
     assert seen == list(range(6))

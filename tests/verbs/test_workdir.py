@@ -21,7 +21,7 @@ from t5lite.system.errors import Interrupted, UserError
 from t5lite.system.files import write_json
 from t5lite.train import train
 from t5lite.training import loop, reading, start
-from t5lite.training.checkpoint import params_sha256
+from t5lite.training.checkpoint import hash_params
 from t5lite.training.reading import read_intact, read_scores, saved_steps, select_evaluated
 from t5lite.training.record import read_record
 from t5lite.training.workdir import check_same_run
@@ -384,7 +384,7 @@ def test_a_later_stage_starts_from_the_average_in_the_memory_of_one_copy(
         state.params,
     )
     _, items = next(read_intact(averaged, [3], select_evaluated(shapes)))
-    assert params_sha256(state.params) == params_sha256(items["average"]) == params_sha256(state.average)
+    assert hash_params(state.params) == hash_params(items["average"]) == hash_params(state.average)
 
 
 def test_a_damaged_checkpoint_on_resuming_is_replaced_by_training_anew_from_the_one_before(workdir, texts, capsys):
