@@ -176,7 +176,7 @@ def test_a_checkpoint_from_before_formats_is_refused_and_not_called_damaged(work
 
 def test_where_there_is_an_average_it_is_what_is_read(tmp_path):
     _saved(tmp_path, [1], average=True)
-    assert read_record(tmp_path / "checkpoints" / "1").evaluated == "average"
+    assert read_record(tmp_path / "checkpoints" / "1").params_item == "average"
     assert _equal(_read(tmp_path)[1], _state(1, average=True).average)
 
 
