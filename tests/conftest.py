@@ -37,7 +37,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
-KEPT = {"t5lite.training.trainer": ("_compile_for_any_seed", "compile_eval_step"), "t5lite.run.experiment": ("_functions",)}
+KEPT = {
+    "t5lite.training.trainer": ("_compile_for_any_seed", "compile_eval_step"),
+    "t5lite.run.experiment": ("_functions",),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
