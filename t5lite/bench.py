@@ -25,9 +25,9 @@ from t5lite.objectives.objective import Objective
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import make_objective
-from t5lite.training.budget import seconds_per_step
+from t5lite.training.budget import measure_step_seconds
 from t5lite.training.sharding import local_rows, put_batch
-from t5lite.training.trainer import flops_of_a_step, make_trainer, peak_bytes
+from t5lite.training.trainer import count_step_flops, make_trainer, peak_bytes
 
 LABELS = ("O", "B-X", "I-X")  # the number of labels has almost no effect on the speed
 
@@ -65,9 +65,9 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
     compile_seconds = time.perf_counter() - start
     rows_of_host = len(local_rows(config.batch_size, trainer.mesh))
     rows = put_batch(make_synthetic_rows(objective, vocabulary, rows_of_host), trainer.mesh)
-    seconds = seconds_per_step(trainer.step, trainer.init(), rows)
+    seconds = measure_step_seconds(trainer.step, trainer.init(), rows)
     encoder_length, decoder_length = objective.lengths
-    flops = flops_of_a_step(config, model, objective)
+    flops = count_step_flops(config, model, objective)
     kind = jax.devices()[0].device_kind
     peak = peak_flops(kind)
     return {

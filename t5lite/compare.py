@@ -1,4 +1,4 @@
-"""Compare: a report over any runs, with intervals over their seeds.
+"""Compare: write a report over any runs, with intervals over their seeds.
 
 python -m t5lite.compare runs/scratch-0 runs/scratch-1 runs/pretrained-0 runs/pretrained-1 --out runs/report
 python -m t5lite.compare runs/summary --base scratch --out runs/summary
@@ -15,13 +15,13 @@ from t5lite.reporting.runs import find_workdirs, statuses_in_study
 from t5lite.reporting.terminal import show
 
 
-def _title(folders: Sequence[Path]) -> str:
+def _make_title(folders: Sequence[Path]) -> str:
     names = list(dict.fromkeys(folder.resolve().name for folder in folders))
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return f"Comparison of {', '.join(names[:4])}{more}"
 
 
-def _absent(folders: Sequence[Path]) -> dict[str, str]:
+def _list_absent(folders: Sequence[Path]) -> dict[str, str]:
     """Return {run: why it has no result} for the studies among `folders`."""
     return {
         run: status
@@ -33,16 +33,16 @@ def _absent(folders: Sequence[Path]) -> dict[str, str]:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Write the report over the given runs, and print it in short."""
+    """Write the report on the runs in `folders`, and print the report in short."""
     parser = cli.parser("compare", __doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="D", help="a run's workdir, or a folder with several")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="D", help="a run's workdir, or a folder of workdirs")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.html, report.md and report.json")
     cli.add_base(parser)
     parser.add_argument("--title", help="the report's title")
     parser.add_argument("--json", action="store_true", help="print the content of report.json as one line")
     arguments = parser.parse_args(argv)
-    workdirs, title = find_workdirs(arguments.folders), arguments.title or _title(arguments.folders)
-    report = write_report(workdirs, arguments.out, title, arguments.base or (), _absent(arguments.folders))
+    workdirs, title = find_workdirs(arguments.folders), arguments.title or _make_title(arguments.folders)
+    report = write_report(workdirs, arguments.out, title, arguments.base or (), _list_absent(arguments.folders))
     if arguments.json:
         print(json.dumps(to_json(report)))
         return

@@ -1,4 +1,4 @@
-"""Train: run a config in a workdir, with checkpoints, metrics and a result, and go on where an earlier start stopped.
+"""Train: run a config in a workdir, with checkpoints, metrics and a result. A stopped run goes on where it stopped.
 
 python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
 
@@ -36,23 +36,23 @@ from t5lite.system.hosts import check_agreement, count_hosts, from_primary, is_p
 from t5lite.system.progress import progress, say, warn
 from t5lite.system.signals import Stopping
 from t5lite.tasks.metrics import Metrics
-from t5lite.training.checkpoint import Checkpoints, params_sha256
+from t5lite.training.checkpoint import Checkpoints, hash_params
 from t5lite.training.loop import LoopSettings, run_loop
-from t5lite.training.metrics import MetricsLog, NoLog, first_losses
+from t5lite.training.metrics import MetricsLog, NoLog, read_first_losses
 from t5lite.training.policy import make_policy
 from t5lite.training.reading import saved_steps
 from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
-from t5lite.training.start import check_shapes, find_weights, shapes_at
+from t5lite.training.start import check_shapes, find_weights, read_shapes
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
-from t5lite.training.trainer import Trainer, counted_peak, flops_of_a_step, make_trainer, peak_bytes
+from t5lite.training.trainer import Trainer, count_step_flops, make_trainer, measure_peak_bytes, peak_bytes
 from t5lite.training.watch import Progress
 from t5lite.training.workdir import (
     Changes,
     check_same_data,
     check_same_run,
+    lock_workdir,
     make_workdir,
-    owned,
     read_result,
 )
 
@@ -64,18 +64,18 @@ def fit(
     trainer: Trainer,
     state: TrainState,
     steps: int,
-    done: Progress,
+    totals: Progress,
     checkpoints: Checkpoints,
     workdir: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Train up to step `steps`, and return (state, {"metrics": …, "evaluated": the rows used}) for each held-out set.
+    """Train up to step `steps`. Return (state, {"metrics": {split: …}, "evaluated": {split: numbers of rows}}).
 
-    The rows of each step, the pure step and the loop meet here. Held-out text is evaluated before the first step, every
-    `eval.every_steps` and at the end.
+    This function brings together the rows of each step, the pure step and the loop. Held-out text is evaluated before
+    the first step, every `eval.every_steps` and at the end.
 
     Args:
-        state: where training goes on; step 0, or the state of a checkpoint.
-        done: the counts and costs up to `state`.
+        state: the state to start from: the initial state, or the state of a checkpoint.
+        totals: the counts and costs of all steps before `state`. They are updated in place.
     """
     config = experiment.config
     first = int(state.step)
@@ -87,7 +87,7 @@ def fit(
         say(note)
     # A run without a checkpoint starts over, and repeats the evaluation before the first step.
     log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
-    at_end: dict[str, Metrics] = {}
+    final_metrics: dict[str, Metrics] = {}
 
     def evaluate(state: TrainState, step: int) -> None:
         evaluate = evaluator.evaluate_all if step == steps else evaluator.evaluate_losses
@@ -95,37 +95,37 @@ def fit(
         checkpoints.note_metrics(step, metrics)
         log.write_all(step, metrics)
         if step == steps:
-            at_end.update(metrics)
+            final_metrics.update(metrics)
 
     settings = LoopSettings(
         total_steps=steps,
         log_every=config.log_every_steps,
         save_every=config.checkpoint.every_steps,
         evaluate_every=config.eval.every_steps,
-        flops_per_step=flops_of_a_step(config, experiment.model, experiment.objective),
+        flops_per_step=count_step_flops(config, experiment.model, experiment.objective),
         peak_flops=(peak_flops(jax.devices()[0].device_kind) or 0.0) * trainer.mesh.size,
-        most_skipped=config.max_skipped_steps,
+        max_skipped=config.max_skipped_steps,
         debug_nans=config.debug_nans,
     )
     rows = experiment.train_rows(local_rows(config.batch_size, trainer.mesh))
     batches = prefetch(lambda step: put_batch(rows(step), trainer.mesh), first, steps)
     title = f"training {config.name or workdir.name}"
     with contextlib.closing(log), contextlib.closing(batches):
-        # A step is saved but not evaluated if the run was stopped during the evaluation.
-        if first == 0 or (settings.evaluates(first) and not from_primary(log.has_evaluation(first))):
+        # If the run was stopped during an evaluation, the checkpoint of this step exists but its evaluation does not.
+        if first == 0 or (settings.is_evaluation_step(first) and not from_primary(log.has_evaluation(first))):
             evaluate(state, first)
-        state = run_loop(trainer, state, batches, settings, done, log, checkpoints, evaluate, stop, title)
-    metrics = at_end or evaluator.evaluate_all(state.evaluated_params)
+        state = run_loop(trainer, state, batches, settings, totals, log, checkpoints, evaluate, stop, title)
+    metrics = final_metrics or evaluator.evaluate_all(state.evaluated_params)
     return state, {"metrics": metrics, "evaluated": evaluator.count_rows()}
 
 
 @contextlib.contextmanager
-def _closing(checkpoints: Checkpoints) -> Iterator[None]:
-    """Close the checkpoints after the block. After a UserError, finish the one that is being saved: it is good."""
+def _close_after(checkpoints: Checkpoints) -> Iterator[None]:
+    """Close the checkpoints after the block. After a UserError, first finish a save in progress: its state is good."""
     try:
         yield
     except UserError:
-        if count_hosts() == 1:  # among several hosts, the parts of the others may never come
+        if count_hosts() == 1:  # with several hosts, the other hosts may never save their parts
             with contextlib.suppress(UserError):
                 checkpoints.wait()
         raise
@@ -133,22 +133,23 @@ def _closing(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 def _train_network(
-    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
+    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, flag_fields: Collection[str]
 ) -> dict[str, Any]:
-    """Make experiment, trainer and state of the config, train, and return the result."""
-    policy, peak_before = make_policy(config), counted_peak()
-    opened = with_siblings(config, workdir)
-    # A run that has begun no longer needs `init_from`. A run writes its config last, so then its tokenizer is complete.
+    """Make the experiment, the trainer and the state from the config. Then train, and return the result."""
+    policy, peak_before = make_policy(config), measure_peak_bytes()
+    resolved = with_siblings(config, workdir)
+    # A run that has begun no longer needs `init_from`. The run writes its config last. So if there is a config, the
+    # tokenizer is complete.
     has_begun = from_primary((workdir / "config.json").is_file() and (workdir / "tokenizer").is_dir())
-    starts = opened.init_from is not None and not from_primary(saved_steps(workdir))
-    # Read now, so that an `init_from` without weights is refused before the data is prepared.
-    origin_shapes = shapes_at(opened.init_from, opened.init_from_step) if starts else {}
+    needs_source = resolved.init_from is not None and not from_primary(saved_steps(workdir))
+    # Read the shapes now, so that an `init_from` without weights is refused before the data is prepared.
+    source_shapes = read_shapes(resolved.init_from, resolved.init_from_step) if needs_source else {}
     with primary_first():
-        experiment = open_experiment(opened, workdir if has_begun else None, given)
+        experiment = open_experiment(resolved, workdir if has_begun else None, flag_fields)
     labels = experiment.dataset.labels
-    if starts:
+    if needs_source:
         shapes = {path: leaf.shape for path, leaf in flatten_with_paths(parameter_shapes(experiment.model.config))}
-        check_shapes(origin_shapes, shapes, opened.init_from, labels)
+        check_shapes(source_shapes, shapes, resolved.init_from, labels)
     changes |= check_same_data(experiment.dataset.identity, workdir, allowed)
     if is_primary():
         experiment.dataset.tokenizer.save(workdir / "tokenizer")  # early, because other runs of a study may wait for it
@@ -159,49 +160,50 @@ def _train_network(
         advance()
 
     checkpoints = Checkpoints(workdir, policy)
-    rows = count_known_rows(experiment.config, experiment.vocabulary) if starts else None
-    state, done, hand_off = find_weights(trainer, checkpoints, opened.init_from, opened.init_from_step, labels, rows)
-    # Read before `leave_facts` writes the config anew.
-    moved = moved_dropout_note(workdir, model.config) if int(state.step) else None
+    rows = count_known_rows(experiment.config, experiment.vocabulary) if needs_source else None
+    source, source_step = resolved.init_from, resolved.init_from_step
+    state, totals, hand_off = find_weights(trainer, checkpoints, source, source_step, labels, rows)
+    # `leave_facts` overwrites the config that this note compares with.
+    moved_note = moved_dropout_note(workdir, model.config) if int(state.step) else None
     if int(state.step) > steps:
         raise UserError(
-            f"{workdir} is at step {int(state.step)} already, beyond the {steps} of config.budget; raise the budget, "
+            f"{workdir} is already at step {int(state.step)}, but config.budget is {steps} steps; raise the budget, "
             "or choose another workdir"
         )
     leave_facts(config, experiment.dataset, workdir, int(state.step), changes)
     if int(state.step):
         say(f"going on from step {int(state.step)} of {steps}")
-    if moved is not None:
-        say(moved)
+    if moved_note is not None:
+        say(moved_note)
     if hand_off is not None:
         say(hand_off.report())
-        if note := dropout_note(opened):
+        if note := dropout_note(resolved):
             say(note)
-    with _closing(checkpoints):
-        state, evaluation = fit(experiment, trainer, state, steps, done, checkpoints, workdir)
+    with _close_after(checkpoints):
+        state, evaluation = fit(experiment, trainer, state, steps, totals, checkpoints, workdir)
     return {
         "step": steps,
         **evaluation,
         "rows": experiment.dataset.rows,
         "cut": experiment.count_cut(),
-        "params_sha256": params_sha256(state.params),
-        "skipped_steps": done.skipped,
+        "params_sha256": hash_params(state.params),
+        "skipped_steps": totals.skipped,
         "cost": {
-            "tokens": int(done.tokens),
-            "flops": flops_of_a_step(config, experiment.model, experiment.objective) * steps,
-            "seconds": done.seconds,
-            "device_seconds": done.seconds * trainer.mesh.size,
+            "tokens": int(totals.tokens),
+            "flops": count_step_flops(config, experiment.model, experiment.objective) * steps,
+            "seconds": totals.seconds,
+            "device_seconds": totals.seconds * trainer.mesh.size,
             "peak_bytes": peak_bytes(trainer, peak_before),
         },
     }
 
 
 def _train_baseline(
-    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, given: Collection[str]
+    config: ConfigDict, workdir: Path, allowed: Sequence[str], changes: Changes, flag_fields: Collection[str]
 ) -> dict[str, Any]:
     """Train the bag of words, and return its result."""
-    del given
-    # Imported here, because scikit-learn takes a second and few runs need it.
+    del flag_fields
+    # Imported here, because importing scikit-learn takes a second and few runs need it.
     from t5lite.run.bag_of_words import train_bag_of_words
 
     require(config.objective.name == "supervised", "objective.name", "must be supervised for a bag of words")
@@ -214,48 +216,49 @@ def _train_baseline(
 
 
 def train(
-    config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = (), given: Collection[str] = ()
+    config: ConfigDict, workdir: Path, allow_changes: Sequence[str] = (), flag_fields: Collection[str] = ()
 ) -> dict[str, Any]:
     """Run `config` to its end in `workdir` and return its result. A complete run is not run again.
 
     Args:
-        allow_changes: fields or groups of the config, and data, that may differ from those with which the run began.
-        The
-            run then goes on with the new ones.
-        given: the fields that the command line has set.
+        allow_changes: fields or groups of the config, and parts of the data, that may have changed since the run began.
+            The run then goes on with the new values.
+        flag_fields: the fields that the command line has set.
 
-    Raises UserError for a mistake that the user can correct, and Interrupted after a signal.
+    Raises:
+        UserError: for a mistake that the user can correct.
+        Interrupted: after a signal.
     """
     check_budget(config)
     check(config)
     require_training_data(config)
-    config = with_inherited_shape(config, workdir, given)
+    config = with_inherited_shape(config, workdir, flag_fields)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
-    use_all_cores()  # JAX has counted its own for the mesh
+    use_all_cores()  # after `make_mesh`, because JAX counts the cores of this process when it makes its devices
     for field in allow_changes:
         require(
             lookup_field(config, field, _MISSING) is not _MISSING,
             field,
-            "is no field or group; correct --allow_changes",
+            "is not a field or a group of fields; correct --allow_changes",
         )
     make_workdir(workdir)
     check_agreement(flatten_fields(to_dict(config)))
-    with owned(workdir) if is_primary() else contextlib.nullcontext():
+    with lock_workdir(workdir) if is_primary() else contextlib.nullcontext():
         changes = check_same_run(config, workdir, allow_changes)
         result = from_primary(read_result(workdir))
         if result is not None and not changes:
             say(f"{workdir} is complete")
             return result
         run = _train_baseline if config.model.architecture == BAG_OF_WORDS else _train_network
-        result = run(config, workdir, allow_changes, changes, given)
+        result = run(config, workdir, allow_changes, changes, flag_fields)
         if is_primary():
             write_json(workdir / "result.json", result)
         return result
 
 
 def _show(result: dict[str, Any], workdir: Path) -> None:
-    """Print a line for each held-out set: the loss before and after, and the other metrics."""
-    before = first_losses(workdir / "metrics.jsonl")
+    """Print a line for each held-out set: the loss before and after training, and the other metrics."""
+    before = read_first_losses(workdir / "metrics.jsonl")
     for split, metrics in result["metrics"].items():
         parts = [f"{name} {_format(value)}" for name, value in metrics.items() if name != "loss"]
         if "loss" in metrics:
@@ -271,16 +274,16 @@ def _format(value: float | None) -> str:
 
 @cli.verb
 def main(argv: Sequence[str]) -> None:
-    """Train the config at --config in --workdir, and print where the result lies."""
+    """Train the config of --config in the folder --workdir, and print the path of the result."""
     parser = cli.parser("train", __doc__)
     parser.add_argument(
         "--workdir",
         type=Path,
         required=True,
-        help="folder of the run; training goes on from a checkpoint in it. Several hosts must share the folder",
+        help="folder of the run. If it has a checkpoint, training goes on from there. All hosts must share the folder",
     )
     parser.add_argument(
-        "--debug_nans", action="store_true", help="end at the first number that is not finite, and name the operation"
+        "--debug_nans", action="store_true", help="end at the first NaN or infinite number, and name the operation"
     )
     parser.add_argument(
         "--allow_changes",
@@ -293,7 +296,7 @@ def main(argv: Sequence[str]) -> None:
     arguments, config = cli.parse_with_config(parser, argv)
     config.debug_nans |= arguments.debug_nans
     with cli.start_jax_on_hosts(arguments, config.deterministic):
-        result = train(config, arguments.workdir, arguments.allow_changes, arguments.given)
+        result = train(config, arguments.workdir, arguments.allow_changes, flag_fields=arguments.given)
         _show(result, arguments.workdir)
         print(f"result: {arguments.workdir / 'result.json'}")
 

@@ -38,7 +38,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 
 KEPT = {
-    "t5lite.training.trainer": ("_for_any_seed", "compile_eval_step"),
+    "t5lite.training.trainer": ("_compile_for_any_seed", "compile_eval_step"),
     "t5lite.run.experiment": ("_make_functions",),
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from t5lite.system.errors import LONGEST_MESSAGE, UserError, clean_exit
 from t5lite.system.files import NUMBER, has_shape, read_bytes, read_json
-from t5lite.training.metrics import first_losses, read_log, truncate
+from t5lite.training.metrics import read_first_losses, read_log, truncate
 from t5lite.training.workdir import check_same_data, read_labels, read_result
 from tests.small import Spy
 
@@ -102,7 +102,7 @@ def test_broken_lines_of_a_log_are_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes("\n".join([*bad, *good, *bad]).encode() + b"\n\xff\n")
     assert [line for line, _ in read_log(path)] == good
-    assert first_losses(path) == {"validation": None}
+    assert read_first_losses(path) == {"validation": None}
     truncate(path, 1)
     assert path.read_text() == "\n".join(good[:2]) + "\n"
 

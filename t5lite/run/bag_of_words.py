@@ -20,7 +20,7 @@ from t5lite.config import require
 from t5lite.data.dataset import Dataset, limited_order
 from t5lite.data.rows import space_evenly
 from t5lite.data.store import TokenStore
-from t5lite.training.checkpoint import params_sha256
+from t5lite.training.checkpoint import hash_params
 
 
 def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "step": 0,
         "metrics": metrics,
         "evaluated": evaluated,
-        "params_sha256": params_sha256(weights),
+        "params_sha256": hash_params(weights),
         "cost": {"tokens": None, "flops": None, "seconds": seconds, "device_seconds": seconds, "peak_bytes": None},
     }
 

@@ -41,7 +41,7 @@ from t5lite.tasks.table import TASKS, list_heads, name_answers, sum_key
 from t5lite.training.sharding import local_rows, make_mesh, put_batch, sharded_shapes
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
-from t5lite.training.trainer import compile_eval_step, under
+from t5lite.training.trainer import bind_mesh, compile_eval_step
 
 
 class EvaluatedExample(NamedTuple):
@@ -165,7 +165,7 @@ class Evaluator:
         experiment = self.experiment
         labels, label_lengths = label_tokens(experiment)
         score = functools.partial(
-            under(self.mesh, score_candidates),
+            bind_mesh(self.mesh, score_candidates),
             experiment.model,
             params,
             candidates=labels,
@@ -205,7 +205,7 @@ class Evaluator:
         experiment, objective = self.experiment, self.objective
         decode = experiment.dataset.tokenizer.decode
 
-        @functools.partial(under, self.mesh)
+        @functools.partial(bind_mesh, self.mesh)
         @jax.jit
         def choose(params: Any, rows: Any, index: jax.Array) -> tuple[Batch, Any]:
             keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
@@ -238,9 +238,9 @@ class Evaluator:
         experiment = self.experiment
         objective, vocabulary = self.objective, experiment.vocabulary
         decode = experiment.dataset.tokenizer.decode
-        weights = under(self.mesh, step_weights)(experiment.model, params)
+        weights = bind_mesh(self.mesh, step_weights)(experiment.model, params)
 
-        @functools.partial(under, self.mesh)
+        @functools.partial(bind_mesh, self.mesh)
         @jax.jit
         def make(rows: Any, index: jax.Array) -> Example:
             keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
@@ -257,7 +257,7 @@ class Evaluator:
             ids = examples.inputs_segment_ids
             full = jnp.ones(examples.inputs.shape, jnp.int32) if ids is None else ids
             lengths = jnp.sum(full > 0, axis=1, dtype=jnp.int32)
-            generated = under(self.mesh, generate)(
+            generated = bind_mesh(self.mesh, generate)(
                 experiment.model,
                 params,
                 examples.inputs,

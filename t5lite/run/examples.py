@@ -20,7 +20,7 @@ from t5lite.objectives.noise import Noise
 from t5lite.objectives.objective import Expected, Member, Objective, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment
 from t5lite.tasks.table import TASKS
-from t5lite.training.loss import token_counts
+from t5lite.training.loss import count_tokens
 from t5lite.training.step import noise_key
 
 
@@ -93,7 +93,7 @@ def _existing_answers(answers: np.ndarray) -> int | list[int] | None:
 
 def measure_padding(batch: Batch) -> float:
     """Return the share of padding among all places of the batch, in inputs and targets together."""
-    counts = token_counts(batch)
+    counts = count_tokens(batch)
     return 1 - float(counts["tokens"] / counts["places"])
 
 

@@ -34,9 +34,9 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
 from t5lite.tasks.table import make_evaluation_objective, make_objective
-from t5lite.training.budget import seconds_per_step, steps_in, steps_of
+from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 from t5lite.training.sharding import local_rows, put_batch
-from t5lite.training.trainer import flops_of_a_step, make_trainer
+from t5lite.training.trainer import count_step_flops, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,7 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
     """Return the run's budget in steps. A budget in minutes is converted once. `workdir` keeps the number of steps."""
     config, objective = experiment.config, experiment.objective
     tokens = config.batch_size * sum(objective.lengths)
-    steps = steps_of(config.budget, tokens, flops_of_a_step(config, experiment.model, experiment.objective))
+    steps = convert_budget(config.budget, tokens, count_step_flops(config, experiment.model, experiment.objective))
     if steps is not None:
         return steps
 
@@ -245,6 +245,6 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
         # The time of a step does not depend on the schedule, so the number of steps does not matter.
         probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, 10**9)
         rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
-        return seconds_per_step(probe.step, probe.init(), put_batch(rows, probe.mesh))
+        return measure_step_seconds(probe.step, probe.init(), put_batch(rows, probe.mesh))
 
-    return steps_in(config.budget.minutes, workdir, measure)
+    return convert_minutes(config.budget.minutes, workdir, measure)

@@ -17,7 +17,7 @@ from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP
 from t5lite.tasks.table import TASKS
-from t5lite.training.trainer import under
+from t5lite.training.trainer import bind_mesh
 
 
 class Reader(Answerer):
@@ -95,5 +95,5 @@ class Reader(Answerer):
                 logits = jnp.take_along_axis(logits, asked[..., None], axis=1)
             return logits
 
-        placed = under(self.mesh, apply)
+        placed = bind_mesh(self.mesh, apply)
         return lambda *arrays: jax.device_get(placed(self.params, *arrays))

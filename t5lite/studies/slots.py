@@ -1,7 +1,7 @@
-"""A slot: a share of the machine, and the worker in it (worker.py), which runs one run of a study after the other.
+"""A slot: a share of the machine with a worker process (worker.py), which executes one run of a study after another.
 
-The output of the runs goes to this process's stderr. A run that is alone on a terminal gets a pseudo-terminal, so it
-shows its progress bar. Several runs at a time write whole lines, each with the run's name in front.
+The output of the runs goes to the stderr of this process. If this is a terminal and runs are not parallel, a run writes
+to a pseudo-terminal, so it shows its progress bar. Parallel runs write whole lines, each after the run's name.
 """
 
 import codecs
@@ -25,9 +25,9 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Slot:
-    """Slot `number` of `parallel`.
+    """Slot `number` of `parallel` slots.
 
-    run: the name of the run under way; None where the slot is free.
+    run: the name of the current run; None if the slot is free.
     """
 
     def __init__(self, number: int, parallel: int, module: str):
@@ -39,21 +39,24 @@ class Slot:
         self._reader: threading.Thread | None = None
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable once the run has ended. `select` asks for it."""
+        """Return a file descriptor that becomes readable when the run has ended. `select` calls this."""
         return self._channel.fileno()
 
-    def suits(self, deterministic: bool) -> bool:
-        """Return whether the slot's worker can take such a run. A process sets up JAX only once."""
+    def can_run(self, deterministic: bool) -> bool:
+        """Return whether the slot's worker can execute a run with this value of `deterministic`.
+
+        A process can set up JAX only once, so all runs of a worker have the same value.
+        """
         is_alive = self._process is not None and self._process.poll() is None
         return is_alive and self._deterministic == deterministic
 
     def start(self, run: str, arguments: Sequence[str], deterministic: bool) -> None:
-        """Let the worker run the module's verb with `arguments`; a new worker where this one does not suit."""
-        if not self.suits(deterministic):
+        """Let the worker run the module's verb with `arguments`. If the worker cannot, start a new worker first."""
+        if not self.can_run(deterministic):
             self.close()
             self._start_worker(deterministic)
         read_end, write_end = _open_output(self.parallel)
-        with contextlib.suppress(BrokenPipeError):  # the worker was killed; `finish` says so
+        with contextlib.suppress(BrokenPipeError):  # the worker was killed; `finish` reports this
             socket.send_fds(self._channel, [json.dumps(list(arguments)).encode()], [write_end])
         os.close(write_end)
         self.run = run
@@ -75,30 +78,31 @@ class Slot:
             )
         self._deterministic = deterministic
         if cores:
-            # Before the worker counts the cores: workers that each use all cores are slower than with a share each.
+            # Set the cores before the worker counts them. Workers that all use all cores are slower than workers that
+            # have a share each.
             share = cores[self.number % len(cores) :: self.parallel] or cores
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(self._process.pid, share)
 
     def finish(self) -> tuple[int, str]:
-        """Free the slot of the run that has ended. Return its exit code, 0 where it is complete, and the reason."""
+        """Free the slot after its run has ended. Return (exit code of the run, reason); (0, "") if it is complete."""
         answer, code, reason = b"", 0, ""
         with contextlib.suppress(ConnectionResetError):  # the worker was killed before it read its arguments
-            answer = self._channel.recv(worker.LONGEST)
+            answer = self._channel.recv(worker.MAX_MESSAGE_BYTES)
         if answer != worker.DONE:
             code = self._process.wait()
             reason = f"killed by {signal.Signals(-code).name}" if code < 0 else answer.decode() or f"exit code {code}"
-        self._reader.join(timeout=5)  # the last output may still be on its way
+        self._reader.join(timeout=5)  # the reader may not have copied the last output yet
         self.run = None
         return code, reason
 
     def stop(self) -> None:
-        """Ask the run to save its last step and to end. `close` waits for the end."""
+        """Ask the run to save its last step and to end. Call `close` to wait for the end."""
         if self.run is not None:
             self._process.terminate()
 
     def close(self) -> None:
-        """End the worker once its run, if there is one, has ended."""
+        """Wait until the current run, if any, has ended. Then end the worker."""
         if self._process is not None:
             self._channel.close()
             self._process.wait()
@@ -106,7 +110,10 @@ class Slot:
 
 
 def _open_output(parallel: int) -> tuple[int, int]:
-    """Return the read and the write end of a run's output: a pseudo-terminal where the run is alone on a terminal."""
+    """Return (read end, write end) for the output of a run.
+
+    They are a pseudo-terminal if this process writes to a terminal and runs one run at a time, and a pipe otherwise.
+    """
     if parallel == 1 and sys.stderr.isatty():
         import termios
 
@@ -117,18 +124,18 @@ def _open_output(parallel: int) -> tuple[int, int]:
 
 
 def _copy(read_end: int, prefix: str) -> None:
-    """Pass the output of a run on to stderr. With a prefix: in whole lines, each behind the prefix."""
+    """Copy the output of a run to stderr. With a prefix: copy whole lines only, each after the prefix."""
     pending = ""
-    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a character may come in two parts
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a read may end inside a character
     with open(read_end, "rb", buffering=0) as file:
         while True:
             try:
-                written = file.read(65536)
-            except OSError:  # so a pseudo-terminal ends
-                written = b""
-            if not written:
+                data = file.read(65536)
+            except OSError:  # the end of a pseudo-terminal
+                data = b""
+            if not data:
                 break
-            text = decode(written)
+            text = decode(data)
             if prefix:
                 *lines, pending = (pending + _CONTROL.sub("", text)).replace("\r", "\n").split("\n")
                 text = "".join(f"{prefix}{line}\n" for line in lines)
@@ -147,12 +154,12 @@ def list_gpus() -> list[str]:
 
 
 def share_gpus(gpus: list[str], slot: int, parallel: int) -> dict[str, str]:
-    """Return environment variables that give `slot` GPUs of its own, or a part of one where there are too few."""
+    """Return environment variables that assign GPUs to `slot`: own GPUs, or a part of a GPU if there are too few."""
     if parallel == 1 or not gpus:
         return {}
     if parallel <= len(gpus):
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])}
-    on_one = -(-parallel // len(gpus))
-    # JAX takes three quarters of a GPU's memory when it starts, and the second run would find too little.
-    fraction = f"{0.9 / on_one:.2f}"
+    runs_per_gpu = -(-parallel // len(gpus))
+    # By default, JAX takes three quarters of a GPU's memory when it starts. A second run would find too little memory.
+    fraction = f"{0.9 / runs_per_gpu:.2f}"
     return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}

@@ -1,6 +1,7 @@
 """The exponential moving average of a run's parameters.
 
-Averaging is by Polyak and Juditsky (1992); the decay and its correction for the start are by Kingma and Ba (2015).
+Sources: Polyak and Juditsky (1992) for averaging, Kingma and Ba (2015) for the decay and for the correction at the
+start.
 
     after t steps   average = Σ_i (1 − d) dᵗ⁻ⁱ params_i / (1 − dᵗ)   over the steps i = 1 … t
 
@@ -16,14 +17,14 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def updated_average(average: Any, params: Any, decay: float, updates: Array) -> Any:
-    """Return the average with `params` included.
+def update_average(average: Any, params: Any, decay: float, steps: Array) -> Any:
+    """Return the average after one more step, which has the parameters `params`.
 
-    A step whose update is left out counts too: its parameters, unchanged since the step before, are averaged once more.
+    A step whose update is left out counts too: its unchanged parameters are included once more.
 
     Args:
-        updates: int32 scalar, the number of steps so far, this one included.
+        steps: int32 scalar, the number of steps so far, including this step.
     """
-    # As a recurrence: the newest parameters have the share (1 − d) / (1 − dᵗ).
-    share = (1 - decay) / -jnp.expm1(updates.astype(jnp.float32) * math.log(decay))
+    # The sum as a recurrence: the newest parameters have the share (1 − d) / (1 − dᵗ).
+    share = (1 - decay) / -jnp.expm1(steps.astype(jnp.float32) * math.log(decay))
     return jax.tree.map(lambda old, new: old + share * (new - old), average, params)

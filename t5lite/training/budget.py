@@ -1,7 +1,7 @@
-"""The length of a run: its budget, in whatever unit, as a number of steps.
+"""The length of a run: convert a budget of steps, tokens, FLOPs or minutes to a number of steps.
 
-Steps, tokens and FLOPs are converted by arithmetic. Minutes are measured once, on a copy of the training state that is
-thrown away. The number of steps is then written to workdir/budget.json, so schedules depend on steps alone.
+Tokens and FLOPs are converted by arithmetic. For minutes, the time of a step is measured once, with a training state
+that is then thrown away. The number of steps is written to workdir/budget.json. So schedules depend on steps alone.
 """
 
 import math
@@ -21,10 +21,10 @@ FILE = "budget.json"
 PROBE_SECONDS, PROBE_STEPS = 10.0, 5
 
 
-def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) -> int | None:
-    """Return the number of steps in a budget of steps, tokens or FLOPs; None for minutes.
+def convert_budget(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) -> int | None:
+    """Return the number of steps in a budget of steps, tokens or FLOPs; None for a budget of minutes.
 
-    A budget of tokens counts all places of a batch, padding included.
+    tokens_per_step: the size of a batch's arrays, padding included.
     """
     if budget.steps is not None:
         return budget.steps
@@ -35,13 +35,15 @@ def steps_of(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) 
     return None
 
 
-def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int:
-    """Return the number of steps in `minutes`, as recorded in `workdir`; without a record, measure and record it.
+def convert_minutes(minutes: float, workdir: Path, measure: Callable[[], float]) -> int:
+    """Return the number of steps in `minutes`. The first call measures the time of a step and records the number.
 
-    measure: returns the seconds that one step takes.
+    Args:
+        workdir: the folder with the record, budget.json.
+        measure: returns the seconds that one step takes.
     """
     path = workdir / FILE
-    recorded = read_json(path, "delete it to have the time of a step measured anew", {"minutes": NUMBER, "steps": int})
+    recorded = read_json(path, "delete it, and the time of a step is measured again", {"minutes": NUMBER, "steps": int})
     if recorded is not None and recorded["minutes"] == minutes:
         return recorded["steps"]
     seconds = from_primary(measure())
@@ -51,8 +53,11 @@ def steps_in(minutes: float, workdir: Path, measure: Callable[[], float]) -> int
     return steps
 
 
-def seconds_per_step(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, rows: Any) -> float:
-    """Return the median seconds of a compiled step, without the first, which warms up. Each step donates the state."""
+def measure_step_seconds(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, rows: Any) -> float:
+    """Return the median seconds of a compiled step. The first step is not counted, because it includes the warm-up.
+
+    Consumes `state`, because each step donates it.
+    """
     times: list[float] = []
     start = time.perf_counter()
     while from_primary(len(times) < PROBE_STEPS + 1 or time.perf_counter() - start < PROBE_SECONDS):

@@ -1,9 +1,9 @@
 """Orbax checkpoints of a run: saved in the background, kept by a policy, verified when they are read.
 
-    checkpoints/60/params/  opt_state/  average/ (if the config asks for one)  record/ (see record.py)
-    checkpoints/damaged-60/                                                    a checkpoint that a restart rejected
+    checkpoints/60/params/  opt_state/  average/ (only with `ema_decay`)  record/ (see record.py)
+    checkpoints/damaged-60/                                               a checkpoint that a restart rejected
 
-Parameters are an item of their own, so that the next stage can read them alone.
+Parameters are a separate item, so that a later run can read them without the optimizer state.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ from t5lite.system.errors import UserError
 from t5lite.system.hosts import gather, is_primary, wait_for_all
 from t5lite.tasks.metrics import Metrics
 from t5lite.training.policy import Policy
-from t5lite.training.reading import FOLDER, Items, read_intact, saved_steps, scores_of, silence_late_errors
-from t5lite.training.record import ITEM, Record, leaves_of, sealed
+from t5lite.training.reading import FOLDER, Items, read_intact, read_scores, saved_steps, silence_late_errors
+from t5lite.training.record import ITEM, Record, describe_leaves, seal
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
 
 
 class Checkpoints:
-    """The checkpoints of one run that its policy keeps. A workdir has only one such object at a time."""
+    """The checkpoints that one run writes and keeps. Use only one such object for a workdir at a time."""
 
     def __init__(self, workdir: Path, policy: Policy):
         self.workdir, self.folder, self.policy = workdir, workdir.absolute() / FOLDER, policy
-        self._scores = scores_of(workdir, policy.metric)
+        self._scores = read_scores(workdir, policy.metric)
         self._metrics: dict[int, dict[str, float]] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, enable_async_checkpointing=True, lightweight_initialize=True
         )
         silence_late_errors()
-        with _explained(self.folder):
+        with _explain_write_errors(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
@@ -47,59 +47,66 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Tell Orbax which of the checkpoints stay."""
-        kept = self.policy.kept({each.step: self._scores.get(each.step) for each in checkpoints})
-        return [each.step in kept for each in checkpoints]
+        """Tell Orbax which checkpoints to keep."""
+        kept_steps = self.policy.select_kept_steps({each.step: self._scores.get(each.step) for each in checkpoints})
+        return [each.step in kept_steps for each in checkpoints]
 
     def note_metrics(self, step: int, metrics: Mapping[str, Metrics]) -> None:
-        """Note the {split: metrics} of `step`, to be saved with its checkpoint.
+        """Note the metrics {split: {name: value}} of `step`. `save` writes them into the checkpoint of this step.
 
-        Raises UserError where the policy keeps the best checkpoints but its metric is not among `metrics`.
+        Raises UserError if the policy keeps the best checkpoints but its metric is not among `metrics`.
         """
-        named = {f"{split}/{name}": value for split, values in metrics.items() for name, value in values.items()}
-        if self.policy.keep_best is not None and self.policy.metric not in named:
-            raise UserError(f"checkpoint.metric={self.policy.metric} is not evaluated; known: {', '.join(named)}")
-        self._metrics = {step: named}
-        if step in self._scores:  # saved before it was evaluated
-            self._scores[step] = named.get(self.policy.metric)
+        scores = {f"{split}/{name}": value for split, values in metrics.items() for name, value in values.items()}
+        if self.policy.keep_best is not None and self.policy.metric not in scores:
+            raise UserError(f"checkpoint.metric={self.policy.metric} is not evaluated; known: {', '.join(scores)}")
+        self._metrics = {step: scores}
+        if step in self._scores:  # the step was saved before it was evaluated
+            self._scores[step] = scores.get(self.policy.metric)
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Start saving. The arrays are copied before this returns, so the caller may donate them."""
+        """Start to save `state` and `progress` in the background.
+
+        The arrays are copied before this method returns, so the caller may donate them.
+        """
         step = int(state.step)
         if step == self.latest_step():
             return
-        items = _items(state)
-        record = Record(step, progress, self._metrics.get(step, {}), leaves_of(items))
+        items = _make_items(state)
+        record = Record(step, progress, self._metrics.get(step, {}), describe_leaves(items))
         self._scores[step] = record.metrics.get(self.policy.metric)
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        with _explained(self.folder):
-            self._manager.save(step, args=ocp.args.Composite(**trees, **{ITEM: ocp.args.JsonSave(sealed(record))}))
+        with _explain_write_errors(self.folder):
+            self._manager.save(step, args=ocp.args.Composite(**trees, **{ITEM: ocp.args.JsonSave(seal(record))}))
 
     def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Return the state of the newest intact checkpoint, placed by `shardings`, and the progress saved with it.
+        """Return (state, progress) of the newest intact checkpoint. The state is placed by `shardings`.
 
-        Newer checkpoints, which are damaged, are moved aside. Where all are damaged, raises UserError and moves none.
+        Renames the newer checkpoints, which are damaged. If all are damaged, renames none and raises UserError.
         """
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
-        def wanted(record: Record) -> Items:
-            items = _items(like)
-            more = record.leaves.keys() - dict(flatten_with_paths(items))
-            if more:
-                raise UserError(f"{self.folder / str(record.step)}: {min(more)} has no place in this config's run")
-            # A frozen parameter is its own average: saved in the average too, but not needed from there.
+        def select_arrays(record: Record) -> Items:
+            items = _make_items(like)
+            unknown = record.leaves.keys() - dict(flatten_with_paths(items))
+            if unknown:
+                raise UserError(
+                    f"{self.folder / str(record.step)}: {min(unknown)} has no place in a run of this config; "
+                    "use the config of the run that saved it"
+                )
+            # The saved average includes the frozen parameters, but the state's average does not.
             return items if like.average is None else {**items, "average": like.average}
 
         steps = saved_steps(self.workdir)[::-1]
-        record, items = next(read_intact(self.workdir, steps, wanted))
+        record, items = next(read_intact(self.workdir, steps, select_arrays))
         self._set_aside(steps[: steps.index(record.step)])
         return TrainState(jax.device_put(np.int32(record.step), shardings.step), **items), record.progress
 
     def _set_aside(self, steps: Sequence[int]) -> None:
+        """Rename the checkpoints of `steps` to damaged-STEP, or to damaged-STEP-N if this name is taken."""
         if not steps:
             return
         if is_primary():
-            with _explained(self.folder):
+            with _explain_write_errors(self.folder):
                 for step in steps:
                     names = (f"damaged-{step}", *(f"damaged-{step}-{n}" for n in range(2, 1000)))
                     free = next(name for name in names if not (self.folder / name).exists())
@@ -108,8 +115,8 @@ class Checkpoints:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Return when the save in the background is complete."""
-        with _explained(self.folder):
+        """Wait until the save in the background is complete."""
+        with _explain_write_errors(self.folder):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -117,39 +124,42 @@ class Checkpoints:
         self._manager.close()
 
 
-def _items(state: TrainState) -> Items:
-    """Return the items of a checkpoint, each a tree: the whole state except the step.
+def _make_items(state: TrainState) -> Items:
+    """Return the items of a checkpoint, {name: tree}: everything in the state except the step.
 
-    Orbax saves no empty tree, such as the optimizer state of weights that were never trained here. The saved average
-    includes the frozen parameters, because it is read without the parameters.
+    Orbax does not save empty trees, such as the optimizer state of converted weights, so they are left out. The saved
+    average includes the frozen parameters, because readers of the average do not read the parameters.
     """
     average = None if state.average is None else state.evaluated_params
     items = {"params": state.params, "opt_state": state.opt_state, "average": average}
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 
-FULL_OR_FORBIDDEN = (
+# Errors of a full or read-only disk, or of missing rights. The user can correct them.
+USER_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explain_write_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of a disk that is full or must not be written into a UserError that names `folder`."""
     try:
         yield
     except (OSError, ValueError) as error:
         # TensorStore reports a failed write as a ValueError, whose message contains the system's message.
         code = getattr(error, "errno", None)
-        causes = [cause for cause in FULL_OR_FORBIDDEN if cause == code or os.strerror(cause) in str(error)]
+        causes = [cause for cause in USER_ERRORS if cause == code or os.strerror(cause) in str(error)]
         if not causes:
             raise
         raise UserError(f"cannot write {folder}: {os.strerror(causes[0])}; earlier checkpoints are intact") from error
 
 
-def params_sha256(params: Any) -> str:
-    """Return the SHA-256 of the leaves in path order: of path, dtype, shape and the little-endian bytes in C order.
+def hash_params(params: Any) -> str:
+    """Return the SHA-256 of all leaves in the order of their paths.
 
-    The leaves are gathered one by one. All hosts must call this together.
+    For each leaf, the digest reads path, dtype, shape, and the little-endian bytes in C order. The leaves are gathered
+    one at a time. All hosts must call this function together.
     """
     digest = hashlib.sha256()
     for path, leaf in flatten_with_paths(params):

@@ -1,7 +1,7 @@
-"""The training loop of all stages: step after step until the budget is spent, with logs, evaluations and checkpoints.
+"""The training loop: step after step until the last step, with logs, evaluations and checkpoints.
 
-The loop knows nothing about text files: `batches` yields the rows of each step. The metrics of a step are read while
-the next step runs, so the device never waits for the host.
+The loop does not read text: `batches` yields the rows of each step. The metrics of a step are read while the next step
+runs, so the device does not wait for the host.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from t5lite.system.hosts import wait_for_all
 from t5lite.system.progress import progress
 from t5lite.system.signals import EvaluationStopped, Stopping
 from t5lite.training.checkpoint import Checkpoints
-from t5lite.training.debug import first_nan
+from t5lite.training.debug import find_first_nan
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
@@ -25,12 +25,14 @@ from t5lite.training.watch import Progress, Watch
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """When to do what, in steps.
+    """The settings of the loop.
 
-    flops_per_step: the model's, for the log.
-    peak_flops: per second, of all devices; 0: unknown.
-    most_skipped: how many updates in a row may be left out because a number is not finite.
-    debug_nans: stop at the first such update and look for the operation.
+    total_steps: the number of the last step.
+    log_every, save_every, evaluate_every: numbers of steps. evaluate_every=None: evaluate only after the last step.
+    flops_per_step: FLOPs of the model in a step, for the log.
+    peak_flops: FLOPs per second of all devices together; 0 if unknown.
+    max_skipped: how many updates in a row may be left out because a number is not finite.
+    debug_nans: whether to stop at the first update that is left out, and to look for the operation.
     """
 
     total_steps: int
@@ -39,11 +41,11 @@ class LoopSettings:
     evaluate_every: int | None
     flops_per_step: float
     peak_flops: float
-    most_skipped: int
+    max_skipped: int
     debug_nans: bool
 
-    def evaluates(self, step: int) -> bool:
-        """Return whether an evaluation follows this step: every `evaluate_every` steps, and at the end."""
+    def is_evaluation_step(self, step: int) -> bool:
+        """Return whether an evaluation follows this step: every `evaluate_every` steps, and after the last step."""
         return step == self.total_steps or (self.evaluate_every is not None and step % self.evaluate_every == 0)
 
 
@@ -52,23 +54,25 @@ def run_loop(
     state: TrainState,
     batches: Iterator[Any],
     settings: LoopSettings,
-    done: Progress,
+    totals: Progress,
     log: MetricsLog,
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState, int], None],
     stop: Stopping,
     title: str,
 ) -> TrainState:
-    """Train from `state` to the last step.
+    """Train from `state` to the last step, and return the new state.
 
-    Raises Interrupted after a signal, once the last step is saved.
+    Raises Interrupted after a signal, when the current step is saved.
 
     Args:
         batches: yields the rows of each remaining step, placed on the mesh.
-        evaluate: `evaluate(state, step)` writes its own metrics. It raises EvaluationStopped where `stop` asks for it.
+        totals: the totals of the run up to `state`; updated in place.
+        evaluate: `evaluate(state, step)` evaluates and logs the metrics. It raises EvaluationStopped if `stop` ends it.
+        title: the title of the progress bar.
     """
     first = int(state.step)
-    meter = _Meter(settings, done, log, trainer)
+    meter = _Meter(settings, totals, log, trainer)
     pending: tuple[int, Any] | None = None
     with progress(title, settings.total_steps, done=first) as advance, stop:
         for step in range(first + 1, settings.total_steps + 1):
@@ -77,65 +81,71 @@ def run_loop(
             if pending is not None:
                 advance(1, note=meter.read(*pending))
             if settings.debug_nans and metrics["skipped"]:
-                before = state.replace(step=state.step - 1)  # its parameters did not change
-                raise UserError(f"step {step}: {first_nan(trainer.function, before, rows, trainer.mesh)}")
+                before = state.replace(step=state.step - 1)  # the skipped update did not change the parameters
+                raise UserError(f"step {step}: {find_first_nan(trainer.function, before, rows, trainer.mesh)}")
             pending = (step, metrics)
-            last = step == settings.total_steps
-            evaluates, given_up = settings.evaluates(step), False
-            due = last or step % settings.save_every == 0
-            if evaluates or due:
+            is_last = step == settings.total_steps
+            evaluates, evaluation_stopped = settings.is_evaluation_step(step), False
+            saves = is_last or step % settings.save_every == 0
+            if evaluates or saves:
                 advance(1, note=meter.read(*pending))
                 pending = None
             if evaluates:
                 try:
-                    meter.apart(lambda: evaluate(state, step))  # noqa: B023 - called at once
+                    meter.time_other_work(lambda: evaluate(state, step))  # noqa: B023 - called at once
                 except EvaluationStopped:
-                    given_up = True
-            # Asked only once: a signal may come between two questions. After the last step there is nothing to stop.
-            stopping = given_up or (not last and stop.must_stop(at_once=evaluates or due))
-            if (due and not done.skipped_in_a_row) or last or stopping:
+                    evaluation_stopped = True
+            # Ask only once: two calls could give different answers if a signal comes between them. After the last step
+            # there is nothing to stop.
+            stopping = evaluation_stopped or (not is_last and stop.must_stop(at_once=evaluates or saves))
+            if (saves and not totals.skipped_in_a_row) or is_last or stopping:
                 if pending is not None:
                     advance(1, note=meter.read(*pending))
                     pending = None
                 log.sync()
-                meter.apart(lambda: checkpoints.save(state, dataclasses.asdict(done)))  # noqa: B023
+                meter.time_other_work(lambda: checkpoints.save(state, dataclasses.asdict(totals)))  # noqa: B023
             if stopping:
                 checkpoints.wait()
                 wait_for_all()  # a host that ends early would end the hosts that are still saving
-                raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
+                raise Interrupted(f"stopped after step {step}, which is saved; run the same command again")
     checkpoints.wait()
     return state
 
 
 class _Meter:
-    """Reads the metrics of a step, adds them to `done`, and writes the lines of the log with rates."""
+    """Read the metrics of each step, add them to `totals`, and write lines of the log.
 
-    def __init__(self, settings: LoopSettings, done: Progress, log: MetricsLog, trainer: Trainer):
-        self.settings, self.done, self.log, self.trainer = settings, done, log, trainer
-        self.watch = Watch(done, settings.most_skipped)
+    last_read: the time, in seconds of the clock, when the metrics of the last step were read.
+    since_line: the counts since the last line of the log.
+    waited: the seconds that the current step waited for its batch.
+    """
+
+    def __init__(self, settings: LoopSettings, totals: Progress, log: MetricsLog, trainer: Trainer):
+        self.settings, self.totals, self.log, self.trainer = settings, totals, log, trainer
+        self.watch = Watch(totals, settings.max_skipped)
         self.last_read = time.perf_counter()
-        self.since = self._zero()
+        self.since_line = self._zero_counts()
         self.waited = 0.0
 
     @staticmethod
-    def _zero() -> dict[str, float]:
+    def _zero_counts() -> dict[str, float]:
         return {"steps": 0, "tokens": 0.0, "seconds": 0.0, "input_wait": 0.0}
 
     def wait_for(self, batches: Iterator[Any]) -> Any:
-        """Return the next batch, and count the time of waiting for it."""
+        """Return the next batch, and count the seconds until it is ready."""
         start = time.perf_counter()
         rows = next(batches)
         self.waited += time.perf_counter() - start
         return rows
 
-    def apart(self, work: Callable[[], Any]) -> None:
-        """Do work that is not training. Its time counts for the run, not for a step."""
+    def time_other_work(self, work: Callable[[], Any]) -> None:
+        """Do work that is not training. Its time counts for the run, but not for a step."""
         start = time.perf_counter()
         try:
             work()
         finally:
             seconds = time.perf_counter() - start
-            self.done.seconds += seconds
+            self.totals.seconds += seconds
             self.last_read += seconds
 
     def read(self, step: int, metrics: Any) -> str:
@@ -146,32 +156,33 @@ class _Meter:
         values = {name: float(value) for name, value in values.items()}
         now = time.perf_counter()
         seconds, self.last_read = now - self.last_read, now
-        self.done.tokens += values["tokens"]
-        self.done.seconds += seconds
-        self.since["steps"] += 1
-        self.since["tokens"] += values["tokens"]
-        self.since["seconds"] += seconds
-        self.since["input_wait"] += self.waited
+        self.totals.tokens += values["tokens"]
+        self.totals.seconds += seconds
+        self.since_line["steps"] += 1
+        self.since_line["tokens"] += values["tokens"]
+        self.since_line["seconds"] += seconds
+        self.since_line["input_wait"] += self.waited
         self.waited = 0.0
         settings = self.settings
-        notes = self.watch.look(step, values["loss"], skipped, finite_rows)
+        notes = self.watch.check(step, values["loss"], skipped, finite_rows)
         if notes or step % settings.log_every == 0 or step in (1, settings.total_steps):
             self._write(step, values, notes)
         return f"loss {values['loss']:.3f}"
 
     def _write(self, step: int, values: dict[str, float], notes: dict[str, Any]) -> None:
-        since, self.since = self.since, self._zero()
-        seconds = max(since["seconds"], 1e-9)
+        """Write a line of the log, with rates since the last line."""
+        counts, self.since_line = self.since_line, self._zero_counts()
+        seconds = max(counts["seconds"], 1e-9)
         line = {
             "loss": values["loss"],
             "learning_rate": float(self.trainer.schedule(step - 1)),
             "grad_norm": values["grad_norm"],
-            "tokens": int(self.done.tokens),
-            "tokens_per_second": since["tokens"] / seconds,
-            "step_ms": 1000 * seconds / since["steps"],
-            "input_wait": since["input_wait"] / seconds,
+            "tokens": int(self.totals.tokens),
+            "tokens_per_second": counts["tokens"] / seconds,
+            "step_ms": 1000 * seconds / counts["steps"],
+            "input_wait": counts["input_wait"] / seconds,
             "padding": 1 - values["tokens"] / values["places"],
         }
         if self.settings.peak_flops:
-            line["mfu"] = self.settings.flops_per_step * since["steps"] / seconds / self.settings.peak_flops
+            line["mfu"] = self.settings.flops_per_step * counts["steps"] / seconds / self.settings.peak_flops
         self.log.write(step, "train", line, notes)

@@ -1,9 +1,9 @@
-"""Reading checkpoints: only what was saved is ever returned, and an earlier checkpoint replaces a damaged one.
+"""Read and verify checkpoints. Damaged arrays are never returned: an earlier checkpoint replaces a damaged one.
 
-    record, items = next(read_intact(workdir, choose_steps(workdir, None), want_evaluated(like)))
+    record, items = next(read_intact(workdir, choose_steps(workdir, None), select_evaluated(like)))
 
-Restored arrays are compared with the checksums in the checkpoint's record (record.py). So it does not matter which file
-was truncated, changed or lost, or whether Orbax noticed.
+Restored arrays are compared with the checksums in the checkpoint's record (record.py). So every truncated, changed or
+lost file is noticed, even if Orbax does not notice.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ from t5lite.system.hosts import check_agreement, from_primary, to_primary
 from t5lite.system.progress import warn
 from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
-from t5lite.training.record import Damaged, Record, checksums, read_record
+from t5lite.training.record import DamagedCheckpoint, Record, compute_checksums, read_record
 from t5lite.training.tables import flatten_with_paths
 
 FOLDER = "checkpoints"
 BEST = "best"
 
 Items = dict[str, Any]  # {item: tree of arrays}
-Wanted = Callable[[Record], Items]
+SelectArrays = Callable[[Record], Items]
 
 # Errors of reading that do not mean that the checkpoint is damaged.
 NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Return the steps of the checkpoints in a workdir, ascending. Orbax's unfinished checkpoints have other names."""
+    """Return the steps of the checkpoints in a workdir, ascending. Unfinished checkpoints have other names."""
     folder = workdir.absolute() / FOLDER
     if not folder.is_dir():
         return []
@@ -51,110 +51,123 @@ def saved_steps(workdir: Path) -> list[int]:
 def choose_steps(workdir: Path, step: str | None) -> list[int]:
     """Return the steps of the checkpoints that may be read, in order of preference.
 
-    A checkpoint that was asked for has no replacement. Raises UserError where there is none.
+    Raises UserError if the workdir has no checkpoint, or not the one that `step` asks for.
 
     Args:
-        step: a number, or "best" by the run's own metric; None: the newest, then the earlier ones.
+        step: a number, or "best" for the best checkpoint by the run's metric. Then no other checkpoint may replace it.
+            None: all checkpoints, newest first.
     """
     steps = saved_steps(workdir)
     if not steps:
         raise UserError(
-            f"{workdir} has no complete checkpoint in {FOLDER}/: it is not the workdir of a run that saved one"
+            f"{workdir} has no complete checkpoint in {FOLDER}/; give the workdir of a run that has saved a checkpoint"
         )
     if step is None:
         return steps[::-1]
-    known = f"its checkpoints are of the steps {', '.join(map(str, steps))}"
+    advice = f"give one of the steps {', '.join(map(str, steps))}"
     if step == BEST:
         policy = make_policy(load_json(workdir / "config.json"))
-        ranked = policy.ranked(scores_of(workdir, policy.metric))
-        if not ranked:
-            raise UserError(f"no checkpoint in {workdir} was evaluated by {policy.metric}; {known}")
-        return ranked[:1]
+        best_first = policy.rank_steps(read_scores(workdir, policy.metric))
+        if not best_first:
+            raise UserError(f"no checkpoint in {workdir} was evaluated by {policy.metric}; {advice}")
+        return best_first[:1]
     if not step.isdecimal() or int(step) not in steps:
-        raise UserError(f"{workdir} has no checkpoint of step {step!r}; {known}, or say {BEST!r}")
+        raise UserError(f"{workdir} has no checkpoint of step {step!r}; {advice}, or {BEST!r}")
     return [int(step)]
 
 
-def scores_of(workdir: Path, metric: str) -> dict[int, float | None]:
-    """Return {step: value of the metric} of all checkpoints; None where it was not evaluated or cannot be read.
+def read_scores(workdir: Path, metric: str) -> dict[int, float | None]:
+    """Return {step: value of the metric} for all checkpoints. The value is None if it is missing or unreadable.
 
-    Where a record lacks the metric, the log replaces it: a run may stop during an evaluation and finish it after
-    resuming.
+    If the record of a checkpoint lacks the metric, the value comes from metrics.jsonl. This can happen if a run stops
+    during an evaluation: it repeats the evaluation after it is resumed.
     """
     split, _, name = metric.rpartition("/")
-    logged = (values for _, values in read_log(workdir / "metrics.jsonl") if values["split"] == split)
-    later = {values["step"]: values[name] for values in logged if has_shape(values.get(name), NUMBER)}
+    entries = (values for _, values in read_log(workdir / "metrics.jsonl") if values["split"] == split)
+    logged = {values["step"]: values[name] for values in entries if has_shape(values.get(name), NUMBER)}
     scores: dict[int, float | None] = {}
     for step in saved_steps(workdir):
         try:
             record = read_record(workdir.absolute() / FOLDER / str(step))
-            scores[step] = record.metrics.get(metric, later.get(step))
+            scores[step] = record.metrics.get(metric, logged.get(step))
         except UserError:
             scores[step] = None
     return scores
 
 
-def read_intact(workdir: Path, steps: Sequence[int], wanted: Wanted) -> Iterator[tuple[Record, Items]]:
-    """Yield (record, {item: arrays}) of each intact checkpoint at `steps`. Before it skips a damaged one, it warns.
+def read_intact(workdir: Path, steps: Sequence[int], select_arrays: SelectArrays) -> Iterator[tuple[Record, Items]]:
+    """Yield (record, {item: arrays}) of each intact checkpoint at `steps`. Skip damaged checkpoints, with a warning.
 
-    Raises Damaged where none is intact, and UserError where a checkpoint has other arrays than wanted. All hosts must
-    call this together.
+    All hosts must call this function together.
 
     Args:
-        wanted: `wanted(record)` returns the arrays to read, as {item: tree of jax.ShapeDtypeStruct with shardings}.
+        select_arrays: `select_arrays(record)` returns the arrays to read: {item: tree of jax.ShapeDtypeStruct with
+            shardings}.
+
+    Raises:
+        DamagedCheckpoint: if no checkpoint is intact.
+        UserError: if a checkpoint lacks an array that `select_arrays` asks for, or has it with another shape or dtype.
     """
     damaged: list[str] = []
     check_agreement({"checkpoints": [str(workdir), *steps]})
     for index, step in enumerate(steps):
-        record, items, wrong = _read(workdir.absolute() / FOLDER / str(step), wanted)
-        # If one host cannot read a checkpoint, no host uses it. All must know before the checksums, computed together.
-        wrong = next(filter(None, from_primary(to_primary(wrong))), None) or _altered(items, record)
-        if wrong is None:
+        record, items, damage = _read(workdir.absolute() / FOLDER / str(step), select_arrays)
+        # If one host cannot read a checkpoint, no host uses it. All hosts must know this before they compute checksums,
+        # because they compute them together.
+        damage = next(filter(None, from_primary(to_primary(damage))), None) or _describe_changes(items, record)
+        if damage is None:
             yield record, items
         else:
-            damaged.append(f"{workdir.absolute() / FOLDER / str(step)} is damaged: {wrong}")
+            damaged.append(f"{workdir.absolute() / FOLDER / str(step)} is damaged: {damage}")
             if index + 1 < len(steps):
                 warn(f"{damaged[-1]}; GOING BACK to the checkpoint of step {steps[index + 1]}")
         del record, items
     if len(damaged) == len(steps):
-        many = f"none of the {len(steps)} checkpoints is intact: " if len(steps) > 1 else ""
-        raise Damaged(f"{many}{damaged[0]}; put a copy of it in its place if there is one; nothing was changed")
+        prefix = f"none of the {len(steps)} checkpoints is intact: " if len(steps) > 1 else ""
+        raise DamagedCheckpoint(f"{prefix}{damaged[0]}; replace it by a copy if you have one; nothing was changed")
 
 
-def want_evaluated(like: Any) -> Wanted:
-    """Return `wanted` of `read_intact` for the parameters in the tree `like`, from the average where there is one."""
-    return lambda record: {record.evaluated_item: like}
+def select_evaluated(like: Any) -> SelectArrays:
+    """Return a function for `read_intact` that selects the parameters to evaluate.
+
+    like: tree of jax.ShapeDtypeStruct with shardings. The average of the parameters is read if the checkpoint has one.
+    """
+    return lambda record: {record.params_item: like}
 
 
-def _read(checkpoint: Path, wanted: Wanted) -> tuple[Record | None, Items | None, str | None]:
-    """Return (record, arrays, None), with checksums not yet compared, or (None, None, what is damaged)."""
+def _read(checkpoint: Path, select_arrays: SelectArrays) -> tuple[Record | None, Items | None, str | None]:
+    """Return (record, arrays, None), or (None, None, damage) for a damaged checkpoint. Do not compare checksums yet."""
     try:
         record = read_record(checkpoint)
-        like = wanted(record)
+        like = select_arrays(record)
         for path, leaf in flatten_with_paths(like):
             saved = record.leaves.get(path)
-            found = "nothing" if saved is None else f"{saved.dtype} {saved.shape}"
-            if found != f"{leaf.dtype} {leaf.shape}":
-                raise UserError(f"{checkpoint}: {path} should be {leaf.dtype} {leaf.shape}, is {found}")
+            actual = "missing" if saved is None else f"{saved.dtype} {saved.shape}"
+            if actual != f"{leaf.dtype} {leaf.shape}":
+                raise UserError(
+                    f"{checkpoint}: {path} is {actual}, but this config needs {leaf.dtype} {leaf.shape}; "
+                    "use the config of the run that saved it"
+                )
         return record, {name: _read_item(checkpoint / name, tree) for name, tree in like.items()}, None
-    except Damaged as error:
-        return None, None, str(error)  # only the text: the exception would keep the arrays in memory
+    except DamagedCheckpoint as error:
+        return None, None, str(error)  # return only the text: the exception would keep arrays in memory
 
 
-def _altered(items: Items, record: Record) -> str | None:
-    """Return which arrays differ from what was saved, as text; None: none."""
-    wrong = [path for path, found in checksums(items).items() if found != record.leaves[path].checksum]
-    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    return f"{wrong[0]}{more} is not what was saved" if wrong else None
+def _describe_changes(items: Items, record: Record) -> str | None:
+    """Return a text that names the arrays whose checksums differ from the record; None if all are equal."""
+    changed = [path for path, value in compute_checksums(items).items() if value != record.leaves[path].checksum]
+    others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+    return f"{changed[0]}{others} does not have its checksum" if changed else None
 
 
 def _read_item(folder: Path, like: Any) -> Any:
+    """Return the arrays of an item, with the shapes, dtypes and shardings of `like`."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
     silence_late_errors()
     try:
-        # Not a Checkpointer: in it, hosts that can read would wait for one that cannot.
-        # As few concurrent bytes as possible: the bytes that are read need memory beside the arrays made from them.
+        # Do not use a Checkpointer: hosts that can read would wait in it for a host that cannot.
+        # Read as few bytes at a time as possible, because they need memory in addition to the arrays.
         largest = max((math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like)), default=0)
         handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=1 + largest // 10**9)
         with contextlib.closing(handler):
@@ -165,27 +178,31 @@ def _read_item(folder: Path, like: Any) -> Any:
         for code in NO_DAMAGE:
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise UserError(f"cannot read {folder}: {os.strerror(code)}") from error
-        raise Damaged(f"{folder.name}: {_in_short(error)}") from error
+        raise DamagedCheckpoint(f"{folder.name}: {_shorten_error(error)}") from error
 
 
 @functools.cache
 def silence_late_errors() -> None:
-    """Silence the complaints of Orbax's other reads or writes when one has failed: they find their event loop closed.
+    """Silence the messages of reads and writes that Orbax still runs after one of them has failed.
 
-    Each complaint is a page long, and the one line that says what is wrong would be lost among them.
+    Each of them reports that its event loop is closed, in a whole page. The user would not see the one line that names
+    the error.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    before = sys.unraisablehook
+    previous_hook = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
+            previous_hook(unraisable)
 
     sys.unraisablehook = hook
 
 
-def _in_short(error: BaseException) -> str:
-    """Return the first cause. Orbax wraps TensorStore's errors, which name the file, in pages of its own text."""
+def _shorten_error(error: BaseException) -> str:
+    """Return the text of the first cause, at most 300 characters.
+
+    The first cause is TensorStore's error, which names the file. Orbax adds pages of text around it.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())

@@ -1,24 +1,24 @@
-"""The record of a checkpoint: a file that describes all its arrays, so that damage to them shows.
+"""The record of a checkpoint: a file that describes all arrays of the checkpoint, so that damage is detected.
 
     checkpoints/60/record/metadata
     {"sha256": "5f2a…", "record": {
         "format": 1,
         "step": 60,
         "progress": {"tokens": 19200.0, "seconds": 31.5},
-        "metrics": {"validation/loss": 3.21, …},                      of the evaluation at this step; {} without one
+        "metrics": {"validation/loss": 3.21, …},          from the evaluation at this step; {} if there was none
         "leaves": {"params/encoder/final_norm/scale": {"shape": [32], "dtype": "float32", "checksum": 310249090}, …}}}
 
-`sha256` is the digest of the record as JSON with sorted keys and no spaces. This envelope stays the same in all future
-formats; the content of the record may change.
+`sha256` is the digest of the record as JSON with sorted keys and no spaces. All future formats will have the keys
+"sha256" and "record", but the content of the record may change.
 
 The checksum of an array is computed on the device that holds the array:
 
     sum over all elements of mix(bits ^ mix(place))   mod 2³²
 
 `place` is the index of the element in the whole array in C order. `mix` is a one-to-one map of 32 bits with outputs
-that look random (MurmurHash3's finalizer, Appleby 2016). So a change of a single element always shows, and any other
-change shows with probability 1 − 2⁻³². A sum that wraps is the same in any order, so it does not depend on the mesh or
-the number of hosts.
+that look random (MurmurHash3's finalizer, Appleby 2016). So a change of a single element is always detected. Any other
+change is detected with probability 1 − 2⁻³². A sum of integers that wraps does not depend on the order, so the checksum
+does not depend on the mesh or the number of hosts.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ ITEM = "record"
 FILE = "metadata"  # Orbax's name for the file of a JSON item
 
 
-class Damaged(UserError):
-    """A checkpoint does not hold what was saved; an earlier one may. The text says which part is damaged."""
+class DamagedCheckpoint(UserError):
+    """A checkpoint is damaged. An earlier checkpoint may be intact. The message names the damaged part."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """An array of a checkpoint: its shape, its dtype's name, its checksum."""
+    """An array of a checkpoint: shape, name of the dtype, checksum."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -54,7 +54,7 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The record of one checkpoint; see the module."""
+    """The record of one checkpoint; the module's docstring describes the fields."""
 
     step: int
     progress: dict[str, Any]
@@ -62,15 +62,15 @@ class Record:
     leaves: dict[str, Leaf]
 
     @property
-    def evaluated_item(self) -> str:
-        """The item that everything but the run itself reads: the average of the parameters where there is one.
+    def params_item(self) -> str:
+        """The item to read for any use except resuming: "average" if the checkpoint has one, else "params".
 
-        This is the one rule for evaluation, generation, averages over checkpoints and later stages.
+        Evaluation, generation, averages over checkpoints and later runs all follow this rule.
         """
         return "average" if any(path.startswith("average/") for path in self.leaves) else "params"
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
-        """Return {path: shape} of the arrays of an item."""
+        """Return {path: shape} for the arrays of an item."""
         return {
             path.removeprefix(f"{item}/"): leaf.shape
             for path, leaf in self.leaves.items()
@@ -78,14 +78,14 @@ class Record:
         }
 
 
-def leaves_of(items: Any) -> dict[str, Leaf]:
-    """Return {path: leaf} of the arrays of {item: tree}."""
-    sums = checksums(items)
+def describe_leaves(items: Any) -> dict[str, Leaf]:
+    """Return {path: Leaf} for all arrays in `items`, a dict {item: tree}."""
+    sums = compute_checksums(items)
     return {path: Leaf(tuple(x.shape), str(x.dtype), sums[path]) for path, x in flatten_with_paths(items)}
 
 
-def sealed(record: Record) -> dict[str, Any]:
-    """Return the record as JSON values, with its digest."""
+def seal(record: Record) -> dict[str, Any]:
+    """Return the record and its digest as JSON values, as in the module's docstring."""
     content = replace_non_finite({"format": FORMAT, **dataclasses.asdict(record)})
     return {"sha256": _digest(content), "record": content}
 
@@ -95,10 +95,11 @@ def _digest(content: Any) -> str:
 
 
 def read_record(checkpoint: Path) -> Record:
-    """Return the record of the checkpoint in a folder.
+    """Return the record of the checkpoint in the folder `checkpoint`.
 
-    Raises Damaged, and UserError where the file may not be read, or where another version of t5lite wrote another
-    format.
+    Raises:
+        DamagedCheckpoint: if the file is missing, is not a record, does not match its digest, or is of another step.
+        UserError: if reading is not permitted, or if another version of t5lite wrote another format.
     """
     path = checkpoint / ITEM / FILE
     try:
@@ -110,18 +111,18 @@ def read_record(checkpoint: Path) -> Record:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if (checkpoint / "progress").is_dir():
             raise UserError(
-                f"{checkpoint} was made by a t5lite that is too old: its format has no checksums"
+                f"{checkpoint} has the format of an older t5lite, without checksums; use that version, or train anew"
             ) from error
-        raise Damaged(f"{ITEM}/{FILE}: {error!r}") from error
+        raise DamagedCheckpoint(f"{ITEM}/{FILE}: {error!r}") from error
     if not intact:
-        raise Damaged(f"{ITEM}/{FILE} does not have the digest that it was written with")
+        raise DamagedCheckpoint(f"{ITEM}/{FILE} does not have the digest that it was written with")
     check_format(content["format"], str(checkpoint))
     leaves = {
         path: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"]) for path, leaf in content["leaves"].items()
     }
     record = Record(content["step"], content["progress"], content["metrics"], leaves)
     if str(record.step) != checkpoint.name:
-        raise Damaged(f"it was saved at step {record.step}")
+        raise DamagedCheckpoint(f"the folder is named {checkpoint.name}, but it was saved at step {record.step}")
     return record
 
 
@@ -132,7 +133,7 @@ def _mix(x: Array) -> Array:
 
 
 def _bits(x: Array) -> Array:
-    """Return the bit patterns of `x` as uint32, of the same shape; 8-byte elements become two along a new last axis."""
+    """Return the bits of `x` as uint32, in the shape of `x`. An 8-byte element gives two numbers on a new last axis."""
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
     width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize]
@@ -140,8 +141,8 @@ def _bits(x: Array) -> Array:
 
 
 @jax.jit
-def checksum(x: Array) -> Array:
-    """Return the checksum of an array of numbers or booleans: uint32 scalar."""
+def compute_checksum(x: Array) -> Array:
+    """Return the checksum of an array of numbers or booleans: a uint32 scalar."""
     bits, place, stride = _bits(x), jnp.uint32(0), 1
     for axis in reversed(range(bits.ndim)):
         place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
@@ -149,7 +150,7 @@ def checksum(x: Array) -> Array:
     return jnp.sum(_mix(bits ^ _mix(place)), dtype=jnp.uint32)
 
 
-def checksums(tree: Any) -> dict[str, int]:
-    """Return {path: checksum} of the arrays of a tree. All are fetched together, after the device has computed them."""
-    computed = jax.device_get({path: checksum(leaf) for path, leaf in flatten_with_paths(tree)})
+def compute_checksums(tree: Any) -> dict[str, int]:
+    """Return {path: checksum} for the arrays of a tree. The device computes all of them before the host reads them."""
+    computed = jax.device_get({path: compute_checksum(leaf) for path, leaf in flatten_with_paths(tree)})
     return {path: int(value) for path, value in computed.items()}

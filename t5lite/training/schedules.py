@@ -8,9 +8,9 @@
           /                   \\                    warmup_stable_decay
     step 0    warmup_steps     \\_ total_steps
 
-Warm-up is linear: (step + 1) / (warmup_steps + 1) of the peak. So the peak falls on step `warmup_steps`, and no update
-is wasted on a rate of 0 (as in nanoGPT). For the same reason, a decay reaches `final_fraction` of the peak at
-`total_steps`, which is after the last update. A run that is shorter than its warm-up ends during the warm-up.
+Warm-up is linear: (step + 1) / (warmup_steps + 1) of the peak. So step `warmup_steps` has the peak rate, and no update
+has a rate of 0 (as in nanoGPT). For the same reason, a decay reaches `final_fraction` of the peak at `total_steps`, one
+step after the last update. A run that is shorter than its warm-up ends during the warm-up.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,8 +47,8 @@ def _linear(s: dict, total_steps: int) -> optax.Schedule:
 def _warmup_stable_decay(s: dict, total_steps: int) -> optax.Schedule:
     """Return the peak, then a decay over the last `decay_fraction` of all steps (Hu et al. 2024, MiniCPM).
 
-    "1-sqrt" decays by 1 - sqrt(progress), which Hägele et al. 2024 found to be the better shape. "linear" decays by 1 -
-    progress.
+    The shape "linear" decays as 1 - progress, and "1-sqrt" as 1 - sqrt(progress). Hägele et al. 2024 found "1-sqrt" to
+    be better.
     """
     decay_steps = max(1, round(s["decay_fraction"] * total_steps))
     stable_steps = total_steps - s["warmup_steps"] - decay_steps
@@ -76,11 +76,11 @@ _AFTER_WARMUP = {
 }
 
 
-def settings_of(fields: Mapping, defaults: Mapping, what: str) -> dict:
-    """Return `defaults`, replaced by the `fields` that are not None. Raises UserError for a field without a default."""
+def fill_settings(fields: Mapping, defaults: Mapping, group: str) -> dict:
+    """Return `defaults`, updated with the `fields` that are not None. Raises UserError for an unknown field."""
     for field in fields:
         if field not in defaults:
-            raise UserError(f"{what}.{field}: unknown field; {nearest(field, defaults)}")
+            raise UserError(f"{group}.{field}: unknown field; {nearest(field, defaults)}")
     return {**defaults, **{field: value for field, value in fields.items() if value is not None}}
 
 
@@ -88,31 +88,34 @@ def _check(s: dict, total_steps: int) -> None:
     if s["name"] not in _AFTER_WARMUP:
         raise UserError(f"schedule.name: unknown schedule {s['name']!r}; {nearest(s['name'], _AFTER_WARMUP)}")
     if s["rate"] < 0:
-        raise UserError(f"schedule.rate: must not be negative, got {s['rate']}")
+        raise UserError(f"schedule.rate is {s['rate']}; it must not be negative")
     if total_steps < 1:
-        raise UserError(f"schedule: needs at least 1 step in all, got {total_steps}; raise the budget")
+        raise UserError(f"schedule: the run has {total_steps} steps, but needs at least 1; raise the budget")
     if total_steps > STEPS:
-        raise UserError(f"schedule: {total_steps:.3g} steps in all are more than {STEPS:,}; lower the budget")
+        raise UserError(f"schedule: the run has {total_steps:.3g} steps, more than {STEPS:,}; lower the budget")
     if s["warmup_steps"] < 0:
-        raise UserError(f"schedule.warmup_steps: must not be negative, got {s['warmup_steps']}")
+        raise UserError(f"schedule.warmup_steps is {s['warmup_steps']}; it must not be negative")
     if not 0 <= s["final_fraction"] <= 1:
-        raise UserError(f"schedule.final_fraction: must be from 0 to 1, got {s['final_fraction']}")
+        raise UserError(f"schedule.final_fraction is {s['final_fraction']}; it must be from 0 to 1")
     if not 0 < s["decay_fraction"] <= 1:
-        raise UserError(f"schedule.decay_fraction: must be above 0 and at most 1, got {s['decay_fraction']}")
+        raise UserError(f"schedule.decay_fraction is {s['decay_fraction']}; it must be above 0 and at most 1")
     if s["decay_shape"] not in ("linear", "1-sqrt"):
-        raise UserError(f"schedule.decay_shape: must be 'linear' or '1-sqrt', got {s['decay_shape']!r}")
+        raise UserError(f"schedule.decay_shape is {s['decay_shape']!r}; it must be 'linear' or '1-sqrt'")
 
 
 def make_schedule(fields: Mapping, total_steps: int) -> Schedule:
     """Return the schedule that `fields` describe, for a run of `total_steps`.
 
-    The result takes the 0-based step of an update, a number or a traced scalar, and returns a float32 scalar. Raises
-    UserError, naming the field, for an unknown name and for values out of range.
+    The schedule is a function. Its argument is the 0-based step of an update, a number or a traced scalar. It returns
+    the learning rate, a float32 scalar.
 
     Args:
         fields: the fields of the config's `schedule`. A missing field has the config's default.
+
+    Raises:
+        UserError: for an unknown name and for values out of range. The message names the field.
     """
-    s = settings_of(fields, base_config().schedule, "schedule")
+    s = fill_settings(fields, base_config().schedule, "schedule")
     _check(s, total_steps)
     schedule, warmup = _AFTER_WARMUP[s["name"]](s, total_steps), s["warmup_steps"]
     if warmup:

@@ -1,12 +1,12 @@
-"""A compiled train step with everything it needs: mesh, optimizer, schedule, shardings.
+"""Make a compiled train step, with mesh, optimizer, schedule and shardings.
 
     trainer = make_trainer(config, model, objective, table, total_steps)
     state = trainer.init()
     state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
 
-The step is compiled ahead of time: rows of another shape are an error, never a second compilation. Trainers that differ
-only in their seed share their programs. A process keeps its programs, so a study compiles each program once for all
-seeds.
+The step is compiled ahead of time. So rows of another shape are an error, and never a second compilation. Trainers that
+differ only in their seed share their compiled programs. A process caches programs, so a study compiles each program
+once for all seeds.
 """
 
 import dataclasses
@@ -34,20 +34,20 @@ from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
 from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
 
-PROGRAMS = 8  # the most programs of a kind that a process keeps
-# The fields of a config on which the programs of a training depend, beside its model and objective.
-OF_THE_STEP = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
+MAX_PROGRAMS = 8  # a process caches at most this many compiled programs of each function
+# The compiled step depends on these config fields, and on model and objective.
+STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """A compiled training step, and what was made with it.
+    """A compiled training step, with its mesh, schedule, shapes and shardings.
 
-    shapes, shardings: of the TrainState.
-    init: returns the first state, each array made on its own devices.
-    step: the compiled step. It donates the state that it is given.
+    shapes, shardings: the shape and the sharding of each array in the TrainState.
+    init: returns the first state. Each device makes its part of the arrays.
+    step: the compiled step. It consumes its argument `state` (donation).
     function: the step without jit.
-    memory_bytes: planned by the compiler for one device.
+    memory_bytes: the memory that the compiler plans for the step, on one device.
     """
 
     mesh: Mesh
@@ -77,27 +77,28 @@ def _row_structs(objective: Objective, batch_size: int, sharding: Any = None) ->
 def make_trainer(
     config: ConfigDict, model: Transformer, objective: Objective, table: TokenTable, total_steps: int
 ) -> Trainer:
-    """Place the training of `config` on its mesh, and compile the step.
+    """Make the mesh of `config`, and compile the step for this mesh.
 
-    Raises UserError where the state or a step does not fit in the memory of a device.
+    Raises UserError if the state or a step does not fit in the memory of a device.
     """
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.microbatches, mesh)
-    fields = FrozenConfigDict({name: config[name] for name in OF_THE_STEP})
-    made = _for_any_seed(fields, model, objective, table, mesh, total_steps)
-    wait_for_all()  # on CPUs, the first program of all hosts waits only half a minute for a late host (Gloo)
+    fields = FrozenConfigDict({name: config[name] for name in STEP_FIELDS})
+    trainer = _compile_for_any_seed(fields, model, objective, table, mesh, total_steps)
+    # Without this wait, CPU hosts fail if one of them starts the first common program over 30 s late (a limit of Gloo).
+    wait_for_all()
     seeded = {
-        name: functools.partial(getattr(made, name), seed=np.int32(config.seed))
+        name: functools.partial(getattr(trainer, name), seed=np.int32(config.seed))
         for name in ("init", "step", "function")
     }
-    return dataclasses.replace(made, **seeded)
+    return dataclasses.replace(trainer, **seeded)
 
 
-@functools.lru_cache(PROGRAMS)
-def _for_any_seed(
+@functools.lru_cache(MAX_PROGRAMS)
+def _compile_for_any_seed(
     config: FrozenConfigDict, model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh, total_steps: int
 ) -> Trainer:
-    """Return a Trainer whose functions have one more argument: `seed`, int32."""
+    """Return a Trainer whose functions have one more argument: `seed`, an int32 scalar."""
     schedule = make_schedule(config.schedule, total_steps)
     batch = batch_shapes(objective, config.batch_size, table)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
@@ -112,14 +113,14 @@ def _for_any_seed(
     )
 
     def init(seed: jax.Array) -> TrainState:
-        # Two rows are enough to make parameters, and keep the arrays of the tracing small.
+        # Two rows are enough to make parameters. With few rows, the arrays that tracing needs stay small.
         zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
         return init_state(model, optimizer, zeros, seed, None if config.ema_decay is None else trainable)
 
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(init, seed)
-    held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
-    check_fits(held, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
+    state_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
+    check_memory(state_bytes, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
     shardings = state_shardings(shapes, mesh, params, model.config)
     function = make_train_step(model, objective, table, optimizer, settings, trainable)
     step = jax.jit(
@@ -131,29 +132,29 @@ def _for_any_seed(
     with jax.set_mesh(mesh):
         rows = _row_structs(objective, config.batch_size, batch_sharding(mesh))
         compiled = step.lower(placed, rows, seed=seed).compile()
-    way_out = "lower batch_size, raise microbatches, or set model.remat=full"
-    check_fits(_memory_bytes(compiled), mesh, "a training step", way_out)
+    advice = "lower batch_size, raise microbatches, or set model.remat=full"
+    check_memory(_planned_bytes(compiled), mesh, "a training step", advice)
     return Trainer(
         mesh=mesh,
         schedule=schedule,
         shapes=shapes,
         shardings=shardings,
-        init=under(mesh, jax.jit(init, out_shardings=shardings)),
+        init=bind_mesh(mesh, jax.jit(init, out_shardings=shardings)),
         step=compiled,
         function=function,
-        memory_bytes=_memory_bytes(compiled),
+        memory_bytes=_planned_bytes(compiled),
     )
 
 
-def flops_of_a_step(config: ConfigDict, model: Transformer, objective: Objective) -> float:
+def count_step_flops(config: ConfigDict, model: Transformer, objective: Objective) -> float:
     """Return the FLOPs of one training step."""
     encoder_length, decoder_length = objective.lengths
     lengths = {"encoder_length": encoder_length, "decoder_length": decoder_length}
     return step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
 
 
-def under(mesh: Mesh, function: Callable) -> Callable:
-    """Return `function`, called under `mesh`. The model places its activations by this mesh."""
+def bind_mesh(mesh: Mesh, function: Callable) -> Callable:
+    """Return a function that calls `function` inside `jax.set_mesh(mesh)`, so activations are split over `mesh`."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -163,49 +164,52 @@ def under(mesh: Mesh, function: Callable) -> Callable:
     return wrapped
 
 
-@functools.lru_cache(PROGRAMS)
+@functools.lru_cache(MAX_PROGRAMS)
 def compile_eval_step(model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh) -> Callable:
-    """Return the jitted evaluation step, (params, rows, index) -> sums. The caller places the rows on `mesh`."""
+    """Return the jitted evaluation step: (params, rows, index) -> sums. The caller must place the rows on `mesh`."""
     step = make_eval_step(model, objective, table)
-    return under(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
+    return bind_mesh(mesh, jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())))
 
 
-def _memory_bytes(compiled: Any) -> int:
-    """Return the bytes that the compiled step holds on a device: arguments, new outputs and temporaries."""
+def _planned_bytes(compiled: Any) -> int:
+    """Return the bytes that the compiled step needs on a device: arguments, new outputs and temporaries."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return 0
-    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return held + analysis.temp_size_in_bytes
+    arrays = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return arrays + analysis.temp_size_in_bytes
 
 
-def check_fits(needed: int, mesh: Mesh, what: str, way_out: str) -> None:
-    """Raise UserError where each device of `mesh` needs more bytes than it has. CPU devices share their memory.
+def check_memory(needed: int, mesh: Mesh, purpose: str, advice: str) -> None:
+    """Raise UserError if a device of `mesh` has fewer than `needed` bytes of memory. CPU devices share their memory.
 
     Args:
-        what: what needs the memory, for the message.
-        way_out: what the user can change.
+        needed: the bytes that each device needs.
+        purpose: the purpose of the memory, for the message, such as "a training step".
+        advice: what to change, for the message.
     """
     device = mesh.local_devices[0]
-    has = (device.memory_stats() or {}).get("bytes_limit")
-    if has is None and device.platform == "cpu" and hasattr(os, "sysconf"):
-        has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
-    if has is not None and needed > has:
+    available = (device.memory_stats() or {}).get("bytes_limit")
+    if available is None and device.platform == "cpu" and hasattr(os, "sysconf"):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
+    if available is not None and needed > available:
         raise UserError(
-            f"{what} would take {needed / 2**30:,.1f} GiB on a device that has {has / 2**30:,.1f} GiB; {way_out}"
+            f"{purpose} would need {needed / 2**30:,.1f} GiB on a device that has {available / 2**30:,.1f} GiB; "
+            f"{advice}"
         )
 
 
-def counted_peak() -> int:
-    """Return the peak memory of one device in bytes since this process began; 0 where the device does not count it."""
+def measure_peak_bytes() -> int:
+    """Return the peak memory of one device in bytes since this process began; 0 if the device does not measure it."""
     return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
 def peak_bytes(trainer: Trainer, before: int = 0) -> int:
-    """Return the peak memory of one device in bytes: counted by the device, else planned by the compiler.
+    """Return the peak memory of one device in bytes: measured by the device, or else planned by the compiler.
 
     Args:
-        before: the `counted_peak` when the run began. If the peak has not grown since, it belongs to an earlier run.
+        before: the result of `measure_peak_bytes` when the run began. If the peak has not grown since then, the
+            measured peak belongs to an earlier run, and the planned value is returned.
     """
-    counted = counted_peak()
-    return counted if counted > before else trainer.memory_bytes
+    measured = measure_peak_bytes()
+    return measured if measured > before else trainer.memory_bytes

@@ -1,9 +1,8 @@
-"""Watching a run while it trains: updates left out because a number was not finite, and spikes of the loss.
+"""Watch a run while it trains: report skipped updates and spikes of the loss.
 
-The step itself leaves out an update if its loss or gradient is not finite (`step.py`). Here such updates are counted
-and reported, with the rows of the step, which `preview --step` shows. After too many in a row the run ends, and its
-last checkpoint is untouched. Where the optimizer turns finite numbers into an update that is not finite, the run ends
-at once.
+The step skips its update if its loss or gradient is not finite (step.py). This module counts and reports such updates,
+with the rows of the step; `preview --step` shows these rows. After too many skipped updates in a row the run ends, and
+its last checkpoint stays as it is. If the loss and the gradient are finite but the update is not, the run ends at once.
 """
 
 import dataclasses
@@ -16,19 +15,19 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import warn
 
 SPIKE_DEVIATIONS = 6.0  # standard deviations of recent losses above their mean
-SPIKE_DECAY = 0.98  # of a loss's weight at each later step: about the last fifty losses count
+SPIKE_DECAY = 0.98  # the factor on the weight of a loss at each later step; about the last fifty losses count
 LOSSES_BEFORE_SPIKES = 100
-MOST_ROWS_SAID = 8
+MAX_LISTED_ROWS = 8
 
 
 @dataclasses.dataclass
 class Progress:
-    """Totals that continue over restarts, saved with each checkpoint.
+    """The totals of a run. They are saved with each checkpoint, so they include the time before a restart.
 
-    tokens: without padding.
-    seconds: of the loop's clock.
-    skipped, skipped_in_a_row: updates left out, in all and since the last update that was made.
-    losses, loss_mean, loss_variance: the number of losses, and the moments of the recent ones.
+    tokens: the number of tokens without padding.
+    seconds: the time that the loop has taken.
+    skipped, skipped_in_a_row: the number of skipped updates: all of them, and those since the last applied update.
+    losses, loss_mean, loss_variance: the number of losses, and the mean and the variance of recent losses.
     """
 
     tokens: float = 0.0
@@ -41,65 +40,65 @@ class Progress:
 
 
 class Watch:
-    """Checks the metrics of each step in turn."""
+    """Check the metrics of each step, and count in `totals`."""
 
-    def __init__(self, done: Progress, most_skipped: int):
-        self.done, self.most_skipped = done, most_skipped
+    def __init__(self, totals: Progress, max_skipped: int):
+        self.totals, self.max_skipped = totals, max_skipped
 
-    def look(self, step: int, loss: float, skipped: bool, finite_rows: np.ndarray) -> dict[str, Any]:
-        """Return what to log for `step` beside its metrics: mostly nothing.
+    def check(self, step: int, loss: float, skipped: bool, finite_rows: np.ndarray) -> dict[str, Any]:
+        """Return the notes to log for `step` beside its metrics: {} if nothing unusual has happened.
 
-        Raises UserError where more than `most_skipped` updates in a row were left out.
+        Raises UserError if more than `max_skipped` updates in a row were skipped.
 
         finite_rows: bool [B], which rows have a finite loss.
         """
         if skipped:
-            return self._skipped(step, finite_rows)
-        self.done.skipped_in_a_row = 0
-        return self._spike(step, loss)
+            return self._count_skipped(step, finite_rows)
+        self.totals.skipped_in_a_row = 0
+        return self._check_spike(step, loss)
 
     @staticmethod
     def require_finite_update(step: int, is_finite: bool) -> None:
-        """Raise UserError where the update of `step` is not finite although its loss and gradient are."""
+        """Raise UserError if the update of `step` is not finite although its loss and gradient are finite."""
         if not is_finite:
             raise UserError(
-                f"step {step}: the loss and the gradient are finite, but what the optimizer made of them is not: a "
-                "division by zero or a number too large. The last checkpoint is intact: raise optimizer.epsilon or "
-                "lower schedule.rate, and go on from there with --allow_changes=optimizer.epsilon,schedule.rate"
+                f"step {step}: the loss and the gradient are finite, but the update is not: the optimizer divided by "
+                "zero, or a number became too large. The last checkpoint is intact: raise optimizer.epsilon or lower "
+                "schedule.rate, and go on from there with --allow_changes=optimizer.epsilon,schedule.rate"
             )
 
-    def _skipped(self, step: int, finite_rows: np.ndarray) -> dict[str, Any]:
-        done = self.done
-        done.skipped += 1
-        done.skipped_in_a_row += 1
-        # Where all losses are finite, any row may be the cause.
-        places = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
-        rows = ((step - 1) * len(finite_rows) + places).tolist()
-        said = ", ".join(map(str, rows[:MOST_ROWS_SAID])) + (", …" if len(rows) > MOST_ROWS_SAID else "")
-        where = f"step {step}: the loss or the gradient is not finite, in the rows {said} (preview --step {step - 1})"
-        if done.skipped_in_a_row > self.most_skipped:
+    def _count_skipped(self, step: int, finite_rows: np.ndarray) -> dict[str, Any]:
+        totals = self.totals
+        totals.skipped += 1
+        totals.skipped_in_a_row += 1
+        # If all losses are finite, any row may be the cause.
+        indices = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
+        rows = ((step - 1) * len(finite_rows) + indices).tolist()
+        listed = ", ".join(map(str, rows[:MAX_LISTED_ROWS])) + (", …" if len(rows) > MAX_LISTED_ROWS else "")
+        text = f"step {step}: the loss or the gradient is not finite, in the rows {listed} (preview --step {step - 1})"
+        if totals.skipped_in_a_row > self.max_skipped:
             raise UserError(
-                f"{where}, as in the {done.skipped_in_a_row - 1} steps before it, since which no checkpoint was saved; "
-                "lower schedule.rate, or look for the operation with --debug_nans"
+                f"{text}, as in the {totals.skipped_in_a_row - 1} steps before it. No checkpoint was saved in these "
+                "steps; lower schedule.rate, or look for the operation with --debug_nans"
             )
-        warn(f"{where}: the update is left out ({done.skipped} so far)")
-        return {"skipped": done.skipped, "rows": rows}
+        warn(f"{text}: the update is skipped ({totals.skipped} so far)")
+        return {"skipped": totals.skipped, "rows": rows}
 
-    def _spike(self, step: int, loss: float) -> dict[str, Any]:
-        done = self.done
-        deviations = (loss - done.loss_mean) / math.sqrt(max(done.loss_variance, 1e-12))
-        is_spike = done.losses >= LOSSES_BEFORE_SPIKES and deviations > SPIKE_DEVIATIONS
-        # A spike counts like the highest loss that is no spike. Otherwise the next spike would not be noticed.
-        seen = done.loss_mean + SPIKE_DEVIATIONS * math.sqrt(done.loss_variance) if is_spike else loss
-        weight = max(1 - SPIKE_DECAY, 1 / (done.losses + 1))
-        difference = seen - done.loss_mean
-        done.loss_mean += weight * difference
-        done.loss_variance = (1 - weight) * (done.loss_variance + weight * difference**2)
-        done.losses += 1
+    def _check_spike(self, step: int, loss: float) -> dict[str, Any]:
+        totals = self.totals
+        deviations = (loss - totals.loss_mean) / math.sqrt(max(totals.loss_variance, 1e-12))
+        is_spike = totals.losses >= LOSSES_BEFORE_SPIKES and deviations > SPIKE_DEVIATIONS
+        # In the mean, a spike counts like the highest loss that is no spike. Otherwise the next spike would be missed.
+        counted = totals.loss_mean + SPIKE_DEVIATIONS * math.sqrt(totals.loss_variance) if is_spike else loss
+        weight = max(1 - SPIKE_DECAY, 1 / (totals.losses + 1))
+        difference = counted - totals.loss_mean
+        totals.loss_mean += weight * difference
+        totals.loss_variance = (1 - weight) * (totals.loss_variance + weight * difference**2)
+        totals.losses += 1
         if not is_spike:
             return {}
         warn(
-            f"step {step}: the loss, {loss:.4g}, is {deviations:.0f} standard deviations above that of the steps "
+            f"step {step}: the loss, {loss:.4g}, is {deviations:.0f} standard deviations above the mean of the steps "
             f"before (preview --step {step - 1})"
         )
         return {"spike": round(deviations, 2)}

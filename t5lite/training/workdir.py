@@ -1,4 +1,4 @@
-"""The folder of a run: whether it can be written, which run owns it, its history, and whether its run is complete."""
+"""The folder of a run: create and lock it, check that a resumed run is the same run, read and write its JSON files."""
 
 import contextlib
 import fcntl
@@ -17,22 +17,22 @@ from t5lite.system.files import FORMAT, NUMBER, explain_write_errors, read_json,
 from t5lite.system.hosts import is_primary, wait_for_all
 from t5lite.system.progress import warn
 
-# Fields that may differ when a run is resumed. A change of any other field would make the rest another run:
-# data, tokenizer, objective, batch_size, seed     what is learned from, in which order
-# model, trainable, loss, optimizer, schedule      what is computed (model.dtype too: it changes rounding)
-# budget, microbatches, ema_decay                  where schedules end; draws of dropout; the average
-# init_from, init_from_step                        where the run came from, which is recorded
+# Fields that may differ when a run is resumed. All other fields must stay the same, because they decide:
+# data, tokenizer, objective, batch_size, seed     the examples and their order
+# model, trainable, loss, optimizer, schedule      the computation (also model.dtype: it changes rounding)
+# budget, microbatches, ema_decay                  the end of schedules; the draws of dropout; the average
+# init_from, init_from_step                        the origin of the run, which is recorded
 MAY_CHANGE = (
-    "name",  # how the run is called
-    "eval", "log_every_steps", "checkpoint",  # how the run is watched and kept
-    "max_skipped_steps", "debug_nans",  # when numbers that are not finite end it
-    "mesh", "deterministic",  # where the run runs, and whether it is reproducible
+    "name",  # the name of the run
+    "eval", "log_every_steps", "checkpoint",  # how the run is watched and saved
+    "max_skipped_steps", "debug_nans",  # when NaN or infinite values end the run
+    "mesh", "deterministic",  # the devices, and whether the run is reproducible
     "model.attention", "model.remat", "model.scan_layers",  # different programs for the same function
 )  # fmt: skip
 LOCK = ".lock"
-# What a kill can leave: files of this package before their rename (files.py), and Orbax's folders before theirs.
+# Unfinished files that a killed process can leave: temporary files of this package (files.py), and Orbax's folders.
 LEFTOVERS = ("*.tmp", "tokenizer/*.tmp", "checkpoints/*.orbax-checkpoint-tmp*")
-# The content of the files that a run leaves, in the notation of files.has_shape. Reports accept missing fields.
+# The content of JSON files in a workdir, in the notation of files.has_shape. Reports accept missing fields.
 PROVENANCE = {
     **dict.fromkeys(("data", "heldout", "packages"), ({str: str}, None)),
     **dict.fromkeys(("labels", "devices"), ([str], None)),
@@ -61,12 +61,14 @@ Changes = dict[str, dict[str, Any]]  # {field: {"was": …, "now": …}}
 
 
 def make_workdir(workdir: Path) -> None:
-    """Create the folder. Raises UserError where it cannot be written, or where another host does not see it."""
+    """Create the folder. Raises UserError if the folder cannot be written, or if another host does not see it."""
     if is_primary():
         _make_workdir(workdir)
     wait_for_all()
     if not workdir.is_dir():
-        raise UserError(f"the workdir {workdir} is not on a file system that all hosts share: host 0 made it")
+        raise UserError(
+            f"host 0 created the workdir {workdir}, but this host does not see it; choose a folder that all hosts share"
+        )
 
 
 def _make_workdir(workdir: Path) -> None:
@@ -78,25 +80,27 @@ def _make_workdir(workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def owned(workdir: Path) -> Iterator[None]:
+def lock_workdir(workdir: Path) -> Iterator[None]:
     """Be the only process that trains in `workdir`, and remove unfinished files of a process that was killed.
 
-    The lock is the kernel's (flock), so it ends when its process ends, in whatever way. Between machines it works if
-    their file system shares locks, as NFS does unless mounted with local_lock. If there are no locks, a warning says
-    so. Raises UserError, with the owner's process and host, where another process owns it, or where nothing can be
-    written.
+    The kernel has the lock (flock) and drops it when the process ends, even by a kill. Between machines, the lock works
+    if the file system shares locks. NFS does, unless it is mounted with local_lock. Without locks, print a warning.
+
+    Raises:
+        UserError: if another process owns the folder (the message names process and host), or if the folder is not
+            writable.
     """
     with (workdir / LOCK).open("r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{workdir} is being trained in by {file.read().strip() or 'another process'}; "
-                "wait for it, stop it, or choose another --workdir"
+                f"{file.read().strip() or 'another process'} already trains in {workdir}; "
+                "wait until it ends, stop it, or choose another --workdir"
             ) from None
         except OSError as error:
-            warn(f"no lock on {workdir} ({error.strerror}): see to it yourself that nothing else trains there")
-        with explain_write_errors(workdir, "what is there is unharmed"):
+            warn(f"no lock on {workdir} ({error.strerror}): make sure that no other process trains there")
+        with explain_write_errors(workdir, "existing files are unharmed"):
             file.truncate()
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
@@ -107,23 +111,23 @@ def owned(workdir: Path) -> Iterator[None]:
 
 
 def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = ()) -> Changes:
-    """Refuse to resume in a workdir with a config that computes something else, except for what `allowed` names.
+    """Raise UserError if `config` differs from the workdir's config in a field outside MAY_CHANGE and `allowed`.
 
-    Returns the changes outside MAY_CHANGE.
+    Returns the changes outside MAY_CHANGE; {} if the workdir has no config.
 
     Args:
-        allowed: fields or groups that may change.
+        allowed: fields or groups of fields that may change.
     """
     if not (workdir / "config.json").exists():
         return {}
     now, before = (flatten_fields(to_dict(c)) for c in (config, load_json(workdir / "config.json")))
-    changes = _changes(before, now, MAY_CHANGE)
-    refused = _changes(before, now, (*MAY_CHANGE, *allowed))
+    changes = _list_changes(before, now, MAY_CHANGE)
+    refused = _list_changes(before, now, (*MAY_CHANGE, *allowed))
     if refused:
         listed = ", ".join(f"{name} (was {each['was']}, now {each['now']})" for name, each in refused.items())
         raise UserError(
-            f"{workdir} belongs to a run of another config: {listed}; choose another --workdir, or go on with the "
-            f"change from here: train --allow_changes={','.join(refused)}"
+            f"{workdir} has a run with another config: {listed}; choose another --workdir, or go on with the "
+            f"change: train --allow_changes={','.join(refused)}"
         )
     return changes
 
@@ -131,63 +135,65 @@ def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = (
 def check_same_data(identity: Mapping[str, str], workdir: Path, allowed: Sequence[str] = ()) -> Changes:
     """Check that text and tokenizer are the same, by fingerprint: files can change although the config did not.
 
-    Returns the changes, all in `allowed`.
+    Returns the changes, which are all in `allowed`. Raises UserError for any other change.
     """
     before = read_provenance(workdir).get("data") or identity
-    refused = _changes(before, identity, allowed)
+    refused = _list_changes(before, identity, allowed)
     if refused:
         raise UserError(
-            f"{workdir} was trained on other data: {', '.join(refused)} changed since; choose another --workdir, or go "
-            f"on with what is there now: train --allow_changes={','.join(refused)}"
+            f"{workdir} was trained on other data: {', '.join(refused)} changed since then; choose another --workdir, "
+            f"or go on with the present data: train --allow_changes={','.join(refused)}"
         )
-    return _changes(before, identity, ())
+    return _list_changes(before, identity, ())
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> Changes:
-    """Return what differs outside the fields and groups in `but`."""
+def _list_changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str]) -> Changes:
+    """Return the changed fields, without the fields and groups in `ignored`."""
     names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-    names = [name for name in names if not any(f"{name}.".startswith(f"{free}.") for free in but)]
+    names = [name for name in names if not any(f"{name}.".startswith(f"{field}.") for field in ignored)]
     return {name: {"was": before.get(name), "now": now.get(name)} for name in names}
 
 
 def write_facts(workdir: Path, config: ConfigDict, provenance: Mapping[str, Any], step: int, changes: Changes) -> None:
-    """Write config.json, and provenance.json with a history to which this start is appended.
+    """Write config.json and provenance.json. Append this start of the run to the history in provenance.json.
 
     Args:
-        step: where the run (re)starts.
-        changes: changes of the config or the data since the last start, which hold from `step` on.
+        step: the step at which the run starts or goes on.
+        changes: changes of the config or the data since the last start. They are valid from `step` on.
     """
-    about_data = ("data", "heldout", "labels")  # the same for all starts, or else among the changes
+    # Not stored for each start: if these facts change, the change is in `changes`.
+    about_data = ("data", "heldout", "labels")
     start = {"step": step, **{name: fact for name, fact in provenance.items() if name not in about_data}}
     history = [*(read_provenance(workdir).get("history") or []), start | {"changes": changes}]
-    # In this order, a kill between the two means that a change must be allowed again; the other order loses its record.
+    # If the process is killed between these two lines, the user must allow the change again. In the reverse order, the
+    # history would lose the change.
     write_json(workdir / "provenance.json", {**provenance, "history": history})
     write_json(workdir / "config.json", {"format": FORMAT, **to_dict(config)})
 
 
 def set_aside_result(workdir: Path) -> None:
-    """Rename result.json to result-STEP.json, for a complete run that goes on."""
+    """Rename result.json to result-STEP.json, because a complete run goes on."""
     result = read_result(workdir)
     if result is not None:
         (workdir / "result.json").replace(workdir / f"result-{result['step']}.json")
 
 
 def read_provenance(workdir: Path) -> dict[str, Any]:
-    """Return the content of provenance.json; {} where there is none."""
+    """Return the content of provenance.json; {} if the file does not exist."""
     return read_json(workdir / "provenance.json", shape=PROVENANCE) or {}
 
 
 def read_labels(workdir: Path) -> list[str] | None:
-    """Return the closed set of targets that a run was trained on; None where the targets were not a closed set.
+    """Return the labels that a run was trained on; None if its targets were not a closed set of labels.
 
-    Raises UserError where there is no provenance.json.
+    Raises UserError if provenance.json does not exist.
     """
-    said = read_json(workdir / "provenance.json", shape=PROVENANCE)
-    if said is None:
-        raise UserError(f"{workdir} has no provenance.json, which holds the labels; restore it")
-    return said.get("labels")
+    provenance = read_json(workdir / "provenance.json", shape=PROVENANCE)
+    if provenance is None:
+        raise UserError(f"{workdir} has no provenance.json, so the labels are unknown; restore this file")
+    return provenance.get("labels")
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """Return the result of a complete run; None where the run is not complete."""
-    return read_json(workdir / "result.json", "delete it to have the run end anew", RESULT)
+    """Return the result of a complete run; None if the run is not complete."""
+    return read_json(workdir / "result.json", "delete it, then give the train command again to write it anew", RESULT)

@@ -12,7 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from t5lite import evaluate
 from t5lite.train import train
-from t5lite.training.checkpoint import params_sha256
+from t5lite.training.checkpoint import hash_params
 from t5lite.training.reading import read_intact
 from tests.golden.make import ARCHIVE, golden_config
 
@@ -42,7 +42,7 @@ def test_its_parameters_are_what_they_were(golden):
         return {"params": unflatten_dict(like, sep="/")}
 
     _, items = next(read_intact(golden, [4], wanted))
-    assert params_sha256(items["params"]) == _result(golden)["params_sha256"]
+    assert hash_params(items["params"]) == _result(golden)["params_sha256"]
 
 
 def test_it_evaluates_to_the_same_loss(golden, capsys):

@@ -195,12 +195,12 @@ def test_a_worker_that_is_killed_before_its_run_starts_is_told(seconds, tmp_path
     slot.start("a", arguments, False)
     if seconds:
         select.select([slot], [], [])
-        assert slot.finish() == (0, "") and slot.suits(False)
+        assert slot.finish() == (0, "") and slot.can_run(False)
         os.kill(slot._process.pid, signal.SIGSTOP)  # a moment in which nothing tells that it will die
         slot.start("b", arguments, False)
     slot._process.kill()
     assert slot.finish() == (-signal.SIGKILL, "killed by SIGKILL") and slot.run is None
-    assert not slot.suits(False)
+    assert not slot.can_run(False)
     slot.close()
 
 
@@ -335,7 +335,7 @@ def test_a_signal_lets_the_runs_save_and_exits_with_run_me_again(tmp_path, numbe
     _, err = process.communicate(timeout=30)  # until all have closed it
     assert process.returncode == 75
     assert (tmp_path / "a" / "saved").exists() and not (tmp_path / "b").exists()
-    assert "the same command goes on" in err and "Traceback" not in err
+    assert "run the same command again" in err and "Traceback" not in err
 
 
 def test_on_a_terminal_every_run_has_one(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from t5lite.config import base_config
 from t5lite.run.siblings import with_siblings
-from t5lite.studies.study import read_study, references, repeat, select_runs, sort_by_needs
+from t5lite.studies.study import list_references, read_study, repeat, select_runs, sort_by_needs
 from t5lite.system.errors import UserError
 
 
@@ -25,7 +25,7 @@ def test_runs_come_after_what_they_need_and_otherwise_as_given():
     order = list(sort_by_needs(study))
     assert sorted(order) == sorted(study)
     for name in study:
-        assert all(order.index(needed) < order.index(name) for needed in references(study[name]))
+        assert all(order.index(needed) < order.index(name) for needed in list_references(study[name]))
     assert list(sort_by_needs({"z": config(), "y": config(), "x": config("@y")})) == ["z", "y", "x"]
 
 
@@ -86,9 +86,9 @@ def test_a_study_file_names_its_runs(tmp_path):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("def get_study(arg):\n    return [base_config()]", "returned list and not a dict"),
-        ("def get_study(arg):\n    return {}", "returned a dict without any run"),
-        ("def get_study(arg):\n    return {'a/b': base_config()}", "'a/b' cannot be"),
+        ("def get_study(arg):\n    return [base_config()]", "returned list; it must return a dict"),
+        ("def get_study(arg):\n    return {}", "returned an empty dict"),
+        ("def get_study(arg):\n    return {'a/b': base_config()}", "'a/b' cannot be the name"),
         ("def get_study(arg):\n    return {'configs': base_config()}", "a run cannot be called 'configs'"),
         ("def get_study(arg):\n    return {'Report.html': base_config()}", "a run cannot be called 'Report.html'"),
         ("def get_study(arg):\n    return {'config.json': base_config()}", "a run cannot be called 'config.json'"),

@@ -18,7 +18,7 @@ from t5lite.tasks.metrics import macro_f1, metrics_of
 from t5lite.tasks.table import loss_sums, make_objective
 from t5lite.tasks.tags import entity_counts, entity_kinds, sum_missed
 from t5lite.tasks.task import confusion
-from t5lite.training.loss import joint, weights_of
+from t5lite.training.loss import sum_heads, sum_weights
 from t5lite.training.sharding import put_batch
 from t5lite.training.trainer import make_trainer
 from tests.small import small_config
@@ -104,14 +104,14 @@ def test_sums_against_numpy():
         ({"vocabulary": jnp.asarray(tokens), "classifier": jnp.asarray(labels)}, of_tokens + of_labels),
         ({"classifier": jnp.asarray(labels)}, of_labels),
     ):
-        loss, weight = joint(loss_sums(outputs, batch), "nll", weights_of(batch, [*outputs]))
+        loss, weight = sum_heads(loss_sums(outputs, batch), "nll", sum_weights(batch, [*outputs]))
         assert loss / weight == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_without_a_label_adds_nothing():
     batch = Batch(jnp.zeros((2, 3), int), jnp.ones((2, 3)), answers={"classifier": jnp.full(2, -1)})
     outputs = {"vocabulary": jnp.zeros((2, 3, 4)), "classifier": jnp.ones((2, 2))}
-    loss, weight = joint(loss_sums(outputs, batch), "objective", weights_of(batch, [*outputs]))
+    loss, weight = sum_heads(loss_sums(outputs, batch), "objective", sum_weights(batch, [*outputs]))
     assert loss / weight == pytest.approx(np.log(4), rel=1e-6)
 
 

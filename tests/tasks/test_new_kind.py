@@ -60,7 +60,7 @@ def test_it_is_trained_and_measured(run):
 
 
 def test_the_metric_ranks_checkpoints_and_is_known_to_the_report(run):
-    assert Policy(metric="validation/misses").ranked({1: 3.0, 2: 1.0}) == [2, 1]
+    assert Policy(metric="validation/misses").rank_steps({1: 3.0, 2: 1.0}) == [2, 1]
     assert metric_of("misses").better == -1
 
 

@@ -4,23 +4,23 @@ import jax.numpy as jnp
 import pytest
 
 from t5lite.config import base_config
-from t5lite.training.budget import seconds_per_step, steps_in, steps_of
+from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 
 
 @pytest.mark.parametrize("name, value, steps", [("steps", 7, 7), ("tokens", 1001.0, 11), ("flops", 5e6, 5)])
 def test_steps_tokens_and_flops_are_arithmetic(name, value, steps):
     budget = base_config().budget
     budget[name] = value
-    assert steps_of(budget, tokens_per_step=100, flops_per_step=1e6) == steps
+    assert convert_budget(budget, tokens_per_step=100, flops_per_step=1e6) == steps
 
 
 def test_minutes_are_measured_once_and_recorded(tmp_path):
     budget = base_config().budget
     budget.minutes = 2.0
-    assert steps_of(budget, 100, 1e6) is None
-    assert steps_in(2.0, tmp_path, lambda: 0.5) == 240
-    assert steps_in(2.0, tmp_path, lambda: 1 / 0) == 240
-    assert steps_in(1.0, tmp_path, lambda: 0.5) == 120
+    assert convert_budget(budget, 100, 1e6) is None
+    assert convert_minutes(2.0, tmp_path, lambda: 0.5) == 240
+    assert convert_minutes(2.0, tmp_path, lambda: 1 / 0) == 240
+    assert convert_minutes(1.0, tmp_path, lambda: 0.5) == 120
 
 
 def test_the_probe_passes_the_donated_state_on(monkeypatch):
@@ -31,5 +31,5 @@ def test_the_probe_passes_the_donated_state_on(monkeypatch):
         seen.append(int(state))
         return state + rows, jnp.zeros(())
 
-    assert seconds_per_step(step, jnp.int32(0), 1) > 0
+    assert measure_step_seconds(step, jnp.int32(0), 1) > 0
     assert seen == list(range(6))

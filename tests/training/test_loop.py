@@ -37,7 +37,7 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
 
     trainer = types.SimpleNamespace(step=step, schedule=lambda step: 0.1)
     settings = LoopSettings(
-        total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, most_skipped=3, debug_nans=False
+        total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, max_skipped=3, debug_nans=False
     )
     checkpoints, log = Saved(), MetricsLog(tmp_path, keep_until=-1)
     state = types.SimpleNamespace(step=0)

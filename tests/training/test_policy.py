@@ -34,16 +34,16 @@ SCORES = {10: 3.0, 20: 1.0, 30: None, 40: 2.0, 50: float("nan"), 60: 5.0}
     ids=str,
 )
 def test_what_stays(fields, kept):
-    assert Policy(**{"keep": 1, **fields}).kept(SCORES) == kept
+    assert Policy(**{"keep": 1, **fields}).select_kept_steps(SCORES) == kept
 
 
 def test_of_equal_scores_the_earlier_is_better():
-    assert Policy(keep=1, keep_best=1).kept({1: 2.0, 2: 2.0, 3: 9.0}) == {1, 3}
+    assert Policy(keep=1, keep_best=1).select_kept_steps({1: 2.0, 2: 2.0, 3: 9.0}) == {1, 3}
 
 
 def test_the_direction_of_every_metric_is_that_of_the_report():
     for name, metric in METRICS.items():
-        best = Policy(metric=f"validation/{name}").ranked({10: 0.25, 20: 0.75})[0]
+        best = Policy(metric=f"validation/{name}").rank_steps({10: 0.25, 20: 0.75})[0]
         assert best == (10 if metric.better < 0 else 20)
 
 
@@ -84,9 +84,9 @@ def test_a_metric_that_is_not_evaluated_is_refused_with_those_that_are(tmp_path)
     [
         ({"keep": 0}, "checkpoint.keep"),
         ({"keep_best": 0, "eval.every_steps": 3}, "checkpoint.keep_best"),
-        ({"keep_best": 1}, "needs eval.every_steps"),
-        ({"keep_best": 1, "eval.every_steps": 2}, "one must be a multiple of the other"),
-        ({"keep_every_steps": 4}, "no multiple of checkpoint.every_steps=3"),
+        ({"keep_best": 1}, "no score without evaluations; set eval.every_steps"),
+        ({"keep_best": 1, "eval.every_steps": 2}, "must be a multiple of eval.every_steps=2 or a divisor"),
+        ({"keep_every_steps": 4}, "must be a multiple of checkpoint.every_steps=3, but is 4"),
         ({"mode": "least"}, "must be min or max"),
     ],
     ids=str,
@@ -116,5 +116,5 @@ def test_a_step_is_chosen_by_number_as_the_best_or_as_the_newest(tmp_path):
     assert choose_steps(tmp_path, "best") == [2]
     assert choose_steps(tmp_path, "1") == [1]
     for step in ("7", "newest", "-1", "²"):
-        with pytest.raises(UserError, match=r"no checkpoint of step .* steps 1, 2, 3, or say 'best'"):
+        with pytest.raises(UserError, match=r"no checkpoint of step .* steps 1, 2, 3, or 'best'"):
             choose_steps(tmp_path, step)

@@ -18,8 +18,8 @@ from t5lite.system.errors import Interrupted, UserError
 from t5lite.training import start
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import Policy
-from t5lite.training.reading import choose_steps, read_intact, saved_steps, want_evaluated
-from t5lite.training.record import Damaged, _digest, read_record
+from t5lite.training.reading import choose_steps, read_intact, saved_steps, select_evaluated
+from t5lite.training.record import DamagedCheckpoint, _digest, read_record
 from t5lite.training.step import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +56,8 @@ def workdir(made, tmp_path):
 
 
 def _read(workdir, step=None):
-    record, items = next(read_intact(workdir, choose_steps(workdir, step), want_evaluated(_like(_state(1).params))))
-    return record.step, items[record.evaluated_item]
+    record, items = next(read_intact(workdir, choose_steps(workdir, step), select_evaluated(_like(_state(1).params))))
+    return record.step, items[record.params_item]
 
 
 def _damage(workdir, *steps):
@@ -94,7 +94,7 @@ def test_the_newest_intact_one_is_read_and_each_damaged_one_is_named(workdir, ca
 def test_a_step_that_was_asked_for_has_no_stand_in(workdir):
     _damage(workdir, 2)
     assert _read(workdir, "1")[0] == 1
-    with pytest.raises(Damaged, match=r"checkpoints/2 is damaged"):
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/2 is damaged"):
         _read(workdir, "2")
 
 
@@ -121,13 +121,13 @@ def test_another_network_is_no_damage(workdir):
              "more": state.replace(params=state.params | {"c": jnp.zeros(2)}),
              "less": state.replace(params={"w": state.params["w"]})}  # fmt: skip
     for name, expected in (
-        ("wider", r"params/w should be float32 \(8, 7\), is float32 \(8, 6\)"),
-        ("more", r"params/c should be float32 \(2,\), is nothing"),
+        ("wider", r"params/w is float32 \(8, 6\), but this config needs float32 \(8, 7\)"),
+        ("more", r"params/c is missing, but this config needs float32 \(2,\)"),
         ("less", r"params/b has no place"),
     ):
         with pytest.raises(UserError, match=expected) as caught:
             _restore(workdir, other[name])
-        assert not isinstance(caught.value, Damaged)
+        assert not isinstance(caught.value, DamagedCheckpoint)
     assert saved_steps(workdir) == [1, 2, 3]
 
 
@@ -163,20 +163,20 @@ def test_a_record_that_was_changed_is_noticed(workdir, capsys):
 
 def test_a_checkpoint_under_another_steps_name_is_noticed(workdir, capsys):
     (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "9")
-    assert _read(workdir)[0] == 3 and "it was saved at step 2" in capsys.readouterr().err
+    assert _read(workdir)[0] == 3 and "named 9, but it was saved at step 2" in capsys.readouterr().err
 
 
 def test_a_checkpoint_from_before_formats_is_refused_and_not_called_damaged(workdir):
     shutil.rmtree(workdir / "checkpoints" / "3" / "record")
     (workdir / "checkpoints" / "3" / "progress").mkdir()
-    with pytest.raises(UserError, match="too old") as caught:
+    with pytest.raises(UserError, match="format of an older t5lite") as caught:
         _read(workdir)
-    assert not isinstance(caught.value, Damaged)
+    assert not isinstance(caught.value, DamagedCheckpoint)
 
 
 def test_where_there_is_an_average_it_is_what_is_read(tmp_path):
     _saved(tmp_path, [1], average=True)
-    assert read_record(tmp_path / "checkpoints" / "1").evaluated == "average"
+    assert read_record(tmp_path / "checkpoints" / "1").params_item == "average"
     assert _equal(_read(tmp_path)[1], _state(1, average=True).average)
 
 
@@ -318,5 +318,5 @@ def test_several_processes_save_one_checksum_and_go_back_together(tmp_path, unus
     assert saved_steps(tmp_path) == [1]
     assert {path.name for path in (tmp_path / "checkpoints").glob("damaged-*")} == {"damaged-2", "damaged-3"}
     value = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
-    _, items = next(read_intact(tmp_path, [1], want_evaluated(_like({"w": value}))))
+    _, items = next(read_intact(tmp_path, [1], select_evaluated(_like({"w": value}))))
     assert _equal(items["params"], {"w": value})

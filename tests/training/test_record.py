@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5lite.training.record import checksum, checksums
+from t5lite.training.record import compute_checksum, compute_checksums
 from t5lite.training.sharding import make_mesh
 
 RNG = np.random.default_rng(0)
@@ -29,24 +29,24 @@ def _expected(array):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "int8", "uint8", "bool"])
 def test_it_is_the_sum_of_the_docstring(dtype, shape):
     array = np.asarray(jnp.asarray(RNG.integers(-100, 100, shape)).astype(dtype))
-    assert int(checksum(array)) == _expected(array)
+    assert int(compute_checksum(array)) == _expected(array)
 
 
 @pytest.mark.parametrize("spec", [P(), P("data"), P("data", "fsdp"), P(None, ("fsdp", "tensor"))], ids=str)
 def test_it_is_the_same_on_any_mesh(spec):
     array = RNG.normal(size=(16, 24)).astype(np.float32)
     for mesh in (make_mesh(2, 2, 2), make_mesh(1, 4, 1), make_mesh(8, 1, 1)):
-        assert int(checksum(jax.device_put(array, NamedSharding(mesh, spec)))) == _expected(array)
+        assert int(compute_checksum(jax.device_put(array, NamedSharding(mesh, spec)))) == _expected(array)
 
 
 def test_every_flip_of_one_bit_shows():
     array = RNG.normal(size=(4, 3)).astype(np.float32)
-    before = int(checksum(array))
+    before = int(compute_checksum(array))
     for place in range(array.size):
         for bit in range(32):
             bits = array.copy().view(np.uint32)
             bits.reshape(-1)[place] ^= np.uint32(1 << bit)
-            assert int(checksum(bits.view(np.float32))) != before
+            assert int(compute_checksum(bits.view(np.float32))) != before
 
 
 CHANGES = {
@@ -63,15 +63,15 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_damage_looks_like_shows(change):
     array = RNG.normal(size=256).astype(np.float32)
-    assert int(checksum(change(array))) != int(checksum(array))
+    assert int(compute_checksum(change(array))) != int(compute_checksum(array))
 
 
 def test_not_a_number_and_the_two_zeros_are_told_apart_by_their_bits():
     nan, other = np.uint32(0x7FC00000), np.uint32(0x7FC00001)
-    assert int(checksum(nan.view(np.float32))) != int(checksum(other.view(np.float32)))
-    assert int(checksum(np.float32(0.0))) != int(checksum(np.float32(-0.0)))
+    assert int(compute_checksum(nan.view(np.float32))) != int(compute_checksum(other.view(np.float32)))
+    assert int(compute_checksum(np.float32(0.0))) != int(compute_checksum(np.float32(-0.0)))
 
 
 def test_a_tree_by_its_paths():
     tree = {"a": {"b": np.float32(1)}, "c": [np.int32(2)]}
-    assert checksums(tree) == {"a/b": _expected(np.float32([1])), "c/0": _expected(np.int32([2]))}
+    assert compute_checksums(tree) == {"a/b": _expected(np.float32([1])), "c/0": _expected(np.int32([2]))}

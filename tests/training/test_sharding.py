@@ -252,7 +252,7 @@ def test_a_batch_that_the_mesh_does_not_divide_names_one_that_it_does():
     check_batch(24, 2, mesh)
     with pytest.raises(UserError, match=r"batch_size=30 .*multiple of 8;.*batch_size=32"):
         check_batch(30, 2, mesh)
-    with pytest.raises(UserError, match=r"the nearest is batch_size=8"):
+    with pytest.raises(UserError, match=r"the nearest multiple is batch_size=8"):
         check_batch(1, 2, mesh)
     with pytest.raises(UserError, match="at least 1"):
         check_batch(8, 0, mesh)

@@ -14,7 +14,7 @@ from t5lite.objectives.objective import example_keys, make_batch
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.cross_entropy import cross_entropy_sums
-from t5lite.training.loss import token_counts
+from t5lite.training.loss import count_tokens
 from t5lite.training.sharding import make_mesh, put_batch
 from t5lite.training.step import noise_key
 from t5lite.training.trainer import make_trainer
@@ -220,5 +220,5 @@ def test_loss_sums_against_numpy():
 def test_padding_is_counted_out_of_the_tokens():
     ids = jnp.array([[1, 1, 0], [1, 2, 2]])
     batch = Batch(targets=ids, weights=ids * 1.0, inputs=ids, inputs_segment_ids=ids, decoder_inputs=ids)
-    counts = token_counts(batch)
+    counts = count_tokens(batch)
     assert (float(counts["tokens"]), float(counts["places"])) == (5 + 6, 12)

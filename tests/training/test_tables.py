@@ -9,7 +9,7 @@ from t5lite.model.transformer import parameter_shapes
 from t5lite.system.errors import UserError
 from t5lite.training.optimizer import make_optimizer
 from t5lite.training.sharding import make_mesh, params_shardings
-from t5lite.training.tables import MOST_PATHS, flatten_with_paths, is_stacked, match_table
+from t5lite.training.tables import MAX_PATHS, flatten_with_paths, is_stacked, match_table
 from tests.model.test_transformer import SMALL
 
 TREE = {"b": {"layers": {"norm": {"scale": 1}, "kernel": 2}}, "a": {"embedding": 3}}
@@ -81,16 +81,17 @@ def test_every_table_says_which_paths_there_are_and_that_layers_are_stacked(tabl
     said = str(caught.value)
     assert said.startswith(f"{table}: the row 'encoder/layers/1/mlp/.*' matches no parameter")
     assert all(path in said for path, _ in flatten_with_paths(params)), said
-    assert "no path holds the number of a layer" in said and "…" not in said
-    assert "under encoder/layers/ holds all 3 layers" in said and "under decoder/layers/ holds all 2 layers" in said
+    assert "paths contain no layer numbers" in said and "…" not in said
+    for stack, layers in (("encoder", 3), ("decoder", 2)):
+        assert f"under {stack}/layers/ stands for {layers} layers" in said
 
 
 def test_the_nearest_paths_come_first_and_a_long_list_is_cut_with_their_number():
     tree = {f"group_{i}": {"kernel": 0} for i in range(60)} | {"encoder": {"mlp": {"up": {"kernel": 0}}}}
-    with pytest.raises(UserError, match="the paths, the nearest first: encoder/mlp/up/kernel, ") as caught:
+    with pytest.raises(UserError, match="parameter paths, most similar first: encoder/mlp/up/kernel, ") as caught:
         match_table([(r"encoder/mlp/upp/kernel", 0.0), (r".*", 1.0)], tree, "table")
     said = str(caught.value)
-    assert said.count("/kernel") == MOST_PATHS + 1 and said.endswith(f"and {61 - MOST_PATHS} more")
+    assert said.count("/kernel") == MAX_PATHS + 1 and said.endswith(f"and {61 - MAX_PATHS} more")
     assert "stacked" not in said
 
 
@@ -99,5 +100,5 @@ def test_a_pattern_with_the_number_of_a_layer_is_told_apart(pattern):
     for wrong, is_told in ((pattern, True), ("encoder/layers/mpl/.*", False)):
         with pytest.raises(UserError) as caught:
             match_table([(wrong, 0.0), (r".*", 1.0)], {"encoder": {"layers": {"mlp": np.zeros((4, 2))}}}, "table")
-        assert ("no path holds the number of a layer" in str(caught.value)) == is_told
-        assert "under encoder/layers/ holds all 4 layers" in str(caught.value)
+        assert ("paths contain no layer numbers" in str(caught.value)) == is_told
+        assert "under encoder/layers/ stands for 4 layers" in str(caught.value)

@@ -141,14 +141,14 @@ def test_debug_nans_names_the_operation(diverging, tmp_path, capsys):
 
 
 def _looks(watch, losses):
-    return [watch.look(step, loss, not math.isfinite(loss), np.ones(2, bool)) for step, loss in enumerate(losses, 1)]
+    return [watch.check(step, loss, not math.isfinite(loss), np.ones(2, bool)) for step, loss in enumerate(losses, 1)]
 
 
 def test_so_many_in_a_row_are_too_many():
     nan = math.nan
     watch = Watch(Progress(), 2)
     _looks(watch, [nan, nan, 1.0, nan, nan, 1.0])
-    assert (watch.done.skipped, watch.done.skipped_in_a_row) == (4, 0)
+    assert (watch.totals.skipped, watch.totals.skipped_in_a_row) == (4, 0)
     with pytest.raises(
         UserError, match=r"step 3: .* in the rows 4, 5 \(preview --step 2\), as in the 2 steps before it"
     ):

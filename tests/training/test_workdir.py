@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from t5lite.system.errors import UserError
-from t5lite.training.workdir import make_workdir, owned
+from t5lite.training.workdir import lock_workdir, make_workdir
 
 ROOT = Path(__file__).parents[2]
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from t5lite.training.workdir import owned
-with owned(Path(sys.argv[1])):
+from t5lite.training.workdir import lock_workdir
+with lock_workdir(Path(sys.argv[1])):
     print("mine", flush=True)
     time.sleep(60)
 """
@@ -29,14 +29,14 @@ def test_a_workdir_has_one_owner_whose_lock_dies_with_it(tmp_path):
     try:
         assert process.stdout.readline() == "mine\n"
         with (
-            pytest.raises(UserError, match=rf"is being trained in by process {process.pid} on \S+; wait for it"),
-            owned(tmp_path),
+            pytest.raises(UserError, match=rf"process {process.pid} on \S+ already trains in .*; wait until it ends"),
+            lock_workdir(tmp_path),
         ):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with owned(tmp_path):
+    with lock_workdir(tmp_path):
         pass
 
 
@@ -47,10 +47,10 @@ def test_what_a_killed_owner_left_is_swept_away_but_not_under_a_living_one(tmp_p
     for name in (*left, *kept):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    with owned(tmp_path):
+    with lock_workdir(tmp_path):
         assert [name for name in left if (tmp_path / name).exists()] == []
         assert [name for name in kept if not (tmp_path / name).exists()] == []
         (tmp_path / left[0]).write_text("being written")
-        with pytest.raises(UserError), owned(tmp_path):
+        with pytest.raises(UserError), lock_workdir(tmp_path):
             pass
         assert (tmp_path / left[0]).exists()

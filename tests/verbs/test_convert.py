@@ -15,7 +15,7 @@ from t5lite.interop.tensors import SINGLE, TensorFolder
 from t5lite.run.answers import Options, Request, open_answerer
 from t5lite.system.errors import UserError
 from t5lite.train import train
-from t5lite.training.checkpoint import params_sha256
+from t5lite.training.checkpoint import hash_params
 from tests.data import released as tokenizers
 from tests.interop.places import PLACES, make_place
 from tests.interop.variants import VARIANTS, seeded_state, write_folder
@@ -232,9 +232,7 @@ def test_a_run_trained_here_is_exported_and_comes_back(tmp_path, capsys):
         params = {path: weights.read(path) for path in weights.rows}
         from flax.traverse_util import unflatten_dict
 
-        assert (
-            params_sha256(unflatten_dict(jax.tree.map(jax.numpy.asarray, params), sep="/")) == result["params_sha256"]
-        )
+        assert hash_params(unflatten_dict(jax.tree.map(jax.numpy.asarray, params), sep="/")) == result["params_sha256"]
         options = Options(Settings(max_new_tokens=6))
         request = [Request("the <extra_id_0> sea" if objective == "span_corruption" else "the sea")]
         ours, theirs = (next(open_answerer(place).answers(request, options)) for place in (run, f"hf:{out}"))

@@ -112,7 +112,7 @@ def test_pretraining_reports_both_losses(pretrained):
 def test_all_but_the_heads_is_handed_over(run, new, left, request, pretrained):
     workdir = request.getfixturevalue(run)
     said = (workdir / "said").read_text()
-    assert f"1 new ({', '.join(new)}); {len(left)} left ({', '.join(left)})" in said
+    assert f"1 new ({', '.join(new)}); {len(left)} left out ({', '.join(left)})" in said
     newest = (folder / "checkpoints" / str(saved_steps(folder)[-1]) for folder in (pretrained, workdir))
     before, after = (read_record(checkpoint).shapes("params") for checkpoint in newest)
     assert before.keys() & after.keys() == before.keys() - set(left) == after.keys() - set(new)
@@ -127,7 +127,7 @@ def test_a_head_goes_on_only_with_the_labels_that_it_was_trained_on(
     path.write_text("".join(json.dumps({**row, "targets": row["targets"] + "s" * renamed}) + "\n" for row in rows))
     workdir = fine_tune(config, tmp_path, classifier, f"files:{path}", "supervised")
     said = (workdir / "said").read_text()
-    assert ("1 new (classifier/kernel); 1 left (classifier/kernel)" in said) == renamed, said
+    assert ("1 new (classifier/kernel); 1 left out (classifier/kernel)" in said) == renamed, said
     assert renamed or "parameters restored\n" in said
 
 

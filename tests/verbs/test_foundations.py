@@ -105,7 +105,7 @@ def test_a_run_starts_from_it_and_names_what_is_new_and_left(family, kind, objec
             names = part.split(" (")[1].rstrip(")").split(", ")
             assert int(count) == len(names)
             said[word] = {name.partition("/")[0] for name in names}
-        assert (said.get("new", set()), said.get("left", set())) == (new, left), line
+        assert (said.get("new", set()), said.get("left out", set())) == (new, left), line
 
 
 def test_what_a_further_trained_run_did_not_train_is_not_exported(tmp_path, capsys):

@@ -174,7 +174,7 @@ def test_what_differs_on_the_command_line_is_refused_before_anything_is_read(den
 
 def test_sentinels_that_the_command_line_asks_for_are_there(language_model, texts, tmp_path):
     config = made(texts, "causal_lm", "decoder", init_from=str(language_model), **{"tokenizer.sentinels": 10})
-    train(config, tmp_path / "more", given=["tokenizer.sentinels"])
+    train(config, tmp_path / "more", flag_fields=["tokenizer.sentinels"])
     saved = json.loads((tmp_path / "more" / "tokenizer" / "vocabulary.json").read_text())
     assert (
         saved["sentinels"]
@@ -183,10 +183,10 @@ def test_sentinels_that_the_command_line_asks_for_are_there(language_model, text
     )
     again = made(texts, "causal_lm", "decoder", init_from=str(language_model), **{"tokenizer.sentinels": 7})
     with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=7: .*more has 10"):
-        train(again, tmp_path / "more", given=["tokenizer.sentinels"])
+        train(again, tmp_path / "more", flag_fields=["tokenizer.sentinels"])
     given = made(texts, "causal_lm", "decoder", **{"tokenizer.path": str(tmp_path / "more"), "tokenizer.sentinels": 5})
     with pytest.raises(UserError, match=r"config\.tokenizer\.sentinels=5: the tokenizer has 10 sentinels"):
-        train(given, tmp_path / "other", given=["tokenizer.sentinels"])
+        train(given, tmp_path / "other", flag_fields=["tokenizer.sentinels"])
 
 
 def test_what_agrees_on_the_command_line_is_taken(denoiser, command, capsys):
@@ -265,7 +265,9 @@ def test_a_classifier_gives_a_masked_language_model(tmp_path, texts, capsys):
     config.init_from = str(source)
     train(config, tmp_path / "mlm")
     said = capsys.readouterr().err
-    assert "1 with new rows (token_embedding/embedding)" in said and "left (classifier/kernel, pooler/kernel)" in said
+    assert (
+        "1 with new rows (token_embedding/embedding)" in said and "left out (classifier/kernel, pooler/kernel)" in said
+    )
     assert "[MASK]" in load_tokenizer(str(tmp_path / "mlm"), 0, ()).vocabulary.specials
 
 
@@ -300,8 +302,10 @@ def test_a_study_knows_its_runs_again_and_passes_the_shape_of_the_command_line_o
     for _ in range(2):
         report = study.run_and_report(runs, tmp_path / "out", "Mine", parallel=None)
         assert {entry.run: entry.status for entry in report.entries} == dict.fromkeys(runs, "complete")
-    arguments = study._arguments(runs, ("model.d_model", "budget.steps"), Path("c.json"), tmp_path / "out" / "tuned-0")
+    arguments = study._make_arguments(
+        runs, ("model.d_model", "budget.steps"), Path("c.json"), tmp_path / "out" / "tuned-0"
+    )
     assert arguments[-1] == "--config.model.d_model=48"
     shutil.rmtree(tmp_path / "out" / "tuned-0")
-    report = study.run_and_report(runs, tmp_path / "out", "Mine", parallel=None, given=("model.d_model",))
+    report = study.run_and_report(runs, tmp_path / "out", "Mine", parallel=None, flag_fields=("model.d_model",))
     assert "config.model.d_model=48" in {entry.run: entry.status for entry in report.entries}["tuned-0"]

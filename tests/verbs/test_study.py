@@ -118,9 +118,9 @@ def test_one_run_by_name_and_what_it_needs(write, tmp_path):
         ("pass", ["--only", "pretraind"], "no run 'pretraind'; did you mean 'pretrained'?"),
         ("scratch.init_from = '@missing'", [], "run scratch-0 needs @missing, which is not in the study"),
         ("scratch.init_from = '@pretrained'; pretrained.init_from = '@scratch'", [], "in a circle"),
-        ("pass", ["--seeds", "3"], "--seeds: scratch-0 says that the study repeats its runs itself"),
-        ("pass", ["--config.seed=7"], "--config.seed: scratch-0 says that the study repeats its runs itself"),
-        ("pass", ["--config.name=x"], "--config.name: scratch-0 says that the study repeats its runs itself"),
+        ("pass", ["--seeds", "3"], "--seeds: the study already repeats its runs over seeds (scratch-0)"),
+        ("pass", ["--config.seed=7"], "--config.seed: the study already repeats its runs over seeds (scratch-0)"),
+        ("pass", ["--config.name=x"], "--config.name: the study already repeats its runs over seeds (scratch-0)"),
         ("return dict(a=pretrain)", ["--seeds", "2", "--config.seed", "7"], "--seeds and --config.seed: give one"),
         ("pass", ["--parallel", "0"], "--parallel: must be from 1"),
         ("pass", ["--config.batch_sise=4"], "did you mean 'batch_size'?"),
@@ -164,7 +164,7 @@ def write_fake(monkeypatch):
     """Trainings that only leave a workdir; those of runs in the set that this returns raise what it holds for them."""
     failing = {}
 
-    def train(config, workdir, given=()):
+    def train(config, workdir, flag_fields=()):
         check_same_run(config, workdir)
         if read_result(workdir) is not None:
             return
@@ -247,9 +247,9 @@ def test_without_its_result_a_run_is_evaluated_anew(tmp_path):
 def test_what_failed_is_named_before_what_waits_for_it():
     absent = {"a": "not run: not asked for", "b": "not run: it needs c, which has no result", "c": "failed: no file"}
     said = study._describe_absent(absent)
-    assert said == "2 runs have no result: c failed: no file; the same command tries them again"
+    assert said == "2 runs have no result: c failed: no file; run the same command again to retry"
 
 
 def test_a_study_without_any_result_says_why(tmp_path):
-    with pytest.raises(UserError, match=r"1 run has no result: a failed: .*; the same command tries them again"):
+    with pytest.raises(UserError, match=r"1 run has no result: a failed: .*; run the same command again to retry"):
         study.run_and_report({"a": small_config("files:nowhere/*.txt")}, tmp_path, "Mine", parallel=None)

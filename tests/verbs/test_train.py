@@ -17,7 +17,7 @@ from t5lite.system.errors import UserError
 from t5lite.train import train
 from t5lite.training.reading import saved_steps
 from t5lite.training.record import read_record
-from t5lite.training.trainer import counted_peak, peak_bytes
+from t5lite.training.trainer import measure_peak_bytes, peak_bytes
 from tests.small import small_config, write_pairs, write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_the_peak_of_an_earlier_run_of_the_process_is_not_this_runs(monkeypatch)
     device = Device()
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     device.peak = 100
-    before = counted_peak()
+    before = measure_peak_bytes()
     assert peak_bytes(Trainer, before) == 70
     device.peak = 130
     assert peak_bytes(Trainer, before) == 130
@@ -195,7 +195,7 @@ def _full_disk(process):
 
 
 INTERRUPTIONS = {
-    "SIGINT": (lambda process: process.send_signal(signal.SIGINT), 75, "the same command goes on"),
+    "SIGINT": (lambda process: process.send_signal(signal.SIGINT), 75, "run the same command again"),
     "SIGKILL": (lambda process: process.send_signal(signal.SIGKILL), -9, ""),
     "full disk": (_full_disk, 2, "run/checkpoints: File too large; earlier checkpoints are intact"),
 }

@@ -21,8 +21,8 @@ from t5lite.system.errors import Interrupted, UserError
 from t5lite.system.files import write_json
 from t5lite.train import train
 from t5lite.training import loop, reading, start
-from t5lite.training.checkpoint import params_sha256
-from t5lite.training.reading import read_intact, saved_steps, scores_of, want_evaluated
+from t5lite.training.checkpoint import hash_params
+from t5lite.training.reading import read_intact, read_scores, saved_steps, select_evaluated
 from t5lite.training.record import read_record
 from t5lite.training.workdir import check_same_run
 from tests.small import small_config, write_texts
@@ -142,7 +142,7 @@ def test_a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_goes_on(step, u
     assert _losses(tmp_path) == _losses(unbroken)
     ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, unbroken))
     assert (ours["params_sha256"], ours["metrics"]) == (theirs["params_sha256"], theirs["metrics"])
-    assert scores_of(tmp_path, "validation/loss") == pytest.approx(scores_of(unbroken, "validation/loss"), rel=1e-6)
+    assert read_scores(tmp_path, "validation/loss") == pytest.approx(read_scores(unbroken, "validation/loss"), rel=1e-6)
 
 
 # A disk that may not be written
@@ -224,14 +224,14 @@ def test_a_budget_that_was_raised_ends_as_if_it_had_been_so_from_the_start(workd
 
 def test_a_budget_below_what_is_done_is_refused_and_changes_nothing(workdir, texts):
     before = {path: path.read_bytes() for path in workdir.glob("*.json")}
-    with pytest.raises(UserError, match=r"is at step 6 already, beyond the 4 of config.budget"):
+    with pytest.raises(UserError, match=r"is already at step 6, but config.budget is 4 steps"):
         train(_config(texts, budget__steps=4), workdir, ["budget.steps"])
     assert {path: path.read_bytes() for path in workdir.glob("*.json")} == before
 
 
 def test_a_change_that_the_checkpoint_does_not_fit_is_refused_and_changes_nothing(workdir, texts):
     before = {path: path.read_bytes() for path in workdir.glob("*.json")}
-    with pytest.raises(UserError, match=r"checkpoints/6: .* should be float32 .*, is "):
+    with pytest.raises(UserError, match=r"checkpoints/6: .* is float32 .*, but this config needs float32"):
         train(_config(texts, model__d_ff=96), workdir, ["model"])
     assert saved_steps(workdir) == [3, 6]
     assert {path: path.read_bytes() for path in workdir.glob("*.json")} == before
@@ -383,8 +383,8 @@ def test_a_later_stage_starts_from_the_average_in_the_memory_of_one_copy(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
         state.params,
     )
-    _, items = next(read_intact(averaged, [3], want_evaluated(shapes)))
-    assert params_sha256(state.params) == params_sha256(items["average"]) == params_sha256(state.average)
+    _, items = next(read_intact(averaged, [3], select_evaluated(shapes)))
+    assert hash_params(state.params) == hash_params(items["average"]) == hash_params(state.average)
 
 
 def test_a_damaged_checkpoint_on_resuming_is_replaced_by_training_anew_from_the_one_before(workdir, texts, capsys):
