@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from t5lite.bench import bench, synthetic_rows
+from t5lite.bench import bench, make_synthetic_rows
 from t5lite.config import load_function
 from t5lite.objectives.catalogue import OBJECTIVES, make_objective, special_tokens
 from t5lite.objectives.lengths import span_corruption_lengths
@@ -58,7 +58,7 @@ def make_in(config: ConfigDict) -> tuple[Objective, Vocabulary]:
 
 def batch_seconds(objective: Objective, vocabulary: Vocabulary, batch_size: int, seconds: float) -> float:
     """Of making a batch, keys included, as the training step does."""
-    rows = jax.device_put(synthetic_rows(objective, vocabulary, batch_size))
+    rows = jax.device_put(make_synthetic_rows(objective, vocabulary, batch_size))
 
     @jax.jit
     def batch_of(rows: Any, step: jax.Array) -> Any:
