@@ -418,7 +418,7 @@ def test_a_damaged_store_in_the_cache_is_told(tmp_path, config, cache):
     open_dataset(config, "text")
     (shard,) = cache.glob("stores/*/train/tokens-00000.npy")
     shard.write_bytes(shard.read_bytes()[:-2])
-    with pytest.raises(UserError, match=r"is damaged.*delete .*stores/\w+$"):
+    with pytest.raises(UserError, match=r"is damaged.*delete .*stores/\w+, and"):
         open_dataset(config, "text")
 
 

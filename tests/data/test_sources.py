@@ -174,7 +174,7 @@ def test_a_missing_column_is_named_with_those_present(tmp_path, name):
 
 def test_ragged_and_badly_quoted_csv_is_refused(tmp_path):
     path = write(tmp_path / "a.csv", 'text,title\n"a\nb",c\nd\n')
-    complaint(lambda: texts(path), f"{path}, line 4", "1 fields", "header 2")
+    complaint(lambda: texts(path), f"{path}, line 4", "1 fields", "header has 2")
     complaint(lambda: texts(write(tmp_path / "b.csv", 'text\n"never closed\n')), "b.csv, line 2")
 
 

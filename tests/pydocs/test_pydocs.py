@@ -355,7 +355,7 @@ def test_a_failed_preparation_leaves_nothing_half_written(roots, monkeypatch, ca
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "examples", fail)
+        patch.setattr(builder, "make_examples", fail)
         with pytest.raises(UserError, match="No space left"):
             builder.prepare_pydocs("general", roots)
     assert not list(cache.glob("**/*.array_record*"))

@@ -362,7 +362,7 @@ def test_a_text_too_long_for_the_positions_does_not_stop_other_texts(short_posit
     command = ["--checkpoint", str(short_positions), "--input_file", str(tmp_path / "q.txt"), "--max_new_tokens=9"]
     out, err = fails([*command, "--json", *more], capsys)
     assert [json.loads(line)["input"] for line in out.splitlines()] == ["the sea", "old"]
-    assert "line 2: the text has" in err and "positions for 40" in err
+    assert "line 2: the text has" in err and "has 40 positions" in err
 
 
 def test_a_long_target_leaves_the_texts_beside_it_alone(short_positions, tmp_path, capsys):
@@ -383,7 +383,7 @@ def test_a_text_longer_than_the_positions_is_refused(short_positions, capsys):
     command = ["--checkpoint", str(short_positions), "--input"]
     generate.main([*command, "the sea", "--max_new_tokens", "20"])
     capsys.readouterr()
-    assert "positions for 40" in failed([*command, "the sea went " * 30, "--max_new_tokens", "4"], capsys)
+    assert "has 40 positions" in failed([*command, "the sea went " * 30, "--max_new_tokens", "4"], capsys)
     assert "20 are to follow" not in failed([*command, "the sea went " * 30, "--max_new_tokens", "4"], capsys)
     assert "are to follow" in failed([*command, "the sea", "--max_new_tokens", "60"], capsys)
 

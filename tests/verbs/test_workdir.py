@@ -123,7 +123,7 @@ def _losses(workdir):
 
 @pytest.mark.parametrize("step", [4, 6])
 def test_a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_goes_on(step, unbroken, texts, tmp_path, monkeypatch):
-    losses, begun = evaluation.Evaluator.losses, []
+    losses, begun = evaluation.Evaluator.evaluate_losses, []
 
     def stopped(self, params):
         begun.append(params)
@@ -132,7 +132,7 @@ def test_a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_goes_on(step, u
         return losses(self, params)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.Evaluator, "losses", stopped)
+        patch.setattr(evaluation.Evaluator, "evaluate_losses", stopped)
         with pytest.raises(Interrupted, match=f"after step {step}, which is saved"):
             train(_often_evaluated(texts), tmp_path)
     assert saved_steps(tmp_path)[-1] == step
