@@ -229,7 +229,7 @@ def test_mistakes_are_named():
         run("decoder", prefixes=[[5] * 7, [], []])
     with pytest.raises(UserError, match="2 prefixes for 3 rows"):
         run("decoder", prefixes=[[5], []])
-    with pytest.raises(UserError, match="empty prompt"):
+    with pytest.raises(UserError, match="a prompt is empty"):
         generate(*model_and_params("decoder"), prompts(), np.array([7, 0, 5]), GREEDY, prepend_start=False)
     with pytest.raises(UserError, match="num_beams=3"):
         next(Generation(*model_and_params("decoder"), prompts(), LENGTHS, BEAMS).pieces())
