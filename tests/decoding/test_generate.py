@@ -234,7 +234,7 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match="num_beams=3"):
         next(Generation(*model_and_params("decoder"), prompts(), LENGTHS, BEAMS).pieces())
     encoder = Transformer(dataclasses.replace(SMALL, num_decoder_layers=0))
-    with pytest.raises(UserError, match="encoder alone"):
+    with pytest.raises(UserError, match="an encoder, which cannot generate"):
         generate(encoder, {}, prompts(), LENGTHS, GREEDY)
 
 
