@@ -95,7 +95,7 @@ def test_free_text_and_running_text_are_refused(tmp_path):
         train(config, tmp_path / "run")
     config = small_config(write_texts(tmp_path / "texts"))
     config.model.architecture = "bag_of_words"
-    with pytest.raises(UserError, match="learns from supervised pairs"):
+    with pytest.raises(UserError, match="must be supervised for a bag of words"):
         train(config, tmp_path / "other")
 
 

@@ -234,7 +234,7 @@ def test_labels_that_are_alike_where_they_are_cut_are_refused_by_name(tmp_path, 
         UserError, match="'the answer is no' and 'the answer is yes' are equal after the cut to 4"
     ) as caught:
         open_experiment(config)
-    needed = int(str(caught.value).split("raise targets_length to at least ")[1].split()[0])
+    needed = int(str(caught.value).split("raise targets_length to at least ")[1].split(",")[0])
     config.objective.targets_length = needed - 1
     with pytest.raises(UserError, match="equal after the cut"):
         open_experiment(config)

@@ -42,8 +42,8 @@ def test_a_run_keeps_its_tokenizer_and_is_evaluated_with_it(run, capsys):
 
 def test_it_answers_without_padding_or_eos_in_the_text(run, capsys):
     name, workdir = run
-    text = "the sea [MASK] cold." if name == "bert" else "the sea"
-    generate.main(["--checkpoint", str(workdir), "--input", text, "--max_new_tokens", "6", "--json"])
+    text = ["the sea [MASK] cold."] if name == "bert" else ["the sea", "--max_new_tokens", "6"]
+    generate.main(["--checkpoint", str(workdir), "--json", "--input", *text])
     answer = json.loads(capsys.readouterr().out)
     vocabulary = load_tokenizer(str(workdir), 0, ()).vocabulary
     assert answer["tokens"] and vocabulary.eos not in answer["tokens"][:-1]

@@ -242,7 +242,7 @@ def test_other_text_may_be_allowed_and_is_on_record(texts, tmp_path):
     train(_config(source, budget__steps=2), tmp_path / "run")
     write_texts(tmp_path / "texts", seed=9)
     longer = _config(source, budget__steps=3)
-    with pytest.raises(UserError, match=r"other data: data\.train changed since; .*--allow_changes=data.train"):
+    with pytest.raises(UserError, match=r"other data: data\.train changed since then; .*--allow_changes=data.train"):
         train(longer, tmp_path / "run", ["budget"])
     train(longer, tmp_path / "run", ["budget", "data.train"])
     assert set(_history(tmp_path / "run")[-1]["changes"]) == {"budget.steps", "data.train"}
