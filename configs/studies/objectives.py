@@ -33,7 +33,8 @@ def _read(config, source, held_out):
 
 def get_study(arg=None):
     arg = parse_arg(arg, text="", topic="", summary="", held_out="", steps=650, seeds=3)
-    first_run = read_study(str(Path(__file__).with_name("first_run.py")))
+    file = Path(__file__).with_name("first_run.py")
+    first_run = read_study(f"{file}:pretrain_steps={arg.steps},summary_steps=150,topic_steps=150")
     tasks = {task: first_run[f"{task}_pretrained-0"] for task in ("topic", "summary")}
     for task, config in tasks.items():
         _read(config, arg[task], arg.held_out)
@@ -46,7 +47,6 @@ def get_study(arg=None):
         _read(pretrain, arg.text, arg.held_out)
         pretrain.tokenizer.specials = tuple(sorted(specials))
         pretrain.objective.name = name
-        pretrain.budget.steps = arg.steps
         runs[name] = pretrain
         for task, config in tasks.items():
             runs[f"{task}_{name}"] = config.copy_and_resolve_references()

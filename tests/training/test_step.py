@@ -72,7 +72,7 @@ def _largest_difference(a, b):
 PLAIN = {"optimizer.name": "adamw", "optimizer.epsilon": 1.0, "schedule.rate": 1.0}
 
 
-@pytest.mark.parametrize("objective", ["span_corruption", "supervised"])
+@pytest.mark.parametrize("objective", [pytest.param("span_corruption", marks=pytest.mark.slow), "supervised"])
 def test_microbatches_equal_the_whole_batch_on_ragged_weighted_data(objective):
     fields = {"objective": objective, **PLAIN}
     whole = _train(_config(**fields))
@@ -83,7 +83,14 @@ def test_microbatches_equal_the_whole_batch_on_ragged_weighted_data(objective):
 
 
 @pytest.mark.parametrize(
-    "mesh", [dict(data=8), dict(data=2, fsdp=4), dict(data=1, fsdp=8), dict(data=2, fsdp=2, tensor=2)], ids=str
+    "mesh",
+    [
+        dict(data=8),
+        dict(data=2, fsdp=2, tensor=2),
+        pytest.param(dict(data=2, fsdp=4), marks=pytest.mark.slow),
+        pytest.param(dict(data=1, fsdp=8), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("objective", ["span_corruption", "causal_lm"])
 def test_losses_on_eight_devices_are_those_on_one(mesh, objective):

@@ -56,7 +56,7 @@ def _with_poison(state):
     ("optimizer", "microbatches", "data"),
     [
         ("adamw", 2, 4),
-        ("adafactor", 2, 1),
+        pytest.param("adafactor", 2, 1, marks=pytest.mark.slow),
         ("muon", 1, 1),
         pytest.param("adamw", 1, 1, marks=pytest.mark.slow),
         pytest.param("lion", 2, 1, marks=pytest.mark.slow),

@@ -121,7 +121,11 @@ def test_one_run_by_name_and_what_it_needs(write, tmp_path):
         ("pass", ["--seeds", "3"], "--seeds: the study already repeats its runs over seeds (scratch-0)"),
         ("pass", ["--config.seed=7"], "--config.seed: the study already repeats its runs over seeds (scratch-0)"),
         ("pass", ["--config.name=x"], "--config.name: the study already repeats its runs over seeds (scratch-0)"),
-        ("return dict(a=pretrain)", ["--seeds", "2", "--config.seed", "7"], "--seeds and --config.seed exclude each other"),
+        (
+            "return dict(a=pretrain)",
+            ["--seeds", "2", "--config.seed", "7"],
+            "--seeds and --config.seed exclude each other",
+        ),
         ("pass", ["--parallel", "0"], "--parallel: must be from 1"),
         ("pass", ["--config.batch_sise=4"], "did you mean 'batch_size'?"),
     ],
