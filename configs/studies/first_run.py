@@ -10,7 +10,7 @@ topic_pretrained      the same task from the pre-trained parameters
 topic_bag_of_words    the same task with TF-IDF and a linear classifier
 
 Each run except the pre-training is repeated with the seeds 0, 1 and 2. The seeds also choose the labels: 1,500 of the
-3,555 pairs of the summaries, 2,000 of the 2,445 of the topics. The study takes about MINUTES minutes after installing,
+3,555 pairs of the summaries, 2,000 of the 2,445 of the topics. The study takes about 5 minutes after installing,
 on 2 cores of an AMD EPYC.
 
 Results there, as differences to the runs from scratch with 95 % intervals over the three seeds:
