@@ -36,7 +36,10 @@ class Names:
             self.stored_names.setdefault(family.rename(other_name), stored_name)
 
     def shapes(self, exclude: str | None = None) -> dict[str, Shape]:
-        """Return {name in the table: shape}, without `exclude`. A tensor with several names appears once for each."""
+        """Return {name in the table: shape}, without `exclude`.
+
+        A tensor that is stored under an alias also appears under its original name.
+        """
         shapes = {name: self._tensors.tensors[stored].shape for name, stored in self.stored_names.items()}
         repeated = {original: shapes[alias] for alias, original in self._family.aliases.items() if alias in shapes}
         return {name: shape for name, shape in {**repeated, **shapes}.items() if name != exclude}
@@ -53,7 +56,9 @@ class Names:
         return one == other or np.array_equal(self._tensors.read(one), self._tensors.read(other))
 
     def resolve(self, wanted: Collection[str]) -> None:
-        """Let each missing tensor use the tensor that is stored under its alias.
+        """Let each missing tensor use the tensor that is stored under an alias.
+
+        If the original is stored too, add the alias to `repeated`.
 
         wanted: the names in the table that the model reads as separate tensors. They are not used as aliases.
         """
@@ -69,8 +74,8 @@ class Names:
         for copy, original in self.repeated:
             if not np.array_equal(self._tensors.read(copy), self._tensors.read(original)):
                 raise UserError(
-                    f"{self._tensors.folder}: {copy} should repeat {original}, because {CONFIG} ties the two, but they "
-                    "differ; fetch the weights anew"
+                    f"{self._tensors.folder}: {copy} should repeat {original}, because both are names of one tensor, "
+                    "but their values differ; fetch the weights anew"
                 )
 
     def missing_error(self, name: str) -> UserError:

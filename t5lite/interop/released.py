@@ -1,14 +1,14 @@
-"""Read released weights: a folder as transformers writes it becomes the parameters of a Transformer.
+"""Read released weights: turn a folder that transformers wrote into the parameters of a Transformer.
 
     released = open_released(Path("t5-small"))        reads config.json, and the names and shapes of all tensors
     released.model                                    the ModelConfig
     released.read("encoder/final_norm/scale")         one parameter, float32, on the host
 
-No tensor is ignored without a message. Each tensor is one of these:
+Each tensor is one of these:
 
-    parameter            it belongs to the model that answers, or to a part that another run can use (BERT's pooler)
+    parameter            it belongs to `released.model`, or to a part that another run can use (BERT's pooler)
     repetition           it repeats another tensor, such as a tied head; the two must be equal, and one may be missing
-    kept                 it belongs to a head that no model here has (a head for questions), or is a computed buffer
+    kept                 it belongs to a head that no model here has (question answering), or is a computed buffer
     unknown              an error names it
 
 A whole part may be missing if the class in config.json has no such part: T5EncoderModel has no decoder.
@@ -57,7 +57,8 @@ class Released:
     Args:
         kind: the end of the class name in config.json, such as "ForMaskedLM"; see `Family`.
         fields: values of a config's `model`.
-        rows: {path: source}, for all parameters that the files hold.
+        rows: {path: source}, for all parameters that the files hold, and for optional ones that they lack
+            (read as 0).
         shapes: {path: shape}, for the same parameters.
         lacking: the parameters of `model` that the files do not hold.
         repeated: {name: name of the tensor with the same values}.
@@ -93,7 +94,7 @@ class Released:
 
     @property
     def refusal(self) -> str | None:
-        """The reason why the weights cannot answer; None if they can."""
+        """The reason why no model here can use the weights' head; None if one can. Missing parts are not checked."""
         return self.family.refusal(self.kind, self.json)
 
     @property
@@ -179,9 +180,11 @@ def _check_kind(folder: Path, family: Family, kind: str, names: Names) -> None:
 def _match_tensors(
     family: Family, kind: str, models: Sequence[ModelConfig], names: Names
 ) -> tuple[dict[str, Row], tuple[str, ...]]:
-    """Return ({path: Row} of the parameters that the files hold, sorted paths that the files lack).
+    """Return ({path: Row}, sorted paths of the parameters in missing parts).
 
-    The second list has parameters of `models[0]` only. A parameter may be missing only if its whole part is missing.
+    The second list has parameters of `models[0]` only. A parameter may be missing only if its whole part is missing, or
+    if its entry is optional. A missing optional parameter gets a Row without names.
+
     Raises UserError if a part is incomplete, or if the kind needs a part that is missing.
     """
     rows: dict[str, Row] = {}
@@ -265,7 +268,7 @@ def load_parameters(released: Released, like: Mapping[str, jax.ShapeDtypeStruct]
         if leaf.shape != released.shapes[path]:
             raise UserError(
                 f"{released.folder}: {path} has the shape {released.shapes[path]}, but the run needs {leaf.shape}; "
-                "set the fields of config.model to the shape of these weights"
+                "set the fields of config.model to the values of these weights"
             )
         arrays[path] = jax.device_put(released.read(path), leaf.sharding)
     return arrays

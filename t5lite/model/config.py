@@ -8,11 +8,14 @@
 The name of an array ends in its shape, `x_BxTxD`. 1 stands for a dimension that broadcasts. In `attention`, T is the
 length of the queries, in the encoder and in the decoder.
 
-All fields are independent. A family is a choice of fields (`presets.py` has the published families). Defaults come from
-the config. If a field is None, the architecture decides its value (positions, token_types), or the positions do. With
-T5's relative bias, attention scores are not scaled, logits are scaled if embeddings are tied, and the initialisation is
-T5's. With other positions, scores are scaled by head_dim ** -0.5, logits are not scaled, and the initialisation is
-GPT-2's.
+All fields are independent. A family is a choice of fields (`presets.py` has the published families). Defaults are
+those of `t5lite.config.base_config`. Some fields may be None. Then the architecture decides `positions` and
+`token_types`, and the positions decide `scale_scores`, `scale_logits`, `initialisation` and `dropout_places`. In other
+fields None means none, or what the field's line says.
+
+With T5's relative bias, attention scores are not scaled, logits are scaled if embeddings are tied, and the
+initialisation is T5's. With other positions, scores are scaled by head_dim ** -0.5, logits are not scaled, and the
+initialisation is GPT-2's.
 
     T5 v1.0     relative_bias, rms, relu, tied              BERT   learned, layer, post, gelu, biases, embedding_norm
     T5 v1.1     relative_bias, rms, geglu, untied           BART   as BERT, encoder and decoder
@@ -27,10 +30,10 @@ Dropout has one rate, `dropout`. The places with dropout (DROPOUT_PLACES) differ
     final       the output of a stack, after its last norm
     head        the input of a classifier or a tagger
 
-    T5      embedding, attention, activation, residual, final       transformers' modeling_t5.py, as mesh-tensorflow
-    BERT    embedding, attention, residual, head                    modeling_bert.py, as google-research/bert
+    T5      embedding, attention, activation, residual, final       transformers' modeling_t5.py and mesh-tensorflow
+    BERT    embedding, attention, residual, head                    modeling_bert.py and google-research/bert
     GPT-2   embedding, attention, residual                          modeling_gpt2.py
-    BART    embedding, attention, activation, residual              modeling_bart.py, as fairseq
+    BART    embedding, attention, activation, residual              modeling_bart.py and fairseq
     Llama   attention                                               modeling_llama.py; also Mistral and Qwen
 
 If `dropout_places` is None, a model with relative_bias has dropout at all places: the places of T5, and an encoder's
@@ -66,7 +69,8 @@ USUAL = base_config().model  # the defaults
 class ModelConfig:
     """The shape of a model, and how it computes. Hashable. The constructor raises UserError for a bad value.
 
-    vocab_size: rows of the embedding. A mesh usually divides a multiple of 128 (the lanes of a TPU).
+    vocab_size: rows of the embedding. Choose a multiple of 128 (the lanes of a TPU): the axes of most
+        meshes divide it.
     num_kv_heads: number of heads of keys and values. A group of query heads shares each of them (Ainslie et al. 2023,
         GQA). None: num_heads.
     positions: "relative_bias" is T5's, with relative_buckets and relative_max_distance. "rotary" turns queries and
@@ -86,7 +90,7 @@ class ModelConfig:
     scale_scores: multiply attention scores by head_dim ** -0.5. scale_logits: multiply the last hidden states by
         d_model ** -0.5.
     dropout: the rate. dropout_places: some of DROPOUT_PLACES; None: the family's places, as above.
-    logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: one number for each vocabulary row.
+    logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: whether each vocabulary row has a bias.
     dtype: the dtype of matrix products. Parameters, norms, softmax and logits are always float32.
     remat: "full" keeps only the inputs of each layer; the backward pass computes the rest again.
     scan_layers: True compiles one layer and loops over it (fast to compile); False unrolls all layers (fast to run on
@@ -156,7 +160,7 @@ class ModelConfig:
             value = getattr(self, field)
             if value not in known:
                 raise UserError(f"config.model.{field}={value!r} is unknown; {nearest(str(value), known)}")
-        self._check_heads()
+        self._check_attention_heads()
         self._check_positions()
         if not 0 <= self.dropout < 1:
             raise UserError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
@@ -166,14 +170,23 @@ class ModelConfig:
                     f"config.model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}"
                 )
         _require_int("token_types", self.token_types, minimum=0)
-        if self.num_decoder_layers and (self.heads != OF_TOKENS or self.token_types):
-            raise UserError("config.model.token_types: only an encoder has token types and heads; set the field to 0")
+        if self.num_decoder_layers and self.heads != OF_TOKENS:
+            raise UserError(
+                f"heads={self.heads}: a model with a decoder has only the vocabulary head; leave `heads` at its default"
+            )
+        if self.num_decoder_layers and self.token_types:
+            raise UserError(
+                f"config.model.token_types={self.token_types}: only an encoder has token types; set the field to 0"
+            )
         for field in ("norm_epsilon", "rotary_base", "logits_soft_cap"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise UserError(f"config.model.{field}={getattr(self, field)} must be above 0")
 
     def _resolve_fields(self) -> None:
-        """Replace None in the fields whose value follows from the architecture."""
+        """Replace None in positions and token_types, and make dropout_places a tuple.
+
+        Set mlm_transform to False in a model without an encoder's vocabulary head.
+        """
         on_encoder = self.architecture == "encoder"
         usual_positions = "rotary" if self.architecture == "decoder" else "relative_bias"
         resolved = {
@@ -186,7 +199,7 @@ class ModelConfig:
         for field, value in resolved.items():
             object.__setattr__(self, field, value)
 
-    def _check_heads(self) -> None:
+    def _check_attention_heads(self) -> None:
         if self.num_kv_heads is not None:
             _require_int("num_kv_heads", self.num_kv_heads, minimum=1)
             if self.num_heads % self.num_kv_heads:
@@ -213,9 +226,14 @@ class ModelConfig:
             raise UserError(f"config.model.d_model={self.d_model} must be even for sinusoidal positions")
         if self.rotary_scaling is not None:
             name, *numbers = self.rotary_scaling or ("",)
-            known = ", ".join(f"{name} and {count} numbers" for name, count in ROTARY_SCALINGS.items())
+            known = "; ".join(
+                f"{known_name!r} and {count} positive number{'s' * (count > 1)}"
+                for known_name, count in ROTARY_SCALINGS.items()
+            )
             if ROTARY_SCALINGS.get(name) != len(numbers) or not all(map(_is_positive, numbers)):
-                raise UserError(f"config.model.rotary_scaling={self.rotary_scaling!r} is unknown; known: {known}")
+                raise UserError(
+                    f"config.model.rotary_scaling={self.rotary_scaling!r} is not valid; choose one of: {known}"
+                )
 
     @property
     def architecture(self) -> str:
@@ -234,7 +252,7 @@ class ModelConfig:
 
     @property
     def score_scale(self) -> float:
-        """The factor on queries · keys. In T5 it is 1, and the initialisation of the queries contains the factor."""
+        """The factor on queries · keys. In T5 it is 1: the queries' initialisation contains head_dim ** -0.5."""
         scaled = self.positions != "relative_bias" if self.scale_scores is None else self.scale_scores
         return self.head_dim**-0.5 if scaled else 1.0
 

@@ -85,7 +85,7 @@ def _resolve_members(fields: Fields, kinds: Mapping[str, Kind]) -> dict[str, dic
 
 
 def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> Kind:
-    """Return the kind of mixtures whose members are objectives of `kinds`."""
+    """Return the Kind of a mixture. Its members are objectives in `kinds`."""
 
     def window(fields: Fields, vocabulary: Vocabulary) -> int:
         members = _resolve_members(fields, kinds).values()
@@ -153,14 +153,14 @@ def _mix_objectives(
     front = [0 if mode is None else 1 for mode in modes]
     inputs_length = max(extra + each.inputs_length for extra, each in zip(front, objectives, strict=True))
     targets_length = max(each.targets_length for each in objectives)
-    others = tuple(dict.fromkeys(head for each in objectives for head in each.heads.others))
+    other_heads = tuple(dict.fromkeys(head for each in objectives for head in each.heads.others))
     cumulative = jnp.asarray(np.cumsum(weights)[:-1] / weights.sum(), jnp.float32)
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         choice_key, member_key = jax.random.split(key)
         choice = jnp.searchsorted(cumulative, jax.random.uniform(choice_key), side="right").astype(jnp.int32)
         examples = [
-            _pad_example(example, row["tokens"], inputs_length, targets_length, others)
+            _pad_example(example, row["tokens"], inputs_length, targets_length, other_heads)
             for example in (
                 _insert_mode_token(each.make(member_key, row, table), mode, mode_place)
                 for each, mode in zip(objectives, modes, strict=True)
@@ -191,12 +191,12 @@ def _mix_objectives(
         ),
         second_window=any(each.second_window for each in objectives),
         predicted=None if architecture != "encoder" else max(each.predicted for each in objectives),
-        heads=Heads(others=others),
+        heads=Heads(others=other_heads),
     )
 
 
 def _insert_mode_token(example: Example, mode: int | None, mode_place: int) -> Example:
-    """Return the example with `mode` inserted into its inputs at the index `mode_place`; None: return it unchanged."""
+    """Insert `mode` into the example's inputs at the index `mode_place`. If `mode` is None, return it unchanged."""
     if mode is None:
         return example
     ids = example.inputs_segment_ids
@@ -207,9 +207,12 @@ def _insert_mode_token(example: Example, mode: int | None, mode_place: int) -> E
 
 
 def _pad_example(
-    example: Example, window: Array, inputs_length: int, targets_length: int, others: tuple[Head, ...]
+    example: Example, tokens: Array, inputs_length: int, targets_length: int, other_heads: tuple[Head, ...]
 ) -> Example:
-    """Pad both sides, and fill fields that this member does not set, so that all examples have one structure."""
+    """Pad both sides, and fill fields that this member does not set, so that all examples have one structure.
+
+    other_heads: all heads of the mixture, except the vocabulary's.
+    """
     inputs, targets = example.inputs, example.targets
     inputs_ids, targets_ids = (
         jnp.ones(side.shape, jnp.int32) if ids is None else ids
@@ -225,10 +228,10 @@ def _pad_example(
         weights=pad(example.weights, targets_length),
         inputs_segment_ids=pad(inputs_ids, inputs_length),
         targets_segment_ids=pad(targets_ids, targets_length),
-        noise=make_noise(jnp.zeros(window.shape, bool)) if example.noise is None else example.noise,
-        ordered=window if example.ordered is None else example.ordered,
+        noise=make_noise(jnp.zeros(tokens.shape, bool)) if example.noise is None else example.noise,
+        ordered=tokens if example.ordered is None else example.ordered,
         token_types=pad(inputs * 0 if example.token_types is None else example.token_types, inputs_length),
-        answers={head.name: _pad_answers(example, head, inputs_length) for head in others},
+        answers={head.name: _pad_answers(example, head, inputs_length) for head in other_heads},
     )
 
 

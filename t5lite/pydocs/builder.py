@@ -29,12 +29,12 @@ from t5lite.system.errors import UserError
 
 SCIENCE = ("numpy", "scipy")
 CONFIGS = {
-    "general": "docstrings of the standard library and the packages t5lite installs, but numpy and scipy",
+    "general": "docstrings of the standard library and of the packages that t5lite installs, except numpy and scipy",
     "science": "docstrings of numpy and scipy",
     "summary_general": "the rest of a docstring of general -> its first sentence",
     "summary_science": "the rest of a docstring of science -> its first sentence",
     "summary": "the same as summary_general",
-    "science_topic": "a docstring of scipy -> its subpackage, the names of subpackages removed",
+    "science_topic": "a docstring of scipy, without the names of subpackages -> its subpackage",
 }
 
 Example = dict[str, str]

@@ -27,6 +27,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Slot:
     """Slot `number` of `parallel` slots.
 
+    module: the name of the module whose `main` executes a run.
     run: the name of the current run; None if the slot is free.
     """
 
@@ -51,7 +52,7 @@ class Slot:
         return is_alive and self._deterministic == deterministic
 
     def start(self, run: str, arguments: Sequence[str], deterministic: bool) -> None:
-        """Let the worker run the module's verb with `arguments`. If the worker cannot, start a new worker first."""
+        """Let the worker call `main` of the module with `arguments`. If the worker cannot, start a new worker first."""
         if not self.can_run(deterministic):
             self.close()
             self._start_worker(deterministic)

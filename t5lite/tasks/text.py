@@ -30,10 +30,10 @@ def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mappi
 
 
 def byte_sums(objective: Objective, keys: Array, rows: Row, weights: Array, table: TokenTable) -> Sums:
-    """Return {"bytes"}: the number of bytes of the text of the targets.
+    """Return {"bytes"}: the bytes of the targets' text, each target times its weight.
 
-    The tokenizer inserts a space before each document. This space is not counted. To recognise the first token of a
-    document among the targets, the number of ids is added to its id.
+    The tokenizer inserts a space before each document. This space is not counted. The first token of each document
+    gets its id plus the size of the table (`len(table.num_bytes)`). So it can be recognised among the targets.
 
     Args:
         rows: windows with "begins", which is 1 where a document begins. `objective` makes the targets from the windows.

@@ -2,8 +2,10 @@
 
     axis     splits                                            traffic
     data     the batch                                         gradients are summed over this axis
-    fsdp     the batch, and each parameter's model dimension   parameters are gathered, gradients scattered
-    tensor   heads, the feed-forward width, the vocabulary     activations are summed, twice a block
+    fsdp     the batch, and the model dimension of matrices    parameters are gathered, gradients scattered
+    tensor   heads, the feed-forward width, the vocabulary     activations are summed, once per block and pass
+
+A block is an attention or a feed-forward block. A pass is forward or backward.
 
 Sources: Zhao et al. 2023, PyTorch FSDP; Shoeybi et al. 2019, Megatron-LM.
 
@@ -106,7 +108,7 @@ def param_rules() -> Table:
         (r".*mlp/(gate|up)/bias", P(None, "tensor")),  # N, F
         (r".*mlp/down/kernel", P(None, "tensor", "fsdp")),  # N, F, D
         (r".*/bias", P()),
-        (r"[^/]+/kernel", P("fsdp", None)),  # D, the outputs of a head
+        (r"[^/]+/kernel", P("fsdp", None)),  # D, the outputs of a task's head
     )
 
 
@@ -138,7 +140,7 @@ def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh, heads: int) -> 
     for axis in axes:
         if axis not in mesh.axis_names:
             raise UserError(
-                f"sharding rules: {path!r} names the mesh axis {axis!r}, which does not exist;"
+                f"sharding rules: the row for {path!r} names the mesh axis {axis!r}, which does not exist;"
                 f" {nearest(axis, mesh.axis_names)}"
             )
     if len(spec) > len(shape) or len(set(axes)) < len(axes):

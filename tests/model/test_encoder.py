@@ -67,7 +67,7 @@ def test_the_transform_and_token_types_can_be_left_out():
 def test_other_architectures_have_neither():
     model = build(architecture="encoder_decoder")
     assert model.config.token_types == 0 and not model.config.mlm_transform
-    with pytest.raises(UserError, match="only an encoder"):
+    with pytest.raises(UserError, match="only the vocabulary head"):
         ModelConfig(1, 1, 128, 8, 8, 1, 8, heads=made(next_sentence=True))
 
 

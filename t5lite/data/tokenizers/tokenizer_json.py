@@ -1,10 +1,12 @@
-"""Read tokenizer.json, the file of the `tokenizers` library, so that text stays text. Return facts about its pieces.
+"""Read tokenizer.json, the file of the `tokenizers` library, and return facts about its pieces.
+
+In a text, the names of special tokens are read as plain text.
 
 The file is data: no part of the file is ever executed. These parts are changed:
 
-    added tokens                       a token with a role (</s>, <mask>) becomes special, so that its name is text
+    added tokens                       a token with a role (</s>, <mask>) becomes special: </s> in a text is plain text
     padding, truncation, BPE dropout   off
-    the space in front of a text       removed from the file, see `build_for_text`; the caller adds the space
+    the space in front of a text       removed if the ids stay the same (`build_for_text`); the caller adds it
     WordPiece's decoder                without its clean-up, which removes spaces before punctuation
 """
 
@@ -49,12 +51,13 @@ def parse(file: bytes) -> dict[str, Any]:
 def build(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     """Build the tokenizer of `spec`.
 
-    The tokenizer reads names of special tokens as text. Raises UserError if the library cannot build it.
+    The tokenizer reads names of special tokens as text. Raises UserError if the library cannot build it, or cannot
+    encode and decode a short text with it.
     """
     with _turn_panic_into_error():
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(spec))
         tokenizer.encode_special_tokens = True
-        for add in (False, True):
+        for add in (False, True):  # some errors appear only when the tokenizer is used
             tokenizer.decode(tokenizer.encode(" a\nb", add_special_tokens=add).ids, skip_special_tokens=False)
     return tokenizer
 
@@ -101,8 +104,8 @@ def build_for_text(spec: dict[str, Any], roles: Collection[int]) -> tuple[tokeni
     """Build the tokenizer of `spec` with the changes that the module's docstring lists.
 
     Many tokenizers put a space in front of a text, so that the first word is like any other word. Here the caller adds
-    the space, but not to a text that continues another. If the ids would change without the space in the file, the
-    space stays in the file.
+    the space, but not to a text that continues another. If this would change the ids,
+    the tokenizer itself keeps adding the space.
 
     Args:
         roles: ids that become special.
@@ -166,7 +169,10 @@ def _remove_space(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def describe_pieces(spec: dict[str, Any], pieces: list[str | None], special: Collection[int]) -> list[Piece | None]:
-    """Return facts about each piece, or None for a special one. An added token that is not special is its name."""
+    """Return facts about each piece, or None for a special one.
+
+    The text of an added token that is not special is its name, unchanged.
+    """
     added = list_added(spec)
     types = [part.get("type") for name in ("pre_tokenizer", "decoder") for part in _list_parts(spec.get(name))]
     prefix = spec["model"].get("continuing_subword_prefix") or "##"
