@@ -1,11 +1,14 @@
-"""Speed of the objectives: each jitted and vmapped on this device, beside a collator in NumPy. JSON lines on stdout.
+"""Measure the speed of the objectives and of a collator in NumPy. Print JSON lines on stdout.
 
     python benchmarks/objectives.py
     python benchmarks/objectives.py --batch 256 --seconds 5 --share ''         no training steps
 
-A line an objective: window tokens a second of batches of windows that fill 512 inputs. One for the collator: T5's span
-corruption, example by example, on one core of the host. Then what making the batch takes of the training step of
-`--config`: the time of making that config's batch alone over that of t5lite.bench.
+Each objective has a line: tokens a second, for batches of windows that fill 512 inputs. The objective is vmapped and
+jitted on this device. The collator has a line too. It makes T5's span corruption on one core of the host, one example
+after another.
+
+The last lines say how much of a training step of `--config` is spent on making the batch: the time of making the batch
+alone, divided by the step time of t5lite.bench.
 """
 
 import argparse
@@ -57,7 +60,7 @@ def make_in(config: ConfigDict) -> tuple[Objective, Vocabulary]:
 
 
 def batch_seconds(objective: Objective, vocabulary: Vocabulary, batch_size: int, seconds: float) -> float:
-    """Of making a batch, keys included, as the training step does."""
+    """Return the seconds of making a batch and its keys, as in the training step."""
     rows = jax.device_put(make_synthetic_rows(objective, vocabulary, batch_size))
 
     @jax.jit
@@ -68,7 +71,7 @@ def batch_seconds(objective: Objective, vocabulary: Vocabulary, batch_size: int,
 
 
 def collate(rng: np.random.Generator, window: np.ndarray, size: int, noise: int, spans: int) -> tuple[list, list]:
-    """(inputs, targets) of T5's span corruption of one window, in NumPy."""
+    """Return (inputs, targets) of T5's span corruption for one window, in NumPy."""
 
     def lengths(items: int) -> np.ndarray:
         cuts = np.sort(rng.choice(np.arange(1, items), spans - 1, replace=False))
@@ -85,7 +88,7 @@ def collate(rng: np.random.Generator, window: np.ndarray, size: int, noise: int,
 
 
 def collator_seconds(batch_size: int, size: int, seconds: float) -> float:
-    """Of a batch of span corruption in NumPy."""
+    """Return the seconds of making a batch of span corruption in NumPy."""
     window, targets_length = span_corruption_lengths(INPUTS_LENGTH)
     noise, spans = span_counts(window, 0.15, 3.0)
     rng = np.random.default_rng(0)

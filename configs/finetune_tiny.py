@@ -1,4 +1,4 @@
-"""Fine-tune the network of configs/tiny.py on pairs: classification, summaries, translation, anything with two columns.
+"""Fine-tune the network of configs/tiny.py on pairs: any source with two columns, such as texts and summaries.
 
     python -m t5lite.train --config configs/finetune_tiny.py --config.init_from=runs/tiny --workdir runs/tiny_summary
     python -m t5lite.train --config configs/finetune_tiny.py:architecture=encoder --config.init_from=runs/tiny_mlm \

@@ -1,12 +1,12 @@
-"""The small network of the examples and benchmarks: any objective on any architecture, on one machine.
+"""A small network for any objective and architecture, used by the examples and benchmarks.
 
     python -m t5lite.train --config configs/tiny.py --workdir runs/tiny
     python -m t5lite.train --config configs/tiny.py:objective=causal_lm --workdir runs/tiny_lm
     python -m t5lite.train --config configs/tiny.py:objective=mlm --workdir runs/tiny_mlm
 
 On 2 cores a step takes about 1 to 1.5 s. After 11 minutes (500 steps, 2.5 million tokens) on 21 MB of novels, the
-validation loss is 4.96 nats a target token. A transformers T5 of the same network with AdamW is at 5.88 after 12
-minutes (benchmarks/quality_for_time.py, curves under benchmarks/results/; one run each).
+validation loss is 4.96 nats a target token. The same network in transformers, with AdamW, is at 5.88 after 12 minutes.
+Both are single runs of benchmarks/quality_for_time.py; the curves are under benchmarks/results/.
 
 These settings were tried for span corruption and are not used. Most of them were tried on the smaller network of
 studies/first_run.py; its docstring has the figures.

@@ -52,9 +52,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     _check_repeated(study, arguments.seeds is not None, arguments.flag_fields)
     for config in {id(config): config for config in study.values()}.values():
         override(config, rest)
-    check_bases(
-        arguments.base or (), _list_candidates(study)
-    )  # a wrong --base must fail before the runs, not after them
+    # A wrong --base must fail before the runs, not after them.
+    check_bases(arguments.base or (), _list_candidates(study))
     if arguments.seeds is not None:
         study = repeat(study, range(arguments.seeds))
     return arguments, study

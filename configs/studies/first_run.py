@@ -1,4 +1,4 @@
-"""The main job of `make run`: is pre-training worth it? A small encoder-decoder, on any machine, without a download.
+"""The main job of `make run`: is pre-training worth it for a small encoder-decoder? It needs no download.
 
     python -m t5lite.study --config configs/studies/first_run.py --workdir runs/first_run --parallel 2
 
@@ -13,7 +13,7 @@ Each run except the pre-training is repeated with the seeds 0, 1 and 2. The seed
 3,555 pairs of the summaries, 2,000 of the 2,445 of the topics. The study takes about 5 minutes after installing,
 on 2 cores of an AMD EPYC.
 
-Results there, as differences to the runs from scratch with 95 % intervals over the three seeds:
+The results are differences to the runs from scratch, with 95 % intervals over the three seeds:
 
     summaries, nats a target token                          -0.417 (-0.513 to -0.291)
     topics, accuracy                                        -0.02 (-0.23 to +0.14), not resolved
@@ -57,9 +57,13 @@ of this.
 Queries start smaller than other kernels by 1 / sqrt(head_dim), because T5 does not scale its scores. After 1,000 steps
 at the full rate the scores are about 20, and attention falls on single tokens.
 
-These changes did not help on the topics: sentinels around the label as in pre-training (0.35 and 0.39 at the rates 3e-3
-and 1e-2; without them 0.36 and 0.44), three times the steps (0.46), a noise density of 0.5 (0.26 and 0.38). Keys that
-start equal to the queries did not change the loss (4.40 with and without).
+These changes did not help on the topics:
+
+    sentinels around the label as in pre-training    0.35 and 0.39 at the rates 3e-3 and 1e-2; without them 0.36, 0.44
+    three times the steps                            0.46
+    a noise density of 0.5                           0.26 and 0.38
+
+Keys that start equal to the queries did not change the loss (4.40 with and without).
 
 Two limits remain. With few labels, pre-training of this size does not help on topics. With 2,000 labels, three seeds
 do not resolve the differences in accuracy.

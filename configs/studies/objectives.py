@@ -1,10 +1,11 @@
-"""Compare ten pre-training objectives, and no pre-training, on the same small network and the same number of windows.
+"""Compare ten pre-training objectives with each other and with no pre-training.
 
     python -m t5lite.study --config configs/studies/objectives.py --workdir runs/objectives --parallel 2
 
-Each network is fine-tuned on a task of understanding (topic) and on a task of generation (summary). Everything is
-repeated with three seeds, pre-training too. Arguments name other text and tasks. With held_out, the name of a source's
-held-out file is the name of its training file, with held_out in place of "train":
+All runs have the same small network and the same number of windows. Each network is fine-tuned on a task of
+understanding (topic) and on a task of generation (summary). Everything is repeated with three seeds, pre-training too.
+Arguments name other text and tasks. If held_out is given, the word "train" in the name of a training file is replaced
+by it, and that file is the held-out text:
 
     --config configs/studies/objectives.py:text=files:corpus.train.jsonl,topic=files:topics.train.jsonl,\
     summary=files:pairs.train.jsonl,held_out=validation

@@ -1,4 +1,4 @@
-"""An ablation: the pre-training of first_run.py with four settings of the optimizer, 400 steps, three seeds each.
+"""Compare four settings of the optimizer for the pre-training of first_run.py: 400 steps, three seeds each.
 
 python -m t5lite.study --config configs/studies/optimizers.py --workdir runs/optimizers --parallel 2
 
@@ -11,8 +11,8 @@ muon_tuned   as in first_run.py: Muon at 5e-3, Adam at twice that rate, weight d
              the encoder
 
 The settings of muon_tuned were chosen by trials on this task (see first_run.py). For AdamW only two rates were tried.
-The study took 15 minutes on 2 cores beside other work. Results as differences to adamw (its loss is 4.677), in nats a
-target token, with 95 % intervals over 3 seeds:
+The study took 15 minutes on 2 cores beside other work. The loss of adamw is 4.677 nats a target token. The results are
+differences to adamw, with 95 % intervals over 3 seeds:
 
     adamw_slow                 -0.045 (-0.064 to -0.012)
     muon                       -0.405 (-0.486 to -0.357)

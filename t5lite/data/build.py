@@ -220,7 +220,8 @@ def encode_pieces(
         for (text, closed), ids in zip(
             block, tokenizer.encode_many([text for text, _ in block], continues), strict=True
         ):
-            size, total = size + len(text.encode()), total + len(text.encode())
+            num_bytes = len(text.encode())
+            size, total = size + num_bytes, total + num_bytes
             has_tokens = has_tokens or len(ids) > 0 or keep_empty
             ends = closed and has_tokens
             parts.append(Part(ids, size if ends else 0, ends))

@@ -147,6 +147,9 @@ class Answerer(abc.ABC):
     def answer(self, ready: list[PreparedRequest], places: list[int], options: Options) -> list[dict]:
         """Return the answers to a batch of requests. places: their places among all requests."""
 
+    def check(self, requests: Sequence[Request], options: Options) -> None:  # noqa: B027 - most kinds accept all
+        """Raise UserError for options that are wrong for every request."""
+
     def answers(
         self,
         requests: Sequence[Request],
@@ -159,6 +162,7 @@ class Answerer(abc.ABC):
         Generated answers also have "score". With num_return above 1 they have "answers", a list of all, best first.
         strict: see `answer_in_order`.
         """
+        self.check(requests, options)
         prepare = functools.partial(self.prepare, options=options)
         yield from answer_in_order(
             requests, batch_size, prepare, functools.partial(self.answer, options=options), strict

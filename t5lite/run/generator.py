@@ -10,7 +10,7 @@ from t5lite.data.rows import clip
 from t5lite.decoding.generate import Generated, Generation, pad_rows, step_weights
 from t5lite.decoding.score import score_targets
 from t5lite.model.transformer import StepWeights
-from t5lite.run.answering import BATCH_SIZE, DEFAULTS, Answerer, Options, PreparedRequest, answer_in_order
+from t5lite.run.answering import BATCH_SIZE, Answerer, Options, PreparedRequest, answer_in_order
 from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
 
@@ -100,16 +100,9 @@ class Generator(Answerer):
             raise UserError(f"--suppress: {text!r} is {len(candidates[0])} tokens; give a text that is one token")
         return int(ids[0])
 
-    def answers(
-        self,
-        requests: Sequence[Request],
-        options: Options = DEFAULTS,
-        batch_size: int = BATCH_SIZE,
-        strict: bool = True,
-    ) -> Iterator[dict]:
-        """See `Answerer.answers`."""
-        self.allowed(requests[:1], options.suppress)  # raise now if options are wrong for every request
-        yield from super().answers(requests, options, batch_size, strict)
+    def check(self, requests: Sequence[Request], options: Options) -> None:
+        """See `Answerer.check`."""
+        self.allowed(requests[:1], options.suppress)
 
     def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
         """Yield {"input", "target", "tokens", "token_logprobs", "logprob"} for each request's target, in order."""

@@ -10,11 +10,9 @@ from t5lite.train import train
 from t5lite.training import loop
 from tests.small import small_config, write_texts
 
-MESHES = (
-    {"data": 1, "fsdp": 4, "tensor": 1},
-    {"data": 1, "fsdp": 1, "tensor": 1},
-    {"data": 2, "fsdp": 2, "tensor": 2},
-)
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
+FOUR, EIGHT = {"data": 1, "fsdp": 4, "tensor": 1}, {"data": 8, "fsdp": 1, "tensor": 1}
+SPLIT = {"data": 2, "fsdp": 2, "tensor": 2}
 STEPS_A_MESH = 2
 
 
@@ -22,10 +20,10 @@ class Moved(Exception):
     """The machine is gone; the next one has other devices."""
 
 
-def _config(source, mesh):
+def _config(source, mesh, moves):
     config = small_config(source)
     config.model.dropout, config.ema_decay = 0.1, 0.9
-    config.budget.steps, config.checkpoint.every_steps = STEPS_A_MESH * len(MESHES), STEPS_A_MESH
+    config.budget.steps, config.checkpoint.every_steps = STEPS_A_MESH * moves, STEPS_A_MESH
     config.log_every_steps = 1
     for axis, size in mesh.items():
         config.mesh[axis] = size
@@ -37,7 +35,12 @@ def _losses(workdir):
     return [(line["step"], line["split"]) for line in lines], np.array([line["loss"] for line in lines])
 
 
-def test_a_run_that_moves_from_mesh_to_mesh_computes_what_it_would_have(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "meshes",
+    [(FOUR, ONE, SPLIT), pytest.param((EIGHT, FOUR, ONE, SPLIT, EIGHT), marks=pytest.mark.slow)],
+    ids=["three", "five"],
+)
+def test_a_run_that_moves_from_mesh_to_mesh_computes_what_it_would_have(meshes, tmp_path, monkeypatch):
     source = write_texts(tmp_path / "texts")
     saved, restored = [], []
     save, restore = loop.Checkpoints.save, loop.Checkpoints.restore
@@ -46,7 +49,7 @@ def test_a_run_that_moves_from_mesh_to_mesh_computes_what_it_would_have(tmp_path
         save(self, state, progress)
         saved.append(jax.device_get((state.params, state.opt_state, state.average)))
         self.wait()
-        if int(state.step) < STEPS_A_MESH * len(MESHES):
+        if int(state.step) < STEPS_A_MESH * len(meshes):
             raise Moved
 
     def seen_restore(self, *arguments):
@@ -59,14 +62,14 @@ def test_a_run_that_moves_from_mesh_to_mesh_computes_what_it_would_have(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(loop.Checkpoints, "save", save_and_leave)
         patch.setattr(loop.Checkpoints, "restore", seen_restore)
-        for mesh in MESHES[:-1]:
+        for mesh in meshes[:-1]:
             with pytest.raises(Moved):
-                train(_config(source, mesh), tmp_path / "moved")
-        mesh = MESHES[-1]
-        train(_config(source, mesh), tmp_path / "moved")
+                train(_config(source, mesh, len(meshes)), tmp_path / "moved")
+        mesh = meshes[-1]
+        train(_config(source, mesh, len(meshes)), tmp_path / "moved")
     for before, after in zip(saved[:-1], restored, strict=True):
         jax.tree.map(np.testing.assert_array_equal, before, after)
-    train(_config(source, MESHES[1]), tmp_path / "stayed")
+    train(_config(source, ONE, len(meshes)), tmp_path / "stayed")
     (moved_lines, moved), (stayed_lines, stayed) = map(_losses, (tmp_path / "moved", tmp_path / "stayed"))
     assert moved_lines == stayed_lines
     np.testing.assert_allclose(moved, stayed, rtol=1e-5)
