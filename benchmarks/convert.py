@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from t5lite.config import base_config
 from t5lite.data.tokenizers.training import train_tokenizer
 from t5lite.interop.released import open_released

@@ -69,9 +69,9 @@ def prepare(path: str) -> None:
     """Build tokenizer and store of the file at `path`, and print what it took. Runs in a process of its own."""
     start = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    open_tokenizer(_config(path), supervised=False)
+    open_tokenizer(_config(path), "text")
     tokenizer_seconds = time.perf_counter() - start
-    dataset = open_dataset(_config(path), supervised=False)
+    dataset = open_dataset(_config(path), "text")
     seconds = time.perf_counter() - start
     tokens = dataset.train["train"].store.num_tokens
     size = Path(path).stat().st_size
@@ -148,7 +148,7 @@ def main() -> None:
         write_repeated(path, arguments.text, int(arguments.gigabytes * 1e9))
         os.environ["T5LITE_CACHE"] = f"{folder}/cache"
         subprocess.run([sys.executable, __file__, "--prepare", path], check=True)
-        span = open_dataset(_config(str(path)), supervised=False).train["train"]
+        span = open_dataset(_config(str(path)), "text").train["train"]
         for with_eos in (True, False):
             print(json.dumps(rows(span, with_eos, arguments.seconds)))
     print(json.dumps(packing(arguments.pairs)))
