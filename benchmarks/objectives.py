@@ -104,7 +104,7 @@ def collator_seconds(batch_size: int, size: int, seconds: float) -> float:
     return seconds_a_call(batch_of, seconds)
 
 
-def config_of(path: str, **choices: str) -> ConfigDict:
+def read_run_config(path: str, **choices: str) -> ConfigDict:
     """The config of a file, with what its argument chooses."""
     return load_function(Path(path), "get_config")(",".join(f"{name}={value}" for name, value in choices.items()))
 
@@ -112,7 +112,7 @@ def config_of(path: str, **choices: str) -> ConfigDict:
 def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in NAMES:
         architecture = OBJECTIVES[name].architectures[0]
-        config = config_of(arguments.config, objective=name, architecture=architecture)
+        config = read_run_config(arguments.config, objective=name, architecture=architecture)
         config.objective.inputs_length = INPUTS_LENGTH
         objective, vocabulary = make_in(config)
         seconds = batch_seconds(objective, vocabulary, arguments.batch, arguments.seconds)
@@ -134,7 +134,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "tokens_per_second": round(arguments.batch * window / seconds),
     }
     for name in filter(None, arguments.share.split(",")):
-        config = config_of(arguments.config, objective=name)
+        config = read_run_config(arguments.config, objective=name)
         objective, vocabulary = make_in(config)
         step = bench(config)["step_seconds"]
         seconds = batch_seconds(objective, vocabulary, config.batch_size, arguments.seconds)

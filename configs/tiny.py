@@ -23,7 +23,7 @@ because its gradients are mostly noise at first.
 """
 
 from t5lite.config import base_config, parse_arg
-from t5lite.objectives.catalogue import kind_of
+from t5lite.objectives.catalogue import find_kind
 
 
 def get_config(arg=None):
@@ -33,7 +33,7 @@ def get_config(arg=None):
     config.data.train.source = "pydocs/general"
     config.objective.name = arg.objective
     config.objective.inputs_length = 512
-    architecture = arg.architecture or kind_of(config.objective).architectures[0]
+    architecture = arg.architecture or find_kind(config.objective).architectures[0]
     config.model.architecture = architecture
     config.model.d_model = 256
     config.model.d_ff = 512

@@ -26,7 +26,7 @@ from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import make_objective
 from t5lite.training.budget import measure_step_seconds
-from t5lite.training.sharding import local_rows, put_batch
+from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer, peak_bytes
 
 LABELS = ("O", "B-X", "I-X")  # the number of labels has almost no effect on the speed
@@ -64,7 +64,7 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
     trainer = make_trainer(config, model, objective, vocabulary.table, total_steps=10**6)
     compile_seconds = time.perf_counter() - start
     rows_of_host = len(local_rows(config.batch_size, trainer.mesh))
-    rows = put_batch(make_synthetic_rows(objective, vocabulary, rows_of_host), trainer.mesh)
+    rows = place_batch(make_synthetic_rows(objective, vocabulary, rows_of_host), trainer.mesh)
     seconds = measure_step_seconds(trainer.step, trainer.init(), rows)
     encoder_length, decoder_length = objective.lengths
     flops = count_step_flops(config, model, objective)

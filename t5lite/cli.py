@@ -84,11 +84,11 @@ def parse_with_checkpoint(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:
     """Return (the verb's own arguments, the config of the run at --checkpoint or --workdir with its overrides)."""
-    from t5lite.run.released import config_of
+    from t5lite.run.released import read_run_config
 
     add_checkpoint(parser)
     arguments, rest = parser.parse_known_args(argv)
-    return arguments, override(config_of(arguments.checkpoint), rest)
+    return arguments, override(read_run_config(arguments.checkpoint), rest)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

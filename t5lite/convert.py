@@ -22,7 +22,7 @@ from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.generation_config import write_generation_config
 from t5lite.interop.dropout import find_lost_places
 from t5lite.interop.kept import keep_release, read_kept, write_back
-from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
+from t5lite.interop.released import Released, get_folder, is_released, load_parameters, open_released
 from t5lite.interop.tensors import DTYPES
 from t5lite.interop.writing import describe, write_released
 from t5lite.model.config import ModelConfig
@@ -45,7 +45,7 @@ ELSEWHERE = "choose another --to"
 def import_released(place: str, workdir: Path) -> Released:
     """Make `workdir` from the released weights `hf:DIR`: a run that ended at step 0 with these weights."""
     _refuse_existing(workdir)
-    released, opened = open_released(folder_of(place)), open_model(place)
+    released, opened = open_released(get_folder(place)), open_model(place)
     opened.config.tokenizer.path = None
     like = flatten_dict(_shapes_with_shardings(released.shapes, _make_one_device_mesh(), released.model), sep="/")
     with atomic_folder(workdir, ELSEWHERE) as temporary:
@@ -171,7 +171,7 @@ def main(argv: Sequence[str]) -> None:
     if is_released(arguments.source):
         _print_table(import_released(arguments.source, Path(arguments.target)))
     else:
-        folder = folder_of(arguments.target)
+        folder = get_folder(arguments.target)
         export_released(Path(arguments.source), folder, arguments.dtype, arguments.step, arguments.average)
         _print_table(open_released(folder))
     print(f"{arguments.source} → {arguments.target}")

@@ -45,7 +45,7 @@ from t5lite.run.examples import (
     MeasuredNoise,
     TrainingExample,
     as_json,
-    examples_of,
+    make_training_examples,
     measure_noise,
     measure_padding,
 )
@@ -225,13 +225,13 @@ def main(argv: Sequence[str]) -> None:
     console = Console(highlight=False)
 
     def show_each() -> Iterator[TrainingExample]:
-        for example in examples_of(experiment, arguments.step, arguments.n):
+        for example in make_training_examples(experiment, arguments.step, arguments.n):
             if not arguments.summary:
                 show(experiment, example, console)
             yield example
 
     if arguments.json:
-        for example in examples_of(experiment, arguments.step, arguments.n):
+        for example in make_training_examples(experiment, arguments.step, arguments.n):
             print(json.dumps(as_json(example, experiment.objective)))
         return
     measures = measure_noise(show_each(), experiment.objective)

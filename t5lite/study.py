@@ -16,13 +16,13 @@ from pathlib import Path
 from t5lite import cli
 from t5lite.checks import in_range
 from t5lite.config import lookup_field, to_dict
-from t5lite.reporting.bases import Candidate, check_bases, find_base, subject_of
+from t5lite.reporting.bases import Candidate, check_bases, find_base, find_subject
 from t5lite.reporting.comparison import Report
 from t5lite.reporting.notes import evaluation_notes
 from t5lite.reporting.report import write_report
 from t5lite.reporting.runs import read_run
 from t5lite.reporting.terminal import show
-from t5lite.run.inherit import as_begun, may_be_inherited
+from t5lite.run.inherit import may_be_inherited, with_begun_shape
 from t5lite.run.overrides import given_fields, override
 from t5lite.studies.runner import run_study
 from t5lite.studies.study import Study, find_unmet_need, is_repeated, read_study, repeat, select_runs, sort_by_needs
@@ -75,7 +75,7 @@ def _check_repeated(study: Study, has_seeds: bool, flag_fields: Collection[str])
 def _list_candidates(study: Study, names: Collection[str] | None = None) -> list[Candidate]:
     """Return the runs that can be a base of the report. names: only these runs; None: all runs."""
     return [
-        Candidate({name, config.name}, subject_of(to_dict(config)))
+        Candidate({name, config.name}, find_subject(to_dict(config)))
         for name, config in study.items()
         if names is None or name in names
     ]
@@ -136,7 +136,7 @@ def run_and_report(
 def _is_complete(study: Study, folder: Path, flag_fields: Collection[str], name: str) -> bool:
     """Return whether the run `name` has its result. Raises UserError if the run's folder contains another run."""
     workdir = folder / name
-    check_same_run(as_begun(study[name], workdir, flag_fields) or study[name], workdir)
+    check_same_run(with_begun_shape(study[name], workdir, flag_fields) or study[name], workdir)
     return read_result(workdir) is not None
 
 

@@ -41,7 +41,7 @@ from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog, NoLog, read_first_losses
 from t5lite.training.policy import make_policy
 from t5lite.training.reading import saved_steps
-from t5lite.training.sharding import check_batch, local_rows, make_mesh, put_batch
+from t5lite.training.sharding import check_batch, local_rows, make_mesh, place_batch
 from t5lite.training.start import check_shapes, find_weights, read_shapes
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
@@ -108,7 +108,7 @@ def fit(
         debug_nans=config.debug_nans,
     )
     rows = experiment.train_rows(local_rows(config.batch_size, trainer.mesh))
-    batches = prefetch(lambda step: put_batch(rows(step), trainer.mesh), first, steps)
+    batches = prefetch(lambda step: place_batch(rows(step), trainer.mesh), first, steps)
     title = f"training {config.name or workdir.name}"
     with contextlib.closing(log), contextlib.closing(batches):
         # If the run was stopped during an evaluation, the checkpoint of this step exists but its evaluation does not.

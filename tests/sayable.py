@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from t5lite.decoding.conventions import Conventions, conventions_of
+from t5lite.decoding.conventions import Conventions, make_conventions
 from t5lite.objectives.objective import Objective
 from t5lite.system.vocabulary import Rules, Vocabulary
 
@@ -12,7 +12,9 @@ STRANGE = Rules(stops=(40, 900), first=41, last=901, never=(42, 43), never_first
 
 def trained(objective: Objective, vocab: Vocabulary, rules: Rules = STRANGE) -> Conventions:
     """The conventions of a run with `objective` that starts from weights with `rules`."""
-    return conventions_of(objective, vocab, True, rules.adapt_to_training(objective.allowed_ids(vocab), objective.bos))
+    return make_conventions(
+        objective, vocab, True, rules.adapt_to_training(objective.allowed_ids(vocab), objective.bos)
+    )
 
 
 def unsayable(

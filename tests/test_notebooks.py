@@ -25,13 +25,13 @@ PRETRAIN_STEPS, STOP_AT = 12, 6
 STOP = f"""
 import signal
 import t5lite.train as stopped
-put_batch, calls = stopped.put_batch, []
+place_batch, calls = stopped.place_batch, []
 def put_and_stop(*given):
     calls.append(given)
     if len(calls) == {STOP_AT}:
         signal.raise_signal(signal.SIGINT)
-    return put_batch(*given)
-stopped.put_batch = put_and_stop
+    return place_batch(*given)
+stopped.place_batch = put_and_stop
 """
 
 

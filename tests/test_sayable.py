@@ -13,7 +13,7 @@ from t5lite import convert, evaluate, generate
 from t5lite.data.packing import pack
 from t5lite.data.rows import PackedPairs
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
-from t5lite.decoding.conventions import conventions_of
+from t5lite.decoding.conventions import make_conventions
 from t5lite.objectives.catalogue import OBJECTIVES, make_objective
 from t5lite.system.vocabulary import Rules
 from t5lite.train import train
@@ -58,9 +58,9 @@ def test_targets_of_packed_pairs_can_be_generated(architecture):
 def test_a_run_without_rules_begins_with_what_its_targets_begin_with():
     """A workdir that an older t5lite left."""
     objective = make_objective(FIELDS | {"name": "supervised", "targets_length": 32}, "encoder_decoder", SHIFTED)
-    known = conventions_of(objective, SHIFTED, True, None)
+    known = make_conventions(objective, SHIFTED, True, None)
     assert (known.rules.first, known.front, known.rules.stops) == (SHIFTED.bos, (SHIFTED.bos,), (SHIFTED.eos,))
-    free = conventions_of(objective, SHIFTED, True, Rules())
+    free = make_conventions(objective, SHIFTED, True, Rules())
     assert free.rules.first is None and free.front == (SHIFTED.bos,) and free.allowed[SHIFTED.bos]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from t5lite.data.files import TaggedSentence, fragments_of
+from t5lite.data.files import TaggedSentence, split_text
 from t5lite.data.store import StoreWriter
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.system.errors import UserError
@@ -65,8 +65,8 @@ def build_pairs(
                 labels[targets] += 1
                 if len(labels) > MAX_LABELS or len(targets) > MAX_LABEL_LENGTH:
                     labels = None
-            yield from fragments_of(inputs)
-            yield from fragments_of(targets)
+            yield from split_text(inputs)
+            yield from split_text(targets)
 
     def make_card() -> dict[str, Any]:
         return {"labels": None if labels is None else dict(sorted(labels.items()))}

@@ -73,7 +73,7 @@ class FileSource:
                 continue
             for place, row in read_rows(path, [self.columns.text], self.quoting):
                 if text := types.read_text(row, self.columns.text, place):
-                    yield from fragments_of(text)
+                    yield from split_text(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield (inputs, targets) for each row. Raises UserError for any fault of a file."""
@@ -120,7 +120,7 @@ class FileSource:
         return sum(map(estimate_size, self.paths))
 
 
-def fragments_of(text: str) -> Iterator[Fragment]:
+def split_text(text: str) -> Iterator[Fragment]:
     """Yield the fragments of a document that is one string. For an empty document, yield one empty fragment."""
     block = readers.BLOCK
     if len(text) <= block:

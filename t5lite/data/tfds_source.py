@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from t5lite.data.files import Columns, Fragment, TaggedSentence, fragments_of
+from t5lite.data.files import Columns, Fragment, TaggedSentence, split_text
 from t5lite.data.readers import read_text
 from t5lite.system.errors import UserError, nearest
 
@@ -43,7 +43,7 @@ class RecordSource:
         """Yield the text of the documents. Leave out empty texts. Raises UserError for a missing column."""
         for (text,) in self._read_values([self.columns.text]):
             if text:
-                yield from fragments_of(text)
+                yield from split_text(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield (inputs, targets) for each record. Class labels become names. Raises UserError for a missing column."""

@@ -1,6 +1,6 @@
 """The conventions of a model: how it reads inputs, and how it writes answers. Evaluation, answers and exports use them.
 
-    conventions = conventions_of(objective, vocabulary, tokenizer.begins_with_start, tokenizer.rules)
+    conventions = make_conventions(objective, vocabulary, tokenizer.begins_with_start, tokenizer.rules)
     generate(model, params, inputs, lengths, settings, **conventions.generation_arguments())
     score_targets(model, params, inputs, lengths, targets, target_lengths, **conventions.scoring_arguments())
     decode(conventions.text_tokens(answer))
@@ -58,7 +58,7 @@ class Conventions:
         return tokens[begin:end]
 
 
-def conventions_of(
+def make_conventions(
     objective: Objective, vocabulary: Vocabulary, begins_with_start: bool, rules: Rules | None
 ) -> Conventions:
     """Return the conventions of a model. rules: None if the tokenizer's files have no rules, as in older workdirs."""

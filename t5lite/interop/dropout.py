@@ -52,7 +52,7 @@ def read_places(json: Mapping[str, Any], table: Rates) -> tuple[str, ...]:
     return tuple(place for place in DROPOUT_PLACES if place in places)
 
 
-def rates_of(dropout: float, places: Collection[str], table: Rates) -> dict[str, float]:
+def make_rates(dropout: float, places: Collection[str], table: Rates) -> dict[str, float]:
     """Return {field: rate} for config.json, for a model with the rate `dropout` at `places`.
 
     The rate of a field is 0 if the field has no places, or if the model has no dropout at one of these places.
@@ -62,7 +62,7 @@ def rates_of(dropout: float, places: Collection[str], table: Rates) -> dict[str,
 
 def model_rates(config: ModelConfig, table: Rates) -> dict[str, float]:
     """Return config.json's rates for a model."""
-    return rates_of(config.dropout, [place for place in DROPOUT_PLACES if config.dropout_at(place)], table)
+    return make_rates(config.dropout, [place for place in DROPOUT_PLACES if config.dropout_rate(place)], table)
 
 
 def find_lost_places(config: ModelConfig, table: Rates) -> list[str]:
@@ -70,4 +70,4 @@ def find_lost_places(config: ModelConfig, table: Rates) -> list[str]:
     expressed = {place for name, rate in model_rates(config, table).items() if rate for place in table[name].places}
     has_head = any(head.dropout for head in config.heads.others)
     places = [place for place in DROPOUT_PLACES if place != "head" or has_head]
-    return [place for place in places if config.dropout_at(place) and place not in expressed]
+    return [place for place in places if config.dropout_rate(place) and place not in expressed]

@@ -133,7 +133,7 @@ class Family:
             return None
         return f"it is a {next(iter(json.get('architectures') or ()), kind)}, whose head no model here has"
 
-    def kind_of(self, json: Json, names: Iterable[str]) -> str:
+    def find_kind(self, json: Json, names: Iterable[str]) -> str:
         """Return the kind that config.json names. If it names none: the kind of the head among the tensors, or ""."""
         kind = read_kind(json)
         if kind in self.kinds:
@@ -156,7 +156,7 @@ def read_kind(json: Json) -> str:
 
 
 @functools.lru_cache(16)
-def shapes_of(model: ModelConfig) -> dict[str, Shape]:
+def list_shapes(model: ModelConfig) -> dict[str, Shape]:
     """Return {path: shape} of a model's parameters."""
     leaves = jax.tree.leaves_with_path(parameter_shapes(model))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
@@ -173,11 +173,11 @@ def tensor_shape(entry: Entry, shape: Shape) -> Shape:
 
 def tensor_names(entry: Entry, model: ModelConfig) -> list[str]:
     """Return the names of the tensors that hold a parameter of `model`, one for each layer."""
-    layers = shapes_of(model)[entry.path][0] if entry.stacked else 1
+    layers = list_shapes(model)[entry.path][0] if entry.stacked else 1
     return [entry.tensor.format(n=layer) for layer in range(layers)]
 
 
-def part_of(path: str) -> str:
+def name_part(path: str) -> str:
     """Return the part of a model that a parameter belongs to: the first name of its path."""
     return path.partition("/")[0]
 

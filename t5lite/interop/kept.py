@@ -90,7 +90,7 @@ def read_kept(workdir: Path) -> KeptRelease | None:
         return None
     family = FAMILIES[config["model_type"]]
     names = [family.rename(name) for name in tensors["tensors"]]
-    return KeptRelease(folder, config, family, family.kind_of(config, names), tensors["tensors"])
+    return KeptRelease(folder, config, family, family.find_kind(config, names), tensors["tensors"])
 
 
 def write_back(

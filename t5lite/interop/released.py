@@ -26,7 +26,7 @@ from t5lite.checks import RANGES
 from t5lite.interop.bart import BART
 from t5lite.interop.bert import BERT
 from t5lite.interop.dropout import read_places, read_rates
-from t5lite.interop.family import Entry, Family, Json, Shape, part_of, shapes_of, tensor_names, tensor_shape
+from t5lite.interop.family import Entry, Family, Json, Shape, list_shapes, name_part, tensor_names, tensor_shape
 from t5lite.interop.gpt2 import GPT2
 from t5lite.interop.labels import read_label_names
 from t5lite.interop.llama import LLAMA
@@ -116,7 +116,7 @@ def is_released(place: str | Path) -> bool:
     return str(place).startswith(SCHEME)
 
 
-def folder_of(place: str | Path) -> Path:
+def get_folder(place: str | Path) -> Path:
     """Return DIR for `hf:DIR`."""
     return Path(str(place).removeprefix(SCHEME))
 
@@ -142,7 +142,7 @@ def open_released(folder: Path) -> Released:
     tensors = TensorFolder(folder)
     names = Names(family, tensors)
     try:
-        kind = family.kind_of(json, names.stored_names)
+        kind = family.find_kind(json, names.stored_names)
         # T5's head does not count if it only repeats the embedding that config.json ties it to.
         is_tied = family.ties(json) and names.is_redundant(HEAD)
         fields = family.fields(json, names.shapes(exclude=HEAD if is_tied else None))
@@ -198,14 +198,14 @@ def _match_tensors(
             elif any(name in names.stored_names for name in wanted):
                 raise names.missing_error(absent)
             else:
-                missing.setdefault(part_of(entry.path), {})[entry.path] = absent
+                missing.setdefault(name_part(entry.path), {})[entry.path] = absent
     main_paths = {entry.path for entry in family.entries(models[0])}
     for part, paths in missing.items():
-        is_absent = not any(part_of(path) == part for path, row in rows.items() if row.names)
+        is_absent = not any(name_part(path) == part for path, row in rows.items() if row.names)
         missing_main = [path for path in paths if path in main_paths]
         if not is_absent or (missing_main and part not in family.kinds.get(kind, ())):
             raise names.missing_error(next(iter(paths.values())))
-        rows = {path: row for path, row in rows.items() if part_of(path) != part}
+        rows = {path: row for path, row in rows.items() if name_part(path) != part}
     return rows, tuple(sorted(path for paths in missing.values() for path in paths if path in main_paths))
 
 
@@ -240,8 +240,8 @@ def _check_ranges(fields: Mapping[str, Any]) -> None:
 
 def _find_shapes(models: Sequence[ModelConfig], rows: Mapping[str, Row], lacking: Collection[str]) -> dict[str, Shape]:
     """Return the shape of each parameter in `rows`. At least one of the models has that parameter."""
-    known = {path: shape for model in reversed(models) for path, shape in shapes_of(model).items()}
-    if missing := shapes_of(models[0]).keys() - rows.keys() - set(lacking):
+    known = {path: shape for model in reversed(models) for path, shape in list_shapes(model).items()}
+    if missing := list_shapes(models[0]).keys() - rows.keys() - set(lacking):
         raise ValueError(f"the family's table has no row for {min(missing)}")
     return {path: known[path] for path in rows}
 

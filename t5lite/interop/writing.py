@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from t5lite.interop.dropout import model_rates
-from t5lite.interop.family import Entry, Family, Json, Shape, shapes_of, tensor_shape
+from t5lite.interop.family import Entry, Family, Json, Shape, list_shapes, tensor_shape
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import ALL
 from t5lite.interop.tensors import SHARD_BYTES, TensorToWrite, write_tensors
@@ -52,7 +52,7 @@ def write_released(
     Raises UserError for a model that belongs to no family.
     """
     family, fields = describe(config)
-    tensors = make_tensors(family.entries(config), shapes_of(config), params, fetch)
+    tensors = make_tensors(family.entries(config), list_shapes(config), params, fetch)
     fields |= {"dtype": dtype, **(more or {})}
     if "id2label" in fields:
         fields["label2id"] = {name: int(i) for i, name in fields["id2label"].items()}

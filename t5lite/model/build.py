@@ -6,7 +6,7 @@ from typing import Any
 from t5lite.config import require
 from t5lite.model.config import VOCAB_MULTIPLE, ModelConfig
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.objectives.objective import VOCABULARY_ONLY, Heads
 from t5lite.system.vocabulary import Vocabulary
 
 ARCHITECTURES = ("encoder_decoder", "decoder", "encoder")
@@ -25,15 +25,13 @@ def _resolve_stacks(fields: Mapping[str, Any]) -> dict[str, Any]:
         fields["num_encoder_layers"] = 0
     elif architecture == "encoder":
         fields["num_decoder_layers"] = 0
-    if architecture != "encoder":
-        fields["token_types"] = 0
     return fields
 
 
-def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
+def complete_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return `fields` with the value that the model uses in place of each None. `vocab_size` is unchanged.
 
-    Two models are the same if their settled fields, heads and vocabulary rows are equal.
+    Two models are the same if their complete fields, heads and vocabulary rows are equal.
     """
     rows = fields["vocab_size"]
     model = ModelConfig(**_resolve_stacks(fields) | {"vocab_size": rows or VOCAB_MULTIPLE})
@@ -43,7 +41,7 @@ def settled(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: derived.get(name, getattr(model, name, None)) for name in fields}
 
 
-def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = OF_TOKENS) -> Transformer:
+def make_model(fields: Mapping[str, Any], vocabulary: Vocabulary, heads: Heads = VOCABULARY_ONLY) -> Transformer:
     """Return the model of `fields`. Its embedding has a row for each id of `vocabulary`.
 
     heads: the outputs that the objective needs. If `vocab_size` is None, the embedding has as many rows as the

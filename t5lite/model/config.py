@@ -45,7 +45,7 @@ import dataclasses
 
 from t5lite.config import base_config
 from t5lite.model.attention import IMPLEMENTATIONS
-from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.objectives.objective import VOCABULARY_ONLY, Heads
 from t5lite.system.errors import UserError, nearest
 
 POSITIONS = ("relative_bias", "rotary", "learned", "sinusoidal", "alibi")
@@ -138,7 +138,7 @@ class ModelConfig:
     remat: str = USUAL.remat
     scan_layers: bool = USUAL.scan_layers
     attention: str = USUAL.attention
-    heads: Heads = OF_TOKENS
+    heads: Heads = VOCABULARY_ONLY
     token_types: int | None = USUAL.token_types
     mlm_transform: bool = USUAL.mlm_transform
 
@@ -170,7 +170,7 @@ class ModelConfig:
                     f"config.model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}"
                 )
         _require_int("token_types", self.token_types, minimum=0)
-        if self.num_decoder_layers and self.heads != OF_TOKENS:
+        if self.num_decoder_layers and self.heads != VOCABULARY_ONLY:
             raise UserError(
                 f"heads={self.heads}: a model with a decoder has only the vocabulary head; leave `heads` at its default"
             )
@@ -262,7 +262,7 @@ class ModelConfig:
         scaled_as_t5 = self.positions == "relative_bias" and self.tie_embeddings
         return self.d_model**-0.5 if (scaled_as_t5 if self.scale_logits is None else self.scale_logits) else 1.0
 
-    def dropout_at(self, place: str) -> float:
+    def dropout_rate(self, place: str) -> float:
         """Return the rate of dropout at `place`, one of DROPOUT_PLACES; 0 if there is no dropout at this place."""
         usual = DROPOUT_PLACES if self.positions == "relative_bias" else USUAL_DROPOUT_PLACES
         return self.dropout if place in (usual if self.dropout_places is None else self.dropout_places) else 0.0

@@ -5,7 +5,7 @@ Each block is residual. Its norm is before or after the block:
     pre    x + dropout(block(norm(x)))        (T5, GPT-2, Llama)
     post   norm(x + dropout(block(x)))        (BERT, BART)
 
-`ModelConfig.dropout_at(place)` returns the rate of dropout at a place. The dropout above is at the place "residual".
+`ModelConfig.dropout_rate(place)` returns the rate of dropout at a place. The dropout above is at the place "residual".
 
 Kernels and activations are 2-D in each product: XLA's CPU backend runs one 2-D product faster than the same product
 with more dimensions.
@@ -147,7 +147,7 @@ class Attention(nn.Module):
         if config.qk_norm:
             self.query_norm, self.key_norm = RMSNorm(config), RMSNorm(config)
         self.output = Dense(config, config.d_model)
-        self.drop = nn.Dropout(config.dropout_at("residual"))
+        self.drop = nn.Dropout(config.dropout_rate("residual"))
 
     def _split_heads(self, x_BxTxHK: Array) -> Array:
         x_BxTxHxK = x_BxTxHK.reshape(*x_BxTxHK.shape[:-1], -1, self.config.head_dim)
@@ -200,7 +200,7 @@ class Attention(nn.Module):
             cache = cache if slot is None else write_cache(cache, k, v, slot)
             y_BxTxHxK = attend(q_BxTxHxK, *cache, scale=config.score_scale)
         else:
-            rate = 0.0 if deterministic else config.dropout_at("attention")
+            rate = 0.0 if deterministic else config.dropout_rate("attention")
             y_BxTxHxK = attend(q_BxTxHxK, k, v, scale=config.score_scale, dropout=rate,
                                key=self.make_rng("dropout") if rate else None)  # fmt: skip
         y_BxTxD = self.output(y_BxTxHxK.reshape(*y_BxTxHxK.shape[:2], -1))
@@ -256,9 +256,9 @@ class MLP(nn.Module):
         else:
             h_BxTxF = activation(Dense(config, config.d_ff, name="up")(h_BxTxD))
         h_BxTxF = constrain(h_BxTxF, BATCH, None, TENSOR)
-        h_BxTxF = nn.Dropout(config.dropout_at("activation"))(h_BxTxF, deterministic=deterministic)
+        h_BxTxF = nn.Dropout(config.dropout_rate("activation"))(h_BxTxF, deterministic=deterministic)
         y_BxTxD = Dense(config, config.d_model, name="down")(h_BxTxF)
-        y_BxTxD = nn.Dropout(config.dropout_at("residual"))(y_BxTxD, deterministic=deterministic)
+        y_BxTxD = nn.Dropout(config.dropout_rate("residual"))(y_BxTxD, deterministic=deterministic)
         y_BxTxD = x_BxTxD + constrain(y_BxTxD, BATCH, None, None)
         return y_BxTxD if pre else norm(y_BxTxD)
 

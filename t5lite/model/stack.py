@@ -73,8 +73,8 @@ class Stack(nn.Module):
             self.embedding_norm = make_norm(config)
         if config.norm_position == "pre":
             self.final_norm = make_norm(config)
-        self.drop_embedding = nn.Dropout(config.dropout_at("embedding"))
-        self.drop_final = nn.Dropout(config.dropout_at("final"))
+        self.drop_embedding = nn.Dropout(config.dropout_rate("embedding"))
+        self.drop_final = nn.Dropout(config.dropout_rate("final"))
         self.layer = Layer(config, cross=self.cross, parent=None)
         self.layers = self.param("layers", self._init_layers)
 

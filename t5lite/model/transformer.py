@@ -95,7 +95,7 @@ class Transformer(nn.Module):
             self.mlm_transform = HeadTransform(config)
         if heads.pooled:
             self.pooler = Dense(config, config.d_model)
-        self.drop_head = nn.Dropout(config.dropout_at("head"))
+        self.drop_head = nn.Dropout(config.dropout_rate("head"))
         for head in heads.others:
             setattr(self, head.name, Head(config.d_model, head.size, init, biased))
 

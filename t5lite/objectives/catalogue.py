@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from t5lite.objectives import denoisers, language_models, masked_lm, pairs
 from t5lite.objectives.mixtures import mixture_kind
-from t5lite.objectives.objective import Fields, Head, Kind, Objective, bos_of
+from t5lite.objectives.objective import Fields, Head, Kind, Objective, choose_bos
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import Vocabulary
 
@@ -23,7 +23,7 @@ OBJECTIVES: dict[str, Kind] = {
 }
 
 
-def kind_of(fields: Fields) -> Kind:
+def find_kind(fields: Fields) -> Kind:
     """Return the kind of the objective that `fields` names. Raises UserError for an unknown name."""
     name = fields["name"]
     if name not in OBJECTIVES:
@@ -34,12 +34,12 @@ def kind_of(fields: Fields) -> Kind:
 def special_tokens(tokenizer: Fields, fields: Fields, architecture: str | None = None) -> tuple[str, ...]:
     """Return the special tokens of a config: `tokenizer.specials` if set, else the tokens that the objective needs."""
     specials = tokenizer["specials"]
-    return tuple(kind_of(fields).specials({**fields, "architecture": architecture}) if specials is None else specials)
+    return tuple(find_kind(fields).specials({**fields, "architecture": architecture}) if specials is None else specials)
 
 
 def unused_fields(fields: Fields, defaults: Fields) -> tuple[str, ...]:
     """Return the names of fields that the objective does not use, and that differ from their defaults."""
-    used = ("name", "inputs_length", "architecture", *kind_of(fields).uses(fields))
+    used = ("name", "inputs_length", "architecture", *find_kind(fields).uses(fields))
     return tuple(name for name in defaults if name not in used and fields[name] != defaults[name])
 
 
@@ -60,7 +60,7 @@ def make_objective(
     Raises UserError for an unknown name, an architecture on which the objective has no meaning, special tokens that
     the vocabulary does not have, and settings that cannot work.
     """
-    kind = kind_of(fields)
+    kind = find_kind(fields)
     fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer": answer}
     if architecture not in kind.architectures:
         raise UserError(
@@ -74,12 +74,12 @@ def make_objective(
             "these tokens; for training, unset config.tokenizer.specials, or add the tokens to it"
         )
     built = kind.build(fields, vocabulary, kind.window(fields, vocabulary))
-    return dataclasses.replace(built, start=vocabulary.start, bos=bos_of(fields, vocabulary))
+    return dataclasses.replace(built, start=vocabulary.start, bos=choose_bos(fields, vocabulary))
 
 
 def make_evaluation_fields(fields: Fields) -> Fields:
     """Return the objective fields for evaluation. A kind may replace fields of training by fixed values."""
-    return kind_of(fields).evaluation_fields(dict(fields))
+    return find_kind(fields).evaluation_fields(dict(fields))
 
 
 # The standards: additional objectives of evaluation, which compare runs with different objectives. The standard of
@@ -95,7 +95,7 @@ def standard_names(fields: Fields, architecture: str) -> tuple[str, ...]:
 
     A standard is left out if it is the objective of the run, or if it has no meaning on `architecture`.
     """
-    names = kind_of(fields).standards
+    names = find_kind(fields).standards
     if architecture == "decoder" and names:
         names = dict.fromkeys((*names, "causal_lm"))
     return tuple(

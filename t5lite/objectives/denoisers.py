@@ -24,7 +24,7 @@ from t5lite.objectives.objective import (
     Objective,
     Row,
     TooFewSentinels,
-    bos_of,
+    choose_bos,
     require_window,
 )
 from t5lite.system.errors import UserError, nearest
@@ -112,7 +112,7 @@ def _make_noise_settings(fields: Fields, window: int, vocabulary: Vocabulary) ->
 
 def _compute_window(fields: Fields, vocabulary: Vocabulary) -> int:
     """Return the largest window whose inputs, with EOS and BOS, always fit `inputs_length`."""
-    length, denoiser = fields["inputs_length"] - (bos_of(fields, vocabulary) is not None), _find_denoiser(fields)
+    length, denoiser = fields["inputs_length"] - (choose_bos(fields, vocabulary) is not None), _find_denoiser(fields)
     settings = _make_noise_settings(fields, length, vocabulary)
     window = length - 1
     if denoiser.process is noise.spans:
@@ -147,7 +147,7 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     is_text = denoiser.targets is rules.drop_nonnoise and denoiser.process is noise.suffix
     # On a decoder, a prefix and its continuation are one text, without EOS between them.
     eos = None if is_text and fields["architecture"] == "decoder" else vocabulary.eos
-    bos = bos_of(fields, vocabulary)
+    bos = choose_bos(fields, vocabulary)
     added = (eos is not None) + (bos is not None)
     sides = {"inputs": denoiser.inputs, "targets": denoiser.targets}
     lengths = {name: rule.max_kept_tokens(window, process) + added for name, rule in sides.items()}

@@ -22,7 +22,7 @@ import numpy as np
 
 from t5lite.objectives.batch import Example
 from t5lite.objectives.noise import make_noise
-from t5lite.objectives.objective import Fields, Head, Heads, Kind, Member, Objective, Row, TooFewSentinels, bos_of
+from t5lite.objectives.objective import Fields, Head, Heads, Kind, Member, Objective, Row, TooFewSentinels, choose_bos
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import TokenTable, Vocabulary
 
@@ -112,7 +112,7 @@ def mixture_kind(kinds: Mapping[str, Kind], architectures: tuple[str, ...]) -> K
         if architecture == "encoder" and any(member["mode"] for member in members.values()):
             raise UserError("config.objective.mixture: an encoder cannot have mode tokens; unset `mode`")
         modes = [vocabulary.specials[member["mode"]] if member["mode"] else None for member in members.values()]
-        mode_place = 0 if bos_of(fields, vocabulary) is None else 1
+        mode_place = 0 if choose_bos(fields, vocabulary) is None else 1
         return _mix_objectives(
             fields, objectives, modes, mode_place, np.array([member["weight"] for member in members.values()])
         )

@@ -60,7 +60,7 @@ class Heads(NamedTuple):
         return any(head.each == "example" for head in self.others)
 
 
-OF_TOKENS = Heads()  # the outputs of a model that answers with tokens alone
+VOCABULARY_ONLY = Heads()  # the outputs of a model that answers with tokens alone
 
 
 class TooFewSentinels(UserError):
@@ -138,7 +138,7 @@ class Objective:
     second_window: bool = False
     predicted: int | None = None
     labels: tuple[str, ...] = ()
-    heads: Heads = OF_TOKENS
+    heads: Heads = VOCABULARY_ONLY
     start: int = PAD
     bos: int | None = None
 
@@ -153,7 +153,7 @@ class Objective:
         return allowed
 
     @property
-    def answered(self) -> Head | None:
+    def answer_head(self) -> Head | None:
         """The head for the answers that rows contain; None if rows contain no answers."""
         return self.heads.others[0] if self.rows == "answers" else None
 
@@ -181,7 +181,7 @@ class Objective:
             lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
             return {name: (batch_size, length) for name, length in lengths.items()}
         sentences = (batch_size, self.window)
-        answers = sentences if self.answered.each == "token" else (batch_size,)
+        answers = sentences if self.answer_head.each == "token" else (batch_size,)
         return {"inputs": sentences, "inputs_segment_ids": sentences, "answers": answers}
 
 
@@ -211,7 +211,7 @@ class Kind(NamedTuple):
     data: str = "text"
 
 
-def bos_of(fields: Fields, vocabulary: Vocabulary) -> int | None:
+def choose_bos(fields: Fields, vocabulary: Vocabulary) -> int | None:
     """Return the id in front of the inputs and of the targets, or None. Only for an encoder-decoder."""
     return vocabulary.bos if fields["architecture"] == "encoder_decoder" else None
 

@@ -202,13 +202,13 @@ def collect(roots: Sequence[Root]) -> list[Document]:
         name = f"{module}:{qualname}"
         times_seen[name] = times_seen.get(name, 0) + 1  # such as a property and its setter
         unique = name if times_seen[name] == 1 else f"{name}#{times_seen[name]}"
-        documents.append(Document(unique, module, split_of(module), text))
+        documents.append(Document(unique, module, choose_split(module), text))
     documents.sort()
     keep = select_without_leaks([d.text for d in documents], [d.split for d in documents], SPLITS)
     return [document for document, is_kept in zip(documents, keep, strict=True) if is_kept]
 
 
-def split_of(module: str) -> str:
+def choose_split(module: str) -> str:
     """Return the split of a module: about 90, 5 and 5 % by a hash of the first three parts of its dotted name."""
     # The salt is chosen so that both halves of pydocs have about these shares, and all large scipy subpackages have
     # held-out documents.

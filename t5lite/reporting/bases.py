@@ -26,17 +26,17 @@ class Candidate(NamedTuple):
     subject: str
 
 
-def subject_of(config: Mapping[str, Any]) -> str:
+def find_subject(config: Mapping[str, Any]) -> str:
     """Return a config's objective and source of training text, as in the title of its task."""
     mixture = lookup_field(config, "data.train.mixture") or {}
     source = lookup_field(config, "data.train.source") or " + ".join(sorted(mixture)) or "no source"
     return f"{lookup_field(config, 'objective.name')} · {source}"
 
 
-def candidate_of(group: Group) -> Candidate:
+def make_candidate(group: Group) -> Candidate:
     """Return the candidate for a group. Its names are the name in the report, and the names of its configs and runs."""
     names = (name for run in group.runs for name in (run.name, run.run))
-    return Candidate({group.name, *names}, subject_of(group.config))
+    return Candidate({group.name, *names}, find_subject(group.config))
 
 
 def find_base(text: str, candidates: Sequence[Candidate]) -> list[int]:

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t5lite.reporting import notes
-from t5lite.reporting.bases import assign_bases, candidate_of, check_bases, find_base, subject_of
+from t5lite.reporting.bases import assign_bases, check_bases, find_base, find_subject, make_candidate
 from t5lite.reporting.groups import Group, find_different_rows, make_groups
 from t5lite.reporting.metrics import SplitMetric, sort_metrics
 from t5lite.reporting.notes import LeftOut
 from t5lite.reporting.runs import Run
 from t5lite.reporting.statistics import METHOD, Estimate, differences
 from t5lite.system.errors import UserError
-from t5lite.tasks.metrics import metric_of
+from t5lite.tasks.metrics import find_metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +125,12 @@ def compare(
         listed = ", ".join(f"{each.read.workdir if each.read else each.run} ({each.status})" for each in entries)
         raise UserError(f"no run is complete, so there is nothing to compare: {listed or 'no run was given'}")
     groups = make_groups(complete)
-    candidates = [candidate_of(group) for group in groups]
+    candidates = [make_candidate(group) for group in groups]
     check_bases(bases, candidates)
     base_indices = dict.fromkeys(i for base in bases for i in find_base(base, candidates))
     chosen = [groups[i] for i in base_indices]
     members = _sort_into_tasks(groups)
-    subjects = [subject_of(task[0].config) for task in members]
+    subjects = [find_subject(task[0].config) for task in members]
     titles = _make_titles(members, subjects)
     all_notes = [*remarks, *notes.task_notes(members, titles, subjects)]
     tasks = [_compare_task(title, of_task, chosen, all_notes) for title, of_task in zip(titles, members, strict=True)]
@@ -238,6 +238,6 @@ def _compare_metric(a: Group, b: Group, split: str, metric: str) -> Comparison |
         if broken:
             return leave_out(f"a value that is not finite, with seed {notes.listed(broken)}, for", group)
     deltas, delta = differences([of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
-    width = metric_of(metric).width
+    width = find_metric(metric).width
     by_seed = dict(zip(seeds, deltas, strict=True))
     return Comparison(a.name, b.name, metric, split, delta.clip(-width, width), by_seed)

@@ -15,7 +15,7 @@ from t5lite.reporting.groups import Group, is_for_watching
 from t5lite.reporting.metrics import main_metrics, sort_metrics
 from t5lite.reporting.notes import listed, shared_origins, shortened
 from t5lite.reporting.runs import Run
-from t5lite.tasks.metrics import metric_of
+from t5lite.tasks.metrics import find_metric
 
 
 class Code(str):
@@ -169,14 +169,14 @@ def groups_table(task: Task, short: bool = False) -> Table:
     text = words.mean_text if short else words.estimate_text
     decimals = {
         (split, metric): max(
-            words.decimals_of(estimate)
+            words.count_decimals(estimate)
             for group in task.groups
             if (estimate := group.estimates.get((split, metric))) is not None
         )
         for split, metric in columns
     }
     several = len({split for split, _ in columns}) > 1
-    labels = [metric_of(metric).label + (f", {split}" if several else "") for split, metric in columns]
+    labels = [find_metric(metric).label + (f", {split}" if several else "") for split, metric in columns]
     rows = []
     for group in task.groups:
         cells = []
@@ -202,7 +202,7 @@ def differences_table(comparisons: Sequence[Comparison], base: str | None = None
     rows = [
         (
             b if a == base else f"{b} − {a}",
-            metric_of(metric).label,
+            find_metric(metric).label,
             split,
             words.delta_text(each),
             words.delta_range(each) or words.NOTHING,

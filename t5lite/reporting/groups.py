@@ -30,7 +30,7 @@ from t5lite.reporting.metrics import SplitMetric, sort_metrics
 from t5lite.reporting.runs import Run, read_run
 from t5lite.reporting.statistics import Estimate, estimate
 from t5lite.run.siblings import REFERRING
-from t5lite.tasks.metrics import metric_of
+from t5lite.tasks.metrics import find_metric
 
 # Fields that say how a run is watched and where it runs. They change neither the computation nor the evaluated rows.
 WATCHING = (
@@ -81,7 +81,7 @@ class Group:
     def estimates(self) -> dict[SplitMetric, Estimate]:
         """{(split, metric): mean over seeds}. No interval goes beyond the range of its metric."""
         means = {pair: estimate(list(self.values(*pair).values())) for pair in self.pairs}
-        return {pair: mean.clip(metric_of(pair[1]).low, metric_of(pair[1]).high) for pair, mean in means.items()}
+        return {pair: mean.clip(find_metric(pair[1]).low, find_metric(pair[1]).high) for pair, mean in means.items()}
 
     @property
     def origins(self) -> list[Run]:
@@ -195,7 +195,7 @@ def find_different_rows(a: Group, b: Group, split: str, metric: str) -> str | No
     changed = [name for name in changed if name not in SAME_ROWS]
     if changed:
         return "the objective" if "name" in changed else f"objective.{changed[0]}"
-    counts = ("rows",) if metric_of(metric).uses_all_rows else ("rows", "generate_rows", "max_new_tokens")
+    counts = ("rows",) if find_metric(metric).uses_all_rows else ("rows", "generate_rows", "max_new_tokens")
     fields = (f"eval.{name}" for name in counts)
     return next((field for field in fields if lookup_field(a.config, field) != lookup_field(b.config, field)), None)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from t5lite.tasks.metrics import METRICS, metric_of
+from t5lite.tasks.metrics import METRICS, find_metric
 
 SplitMetric = tuple[str, str]  # (split, metric)
 _RANKS = {name: rank for rank, name in enumerate(METRICS)}
@@ -21,4 +21,4 @@ def sort_metrics(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
 def main_metrics(pairs: Iterable[SplitMetric]) -> list[SplitMetric]:
     """Return the pairs that are also shown outside tables; if there are none, all pairs."""
     ordered = sort_metrics(pairs)
-    return [pair for pair in ordered if not metric_of(pair[1]).tables_only] or ordered
+    return [pair for pair in ordered if not find_metric(pair[1]).tables_only] or ordered

@@ -33,7 +33,7 @@ from t5lite.reporting.curves import Series, loss_panels
 from t5lite.reporting.metrics import main_metrics
 from t5lite.reporting.statistics import Estimate
 from t5lite.reporting.style import LIGHT
-from t5lite.tasks.metrics import metric_of
+from t5lite.tasks.metrics import find_metric
 
 # Placeholders for the page's colours while matplotlib draws.
 COLORS = {name: f"#0102{i:02x}" for i, name in enumerate(LIGHT)}
@@ -146,7 +146,7 @@ def _looks(task: Task) -> tuple[dict[str, Look], str]:
         return {base: LOOKS[0], **dict(zip(others, LOOKS[1:], strict=False))}, ""
     looks = {base: LOOKS[0], **dict.fromkeys(others, REST)}
     for split, metric in main_metrics(task.metrics):
-        better = metric_of(metric).better
+        better = find_metric(metric).better
         means = {
             group.name: better * estimate.mean
             for group in task.groups
@@ -157,7 +157,7 @@ def _looks(task: Task) -> tuple[dict[str, Look], str]:
         if better and means:
             best = max(means, key=means.__getitem__)
             looks[best] = LOOKS[1]
-            about = f"{best}, the best of the others by {metric_of(metric).label} on {split}"
+            about = f"{best}, the best of the others by {find_metric(metric).label} on {split}"
             return looks, f"{base} and {about}, have their own colours. The other groups share one colour."
     return looks, f"{base} has its own colour. The other groups share one colour."
 
@@ -172,7 +172,7 @@ def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: s
         seeds = [value for value in group.values(split, metric).values() if value is not None]
         rows.append(Row(group.name, words.mean_text(estimate), looks[group.name], estimate, seeds))
         said.append(f"{group.name} {words.estimate_text(estimate)}, {words.seeds_text(estimate.n)}")
-    about = metric_of(metric)
+    about = find_metric(metric)
     title = f"{about.label} on {split}"
     parts = [Drawing("", _svg(_rows(rows, about.unit), f"{name}-v"))]
     for number, base in enumerate(task.bases):

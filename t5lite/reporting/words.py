@@ -9,7 +9,7 @@ from t5lite.reporting.comparison import Comparison
 from t5lite.reporting.costs import Cost
 from t5lite.reporting.statistics import FEWEST_SEEDS, Estimate
 from t5lite.system.progress import duration
-from t5lite.tasks.metrics import metric_of
+from t5lite.tasks.metrics import find_metric
 
 NOTHING = "–"
 MOST_DECIMALS = 6
@@ -48,7 +48,7 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def decimals_of(estimate: Estimate) -> int:
+def count_decimals(estimate: Estimate) -> int:
     """Return the number of decimals with which half the width of the interval has two significant digits.
 
     Without a width: the number of decimals with which the mean has three significant digits.
@@ -61,8 +61,8 @@ def decimals_of(estimate: Estimate) -> int:
 def delta_decimals(delta: Estimate) -> int:
     """Return the number of decimals for a difference. If the interval excludes 0, no end of it is shown as 0."""
     if not (delta.has_spread and delta.resolved):
-        return decimals_of(delta)
-    return max(decimals_of(delta), *(_count_decimals(abs(end), 1) for end in (delta.low, delta.high)))
+        return count_decimals(delta)
+    return max(count_decimals(delta), *(_count_decimals(abs(end), 1) for end in (delta.low, delta.high)))
 
 
 def _count_decimals(value: float, significant: int) -> int:
@@ -73,7 +73,7 @@ def mean_text(estimate: Estimate, decimals: int | None = None) -> str:
     """Return the mean without its interval. decimals: None: as many as the interval justifies."""
     if estimate.mean is None:
         return "not finite"
-    return number(estimate.mean, decimals_of(estimate) if decimals is None else decimals)
+    return number(estimate.mean, count_decimals(estimate) if decimals is None else decimals)
 
 
 def range_text(estimate: Estimate, decimals: int | None = None, sign: bool = False) -> str:
@@ -82,7 +82,7 @@ def range_text(estimate: Estimate, decimals: int | None = None, sign: bool = Fal
         return ""
     if not estimate.has_spread:
         return "the same in all seeds"
-    decimals = decimals_of(estimate) if decimals is None else decimals
+    decimals = count_decimals(estimate) if decimals is None else decimals
     return f"{number(estimate.low, decimals, sign)} to {number(estimate.high, decimals, sign)}"
 
 
@@ -103,7 +103,7 @@ def delta_number(comparison: Comparison) -> str:
 
 def delta_text(comparison: Comparison) -> str:
     """Return the difference with its sign and unit, "−0.31 nats"."""
-    return f"{delta_number(comparison)} {metric_of(comparison.metric).unit}".strip()
+    return f"{delta_number(comparison)} {find_metric(comparison.metric).unit}".strip()
 
 
 def delta_range(comparison: Comparison) -> str:
@@ -123,7 +123,7 @@ def judge(comparison: Comparison) -> tuple[str, str]:
         return "not judged", f"a verdict needs {FEWEST_SEEDS} seeds" if few else "all seeds have the same difference"
     if not delta.resolved:
         return "not resolved", "the interval includes 0"
-    direction, rises = metric_of(comparison.metric).better, (delta.mean or 0.0) > 0
+    direction, rises = find_metric(comparison.metric).better, (delta.mean or 0.0) > 0
     if direction == 0:
         return "higher" if rises else "lower", ""
     return "better" if rises == (direction > 0) else "worse", ""
@@ -150,7 +150,7 @@ def sentence_parts(comparison: Comparison) -> list[Part]:
     """Return the parts of "loss on validation: −0.31 nats (95 % interval −0.40 to −0.22, 3 seeds): better."."""
     verdict_text, reason = judge(comparison)
     return [
-        Part(f"{metric_of(comparison.metric).label} on {comparison.split}: "),
+        Part(f"{find_metric(comparison.metric).label} on {comparison.split}: "),
         Part(delta_text(comparison), "delta"),
         Part(" "),
         Part(f"({interval_text(comparison)})", "interval"),

@@ -32,13 +32,13 @@ from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import VOCABULARY, Objective, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment, open_run
-from t5lite.run.released import config_of
+from t5lite.run.released import read_run_config
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import check_agreement, gather, primary_first
 from t5lite.system.progress import progress
-from t5lite.tasks.metrics import Metrics, accuracy, macro_f1, metrics_of
+from t5lite.tasks.metrics import Metrics, accuracy, compute_metrics, macro_f1
 from t5lite.tasks.table import TASKS, list_heads, name_answers, sum_key
-from t5lite.training.sharding import local_rows, make_mesh, put_batch, sharded_shapes
+from t5lite.training.sharding import local_rows, make_mesh, place_batch, sharded_shapes
 from t5lite.training.start import load_params
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import bind_mesh, compile_eval_step
@@ -141,21 +141,21 @@ class Evaluator:
         for index, rows in enumerate(
             self._iterate_rows(f"evaluating on {split}", source, self.experiment.config.eval.rows)
         ):
-            sums = self._steps[objective](params, put_batch(rows, self.mesh), jnp.int32(index))
+            sums = self._steps[objective](params, place_batch(rows, self.mesh), jnp.int32(index))
             total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
         total = {name: np.asarray(value, np.float64) for name, value in jax.device_get(total).items()}
         if "bytes" in total:
             total["bytes"] *= source.byte_scale
         for name, value in self._count_missed(source).items():
             total[name] = total.get(name, 0.0) + value
-        metrics = metrics_of(total)
+        metrics = compute_metrics(total)
         return {name: float(value) for name, value in metrics.items()}
 
     def _count_missed(self, source: RowSource) -> dict[str, Any]:
         """Return the sums for tokens that were cut off the evaluated rows. The model cannot predict these tokens."""
         indices = space_evenly(len(source), self.experiment.config.eval.rows)
         if isinstance(source, TaggedSentences):
-            head = self.objective.answered.name
+            head = self.objective.answer_head.name
             missed = TASKS[head].sum_missed(source.find_cut_tags(indices), source.labels)
             return {sum_key(head, name): value for name, value in missed.items()}
         return {"lost": source.count_lost_target_tokens(indices)} if isinstance(source, PackedPairs) else {}
@@ -174,7 +174,7 @@ class Evaluator:
         )
         gold, chosen = [], []
         for rows in self._iterate_rows(f"scoring labels of {split}", self._sources[split], experiment.config.eval.rows):
-            placed = put_batch({**rows, "lengths": _count_input_tokens(rows)}, self.mesh)
+            placed = place_batch({**rows, "lengths": _count_input_tokens(rows)}, self.mesh)
             best = jnp.argmax(score(placed["inputs"], placed["lengths"]), axis=1)
             best, targets, valid = gather((best, placed["targets"], placed["valid"]))
             same = (targets[:, None, : labels.shape[1]] == labels).all(axis=2)
@@ -221,7 +221,7 @@ class Evaluator:
             return " | ".join(name for names in parts for name in names)
 
         for index, rows in enumerate(batches):
-            placed = put_batch(rows, self.mesh)
+            placed = place_batch(rows, self.mesh)
             valid = gather(placed.pop("valid"))
             batch, chosen = gather(choose(params, placed, jnp.int32(index)))
             true_answers = {VOCABULARY: np.where(batch.weights > 0, batch.targets, -1), **batch.answers}
@@ -247,7 +247,7 @@ class Evaluator:
             return make_examples(objective, keys, rows, vocabulary.table)
 
         for index, rows in enumerate(batches):
-            placed = put_batch(rows, self.mesh)
+            placed = place_batch(rows, self.mesh)
             valid = gather(placed.pop("valid"))
             pairs = gather(placed.pop("pairs")) if "pairs" in placed else None
             examples = make(placed, jnp.int32(index))
@@ -290,7 +290,7 @@ def load_evaluator(
         config: the run's config, possibly with other held-out text or evaluation settings; None: the stored config.
         step, average: which checkpoints to read instead of the newest, see `load_params`.
     """
-    config = config_of(place) if config is None else config
+    config = read_run_config(place) if config is None else config
     with primary_first():
         experiment = open_run(config, place)
     check_agreement({**flatten_fields(to_dict(config)), **experiment.dataset.identity})

@@ -1,6 +1,6 @@
 """The examples of a training step as plain values, and statistics of the noise in many of them.
 
-    for example in examples_of(experiment, step=0, count=100):
+    for example in make_training_examples(experiment, step=0, count=100):
         as_json(example, experiment.objective)
 
 Training sees the same examples: the same rows with the same noise.
@@ -33,7 +33,7 @@ class TrainingExample(NamedTuple):
     batch: Batch
 
 
-def examples_of(experiment: Experiment, step: int, count: int) -> Iterator[TrainingExample]:
+def make_training_examples(experiment: Experiment, step: int, count: int) -> Iterator[TrainingExample]:
     """Yield `count` examples, as NumPy arrays, starting at the batch of `step` (0-based)."""
     config, objective = experiment.config, experiment.objective
     rows_of, table = experiment.train_rows(), experiment.vocabulary.table

@@ -22,20 +22,20 @@ from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
-from t5lite.decoding.conventions import Conventions, conventions_of
+from t5lite.decoding.conventions import Conventions, make_conventions
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import kind_of, make_standards, special_tokens
+from t5lite.objectives.catalogue import find_kind, make_standards, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
-from t5lite.run.released import fit_tokenizer, labels_of
+from t5lite.run.released import find_labels, fit_tokenizer
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
 from t5lite.tasks.table import make_evaluation_objective, make_objective
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
-from t5lite.training.sharding import local_rows, put_batch
+from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer
 
 
@@ -62,7 +62,7 @@ class Experiment:
     def conventions(self) -> Conventions:
         """The tokens that stand around a question and an answer in evaluation."""
         tokenizer = self.dataset.tokenizer
-        return conventions_of(self.evaluated, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
+        return make_conventions(self.evaluated, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """Return the rows of each step. places: the indices in a batch of the rows that this host reads; None: all."""
@@ -122,7 +122,7 @@ class Experiment:
         if objective.rows == "pairs":
             return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
         texts = (span.store, plan.order, objective.window)
-        if objective.answered.each == "token":
+        if objective.answer_head.each == "token":
             return TaggedSentences(*texts, objective.labels, with_next_answers=for_evaluation)
         return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
 
@@ -159,7 +159,7 @@ def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str
         )
     if config.init_from is not None and workdir is None:
         _check_tokenizer(config, tokenizer)
-    return _assemble(config, open_dataset(config, kind_of(config.objective).data, tokenizer))
+    return _assemble(config, open_dataset(config, find_kind(config.objective).data, tokenizer))
 
 
 def open_run(config: ConfigDict, place: str | Path) -> Experiment:
@@ -176,9 +176,9 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
         return _open(config, workdir)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
     tokenizer = fit_tokenizer(place, tokenizer, config.model.vocab_size)
-    kind = kind_of(config.objective).data
+    kind = find_kind(config.objective).data
     has_free_targets = config.data.labels is False and kind != "tags"
-    labels = None if has_free_targets else labels_of(place)
+    labels = None if has_free_targets else find_labels(place)
     return _assemble(config, open_validation(config, kind, tokenizer, labels))
 
 
@@ -218,7 +218,7 @@ def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
     is_text = evaluated.rows == "pairs"
-    if dataset.labels is not None and (is_text or evaluated.answered.each == "example"):
+    if dataset.labels is not None and (is_text or evaluated.answer_head.each == "example"):
         front = int(evaluated.bos is not None)
         check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
     return Experiment(config, dataset, objective, evaluated, standards, model)
@@ -245,6 +245,6 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
         # The time of a step does not depend on the schedule, so the number of steps does not matter.
         probe = make_trainer(config, experiment.model, objective, experiment.vocabulary.table, 10**9)
         rows = experiment.train_rows(local_rows(config.batch_size, probe.mesh))(0)
-        return measure_step_seconds(probe.step, probe.init(), put_batch(rows, probe.mesh))
+        return measure_step_seconds(probe.step, probe.init(), place_batch(rows, probe.mesh))
 
     return convert_minutes(config.budget.minutes, workdir, measure)

@@ -18,12 +18,12 @@ from t5lite.config import BAG_OF_WORDS, load_json, lookup_field, require
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.interop.kept import read_kept
-from t5lite.interop.released import folder_of, is_released, open_released
-from t5lite.model.build import settled
+from t5lite.interop.released import get_folder, is_released, open_released
+from t5lite.model.build import complete_fields
 from t5lite.model.config import VOCAB_MULTIPLE
 from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import TooFewSentinels
-from t5lite.run.released import RUN_FIELDS, config_of, set_shape
+from t5lite.run.released import RUN_FIELDS, read_run_config, set_shape
 from t5lite.run.siblings import with_siblings
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
@@ -51,7 +51,7 @@ def with_inherited_shape(config: ConfigDict, workdir: Path | None = None, given:
     require(config.model.architecture != BAG_OF_WORDS, "init_from", "a bag of words has no parameters; leave it unset")
     opened = config if workdir is None else with_siblings(config, workdir)
     place = opened.init_from
-    shaped = as_begun(config, workdir, given)
+    shaped = with_begun_shape(config, workdir, given)
     if shaped is None:
         shaped = config.copy_and_resolve_references()
         set_shape(shaped, _read_model_fields(place, config))
@@ -66,7 +66,7 @@ def may_be_inherited(field: str) -> bool:
     return field.startswith("model.") or field == "tokenizer.sentinels"
 
 
-def as_begun(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict | None:
+def with_begun_shape(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict | None:
     """Return `config` with the shape that the run in `workdir` inherited when it began.
 
     None: no run with this `init_from` has begun there. given: the fields that the command line has set. If one of
@@ -118,14 +118,14 @@ def _read_model_fields(place: str, config: ConfigDict) -> Mapping[str, Any]:
     """
     architecture = config.model.architecture
     if is_released(place):
-        released = open_released(folder_of(place))
+        released = open_released(get_folder(place))
         source_architecture, fields = released.model.architecture, released.fields
         if architecture == source_architecture:
             fields = {name: getattr(released.model, name) for name in config.model if name != "architecture"} | fields
         elif architecture in released.family.architectures:
             source_architecture = architecture
     else:
-        fields = config_of(place).model
+        fields = read_run_config(place).model
         source_architecture = fields["architecture"]
     require(
         source_architecture == architecture,
@@ -184,7 +184,7 @@ def _list_changes(config: ConfigDict, shaped: ConfigDict) -> list[str]:
 
     Some values follow from others, such as key heads from heads. Such values are not changes.
     """
-    before, after = settled(config.model), settled(shaped.model)
+    before, after = complete_fields(config.model), complete_fields(shaped.model)
     return [
         name
         for name in config.model
@@ -194,7 +194,7 @@ def _list_changes(config: ConfigDict, shaped: ConfigDict) -> list[str]:
 
 def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
     """Raise UserError if a field in `given` has another value in the shape from `place`."""
-    after = settled(shaped.model)
+    after = complete_fields(shaped.model)
     values = {f"model.{name}": after[name] for name in _list_changes(config, shaped)}
     if config.tokenizer.sentinels != shaped.tokenizer.sentinels:
         values["tokenizer.sentinels"] = shaped.tokenizer.sentinels
@@ -209,7 +209,7 @@ def _refuse_given(config: ConfigDict, shaped: ConfigDict, place: str, given: Col
 def _report_changes(config: ConfigDict, shaped: ConfigDict, place: str, given: Collection[str]) -> None:
     """Print which fields of the shape were replaced. Raises UserError for a replaced field in `given`."""
     _refuse_given(config, shaped, f"init_from={place}", given)
-    before, after, changed = settled(config.model), settled(shaped.model), _list_changes(config, shaped)
+    before, after, changed = complete_fields(config.model), complete_fields(shaped.model), _list_changes(config, shaped)
     if before["vocab_size"] is None and "vocab_size" in changed:
         changed.remove("vocab_size")
     if changed:

@@ -42,7 +42,7 @@ class Reader(Answerer):
         other text that is too long, and for a text without [MASK] if the objective fills in [MASK].
         """
         text, cut = request.input, None
-        vocabulary, head, length = self.tokenizer.vocabulary, self.objective.answered, self.objective.inputs_length
+        vocabulary, head, length = self.tokenizer.vocabulary, self.objective.answer_head, self.objective.inputs_length
         by_word = [self.tokenizer.encode(text, True)]
         if head is not None and head.each == "token":
             by_word = encode_words(self.tokenizer, [text.split()])[0]
@@ -74,7 +74,7 @@ class Reader(Answerer):
             output, tokens = self.tokenizer.decode(filled[1:-1]), filled[1:-1]
         else:
             chosen = tokens = logits_NxC.argmax(axis=-1)
-            output = TASKS[self.objective.answered.name].read_out([names[index] for index in chosen], text.split())
+            output = TASKS[self.objective.answer_head.name].read_out([names[index] for index in chosen], text.split())
         logprobs = np.asarray(jax.nn.log_softmax(logits_NxC))[np.arange(len(chosen)), chosen]
         answer = {"output": output, "tokens": list(map(int, tokens))}
         return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}
@@ -82,7 +82,7 @@ class Reader(Answerer):
     @functools.cached_property
     def _compute_logits(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
         """The function (inputs [B, L], lengths [B], places [B, P]) -> logits [B, P, C], or [B, C] for whole texts."""
-        head = self.objective.answered
+        head = self.objective.answer_head
 
         @jax.jit
         def apply(params: Any, inputs: jax.Array, lengths: jax.Array, asked: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Read released weights in place of a run: `hf:DIR` instead of a workdir, and as `init_from` in a config.
 
-config_of("runs/tiny")        the config.json of the run
-config_of("hf:t5-small")      a config that fits these weights
+read_run_config("runs/tiny")        the config.json of the run
+read_run_config("hf:t5-small")      a config that fits these weights
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from t5lite.config import BAG_OF_WORDS, base_config, load_json
 from t5lite.data.tokenizers.released import closes_texts
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
-from t5lite.decoding.conventions import Conventions, conventions_of
-from t5lite.interop.dropout import rates_of
-from t5lite.interop.released import Released, folder_of, is_released, open_released
+from t5lite.decoding.conventions import Conventions, make_conventions
+from t5lite.interop.dropout import make_rates
+from t5lite.interop.released import Released, get_folder, is_released, open_released
 from t5lite.model.build import make_model
 from t5lite.model.config import DROPOUT_PLACES, ModelConfig
 from t5lite.model.transformer import Transformer
@@ -35,7 +35,7 @@ SENTINELS_OF_T5 = 100
 MAX_LENGTH, MIN_LENGTH = 512, 16  # tokens of inputs
 
 
-def config_of(place: str | Path) -> ConfigDict:
+def read_run_config(place: str | Path) -> ConfigDict:
     """Return the config of the run in a workdir, or a config for the released weights of `hf:DIR`. Read no data.
 
     Raises UserError for a bag of words, because a bag of words has no network.
@@ -46,24 +46,24 @@ def config_of(place: str | Path) -> ConfigDict:
             raise UserError(f"{place} is a bag of words and has no network; its metrics are in result.json, so use "
                             "compare")  # fmt: skip
         return config
-    released, config = open_released(folder_of(place)), base_config()
-    config.name = folder_of(place).resolve().name
+    released, config = open_released(get_folder(place)), base_config()
+    config.name = get_folder(place).resolve().name
     set_shape(config, released.fields)
     config.tokenizer.path = str(place)
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
     config.objective.name = _guess_objective(released)
-    if released.model.architecture == "decoder" and closes_texts(folder_of(place)):
+    if released.model.architecture == "decoder" and closes_texts(get_folder(place)):
         config.objective.name = "supervised"  # EOS ends the inputs, as in pairs
     config.objective.inputs_length = min(MAX_LENGTH, released.model.max_positions or MAX_LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
 
 
-def labels_of(place: str | Path) -> list[str] | None:
+def find_labels(place: str | Path) -> list[str] | None:
     """Return the closed set of targets of a workdir's run, or of released weights; None if targets are free text."""
     if not is_released(place):
         return read_labels(Path(place))
-    labels = open_released(folder_of(place)).labels
+    labels = open_released(get_folder(place)).labels
     return None if labels is None else list(labels)
 
 
@@ -86,12 +86,12 @@ class OpenedModel:
     def conventions(self) -> Conventions:
         """The tokens that stand around inputs and answers of this model."""
         tokenizer = self.tokenizer
-        return conventions_of(self.objective, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
+        return make_conventions(self.objective, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
 
 
 def open_model(place: str | Path) -> OpenedModel:
     """Return config, tokenizer, objective and model of the run in a workdir, or of the released weights of `hf:DIR`."""
-    config, labels = config_of(place), labels_of(place)
+    config, labels = read_run_config(place), find_labels(place)
     full_tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
     tokenizer = fit_tokenizer(place, full_tokenizer, config.model.vocab_size)
     if is_released(place):
@@ -122,7 +122,7 @@ def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> Non
 def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
     """Return a note if a run began with dropout at all places and now drops at fewer places; else None."""
     stored = read_json(workdir / "config.json") or {}
-    places = [place for place in DROPOUT_PLACES if model.dropout_at(place)]
+    places = [place for place in DROPOUT_PLACES if model.dropout_rate(place)]
     if not model.dropout or "dropout_places" in (stored.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
         return None
     return (
@@ -136,8 +136,8 @@ def dropout_note(config: ConfigDict) -> str | None:
     """Return a note if the dropout of a run differs from the dropout of the release in its `init_from`; else None."""
     if not is_released(config.init_from or ""):
         return None
-    released, model = open_released(folder_of(config.init_from)), config.model
-    if released.dropout == rates_of(model.dropout, model.dropout_places, released.family.dropout):
+    released, model = open_released(get_folder(config.init_from)), config.model
+    if released.dropout == make_rates(model.dropout, model.dropout_places, released.family.dropout):
         return None
     released_rates = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
     return f"dropout: config.json has {released_rates}; this run has model.dropout={model.dropout:g}" + (

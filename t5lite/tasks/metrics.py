@@ -1,6 +1,6 @@
 """All metrics. A line for each metric says its name, whether high or low values are better, and how to compute it.
 
-    metrics_of({"nll": 20.0, "weight": 10.0, "correct": 3.0})      {"loss": 2.0, "perplexity": 7.39, …}
+    compute_metrics({"nll": 20.0, "weight": 10.0, "correct": 3.0})      {"loss": 2.0, "perplexity": 7.39, …}
 
 The training loop, the choice of checkpoints, evaluation and the report read this table. To add a metric, add a line
 here, and add the name to `metrics` of its task.
@@ -120,12 +120,12 @@ METRICS = {
 }  # fmt: skip
 
 
-def metric_of(name: str) -> Metric:
+def find_metric(name: str) -> Metric:
     """Return the Metric for a name. For a name that is not in the table: a Metric with only a label."""
     return METRICS.get(name) or Metric(name.replace("_", " "))
 
 
-def metrics_of(sums: Sums) -> Metrics:
+def compute_metrics(sums: Sums) -> Metrics:
     """Return {name in METRICS: value} from the sums over all batches of a held-out set.
 
     "loss" is the sum of the losses of all heads. If there are several heads, each head also has a loss. Targets
@@ -134,7 +134,7 @@ def metrics_of(sums: Sums) -> Metrics:
     Args:
         sums: float64, with keys from `sum_key`.
     """
-    by_head = {head: _sums_of(head, sums) for head in TASKS}
+    by_head = {head: _select_sums(head, sums) for head in TASKS}
     by_head = {head: head_sums for head, head_sums in by_head.items() if "nll" in head_sums}
     metrics = {"loss": sum(loss(head_sums) for head_sums in by_head.values())}
     for head, head_sums in by_head.items():
@@ -146,7 +146,7 @@ def metrics_of(sums: Sums) -> Metrics:
     return metrics
 
 
-def _sums_of(head: str, sums: Sums) -> dict[str, Any]:
+def _select_sums(head: str, sums: Sums) -> dict[str, Any]:
     """Return {name: value} of one head's sums. "bytes" is left out if it is 0: then the targets are not text."""
     prefix = sum_key(head, "")
     keys = [key for key in sums if key.startswith(prefix) and ("/" in key) == bool(prefix)]

@@ -22,7 +22,7 @@ TASKS: dict[str, Task] = {task.head: task for task in (TEXT, LABEL, TAGS, NEXT_S
 ENCODER_TASKS = {"supervised": LABEL, "tagging": TAGS}
 
 
-def answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None) -> Head | None:
+def make_answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None) -> Head | None:
     """Return the head for the answers that rows contain; None if the targets are text.
 
     Args:
@@ -38,7 +38,9 @@ def make_objective(
     fields: Fields, architecture: str, vocabulary: Vocabulary, labels: Sequence[str] | None = None
 ) -> Objective:
     """Return the objective of a config, with the head for the rows' answers. See `catalogue.make_objective`."""
-    return catalogue.make_objective(fields, architecture, vocabulary, labels, answer_head(fields, architecture, labels))
+    return catalogue.make_objective(
+        fields, architecture, vocabulary, labels, make_answer_head(fields, architecture, labels)
+    )
 
 
 def make_evaluation_objective(

@@ -32,7 +32,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from t5lite.config import base_config
 from t5lite.system.errors import UserError, nearest
 from t5lite.training.schedules import fill_settings
-from t5lite.training.tables import flatten_with_paths, is_stacked, match_table, path_of
+from t5lite.training.tables import flatten_with_paths, is_stacked, join_path, match_table
 
 # The defaults of each method for fields that are None in the config. A method does not read a field that has no entry
 # here. The one exception is the momentum of adafactor: None means no momentum.
@@ -64,7 +64,7 @@ def _map_with_values(function: Callable, values: Any) -> optax.GradientTransform
     by_path = dict(flatten_with_paths(values))
 
     def apply(updates, params):
-        return jax.tree_util.tree_map_with_path(lambda k, u, p: function(u, p, by_path[path_of(k)]), updates, params)
+        return jax.tree_util.tree_map_with_path(lambda k, u, p: function(u, p, by_path[join_path(k)]), updates, params)
 
     return optax.stateless(apply)
 
@@ -119,7 +119,7 @@ def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> 
 
     def init(params):
         def moments(keys, p):
-            if _is_factored(p.shape, is_stacked(path_of(keys)), min_size):
+            if _is_factored(p.shape, is_stacked(join_path(keys)), min_size):
                 shapes = p.shape[:-1], p.shape[:-2] + p.shape[-1:], (1,)
             else:
                 shapes = (1,), (1,), p.shape
@@ -136,7 +136,7 @@ def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> 
 
         def moments(keys, g, *old):
             (v_row, v_col, v), square = old, jnp.square(g) + epsilon
-            if _is_factored(g.shape, is_stacked(path_of(keys)), min_size):
+            if _is_factored(g.shape, is_stacked(join_path(keys)), min_size):
                 v_row = decay * v_row + (1.0 - decay) * jnp.mean(square, axis=-1)
                 v_col = decay * v_col + (1.0 - decay) * jnp.mean(square, axis=-2)
             else:
@@ -145,7 +145,7 @@ def _scale_by_factored_rms(min_size: int, decay_rate: float, epsilon: float) -> 
 
         def direction(keys, g, new):
             v_row, v_col, v = new
-            if not _is_factored(g.shape, is_stacked(path_of(keys)), min_size):
+            if not _is_factored(g.shape, is_stacked(join_path(keys)), min_size):
                 return g * jax.lax.rsqrt(v)
             row_factor = jax.lax.rsqrt(v_row / jnp.mean(v_row, axis=-1, keepdims=True))
             return g * row_factor[..., :, None] * jax.lax.rsqrt(v_col)[..., None, :]
@@ -205,7 +205,7 @@ def _adafactor(s: dict, params: Any) -> list[optax.GradientTransformation]:
     size of the weights. As in T5X, each layer has its own root mean squares, so stacking changes nothing. The optional
     momentum averages updates before the rate is applied; optax.adafactor averages them after.
     """
-    stacked = jax.tree_util.tree_map_with_path(lambda keys, _: is_stacked(path_of(keys)), params)
+    stacked = jax.tree_util.tree_map_with_path(lambda keys, _: is_stacked(join_path(keys)), params)
     steps = [
         _scale_by_factored_rms(s["min_size_to_factor"], decay_rate=0.8, epsilon=s["epsilon"]),
         _map_with_values(lambda u, p, stacked: u / jnp.maximum(1.0, _rms(u, stacked)), stacked),

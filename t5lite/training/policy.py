@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from t5lite.config import base_config, require
-from t5lite.tasks.metrics import metric_of
+from t5lite.tasks.metrics import find_metric
 
 DEFAULTS = base_config().checkpoint
 
@@ -34,7 +34,7 @@ class Policy:
 
     def rank_steps(self, scores: Scores) -> list[int]:
         """Return the steps that have a finite score, best first. Among equal scores the earlier step comes first."""
-        lower_is_better = metric_of(self.metric.rpartition("/")[2]).better < 0
+        lower_is_better = find_metric(self.metric.rpartition("/")[2]).better < 0
         sign = 1 if (self.mode or ("min" if lower_is_better else "max")) == "min" else -1
         steps = [step for step, score in scores.items() if score is not None and math.isfinite(score)]
         return sorted(steps, key=lambda step: (sign * scores[step], step))

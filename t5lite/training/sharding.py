@@ -31,7 +31,7 @@ from jax.sharding import PartitionSpec as P
 from t5lite.model.config import ModelConfig
 from t5lite.model.transformer import parameter_shapes
 from t5lite.system.errors import UserError, nearest
-from t5lite.training.tables import Table, flatten_with_paths, match_table, path_of
+from t5lite.training.tables import Table, flatten_with_paths, join_path, match_table
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -112,7 +112,7 @@ def param_rules() -> Table:
     )
 
 
-def _axes_of(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+def _list_axes(entry: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
@@ -136,7 +136,7 @@ def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh, heads: int) -> 
 
     heads: the number of heads in the parameter, or 0. The axis `tensor` is used only if its size divides this number.
     """
-    axes = [axis for entry in spec for axis in _axes_of(entry)]
+    axes = [axis for entry in spec for axis in _list_axes(entry)]
     for axis in axes:
         if axis not in mesh.axis_names:
             raise UserError(
@@ -148,7 +148,7 @@ def _fit(spec: P, path: str, shape: tuple[int, ...], mesh: Mesh, heads: int) -> 
     fitted = []
     for size, entry in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
         fitting = ()
-        for axis in _axes_of(entry):
+        for axis in _list_axes(entry):
             splits_heads = axis == "tensor" and heads % mesh.shape[axis] != 0
             if not splits_heads and size % math.prod(mesh.shape[a] for a in (*fitting, axis)) == 0:
                 fitting += (axis,)
@@ -175,7 +175,7 @@ def params_shardings(params: Any, mesh: Mesh, config: ModelConfig, rules: Table 
     heads = dict(flatten_with_paths(match_table(head_counts(config), params, "heads", allow_unused=True)))
 
     def make_sharding(keys, p):
-        path = path_of(keys)
+        path = join_path(keys)
         return NamedSharding(mesh, _fit(specs[path], path, p.shape, mesh, heads[path]))
 
     return jax.tree_util.tree_map_with_path(make_sharding, params)
@@ -222,7 +222,7 @@ def state_shardings(state: Any, mesh: Mesh, params: Any, config: ModelConfig, ru
     }
 
     def make_sharding(keys, leaf):
-        path = path_of(keys)
+        path = join_path(keys)
         owner = _find_owner(path, shapes)
         if owner is None:
             return NamedSharding(mesh, P())
@@ -245,7 +245,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Return the sorted int64 indices of the rows of a batch that this process passes to `put_batch`, in this order.
+    """Return the sorted int64 indices of the rows of a batch that this process passes to `place_batch`, in this order.
 
     A single process gets all rows. If `tensor` spans several processes, these processes get the same rows.
     """
@@ -254,7 +254,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([rows[index] for index in shards]))
 
 
-def put_batch(rows: Any, mesh: Mesh) -> Any:
+def place_batch(rows: Any, mesh: Mesh) -> Any:
     """Return global arrays [B, ...], split over the mesh.
 
     rows: a tree of NumPy arrays [len(local_rows), ...] with the rows of this process.

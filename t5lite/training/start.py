@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5lite.interop.family import part_of
+from t5lite.interop.family import name_part
 from t5lite.interop.kept import read_kept
-from t5lite.interop.released import Released, folder_of, is_released, load_parameters, open_released
+from t5lite.interop.released import Released, get_folder, is_released, load_parameters, open_released
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import gather
 from t5lite.system.progress import say
@@ -126,7 +126,7 @@ def check_shapes(source_shapes: Shapes, shapes: Shapes, source: str, labels: Seq
 
 
 def _read_labels(source: str) -> Sequence[str] | None:
-    return open_released(folder_of(source)).labels if is_released(source) else read_labels(Path(source))
+    return open_released(get_folder(source)).labels if is_released(source) else read_labels(Path(source))
 
 
 def hand_over(
@@ -217,7 +217,7 @@ def _read_from_released(
 def _open_released(source: str, step: str | None) -> Released:
     if step is not None:
         raise UserError(f"config.init_from_step={step}: {source} is not a run, so it has no steps; leave it unset")
-    return open_released(folder_of(source))
+    return open_released(get_folder(source))
 
 
 def _find_common(
@@ -278,7 +278,7 @@ def load_params(source: str | Path, like: Any, step: str | None = None, average:
     if is_released(source):
         if step is not None or average > 1:
             raise UserError(f"{source} is not a run, so --step and --average do not apply; leave them out")
-        released = open_released(folder_of(source))
+        released = open_released(get_folder(source))
         _require_parts(source, released.refusal, flat.keys() - released.shapes.keys())
         return unflatten_dict(load_parameters(released, flat), sep="/"), 0
     workdir, total, steps = Path(source), None, []
@@ -310,7 +310,7 @@ def _require_parts(source: str | Path, refusal: str | None, missing: Collection[
 
     refusal: why the head does not fit, or None. missing: the paths of missing parameters.
     """
-    parts = " and ".join(sorted({PARTS.get(part_of(path), part_of(path)) for path in missing}))
+    parts = " and ".join(sorted({PARTS.get(name_part(path), name_part(path)) for path in missing}))
     reason = refusal or (f"the weights have no {parts}" if parts else None)
     if reason is not None:
         raise UserError(f"{source} cannot answer: {reason}; train it first: --config.init_from={source}")

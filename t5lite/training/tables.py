@@ -26,14 +26,14 @@ _STACKED = re.compile(r"(.*/)?layers/.*")
 _ONE_LAYER = re.compile(r"(layers?|blocks?|\bh)[_/.\\\[\]()]*(\d|(?<=\\)d)")
 
 
-def path_of(keypath: tuple) -> str:
+def join_path(keypath: tuple) -> str:
     """Return a JAX key path as text: dict keys, attribute names and indices, joined by '/'."""
     return jax.tree_util.keystr(keypath, simple=True, separator="/")
 
 
 def flatten_with_paths(tree: Any) -> list[tuple[str, Any]]:
     """Return [(path, leaf)] for all leaves of `tree`, sorted by path."""
-    return sorted(((path_of(keys), leaf) for keys, leaf in jax.tree.leaves_with_path(tree)), key=lambda item: item[0])
+    return sorted(((join_path(keys), leaf) for keys, leaf in jax.tree.leaves_with_path(tree)), key=lambda item: item[0])
 
 
 def is_stacked(path: str) -> bool:
@@ -74,7 +74,7 @@ def match_table(table: Table, tree: Any, table_name: str, *, allow_unused: bool 
         if not allow_unused and not any(map(pattern.fullmatch, paths)):
             raise UserError(_describe_unused_row(pattern, tree, table_name))
     first = {path: next(value for pattern, value in rows if pattern.fullmatch(path)) for path in paths}
-    return jax.tree_util.tree_map_with_path(lambda keys, _: first[path_of(keys)], tree)
+    return jax.tree_util.tree_map_with_path(lambda keys, _: first[join_path(keys)], tree)
 
 
 def _describe_unused_row(pattern: re.Pattern, tree: Any, table_name: str) -> str:

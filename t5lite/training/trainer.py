@@ -2,7 +2,7 @@
 
     trainer = make_trainer(config, model, objective, table, total_steps)
     state = trainer.init()
-    state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
+    state, metrics = trainer.step(state, place_batch(rows, trainer.mesh))
 
 The step is compiled ahead of time. So rows of another shape are an error, and never a second compilation. Trainers that
 differ only in their seed share their compiled programs. A process caches programs, so a study compiles each program

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from t5lite.data import files, readers
 from t5lite.data.build import MAX_LABEL_LENGTH, build_pairs, build_tagged
-from t5lite.data.files import Fragment, TaggedSentence, fragments_of
+from t5lite.data.files import Fragment, TaggedSentence, split_text
 from t5lite.data.sources import open_source
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.training import SHORT_CHUNK, sample_chunks, train_tokenizer
@@ -133,7 +133,7 @@ def test_a_long_row_goes_on_in_fragments_that_are_cut_before_spaces(tmp_path, mo
     path = write(tmp_path / "a.jsonl", json.dumps({"text": text}) + "\n" + json.dumps({"text": "short"}))
     assert len(texts(path)) > 10
     assert documents(path) == [text, "short"]
-    assert list(fragments_of("")) == [Fragment("", True)]
+    assert list(split_text("")) == [Fragment("", True)]
 
 
 def test_a_sample_of_tiny_texts_is_bounded_by_their_number():

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from t5lite.config import base_config
-from t5lite.interop.dropout import find_lost_places, rates_of, read_places, read_rates
+from t5lite.interop.dropout import find_lost_places, make_rates, read_places, read_rates
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.writing import describe
-from t5lite.objectives.objective import OF_TOKENS
+from t5lite.objectives.objective import VOCABULARY_ONLY
 from t5lite.run.inherit import with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.system.errors import UserError
@@ -18,9 +18,12 @@ from tests.heads import heads as make_heads
 from tests.interop.places import make_place
 from tests.model.dropped import BATCH, LENGTH, NAMES, TARGETS, count_dropped, small_model
 
-MODELS = [("t5_v1_0", OF_TOKENS), ("t5_v1_1", OF_TOKENS), ("bert", OF_TOKENS), ("bert", make_heads(next_sentence=True)),
-          ("bert", make_heads(False, classifier=3)), ("bert", make_heads(False, tagger=4)), ("gpt2", OF_TOKENS),
-          ("bart", OF_TOKENS), ("llama2", OF_TOKENS)]  # fmt: skip
+MODELS = [
+    *((name, VOCABULARY_ONLY) for name in ("t5_v1_0", "t5_v1_1", "bert", "gpt2", "bart", "llama2")),
+    ("bert", make_heads(next_sentence=True)),
+    ("bert", make_heads(False, classifier=3)),
+    ("bert", make_heads(False, tagger=4)),
+]
 
 
 @pytest.mark.parametrize(("name", "heads"), MODELS, ids=str)
@@ -29,10 +32,10 @@ def test_what_is_written_reads_as_the_same_places(name, heads):
     family, json = describe(model)
     assert not find_lost_places(model, family.dropout)
     again = dataclasses.replace(model, dropout_places=read_places(json, family.dropout))
-    assert {place: again.dropout_at(place) for place in again.dropout_places} == dict.fromkeys(
+    assert {place: again.dropout_rate(place) for place in again.dropout_places} == dict.fromkeys(
         again.dropout_places, 0.1
     )
-    assert read_rates(json, family.dropout) == rates_of(0.1, again.dropout_places, family.dropout)
+    assert read_rates(json, family.dropout) == make_rates(0.1, again.dropout_places, family.dropout)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_transformers_drops_the_same_activations(name, heads, monkeypatch):
 
 def test_a_run_that_began_before_dropout_had_places_is_told_where_it_drops_now(tmp_path):
     file = tmp_path / "config.json"
-    gpt2, t5 = (small_model(name, OF_TOKENS) for name in ("gpt2", "t5_v1_1"))
+    gpt2, t5 = (small_model(name, VOCABULARY_ONLY) for name in ("gpt2", "t5_v1_1"))
     file.write_text(json.dumps({"model": {"dropout": 0.1}}))
     assert "now drops at embedding, attention, residual, head," in moved_dropout_note(tmp_path, gpt2)
     assert moved_dropout_note(tmp_path, t5) is None, "it drops where it did"

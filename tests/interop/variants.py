@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t5lite.interop.family import Entry, Json, shapes_of, tensor_shape
+from t5lite.interop.family import Entry, Json, list_shapes, tensor_shape
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.tensors import TensorToWrite, write_tensors
 from t5lite.model.config import ModelConfig
@@ -138,7 +138,7 @@ def seeded_state(config_json: Json, seed: int) -> dict[str, np.ndarray]:
     model, entries = table(config_json)
     shapes = {}
     for entry in entries:
-        shape = shapes_of(model)[entry.path]
+        shape = list_shapes(model)[entry.path]
         for layer in range(shape[0]) if entry.stacked else (0,):
             shapes[entry.tensor.format(n=layer)] = tensor_shape(entry, shape), entry
     random, state = np.random.RandomState(seed), {}

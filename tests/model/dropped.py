@@ -12,7 +12,7 @@ from t5lite.model.config import ModelConfig
 from t5lite.model.presets import FAMILIES
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch
-from t5lite.objectives.objective import OF_TOKENS, Heads
+from t5lite.objectives.objective import VOCABULARY_ONLY, Heads
 
 # All sizes differ, so that a shape identifies an activation.
 BATCH, LENGTH, TARGETS, D_MODEL, D_FF, HEADS, LAYERS = 3, 10, 6, 16, 24, 2, 2
@@ -28,7 +28,7 @@ NAMES = {
 }
 
 
-def small_model(family: str, heads: Heads = OF_TOKENS) -> ModelConfig:
+def small_model(family: str, heads: Heads = VOCABULARY_ONLY) -> ModelConfig:
     """Return a small model of a family of presets.py, with dropout."""
     fields = {**FAMILIES[family], "vocab_size": 128}
     architecture = fields.pop("architecture")

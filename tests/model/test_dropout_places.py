@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from t5lite.model.config import DROPOUT_PLACES
-from t5lite.objectives.objective import OF_TOKENS
+from t5lite.objectives.objective import VOCABULARY_ONLY
 from t5lite.system.errors import UserError
 from tests.heads import heads as made
 from tests.model.dropped import LAYERS, count_dropped, small_model
@@ -21,17 +21,17 @@ T5 = {
 BERT = {"stream": 1 + 2 * N, "weights": N}
 # {(family, heads): {kind of activation: number of dropouts}}, from transformers' modules and the code of the papers.
 EXPECTED = {
-    ("t5_v1_0", OF_TOKENS): T5,
-    ("t5_v1_1", OF_TOKENS): T5,
-    ("ul2", OF_TOKENS): T5,
-    ("bert", OF_TOKENS): BERT,
+    ("t5_v1_0", VOCABULARY_ONLY): T5,
+    ("t5_v1_1", VOCABULARY_ONLY): T5,
+    ("ul2", VOCABULARY_ONLY): T5,
+    ("bert", VOCABULARY_ONLY): BERT,
     ("bert", NEXT_SENTENCE): BERT,
     ("bert", CLASSIFIER): {**BERT, "pooled": 1},
     ("bert", TAGGER): {**BERT, "stream": BERT["stream"] + 1},
-    ("gpt2", OF_TOKENS): {"stream": 1 + 2 * N, "weights": N},
-    ("bart", OF_TOKENS): {**T5, "stream": 1 + 2 * N, "decoder stream": 1 + 3 * N},
-    ("llama2", OF_TOKENS): {"weights": N},
-    ("llama3", OF_TOKENS): {"weights": N},
+    ("gpt2", VOCABULARY_ONLY): {"stream": 1 + 2 * N, "weights": N},
+    ("bart", VOCABULARY_ONLY): {**T5, "stream": 1 + 2 * N, "decoder stream": 1 + 3 * N},
+    ("llama2", VOCABULARY_ONLY): {"weights": N},
+    ("llama3", VOCABULARY_ONLY): {"weights": N},
 }
 
 

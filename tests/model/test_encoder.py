@@ -93,3 +93,10 @@ def test_a_label_is_read_off_the_first_token_and_padding_is_not_seen():
     np.testing.assert_array_equal(of(inputs), of(jnp.where(real, inputs, 0)))
     for place in (0, 3):
         assert jnp.abs(of(inputs) - of(inputs.at[:, place].add(1))).max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+def test_only_an_encoder_has_token_types(architecture):
+    assert build(architecture=architecture, token_types=None).config.token_types == 0
+    with pytest.raises(UserError, match=r"config\.model\.token_types=2: only an encoder"):
+        build(architecture=architecture, token_types=2)

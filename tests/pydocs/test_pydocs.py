@@ -14,7 +14,7 @@ import pytest
 
 from t5lite.data.sources import available_splits, open_source
 from t5lite.pydocs import builder, corpus
-from t5lite.pydocs.corpus import SPLITS, Document, Root, collect, split_of
+from t5lite.pydocs.corpus import SPLITS, Document, Root, choose_split, collect
 from t5lite.pydocs.docstrings import extract_docstrings
 from t5lite.pydocs.near_duplicates import select_without_leaks
 from t5lite.pydocs.tasks import summary_pair, topic_pairs
@@ -44,7 +44,7 @@ def write_package(folder, modules):
 def modules_in(split, count, package="package"):
     """Names of modules of `package` (without it) that the hash puts in `split`."""
     names = (f"m{index}" for index in range(100_000))
-    return list(islice((name for name in names if split_of(f"{package}.{name}") == split), count))
+    return list(islice((name for name in names if choose_split(f"{package}.{name}") == split), count))
 
 
 # Docstrings
@@ -161,8 +161,8 @@ def test_short_docstrings_are_left_out(tmp_path):
 
 
 def test_splits_go_by_the_first_three_parts_of_the_module_and_have_their_shares():
-    assert {split_of(f"a.b.c.m{index}.d") for index in range(100)} == {split_of("a.b.c")}
-    splits = [split_of(f"a.b.m{index}") for index in range(4000)]
+    assert {choose_split(f"a.b.c.m{index}.d") for index in range(100)} == {choose_split("a.b.c")}
+    splits = [choose_split(f"a.b.m{index}") for index in range(4000)]
     shares = [splits.count(split) / len(splits) for split in SPLITS]
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.015)
 

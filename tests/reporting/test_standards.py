@@ -12,10 +12,10 @@ def _runs(folder, name, objective, own, standard=None, **fields):
     splits = {} if standard is None else {"validation_span_corruption": {"loss": standard}}
     for seed in range(3):
         given = {"objective.name": objective, **fields}
-        folder_of = write_run(
+        get_folder = write_run(
             folder, f"{name}-{seed}", {"loss": own + seed / 100}, seed=seed, fields=given, splits=splits
         )
-        yield read_run(folder_of)
+        yield read_run(get_folder)
 
 
 def _differences(runs):

@@ -14,12 +14,12 @@ from t5lite.model.build import make_model
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import special_tokens
 from t5lite.system.vocabulary import Vocabulary
-from t5lite.tasks.metrics import macro_f1, metrics_of
+from t5lite.tasks.metrics import compute_metrics, macro_f1
 from t5lite.tasks.table import loss_sums, make_objective
 from t5lite.tasks.tags import entity_counts, entity_kinds, sum_missed
 from t5lite.tasks.task import confusion
 from t5lite.training.loss import sum_heads, sum_weights
-from t5lite.training.sharding import put_batch
+from t5lite.training.sharding import place_batch
 from t5lite.training.trainer import make_trainer
 from tests.small import small_config
 
@@ -49,7 +49,7 @@ def train(objective, steps=2, every_place=False, **fields):
         if "inputs" in rows:
             ends = rng.integers(2, rows["inputs"].shape[1], (8, 1))
             rows["inputs_segment_ids"] = (np.arange(rows["inputs"].shape[1]) <= ends).astype(np.int32)
-        state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
+        state, metrics = trainer.step(state, place_batch(rows, trainer.mesh))
         losses.append(float(metrics["loss"]))
     return np.array(losses), jax.device_get(metrics), jax.device_get(state.params)
 
@@ -180,13 +180,15 @@ def test_entities_that_are_cut_off_or_in_two_are_missed(kept, after):
 
 def test_tags_that_were_cut_off_count_as_missed():
     sums = {"nll": 1.0, "weight": 4.0, "confusion": np.array([[3.0, 1.0], [0.0, 0.0]]), "missed": np.array([2.0, 2.0])}
-    metrics = metrics_of({f"tagger/{name}": value for name, value in sums.items()})
+    metrics = compute_metrics({f"tagger/{name}": value for name, value in sums.items()})
     assert metrics["accuracy"] == 3 / 8
     assert metrics["macro_f1"] == pytest.approx(
         f1_score([0] * 4 + [0, 0, 1, 1], [0, 0, 0, 1] + [2] * 4, average=None)[:2].mean()
     )
     texts = {"nll": 1.0, "weight": 4.0, "correct": 4.0}
-    assert metrics_of(texts)["token_accuracy"] == 1 and metrics_of({**texts, "lost": 4})["token_accuracy"] == 0.5
+    assert (
+        compute_metrics(texts)["token_accuracy"] == 1 and compute_metrics({**texts, "lost": 4})["token_accuracy"] == 0.5
+    )
 
 
 def test_only_begin_inside_outside_tags_have_entities():
@@ -197,12 +199,12 @@ def test_only_begin_inside_outside_tags_have_entities():
 
 def test_metrics_by_hand():
     tokens = {"nll": 12.0, "weight": 4.0, "correct": 1.0}
-    both = metrics_of({**tokens, "next_sentence/nll": 6.0, "next_sentence/weight": 10.0,
+    both = compute_metrics({**tokens, "next_sentence/nll": 6.0, "next_sentence/weight": 10.0,
                       "next_sentence/confusion": np.array([[3.0, 1.0], [2.0, 4.0]])})  # fmt: skip
     assert (both["loss"], both["mlm_loss"], both["next_sentence_loss"]) == pytest.approx((3.6, 3.0, 0.6))
     assert (both["next_sentence_accuracy"], both["next_sentence_negatives"]) == pytest.approx((0.7, 0.6))
     assert both["perplexity"] == pytest.approx(np.exp(3)) and "accuracy" not in both
-    tagger = metrics_of({"tagger/nll": 5.0, "tagger/weight": 10.0, 
+    tagger = compute_metrics({"tagger/nll": 5.0, "tagger/weight": 10.0, 
                         "tagger/confusion": np.array([[6.0, 0.0], [2.0, 2.0]]),
                         "tagger/entities": np.array([4.0, 6.0, 3.0])})  # fmt: skip
     assert tagger["loss"] == 0.5 and tagger["accuracy"] == pytest.approx(0.8)

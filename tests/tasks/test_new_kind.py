@@ -7,7 +7,7 @@ import pytest
 
 from t5lite import evaluate, generate, preview
 from t5lite.config import to_dict
-from t5lite.reporting.words import metric_of
+from t5lite.reporting.words import find_metric
 from t5lite.tasks import table
 from t5lite.tasks.metrics import METRICS, Metric
 from t5lite.tasks.task import make_class_task
@@ -61,7 +61,7 @@ def test_it_is_trained_and_measured(run):
 
 def test_the_metric_ranks_checkpoints_and_is_known_to_the_report(run):
     assert Policy(metric="validation/misses").rank_steps({1: 3.0, 2: 1.0}) == [2, 1]
-    assert metric_of("misses").better == -1
+    assert find_metric("misses").better == -1
 
 
 def test_it_is_evaluated_previewed_and_answers(run, tmp_path, capsys):

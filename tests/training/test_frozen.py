@@ -12,7 +12,7 @@ from t5lite.tasks.table import make_objective
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.policy import Policy
-from t5lite.training.sharding import put_batch
+from t5lite.training.sharding import place_batch
 from t5lite.training.step import StepSettings, TrainState, make_train_step
 from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import make_trainer
@@ -76,7 +76,7 @@ def _trained(trainable, state=None, **fields):
     with_zeros = before.params["encoder"]["final_norm"]["scale"].at[:3].set(-0.0)
     before.params["encoder"]["final_norm"]["scale"] = with_zeros
     params = jax.device_get(before.params)
-    state, metrics = trainer.step(before, put_batch({"tokens": rows}, trainer.mesh))
+    state, metrics = trainer.step(before, place_batch({"tokens": rows}, trainer.mesh))
     return trainer, state, metrics, params
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from t5lite.tasks.metrics import metrics_of
+from t5lite.tasks.metrics import compute_metrics
 from t5lite.training.metrics import MetricsLog
 
 
@@ -36,16 +36,16 @@ def test_what_json_cannot_hold_becomes_null(tmp_path):
 
 def test_metrics_from_sums():
     sums = {"nll": 20.0, "weight": 10.0, "correct": 4.0, "bytes": 40.0}
-    metrics = metrics_of(sums)
+    metrics = compute_metrics(sums)
     assert metrics["loss"] == 2.0 and metrics["token_accuracy"] == 0.4
     assert math.isclose(metrics["perplexity"], math.exp(2))
     assert math.isclose(metrics["bits_per_byte"], 20 / math.log(2) / 40)
-    assert "bits_per_byte" not in metrics_of({name: value for name, value in sums.items() if name != "bytes"})
+    assert "bits_per_byte" not in compute_metrics({name: value for name, value in sums.items() if name != "bytes"})
 
 
 def test_accuracy_and_macro_f1_against_a_case_by_hand():
     sums = {"nll": 1.0, "weight": 3.0, "confusion": np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]])}
     # Label 0: 1 hit of 2 true and 1 chosen; label 1: 1 hit of 1 and 1; label 2: chosen once, never true.
-    found = metrics_of({f"classifier/{name}": value for name, value in sums.items()})
+    found = compute_metrics({f"classifier/{name}": value for name, value in sums.items()})
     del found["loss"]
     assert found == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx((2 / 3 + 1 + 0) / 3)}

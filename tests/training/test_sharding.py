@@ -22,7 +22,7 @@ from t5lite.training.sharding import (
     make_mesh,
     param_rules,
     params_shardings,
-    put_batch,
+    place_batch,
     sharded_shapes,
     state_shardings,
 )
@@ -261,7 +261,7 @@ def test_a_batch_that_the_mesh_does_not_divide_names_one_that_it_does():
 def test_a_batch_lies_over_data_and_fsdp():
     mesh = make_mesh(2, 2, 2)
     rows = {"tokens": np.arange(32, dtype=np.int32).reshape(8, 4), "segment_ids": None}
-    batch = put_batch({**rows, "tokens": rows["tokens"][local_rows(8, mesh)]}, mesh)
+    batch = place_batch({**rows, "tokens": rows["tokens"][local_rows(8, mesh)]}, mesh)
     assert batch["tokens"].sharding.is_equivalent_to(batch_sharding(mesh), 2) and batch["segment_ids"] is None
     assert batch["tokens"].addressable_shards[0].data.shape == (2, 4)
     np.testing.assert_array_equal(batch["tokens"], rows["tokens"])
@@ -273,13 +273,13 @@ import jax, numpy as np
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from t5lite.system.errors import UserError
 from t5lite.model.config import ModelConfig
-from t5lite.training.sharding import local_rows, make_mesh, put_batch
+from t5lite.training.sharding import local_rows, make_mesh, place_batch
 rows = np.arange(24, dtype=np.int32).reshape(8, 3)
 for sizes in ((2, 2, 1), (2, 1, 2), (1, 1, 4)):
     mesh = make_mesh(*sizes)
     mine = local_rows(8, mesh)
     assert len(mine) == (8 if sizes[2] == 4 else 4), mine
-    batch = put_batch(rows[mine], mesh)
+    batch = place_batch(rows[mine], mesh)
     assert batch.shape == (8, 3)
     for shard in batch.addressable_shards:
         np.testing.assert_array_equal(shard.data, rows[shard.index])

@@ -15,7 +15,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.cross_entropy import cross_entropy_sums
 from t5lite.training.loss import count_tokens
-from t5lite.training.sharding import make_mesh, put_batch
+from t5lite.training.sharding import make_mesh, place_batch
 from t5lite.training.step import noise_key
 from t5lite.training.trainer import make_trainer
 from tests.small import small_config
@@ -54,7 +54,7 @@ def _train(config, steps=3):
     trainer = make_trainer(config, model, objective, VOCABULARY.table, 10)
     state, losses = trainer.init(), []
     for rows in _rows(config, steps):
-        state, metrics = trainer.step(state, put_batch(rows, trainer.mesh))
+        state, metrics = trainer.step(state, place_batch(rows, trainer.mesh))
         losses.append(float(metrics["loss"]))
     return np.array(losses), jax.device_get(state.params)
 
@@ -128,7 +128,7 @@ def test_examples_depend_on_place_and_seed_but_not_on_mesh_or_microbatches():
         return make_batch(objective, keys, rows, VOCABULARY.table)
 
     here = jax.jit(make)(rows, jnp.int32(5))
-    spread = jax.jit(make)(put_batch(rows, make_mesh(8, 1, 1)), jnp.int32(5))
+    spread = jax.jit(make)(place_batch(rows, make_mesh(8, 1, 1)), jnp.int32(5))
     assert (spread.inputs == here.inputs).all() and (spread.targets == here.targets).all()
     assert (jax.jit(make)(rows, jnp.int32(6)).inputs != here.inputs).any()
     assert (jax.jit(make, static_argnums=2)(rows, jnp.int32(5), 1).inputs != here.inputs).any()
@@ -195,7 +195,7 @@ def test_seeds_share_one_program_and_draw_numbers_of_their_own():
     first, second, third = trainer(0), trainer(1, tables[1]), trainer(0, **{"loss.z_loss": 1e-4})
     assert first.step.func is second.step.func and first.init.func is second.init.func
     assert third.step.func is not first.step.func
-    rows = put_batch(next(_rows(_config())), first.mesh)
+    rows = place_batch(next(_rows(_config())), first.mesh)
     made = {seed: jax.device_get(each.step(each.init(), rows)) for seed, each in enumerate((first, second))}
     assert _largest_difference(made[0][0].params, made[1][0].params) > 0.01
     state = first.init()  # from the same parameters the noise still differs

@@ -15,7 +15,7 @@ from t5lite.model.build import make_model
 from t5lite.objectives.catalogue import make_objective
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Vocabulary
-from t5lite.training.sharding import put_batch
+from t5lite.training.sharding import place_batch
 from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import make_trainer
 from t5lite.training.watch import LOSSES_BEFORE_SPIKES, Progress, Watch
@@ -72,7 +72,7 @@ def test_an_update_that_is_left_out_changes_nothing_but_the_schedules_step(optim
     trainer = _trainer(config)
     state = _with_poison(trainer.init())
     before = jax.device_get((state.params, state.opt_state))
-    state, metrics = trainer.step(state, put_batch(_poisoned_rows(config, {1, 6}), trainer.mesh))
+    state, metrics = trainer.step(state, place_batch(_poisoned_rows(config, {1, 6}), trainer.mesh))
     assert bool(metrics["skipped"]) and not math.isfinite(metrics["loss"])
     assert np.flatnonzero(~np.asarray(metrics["finite_rows"])).tolist() == [1, 6]
     after = jax.device_get((state.params, state.opt_state))
@@ -84,7 +84,7 @@ def test_an_update_that_is_left_out_changes_nothing_but_the_schedules_step(optim
     steps = [leaf for leaf in jax.tree.leaves(after, is_leaf=_is_schedule) if _is_schedule(leaf)]
     assert [leaf.count for leaf in steps] == [1] and [by for _, by in changed] == [1]
     assert state.step == 1
-    state, metrics = trainer.step(state, put_batch(_poisoned_rows(config, ()), trainer.mesh))
+    state, metrics = trainer.step(state, place_batch(_poisoned_rows(config, ()), trainer.mesh))
     assert not bool(metrics["skipped"]) and np.asarray(metrics["finite_rows"]).all()
     assert not np.array_equal(before[0]["lm_head"]["kernel"], state.params["lm_head"]["kernel"])
 

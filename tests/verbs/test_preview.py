@@ -8,7 +8,7 @@ from rich.console import Console
 
 from t5lite import preview
 from t5lite.preview import show, summarise
-from t5lite.run.examples import examples_of, measure_noise
+from t5lite.run.examples import make_training_examples, measure_noise
 from t5lite.run.experiment import open_experiment
 from tests.small import small_config, write_texts
 
@@ -39,7 +39,7 @@ LINE = re.compile(r"^(\w+) \(\d+ tokens\): ((?:.|\n)*?)(?=\n\w+ \(\d+ tokens\)|\
 def shown(experiment, count=1, **terminal):
     """All that is printed of `count` examples, and {title of a line: what it says} of the last."""
     console = Console(highlight=False, record=True, width=4000, file=io.StringIO(), **terminal)
-    for seen in examples_of(experiment, 0, count):
+    for seen in make_training_examples(experiment, 0, count):
         show(experiment, seen, console)
     said = console.export_text(styles=bool(terminal))
     return said, dict(LINE.findall(said))
@@ -77,7 +77,7 @@ def test_a_decoders_loss_begins_at_a_mark(experiment):
 
 def test_a_summary_puts_what_came_beside_what_is_expected(experiment):
     opened = experiment("ul2")
-    found = measure_noise(examples_of(opened, 0, 400), opened.objective)
+    found = measure_noise(make_training_examples(opened, 0, 400), opened.objective)
     assert [each.name for each in found] == [member.name for member in opened.objective.members]
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(summarise(found, "title"))

@@ -52,7 +52,7 @@ class Frame(NamedTuple):
     last: int | None
 
 
-def frame_of(tokenizer: TextTokenizer, architecture: str, closes: bool) -> Frame:
+def make_frame(tokenizer: TextTokenizer, architecture: str, closes: bool) -> Frame:
     """Return the frame that the objectives and generation use. closes: EOS ends the inputs."""
     vocabulary = tokenizer.vocabulary
     if architecture == "encoder":
@@ -68,7 +68,7 @@ def export_tokenizer(tokenizer: TextTokenizer, folder: Path, architecture: str, 
 
     closes: EOS ends the model's inputs. Raises UserError for ids that a tokenizer.json cannot have.
     """
-    frame, names = frame_of(tokenizer, architecture, closes), tokenizer.names
+    frame, names = make_frame(tokenizer, architecture, closes), tokenizer.names
     tokenizer.save(folder / "tokenizer")
     if isinstance(tokenizer, ReleasedTokenizer):
         content = _make_released_file(tokenizer, frame)

@@ -59,7 +59,7 @@ class Tokenizer(TextTokenizer):
         own_ids = range(self._pieces.get_piece_size())
         pieces = [self._describe(token) for token in own_ids]
         added = (sentinels, specials, specials_below)
-        self._set_vocabulary(pieces, self._id_of, {}, added, self._adds_space, start=start)
+        self._set_vocabulary(pieces, self._find_id, {}, added, self._adds_space, start=start)
         if not 0 <= start < self.vocabulary.rows:
             raise UserError(f"a decoder cannot start with id {start}: the tokenizer has {self.vocabulary.rows:,} ids")
         without_text = {token for token in own_ids if self._pieces.is_control(token) or self._pieces.is_unused(token)}
@@ -72,7 +72,7 @@ class Tokenizer(TextTokenizer):
         if self._pieces.decode(self._line_break) != "\n":
             self._line_break = []
 
-    def _id_of(self, piece: str) -> int | None:
+    def _find_id(self, piece: str) -> int | None:
         token = self._pieces.piece_to_id(piece)
         return None if token == UNKNOWN else token
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
-from t5lite.data.tokenizers.export import export_tokenizer, frame_of
+from t5lite.data.tokenizers.export import export_tokenizer, make_frame
 from t5lite.data.tokenizers.sentence_pieces import OWN_NAMES
 from t5lite.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
@@ -199,7 +199,7 @@ def test_transformers_gives_our_ids(name, make, architecture, closes, model_type
     ids = export_tokenizer(tokenizer, tmp_path / "to", architecture, closes)
     (tmp_path / "to" / "config.json").write_text(json.dumps({"model_type": model_type, **ids}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "to")
-    frame = frame_of(tokenizer, architecture, closes)
+    frame = make_frame(tokenizer, architecture, closes)
     texts = [line for line in TEXT.split("\n") if not line.startswith(" ")][:100]
     texts += ["to<extra_id_1>"] if tokenizer.vocabulary.sentinels else []
     for text in texts:
