@@ -1,9 +1,9 @@
-"""Memory and time of converting released weights both ways, on random ones of a preset's shape.
+"""Measure memory and time of converting released weights, in both directions. The weights are random.
 
     python benchmarks/convert.py --preset t5_v1_1_large --dtype bfloat16
 
-Each conversion is a process of its own, whose peak resident memory is put beside the size of the parameters in float32,
-as a run holds them. Prints JSON lines.
+Each conversion runs in its own process. Its peak resident memory is compared with the size of the parameters in
+float32, which is the size in a run. Prints JSON lines.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from t5lite.training.tables import flatten_with_paths
 
 
 class Random:
-    """{path: random values}, made when asked for."""
+    """{path: random values}. An array is made when it is read."""
 
     def __init__(self, shapes):
         self.shapes = {path: leaf.shape for path, leaf in flatten_with_paths(shapes)}
@@ -44,7 +44,7 @@ class Random:
 
 
 def make_weights(folder: Path, name: str, dtype: str) -> int:
-    """A folder of random released weights with a tokenizer; how many parameters."""
+    """Write a folder of random released weights with a tokenizer. Return the folder and the number of parameters."""
     fields = base_config().model
     fields.update(preset(name))
     model = make_model(fields, Vocabulary.synthetic(8000, 100)).config
@@ -57,7 +57,7 @@ def make_weights(folder: Path, name: str, dtype: str) -> int:
 
 
 def run(source: str, target: str, *more: str) -> dict:
-    """Seconds and peak resident bytes of one conversion."""
+    """Run one conversion. Return its seconds and its peak resident bytes."""
     command = [sys.executable, "-m", "t5lite.convert", "--from", source, "--to", target, *more]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="t5_v1_1_large")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--folder", type=Path, help="where there is room; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="a folder on a disk with enough room; default: a temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as made:
         weights, workdir, back = Path(made) / "weights", Path(made) / "run", Path(made) / "back"

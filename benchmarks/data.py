@@ -1,10 +1,10 @@
-"""Speed and memory of the data's road: preparing text, supplying rows, packing pairs. JSON lines on stdout.
+"""Measure speed and memory of data: preparing text, reading rows, packing pairs. Print JSON lines on stdout.
 
     python benchmarks/data.py                                     the docstrings of pydocs/general
     python benchmarks/data.py --text 'books/*.txt' --gigabytes 1  a .txt file of 1 GB, by repetition
 
-Preparing (tokenizer and token store, with an empty cache) runs in a process of its own, so that its peak of memory is
-that of the preparation alone.
+Preparing (tokenizer and token store, with an empty cache) runs in its own process. So its peak memory includes nothing
+else.
 """
 
 import argparse
@@ -35,20 +35,20 @@ WINDOW, BATCH = 512, 64
 VOCAB_SIZE = 8000
 
 
-def texts(pattern: str | None) -> Iterator[str]:
-    """The text to repeat: of the files that `pattern` matches, or of pydocs/general."""
+def read_texts(pattern: str | None) -> Iterator[str]:
+    """Return the text to repeat: from the files that match `pattern`, or from pydocs/general."""
     source = open_source(f"files:{pattern}" if pattern else "pydocs/general")
     for text, ends_document in source.fragments():
         yield text + ("\n" if ends_document else "")
 
 
 def write_repeated(path: Path, pattern: str | None, num_bytes: int) -> None:
-    """A .txt file of `num_bytes`, or a character less: the text over and over."""
+    """Write a .txt file of about `num_bytes`, by repeating the text."""
     written = 0
     with open(path, "wb") as file:
         while written < num_bytes:
             before = written
-            for text in texts(pattern):
+            for text in read_texts(pattern):
                 block = text.encode()[: num_bytes - written].decode(errors="ignore").encode()
                 file.write(block)
                 written += len(block)
@@ -66,7 +66,7 @@ def _config(path: str):
 
 
 def prepare(path: str) -> None:
-    """Build tokenizer and store of the file at `path`, and print what it took. Runs in a process of its own."""
+    """Build tokenizer and store of the file at `path`. Print seconds and memory. Runs in its own process."""
     start = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     open_tokenizer(_config(path), "text")
@@ -92,8 +92,8 @@ def prepare(path: str) -> None:
     )
 
 
-def rows(span: Span, with_eos: bool, seconds: float) -> dict[str, object]:
-    """Tokens a second from `TrainRows` over windows of `span`, in one thread."""
+def measure_rows(span: Span, with_eos: bool, seconds: float) -> dict[str, object]:
+    """Return the tokens per second of `TrainRows` over windows of `span`, in one thread."""
     reader = TrainRows([(Windows(span, WINDOW, with_eos, segments=with_eos), 1.0)], BATCH, seed=0)
     reader(0)
     steps, start = 0, time.perf_counter()
@@ -110,8 +110,8 @@ def rows(span: Span, with_eos: bool, seconds: float) -> dict[str, object]:
     }
 
 
-def packing(pairs: int) -> dict[str, object]:
-    """Pairs a second, and the share of the rows that is filled, for lengths as those of summaries: log-normal."""
+def measure_packing(pairs: int) -> dict[str, object]:
+    """Measure packing: pairs per second, and the filled share of the rows. Lengths are log-normal, like summaries."""
     rng = np.random.default_rng(0)
     lengths = np.exp(rng.normal([4.6, 2.8], [0.8, 0.5], (pairs, 2))).astype(np.int64) + 1
     limits = (512, 128)
@@ -131,11 +131,11 @@ def packing(pairs: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", metavar="GLOB", help="files whose text is repeated; without it: pydocs/general")
+    parser.add_argument("--text", metavar="GLOB", help="repeat the text of these files; default: pydocs/general")
     parser.add_argument("--gigabytes", type=float, default=0.05, help="size of the text to prepare, in 1e9 bytes")
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long rows are read, for each of the two kinds")
-    parser.add_argument("--pairs", type=int, default=160_000, help="number of pairs that are packed")
-    parser.add_argument("--prepare", help=argparse.SUPPRESS)  # the process of its own
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of reading rows, for each of the two kinds")
+    parser.add_argument("--pairs", type=int, default=160_000, help="number of pairs to pack")
+    parser.add_argument("--prepare", help=argparse.SUPPRESS)  # internal: run `prepare` in this process
     arguments = parser.parse_args()
     if arguments.prepare:
         prepare(arguments.prepare)
@@ -150,8 +150,8 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, "--prepare", path], check=True)
         span = open_dataset(_config(str(path)), "text").train["train"]
         for with_eos in (True, False):
-            print(json.dumps(rows(span, with_eos, arguments.seconds)))
-    print(json.dumps(packing(arguments.pairs)))
+            print(json.dumps(measure_rows(span, with_eos, arguments.seconds)))
+    print(json.dumps(measure_packing(arguments.pairs)))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Kills training runs at random moments, starts them again, and compares with runs that were never killed.
+"""Kill training runs at random moments, start them again, and compare them with runs that were never killed.
 
     python benchmarks/faults.py --kills 60 --seed 0 > benchmarks/results/faults_cpu.jsonl
 
-A run survives if, killed (SIGKILL) and started again by the same command, it ends with the same `params_sha256` and the
-same (step, split, loss) lines in metrics.jsonl, each once and in order, as one that was never killed. Runs, each with
-an empty cache of data, in turn:
+A run is killed (SIGKILL), and started again by the same command. It survives if its result equals the result of a run
+that was never killed: the same `params_sha256`, and the same (step, split, loss) lines in metrics.jsonl, each line once
+and in order. There are two kinds of runs, in turn. Each run begins with an empty cache of data:
 
     pretraining    a UL2 mixture on two sources of text, with dropout
     finetuning     packed pairs, microbatches, the encoder frozen, from a pre-trained run
 
-Moments are drawn at random: a time within the run, or a moment that is waited for (below) and a little after it. A run
-is killed once or twice. Prints a line a trial, and a last one that counts. This file is the runs' config file too.
+The moment of a kill is random: either a time within the run, or a short time after one of the events in `MOMENTS`. A
+run is killed once or twice. Prints a line for each trial, and a last line with the counts. This file is also the
+config file of the runs.
 """
 
 import argparse
@@ -41,7 +42,7 @@ CASES = ("pretraining", "finetuning")
 
 
 def get_config(arg: str | None = None) -> Any:
-    """The config of the run `case`, whose text lies in the folder `texts`, beside the run to start from."""
+    """Return the config of the run `case`. The folder `texts` has its text, and the run to start from."""
     arg = parse_arg(arg, case="pretraining", texts="")
     config = base_config()
     config.tokenizer.vocab_size, config.tokenizer.sentinels = 280, 40
@@ -70,7 +71,7 @@ def get_config(arg: str | None = None) -> Any:
 
 
 def write_texts(folder: Path) -> None:
-    """Two corpora and pairs, of random words."""
+    """Write two corpora and a file of pairs, all of random words."""
     draw = random.Random(0)
     for name in ("one", "two"):
         (folder / name).mkdir(parents=True)
@@ -87,8 +88,8 @@ def _command(case: str, texts: Path, workdir: Path) -> list[str]:
     return [sys.executable, "-m", "t5lite.train", "--config", config, "--workdir", str(workdir)]
 
 
-def start(case: str, texts: Path, workdir: Path, cache: Path) -> subprocess.Popen:
-    """The run, in a process group of its own. Compiled programs are shared by all trials, data is not."""
+def start_run(case: str, texts: Path, workdir: Path, cache: Path) -> subprocess.Popen:
+    """Start the run in its own process group. All trials share compiled programs, but not data."""
     compiled = {"JAX_COMPILATION_CACHE_DIR": str(texts / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment = os.environ | compiled | {"T5LITE_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
     with open(workdir.with_suffix(".log"), "ab") as log:
@@ -96,21 +97,21 @@ def start(case: str, texts: Path, workdir: Path, cache: Path) -> subprocess.Pope
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the whole group."""
+def kill_run(process: subprocess.Popen) -> None:
+    """Send SIGKILL to the whole process group."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-# What can be waited for: (workdir, cache) -> whether the moment has come.
+# The events after which a run is killed: (workdir, cache) -> whether the event has happened.
 MOMENTS: dict[str, Callable[[Path, Path], bool]] = {
     "building data": lambda workdir, cache: any(cache.rglob(".*")),
     "before the first checkpoint": lambda workdir, cache: (workdir / "metrics.jsonl").exists(),
     "evaluating": lambda workdir, cache: _is_evaluating(workdir / "metrics.jsonl"),
     "saving": lambda workdir, cache: any((workdir / "checkpoints").glob("*tmp*")),
-    "saved": lambda workdir, cache: _steps(workdir) > 0,
+    "saved": lambda workdir, cache: _find_newest_step(workdir) > 0,
     "the last save": lambda workdir, cache: any((workdir / "checkpoints").glob(f"{STEPS}*tmp*")),
-    "after the last save": lambda workdir, cache: _steps(workdir) == STEPS,
+    "after the last save": lambda workdir, cache: _find_newest_step(workdir) == STEPS,
 }
 
 
@@ -118,20 +119,20 @@ EVERY_MOMENT = ("any", "any", *MOMENTS)
 
 
 def _is_evaluating(log: Path) -> bool:
-    """Whether the newest step in the log is one that an evaluation follows, and has no lines of it yet."""
+    """Return whether an evaluation is running: the newest step in the log is evaluated, but its lines are missing."""
     newest = log.read_text().rsplit("\n", 2)[-2:-1] if log.exists() else []
     step, split = (json.loads(newest[0]).get(name) for name in ("step", "split")) if newest else (0, None)
     return split == "train" and (step % EVALUATE_EVERY == 0 or step == STEPS)
 
 
-def _steps(workdir: Path) -> int:
-    """The newest step that a checkpoint is complete of; 0: none."""
+def _find_newest_step(workdir: Path) -> int:
+    """Return the step of the newest complete checkpoint; 0: there is none."""
     found = (workdir / "checkpoints").glob("*") if (workdir / "checkpoints").is_dir() else ()
     return max((int(path.name) for path in found if path.name.isdigit()), default=0)
 
 
 def wait_for(moment: str, delay: float, process: subprocess.Popen, workdir: Path, cache: Path) -> bool:
-    """Wait for `moment` and `delay` seconds; false where the run ended before."""
+    """Wait for `moment`, then `delay` seconds. Return False if the run ended before."""
     has_come = MOMENTS.get(moment, lambda workdir, cache: True)
     while process.poll() is None and not has_come(workdir, cache):
         time.sleep(0.001)
@@ -141,8 +142,8 @@ def wait_for(moment: str, delay: float, process: subprocess.Popen, workdir: Path
     return process.poll() is None
 
 
-def outcome(workdir: Path) -> dict[str, Any]:
-    """What must be the same: the parameters' digest, and the lines of the log."""
+def read_outcome(workdir: Path) -> dict[str, Any]:
+    """Return what the two runs must share: the digest of the parameters, and the lines of the log."""
     result = json.loads((workdir / "result.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {
@@ -153,35 +154,35 @@ def outcome(workdir: Path) -> dict[str, Any]:
     }
 
 
-def finish(case: str, texts: Path, workdir: Path, cache: Path) -> tuple[dict[str, Any], float]:
-    """Run `case` to its end: (its outcome, seconds)."""
+def run_to_end(case: str, texts: Path, workdir: Path, cache: Path) -> tuple[dict[str, Any], float]:
+    """Run `case` to its end. Return (its outcome, seconds)."""
     begun = time.monotonic()
-    code = start(case, texts, workdir, cache).wait()
+    code = start_run(case, texts, workdir, cache).wait()
     if code:
         raise RuntimeError(f"{case} ended with exit code {code}: {workdir.with_suffix('.log').read_text()[-2000:]}")
-    return outcome(workdir), time.monotonic() - begun
+    return read_outcome(workdir), time.monotonic() - begun
 
 
-def references(folder: Path) -> tuple[Path, dict[str, dict], dict[str, float]]:
-    """(the texts, {case: outcome}, {case: seconds}) of runs that nobody kills."""
+def run_references(folder: Path) -> tuple[Path, dict[str, dict], dict[str, float]]:
+    """Return (the texts, {case: outcome}, {case: seconds}) of runs that are not killed."""
     texts = folder / "texts"
     write_texts(texts)
     expected, seconds = {}, {}
-    for case in CASES:  # fine-tuning starts from the first
+    for case in CASES:  # the run `finetuning` starts from the run `pretraining`
         workdir = texts / "pretrained" if case == "pretraining" else folder / case
-        expected[case], seconds[case] = finish(case, texts, workdir, folder / f"{case}-cache")
+        expected[case], seconds[case] = run_to_end(case, texts, workdir, folder / f"{case}-cache")
     return texts, expected, seconds
 
 
 def draw_moment(draw: random.Random, seconds: float, moments: Sequence[str]) -> tuple[str, float]:
-    """(moment, seconds after it)."""
+    """Draw (moment, seconds after the moment)."""
     moment = draw.choice(moments)
-    if moment == "evaluating":  # which takes some milliseconds
+    if moment == "evaluating":  # an event can be as short as some milliseconds
         return moment, draw.choice((0.0, draw.uniform(0, 0.02)))
     return moment, draw.uniform(0, seconds) if moment == "any" else draw.choice((0.0, draw.uniform(0, 0.2)))
 
 
-def trial(
+def run_trial(
     case: str,
     folder: Path,
     texts: Path,
@@ -190,7 +191,7 @@ def trial(
     draw: random.Random,
     moments: Sequence[str] = EVERY_MOMENT,
 ) -> dict[str, Any]:
-    """Kill a run once or twice, let it end, compare."""
+    """Kill a run once or twice, let it end, and compare its outcome."""
     workdir, cache = folder / "run", folder / "run-cache"
     for path in (workdir, cache):
         shutil.rmtree(path, ignore_errors=True)
@@ -198,12 +199,12 @@ def trial(
     kills = []
     for _ in range(draw.choice((1, 1, 2))):
         moment, delay = draw_moment(draw, seconds, moments)
-        process = start(case, texts, workdir, cache)
+        process = start_run(case, texts, workdir, cache)
         if wait_for(moment, delay, process, workdir, cache):
-            kill(process)
-            kills.append({"moment": moment, "seconds_after": round(delay, 3), "checkpoint": _steps(workdir)})
+            kill_run(process)
+            kills.append({"moment": moment, "seconds_after": round(delay, 3), "checkpoint": _find_newest_step(workdir)})
     try:
-        found, _ = finish(case, texts, workdir, cache)
+        found, _ = run_to_end(case, texts, workdir, cache)
         differs = [name for name in expected if found[name] != expected[name]]
     except (RuntimeError, OSError, ValueError) as error:
         differs = [str(error)]
@@ -211,14 +212,14 @@ def trial(
     return {"case": case, "kills": kills, "survived": not differs, "differs": differs, "left_behind": left}
 
 
-def trials(folder: Path, number: int, seed: int, moments: Sequence[str] = EVERY_MOMENT) -> Iterator[dict[str, Any]]:
-    """Trials until `number` kills were made."""
-    texts, expected, seconds = references(folder)
+def run_trials(folder: Path, number: int, seed: int, moments: Sequence[str] = EVERY_MOMENT) -> Iterator[dict[str, Any]]:
+    """Run trials until `number` kills were made."""
+    texts, expected, seconds = run_references(folder)
     draw, made, index = random.Random(seed), 0, 0
     while made < number:
         case = CASES[index % len(CASES)]
         index += 1
-        said = trial(case, folder, texts, expected[case], seconds[case], draw, moments)
+        said = run_trial(case, folder, texts, expected[case], seconds[case], draw, moments)
         made += len(said["kills"])
         yield said
 
@@ -235,7 +236,7 @@ def main() -> None:
     moments: dict[str, int] = {}
     survived = lost = 0
     with tempfile.TemporaryDirectory() as folder:
-        for said in trials(Path(folder), arguments.kills, arguments.seed, arguments.moments):
+        for said in run_trials(Path(folder), arguments.kills, arguments.seed, arguments.moments):
             print(json.dumps(said), flush=True)
             survived, lost = survived + said["survived"], lost + (not said["survived"])
             for each in said["kills"]:

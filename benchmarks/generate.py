@@ -1,12 +1,13 @@
-"""Generation beside a peer's: both run by turns on the same machine, compared pair by pair.
+"""Compare the speed of generation with a peer's. Both run in turn on the same machine, and are compared pair by pair.
 
     python benchmarks/generate.py --peer 'PYTHON hf_t5_generate.py' --pairs 5
 
-A T5 of 4 + 4 layers reads 128 tokens and generates 64, greedily and with 4 beams, 1 request and 16 at once; EOS is
-forbidden, so that all generate as many. Each side runs in a process of its own; the peer's command prints a JSON line
-a setting, with "batch", "beams" and "tokens_per_second". Prints a line a run and setting, then one for each setting
-with the medians and the median of the ratios of neighbours (ours over the peer's). Ours also says the rate of the
-first call of a process, which compiles.
+A T5 of 4 + 4 layers reads 128 tokens and generates 64. The settings: greedy or 4 beams, 1 request or 16 at once. EOS is
+forbidden, so all answers have equal length. Each side runs in its own process. The peer's command prints a JSON line
+for each setting, with "batch", "beams" and "tokens_per_second".
+
+Prints a line for each run and setting. Then prints a line for each setting: the medians, and the median of the ratios
+of neighbouring runs (ours divided by the peer's). Our lines also have the rate of the first call, which compiles.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def measure_ours() -> None:
         settings = Settings(max_new_tokens=NEW_TOKENS, num_beams=beams)
         jax.clear_caches()
         start = time.perf_counter()
-        weights = step_weights(model, params)  # held, as by `answers.Generator`
+        weights = step_weights(model, params)  # kept between calls, as `run.generator.Generator` does
         run = functools.partial(generate, model, params, inputs, lengths, settings, allowed=allowed, weights=weights)
         assert (run().lengths == NEW_TOKENS).all()
         first = time.perf_counter() - start
@@ -64,13 +65,13 @@ def measure_ours() -> None:
 
 
 def measure(command: list[str]) -> list[dict]:
-    """The JSON objects that `command` prints, a line each."""
+    """Run `command`, and return the JSON objects that it prints, one on each line."""
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def summary(setting: tuple[int, int], runs: dict[str, list[dict]]) -> dict:
-    """Medians of one setting, and the ratios of neighbours."""
+def summarise(setting: tuple[int, int], runs: dict[str, list[dict]]) -> dict:
+    """Return the medians of one setting, and the ratios of neighbouring runs."""
     of = {name: [run for run in each if (run["batch"], run["beams"]) == setting] for name, each in runs.items()}
     rates = {name: [run["tokens_per_second"] for run in each] for name, each in of.items()}
     line = {"batch": setting[0], "beams": setting[1]}
@@ -85,7 +86,7 @@ def summary(setting: tuple[int, int], runs: dict[str, list[dict]]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="the peer's command; without it only our side is measured")
+    parser.add_argument("--peer", help="the peer's command; default: measure only our side")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--ours", action="store_true", help="measure our side in this process")
     arguments = parser.parse_args()
@@ -102,7 +103,7 @@ def main() -> None:
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
                "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES")}  # fmt: skip
     for setting in SETTINGS:
-        print(json.dumps({**summary(setting, runs), "pairs": arguments.pairs, **machine}))
+        print(json.dumps({**summarise(setting, runs), "pairs": arguments.pairs, **machine}))
 
 
 if __name__ == "__main__":

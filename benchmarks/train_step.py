@@ -1,9 +1,9 @@
-"""The training step beside a peer's: both run by turns on the same machine, compared pair by pair.
+"""Compare the training step with a peer's. Both run in turn on the same machine, and are compared pair by pair.
 
     python benchmarks/train_step.py --peer 'PYTHON hf_t5_train_step.py --size tiny --batch 8' --pairs 5
 
-Each side runs in a process of its own; the peer's command prints a JSON line with "tokens_per_second". Prints a line
-a run, then one with the medians and the median of the ratios of neighbours (ours over the peer's).
+Each side runs in its own process. The peer's command prints a JSON line with "tokens_per_second". Prints a line for
+each run. The last line has the medians, and the median of the ratios of neighbouring runs (ours divided by the peer's).
 """
 
 import argparse
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def measure(command: list[str]) -> dict:
-    """The JSON object on the last line that `command` prints."""
+    """Run `command`, and return the JSON object on its last line."""
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="the peer's command; without it only our side is measured")
+    parser.add_argument("--peer", help="the peer's command; default: measure only our side")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--config", default="configs/tiny.py")
     arguments, overrides = parser.parse_known_args()

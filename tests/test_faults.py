@@ -19,7 +19,7 @@ def faults():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [3, 30])
 def test_a_killed_run_ends_as_if_it_had_not_been(faults, tmp_path, number):
-    trials = list(faults.trials(tmp_path, number, seed=number))
+    trials = list(faults.run_trials(tmp_path, number, seed=number))
     assert {trial["case"] for trial in trials} == set(faults.CASES)
     assert sum(len(trial["kills"]) for trial in trials) >= number
     assert all(trial["survived"] for trial in trials), trials
