@@ -67,6 +67,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, ROWS),
     "microbatches": (1, ROWS),
     "budget.steps": (1, STEPS),
+    "budget.epochs": (0, 1e9),
     "budget.tokens": (0, 1e30),
     "budget.flops": (0, 1e40),
     "budget.minutes": (0, 1e8),
@@ -75,6 +76,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.batch_size": (1, ROWS),
     "eval.generate_rows": (0, STEPS),
     "eval.max_new_tokens": (1, LENGTH),
+    "early_stopping.patience": (1, STEPS),
+    "early_stopping.min_delta": (0, 1e30),
     "checkpoint.every_steps": (1, STEPS),
     "checkpoint.keep": (1, STEPS),
     "checkpoint.keep_every_steps": (1, STEPS),
@@ -105,9 +108,9 @@ def check(config: ConfigDict) -> None:
         require(lookup_field(config, field) < 1, field, "must be below 1")
     require(config.ema_decay is None or 0 < config.ema_decay < 1, "ema_decay", "must be between 0 and 1")
     require(config.name.isprintable(), "name", "must be printable, on one line")
-    validation = config.data.validation
-    no_source = "is set, but config.data.validation.source is not; set both, or neither"
-    require(validation.split is None or validation.source is not None, "data.validation.split", no_source)
+    for name in ("validation", "test"):
+        heldout, no_source = config.data[name], f"is set, but config.data.{name}.source is not; set both, or neither"
+        require(heldout.split is None or heldout.source is not None, f"data.{name}.split", no_source)
     train = config.data.train
     require(train.source is None or not train.mixture, "data.train", "set source or mixture, not both")
     mixed = "belongs to config.data.train.source, which is not set; set config.data.train.mixture.NAME.split instead"

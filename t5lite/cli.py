@@ -80,23 +80,16 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
     return arguments, config
 
 
-def parse_with_checkpoint(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
-) -> tuple[argparse.Namespace, ConfigDict]:
-    """Return (the verb's own arguments, the config of the run at --checkpoint or --workdir with its overrides)."""
-    from t5lite.run.released import read_run_config
+def add_checkpoint(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the flag --checkpoint, its other name --workdir, and the flags that choose among a run's checkpoints.
 
-    add_checkpoint(parser)
-    arguments, rest = parser.parse_known_args(argv)
-    return arguments, override(read_run_config(arguments.checkpoint), rest)
-
-
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the flag --checkpoint, its other name --workdir, and the flags that choose among a run's checkpoints."""
+    Returns the group of flags of which exactly one must be given. A verb may add more flags to the group.
+    """
     group = parser.add_mutually_exclusive_group(required=True)
     for flag in ("--checkpoint", "--workdir"):
         group.add_argument(flag, dest="checkpoint", help="the workdir of a run, or hf:DIR: released weights")
     add_which_checkpoint(parser)
+    return group
 
 
 def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:

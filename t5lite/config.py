@@ -47,13 +47,15 @@ def base_config() -> ConfigDict:
             "microbatches": 1,
             "budget": {
                 "steps": _optional(int),
+                "epochs": _optional(float),  # passes over the rows of all training sources
                 "tokens": _optional(float),
                 "flops": _optional(float),
                 "minutes": _optional(float),
             },
             "eval": {
                 "every_steps": _optional(int),  # None: only at the end
-                "rows": 256,  # the number of windows of held-out text, or of pairs
+                # The number of windows of held-out text, or of pairs. None: 256; for pairs, at the end: all.
+                "rows": _optional(int),
                 "batch_size": _optional(int),  # None: the rows of a microbatch of training
                 "generate_rows": 256,  # for this many pairs, targets are also generated, for exact match
                 "max_new_tokens": _optional(int),  # None: the length of the targets
@@ -65,6 +67,11 @@ def base_config() -> ConfigDict:
                 "keep_best": _optional(int),  # also keep this many checkpoints with the best `metric`
                 "metric": "validation/loss",  # held-out set and metric
                 "mode": _optional(str),  # whether the best is "min" or "max"; None: decided by the metric
+            },
+            "early_stopping": {
+                "metric": _optional(str),  # held-out set and metric, such as validation/loss; None: no early stopping
+                "patience": 3,  # stop after this many evaluations in a row without an improvement
+                "min_delta": 0.0,  # an improvement is larger than this
             },
             "log_every_steps": 10,
             "max_skipped_steps": 10,  # in a row; a step is skipped if its loss or gradient is not finite
@@ -103,13 +110,16 @@ def _data_fields() -> dict[str, Any]:
             "limit": _optional(int),  # use only this many supervised pairs, the first ones of a fixed random order
             "mixture": {},  # NAME: {source, weight, split, columns}, instead of `source`; see member_fields
         },
-        "validation": {
-            "source": _optional(str),
-            "split": _optional(str),
-            "columns": _column_fields(),  # None: the columns of `train`
-        },
+        # validation steers training: early stopping, the best checkpoint. test is evaluated only after training.
+        "validation": _heldout_fields(),
+        "test": _heldout_fields(),
         "labels": _optional(bool),  # whether targets are labels of a closed set; None: the training targets decide
     }
+
+
+def _heldout_fields() -> dict[str, Any]:
+    columns = _column_fields()  # None: the columns of `train`
+    return {"source": _optional(str), "split": _optional(str), "columns": columns}
 
 
 def _column_fields() -> dict[str, Any]:

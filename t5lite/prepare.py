@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     arguments, config = cli.parse_with_config(parser, argv)
     experiment = open_experiment(config, given=arguments.given)
     dataset = experiment.dataset
-    parts = {name: _describe(span) for name, span in {**dataset.train, **dataset.validation}.items()}
+    parts = {name: _describe(span) for name, span in {**dataset.train, **dataset.heldout}.items()}
     vocabulary = dataset.tokenizer.vocabulary
     if arguments.json:
         print(json.dumps({"tokenizer": {"sha256": dataset.tokenizer.sha256, "size": vocabulary.size}, "parts": parts}))

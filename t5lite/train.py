@@ -8,6 +8,7 @@ refuses changes of the config.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from t5lite.model.transformer import parameter_shapes
 from t5lite.run.evaluation import Evaluator
 from t5lite.run.experiment import Experiment, open_experiment, total_steps
 from t5lite.run.facts import leave_facts
+from t5lite.run.held_out import HeldOut
 from t5lite.run.inherit import count_known_rows, with_inherited_shape
 from t5lite.run.released import dropout_note, moved_dropout_note
 from t5lite.run.siblings import with_siblings
@@ -35,8 +37,8 @@ from t5lite.system.files import write_json
 from t5lite.system.hosts import check_agreement, count_hosts, from_primary, is_primary, primary_first
 from t5lite.system.progress import progress, say, warn
 from t5lite.system.signals import Stopping
-from t5lite.tasks.metrics import Metrics
 from t5lite.training.checkpoint import Checkpoints, hash_params
+from t5lite.training.early_stopping import make_early_stopping
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog, NoLog, read_first_losses
 from t5lite.training.policy import make_policy
@@ -68,10 +70,11 @@ def fit(
     checkpoints: Checkpoints,
     workdir: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Train up to step `steps`. Return (state, {"metrics": {split: …}, "evaluated": {split: numbers of rows}}).
+    """Train up to step `steps`. Return (the state to keep, {"metrics": {split: …}, "evaluated": {split: …}, …}).
 
     This function brings together the rows of each step, the pure step and the loop. Held-out text is evaluated before
-    the first step, every `eval.every_steps` and at the end.
+    the first step, every `eval.every_steps` and at the end. Early stopping may end the training before `steps`. Then
+    the state of the best evaluation is the state to keep.
 
     Args:
         state: the state to start from: the initial state, or the state of a checkpoint.
@@ -85,18 +88,6 @@ def fit(
         warn(note)
     for note in evaluator.share_notes():
         say(note)
-    # A run without a checkpoint starts over, and repeats the evaluation before the first step.
-    log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
-    final_metrics: dict[str, Metrics] = {}
-
-    def evaluate(state: TrainState, step: int) -> None:
-        evaluate = evaluator.evaluate_all if step == steps else evaluator.evaluate_losses
-        metrics = evaluate(state.evaluated_params)
-        checkpoints.note_metrics(step, metrics)
-        log.write_all(step, metrics)
-        if step == steps:
-            final_metrics.update(metrics)
-
     settings = LoopSettings(
         total_steps=steps,
         log_every=config.log_every_steps,
@@ -107,16 +98,21 @@ def fit(
         max_skipped=config.max_skipped_steps,
         debug_nans=config.debug_nans,
     )
+    # A run without a checkpoint starts over, and repeats the evaluation before the first step.
+    log = MetricsLog(workdir, keep_until=first if first else -1) if is_primary() else NoLog()
+    heldout = HeldOut(evaluator, checkpoints, log, make_early_stopping(config), steps)
     rows = experiment.train_rows(local_rows(config.batch_size, trainer.mesh))
     batches = prefetch(lambda step: place_batch(rows(step), trainer.mesh), first, steps)
     title = f"training {config.name or workdir.name}"
     with contextlib.closing(log), contextlib.closing(batches):
         # If the run was stopped during an evaluation, the checkpoint of this step exists but its evaluation does not.
         if first == 0 or (settings.is_evaluation_step(first) and not from_primary(log.has_evaluation(first))):
-            evaluate(state, first)
-        state = run_loop(trainer, state, batches, settings, totals, log, checkpoints, evaluate, stop, title)
-    metrics = final_metrics or evaluator.evaluate_all(state.evaluated_params)
-    return state, {"metrics": metrics, "evaluated": evaluator.count_rows()}
+            verdict = heldout.evaluate(state, first)
+            if verdict.saves:
+                checkpoints.save(state, dataclasses.asdict(totals))
+        if not heldout.must_stop:
+            state = run_loop(trainer, state, batches, settings, totals, log, checkpoints, heldout.evaluate, stop, title)
+    return heldout.finish(state, trainer)
 
 
 @contextlib.contextmanager
@@ -137,6 +133,7 @@ def _train_network(
 ) -> dict[str, Any]:
     """Make the experiment, the trainer and the state from the config. Then train, and return the result."""
     policy, peak_before = make_policy(config), measure_peak_bytes()
+    make_early_stopping(config)  # refuses a mistake before the data is prepared
     resolved = with_siblings(config, workdir)
     # A run that has begun no longer needs `init_from`. The run writes its config last. So if there is a config, the
     # tokenizer is complete.
@@ -181,8 +178,9 @@ def _train_network(
             say(note)
     with _close_after(checkpoints):
         state, evaluation = fit(experiment, trainer, state, steps, totals, checkpoints, workdir)
+    ended_at = evaluation.get("ended_at", steps)
     return {
-        "step": steps,
+        "step": int(state.step),
         **evaluation,
         "rows": experiment.dataset.rows,
         "cut": experiment.count_cut(),
@@ -190,7 +188,7 @@ def _train_network(
         "skipped_steps": totals.skipped,
         "cost": {
             "tokens": int(totals.tokens),
-            "flops": count_step_flops(config, experiment.model, experiment.objective) * steps,
+            "flops": count_step_flops(config, experiment.model, experiment.objective) * ended_at,
             "seconds": totals.seconds,
             "device_seconds": totals.seconds * trainer.mesh.size,
             "peak_bytes": peak_bytes(trainer, peak_before),
@@ -207,6 +205,8 @@ def _train_baseline(
     from t5lite.run.bag_of_words import train_bag_of_words
 
     require(config.objective.name == "supervised", "objective.name", "must be supervised for a bag of words")
+    no_steps = "a bag of words is not trained in steps; leave it unset"
+    require(config.early_stopping.metric is None, "early_stopping.metric", no_steps)
     with primary_first():
         dataset = open_dataset(with_siblings(config, workdir), "pairs")
     changes |= check_same_data(dataset.identity, workdir, allowed)

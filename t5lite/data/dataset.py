@@ -1,14 +1,16 @@
 """Open the data of a config: tokenizer, token stores and held-out text. Build the parts that the cache lacks.
 
     dataset = open_dataset(config, "text")
-    dataset.tokenizer, dataset.train["train"], dataset.validation["validation"]
+    dataset.tokenizer, dataset.train["train"], dataset.heldout["validation"]
 
-The held-out text is the first of these that exists:
+The validation text is the first of these that exists:
 
     1. the source in `data.validation.source`
     2. the validation split of the training source
     3. every 20th document (or pair) of the training source
     4. the last twentieth of the training tokens, if the source has fewer than 20 documents; for pairs, an error
+
+If `data.test.source` is set, `dataset.heldout["test"]` holds the text of this source.
 """
 
 import dataclasses
@@ -35,6 +37,7 @@ from t5lite.system.progress import progress
 
 # Targets are labels by default if there are at most this many, each with this many pairs on average.
 FEW_LABELS, PAIRS_PER_LABEL = 100, 10
+VALIDATION, TEST = "validation", "test"  # names of held-out sets, and of their fields in config.data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Opened data. `train` and `validation` map names to spans of token stores.
+    """Opened data. `train` and `heldout` map names to spans of token stores.
+
+    The held-out spans are "validation" (in a mixture: one "validation_NAME" for each member) and "test".
 
     weights: the weight of each training member. labels: the closed set of targets, or of tags, in a fixed order; None
     if targets are free text. identity: fingerprints; a run compares them to check that its data is still the same.
@@ -59,15 +64,15 @@ class Dataset:
     tokenizer: TextTokenizer
     train: dict[str, Span]
     weights: dict[str, float]
-    validation: dict[str, Span]
+    heldout: dict[str, Span]
     labels: tuple[str, ...] | None
     identity: dict[str, str]
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
-    def heldout(self) -> dict[str, str]:
+    def heldout_fingerprints(self) -> dict[str, str]:
         """Fingerprints of the held-out tokens. Metrics of two runs are comparable if the fingerprints are equal."""
-        return {name: span.fingerprint for name, span in self.validation.items()}
+        return {name: span.fingerprint for name, span in self.heldout.items()}
 
 
 def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None) -> Dataset:
@@ -77,23 +82,23 @@ def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None 
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     members = _read_members(config)
-    heldout = {} if config.data.validation.source is None else {"validation": opener.open_validation()}
-    hold_out, train = not heldout, {}
+    heldout = opener.open_given_heldout()
+    hold_out, train = VALIDATION not in heldout, {}
     for name, member in members.items():
         single = len(members) == 1
         where = "data.train" if single else f"data.train.mixture.{name}"
         train[name], heldout_span = opener.open_train(where, member, hold_out)
         if hold_out:
-            heldout["validation" if single else f"validation_{name}"] = heldout_span
+            heldout[VALIDATION if single else f"{VALIDATION}_{name}"] = heldout_span
     labels = None if kind == "text" else _find_labels(config.data.labels, kind, train, heldout)
     weights = {name: member.weight for name, member in members.items()}
     return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows)
 
 
-def open_validation(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
-    """Open only the held-out data, for a config that sets `data.validation.source`. labels: the labels of training."""
+def open_heldout(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
+    """Open only the sources in `data.validation` and `data.test`. labels: the labels of training."""
     opener = _Opener(config, tokenizer, kind)
-    heldout = {"validation": opener.open_validation()}
+    heldout = opener.open_given_heldout()
     if labels is not None:
         _refuse_unknown_labels(heldout, labels)
         labels = tuple(labels)
@@ -139,11 +144,16 @@ class _Opener:
             )
         return train.split(1 / HELDOUT_EVERY)
 
-    def open_validation(self) -> Span:
-        """Return the span that `data.validation` names."""
-        fields = self.config.data.validation
-        columns = _merge_columns(fields.columns, self.config.data.train.columns)
-        return self._open_stores("data.validation", Member(fields.source, fields.split, 1.0, columns), "validation")[0]
+    def open_given_heldout(self) -> dict[str, Span]:
+        """Return the spans of the sources in `data.validation` and `data.test`, if these sources are set."""
+        spans = {}
+        for name in (VALIDATION, TEST):
+            fields = self.config.data[name]
+            if fields.source is not None:
+                columns = _merge_columns(fields.columns, self.config.data.train.columns)
+                member = Member(fields.source, fields.split, 1.0, columns)
+                spans[name] = self._open_stores(f"data.{name}", member, name)[0]
+        return spans
 
 
 def _read_members(config: ConfigDict) -> dict[str, Member]:

@@ -110,6 +110,8 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     # text of earlier runs does not change.
     "tokenizers": (),
     "safetensors": (),
+    **dict.fromkeys(("sacrebleu", "rouge-score", "nltk", "colorama", "lxml", "portalocker", "regex", "tabulate"), ()),
+    "defusedxml": (),
 }
 
 # Tests, tools that most systems leave out of Python, and copies of other projects.

@@ -195,7 +195,7 @@ def find_different_rows(a: Group, b: Group, split: str, metric: str) -> str | No
     changed = [name for name in changed if name not in SAME_ROWS]
     if changed:
         return "the objective" if "name" in changed else f"objective.{changed[0]}"
-    counts = ("rows",) if find_metric(metric).uses_all_rows else ("rows", "generate_rows", "max_new_tokens")
+    counts = ("rows",) if find_metric(metric).compute is not None else ("rows", "generate_rows", "max_new_tokens")
     fields = (f"eval.{name}" for name in counts)
     return next((field for field in fields if lookup_field(a.config, field) != lookup_field(b.config, field)), None)
 

@@ -39,10 +39,11 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     classifier = LinearSVC(random_state=config.seed)
     classifier.fit(vectorizer.fit_transform(inputs), targets)
     metrics, evaluated = {}, {}
-    for split, span in dataset.validation.items():
-        pairs = space_evenly(span.store.num_documents // 2, config.eval.rows)
+    for split, span in dataset.heldout.items():
+        size = span.store.num_documents // 2
+        pairs = space_evenly(size, config.eval.rows or size)
         gold = _texts(dataset, span.store, 2 * pairs + 1)
-        evaluated[split] = {"used": len(pairs), "of": span.store.num_documents // 2}
+        evaluated[split] = {"used": len(pairs), "of": size}
         chosen = classifier.predict(vectorizer.transform(_texts(dataset, span.store, 2 * pairs)))
         metrics[split] = {
             "accuracy": float(accuracy_score(gold, chosen)),

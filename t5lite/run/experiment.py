@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from t5lite.checks import check, require_training_data
 from t5lite.config import require
 from t5lite.data.cut import Cut, describe_cut
-from t5lite.data.dataset import Dataset, open_dataset, open_validation, pair_plan
+from t5lite.data.dataset import Dataset, open_dataset, open_heldout, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
@@ -74,9 +74,13 @@ class Experiment:
         ]
         return TrainRows(members, config.batch_size, config.seed, places)
 
-    def validation_sources(self, objective: Objective) -> dict[str, RowSource]:
+    def count_steps_per_epoch(self) -> float:
+        """Return the number of steps in which the batches have as many rows as all training sources together."""
+        return sum(map(len, self.train_rows().members)) / self.config.batch_size
+
+    def heldout_sources(self, objective: Objective) -> dict[str, RowSource]:
         """Return the rows of each held-out set for `objective`. Pairs are not packed, so metrics count pairs."""
-        heldout = self.dataset.validation
+        heldout = self.dataset.heldout
         sources = {
             name: self._make_source(span, objective, packed=False, for_evaluation=True)
             for name, span in heldout.items()
@@ -95,9 +99,7 @@ class Experiment:
             "train" if len(train_spans) == 1 else f"train_{name}": self._make_source(span, self.objective, False, limit)
             for name, span in train_spans.items()
         }
-        return {
-            name: source.count_cut() for name, source in (sources | self.validation_sources(self.evaluated)).items()
-        }
+        return {name: source.count_cut() for name, source in (sources | self.heldout_sources(self.evaluated)).items()}
 
     def cut_notes(self) -> list[str]:
         """Return a sentence for each split with cut texts. The sentence names the limit to raise."""
@@ -170,16 +172,17 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     workdir = None if is_released(place) else Path(place)
     config = _resolve(config, workdir)
     config.tokenizer.path, config.init_from = None, None
-    if config.data.validation.source is None:
-        if workdir is None:
-            raise UserError(f"config.data.validation.source is not set, and {place} holds no text; set the field")
+    sources = (config.data.validation.source, config.data.test.source)
+    if workdir is None and sources == (None, None):
+        raise UserError(f"config.data.validation.source is not set, and {place} holds no text; set the field")
+    if workdir is not None and config.data.validation.source is None:
         return _open(config, workdir)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
     tokenizer = fit_tokenizer(place, tokenizer, config.model.vocab_size)
     kind = find_kind(config.objective).data
     has_free_targets = config.data.labels is False and kind != "tags"
     labels = None if has_free_targets else find_labels(place)
-    return _assemble(config, open_validation(config, kind, tokenizer, labels))
+    return _assemble(config, open_heldout(config, kind, tokenizer, labels))
 
 
 def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:
@@ -237,7 +240,8 @@ def total_steps(experiment: Experiment, workdir: Path) -> int:
     """Return the run's budget in steps. A budget in minutes is converted once. `workdir` keeps the number of steps."""
     config, objective = experiment.config, experiment.objective
     tokens = config.batch_size * sum(objective.lengths)
-    steps = convert_budget(config.budget, tokens, count_step_flops(config, experiment.model, experiment.objective))
+    flops = count_step_flops(config, experiment.model, experiment.objective)
+    steps = convert_budget(config.budget, experiment.count_steps_per_epoch, tokens, flops)
     if steps is not None:
         return steps
 

@@ -41,7 +41,7 @@ def provenance(dataset: Dataset) -> dict[str, Any]:
         "hosts": jax.process_count(),
         "git_commit": _read_git_commit(),
         "data": dataset.identity,
-        "heldout": dataset.heldout,
+        "heldout": dataset.heldout_fingerprints,
         "labels": dataset.labels,
     }
 

@@ -8,12 +8,14 @@ here, and add the name to `metrics` of its task.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from t5lite.tasks import texts
 from t5lite.tasks.table import TASKS, sum_key
+from t5lite.tasks.texts import References
 
 Metrics = dict[str, float]
 Sums = Mapping[str, Any]
@@ -28,7 +30,8 @@ class Metric:
     low, high: the range of the values.
     compute: computes the metric from the sums of one head.
     needs: the sum that `compute` needs; a head without this sum does not have the metric.
-    uses_all_rows: whether it is measured on `eval.rows` rows. If not, it is measured on `eval.generate_rows` rows.
+    score: computes the metric of one text, from (references, output). The metric is the mean over all texts.
+    score_corpus: computes the metric of all texts together, from (references of each text, outputs).
     tables_only: whether only tables show it, because it gives no more information than the loss.
     """
 
@@ -39,8 +42,14 @@ class Metric:
     high: float = math.inf
     compute: Callable[[Sums], float] | None = None
     needs: str = ""
-    uses_all_rows: bool = False
+    score: Callable[[References, str], float] | None = None
+    score_corpus: Callable[[Sequence[References], Sequence[str]], float] | None = None
     tables_only: bool = False
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the metric compares generated texts. It is measured on `eval.generate_rows` rows, not `eval.rows`."""
+        return self.score is not None or self.score_corpus is not None
 
     @property
     def width(self) -> float:
@@ -95,28 +104,36 @@ def _make_share(label: str, **fields: Any) -> Metric:
 
 
 def _make_loss(label: str) -> Metric:
-    return Metric(label, "nats", better=-1, low=0, compute=loss, needs="nll", uses_all_rows=True)
+    return Metric(label, "nats", better=-1, low=0, compute=loss, needs="nll")
 
 
-_confused = {"needs": "confusion", "uses_all_rows": True}
+_confused = {"needs": "confusion"}
 # Tables and sentences list metrics in this order. Metrics that are not in this table come last.
 METRICS = {
     "accuracy": _make_share("accuracy", compute=accuracy, **_confused),
     "macro_f1": _make_share("macro F1", compute=macro_f1, **_confused),
-    "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities", uses_all_rows=True),
-    "exact_match": _make_share("exact match"),
+    "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
+    "exact_match": _make_share("exact match", score=texts.exact_match),
+    "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True),
+    "token_f1": _make_share("token F1", score=texts.token_f1),
+    "rouge1": _make_share("ROUGE-1", score=texts.make_rouge("rouge1"), tables_only=True),
+    "rouge2": _make_share("ROUGE-2", score=texts.make_rouge("rouge2"), tables_only=True),
+    "rougeL": _make_share("ROUGE-L", score=texts.make_rouge("rougeL"), tables_only=True),
+    "rougeLsum": _make_share("ROUGE-Lsum", score=texts.make_rouge("rougeLsum")),
+    "bleu": Metric("BLEU", better=1, low=0, high=100, score_corpus=texts.make_corpus_metric("bleu")),
+    "chrf": Metric("chrF", better=1, low=0, high=100, score_corpus=texts.make_corpus_metric("chrf"), tables_only=True),
     "loss": _make_loss("loss"),
     "mlm_loss": _make_loss("loss of masked tokens"),
     "next_sentence_loss": _make_loss("loss of next sentences"),
     "next_sentence_accuracy": _make_share("accuracy of next sentences", compute=accuracy, **_confused),
-    "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, uses_all_rows=True, needs="bytes",
+    "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, needs="bytes",
                             compute=lambda sums: sums["nll"] / math.log(2) / sums["bytes"]),
     "next_sentence_negatives": _make_share("share of negatives", better=0, compute=share_of_last_class,
                                            tables_only=True, **_confused),
-    "token_accuracy": _make_share("token accuracy", compute=token_accuracy, needs="correct", uses_all_rows=True,
+    "token_accuracy": _make_share("token accuracy", compute=token_accuracy, needs="correct",
                                   tables_only=True),
     "perplexity": Metric("perplexity", better=-1, low=1, needs="nll",
-                         compute=lambda sums: math.exp(min(loss(sums), 700.0)), uses_all_rows=True, tables_only=True),
+                         compute=lambda sums: math.exp(min(loss(sums), 700.0)), tables_only=True),
 }  # fmt: skip
 
 
@@ -143,6 +160,29 @@ def compute_metrics(sums: Sums) -> Metrics:
             metric = METRICS[name]
             if metric.needs in head_sums:
                 metrics[name] = metric.compute(head_sums)
+    return metrics
+
+
+def score_text(names: Sequence[str], references: References, output: str) -> Metrics:
+    """Return {name: score} of one text, for the metrics in `names` that are means over texts."""
+    return {name: METRICS[name].score(references, output) for name in names if METRICS[name].score is not None}
+
+
+def compute_text_metrics(
+    names: Sequence[str], scores: Sequence[Metrics], references: Sequence[References], outputs: Sequence[str]
+) -> Metrics:
+    """Return {name: value} of the metrics of texts in `names`.
+
+    Args:
+        scores: for each text, the result of `score_text`.
+        references: for each text, the references; at least one.
+        outputs: the texts to compare with the references.
+    """
+    metrics = {}
+    for name in names:
+        corpus = METRICS[name].score_corpus
+        means = corpus is None
+        metrics[name] = float(np.mean([each[name] for each in scores])) if means else corpus(references, outputs)
     return metrics
 
 

@@ -28,6 +28,7 @@ class Task:
     head: the name of the head's parameters and of its answers in a Batch.
     part: the name of the head in messages.
     metrics: names of the metrics that are computed from its sums; see metrics.py.
+    text_metrics: names of the metrics that compare the generated texts with the targets, if targets are free text.
     loss_name: the name of the metric for its loss, if the model has several heads.
     each: "token": an answer for each token; "example": an answer for the whole example.
     weights: (batch) -> float32, the weight of each answer.
@@ -55,6 +56,7 @@ class Task:
     predictions: Callable[[Array, Batch, Sequence[str], Mapping[str, Any]], Sums]
     sum_missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
     read_out: Callable[[Sequence[str], Sequence[str]], str] = lambda names, words: " ".join(names)
+    text_metrics: tuple[str, ...] = ()
     has_labels: bool = False
     names: tuple[str, ...] = ()
     dropout: bool = True

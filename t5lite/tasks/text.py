@@ -13,6 +13,13 @@ from t5lite.tasks.cross_entropy import Sums, cross_entropy_sums, nll_and_log_z
 from t5lite.tasks.task import Task
 
 Array = jax.Array
+TEXT_METRICS = (
+    "exact_match",
+    "squad_exact_match",
+    "token_f1",
+    *("rouge1", "rouge2", "rougeL", "rougeLsum"),
+    *("bleu", "chrf"),
+)
 
 
 def _loss(logits: Array, batch: Batch, label_smoothing: float, z_loss: float) -> Sums:
@@ -50,6 +57,7 @@ TEXT = Task(
     head=VOCABULARY,
     part="head for tokens",
     metrics=("perplexity", "token_accuracy", "bits_per_byte"),
+    text_metrics=TEXT_METRICS,
     loss_name="mlm_loss",
     each="token",
     weights=lambda batch: batch.weights,

@@ -1,7 +1,8 @@
-"""The length of a run: convert a budget of steps, tokens, FLOPs or minutes to a number of steps.
+"""The length of a run: convert a budget of steps, epochs, tokens, FLOPs or minutes to a number of steps.
 
-Tokens and FLOPs are converted by arithmetic. For minutes, the time of a step is measured once, with a training state
-that is then thrown away. The number of steps is written to workdir/budget.json. So schedules depend on steps alone.
+An epoch has as many rows as all training sources together. Tokens and FLOPs are converted by arithmetic. For minutes,
+the time of a step is measured once, with a training state that is then thrown away. The number of steps is written to
+workdir/budget.json. So schedules depend on steps alone.
 """
 
 import math
@@ -21,13 +22,19 @@ FILE = "budget.json"
 PROBE_SECONDS, PROBE_STEPS = 10.0, 5
 
 
-def convert_budget(budget: ConfigDict, tokens_per_step: float, flops_per_step: float) -> int | None:
-    """Return the number of steps in a budget of steps, tokens or FLOPs; None for a budget of minutes.
+def convert_budget(
+    budget: ConfigDict, count_steps_per_epoch: Callable[[], float], tokens_per_step: float, flops_per_step: float
+) -> int | None:
+    """Return the number of steps in a budget of steps, epochs, tokens or FLOPs; None for a budget of minutes.
 
-    tokens_per_step: the size of a batch's arrays, padding included.
+    Args:
+        count_steps_per_epoch: returns the number of steps in an epoch. It is only called for a budget of epochs.
+        tokens_per_step: the size of a batch's arrays, padding included.
     """
     if budget.steps is not None:
         return budget.steps
+    if budget.epochs is not None:
+        return max(1, math.ceil(budget.epochs * count_steps_per_epoch()))
     if budget.tokens is not None:
         return max(1, math.ceil(budget.tokens / tokens_per_step))
     if budget.flops is not None:

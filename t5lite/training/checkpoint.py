@@ -29,12 +29,16 @@ from t5lite.training.tables import flatten_with_paths
 
 
 class Checkpoints:
-    """The checkpoints that one run writes and keeps. Use only one such object for a workdir at a time."""
+    """The checkpoints that one run writes and keeps. Use only one such object for a workdir at a time.
+
+    best_step: a step whose checkpoint is kept in addition to those that the policy keeps; None: no such step.
+    """
 
     def __init__(self, workdir: Path, policy: Policy):
         self.workdir, self.folder, self.policy = workdir, workdir.absolute() / FOLDER, policy
         self._scores = read_scores(workdir, policy.metric)
         self._metrics: dict[int, dict[str, float]] = {}
+        self.best_step: int | None = None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, enable_async_checkpointing=True, lightweight_initialize=True
         )
@@ -49,7 +53,7 @@ class Checkpoints:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Tell Orbax which checkpoints to keep."""
         kept_steps = self.policy.select_kept_steps({each.step: self._scores.get(each.step) for each in checkpoints})
-        return [each.step in kept_steps for each in checkpoints]
+        return [each.step in kept_steps or each.step == self.best_step for each in checkpoints]
 
     def note_metrics(self, step: int, metrics: Mapping[str, Metrics]) -> None:
         """Note the metrics {split: {name: value}} of `step`. `save` writes them into the checkpoint of this step.
@@ -78,10 +82,13 @@ class Checkpoints:
         with _explain_write_errors(self.folder):
             self._manager.save(step, args=ocp.args.Composite(**trees, **{ITEM: ocp.args.JsonSave(seal(record))}))
 
-    def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Return (state, progress) of the newest intact checkpoint. The state is placed by `shardings`.
+    def restore(
+        self, shapes: TrainState, shardings: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Return (state, progress) of the checkpoint of `step`; None: of the newest intact checkpoint.
 
-        Renames the newer checkpoints, which are damaged. If all are damaged, renames none and raises UserError.
+        The state is placed by `shardings`. Renames checkpoints that are damaged and newer than the restored one. If all
+        are damaged, renames none and raises UserError.
         """
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
@@ -96,7 +103,7 @@ class Checkpoints:
             # The saved average includes the frozen parameters, but the state's average does not.
             return items if like.average is None else {**items, "average": like.average}
 
-        steps = saved_steps(self.workdir)[::-1]
+        steps = saved_steps(self.workdir)[::-1] if step is None else [step]
         record, items = next(read_intact(self.workdir, steps, select_arrays))
         self._set_aside(steps[: steps.index(record.step)])
         return TrainState(jax.device_put(np.int32(record.step), shardings.step), **items), record.progress

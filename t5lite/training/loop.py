@@ -7,7 +7,7 @@ runs, so the device does not wait for the host.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -21,6 +21,13 @@ from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
 from t5lite.training.watch import Progress, Watch
+
+
+class Verdict(NamedTuple):
+    """What an evaluation decides. saves: save a checkpoint now. ends: this step is the last step."""
+
+    saves: bool = False
+    ends: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +64,18 @@ def run_loop(
     totals: Progress,
     log: MetricsLog,
     checkpoints: Checkpoints,
-    evaluate: Callable[[TrainState, int], None],
+    evaluate: Callable[[TrainState, int], Verdict],
     stop: Stopping,
     title: str,
 ) -> TrainState:
-    """Train from `state` to the last step, and return the new state.
+    """Train from `state` to the last step, and return the new state. `evaluate` may end the run before.
 
     Raises Interrupted after a signal, when the current step is saved.
 
     Args:
         batches: yields the rows of each remaining step, placed on the mesh.
         totals: the totals of the run up to `state`; updated in place.
-        evaluate: `evaluate(state, step)` evaluates and logs the metrics. It raises EvaluationStopped if `stop` ends it.
+        evaluate: `evaluate(state, step)` evaluates and logs the metrics. Raises EvaluationStopped if `stop` ended it.
         title: the title of the progress bar.
     """
     first = int(state.step)
@@ -85,20 +92,21 @@ def run_loop(
                 raise UserError(f"step {step}: {find_first_nan(trainer.function, before, rows, trainer.mesh)}")
             pending = (step, metrics)
             is_last = step == settings.total_steps
-            evaluates, evaluation_stopped = settings.is_evaluation_step(step), False
+            evaluates, evaluation_stopped, verdict = settings.is_evaluation_step(step), False, Verdict()
             saves = is_last or step % settings.save_every == 0
             if evaluates or saves:
                 advance(1, note=meter.read(*pending))
                 pending = None
             if evaluates:
                 try:
-                    meter.time_other_work(lambda: evaluate(state, step))  # noqa: B023 - called at once
+                    verdict = meter.time_other_work(lambda: evaluate(state, step))  # noqa: B023 - called at once
+                    is_last = is_last or verdict.ends
                 except EvaluationStopped:
                     evaluation_stopped = True
             # Ask only once: two calls could give different answers if a signal comes between them. After the last step
             # there is nothing to stop.
             stopping = evaluation_stopped or (not is_last and stop.must_stop(at_once=evaluates or saves))
-            if (saves and not totals.skipped_in_a_row) or is_last or stopping:
+            if (saves and not totals.skipped_in_a_row) or verdict.saves or is_last or stopping:
                 if pending is not None:
                     advance(1, note=meter.read(*pending))
                     pending = None
@@ -108,6 +116,8 @@ def run_loop(
                 checkpoints.wait()
                 wait_for_all()  # a host that ends early would end the hosts that are still saving
                 raise Interrupted(f"stopped after step {step}, which is saved; run the same command again")
+            if is_last:
+                break
     checkpoints.wait()
     return state
 
@@ -138,11 +148,11 @@ class _Meter:
         self.waited += time.perf_counter() - start
         return rows
 
-    def time_other_work(self, work: Callable[[], Any]) -> None:
-        """Do work that is not training. Its time counts for the run, but not for a step."""
+    def time_other_work(self, work: Callable[[], Any]) -> Any:
+        """Do work that is not training, and return its result. Its time counts for the run, but not for a step."""
         start = time.perf_counter()
         try:
-            work()
+            return work()
         finally:
             seconds = time.perf_counter() - start
             self.totals.seconds += seconds

@@ -64,9 +64,13 @@ class MetricsLog:
                     self._write_event(step, summary=scalar(f"{split}/{name}", value))
             self._board.flush()
 
+    def read(self) -> list[dict[str, Any]]:
+        """Return the values of all lines."""
+        return [values for _, values in read_log(self.path)]
+
     def has_evaluation(self, step: int) -> bool:
         """Return whether the log has a line about held-out text at `step`."""
-        return any(values["step"] == step and values["split"] != "train" for _, values in read_log(self.path))
+        return any(values["step"] == step and values["split"] != "train" for values in self.read())
 
     def sync(self) -> None:
         """Make sure that metrics.jsonl is on the disk (fsync)."""
@@ -106,6 +110,9 @@ class NoLog:
         self, step: int, splits: Mapping[str, Mapping[str, float]], notes: Mapping[str, Any] | None = None
     ) -> None:
         pass
+
+    def read(self) -> list[dict[str, Any]]:
+        return []
 
     def has_evaluation(self, step: int) -> bool:
         return False

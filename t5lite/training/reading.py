@@ -25,10 +25,12 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import NUMBER, has_shape
 from t5lite.system.hosts import check_agreement, from_primary, to_primary
 from t5lite.system.progress import warn
+from t5lite.training.early_stopping import make_early_stopping
 from t5lite.training.metrics import read_log
 from t5lite.training.policy import make_policy
 from t5lite.training.record import DamagedCheckpoint, Record, compute_checksums, read_record
 from t5lite.training.tables import flatten_with_paths
+from t5lite.training.workdir import read_result
 
 FOLDER = "checkpoints"
 BEST = "best"
@@ -55,7 +57,7 @@ def choose_steps(workdir: Path, step: str | None) -> list[int]:
 
     Args:
         step: a number, or "best" for the best checkpoint by the run's metric. Then no other checkpoint may replace it.
-            None: all checkpoints, newest first.
+            None: all checkpoints. The checkpoint of a complete run's result comes first, then the newest ones.
     """
     steps = saved_steps(workdir)
     if not steps:
@@ -63,13 +65,20 @@ def choose_steps(workdir: Path, step: str | None) -> list[int]:
             f"{workdir} has no complete checkpoint in {FOLDER}/; give the workdir of a run that has saved a checkpoint"
         )
     if step is None:
-        return steps[::-1]
+        kept_step = (read_result(workdir) or {}).get("step")  # early stopping may keep an earlier step than the newest
+        return sorted(steps, key=lambda each: (each == kept_step, each), reverse=True)
     advice = f"give one of the steps {', '.join(map(str, steps))}"
     if step == BEST:
-        policy = make_policy(load_json(workdir / "config.json"))
-        best_first = policy.rank_steps(read_scores(workdir, policy.metric))
+        config = load_json(workdir / "config.json")
+        policy, early_stopping = make_policy(config), make_early_stopping(config)
+        if early_stopping is not None:
+            early_stopping.replay(values for _, values in read_log(workdir / "metrics.jsonl"))
+            best_first = [early_stopping.best_step] if early_stopping.best_step in steps else []
+        else:
+            best_first = policy.rank_steps(read_scores(workdir, policy.metric))
         if not best_first:
-            raise UserError(f"no checkpoint in {workdir} was evaluated by {policy.metric}; {advice}")
+            metric = policy.metric if early_stopping is None else early_stopping.metric
+            raise UserError(f"no checkpoint in {workdir} was evaluated by {metric}; {advice}")
         return best_first[:1]
     if not step.isdecimal() or int(step) not in steps:
         raise UserError(f"{workdir} has no checkpoint of step {step!r}; {advice}, or {BEST!r}")

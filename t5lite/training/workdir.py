@@ -24,7 +24,7 @@ from t5lite.system.progress import warn
 # init_from, init_from_step                        the origin of the run, which is recorded
 MAY_CHANGE = (
     "name",  # the name of the run
-    "eval", "log_every_steps", "checkpoint",  # how the run is watched and saved
+    "eval", "log_every_steps", "checkpoint",  # how the run is watched and saved (eval: only without early stopping)
     "max_skipped_steps", "debug_nans",  # when NaN or infinite values end the run
     "mesh", "deterministic",  # the devices, and whether the run is reproducible
     "model.attention", "model.remat", "model.scan_layers",  # different programs for the same function
@@ -42,6 +42,8 @@ PROVENANCE = {
 }
 RESULT = {
     "step": (int, None),
+    "ended_at": (int, None),
+    "ended_by": (str, None),
     "skipped_steps": (int, None),
     "metrics": {str: {str: NUMBER}},
     "cost": ({str: NUMBER}, None),
@@ -113,7 +115,8 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = ()) -> Changes:
     """Raise UserError if `config` differs from the workdir's config in a field outside MAY_CHANGE and `allowed`.
 
-    Returns the changes outside MAY_CHANGE; {} if the workdir has no config.
+    With early stopping, a change of `eval` is refused too, because it changes where the run ends. Returns the changes
+    outside MAY_CHANGE; {} if the workdir has no config.
 
     Args:
         allowed: fields or groups of fields that may change.
@@ -121,8 +124,9 @@ def check_same_run(config: ConfigDict, workdir: Path, allowed: Sequence[str] = (
     if not (workdir / "config.json").exists():
         return {}
     now, before = (flatten_fields(to_dict(c)) for c in (config, load_json(workdir / "config.json")))
-    changes = _list_changes(before, now, MAY_CHANGE)
-    refused = _list_changes(before, now, (*MAY_CHANGE, *allowed))
+    may_change = tuple(name for name in MAY_CHANGE if name != "eval" or config.early_stopping.metric is None)
+    changes = _list_changes(before, now, may_change)
+    refused = _list_changes(before, now, (*may_change, *allowed))
     if refused:
         listed = ", ".join(f"{name} (was {each['was']}, now {each['now']})" for name, each in refused.items())
         raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from t5lite.data import dataset as dataset_module
-from t5lite.data.dataset import open_dataset, open_tokenizer, open_validation, pair_plan
+from t5lite.data.dataset import open_dataset, open_heldout, open_tokenizer, pair_plan
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.system.errors import UserError
@@ -53,8 +53,8 @@ def test_a_validation_source_comes_first_and_leaves_the_training_source_whole(tm
     config.data.validation.source = documents(tmp_path / "other.jsonl", 3, "other")
     opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"document {i}" for i in range(40)]
-    assert list(opened.validation) == ["validation"]
-    assert texts(opened.validation["validation"]) == [f"other {i}" for i in range(3)]
+    assert list(opened.heldout) == ["validation"]
+    assert texts(opened.heldout["validation"]) == [f"other {i}" for i in range(3)]
 
 
 def test_a_sources_own_validation_split_comes_second(config, monkeypatch):
@@ -76,25 +76,25 @@ def test_a_sources_own_validation_split_comes_second(config, monkeypatch):
     config.data.train.source = "tfds:anything"
     opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"train {i}" for i in range(40)]
-    assert texts(opened.validation["validation"]) == [f"validation {i}" for i in range(40)]
+    assert texts(opened.heldout["validation"]) == [f"validation {i}" for i in range(40)]
 
     config.data.train.split = "train[:10%]"
-    assert texts(open_dataset(config, "text").validation["validation"])[0] == "validation 0"
+    assert texts(open_dataset(config, "text").heldout["validation"])[0] == "validation 0"
 
     for overlapping in ("train+validation", "train[:10%]+validation"):
         config.data.train.split = overlapping
-        assert len(open_dataset(config, "text").validation["validation"].store.ends) == 2
+        assert len(open_dataset(config, "text").heldout["validation"].store.ends) == 2
 
     config.data.train.split = "validation"  # then that split cannot be held out as well
     opened = open_dataset(config, "text")
     assert texts(opened.train["train"]) == [f"validation {i}" for i in range(40) if i % 20 != 19]
-    assert texts(opened.validation["validation"]) == ["validation 19", "validation 39"]
+    assert texts(opened.heldout["validation"]) == ["validation 19", "validation 39"]
 
     config.data.train.split = None
     config.data.validation.source = "tfds:anything"
     for split in (None, "test"):
         config.data.validation.split = split
-        assert texts(open_dataset(config, "text").validation["validation"])[0] == f"{split or 'validation'} 0"
+        assert texts(open_dataset(config, "text").heldout["validation"])[0] == f"{split or 'validation'} 0"
 
 
 def test_a_split_that_is_asked_for_is_never_replaced_by_another(config, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_split_that_is_asked_for_is_never_replaced_by_another(config, monkeypa
 def test_every_20th_document_comes_third(tmp_path, config, count):
     config.data.train.source = documents(tmp_path / "train.jsonl", count)
     opened = open_dataset(config, "text")
-    assert texts(opened.validation["validation"]) == [f"document {i}" for i in range(19, count, 20)]
+    assert texts(opened.heldout["validation"]) == [f"document {i}" for i in range(19, count, 20)]
     assert texts(opened.train["train"]) == [f"document {i}" for i in range(count) if i % 20 != 19]
 
 
@@ -121,7 +121,7 @@ def test_the_last_twentieth_of_the_tokens_comes_last(tmp_path, config, count):
         (tmp_path / f"{i:02d}.txt").write_text(TEXT[i:])
     config.data.train.source = f"files:{tmp_path}/*.txt"
     opened = open_dataset(config, "text")
-    train, heldout = opened.train["train"], opened.validation["validation"]
+    train, heldout = opened.train["train"], opened.heldout["validation"]
     assert train.store.num_documents == count
     assert (train.start, train.stop, heldout.stop) == (0, heldout.start, train.store.num_tokens)
     assert heldout.stop - heldout.start == train.store.num_tokens // 20
@@ -136,11 +136,11 @@ def test_too_few_pairs_to_hold_some_out_ask_for_a_validation_source(tmp_path, co
 def test_held_out_data_can_be_opened_alone(tmp_path, config):
     config.data.train.source = "files:nowhere/*.txt"
     config.data.validation.source = pairs(tmp_path / "other.jsonl", ["a", "b"])
-    opened = open_validation(config, "pairs", TOKENIZER, ["b", "a"])
-    assert texts(opened.validation["validation"])[::2] == ["input 0", "input 1"]
+    opened = open_heldout(config, "pairs", TOKENIZER, ["b", "a"])
+    assert texts(opened.heldout["validation"])[::2] == ["input 0", "input 1"]
     assert (opened.train, opened.labels) == ({}, ("b", "a"))
     with pytest.raises(UserError, match="'b' never occurs"):
-        open_validation(config, "pairs", TOKENIZER, ["a"])
+        open_heldout(config, "pairs", TOKENIZER, ["a"])
 
 
 # Empty corpora
@@ -228,7 +228,7 @@ def test_a_mixture_has_named_members_with_weights_and_validation_sets(tmp_path, 
     opened = open_dataset(config, "text")
     assert opened.weights == {"a": 3.0, "b": 1.0}
     assert texts(opened.train["b"]) == [f"b {i}" for i in range(19)]
-    assert {name: texts(span) for name, span in opened.validation.items()} == {
+    assert {name: texts(span) for name, span in opened.heldout.items()} == {
         "validation_a": ["a 19", "a 39"],
         "validation_b": ["b 19"],
     }
@@ -238,7 +238,7 @@ def test_a_mixture_has_named_members_with_weights_and_validation_sets(tmp_path, 
 def test_a_mixture_of_one_is_that_source(tmp_path, config, name):
     config.data.train.mixture[name] = {"source": documents(tmp_path / "a.jsonl", 40, "a")}
     opened = open_dataset(config, "text")
-    assert (list(opened.train), list(opened.validation)) == ([name], ["validation"])
+    assert (list(opened.train), list(opened.heldout)) == ([name], ["validation"])
 
 
 def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
@@ -246,7 +246,7 @@ def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
         config.data.train.mixture[name] = {"source": documents(tmp_path / f"{name}.jsonl", 40, name)}
     config.data.validation.source = documents(tmp_path / "other.jsonl", 3, "other")
     opened = open_dataset(config, "text")
-    assert list(opened.validation) == ["validation"]
+    assert list(opened.heldout) == ["validation"]
     assert len(texts(opened.train["a"])) == 40
 
 
@@ -295,8 +295,8 @@ def test_members_and_held_out_text_may_have_columns_of_their_own(tmp_path, confi
     config.data.validation.source, config.data.validation.columns.inputs = sources["c"], "q"
     opened = open_dataset(config, "pairs")
     assert texts(opened.train["a"])[:2] == ["a 0", "a 0"] and texts(opened.train["b"])[:2] == ["b 0", "b 0"]
-    assert texts(opened.validation["validation"])[:2] == ["c 0", "c 0"]
-    assert texts(open_validation(config, "pairs", TOKENIZER, None).validation["validation"])[:2] == ["c 0", "c 0"]
+    assert texts(opened.heldout["validation"])[:2] == ["c 0", "c 0"]
+    assert texts(open_heldout(config, "pairs", TOKENIZER, None).heldout["validation"])[:2] == ["c 0", "c 0"]
     config.data.train.mixture.a.columns.inputs = "nichts"
     with pytest.raises(UserError, match=r"a\.jsonl.*nichts"):
         open_dataset(config, "pairs")

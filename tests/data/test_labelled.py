@@ -46,7 +46,7 @@ def open_tagged(config):
 
 
 def rows_of(dataset, split, length):
-    span = {**dataset.train, **dataset.validation}[split]
+    span = {**dataset.train, **dataset.heldout}[split]
     source = TaggedSentences(span.store, pair_plan(span.store, length, length, False).order, length, dataset.labels)
     return source.fetch(np.arange(len(source)))
 
@@ -130,7 +130,7 @@ def test_a_word_of_which_the_tokenizer_leaves_nothing_is_unknown():
 def test_bytes_of_text_are_the_words_alone(tmp_path, config):
     config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
     dataset = open_tagged(config)
-    spans = [*dataset.train.values(), *dataset.validation.values()]
+    spans = [*dataset.train.values(), *dataset.heldout.values()]
     words = sum(len(" ".join(words).encode()) for words, _ in SENTENCES)
     for name in ("bytes_of_text", "bytes_in_tokens"):
         assert sum(span.store.card[name] for span in spans) == words

@@ -101,8 +101,8 @@ def test_free_text_and_running_text_are_refused(tmp_path):
 
 def test_held_out_text_is_known_by_its_tokens(tmp_path):
     config = small_config(write_texts(tmp_path / "a"))
-    first = open_dataset(config, "text").heldout
+    first = open_dataset(config, "text").heldout_fingerprints
     config.data.train.source = write_texts(tmp_path / "copy")
-    assert open_dataset(config, "text").heldout == first
+    assert open_dataset(config, "text").heldout_fingerprints == first
     config.data.train.source = write_texts(tmp_path / "other", seed=1)
-    assert open_dataset(config, "text").heldout != first
+    assert open_dataset(config, "text").heldout_fingerprints != first

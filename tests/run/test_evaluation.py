@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t5lite.model.transformer import parameter_shapes
-from t5lite.run import evaluation
+from t5lite.run import predictions
 from t5lite.run.evaluation import Evaluator
 from t5lite.run.experiment import open_experiment
 from t5lite.training.sharding import make_mesh, params_shardings
@@ -49,7 +49,7 @@ def _evaluated(experiment, mesh, examples=6):
     params = jax.device_put(params, params_shardings(params, mesh, experiment.model.config))
     evaluator = Evaluator(experiment, mesh)
     metrics = evaluator.evaluate_all(params)
-    return metrics, [tuple(shown) for shown in evaluator.examples(params, "validation", examples)]
+    return metrics, [tuple(shown[:3]) for shown in evaluator.examples(params, "validation", examples)]
 
 
 @pytest.mark.parametrize(("architecture", "objective"), MESHES)
@@ -67,22 +67,22 @@ def test_metrics_and_answers_depend_neither_on_the_mesh_nor_on_the_batch(sources
 
 def test_answers_are_generated_under_the_mesh_so_that_kernels_stay_split(sources, monkeypatch):
     experiment = open_experiment(_config(sources[True], "decoder", "supervised"))
-    handed, meshes, generate = [], [], evaluation.generate
+    handed, meshes, generate = [], [], predictions.generate
 
     def spy(*arguments, weights, **options):
         handed.append(weights)
         meshes.append(jax.sharding.get_abstract_mesh().shape)
         return generate(*arguments, weights=weights, **options)
 
-    score = evaluation.score_candidates
+    score = predictions.score_candidates
 
     @functools.wraps(score)
     def spy_on_scores(*arguments, **options):
         meshes.append(jax.sharding.get_abstract_mesh().shape)
         return score(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "generate", spy)
-    monkeypatch.setattr(evaluation, "score_candidates", spy_on_scores)
+    monkeypatch.setattr(predictions, "generate", spy)
+    monkeypatch.setattr(predictions, "score_candidates", spy_on_scores)
     _evaluated(experiment, dict(data=1, fsdp=1, tensor=2), examples=0)
     assert meshes and all(shape["tensor"] == 2 for shape in meshes)
     for weights in handed:  # joined, as on one device, no device's share of the whole is its share of the parts
@@ -111,6 +111,6 @@ def test_a_rows_noise_depends_on_its_place_among_the_rows_alone(sources):
         config.eval.batch_size = size
         experiment = open_experiment(config)
         losses.append(
-            Evaluator(experiment, make_mesh(1, 1, 1)).evaluate_losses(_params(experiment))["validation"]["loss"]
+            Evaluator(experiment, make_mesh(1, 1, 1)).evaluate_in_training(_params(experiment))["validation"]["loss"]
         )
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

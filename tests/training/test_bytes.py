@@ -101,7 +101,7 @@ def test_the_metric_is_bits_over_bytes_of_the_text(tmp_path, name):
     config.eval.rows = 1000
     experiment = open_experiment(config)
     trainer = make_trainer(config, experiment.model, experiment.objective, experiment.vocabulary.table, 1)
-    metrics = Evaluator(experiment, trainer.mesh).evaluate_losses(trainer.init().params)["validation"]
-    tokens = experiment.dataset.validation["validation"].store.num_tokens
+    metrics = Evaluator(experiment, trainer.mesh).evaluate_in_training(trainer.init().params)["validation"]
+    tokens = experiment.dataset.heldout["validation"].store.num_tokens
     num_bytes = sum(len(text.encode()) for text in texts)
     assert metrics["bits_per_byte"] == pytest.approx(metrics["loss"] * tokens / math.log(2) / num_bytes, rel=1e-5)

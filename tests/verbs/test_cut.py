@@ -160,7 +160,7 @@ def test_target_tokens_that_are_cut_count_as_missed(run, monkeypatch):
     workdir, _, _, result = run
     evaluator, params, _ = load_evaluator(workdir)
     monkeypatch.setattr(PackedPairs, "count_lost_target_tokens", lambda self, indices: 0)
-    of_the_rest = evaluator.evaluate_losses(params)["validation"]["token_accuracy"]
+    of_the_rest = evaluator.evaluate_in_training(params)["validation"]["token_accuracy"]
     cut = result["cut"]["validation"]
     whole = (
         sum(
@@ -212,7 +212,7 @@ def test_entities_beyond_the_inputs_count_as_missed(tmp_path):
         config = config_of(source, "tagging", "encoder", inputs_length=length)
         experiment = open_experiment(config)
         evaluator = Evaluator(experiment, make_mesh(**config.mesh))
-        source_of = experiment.validation_sources(experiment.evaluated)["validation"]
+        source_of = experiment.heldout_sources(experiment.evaluated)["validation"]
         missed = evaluator._count_missed(source_of)
         assert missed["tagger/entities"][0] == (24 if length == 8 else 0)
         assert missed["tagger/missed"].sum() == 12 * sum(

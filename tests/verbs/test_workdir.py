@@ -123,16 +123,16 @@ def _losses(workdir):
 
 @pytest.mark.parametrize("step", [4, 6])
 def test_a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_goes_on(step, unbroken, texts, tmp_path, monkeypatch):
-    losses, begun = evaluation.Evaluator.evaluate_losses, []
+    evaluate, begun = evaluation.Evaluator._evaluate, []
 
-    def stopped(self, params):
-        begun.append(params)
+    def stopped(self, *arguments):
+        begun.append(arguments)
         if len(begun) == 1 + step // 2:  # the first was before the first step
             os.kill(os.getpid(), signal.SIGTERM)
-        return losses(self, params)
+        return evaluate(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.Evaluator, "evaluate_losses", stopped)
+        patch.setattr(evaluation.Evaluator, "_evaluate", stopped)
         with pytest.raises(Interrupted, match=f"after step {step}, which is saved"):
             train(_often_evaluated(texts), tmp_path)
     assert saved_steps(tmp_path)[-1] == step

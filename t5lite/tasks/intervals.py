@@ -1,0 +1,58 @@
+"""Bootstrap intervals of metrics over the items of a held-out set (Efron 1979): the chance of which items it holds.
+
+Items are drawn again with replacement, 1,000 times. An interval goes from the 2.5 % to the 97.5 % quantile of the
+metric. It says nothing about other seeds of training: the report's intervals do.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t5lite.tasks.metrics import METRICS, Metrics
+from t5lite.tasks.table import TASKS, sum_key
+from t5lite.tasks.texts import References, bootstrap_corpus_metric
+
+DRAWS, LEVELS = 1000, (2.5, 97.5)
+Intervals = dict[str, tuple[float, float]]
+
+
+def bootstrap_sums(sums: Mapping[str, Any]) -> Intervals:
+    """Return the intervals of metrics of confusion matrices, for heads with one answer for each example.
+
+    Answers for each token are left out: the tokens of a text depend on each other, so they are not the items.
+
+    Args:
+        sums: float64, with keys from `sum_key`.
+    """
+    intervals, rng = {}, np.random.default_rng(0)
+    for head, task in TASKS.items():
+        confusion = sums.get(sum_key(head, "confusion"))
+        if confusion is None or task.each != "example" or not confusion.sum():
+            continue
+        names = [name for name in task.metrics if METRICS[name].needs == "confusion"]
+        items = round(float(confusion.sum()))
+        draws = rng.multinomial(items, confusion.ravel() / confusion.sum(), DRAWS).reshape(DRAWS, *confusion.shape)
+        for name in names:
+            intervals[name] = _take_quantiles([METRICS[name].compute({"confusion": draw}) for draw in draws])
+    return intervals
+
+
+def bootstrap_texts(
+    names: Sequence[str], scores: Sequence[Metrics], references: Sequence[References], outputs: Sequence[str]
+) -> Intervals:
+    """Return the intervals of metrics of texts. The arguments are those of `metrics.compute_text_metrics`."""
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(len(outputs), size=(DRAWS, len(outputs)))
+    intervals = {}
+    for name in names:
+        if METRICS[name].score is not None:
+            values = np.array([each[name] for each in scores])
+            intervals[name] = _take_quantiles(values[chosen].mean(axis=1))
+        else:
+            intervals[name] = _take_quantiles(bootstrap_corpus_metric(name, references, outputs, chosen))
+    return intervals
+
+
+def _take_quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    return tuple(map(float, np.percentile(values, LEVELS)))
