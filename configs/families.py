@@ -24,7 +24,8 @@ def get_config(arg=None):
     usual = {"ul2": "ul2", "bart": "bart"}.get(family, OBJECTIVES[config.model.architecture])
     config.objective.name = arg.objective or usual
     config.objective.inputs_length = 512
-    # The embedding has rows for the pieces, the sentinels, and the special tokens that an objective needs.
+    # The embedding has rows for pieces, sentinels, and up to 8 special tokens. So train as many pieces as fit, rounded
+    # down to a multiple of 100.
     config.tokenizer.sentinels = 0 if config.model.architecture == "encoder" else 100
     config.tokenizer.vocab_size = (config.model.vocab_size - config.tokenizer.sentinels - 8) // 100 * 100
     config.data.train.source = "pydocs/general"

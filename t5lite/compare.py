@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t5lite import cli
+from t5lite.reporting.comparison import INCOMPLETE
 from t5lite.reporting.report import to_json, write_report
 from t5lite.reporting.runs import find_workdirs, statuses_in_study
 from t5lite.reporting.terminal import show
@@ -21,13 +22,17 @@ def _make_title(folders: Sequence[Path]) -> str:
     return f"Comparison of {', '.join(names[:4])}{more}"
 
 
-def _list_absent(folders: Sequence[Path]) -> dict[str, str]:
-    """Return {run: why it has no result} for the studies among `folders`."""
+def _list_absent(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return {workdir: why the run has no result} for the studies among `folders`.
+
+    A status that begins with INCOMPLETE is left out: the run may have gone on since the report was written. If its
+    workdir is still there, the comparison finds the present status.
+    """
     return {
-        run: status
+        folder / name: status
         for folder in folders
-        for run, status in statuses_in_study(folder).items()
-        if status != "complete" and not (folder / run / "result.json").is_file()
+        for name, status in statuses_in_study(folder).items()
+        if status != "complete" and not status.startswith(INCOMPLETE) and not (folder / name / "result.json").is_file()
     }
 
 

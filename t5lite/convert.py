@@ -1,11 +1,16 @@
 """Convert: make a workdir from released weights, or make a folder for transformers from a run.
 
-python -m t5lite.convert --from hf:t5-small --to runs/t5_small
+python -m t5lite.convert --from hf:downloads/t5-small --to runs/t5_small
 python -m t5lite.convert --from runs/tiny --to hf:exported --dtype bfloat16
 
-Both directions keep every bit in the stored dtype. A table shows the parameter that belongs to each tensor. If no model
-here uses a tensor, but it belongs to a known part, the workdir keeps it, and it is written back unchanged. If a tensor
-is unknown or missing, an error names it, and nothing is written. Weights are read only from safetensors files.
+hf:DIR is a local folder of released weights; nothing is downloaded. Weights are read only from safetensors files. A
+table shows the parameter that belongs to each tensor.
+
+Import and export do not change a value, unless --dtype asks for a smaller dtype. The workdir also keeps the tensors of
+known heads that no model here has, and computed buffers. An export of the workdir writes them back.
+
+If a tensor is unknown, or if a part of the model has only some of its tensors, an error names the tensor, and nothing
+is written. A whole part may be missing if the class in config.json has no such part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,21 +80,22 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
     opened, mesh = open_model(workdir), _make_one_device_mesh()
     model = opened.model.config
     if kept is None:
-        _note_losses(model)  # before the parameters are read, which takes long
+        _note_lost_settings(model)  # reading the parameters takes long, so note or refuse first
         params, _ = load_params(workdir, sharded_shapes(model, mesh), step, average)
     else:
         params = _read_all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:
-        more = export_tokenizer(opened.full_tokenizer, temporary, model.architecture, opened.objective.closes_inputs)
+        closes_inputs = opened.objective.closes_inputs
+        json_fields = export_tokenizer(opened.full_tokenizer, temporary, model.architecture, closes_inputs)
         if model.num_decoder_layers and kept is None:
             conventions = opened.conventions
-            write_generation_config(temporary, more, conventions.rules, conventions.allowed, model.vocab_size)
+            write_generation_config(temporary, json_fields, conventions.rules, conventions.allowed, model.vocab_size)
         if kept is not None:
             write_back(kept, temporary, model, params, dtype)
             return
         if opened.labels:
-            more["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
-        write_released(temporary, model, flatten_dict(params, sep="/"), dtype or "float32", more)
+            json_fields["id2label"] = {str(i): name for i, name in enumerate(opened.labels)}
+        write_released(temporary, model, flatten_dict(params, sep="/"), dtype or "float32", json_fields)
 
 
 def _refuse_existing(target: Path) -> None:
@@ -107,8 +113,8 @@ def _shapes_with_shardings(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, mo
     return add_shardings(unflatten_dict(leaves, sep="/"), mesh, model)
 
 
-def _note_losses(model: ModelConfig) -> None:
-    """Print a note for each property of the model that config.json cannot express.
+def _note_lost_settings(model: ModelConfig) -> None:
+    """Print a note if config.json cannot express the model's dropout places or its max_positions.
 
     Raises UserError for a model that belongs to no family.
     """

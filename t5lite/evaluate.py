@@ -2,7 +2,7 @@
 
 python -m t5lite.evaluate --checkpoint runs/tiny
 python -m t5lite.evaluate --checkpoint runs/tiny --step best
-python -m t5lite.evaluate --checkpoint hf:t5-small --config.data.validation.source='files:text/*.txt'
+python -m t5lite.evaluate --checkpoint hf:downloads/t5-small --config.data.validation.source='files:text/*.txt'
 python -m t5lite.evaluate --checkpoint runs/tiny --config.data.validation.source='files:other/*.txt' --json
 python -m t5lite.evaluate --checkpoint runs/tiny_summary --predictions answers.jsonl
 python -m t5lite.evaluate --score_file answers.jsonl        answers of any system, with columns target and output

@@ -1,15 +1,15 @@
 r"""Generate: print a model's answers to texts, or the probabilities of given answers.
 
     python -m t5lite.generate --checkpoint runs/tiny --input 'The <extra_id_0> sat on the mat.'
-    python -m t5lite.generate --checkpoint hf:flan-t5-base --input 'Translate to German: the cat' --num_beams 4
+    python -m t5lite.generate --checkpoint hf:downloads/flan-t5 --input 'Translate to German: the cat' --num_beams 4
     python -m t5lite.generate --checkpoint runs/tiny_lm --input 'Return the' --temperature 0.8 --stop '\n\n'
     python -m t5lite.generate --checkpoint runs/task --input_file questions.jsonl --json > answers.jsonl
     python -m t5lite.generate --checkpoint runs/task --score --input 'the sea' --target 'a noun' --json
     python -m t5lite.generate --checkpoint runs/tiny --interactive
 
-The model is a run, or released weights (hf:DIR). The texts come from --input, from --input_file or from standard input,
-one text on each line. In a .jsonl file (or with --jsonl) each line is an object with the fields inputs, targets and
-prefix. The answer keeps all other fields.
+The model is a run, or released weights in the local folder DIR (hf:DIR). The texts come from --input, from --input_file
+or from standard input, one text on each line. In a .jsonl file (or with --jsonl) each line is an object with the fields
+inputs, targets and prefix. The answer keeps all other fields.
 
 Each answer is one line, in the order of the texts. Line breaks in an answer are printed as \n. Blank lines get no
 answer. If a line cannot be answered, an error on standard error names it, the other lines are answered, and the exit
@@ -36,7 +36,7 @@ from t5lite.checks import LENGTH, STEPS, in_range
 from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
-from t5lite.run.answers import Generator, Options, Reader, Request, open_answerer
+from t5lite.run.answers import EncoderAnswerer, Generator, Options, Request, open_answerer
 from t5lite.run.requests import read_requests, shorten
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
@@ -265,7 +265,7 @@ def _check_settings(answerer: Answerer, arguments: argparse.Namespace) -> None:
     For other models, print a note about settings of generation_config.json that are not used.
     """
     given = [f"--{name}" for name in (*_settings_from_flags(arguments), *(("stop",) if arguments.stop else ()))]
-    if isinstance(answerer, Reader):
+    if isinstance(answerer, EncoderAnswerer):
         given += ["--suppress"] if arguments.suppress else []
         given += ["--prefix"] if arguments.prefix else []
         if given:

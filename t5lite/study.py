@@ -50,6 +50,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
     arguments, rest = parser.parse_known_args(argv)
     study, arguments.flag_fields = read_study(arguments.config), given_fields(rest)
     _check_repeated(study, arguments.seeds is not None, arguments.flag_fields)
+    # Several runs may share one config object. Override each object once.
     for config in {id(config): config for config in study.values()}.values():
         override(config, rest)
     # A wrong --base must fail before the runs, not after them.
@@ -61,6 +62,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Study]:
 
 def _check_repeated(study: Study, has_seeds: bool, flag_fields: Collection[str]) -> None:
     """Raise UserError for --seeds, --config.seed and --config.name if the study already repeats its runs over seeds.
+
+    Raise UserError also for --seeds together with --config.seed.
 
     has_seeds: whether the command line has --seeds. flag_fields: the fields that the command line has set.
     """
@@ -125,12 +128,15 @@ def run_and_report(
     if not complete:
         raise UserError(_describe_absent(absent))
     candidates = _list_candidates(study, complete)
-    incomplete = [text for text in bases if not find_base(text, candidates)]
-    remarks = [f"--base {text}: no run of this base is complete, so the task has another base." for text in incomplete]
+    bases_without_runs = [text for text in bases if not find_base(text, candidates)]
+    remarks = [
+        f"--base {text}: no run of this base is complete, so the task has another base." for text in bases_without_runs
+    ]
     runs = [read_run(folder / name) for name in complete]
     remarks += evaluation_notes(runs, {name: to_dict(study[name]) for name in complete})
-    bases = [text for text in bases if text not in incomplete]
-    return write_report([run.workdir for run in runs], folder, title, bases, absent, remarks)
+    bases = [text for text in bases if text not in bases_without_runs]
+    absent_workdirs = {folder / name: reason for name, reason in absent.items()}
+    return write_report([run.workdir for run in runs], folder, title, bases, absent_workdirs, remarks)
 
 
 def _is_complete(study: Study, folder: Path, flag_fields: Collection[str], name: str) -> bool:
@@ -151,7 +157,10 @@ def _make_arguments(study: Study, flag_fields: Collection[str], config: Path, wo
 
 
 def _run_here(study: Study, folder: Path, flag_fields: Collection[str]) -> dict[str, str]:
-    """Run the study in this process, as `run_study` does in others. Return {name: why the run has no result}."""
+    """Run the study in this process, as `run_study` does in other processes.
+
+    Return {name: why the run has no result}.
+    """
     absent: dict[str, str] = {}
     for number, (name, config) in enumerate(study.items(), 1):
         reason = find_unmet_need(config, absent)
@@ -176,11 +185,11 @@ def _describe_absent(absent: Mapping[str, str]) -> str:
 
     absent: {run: why it has no result}, in the order of the study.
     """
-    failed = {name: why for name, why in absent.items() if not why.startswith(NOT_ASKED_FOR)} or absent
+    counted = {name: why for name, why in absent.items() if not why.startswith(NOT_ASKED_FOR)} or absent
     # Name a run that failed, rather than a run that waited for the failed run.
-    first = next((name for name, why in failed.items() if why.startswith("failed")), next(iter(failed)))
-    count = "1 run has" if len(failed) == 1 else f"{len(failed)} runs have"
-    return f"{count} no result: {first} {failed[first]}; run the same command again to retry"
+    first = next((name for name, why in counted.items() if why.startswith("failed")), next(iter(counted)))
+    count = "1 run has" if len(counted) == 1 else f"{len(counted)} runs have"
+    return f"{count} no result: {first} {counted[first]}; run the same command again to retry"
 
 
 @cli.verb
@@ -192,7 +201,7 @@ def main(argv: Sequence[str]) -> None:
     bases, flag_fields = arguments.base or (), arguments.flag_fields
     report = run_and_report(study, arguments.workdir, title, bases, only, parallel, flag_fields)
     show(report, arguments.workdir)
-    absent = {each.run: each.status for each in report.entries if each.status != "complete"}
+    absent = {each.folder_name: each.status for each in report.entries if each.status != "complete"}
     absent = {name: absent[name] for name in study if name in absent}
     if any(not why.startswith(NOT_ASKED_FOR) for why in absent.values()):
         raise UserError(_describe_absent(absent))

@@ -48,7 +48,7 @@ from t5lite.training.start import check_shapes, find_weights, read_shapes
 from t5lite.training.step import TrainState
 from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import Trainer, count_step_flops, make_trainer, measure_peak_bytes, peak_bytes
-from t5lite.training.watch import Progress
+from t5lite.training.watch import Totals
 from t5lite.training.workdir import (
     Changes,
     check_same_data,
@@ -66,7 +66,7 @@ def fit(
     trainer: Trainer,
     state: TrainState,
     steps: int,
-    totals: Progress,
+    totals: Totals,
     checkpoints: Checkpoints,
     workdir: Path,
 ) -> tuple[TrainState, dict[str, Any]]:

@@ -43,7 +43,7 @@ The table shows what pre-training needed before it helped: 400 steps for each li
 | the same, weight decay 1.0, encoder × 0.3 | 4.227 | 0.081 | 0.25, 0.26 |
 | the same, weight decay 2.0 | 4.385 | 0.029 | 0.25, 0.25 |
 | the same, encoder × 0.2 | 4.254 | 0.114 | 0.38, 0.41 |
-| Muon 3e-3, Adam 9e-3 for the embedding; queries × 0.18 | 4.247 | 0.097 | 0.33, 0.45 |
+| Muon 3e-3, Adam 9e-3 for all other parameters; queries × 0.18 | 4.247 | 0.097 | 0.33, 0.45 |
 | the same, weight decay 0.5 | 4.225 | 0.095 | 0.44, 0.40 |
 | Muon 5e-3, Adam 1e-2, weight decay 0.5; queries × 0.18, encoder × 0.3 (as here) | 4.174 | 0.117 | 0.44, 0.43 |
 

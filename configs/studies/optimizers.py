@@ -2,13 +2,15 @@
 
 python -m t5lite.study --config configs/studies/optimizers.py --workdir runs/optimizers --parallel 2
 
-A variant changes several fields together, so a difference is one of whole settings and not of one method:
+A variant changes several fields together. So a difference is between two settings as a whole. It does not show the
+effect of one method.
 
 adamw        AdamW at the rate 5e-3, weight decay 0.01, one rate for all parameters
 adamw_slow   the same at 2e-3
-muon         Muon at the rate 1e-2, Adam at twice that rate for embeddings, no weight decay
-muon_tuned   as in first_run.py: Muon at 5e-3, Adam at twice that rate, weight decay 0.5, lower rates for queries and
-             the encoder
+muon         Muon at the rate 1e-2, Adam at twice that rate for all other parameters (embeddings, norms), no weight
+             decay
+muon_tuned   as in first_run.py: Muon at 5e-3, Adam at twice that rate for all other parameters, weight decay 0.5, lower
+             rates for queries and the encoder
 
 The settings of muon_tuned were chosen by trials on this task (see first_run.py). For AdamW only two rates were tried.
 The study took 15 minutes on 2 cores beside other work. The loss of adamw is 4.677 nats a target token. The results are

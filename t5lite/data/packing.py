@@ -10,12 +10,15 @@ import dataclasses
 
 import numpy as np
 
-OPEN_ROWS = 256  # rows that a pair may still join; the oldest is closed when a new row opens
+OPEN_ROWS = 256  # the largest number of rows that are open for more pairs; if one more row opens, the oldest is closed
 
 
 @dataclasses.dataclass(frozen=True)
 class PackingPlan:
-    """Row r holds the pairs order[starts[r] : starts[r + 1]]. The lengths are the tokens of a row's two sides."""
+    """Row r holds the pairs order[starts[r] : starts[r + 1]].
+
+    inputs_length, targets_length: the number of tokens that each side of a row can hold.
+    """
 
     order: np.ndarray
     starts: np.ndarray
@@ -39,7 +42,8 @@ def pack(lengths: np.ndarray, pairs: np.ndarray, inputs_length: int, targets_len
     """Pack pairs by first fit: a pair goes to one of the 256 newest rows with enough room, else to a new row.
 
     Args:
-        lengths: [n, 2], tokens of the inputs and targets of every pair, with EOS. A longer text counts as cut.
+        lengths: [n, 2], tokens of the inputs and targets of every pair, with EOS. A text that is longer than its side
+            counts with the length of the side, because it will be cut.
         pairs: indices of the pairs, in the order of packing.
     """
     limits = np.array([inputs_length, targets_length])

@@ -24,11 +24,11 @@ def find_files(patterns: str) -> tuple[Path, ...]:
             names = [name for name in names if Path(name).is_file()]
         except (OSError, RuntimeError, ValueError, re.error) as error:  # a name that is too long, ~user without a home
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot look for {pattern!r}: {reason}; mend the pattern in the source") from error
+            raise UserError(f"cannot look for {pattern!r}: {reason}; correct the pattern in the source") from error
         if not names:
             hint = "; a comma separates patterns, so write ? for a comma in a name" if "," in patterns else ""
             raise UserError(
-                f"no file matches {pattern!r}: {_describe_nearest_folder(expanded)}; mend the pattern in the "
+                f"no file matches {pattern!r}: {_describe_nearest_folder(expanded)}; correct the pattern in the "
                 f"source{hint}"
             )
         matches.update(names)

@@ -4,7 +4,8 @@
     read_rows(path, names)        ("a.csv, line 2", {"text": "one", …})
 
 A file is decompressed only as far as it is read. Nothing in a file is executed. A line or row that is too long for
-memory is an error (see `MAX_LINE_LENGTH`). Every fault of a file is a UserError, which names file and line.
+memory is an error (see `MAX_LINE_LENGTH`). Every fault of a file is a UserError. The error names the file, and the
+line, row or byte where it is known.
 """
 
 import codecs
@@ -24,7 +25,9 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import open_regular_file
 
 BLOCK = 1 << 20  # bytes read at a time
-MAX_LINE_LENGTH = 64 << 20  # characters of a line, or of a row of .csv; a hostile line takes 25 times as many bytes
+# The largest number of characters of a line, or of a row of .csv. A line that is made to do harm can take 25 bytes of
+# memory for each character.
+MAX_LINE_LENGTH = 64 << 20
 ROWS_PER_BATCH = 256  # rows of .parquet read at a time; fewer if rows are long
 
 Row = tuple[str, dict[str, Any]]  # file and line, for errors; {column: value}
@@ -42,7 +45,7 @@ def find_format(path: Path) -> str:
 
 @contextlib.contextmanager
 def explain_read_errors(path: Path) -> Iterator[None]:
-    """Turn any error of opening or reading the file into a UserError."""
+    """Turn errors of opening, unpacking or reading the file into a UserError."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -65,7 +68,11 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 
 def estimate_size(path: Path) -> int:
-    """Return the size of the file in bytes. For .gz: about the unpacked size, by the last four bytes (mod 2**32)."""
+    """Return the size of the file in bytes; for .gz, an estimate of the unpacked size.
+
+    The last four bytes of a .gz file hold the unpacked size modulo 2**32. The estimate is this number, or the size of
+    the file itself if that is larger.
+    """
     with explain_read_errors(path):
         size = path.stat().st_size
         if not path.name.lower().endswith(".gz") or size < 18:
@@ -161,8 +168,10 @@ def _read_delimited(path: Path, names: list[str], suffix: str, quoting: str) -> 
             _check_columns(names, header, f"{path}, line {number}")
         elif len(cells) != len(header):
             may_need_quoting = MARK in "".join(cells) and suffix == ".tsv" and quoting == AUTO
-            cure = f"mend the line, or set {FIELD}={CSV}" if may_need_quoting else "mend the line"
-            raise UserError(f"{path}, line {number} has {len(cells)} fields, but the header has {len(header)}; {cure}")
+            advice = f"correct the line, or set {FIELD}={CSV}" if may_need_quoting else "correct the line"
+            raise UserError(
+                f"{path}, line {number} has {len(cells)} fields, but the header has {len(header)}; {advice}"
+            )
         else:
             yield f"{path}, line {number}", dict(zip(header, cells, strict=True))
 
@@ -202,7 +211,10 @@ def _count_rows_per_batch(group: Any) -> int:
 
 
 def _check_type(kind: Any, place: str) -> None:
-    """Raise UserError unless a column holds texts, numbers, or lists of them. Python cannot hold every date."""
+    """Raise UserError unless a column holds texts, bytes, numbers, booleans or nulls, or lists of such values.
+
+    Dates are refused, because Python cannot hold every date.
+    """
     from pyarrow import types
 
     inner = kind
@@ -219,7 +231,11 @@ READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _rea
 
 
 def read_rows(path: Path, names: list[str], quoting: str = AUTO) -> Iterator[Row]:
-    """Yield the rows of a file, with at least the columns `names`. quoting: see delimited.py."""
+    """Yield the rows of a .jsonl, .csv, .tsv or .parquet file. quoting: see delimited.py.
+
+    Raises UserError if a .csv, .tsv or .parquet file lacks a column in `names`. A row of .jsonl may lack columns; then
+    `read_text` raises the error.
+    """
     suffix = find_format(path)
     return _read_delimited(path, names, suffix, quoting) if suffix in DELIMITERS else READERS[suffix](path, names)
 
@@ -235,14 +251,16 @@ def check_column(name: str, present: Iterable[str], place: str) -> None:
     """Raise UserError for a column that is not present. The error names the columns that are present."""
     if name not in present:
         raise UserError(
-            f"{place} has no column {name!r}, only {', '.join(map(repr, present)) or 'none'}; name it in data's columns"
+            f"{place} has no column {name!r}, only {', '.join(map(repr, present)) or 'none'}; set "
+            "config.data.train.columns (or the columns of data.validation) to the right name"
         )
 
 
 def read_text(row: dict[str, Any], name: str, place: str) -> str:
     """Return column `name` of a row as text: numbers by `format_number`, booleans as in Python, bytes as UTF-8.
 
-    Raises UserError, which begins with `place`, for a value that is missing, null, not finite or composite.
+    Raises UserError, which begins with `place`, for a value that is missing, null, not finite or composite, and for
+    bytes that are not UTF-8.
     """
     check_column(name, row, place)
     value = row[name]
@@ -262,7 +280,10 @@ def read_text(row: dict[str, Any], name: str, place: str) -> str:
 
 
 def format_number(value: int | float) -> str:
-    """Return a number as text. A float without a fraction becomes an integer: tables with gaps hold 1 as 1.0."""
+    """Return a number as text. A float below 2**53 without a fraction is written as an integer.
+
+    Tables with missing values often hold integers as floats: 1 as 1.0.
+    """
     is_integer = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return str(int(value) if is_integer else value)
 

@@ -4,8 +4,8 @@
     generated.tokens[b, 0, : generated.lengths[b, 0]]          the best answer to row b
 
 The answer to a row depends only on its own input, key and settings, not on other rows or padding. (If the scores of two
-tokens differ only in the last bits, rounding may decide.) The limit of the loop is an argument of the program. So the
-same program can generate the whole answer at once, or in pieces:
+tokens differ only in the last bits, rounding may decide.) The number of steps is an argument of the compiled loop. So
+one compiled program can generate the whole answer at once, or in pieces:
 
     generation = Generation(model, params, inputs, lengths, settings)
     for answers in generation.pieces(every=16, stopped=lambda row, tokens: "\\n\\n" in decode(tokens)):
@@ -35,7 +35,10 @@ FIRST_SLOTS = 128
 
 
 class Generated(NamedTuple):
-    """The answers: R = num_return answers to each row, the best first; M = max_new_tokens.
+    """The answers: R = num_return answers to each row; M = max_new_tokens.
+
+    The best answer to a row is the first. But answers from `Generation.pieces` are in the order in which they were
+    drawn.
 
     tokens: int32 [B, R, M]; 0 beyond `lengths`.
     lengths: int32 [B, R]. EOS is counted, if the answer has EOS.
@@ -64,13 +67,14 @@ class Generation:
         in training.
     eos: the ids that end an answer.
     start: the id that the decoder of an encoder-decoder reads first. It is not generated.
-    first, last: the ids that must be the first token, and the last of max_new_tokens tokens. If a prefix is not empty,
-        it must begin with `first`.
-    never_first: ids that may not be the first token, or the second token after `first`.
+    first: the id of token 1. A prefix that is not empty must begin with `first` (this is not checked).
+    last: the id of token max_new_tokens. An answer that ends earlier does not get this token.
+    never_first: without `first`, ids that may not be token 1. With `first`, ids that may not be token 2.
     prepend_start: whether `start` stands in front of a decoder's prompt too. If not, no prompt may be empty.
     weights: `step_weights` of the same parameters, for callers that generate more than once. None: computed here.
 
-    Raises UserError for an encoder, an empty prompt without `start`, no allowed ids, and prefixes that do not fit.
+    Raises UserError for an encoder, no allowed ids, prefixes that do not fit, and an empty prompt if no start token
+    stands in front (this is checked only if `lengths` is a NumPy array). Raises ValueError for sampling without `keys`.
     """
 
     def __init__(self, model: Transformer, params: Any, inputs: Array, lengths: Array, settings: Settings, *,
@@ -86,7 +90,7 @@ class Generation:
         front = front_token(model, start, prepend_start)
         if front is None and isinstance(lengths, np.ndarray) and not lengths.all():
             raise UserError("a prompt is empty, and the model has no start token to begin with; give a text")
-        program, numbers = settings.split()
+        static_settings, numbers = settings.split()
         if first is not None:
             prefixes = [list(prefix) or [first] for prefix in prefixes or [()] * len(inputs)]
         forced, forced_lengths = _pad_prefixes(prefixes, len(inputs), settings.max_new_tokens)
@@ -106,29 +110,33 @@ class Generation:
         )
         room = min(max(1, FIRST_SLOTS // settings.streams), settings.max_new_tokens)
         self._state = _begin(model, params, jnp.asarray(inputs, jnp.int32), jnp.asarray(lengths, jnp.int32),
-                             settings=program, room=room, prefix_attention=prefix_attention,
+                             settings=static_settings, room=room, prefix_attention=prefix_attention,
                              start=front)  # fmt: skip
         weights = step_weights(model, params) if weights is None else weights
         stops = (eos,) if isinstance(eos, int) else tuple(eos)
-        self._advance = functools.partial(_advance, model, params, weights, request, settings=program, eos=stops)
-        self._grow = functools.partial(_grow, settings=program)
+        self._advance = functools.partial(
+            _advance, model, params, weights, request, settings=static_settings, eos=stops
+        )
+        self._grow = functools.partial(_grow, settings=static_settings)
 
     def advance(self, limit: int | None = None) -> None:
         """Generate until each answer has ended or has `limit` tokens. None: max_new_tokens."""
         limit = self.settings.max_new_tokens if limit is None else min(limit, self.settings.max_new_tokens)
         while True:
-            steps = streams.count_steps(self.settings, self._state)
-            self._state, unfinished = self._advance(self._state, jnp.int32(min(limit, steps)))
-            if limit <= steps or not unfinished:
+            steps_with_slots = streams.count_steps(self.settings, self._state)
+            self._state, unfinished = self._advance(self._state, jnp.int32(min(limit, steps_with_slots)))
+            if limit <= steps_with_slots or not unfinished:
                 return
-            self._state = self._grow(self._state)
+            self._state = self._grow(self._state)  # the cache is full: make it larger and go on
 
     def pieces(self, every: int = 16, stopped: Callable[[int, list[int]], bool] | None = None) -> Iterator[Generated]:
         """Yield the answers so far, as NumPy arrays, each time after `every` tokens, until all answers have ended.
 
-        The samples of a row are in the order in which they were drawn. stopped: called with a row and all tokens so far
-        of one of its unfinished answers. If it returns True, the answer ends. Such an answer may have a few tokens too
-        many. Each token has its log-probability, so the caller can cut both. Raises UserError with beams.
+        The samples of a row are in the order in which they were drawn. Raises UserError with beams.
+
+        stopped: called with a row and all tokens so far of one of its unfinished answers. If it returns True, the
+            answer ends. `stopped` is called only after each `every` tokens, so such an answer may have tokens too many.
+            The caller must cut its tokens and its log-probabilities.
         """
         if self.settings.num_beams > 1:
             raise UserError(f"num_beams={self.settings.num_beams}: beams change during the search, so answers can "
@@ -173,9 +181,9 @@ def pad_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return inputs int32 [B, L] and their lengths int32 [B].
 
-    B and L are rounded up to powers of two, so that few programs are compiled. L is at least `minimum`, and at most
-    `max_length` (the number of the model's positions), except if a row is longer. Additional rows are copies of the
-    first row, so they need no more steps.
+    B and L are rounded up to powers of two, so that few programs are compiled. L is at least `minimum`. But L is never
+    above `max_length` (the number of the model's positions), except if a row is longer: then L is the length of that
+    row. Additional rows are copies of the first row, so they need no more steps.
     """
     longest = max(map(len, rows))
     width = max(minimum, _power_of_two(longest))
@@ -264,9 +272,10 @@ def _collect_answers(state: streams.State) -> Generated:
 def _select_answers(state: streams.State, *, num_return: int) -> Generated:
     if state.search is not None:
         best = state.search.hypotheses
-        each = Generated(best.tokens_BxRxM, best.lengths_BxR, best.logprobs_BxRxM, state.search.hypothesis_scores_BxR)
+        scores_BxR = state.search.hypothesis_scores_BxR
+        answers = Generated(best.tokens_BxRxM, best.lengths_BxR, best.logprobs_BxRxM, scores_BxR)
     else:
-        each = _collect_answers(state)
-        order_BxR = jnp.argsort(each.scores, axis=1, descending=True, stable=True)
-        each = Generated(*(streams.take_streams(x, order_BxR) for x in each))
-    return Generated(*(x[:, :num_return] for x in each))
+        answers = _collect_answers(state)
+        order_BxR = jnp.argsort(answers.scores, axis=1, descending=True, stable=True)
+        answers = Generated(*(streams.take_streams(x, order_BxR) for x in answers))
+    return Generated(*(x[:, :num_return] for x in answers))

@@ -33,8 +33,11 @@ class Request:
     numbers: {name: value} of the settings that are numbers.
     keys_B: a PRNG key for each row, to draw samples.
     forced_BxM, forced_lengths_B: the tokens with which the answers to each row must begin. None: no such tokens.
-    first, last: int32 [], ids that must be the first token, and the last of max_new_tokens tokens. None: no such rule.
-    never_first_V: bool, ids that may not be the first token, or the second token after `first`. None: no such rule.
+    first: int32 [], the id of token 1. None: no such rule. Here it only tells where `never_first_V` holds, and that the
+        token adds 0 to a beam's score. `forced_BxM` makes it token 1.
+    last: int32 [], the id of token max_new_tokens. None: no such rule.
+    never_first_V: bool. Without `first`, ids that may not be token 1. With `first`, ids that may not be token 2. None:
+        no such rule.
     """
 
     allowed_BxV: Array

@@ -118,8 +118,11 @@ BART = Family(
         "ForCausalLM": ("encoder",),
         "": ("encoder",),
     },
-    answers=("ForConditionalGeneration", "Model", "ForCausalLM", ""),
-    heads={r"classification_head\..*": "ForSequenceClassification", r"qa_outputs\..*": "ForQuestionAnswering"},
+    answering_kinds=("ForConditionalGeneration", "Model", "ForCausalLM", ""),
+    kinds_of_kept_heads={
+        r"classification_head\..*": "ForSequenceClassification",
+        r"qa_outputs\..*": "ForQuestionAnswering",
+    },
     buffers=(r"(model\.)?(encoder|decoder)\.version",),
     renames=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
     aliases={

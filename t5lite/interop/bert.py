@@ -1,6 +1,7 @@
 """BERT: an encoder with a head for the vocabulary, the next sentence, or labels.
 
-The field `architectures` of config.json tells which head the weights have. If it names no class, the tensors tell.
+The field `architectures` of config.json tells which head the weights have. If it names no known class, the tensors
+tell.
 """
 
 import dataclasses
@@ -30,8 +31,8 @@ FIXED = {
 }
 POOLER, CLASSIFIER = "bert.pooler.dense.weight", "classifier.weight"
 VOCABULARY, IS_NEXT = "cls.predictions.bias", "cls.seq_relationship.weight"
-# {kind: the tensors by which its head is recognised}
-KINDS = {
+# {kind: the tensors that weights of this kind must have}
+NEEDED_TENSORS = {
     "Model": (),
     "ForMaskedLM": (VOCABULARY,),
     "LMHeadModel": (VOCABULARY,),
@@ -42,12 +43,14 @@ KINDS = {
     "ForQuestionAnswering": ("qa_outputs.weight",),
     "ForMultipleChoice": (CLASSIFIER, POOLER),
 }
+# {regex of a tensor: its kind}, for the heads that no model here has
+KEPT_HEADS = {r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"}
 
 
 def _read_model_heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
     """Return the heads that answer. Raises UserError if the labels in config.json contradict the weights."""
     kind = family.read_kind(json)
-    if kind not in KINDS and CLASSIFIER in shapes:
+    if kind not in NEEDED_TENSORS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
     for task in TASKS.values():
         released_kind, _ = task.released.get("bert", ("", ""))
@@ -56,8 +59,9 @@ def _read_model_heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
             if task.each == "example":
                 refuse_problem_type(json, rows)
             return Heads(False, (task.make_head(rows),))
-    names = KINDS.get(kind, tuple(shapes))
-    return Heads(VOCABULARY in names, (NEXT_SENTENCE,) if IS_NEXT in names else ())
+    # Without a known kind, all stored tensors count.
+    head_tensors = NEEDED_TENSORS.get(kind, tuple(shapes))
+    return Heads(VOCABULARY in head_tensors, (NEXT_SENTENCE,) if IS_NEXT in head_tensors else ())
 
 
 def _read_fields(json: Json, shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -145,10 +149,12 @@ BERT = Family(
         "attention_probs_dropout_prob": Rate(("attention",), 0.1),
         "classifier_dropout": Rate(("head",), "hidden_dropout_prob"),
     },
-    kinds=dict.fromkeys((*KINDS, ""), ()),
-    answers=tuple(kind for kind in (*KINDS, "") if kind not in ("ForQuestionAnswering", "ForMultipleChoice")),
-    needs=KINDS,
-    heads={r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"},
+    kinds=dict.fromkeys((*NEEDED_TENSORS, ""), ()),
+    answering_kinds=tuple(
+        kind for kind in (*NEEDED_TENSORS, "") if kind not in ("ForQuestionAnswering", "ForMultipleChoice")
+    ),
+    needed_tensors=NEEDED_TENSORS,
+    kinds_of_kept_heads={r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"},
     buffers=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
     more_parts=lambda model: (dataclasses.replace(model, heads=Heads(True, (NEXT_SENTENCE,)), mlm_transform=True),),
     renames=(

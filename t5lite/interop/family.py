@@ -83,9 +83,10 @@ class Family:
         dropout: the rates of dropout in config.json. `fields` and `to_json` leave these fields out.
         kinds: {kind: parts that weights of this kind may lack}. A part is the first name of a path, such as "decoder".
             The kind "" stands for weights without a class in config.json.
-        answers: the kinds that can answer, if no part is missing. Runs can start from the other kinds.
-        needs: {kind: tensors that weights of this kind must have}.
-        heads: {regex of a tensor: its kind}, for heads that no model here has. These tensors are kept, but not read.
+        answering_kinds: the kinds that can answer, if no part is missing. Runs can start from the other kinds too.
+        needed_tensors: {kind: tensors that weights of this kind must have}.
+        kinds_of_kept_heads: {regex of a tensor: its kind}, for heads that no model here has. These tensors are kept,
+            but not read.
         buffers: regexes of computed tensors. These tensors are kept, but not read.
         more_parts: (model) -> models with other heads; the weights may have the parts of these models as well.
         renames: (regex, replacement) pairs that turn a name in the files into the name in the table.
@@ -101,9 +102,9 @@ class Family:
     entries: Callable[[ModelConfig], list[Entry]]
     dropout: Rates
     kinds: Mapping[str, tuple[str, ...]]
-    answers: tuple[str, ...]
-    needs: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    answering_kinds: tuple[str, ...]
+    needed_tensors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    kinds_of_kept_heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
     more_parts: Callable[[ModelConfig], tuple[ModelConfig, ...]] = lambda model: ()
     renames: tuple[tuple[str, str], ...] = ()
@@ -122,14 +123,15 @@ class Family:
 
     def kind_of_head(self, name: str) -> str | None:
         """Return the kind whose head has the tensor `name`, if no model here has that head; else None."""
-        return next((kind for pattern, kind in self.heads.items() if re.fullmatch(pattern, name)), None)
+        kinds = self.kinds_of_kept_heads.items()
+        return next((kind for pattern, kind in kinds if re.fullmatch(pattern, name)), None)
 
     def refusal(self, kind: str, json: Json) -> str | None:
         """Return the reason why weights of this kind cannot answer; None if they can.
 
         Missing parts are not checked.
         """
-        if kind in self.answers:
+        if kind in self.answering_kinds:
             return None
         return f"it is a {next(iter(json.get('architectures') or ()), kind)}, whose head no model here has"
 

@@ -95,8 +95,8 @@ GPT2 = Family(
             ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", ""), ("lm_head",)
         ),
     },
-    answers=("LMHeadModel", "DoubleHeadsModel", "Model", ""),
-    heads={
+    answering_kinds=("LMHeadModel", "DoubleHeadsModel", "Model", ""),
+    kinds_of_kept_heads={
         r"score\..*": "ForSequenceClassification",
         r"classifier\..*": "ForTokenClassification",
         r"qa_outputs\..*": "ForQuestionAnswering",

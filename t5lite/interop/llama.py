@@ -172,8 +172,8 @@ LLAMA = Family(
             ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", ""), ("lm_head",)
         ),
     },
-    answers=("ForCausalLM", "Model", ""),
-    heads={
+    answering_kinds=("ForCausalLM", "Model", ""),
+    kinds_of_kept_heads={
         r"score\.weight": "ForSequenceClassification",
         r"score\.bias": "ForTokenClassification",
         r"qa_outputs\..*": "ForQuestionAnswering",

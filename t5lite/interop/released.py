@@ -169,7 +169,7 @@ def open_released(folder: Path) -> Released:
 
 def _check_kind(folder: Path, family: Family, kind: str, names: Names) -> None:
     """Raise UserError for weights that lack a tensor of the class that config.json names."""
-    lacking = next((name for name in family.needs.get(kind, ()) if name not in names.stored_names), None)
+    lacking = next((name for name in family.needed_tensors.get(kind, ()) if name not in names.stored_names), None)
     if lacking is not None:
         raise UserError(
             f"{folder / CONFIG}: the field `architectures` says {kind}, but the weights lack {lacking}; correct the "

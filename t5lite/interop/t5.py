@@ -143,8 +143,8 @@ T5 = Family(
         "ForTokenClassification": ("decoder", "lm_head"),
         "": ("decoder", "lm_head"),
     },
-    answers=("ForConditionalGeneration", "Model", "EncoderModel", ""),
-    heads={
+    answering_kinds=("ForConditionalGeneration", "Model", "EncoderModel", ""),
+    kinds_of_kept_heads={
         r"classification_head\..*": "ForSequenceClassification",
         r"qa_outputs\..*": "ForQuestionAnswering",
         r"classifier\..*": "ForTokenClassification",

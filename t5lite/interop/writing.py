@@ -36,7 +36,7 @@ def write_released(
     config: ModelConfig,
     params: Mapping[str, Any],
     dtype: str = "float32",
-    more: Json | None = None,
+    json_fields: Json | None = None,
     shard_bytes: int = SHARD_BYTES,
     fetch: Callable[[Any], np.ndarray] = np.asarray,
 ) -> None:
@@ -45,7 +45,7 @@ def write_released(
     Args:
         params: {path: array}.
         dtype: the dtype of the tensors: "float32", "float16" or "bfloat16".
-        more: further fields of config.json, for example the ids of tokens.
+        json_fields: further fields of config.json, for example the ids of tokens.
         shard_bytes: the approximate size of a file.
         fetch: moves an array of `params` to the host.
 
@@ -53,7 +53,7 @@ def write_released(
     """
     family, fields = describe(config)
     tensors = make_tensors(family.entries(config), list_shapes(config), params, fetch)
-    fields |= {"dtype": dtype, **(more or {})}
+    fields |= {"dtype": dtype, **(json_fields or {})}
     if "id2label" in fields:
         fields["label2id"] = {name: int(i) for i, name in fields["id2label"].items()}
     (folder / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")

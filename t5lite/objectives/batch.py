@@ -78,10 +78,10 @@ class Example:
 class Batch:
     """The input of a model; the module's docstring shows one. Ids, segments and positions are int32, weights float32.
 
-    inputs, inputs_segment_ids, inputs_positions [B, L]: the encoder's side; None on a decoder.
-    decoder_inputs [B, T]: None on an encoder.
-    targets, weights: [B, T] on a decoder, [B, L] on an encoder; [B, P] with `predicted`.
-    targets_segment_ids, targets_positions [B, T]: the decoder's side; None on an encoder.
+    inputs, inputs_segment_ids, inputs_positions [B, L]: the encoder's side; None on a decoder alone.
+    decoder_inputs [B, T]: None on an encoder alone.
+    targets, weights: [B, T] if the model has a decoder. On an encoder alone: [B, L], or [B, P] with `predicted`.
+    targets_segment_ids, targets_positions [B, T]: the decoder's side; None on an encoder alone.
     prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions. None: no position
         sees a later position.
     token_types [B, L]: as in Example; None where all are 0.
@@ -213,7 +213,7 @@ def encoder(example: Example) -> Batch:
 
 
 def select_predicted(batch: Batch, limit: int) -> Batch:
-    """Return an encoder's batch with only the targets that have a weight, at most `limit` in each row.
+    """Return an encoder's batch with `limit` targets in each row: first targets with a weight, then with weight 0.
 
     The model then computes logits for these targets alone. A masked language model predicts a seventh of all tokens,
     and logits are a large part of the work.

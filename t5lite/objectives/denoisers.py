@@ -204,11 +204,11 @@ def _list_specials(fields: Fields) -> tuple[str, ...]:
 
 
 KIND = Kind(
-    ("encoder_decoder", "decoder"),
-    _compute_window,
-    _build,
-    _list_used_fields,
-    _list_specials,
+    architectures=("encoder_decoder", "decoder"),
+    window=_compute_window,
+    build=_build,
+    uses=_list_used_fields,
+    specials=_list_specials,
     standards=("span_corruption",),
 )
 KINDS = dict.fromkeys((*DENOISERS, "bart"), KIND)

@@ -14,10 +14,14 @@ FIM_TOKENS = (PREFIX, SUFFIX, MIDDLE)
 STANDARD = ("causal_lm",)
 
 
-def _check_causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
+def _compute_causal_window(fields: Fields, vocabulary: Vocabulary) -> int:
+    """Return the window of a causal language model. Raises UserError for settings that it cannot have."""
     del vocabulary
     if fields["prefix_attention"]:
-        raise UserError(f"config.objective.prefix_attention: {fields['name']} has no prefix; set the field to False")
+        raise UserError(
+            f"config.objective.prefix_attention: {fields['name']} has no inputs, so no position may see a later one; "
+            "set the field to False"
+        )
     if fields["inputs_length"] < 2:
         raise UserError(f"config.objective.inputs_length: must be at least 2, is {fields['inputs_length']}")
     return fields["inputs_length"]
@@ -47,7 +51,7 @@ def _build_causal(fields: Fields, vocabulary: Vocabulary, window: int) -> Object
 
 
 def _compute_fim_window(fields: Fields, vocabulary: Vocabulary) -> int:
-    return require_window(fields, _check_causal_window(fields, vocabulary) - len(FIM_TOKENS))
+    return require_window(fields, _compute_causal_window(fields, vocabulary) - len(FIM_TOKENS))
 
 
 def number_parts(window: int, low: Array | int, high: Array | int) -> Array:
@@ -60,7 +64,9 @@ def number_parts(window: int, low: Array | int, high: Array | int) -> Array:
 
 
 def move_middle(tokens: Array, part: Array, specials: Array, suffix_first: Array | bool) -> Array:
-    """Return int32 [L + 3]: the parts of `tokens`, the middle last. A special token marks each part.
+    """Return int32 [L + 3]: the three parts of `tokens` and the three specials.
+
+    They have one of the two orders that `_build_fill_in_the_middle` shows. The middle is always the last part.
 
     Args:
       part: int32 [L], see `number_parts`.
@@ -121,14 +127,18 @@ def _build_fill_in_the_middle(fields: Fields, vocabulary: Vocabulary, window: in
 
 KINDS = {
     "causal_lm": Kind(
-        ("decoder",), _check_causal_window, _build_causal, lambda fields: ("segments",), standards=STANDARD
+        architectures=("decoder",),
+        window=_compute_causal_window,
+        build=_build_causal,
+        uses=lambda fields: ("segments",),
+        standards=STANDARD,
     ),
     "fill_in_the_middle": Kind(
-        ("decoder",),
-        _compute_fim_window,
-        _build_fill_in_the_middle,
-        lambda fields: ("fim_rate",),
-        lambda fields: FIM_TOKENS,
+        architectures=("decoder",),
+        window=_compute_fim_window,
+        build=_build_fill_in_the_middle,
+        uses=lambda fields: ("fim_rate",),
+        specials=lambda fields: FIM_TOKENS,
         standards=STANDARD,
     ),
 }

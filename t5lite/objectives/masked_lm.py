@@ -207,6 +207,11 @@ def _make_evaluation_fields(fields: Fields) -> Fields:
 
 USES = ("noise_density", "masking", "replacement", "whole_words", "max_predictions")
 KIND = Kind(
-    ("encoder",), _compute_window, _build, lambda fields: USES, lambda fields: (MASK, CLS, SEP), _make_evaluation_fields
+    architectures=("encoder",),
+    window=_compute_window,
+    build=_build,
+    uses=lambda fields: USES,
+    specials=lambda fields: (MASK, CLS, SEP),
+    evaluation_fields=_make_evaluation_fields,
 )
 KINDS = dict.fromkeys(ADDED, KIND)

@@ -94,12 +94,19 @@ def _build_with_head(fields: Fields, vocabulary: Vocabulary) -> Objective:
 
 KINDS = {
     "supervised": Kind(
-        ("encoder_decoder", "decoder", "encoder"),
-        _check_lengths,
-        _build,
-        lambda fields: () if _is_encoder(fields) else ("targets_length", "pack", "prefix_attention"),
-        lambda fields: (CLS, SEP) if _is_encoder(fields) else (),
+        architectures=("encoder_decoder", "decoder", "encoder"),
+        window=_check_lengths,
+        build=_build,
+        uses=lambda fields: () if _is_encoder(fields) else ("targets_length", "pack", "prefix_attention"),
+        specials=lambda fields: (CLS, SEP) if _is_encoder(fields) else (),
         data="pairs",
     ),
-    "tagging": Kind(("encoder",), _check_lengths, _build, lambda fields: (), lambda fields: (CLS, SEP), data="tags"),
+    "tagging": Kind(
+        architectures=("encoder",),
+        window=_check_lengths,
+        build=_build,
+        uses=lambda fields: (),
+        specials=lambda fields: (CLS, SEP),
+        data="tags",
+    ),
 }

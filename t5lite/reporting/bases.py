@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5lite.config import flatten_fields, lookup_field
-from t5lite.reporting.groups import Group, is_for_watching
+from t5lite.reporting.groups import Group, is_free_in_group
 from t5lite.system.errors import UserError, nearest
 
 
@@ -35,7 +35,7 @@ def find_subject(config: Mapping[str, Any]) -> str:
 
 def make_candidate(group: Group) -> Candidate:
     """Return the candidate for a group. Its names are the name in the report, and the names of its configs and runs."""
-    names = (name for run in group.runs for name in (run.name, run.run))
+    names = (name for run in group.runs for name in (run.name, run.folder_name))
     return Candidate({group.name, *names}, find_subject(group.config))
 
 
@@ -74,6 +74,7 @@ def assign_bases(groups: Sequence[Group], bases: Sequence[Group]) -> dict[str, s
 
 
 def _count_differences(a: Group, b: Group) -> int:
-    """Return the number of fields that differ between the configs of two groups. Fields in WATCHING do not count."""
-    of_a, of_b = flatten_fields(a.config), flatten_fields(b.config)
-    return sum(of_a.get(name) != of_b.get(name) for name in of_a.keys() | of_b.keys() if not is_for_watching(name))
+    """Return the number of fields that differ between the configs of two groups, without those in FREE_IN_GROUP."""
+    a_fields, b_fields = flatten_fields(a.config), flatten_fields(b.config)
+    names = [name for name in a_fields.keys() | b_fields.keys() if not is_free_in_group(name)]
+    return sum(a_fields.get(name) != b_fields.get(name) for name in names)

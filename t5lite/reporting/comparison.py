@@ -18,6 +18,8 @@ from t5lite.reporting.statistics import METHOD, Estimate, differences
 from t5lite.system.errors import UserError
 from t5lite.tasks.metrics import find_metric
 
+INCOMPLETE = "incomplete: "  # the beginning of the status of a run whose workdir has no result.json
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -36,7 +38,9 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Groups that were evaluated on the same rows. Each base comes before the groups that are compared with it.
+    """Groups that are connected by metrics measured on the same rows, see `_sort_into_tasks`.
+
+    Each base comes before the groups that are compared with it.
 
     base_of: {name of a group that is not a base: name of its base}.
     """
@@ -70,22 +74,24 @@ class Task:
 class Entry:
     """A run in the list of the report.
 
+    folder_name: the name of the run's workdir.
     name: the name of the run's group, else the name in its config; None if there is neither.
-    read: the run; None if its workdir was not read.
+    status: "complete", or the reason why the run has no result.
+    run: None if its workdir was not read.
     """
 
-    run: str
+    folder_name: str
     name: str | None
     seed: int | None
     status: str
-    read: Run | None
+    run: Run | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """The content of a report.
 
-    missing: a line for each reason why runs have no result, with the names of the runs.
+    missing: a line for each reason why runs have no result, with the names of at most three of the runs.
     notes: sentences that a reader must know before trusting the numbers.
     """
 
@@ -106,44 +112,48 @@ class Report:
 
 
 def compare(
-    runs: Sequence[Run], title: str, bases: Sequence[str], absent: Mapping[str, str], remarks: Sequence[str] = ()
+    runs: Sequence[Run], title: str, bases: Sequence[str], absent: Mapping[Path, str], remarks: Sequence[str] = ()
 ) -> Report:
-    """Compare the complete runs among `runs`.
+    """Compare the complete runs among `runs` that are not in `absent`.
 
     Args:
         bases: names of bases: GROUP or TASK=GROUP, as in `find_base`. In a task without a named base, the first group
             is the base.
-        absent: {run: why the run has no result}.
+        absent: {workdir: why the run has no result}. The workdir may be missing.
         remarks: further notes.
 
     Raises:
         UserError: if no run is complete, or if a name in `bases` names no group.
     """
-    complete = [run for run in runs if run.result is not None and run.run not in absent]
+    absent_workdirs = {workdir.resolve() for workdir in absent}
+    complete = [run for run in runs if run.result is not None and run.workdir.resolve() not in absent_workdirs]
     if not complete:
         entries = _list_entries(runs, absent, {})
-        listed = ", ".join(f"{each.read.workdir if each.read else each.run} ({each.status})" for each in entries)
+        listed = ", ".join(f"{each.run.workdir if each.run else each.folder_name} ({each.status})" for each in entries)
         raise UserError(f"no run is complete, so there is nothing to compare: {listed or 'no run was given'}")
     groups = make_groups(complete)
     candidates = [make_candidate(group) for group in groups]
     check_bases(bases, candidates)
     base_indices = dict.fromkeys(i for base in bases for i in find_base(base, candidates))
     chosen = [groups[i] for i in base_indices]
-    members = _sort_into_tasks(groups)
-    subjects = [find_subject(task[0].config) for task in members]
-    titles = _make_titles(members, subjects)
-    all_notes = [*remarks, *notes.task_notes(members, titles, subjects)]
-    tasks = [_compare_task(title, of_task, chosen, all_notes) for title, of_task in zip(titles, members, strict=True)]
-    all_notes += notes.provenance_notes(groups) + notes.change_notes(groups) + notes.cost_notes(members)
+    groups_of_tasks = _sort_into_tasks(groups)
+    subjects = [find_subject(task_groups[0].config) for task_groups in groups_of_tasks]
+    titles = _make_titles(groups_of_tasks, subjects)
+    all_notes = [*remarks, *notes.task_notes(groups_of_tasks, titles, subjects)]
+    tasks = [
+        _compare_task(task_title, task_groups, chosen, all_notes)
+        for task_title, task_groups in zip(titles, groups_of_tasks, strict=True)
+    ]
+    all_notes += notes.provenance_notes(groups) + notes.change_notes(groups) + notes.cost_notes(groups_of_tasks)
     all_notes += notes.evaluated_notes(groups)
     all_notes += notes.multiplicity_notes(
         sum(each.delta.low is not None for task in tasks for each in task.comparisons)
     )
     entries = _list_entries(runs, absent, {run.workdir: group.name for group in groups for run in group.runs})
-    missing = notes.collect((entry.status, entry.run) for entry in entries if entry.status != "complete")
+    missing = notes.collect((entry.status, entry.folder_name) for entry in entries if entry.status != "complete")
     return Report(
         title=title,
-        # Tasks with a comparison come first. A task with one group has none.
+        # Tasks with one group come last, because they have no comparison.
         tasks=tuple(sorted(tasks, key=lambda task: len(task.groups) == 1)),
         entries=tuple(entries),
         missing=tuple(f"{notes.shortened(names)}: {status}" for status, names in missing.items()),
@@ -151,21 +161,24 @@ def compare(
     )
 
 
-def _list_entries(runs: Sequence[Run], absent: Mapping[str, str], group_of: Mapping[Path, str]) -> list[Entry]:
-    """Return an entry for each run, then for each of the `absent` runs without a workdir.
+def _list_entries(runs: Sequence[Run], absent: Mapping[Path, str], group_of: Mapping[Path, str]) -> list[Entry]:
+    """Return an entry for each of `runs`, then for each of the `absent` runs that is not among `runs`.
 
     group_of: {workdir: name of the run's group}.
     """
     entries = []
+    reasons = {workdir.resolve(): reason for workdir, reason in absent.items()}
     for run in runs:
         status = "complete"
         if run.result is None:
             step = "nothing logged yet" if run.last_step is None else f"last logged step {run.last_step}"
-            status = f"incomplete: {step}, no result.json"
+            status = f"{INCOMPLETE}{step}, no result.json"
         name = group_of.get(run.workdir, run.name or None)
-        entries.append(Entry(run.run, name, run.seed, absent.get(run.run) or status, run))
-    known = {run.run for run in runs}
-    return entries + [Entry(name, None, None, why, None) for name, why in absent.items() if name not in known]
+        status = reasons.get(run.workdir.resolve(), status)
+        entries.append(Entry(run.folder_name, name, run.seed, status, run))
+    known = {run.workdir.resolve() for run in runs}
+    others = {workdir.resolve(): workdir.name for workdir in absent if workdir.resolve() not in known}
+    return entries + [Entry(name, None, None, reasons[workdir], None) for workdir, name in others.items()]
 
 
 def _sort_into_tasks(groups: Sequence[Group]) -> list[list[Group]]:
@@ -174,12 +187,13 @@ def _sort_into_tasks(groups: Sequence[Group]) -> list[list[Group]]:
     Two groups belong to one task if they share a metric that was measured on the same rows. A chain of such pairs is
     one task too.
     """
-    members: list[list[Group]] = []
+    tasks: list[list[Group]] = []
     for group in groups:
-        related = [task for task in members if any(_are_comparable(group, other) for other in task)]
-        members = [task for task in members if task not in related] + [[*itertools.chain(*related), group]]
+        related = [members for members in tasks if any(_are_comparable(group, other) for other in members)]
+        tasks = [members for members in tasks if members not in related] + [[*itertools.chain(*related), group]]
     order = list(groups)
-    return sorted((sorted(task, key=order.index) for task in members), key=lambda task: order.index(task[0]))
+    in_order = [sorted(members, key=order.index) for members in tasks]
+    return sorted(in_order, key=lambda members: order.index(members[0]))
 
 
 def _are_comparable(a: Group, b: Group) -> bool:
@@ -187,15 +201,15 @@ def _are_comparable(a: Group, b: Group) -> bool:
     return any(pair in b.pairs and find_different_rows(a, b, *pair) is None for pair in a.pairs)
 
 
-def _make_titles(members: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list[str]:
+def _make_titles(groups_of_tasks: Sequence[Sequence[Group]], subjects: Sequence[str]) -> list[str]:
     return [
-        f"{subject} ({notes.shortened([group.name for group in task])})" if subjects.count(subject) > 1 else subject
-        for subject, task in zip(subjects, members, strict=True)
+        f"{subject} ({notes.shortened([group.name for group in groups])})" if subjects.count(subject) > 1 else subject
+        for subject, groups in zip(subjects, groups_of_tasks, strict=True)
     ]
 
 
 def _compare_task(title: str, groups: Sequence[Group], chosen: Sequence[Group], all_notes: list[str]) -> Task:
-    """Compare each pair of groups of a task, and append notes about them to `all_notes`.
+    """Compare each pair of a task's groups that have a seed in common. Append notes about the groups to `all_notes`.
 
     chosen: the bases that `--base` names, in all tasks.
     """
@@ -219,25 +233,27 @@ def _compare_task(title: str, groups: Sequence[Group], chosen: Sequence[Group], 
 def _compare_metric(a: Group, b: Group, split: str, metric: str) -> Comparison | LeftOut:
     """Return the difference b - a, paired by seed, or the reason why it is left out."""
 
-    def leave_out(reason: str, lacking: Group | None = None) -> LeftOut:
-        return LeftOut(a.name, b.name, split, metric, reason, None if lacking is None else lacking.name)
+    def leave_out(reason: str, group_at_fault: Group | None = None) -> LeftOut:
+        name = None if group_at_fault is None else group_at_fault.name
+        return LeftOut(a.name, b.name, split, metric, reason, name)
 
-    of_a, of_b = a.values(split, metric), b.values(split, metric)
-    for group, values in ((a, of_a), (b, of_b)):
+    # With a group at fault, the note is a sentence that contains the reason: "GROUP has REASON METRIC on SPLIT".
+    a_values, b_values = a.values(split, metric), b.values(split, metric)
+    for group, values in ((a, a_values), (b, b_values)):
         if not values:
             return leave_out("no", group)
     differs = find_different_rows(a, b, split, metric)
     if differs is not None:
         return leave_out(f"{differs} is not the same")
-    seeds = sorted(of_a.keys() & of_b.keys())
+    seeds = sorted(a_values.keys() & b_values.keys())
     if not seeds:
         return leave_out("no seed has it on both sides")
-    for group, values in ((a, of_a), (b, of_b)):
-        # Without that seed, the group whose training failed would look better than it is.
+    for group, values in ((a, a_values), (b, b_values)):
+        # Do not drop the seed: then a group whose training failed would look better than it is.
         broken = [seed for seed in seeds if values[seed] is None]
         if broken:
             return leave_out(f"a value that is not finite, with seed {notes.listed(broken)}, for", group)
-    deltas, delta = differences([of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
+    deltas, delta = differences([a_values[seed] for seed in seeds], [b_values[seed] for seed in seeds])
     width = find_metric(metric).width
     by_seed = dict(zip(seeds, deltas, strict=True))
     return Comparison(a.name, b.name, metric, split, delta.clip(-width, width), by_seed)

@@ -11,7 +11,7 @@ from typing import Any
 from t5lite.config import flatten_fields
 from t5lite.reporting import words
 from t5lite.reporting.comparison import Comparison, Report, Task
-from t5lite.reporting.groups import Group, is_for_watching
+from t5lite.reporting.groups import Group, is_free_in_group
 from t5lite.reporting.metrics import main_metrics, sort_metrics
 from t5lite.reporting.notes import listed, shared_origins, shortened
 from t5lite.reporting.runs import Run
@@ -222,7 +222,7 @@ def cost_table(report: Report) -> Table:
     for group in report.groups:
         rows.append((group.name, *words.cost_texts(group.cost), _devices(group.runs)))
         if group.origins:
-            name = f"{group.name} + {shortened([origin.run for origin in group.origins])}"
+            name = f"{group.name} + {shortened([origin.folder_name for origin in group.origins])}"
             devices = _devices([*group.runs, *group.origins])
             rows.append((name, *words.cost_texts(group.cost_with_origins), devices))
     return Table(("group", "tokens", "compute", "time", "device time", "peak memory", "devices"), tuple(rows), True)
@@ -255,7 +255,7 @@ def config_table(task: Task) -> Table:
     fields = dict.fromkeys(name for group in task.groups for name in flatten_fields(group.config))
     rows = []
     for field in fields:
-        if is_for_watching(field):
+        if is_free_in_group(field):
             continue
         values = [_config_value(group, field) for group in task.groups]
         if len(set(values)) > 1:
@@ -279,11 +279,11 @@ def runs_table(report: Report) -> Table:
     """Return a table with a row for each run, the failed and unfinished ones too."""
     rows = []
     for entry in report.entries:
-        result = entry.read.result if entry.read is not None and entry.status == "complete" else None
+        result = entry.run.result if entry.run is not None and entry.status == "complete" else None
         hashed = str((result or {}).get("params_sha256") or "")[:12]
         rows.append(
             (
-                entry.run,
+                entry.folder_name,
                 entry.name or words.NOTHING,
                 words.NOTHING if entry.seed is None else str(entry.seed),
                 entry.status,
@@ -314,7 +314,7 @@ def provenance_table(report: Report) -> Table:
         for run in runs:
             value = fact(run)
             if value is not None:
-                by_value.setdefault(_hash_shortened(str(value)), []).append(run.run)
+                by_value.setdefault(_hash_shortened(str(value)), []).append(run.folder_name)
         for value, names in by_value.items():
             shared = len(names) == len(runs)
             rows.append((label, Code(value), "all" if shared else shortened(names, 8)))

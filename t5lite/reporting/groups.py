@@ -1,8 +1,9 @@
 """Groups: runs that repeat one experiment with other seeds. This module names groups and tells which are comparable.
 
 Two runs belong to one group if their data have the same fingerprints and their configs are equal, except for the seed,
-the name, and the other fields in WATCHING. A config may refer to another run, such as the run in `init_from`. Then the
-config and the data of that run count, not its name:
+the name, and the other fields in FREE_IN_GROUP. A config may refer to another run, such as the run in `init_from`. Then
+two runs are equal in this field if the runs that they refer to belong to one group. The names and seeds of those runs
+do not count:
 
     finetune-0 from @pretrain-0, finetune-1 from @pretrain-1    one group, if the two pretrain runs are one group
     finetune-0 from @short, finetune-1 from @long               two groups
@@ -32,8 +33,9 @@ from t5lite.reporting.statistics import Estimate, estimate
 from t5lite.run.siblings import REFERRING
 from t5lite.tasks.metrics import find_metric
 
-# Fields that say how a run is watched and where it runs. They change neither the computation nor the evaluated rows.
-WATCHING = (
+# Fields that may differ within a group: the name, the seed, and how a run is watched and where it runs. These fields do
+# not change the experiment.
+FREE_IN_GROUP = (
     "name",
     "seed",
     "log_every_steps",
@@ -43,7 +45,7 @@ WATCHING = (
     "eval.every_steps",
     "eval.batch_size",
 )
-# Fields that say how the network reads a pair. The evaluated pairs do not depend on them.
+# Fields that say how the network reads a pair. The evaluated pairs do not depend on these fields.
 SAME_ROWS = ("pack", "prefix_attention")
 
 
@@ -114,10 +116,10 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
     by_identity: dict[str, list[Run]] = {}
     for run in runs:
         by_identity.setdefault(fingerprint_run(run), []).append(_add_standard_metrics(run, used))
-    members = list(by_identity.values())
+    runs_of_groups = list(by_identity.values())
     return [
-        Group(name, tuple(sorted(of_group, key=lambda run: (run.seed, run.run))))
-        for name, of_group in zip(_name_groups(members), members, strict=True)
+        Group(name, tuple(sorted(group_runs, key=lambda run: (run.seed, run.folder_name))))
+        for name, group_runs in zip(_name_groups(runs_of_groups), runs_of_groups, strict=True)
     ]
 
 
@@ -131,7 +133,8 @@ def _add_standard_metrics(run: Run, used: set[str]) -> Run:
     """Return the run, with its metrics also under the name of a standard in `used` that is its objective."""
     objective = run.config["objective"]
     name = objective["name"]
-    # If the run already has metrics of this standard, its objective has the same name, but other settings.
+    # If the standard is among the run's standards, the run's objective has the standard's name but other settings. Then
+    # the standard has evaluated the run itself, and there is nothing to copy.
     if name not in used or name in standard_names(objective, lookup_field(run.config, "model.architecture")):
         return run
     copies = {f"{split}_{name}": metrics for split, metrics in run.metrics.items() if split_standard(split)[1] is None}
@@ -139,12 +142,12 @@ def _add_standard_metrics(run: Run, used: set[str]) -> Run:
 
 
 def fingerprint_run(run: Run, seen: frozenset[Path] = frozenset()) -> str:
-    """Return a fingerprint of what a run computes. Runs of one group have the same fingerprint.
+    """Return a fingerprint of a run's experiment. Runs of one group have the same fingerprint.
 
     seen: workdirs that the run refers to are not read again if they are in this set.
     """
     fields = flatten_fields(run.config)
-    fields = {name: value for name, value in fields.items() if not is_for_watching(name)}
+    fields = {name: value for name, value in fields.items() if not is_free_in_group(name)}
     seen = seen | {run.workdir.resolve()}
     for field in REFERRING:
         path = run.find_workdir(field)
@@ -154,27 +157,32 @@ def fingerprint_run(run: Run, seen: frozenset[Path] = frozenset()) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def is_for_watching(field: str) -> bool:
-    """Return whether a config's field is in WATCHING, or in a group of fields in WATCHING."""
-    return any(field == name or field.startswith(f"{name}.") for name in WATCHING)
+def is_free_in_group(field: str) -> bool:
+    """Return whether a config's field may differ within a group: FREE_IN_GROUP has the field, or a prefix of it."""
+    return any(field == name or field.startswith(f"{name}.") for name in FREE_IN_GROUP)
 
 
-def _name_groups(groups: Sequence[Sequence[Run]]) -> list[str]:
+def _name_groups(runs_of_groups: Sequence[Sequence[Run]]) -> list[str]:
     """Return a name for each group. The names differ if possible.
 
     The choices, in order: the name in the configs, the common name of the folders without the seed, the name of the
     first folder, its name with the parent folder, its whole path.
     """
-    candidates = [list(dict.fromkeys(_candidate_names(runs))) for runs in groups]
+    candidates = [list(dict.fromkeys(_candidate_names(runs))) for runs in runs_of_groups]
     used = collections.Counter(name for names in candidates for name in names)
     return [next((name for name in names if used[name] == 1), names[-1]) for names in candidates]
 
 
 def _candidate_names(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
-    common = [{run.name for run in runs}, {re.sub(rf"[-_.]?{run.seed}$", "", run.run) for run in runs}]
+    common = [{run.name for run in runs}, {re.sub(rf"[-_.]?{run.seed}$", "", run.folder_name) for run in runs}]
     names = [name for (name, *others) in common if name and not others]
-    return [*names, first.run, f"{first.workdir.resolve().parent.name}/{first.run}", str(first.workdir.resolve())]
+    return [
+        *names,
+        first.folder_name,
+        f"{first.workdir.resolve().parent.name}/{first.folder_name}",
+        str(first.workdir.resolve()),
+    ]
 
 
 def find_different_rows(a: Group, b: Group, split: str, metric: str) -> str | None:
@@ -184,14 +192,14 @@ def find_different_rows(a: Group, b: Group, split: str, metric: str) -> str | No
     are equal. If a run lacks that fingerprint, the fingerprints of all its data are compared.
     """
     text, standard = split_standard(split)
-    of_a, of_b = (lookup_field(group.runs[0].provenance, "heldout") or {} for group in (a, b))
-    if text in of_a and text in of_b:
-        if of_a[text] != of_b[text]:
+    a_heldout, b_heldout = (lookup_field(group.runs[0].provenance, "heldout") or {} for group in (a, b))
+    if text in a_heldout and text in b_heldout:
+        if a_heldout[text] != b_heldout[text]:
             return "the held-out data"
     elif _data_fingerprints(a) != _data_fingerprints(b):
         return "the data"
-    of_a, of_b = (_evaluated_fields(group.config["objective"], standard) for group in (a, b))
-    changed = sorted(name for name in of_a.keys() | of_b if of_a.get(name) != of_b.get(name))
+    a_fields, b_fields = (_evaluated_fields(group.config["objective"], standard) for group in (a, b))
+    changed = sorted(name for name in a_fields.keys() | b_fields if a_fields.get(name) != b_fields.get(name))
     changed = [name for name in changed if name not in SAME_ROWS]
     if changed:
         return "the objective" if "name" in changed else f"objective.{changed[0]}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from t5lite.config import flatten_fields, lookup_field
 from t5lite.data.cut import describe_cut, describe_share
-from t5lite.reporting.groups import Group, find_different_rows, is_for_watching
+from t5lite.reporting.groups import Group, find_different_rows, is_free_in_group
 from t5lite.reporting.runs import Run
 
 # Differences in VERSIONS can change results and costs. Differences in MACHINES can change only costs.
@@ -21,8 +21,9 @@ TAKING_TIME = ("eval.every_steps", "checkpoint.every_steps")
 class LeftOut:
     """A metric on a split that is not compared between `a` and `b`, and the reason.
 
-    lacking: the group that causes this in all its comparisons. None: the cause is this pair of groups.
-    reason: with `lacking`, "no", or the fault of the group's values; else the difference between the two groups.
+    reason: with `group_at_fault`, "no" or the fault of the group's values, as words before the name of the metric.
+        Else the difference between the two groups.
+    group_at_fault: the group that causes this in all its comparisons. None: the cause is this pair of groups.
     """
 
     a: str
@@ -30,7 +31,7 @@ class LeftOut:
     split: str
     metric: str
     reason: str
-    lacking: str | None = None
+    group_at_fault: str | None = None
 
 
 def listed(items: Iterable[Any]) -> str:
@@ -57,12 +58,13 @@ def _name_pair(a: str, b: str) -> str:
 
 def left_out_notes(left_out: Sequence[LeftOut]) -> list[str]:
     """Return a note for each reason, with its metrics, and with the group or the pairs of groups."""
-    of_groups = collect(((each.lacking, each.reason, each.split), each.metric) for each in left_out if each.lacking)
+    group_causes = [each for each in left_out if each.group_at_fault]
+    of_groups = collect(((each.group_at_fault, each.reason, each.split), each.metric) for each in group_causes)
     notes = [
         f"{group} has {reason} {listed(metrics)} on {split}: left out of its comparisons."
         for (group, reason, split), metrics in of_groups.items()
     ]
-    pair_causes = [each for each in left_out if not each.lacking]
+    pair_causes = [each for each in left_out if not each.group_at_fault]
     of_pairs = collect(((each.reason, each.split, _name_pair(each.a, each.b)), each.metric) for each in pair_causes)
     by_reason = collect(((listed(metrics), split, reason), pair) for (reason, split, pair), metrics in of_pairs.items())
     return notes + [
@@ -108,21 +110,22 @@ def data_notes(groups: Sequence[Group], base_of: Mapping[str, str]) -> list[str]
     ]
 
 
-def task_notes(members: Sequence[Sequence[Group]], titles: Sequence[str], subjects: Sequence[str]) -> list[str]:
+def task_notes(groups_of_tasks: Sequence[Sequence[Group]], titles: Sequence[str], subjects: Sequence[str]) -> list[str]:
     """Return notes that say why the runs belong to several tasks.
 
     subjects: objective and source of each task. Several tasks can have the same subject.
     """
-    if len(members) < 2:
+    if len(groups_of_tasks) < 2:
         return []
+    named = f"{'; '.join(titles[:6])}{'; …' if len(titles) > 6 else ''}"
     notes = [
-        f"The runs belong to {len(members)} tasks ({'; '.join(titles[:6])}{'; …' if len(titles) > 6 else ''}), which "
-        "were not evaluated in the same way. Only groups of the same task are compared."
+        f"The runs belong to {len(groups_of_tasks)} tasks ({named}), which were not evaluated in the same way. Only "
+        "groups of the same task are compared."
     ]
     for places in collect((subject, i) for i, subject in enumerate(subjects)).values():
-        first, *others = (members[i] for i in places)
+        first, *others = (groups_of_tasks[i] for i in places)
         for reason, names in collect(
-            (_explain_separation(first, task), group.name) for task in others for group in task
+            (_explain_separation(first, groups), group.name) for groups in others for group in groups
         ).items():
             shown = shortened([group.name for group in first])
             notes.append(f"{shortened(names)}: not compared with {shown}, because {reason}.")
@@ -155,12 +158,12 @@ def group_notes(group: Group) -> list[str]:
     for run in group.runs:
         if run.skipped_steps:
             updates = "1 update" if run.skipped_steps == 1 else f"{run.skipped_steps} updates"
-            notes.append(f"{run.run} skipped {updates}, because a loss or gradient was not finite.")
+            notes.append(f"{run.folder_name} skipped {updates}, because a loss or gradient was not finite.")
         for split, metrics in run.metrics.items():
             broken = [metric for metric in metrics if group.values(split, metric)[run.seed] is None]
             if broken:
                 what = f"{listed(broken)} on {split}"
-                notes.append(f"{run.run}: {what} is not finite, so {group.name} has no mean for it.")
+                notes.append(f"{run.folder_name}: {what} is not finite, so {group.name} has no mean for it.")
     return notes + [f"{group.name}: {caveat}." for caveat in shared_origins(group)]
 
 
@@ -172,7 +175,7 @@ def shared_origins(group: Group) -> list[str]:
     started = []
     for run in group.runs:
         for origin in run.origins:
-            started.append(((origin.workdir.resolve(), f"{origin.run} (seed {origin.seed})"), run.seed))
+            started.append(((origin.workdir.resolve(), f"{origin.folder_name} (seed {origin.seed})"), run.seed))
         if run.unread_origin is not None:
             started.append(((None, run.unread_origin), run.seed))
     nearest: dict[tuple[int, ...], str] = {}  # in a chain of origins, only the nearest is named
@@ -207,7 +210,7 @@ def provenance_notes(groups: Sequence[Group]) -> list[str]:
         elif _differ(with_origins, field):
             whose = "The runs" if _differ(runs, field) else "The runs and the runs that they started from"
             notes.append(f"{whose} were made with different {what} (see Provenance): their costs are not comparable.")
-    unknown = [run.run for run in runs if not run.provenance]
+    unknown = [run.folder_name for run in runs if not run.provenance]
     return notes + ([f"No provenance.json: {shortened(unknown, 8)}."] if unknown else [])
 
 
@@ -218,7 +221,7 @@ def _differ(runs: Sequence[Run], field: str) -> bool:
 def change_notes(groups: Sequence[Group]) -> list[str]:
     """Return notes on runs whose config changed between their beginning and their end."""
     notes = [
-        f"{each.run}: {field} was changed at step {start['step']} ({change.get('was')} before, "
+        f"{each.folder_name}: {field} was changed at step {start['step']} ({change.get('was')} before, "
         f"{change.get('now')} after)."
         for group in groups
         for run in group.runs
@@ -229,21 +232,21 @@ def change_notes(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def cost_notes(members: Sequence[Sequence[Group]]) -> list[str]:
+def cost_notes(groups_of_tasks: Sequence[Sequence[Group]]) -> list[str]:
     """Return notes if times within a task are not comparable, or if a cost is incomplete."""
-    runs_of = [[run for group in groups for run in group.runs] for groups in members]
+    runs_of = [[run for group in groups for run in group.runs] for groups in groups_of_tasks]
     notes = []
     for field, runs in itertools.product(TAKING_TIME, runs_of):
-        by_value = collect((lookup_field(run.config, field), run.run) for run in runs)
+        by_value = collect((lookup_field(run.config, field), run.folder_name) for run in runs)
         if len(by_value) > 1:
             values = "; ".join(f"{value} of {shortened(names)}" for value, names in by_value.items())
             notes.append(f"{field} is not the same ({values}): their times are not comparable.")
     uncounted = []
     for run in itertools.chain(*runs_of):
         if run.unread_origin is not None:
-            uncounted.append((f"{run.unread_origin}, which cannot be read: its cost is not counted", run.run))
-        incomplete = [origin.run for origin in run.origins if origin.result is None]
-        uncounted += [(f"{name}, which is not complete: its cost is not known", run.run) for name in incomplete]
+            uncounted.append((f"{run.unread_origin}, which cannot be read: its cost is not counted", run.folder_name))
+        incomplete = [origin.folder_name for origin in run.origins if origin.result is None]
+        uncounted += [(f"{name}, which is not complete: its cost is not known", run.folder_name) for name in incomplete]
     return notes + [f"{shortened(names, 8)} started from {origin}." for origin, names in collect(uncounted).items()]
 
 
@@ -279,10 +282,10 @@ def evaluation_notes(runs: Sequence[Run], wanted: Mapping[str, Mapping[str, Any]
     """
     stale = []
     for run in runs:
-        before, now = (flatten_fields({"eval": config["eval"]}) for config in (run.config, wanted[run.run]))
-        fields = [name for name in now if not is_for_watching(name) and before.get(name) != now[name]]
+        before, now = (flatten_fields({"eval": config["eval"]}) for config in (run.config, wanted[run.folder_name]))
+        fields = [name for name in now if not is_free_in_group(name) and before.get(name) != now[name]]
         if fields and run.result is not None:
-            stale.append((listed(f"{name}={before.get(name)} and not {now[name]}" for name in fields), run.run))
+            stale.append((listed(f"{name}={before.get(name)} and not {now[name]}" for name in fields), run.folder_name))
     return [
         f"{listed(names)} {'was' if len(names) == 1 else 'were'} evaluated with {changed}; delete "
         f"{'its' if len(names) == 1 else 'their'} result.json to evaluate anew."

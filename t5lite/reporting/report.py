@@ -20,14 +20,14 @@ def write_report(
     out: Path,
     title: str,
     bases: Sequence[str] = (),
-    absent: Mapping[str, str] | None = None,
+    absent: Mapping[Path, str] | None = None,
     remarks: Sequence[str] = (),
 ) -> Report:
     """Compare the runs in `workdirs` and write the report to the folder `out`, which is created if it is missing.
 
     Args:
         bases: names of bases, as in `find_base`. In a task without a named base, the first group is the base.
-        absent: {run: why the run has no result}.
+        absent: {workdir: why the run has no result}.
         remarks: further notes.
 
     Raises:
@@ -63,10 +63,10 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _entry_to_json(entry: Entry) -> dict[str, Any]:
-    fields = {name: getattr(entry, name) for name in ("run", "name", "seed", "status")}
-    if entry.read is None:
+    fields = {"run": entry.folder_name, "name": entry.name, "seed": entry.seed, "status": entry.status}
+    if entry.run is None:
         return {**fields, "workdir": None, "result": None}
-    return {**fields, "workdir": str(entry.read.workdir), "result": entry.read.result}
+    return {**fields, "workdir": str(entry.run.workdir), "result": entry.run.result}
 
 
 def _group_to_json(group: Group, task: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _group_to_json(group: Group, task: str) -> dict[str, Any]:
         "name": group.name,
         "task": task,
         "seeds": list(group.seeds),
-        "runs": [run.run for run in group.runs],
+        "runs": [run.folder_name for run in group.runs],
         "metrics": metrics,
         "cost": dataclasses.asdict(group.cost),
         "cost_with_origins": dataclasses.asdict(group.cost_with_origins) if group.origins else None,

@@ -8,6 +8,7 @@ runs/summary/scratch-0/config.json       the config of the run          required
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,11 +42,11 @@ class Curve:
 class Run:
     """The contents of a workdir.
 
-    run: the name of the folder.
+    folder_name: the name of the workdir. A study gives each of its runs another folder name.
     result: None if the run is not complete.
     """
 
-    run: str
+    folder_name: str
     workdir: Path
     config: dict[str, Any]
     provenance: dict[str, Any]
@@ -60,7 +61,7 @@ class Run:
     def origins(self) -> list["Run"]:
         """The chain of origins: the run in `init_from`, then the run in that run's `init_from`, and so on.
 
-        The chain ends before the first origin that is not a workdir.
+        The chain ends before the first origin that is not a workdir, or that is already in the chain.
         """
         origins, seen, run = [], {self.workdir.resolve()}, self
         while (path := run.find_workdir("init_from")) is not None and path.resolve() not in seen:
@@ -86,6 +87,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name in the config. Runs of other seeds have the same name. "" if the config has no name."""
         return str(self.config.get("name") or "")
 
     @property
@@ -102,7 +104,10 @@ class Run:
         return (self.result or {}).get("skipped_steps") or 0
 
     def find_workdir(self, field: str) -> Path | None:
-        """Return the workdir in the field `init_from` or `tokenizer.path`; None if there is no such workdir."""
+        """Return the workdir in the field `init_from` or `tokenizer.path`; None if there is no such workdir.
+
+        "@name" in the field means the folder `name` beside this workdir.
+        """
         text = lookup_field(self.config, field)
         if not isinstance(text, str):
             return None
@@ -120,7 +125,9 @@ def read_run(workdir: Path) -> Run:
         raise UserError(f"{workdir} is not a run's workdir: it has no config.json; correct the path")
     check_format(config.pop("format", FORMAT), str(workdir))
     config = _add_defaults(config, to_dict(base_config()))
-    return Run(workdir.resolve().name, workdir, config, read_provenance(workdir), read_result(workdir))
+    # A study knows its runs by the names in its folder. So a link has its own name, not the name of its target.
+    folder_name = Path(os.path.abspath(workdir)).name
+    return Run(folder_name, workdir, config, read_provenance(workdir), read_result(workdir))
 
 
 def _config_shape(group: ConfigDict) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def _config_shape(group: ConfigDict) -> dict[str, Any]:
 
 
 def _add_defaults(written: Any, default: Any) -> Any:
-    """Return `written`, with defaults for fields that it lacks because they are newer than the file."""
+    """Return `written`. A field that is missing or null gets its default: a field can be newer than the file."""
     if isinstance(default, dict) and isinstance(written, dict):
         return {name: _add_defaults(written.get(name), default.get(name)) for name in {**default, **written}}
     return default if written is None else written
@@ -164,16 +171,16 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+    """Return whether a JSON value is a finite number. True and False are not numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def find_workdirs(folders: Sequence[Path]) -> list[Path]:
     """Return the workdirs in `folders`, each once. A folder that is no workdir stands for the workdirs directly in it.
 
-    In such a folder, workdirs have the order of the study that wrote its report. Without a study, runs from scratch
-    come before runs that started from another run, and runs with a loss before runs without a loss. Raises UserError
-    for a folder without any workdir.
+    If such a folder has a report, the workdirs have the order of the report. Without a report, runs from scratch come
+    before runs that started from another run, and runs with a loss before runs without a loss. Raises UserError for a
+    folder without any workdir.
     """
     workdirs: dict[Path, Path] = {}
     for folder in folders:
@@ -194,15 +201,18 @@ def _list_workdirs(folder: Path) -> list[Path]:
 
     def sort_key(run: Run) -> tuple[int, int, bool, list[tuple[float, str]]]:
         without_loss = all("loss" not in metrics for metrics in run.metrics.values())
-        parts = re.findall(r"\d+(?:\.\d+)?|\D+", run.run)
+        parts = re.findall(r"\d+(?:\.\d+)?|\D+", run.folder_name)
         by_number = [(float(part), "") if part[0].isdecimal() else (-1, part) for part in parts]
-        place = names.index(run.run) if run.run in names else len(names)
+        place = names.index(run.folder_name) if run.folder_name in names else len(names)
         return place, len(run.origins), without_loss, by_number
 
     return [run.workdir for run in sorted(runs, key=sort_key)]
 
 
 def statuses_in_study(folder: Path) -> dict[str, str]:
-    """Return {run: "complete" or why it has no result}, from a study's report in `folder`; {} without a report."""
+    """Return {folder name of a run: its status}, from the report in `folder`; {} without a report.
+
+    A status is "complete", or the reason why the run has no result.
+    """
     report = read_json(folder / "report.json", "delete it", {"runs": ([{"run": str, "status": str}], None)}) or {}
     return {entry["run"]: entry["status"] for entry in report.get("runs") or ()}

@@ -1,7 +1,7 @@
 """Answer requests in batches. The answers come in the order of the requests.
 
-A batch holds texts of similar lengths. The answer to a text depends on the text's place and the seed, not on the other
-texts of the batch. If a text was cut to the length that the network reads, its answer has
+A batch holds texts of similar lengths. The answer to a text depends on the index of its request and on the seed, not on
+the other texts of the batch. If a text was cut to the length that the network reads, its answer has
 "cut": {"tokens": 900, "read": 512}.
 """
 
@@ -37,14 +37,14 @@ class PreparedRequest(NamedTuple):
 
     ids: the tokens that the network reads.
     tokens: the prefix of the answer, or the target to score.
-    asked_places: the places that an encoder is asked about.
+    asked_positions: the positions in `ids` that an encoder is asked about. None for a model with a decoder.
     cut: see the module's docstring; None: nothing was cut.
     """
 
     request: Request
     ids: np.ndarray
     tokens: Sequence[int] = ()
-    asked_places: np.ndarray | None = None
+    asked_positions: np.ndarray | None = None
     cut: dict[str, int] | None = None
 
     def complete_answer(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -85,40 +85,40 @@ def answer_in_order(
 ) -> Iterator[dict]:
     """Yield the answers of `function` to all requests, in the order of the requests.
 
-    `function` gets prepared requests of similar length, and their places. Several hosts take batches in turn, and host
-    0 yields all answers. If `prepare` raises a UserError, the answer is {"input", "error"}. With `strict`, the error is
-    raised instead, when it is the request's turn.
+    `function` gets prepared requests of similar length, and their indices in `requests`. Several hosts take batches in
+    turn, and host 0 yields all answers. If `prepare` raises a UserError, the answer is {"input", "error"}. With
+    `strict`, the error is raised instead, when it is the request's turn.
     """
 
-    def answer_batch(places: list[int]) -> list[dict]:
+    def answer_batch(request_indices: list[int]) -> list[dict]:
         ready, answers = {}, {}
-        for place in places:
-            request = requests[place]
+        for index in request_indices:
+            request = requests[index]
             try:
                 if request.fault is not None:
                     raise UserError(request.fault)
-                ready[place] = prepare(request)
+                ready[index] = prepare(request)
             except UserError as error:
                 where = f"{request.place}: " if request.place else ""
-                answers[place] = {"input": request.input, "error": f"{where}{error}"}
+                answers[index] = {"input": request.input, "error": f"{where}{error}"}
         if ready:
             answers |= dict(zip(ready, function(list(ready.values()), list(ready)), strict=True))
-        return [answers[place] for place in places]
+        return [answers[index] for index in request_indices]
 
     window = batch_size * BATCHES_SORTED * hosts.count_hosts()
     for first in range(0, len(requests), window):
-        places = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
-        batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        by_length = sorted(range(first, min(first + window, len(requests))), key=lambda i: len(requests[i].input))
+        batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
         answers: dict[int, dict] = {}
         for start in range(0, len(batches), hosts.count_hosts()):
-            index = start + hosts.get_index()
-            host_places = batches[index] if index < len(batches) else []
-            for answered_places, host_answers in hosts.to_primary((host_places, answer_batch(host_places))):
-                answers |= dict(zip(answered_places, host_answers, strict=True))
-        for place in sorted(answers):
-            if strict and "error" in answers[place]:
-                raise UserError(answers[place]["error"])
-            yield answers[place]
+            batch_index = start + hosts.get_index()
+            own_indices = batches[batch_index] if batch_index < len(batches) else []
+            for host_indices, host_answers in hosts.to_primary((own_indices, answer_batch(own_indices))):
+                answers |= dict(zip(host_indices, host_answers, strict=True))
+        for index in sorted(answers):
+            if strict and "error" in answers[index]:
+                raise UserError(answers[index]["error"])
+            yield answers[index]
 
 
 class Answerer(abc.ABC):
@@ -144,8 +144,8 @@ class Answerer(abc.ABC):
         """Return a request as tokens. Raises UserError for a text that the model cannot take."""
 
     @abc.abstractmethod
-    def answer(self, ready: list[PreparedRequest], places: list[int], options: Options) -> list[dict]:
-        """Return the answers to a batch of requests. places: their places among all requests."""
+    def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
+        """Return the answers to a batch of requests. request_indices: the indices of `ready` among all requests."""
 
     def check(self, requests: Sequence[Request], options: Options) -> None:  # noqa: B027 - most kinds accept all
         """Raise UserError for options that are wrong for every request."""

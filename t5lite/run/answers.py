@@ -4,23 +4,23 @@
     for answer in answerer.answers([Request("The <extra_id_0> sat on the mat.")], Options(Settings())):
         answer["output"], answer["logprob"]
 
-answering.py is for all models, generator.py for decoders, reader.py for encoders.
+answering.py is for all models, generator.py for decoders, encoder.py for encoders.
 """
 
 from pathlib import Path
 from typing import Any
 
 from t5lite.run.answering import Options
+from t5lite.run.encoder import EncoderAnswerer
 from t5lite.run.generator import Generator
-from t5lite.run.reader import Reader
 from t5lite.run.released import open_model
 from t5lite.run.requests import Request
 
-__all__ = ["Generator", "Options", "Reader", "Request", "open_answerer"]
+__all__ = ["EncoderAnswerer", "Generator", "Options", "Request", "open_answerer"]
 
 
-def open_answerer(place: str | Path, **arguments: Any) -> Generator | Reader:
+def open_answerer(place: str | Path, **arguments: Any) -> Generator | EncoderAnswerer:
     """Return the model of a workdir or of `hf:DIR`, ready to answer. arguments: see `answering.Answerer`."""
     opened = open_model(place)
-    kind = Reader if opened.objective.architecture == "encoder" else Generator
+    kind = EncoderAnswerer if opened.objective.architecture == "encoder" else Generator
     return kind(opened, place, **arguments)

@@ -107,7 +107,7 @@ class Generator(Answerer):
     def scores(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, strict: bool = True) -> Iterator[dict]:
         """Yield {"input", "target", "tokens", "token_logprobs", "logprob"} for each request's target, in order."""
         yield from answer_in_order(
-            requests, batch_size, self._prepare_score, lambda chunk, places: self._score(chunk), strict
+            requests, batch_size, self._prepare_score, lambda chunk, request_indices: self._score(chunk), strict
         )
 
     def prepare(self, request: Request, options: Options) -> PreparedRequest:
@@ -137,9 +137,9 @@ class Generator(Answerer):
             self._check_positions(ids, request.input, more + self.tokenizer.begins_with_start)
         return PreparedRequest(request, ids, tokens, cut=cut)
 
-    def answer(self, ready: list[PreparedRequest], places: list[int], options: Options) -> list[dict]:
+    def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
-        generation = self._start_generation(ready, places, options)
+        generation = self._start_generation(ready, request_indices, options)
         if options.stop:
             for so_far in generation.pieces(CHECK_EVERY, lambda row, tokens: self._stops(tokens, options.stop)):
                 del so_far
@@ -158,12 +158,15 @@ class Generator(Answerer):
                 yield complete[len(shown) :]
                 shown = complete
 
-    def _start_generation(self, ready: list[PreparedRequest], places: list[int], options: Options) -> Generation:
+    def _start_generation(
+        self, ready: list[PreparedRequest], request_indices: list[int], options: Options
+    ) -> Generation:
         inputs, lengths = pad_rows([each.ids for each in ready], max_length=self.model.config.max_positions)
         extra = [0] * (len(inputs) - len(ready))  # extra rows of the batch repeat the first row
         filled = [*ready, *(ready[i] for i in extra)]
         seed = jax.random.key(options.seed)
-        keys = jax.vmap(lambda place: jax.random.fold_in(seed, place))(np.array([*places, *(places[i] for i in extra)]))
+        key_indices = np.array([*request_indices, *(request_indices[i] for i in extra)])
+        keys = jax.vmap(lambda index: jax.random.fold_in(seed, index))(key_indices)
         allowed = self.allowed([each.request for each in filled], options.suppress)
         with jax.set_mesh(self.mesh):
             return Generation(

@@ -1,7 +1,7 @@
 """Read released weights in place of a run: `hf:DIR` instead of a workdir, and as `init_from` in a config.
 
-read_run_config("runs/tiny")        the config.json of the run
-read_run_config("hf:t5-small")      a config that fits these weights
+read_run_config("runs/tiny")                  the config.json of the run
+read_run_config("hf:downloads/t5-small")      a config that fits these weights
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ from typing import Any
 from t5lite.system.errors import UserError
 
 FORMAT = 1  # the format of workdirs and checkpoints; increased when an older t5lite would misread the new format
-LARGEST = 1 << 30  # bytes; a larger file is not read at once
+LARGEST = 1 << 30  # bytes; `read_bytes` refuses a larger file
 NUMBER = (int, float, None)  # the shape of a number in JSON. null stands for a number that is not finite
 
 
@@ -30,7 +30,10 @@ def open_regular_file(name: str, flags: int) -> int:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a file. Raises OSError, and UserError for a folder, a pipe, a device or over 1 GiB."""
+    """Return the bytes of a file.
+
+    Raises OSError. Raises UserError for a folder, a pipe, a device, or a file of more than 1 GiB.
+    """
     with open(path, "rb", opener=open_regular_file) as file:
         if (size := os.fstat(file.fileno()).st_size) > LARGEST:
             raise UserError(
@@ -85,20 +88,22 @@ def has_shape(value: Any, shape: Any) -> bool:
 
 
 def check_format(number: Any, where: str) -> None:
-    """Raise UserError if `number`, the format of the file or folder `where`, belongs to a newer t5lite."""
-    if not isinstance(number, int) or number > FORMAT:
+    """Raise UserError unless `number`, the format of the file or folder `where`, is an integer up to FORMAT."""
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise UserError(f"{where} is damaged: its format should be a whole number, but is {number!r}; restore it")
+    if number > FORMAT:
         raise UserError(
             f"{where} has format {number}, made by a newer t5lite; this one reads formats up to {FORMAT}: update t5lite"
         )
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace the file `path` by one rename. Raises UserError if it cannot be written; the old file then stays.
+    """Replace the file `path` by one rename. Raises UserError if it cannot be written; then nothing is replaced.
 
     The content is on the disk before the rename. So a machine that loses power leaves no empty file.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    with explain_write_errors(path, "the old file is unchanged"):
+    with explain_write_errors(path, "nothing was replaced"):
         try:
             with temporary.open("wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)

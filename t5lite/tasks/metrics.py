@@ -1,4 +1,4 @@
-"""All metrics. A line for each metric says its name, whether high or low values are better, and how to compute it.
+"""All metrics. A line for each metric says its name, whether high or low values are better, and how it is measured.
 
     compute_metrics({"nll": 20.0, "weight": 10.0, "correct": 3.0})      {"loss": 2.0, "perplexity": 7.39, …}
 
@@ -26,13 +26,13 @@ class Metric:
     """The properties of a metric.
 
     label: the name that people read.
-    better: -1: lower values are better; 1: higher values are better; 0: not known.
+    better: -1: lower values are better; 1: higher values are better; 0: neither is better, or it is not known.
     low, high: the range of the values.
-    compute: computes the metric from the sums of one head.
+    compute: computes the metric from the sums of one head. None: the metric is made from texts.
     needs: the sum that `compute` needs; a head without this sum does not have the metric.
     score: computes the metric of one text, from (references, output). The metric is the mean over all texts.
     score_corpus: computes the metric of all texts together, from (references of each text, outputs).
-    tables_only: whether only tables show it, because it gives no more information than the loss.
+    tables_only: whether only tables show it, because it is less important than the others.
     """
 
     label: str
@@ -83,15 +83,15 @@ def accuracy(sums: Sums) -> float:
 def macro_f1(sums: Sums) -> float:
     """Return the mean F1 over the classes that occur as true answers (rows) or as chosen answers (columns)."""
     confusion = sums["confusion"]
-    either = confusion.sum(axis=0) + confusion.sum(axis=1) + sums.get("missed", 0.0)
-    f1 = 2 * np.diagonal(confusion)[either > 0] / either[either > 0]
+    counts = confusion.sum(axis=0) + confusion.sum(axis=1) + sums.get("missed", 0.0)
+    f1 = 2 * np.diagonal(confusion)[counts > 0] / counts[counts > 0]
     return float(np.mean(f1)) if f1.size else 0.0
 
 
 def entity_f1(sums: Sums) -> float:
     """Return the F1 of entities, from "entities" [3]: the numbers of true, predicted and correct entities."""
-    gold, chosen, both = map(float, sums["entities"])
-    return 2 * both / max(gold + chosen, 1e-9)
+    gold, chosen, correct = map(float, sums["entities"])
+    return 2 * correct / max(gold + chosen, 1e-9)
 
 
 def share_of_last_class(sums: Sums) -> float:
@@ -107,11 +107,11 @@ def _make_loss(label: str) -> Metric:
     return Metric(label, "nats", better=-1, low=0, compute=loss, needs="nll")
 
 
-_confused = {"needs": "confusion"}
+_FROM_CONFUSION = {"needs": "confusion"}
 # Tables and sentences list metrics in this order. Metrics that are not in this table come last.
 METRICS = {
-    "accuracy": _make_share("accuracy", compute=accuracy, **_confused),
-    "macro_f1": _make_share("macro F1", compute=macro_f1, **_confused),
+    "accuracy": _make_share("accuracy", compute=accuracy, **_FROM_CONFUSION),
+    "macro_f1": _make_share("macro F1", compute=macro_f1, **_FROM_CONFUSION),
     "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
     "exact_match": _make_share("exact match", score=texts.exact_match),
     "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True),
@@ -125,11 +125,11 @@ METRICS = {
     "loss": _make_loss("loss"),
     "mlm_loss": _make_loss("loss of masked tokens"),
     "next_sentence_loss": _make_loss("loss of next sentences"),
-    "next_sentence_accuracy": _make_share("accuracy of next sentences", compute=accuracy, **_confused),
+    "next_sentence_accuracy": _make_share("accuracy of next sentences", compute=accuracy, **_FROM_CONFUSION),
     "bits_per_byte": Metric("bits per byte", "bits", better=-1, low=0, needs="bytes",
                             compute=lambda sums: sums["nll"] / math.log(2) / sums["bytes"]),
     "next_sentence_negatives": _make_share("share of negatives", better=0, compute=share_of_last_class,
-                                           tables_only=True, **_confused),
+                                           tables_only=True, **_FROM_CONFUSION),
     "token_accuracy": _make_share("token accuracy", compute=token_accuracy, needs="correct",
                                   tables_only=True),
     "perplexity": Metric("perplexity", better=-1, low=1, needs="nll",

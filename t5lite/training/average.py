@@ -20,7 +20,7 @@ Array = jax.Array
 def update_average(average: Any, params: Any, decay: float, steps: Array) -> Any:
     """Return the average after one more step, which has the parameters `params`.
 
-    A step whose update is left out counts too: its unchanged parameters are included once more.
+    A step whose update is skipped counts too: its unchanged parameters are included once more.
 
     Args:
         steps: int32 scalar, the number of steps so far, including this step.

@@ -20,7 +20,7 @@ from t5lite.training.debug import find_first_nan
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
-from t5lite.training.watch import Progress, Watch
+from t5lite.training.watch import Totals, Watch
 
 
 class Verdict(NamedTuple):
@@ -38,8 +38,8 @@ class LoopSettings:
     log_every, save_every, evaluate_every: numbers of steps. evaluate_every=None: evaluate only after the last step.
     flops_per_step: FLOPs of the model in a step, for the log.
     peak_flops: FLOPs per second of all devices together; 0 if unknown.
-    max_skipped: how many updates in a row may be left out because a number is not finite.
-    debug_nans: whether to stop at the first update that is left out, and to look for the operation.
+    max_skipped: how many updates in a row may be skipped because a number is not finite.
+    debug_nans: whether to stop at the first skipped update, and to look for the operation.
     """
 
     total_steps: int
@@ -61,7 +61,7 @@ def run_loop(
     state: TrainState,
     batches: Iterator[Any],
     settings: LoopSettings,
-    totals: Progress,
+    totals: Totals,
     log: MetricsLog,
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState, int], Verdict],
@@ -106,6 +106,7 @@ def run_loop(
             # Ask only once: two calls could give different answers if a signal comes between them. After the last step
             # there is nothing to stop.
             stopping = evaluation_stopped or (not is_last and stop.must_stop(at_once=evaluates or saves))
+            # In a series of skipped updates, keep the last checkpoint from before it. But save before the run ends.
             if (saves and not totals.skipped_in_a_row) or verdict.saves or is_last or stopping:
                 if pending is not None:
                     advance(1, note=meter.read(*pending))
@@ -125,15 +126,16 @@ def run_loop(
 class _Meter:
     """Read the metrics of each step, add them to `totals`, and write lines of the log.
 
-    last_read: the time, in seconds of the clock, when the metrics of the last step were read.
+    step_start: the time, in seconds of the clock, from which the seconds of the next step count. It is the time when
+        metrics were last read, plus the seconds of other work since then.
     since_line: the counts since the last line of the log.
-    waited: the seconds that the current step waited for its batch.
+    waited: the seconds spent waiting for batches since metrics were last read.
     """
 
-    def __init__(self, settings: LoopSettings, totals: Progress, log: MetricsLog, trainer: Trainer):
+    def __init__(self, settings: LoopSettings, totals: Totals, log: MetricsLog, trainer: Trainer):
         self.settings, self.totals, self.log, self.trainer = settings, totals, log, trainer
         self.watch = Watch(totals, settings.max_skipped)
-        self.last_read = time.perf_counter()
+        self.step_start = time.perf_counter()
         self.since_line = self._zero_counts()
         self.waited = 0.0
 
@@ -156,7 +158,7 @@ class _Meter:
         finally:
             seconds = time.perf_counter() - start
             self.totals.seconds += seconds
-            self.last_read += seconds
+            self.step_start += seconds
 
     def read(self, step: int, metrics: Any) -> str:
         """Wait for the metrics of `step`, log them if it is time, and return a note for the progress bar."""
@@ -165,7 +167,7 @@ class _Meter:
         skipped, finite_rows = bool(values.pop("skipped")), values.pop("finite_rows")
         values = {name: float(value) for name, value in values.items()}
         now = time.perf_counter()
-        seconds, self.last_read = now - self.last_read, now
+        seconds, self.step_start = now - self.step_start, now
         self.totals.tokens += values["tokens"]
         self.totals.seconds += seconds
         self.since_line["steps"] += 1

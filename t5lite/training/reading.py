@@ -1,9 +1,11 @@
-"""Read and verify checkpoints. Damaged arrays are never returned: an earlier checkpoint replaces a damaged one.
+"""Read and verify checkpoints. Damaged arrays are never returned.
+
+If several checkpoints may be read, the next one replaces a damaged one.
 
     record, items = next(read_intact(workdir, choose_steps(workdir, None), select_evaluated(like)))
 
-Restored arrays are compared with the checksums in the checkpoint's record (record.py). So every truncated, changed or
-lost file is noticed, even if Orbax does not notice.
+Restored arrays are compared with the checksums in the checkpoint's record (record.py). So damage to any array that is
+read is noticed, even if Orbax does not notice. Arrays that are not read are not checked.
 """
 
 import contextlib
@@ -88,8 +90,8 @@ def choose_steps(workdir: Path, step: str | None) -> list[int]:
 def read_scores(workdir: Path, metric: str) -> dict[int, float | None]:
     """Return {step: value of the metric} for all checkpoints. The value is None if it is missing or unreadable.
 
-    If the record of a checkpoint lacks the metric, the value comes from metrics.jsonl. This can happen if a run stops
-    during an evaluation: it repeats the evaluation after it is resumed.
+    If the record of a checkpoint lacks the metric, the value comes from metrics.jsonl. This happens if a signal stops
+    an evaluation: the checkpoint is saved without metrics. The resumed run repeats the evaluation and logs its metrics.
     """
     split, _, name = metric.rpartition("/")
     entries = (values for _, values in read_log(workdir / "metrics.jsonl") if values["split"] == split)
@@ -165,8 +167,8 @@ def _read(checkpoint: Path, select_arrays: SelectArrays) -> tuple[Record | None,
 def _describe_changes(items: Items, record: Record) -> str | None:
     """Return a text that names the arrays whose checksums differ from the record; None if all are equal."""
     changed = [path for path, value in compute_checksums(items).items() if value != record.leaves[path].checksum]
-    others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-    return f"{changed[0]}{others} does not have its checksum" if changed else None
+    total = f" ({len(changed)} arrays differ in all)" if len(changed) > 1 else ""
+    return f"the array {changed[0]} differs from its checksum in the record{total}" if changed else None
 
 
 def _read_item(folder: Path, like: Any) -> Any:
@@ -192,10 +194,10 @@ def _read_item(folder: Path, like: Any) -> Any:
 
 @functools.cache
 def silence_late_errors() -> None:
-    """Silence the messages of reads and writes that Orbax still runs after one of them has failed.
+    """Silence asyncio's error messages in this process, and uncaught exceptions "Event loop is closed".
 
-    Each of them reports that its event loop is closed, in a whole page. The user would not see the one line that names
-    the error.
+    After a read or a write has failed, Orbax still runs others. Each of them fails too, with a whole page of text. The
+    user would not see the one line that names the error.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     previous_hook = sys.unraisablehook

@@ -33,7 +33,7 @@ from t5lite.training.record import DamagedCheckpoint, Record, read_record
 from t5lite.training.step import TrainState
 from t5lite.training.tables import keep_leaves, leaf_mask
 from t5lite.training.trainer import Trainer
-from t5lite.training.watch import Progress
+from t5lite.training.watch import Totals
 from t5lite.training.workdir import read_labels
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -79,7 +79,7 @@ def find_weights(
     init_from_step: str | None = None,
     labels: Sequence[str] | None = None,
     known_rows: int | None = None,
-) -> tuple[TrainState, Progress, HandOff | None]:
+) -> tuple[TrainState, Totals, HandOff | None]:
     """Return (state, progress, hand-off) at the start of a run, from the first source of the module's list that exists.
 
     progress: the totals of the run up to this state. hand-off: None without `init_from`, and for a resumed run.
@@ -90,12 +90,12 @@ def find_weights(
     """
     if checkpoints.latest_step() is not None:
         state, progress = checkpoints.restore(trainer.shapes, trainer.shardings)
-        return state, Progress(**progress), None
+        return state, Totals(**progress), None
     state = trainer.init()
     if init_from is None:
-        return state, Progress(), None
+        return state, Totals(), None
     state, hand_off = hand_over(state, trainer, init_from, init_from_step, labels, known_rows)
-    return state, Progress(), hand_off
+    return state, Totals(), hand_off
 
 
 def read_shapes(source: str, step: str | None = None) -> Shapes:

@@ -1,7 +1,8 @@
 r"""Tables of (regex, value) for settings that differ between parameters. The first row that matches a parameter wins.
 
 A parameter's path is its keys joined by '/', such as decoder/layers/mlp/gate/kernel. A pattern must match the whole
-path (`re.fullmatch`). An unused row is an error, and so is a parameter that no row matches:
+path (`re.fullmatch`). A row that matches no parameter is an error, unless the caller allows it. A parameter that no row
+matches is always an error:
 
     (r".*/scale", 0.0),
     (r"(encoder|decoder)/relative_bias/embedding", 0.0),
@@ -22,7 +23,8 @@ Table = Sequence[tuple[str, Any]]
 MAX_PATHS = 40  # an error lists at most this many paths
 
 _STACKED = re.compile(r"(.*/)?layers/.*")
-# Names that other libraries give the parameters of one layer: layers_0/…, layers/3/…, layer.2.…, blocks/1/….
+# Names that other libraries give the parameters of one layer: layers_0/…, layers/3/…, layer.2.…, blocks/1/…. The text
+# is itself a pattern, so `\d` counts as a number.
 _ONE_LAYER = re.compile(r"(layers?|blocks?|\bh)[_/.\\\[\]()]*(\d|(?<=\\)d)")
 
 

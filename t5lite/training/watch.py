@@ -1,8 +1,9 @@
 """Watch a run while it trains: report skipped updates and spikes of the loss.
 
 The step skips its update if its loss or gradient is not finite (step.py). This module counts and reports such updates,
-with the rows of the step; `preview --step` shows these rows. After too many skipped updates in a row the run ends, and
-its last checkpoint stays as it is. If the loss and the gradient are finite but the update is not, the run ends at once.
+with the numbers of the step's examples; `preview --step` shows these examples. After too many skipped updates in a row
+the run ends, and its last checkpoint stays as it is. If the loss and the gradient are finite but the update is not, the
+run ends at once.
 """
 
 import dataclasses
@@ -21,13 +22,15 @@ MAX_LISTED_ROWS = 8
 
 
 @dataclasses.dataclass
-class Progress:
+class Totals:
     """The totals of a run. They are saved with each checkpoint, so they include the time before a restart.
 
     tokens: the number of tokens without padding.
     seconds: the time that the loop has taken.
-    skipped, skipped_in_a_row: the number of skipped updates: all of them, and those since the last applied update.
-    losses, loss_mean, loss_variance: the number of losses, and the mean and the variance of recent losses.
+    skipped: the number of skipped updates.
+    skipped_in_a_row: the number of skipped updates since the last update that was applied.
+    losses: the number of losses, without those of skipped updates. Saved checkpoints use this name.
+    loss_mean, loss_variance: the exponentially weighted mean and variance of the losses, see SPIKE_DECAY.
     """
 
     tokens: float = 0.0
@@ -42,7 +45,7 @@ class Progress:
 class Watch:
     """Check the metrics of each step, and count in `totals`."""
 
-    def __init__(self, totals: Progress, max_skipped: int):
+    def __init__(self, totals: Totals, max_skipped: int):
         self.totals, self.max_skipped = totals, max_skipped
 
     def check(self, step: int, loss: float, skipped: bool, finite_rows: np.ndarray) -> dict[str, Any]:
@@ -75,11 +78,12 @@ class Watch:
         indices = np.flatnonzero(~finite_rows) if not finite_rows.all() else np.arange(len(finite_rows))
         rows = ((step - 1) * len(finite_rows) + indices).tolist()
         listed = ", ".join(map(str, rows[:MAX_LISTED_ROWS])) + (", …" if len(rows) > MAX_LISTED_ROWS else "")
-        text = f"step {step}: the loss or the gradient is not finite, in the rows {listed} (preview --step {step - 1})"
+        place = f"in the examples {listed} of the run (preview --step {step - 1})"
+        text = f"step {step}: the loss or the gradient is not finite, {place}"
         if totals.skipped_in_a_row > self.max_skipped:
             raise UserError(
-                f"{text}, as in the {totals.skipped_in_a_row - 1} steps before it. No checkpoint was saved in these "
-                "steps; lower schedule.rate, or look for the operation with --debug_nans"
+                f"{text}, as in the {totals.skipped_in_a_row - 1} steps before it. The parameters have not changed in "
+                "these steps; lower schedule.rate, or look for the operation with --debug_nans"
             )
         warn(f"{text}: the update is skipped ({totals.skipped} so far)")
         return {"skipped": totals.skipped, "rows": rows}

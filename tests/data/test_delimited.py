@@ -140,7 +140,7 @@ def test_a_row_of_many_lines_that_look_like_rows_is_said_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "line", "said"),
     [
-        ("inputs\ttargets\na\tb\na\tb\tc\n", 3, "3 fields, but the header has 2; mend the line"),
+        ("inputs\ttargets\na\tb\na\tb\tc\n", 3, "3 fields, but the header has 2; correct the line"),
         ("inputs\ttargets\n\na\tb\nc\n", 4, "1 fields, but the header has 2"),
         ('inputs\ttargets\n"a\tb"\tc\n', 2, "data.train.quoting=csv"),
         ('inputs\ttargets\n"a\nb"\tc\n', 2, "data.train.quoting=csv"),

@@ -74,7 +74,7 @@ def test_outputs_equal_those_of_transformers_in_any_shape_both_ways(family, seed
     (tmp_path / "actual").mkdir()
     labels = {key: config_json[key] for key in ("id2label",) if key in config_json}
     params = {path: released.read(path) for path in released.rows}
-    write_released(tmp_path / "actual", released.model, params, more=labels, shard_bytes=20_000)
+    write_released(tmp_path / "actual", released.model, params, json_fields=labels, shard_bytes=20_000)
     written = json.loads((tmp_path / "actual" / "config.json").read_text())
     again, info = reference.load_model(tmp_path / "actual", written)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info

@@ -140,8 +140,8 @@ def test_prefix_attention_is_the_prefix_lms_own_unless_it_is_turned_off():
     [
         ("fill_in_the_middle", {"fim_rate": 1.5}, r"fim_rate: must be from 0 to 1"),
         ("fill_in_the_middle", {"inputs_length": 4}, "is too short for a window of 2 tokens"),
-        ("fill_in_the_middle", {"prefix_attention": True}, "has no prefix"),
-        ("causal_lm", {"prefix_attention": True}, "has no prefix"),
+        ("fill_in_the_middle", {"prefix_attention": True}, "has no inputs, so no position may see a later one"),
+        ("causal_lm", {"prefix_attention": True}, "has no inputs, so no position may see a later one"),
         ("causal_lm", {"inputs_length": 1}, "must be at least 2"),
     ],
 )

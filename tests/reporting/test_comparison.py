@@ -147,7 +147,7 @@ def test_runs_without_a_result_are_listed_and_not_compared(tmp_path):
     line = {"step": 40, "split": "train", "loss": 3.0, "tokens": 9}
     unfinished = write_run(tmp_path, "a-2", None, seed=2, lines=[line])
     why = "not run: waits for pretrain, which failed"
-    report = _report([*a, unfinished], absent={"b-0": why, "b-1": why})
+    report = _report([*a, unfinished], absent={tmp_path / "b-0": why, tmp_path / "b-1": why})
     assert report.tasks[0].groups[0].seeds == (0, 1)
     assert report.missing == (
         "a-2: incomplete: last logged step 40, no result.json",
@@ -155,6 +155,20 @@ def test_runs_without_a_result_are_listed_and_not_compared(tmp_path):
     )
     with pytest.raises(UserError, match="no run is complete"):
         _report([unfinished])
+
+
+def test_an_absent_run_hides_no_run_of_the_same_name_in_another_folder(tmp_path):
+    first = write_seeds(tmp_path / "first", "scratch", [3.0, 3.1])
+    (there,) = write_seeds(tmp_path / "second", "scratch", [3.2], first_seed=2)
+    report = _report([*first, there], absent={tmp_path / "second" / "scratch-0": "failed: out of memory"})
+    assert report.tasks[0].groups[0].seeds == (0, 1, 2)
+    listed = [(entry.folder_name, entry.seed, entry.status) for entry in report.entries]
+    assert listed == [
+        ("scratch-0", 0, "complete"),
+        ("scratch-1", 1, "complete"),
+        ("scratch-2", 2, "complete"),
+        ("scratch-0", None, "failed: out of memory"),
+    ]
 
 
 def test_one_metric_under_two_objectives_is_not_compared(tmp_path):

@@ -1,6 +1,7 @@
 """Workdirs are read, and runs that repeat one experiment form a group."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,23 @@ def test_held_out_curves_have_the_training_tokens_of_their_step(tmp_path):
     loss = curves["validation"]
     assert (loss.steps, loss.values, loss.tokens) == ((0, 20), (7.0, 5.5), (0.0, 2400.0))
     assert curves["train"].tokens == (1000.0, 2400.0)
+
+
+def test_true_and_false_are_no_losses(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    losses = {10: True, 20: 5.0, 30: False}
+    lines = [{"step": step, "split": "train", "loss": loss} for step, loss in losses.items()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_curves(path)["train"].values == (5.0,)
+
+
+def test_a_run_has_the_name_under_which_its_folder_lists_it(tmp_path, monkeypatch):
+    workdir = write_run(tmp_path / "large_disk", "moved", {"loss": 1.0})
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "a-0").symlink_to(workdir)
+    assert read_run(tmp_path / "study" / "a-0").folder_name == "a-0"
+    monkeypatch.chdir(workdir)
+    assert [read_run(Path(path)).folder_name for path in (".", "../moved")] == ["moved", "moved"]
 
 
 def test_a_run_without_curves_has_none(tmp_path):
@@ -108,7 +126,7 @@ def test_references_that_cannot_be_read_are_compared_as_text(tmp_path):
 def test_runs_that_refer_to_each_other_are_no_endless_loop(tmp_path):
     a = write_run(tmp_path, "a", {"loss": 1.0}, fields={"init_from": "@b"})
     write_run(tmp_path, "b", {"loss": 1.0}, fields={"init_from": "@a"})
-    assert [run.run for run in read_run(a).origins] == ["b"] and _groups([a]) == {"a": (0,)}
+    assert [run.folder_name for run in read_run(a).origins] == ["b"] and _groups([a]) == {"a": (0,)}
 
 
 def test_groups_with_the_same_name_get_the_names_of_their_folders(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from t5lite.system.errors import UserError
-from t5lite.system.files import write_atomically, write_json
+from t5lite.system.files import FORMAT, check_format, write_atomically, write_json
 from t5lite.training.metrics import MetricsLog
 
 
@@ -28,11 +28,23 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path, content):
     write_atomically(tmp_path / "result.json", "old")
     with (
         full_disk(1000),
-        pytest.raises(UserError, match=r"result\.json: File too large; the old file is unchanged"),
+        pytest.raises(UserError, match=r"result\.json: File too large; nothing was replaced"),
     ):
         write_atomically(tmp_path / "result.json", content)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert (tmp_path / "result.json").read_text() == "old"
+
+
+def test_a_newer_format_asks_for_an_update_and_a_format_that_is_no_integer_is_damage():
+    check_format(FORMAT, "runs/a")
+    with pytest.raises(UserError, match=r"runs/a has format 2, made by a newer t5lite; .*: update t5lite$"):
+        check_format(FORMAT + 1, "runs/a")
+    for number in (None, "1", 1.0, True, [1]):
+        with pytest.raises(UserError) as raised:
+            check_format(number, "runs/a")
+        assert str(raised.value) == (
+            f"runs/a is damaged: its format should be a whole number, but is {number!r}; restore it"
+        )
 
 
 def test_json_has_null_for_numbers_that_are_not_finite(tmp_path):

@@ -12,7 +12,7 @@ from t5lite.system.errors import Interrupted
 from t5lite.system.signals import Stopping
 from t5lite.training.loop import LoopSettings, run_loop
 from t5lite.training.metrics import MetricsLog
-from t5lite.training.watch import Progress
+from t5lite.training.watch import Totals
 
 
 class Saved:
@@ -47,7 +47,7 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
             state,
             itertools.repeat(None),
             settings,
-            Progress(),
+            Totals(),
             log,
             checkpoints,
             evaluate,

@@ -18,7 +18,7 @@ from t5lite.system.vocabulary import Vocabulary
 from t5lite.training.sharding import place_batch
 from t5lite.training.tables import flatten_with_paths
 from t5lite.training.trainer import make_trainer
-from t5lite.training.watch import LOSSES_BEFORE_SPIKES, Progress, Watch
+from t5lite.training.watch import LOSSES_BEFORE_SPIKES, Totals, Watch
 from tests.small import small_config, write_texts
 
 VOCABULARY = Vocabulary.synthetic(290, 20)
@@ -146,24 +146,24 @@ def _looks(watch, losses):
 
 def test_so_many_in_a_row_are_too_many():
     nan = math.nan
-    watch = Watch(Progress(), 2)
+    watch = Watch(Totals(), 2)
     _looks(watch, [nan, nan, 1.0, nan, nan, 1.0])
     assert (watch.totals.skipped, watch.totals.skipped_in_a_row) == (4, 0)
     with pytest.raises(
-        UserError, match=r"step 3: .* in the rows 4, 5 \(preview --step 2\), as in the 2 steps before it"
+        UserError, match=r"step 3: .* in the examples 4, 5 of the run \(preview --step 2\), as in the 2 steps before it"
     ):
-        _looks(Watch(Progress(), 2), [nan, nan, nan])
+        _looks(Watch(Totals(), 2), [nan, nan, nan])
     with pytest.raises(UserError, match="step 1: "):
-        _looks(Watch(Progress(), 0), [nan])
+        _looks(Watch(Totals(), 0), [nan])
 
 
 def test_a_spike_is_told_and_a_falling_or_noisy_loss_is_none(capsys):
     rng = np.random.default_rng(0)
     falling = (8 * np.exp(-np.arange(2000) / 300) + 2 + 0.1 * rng.standard_normal(2000)).tolist()
-    watch = Watch(Progress(), 0)
+    watch = Watch(Totals(), 0)
     assert not any(_looks(watch, falling))
     (note,) = _looks(watch, [4.0])
     assert note["spike"] > 10 and "WARNING: step 1: the loss, 4, is " in capsys.readouterr().err
     assert _looks(watch, [2.0]) == [{}] and _looks(watch, [4.0])[0]["spike"] > 6
-    early = Watch(Progress(), 0)
+    early = Watch(Totals(), 0)
     assert not any(_looks(early, [2.0] * (LOSSES_BEFORE_SPIKES - 1) + [9.0]))

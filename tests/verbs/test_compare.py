@@ -79,3 +79,38 @@ def test_what_failed_in_a_study_is_not_forgotten(tmp_path, capsys):
     (tmp_path / "report.json").write_text(json.dumps({"runs": entries}))
     compare.main([str(tmp_path), "--out", str(tmp_path / "out")])
     assert "no result: b-0: failed: no file matches 'x'" in capsys.readouterr().out
+
+
+def _write_statuses(folder, statuses):
+    entries = [{"run": name, "status": status} for name, status in statuses.items()]
+    (folder / "report.json").write_text(json.dumps({"runs": entries}))
+
+
+def test_a_run_that_failed_in_one_study_hides_no_complete_run_of_another_study(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_seeds(first, "scratch", [3.0, 3.2])
+    write_seeds(second, "scratch", [3.1], first_seed=2)
+    _write_statuses(first, {"scratch-0": "complete", "scratch-1": "complete"})
+    _write_statuses(second, {"scratch-0": "failed: no file matches 'x'", "scratch-2": "complete"})
+    for folders in ((first, second), (second, first)):
+        compare.main([*map(str, folders), "--out", str(tmp_path / "out"), "--json"])
+        report = json.loads(capsys.readouterr().out)
+        (group,) = report["groups"]
+        assert group["seeds"] == [0, 1, 2], folders
+        assert "scratch-0: failed: no file matches 'x'" in report["notes"]
+        statuses = sorted((entry["run"], entry["status"], bool(entry["workdir"])) for entry in report["runs"])
+        assert statuses == [
+            ("scratch-0", "complete", True),
+            ("scratch-0", "failed: no file matches 'x'", False),
+            ("scratch-1", "complete", True),
+            ("scratch-2", "complete", True),
+        ]
+
+
+def test_a_second_report_has_the_present_state_of_an_incomplete_run(study, capsys):
+    line = {"step": 40, "split": "train", "loss": 2.0, "tokens": 9}
+    unfinished = write_run(study, "wide-3", None, seed=3, lines=[line])
+    for step in (40, 80):
+        (unfinished / "metrics.jsonl").write_text(json.dumps({**line, "step": step}) + "\n")
+        compare.main([str(study), "--out", str(study)])
+        assert f"no result: wide-3: incomplete: last logged step {step}" in capsys.readouterr().out

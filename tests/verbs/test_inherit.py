@@ -301,11 +301,11 @@ def test_a_study_knows_its_runs_again_and_passes_the_shape_of_the_command_line_o
     runs = {"pretrain": pretrain} | repeat({"tuned": tuned}, [0])
     for _ in range(2):
         report = study.run_and_report(runs, tmp_path / "out", "Mine", parallel=None)
-        assert {entry.run: entry.status for entry in report.entries} == dict.fromkeys(runs, "complete")
+        assert {entry.folder_name: entry.status for entry in report.entries} == dict.fromkeys(runs, "complete")
     arguments = study._make_arguments(
         runs, ("model.d_model", "budget.steps"), Path("c.json"), tmp_path / "out" / "tuned-0"
     )
     assert arguments[-1] == "--config.model.d_model=48"
     shutil.rmtree(tmp_path / "out" / "tuned-0")
     report = study.run_and_report(runs, tmp_path / "out", "Mine", parallel=None, flag_fields=("model.d_model",))
-    assert "config.model.d_model=48" in {entry.run: entry.status for entry in report.entries}["tuned-0"]
+    assert "config.model.d_model=48" in {entry.folder_name: entry.status for entry in report.entries}["tuned-0"]

@@ -155,7 +155,7 @@ def test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice(tmp_path
     out = tmp_path / "out"
     for _ in range(2):
         report = study.run_and_report(runs, out, "Mine", bases=["after"], parallel=None)
-        status = {entry.run: entry.status for entry in report.entries}
+        status = {entry.folder_name: entry.status for entry in report.entries}
         assert status["pretrain"] == "complete" and re.match("failed: .*init_from", status["broken-0"])
         assert status["after-0"] == "not run: it needs broken-0, which has no result"
         assert json.loads((out / "report.json").read_text())["title"] == "Mine"
@@ -192,7 +192,7 @@ def fake_study(**changes):
 def test_a_bug_in_one_run_leaves_the_others(write_fake, tmp_path, capsys):
     write_fake["a-0"] = ValueError("a bug")
     report = study.run_and_report(fake_study(), tmp_path, "Mine", parallel=None)
-    assert {each.run: each.status for each in report.entries} == {
+    assert {each.folder_name: each.status for each in report.entries} == {
         "a-0": "failed: ValueError: a bug",
         "a-1": "complete",
         "b-2": "complete",
@@ -208,12 +208,13 @@ def test_a_run_of_another_config_is_not_in_the_report(write_fake, tmp_path):
     study.run_and_report(fake_study(), tmp_path, "Mine", parallel=None)
     changed = {**fake_study(**{"model.d_model": 512}), "b-2": fake_study()["b-2"]}
     report = study.run_and_report(changed, tmp_path, "Mine", only=["b"], parallel=None)
-    status = {each.run: each.status for each in report.entries}
+    status = {each.folder_name: each.status for each in report.entries}
     assert status["b-2"] == "complete"
     for name in ("a-0", "a-1"):
         assert re.match("not run: not asked for; .* another config: model.d_model", status[name])
     failed = study.run_and_report(changed, tmp_path, "Mine", parallel=None)
-    assert re.match("failed: .* another config: model.d_model", {e.run: e.status for e in failed.entries}["a-0"])
+    status = {each.folder_name: each.status for each in failed.entries}
+    assert re.match("failed: .* another config: model.d_model", status["a-0"])
 
 
 def test_runs_that_were_evaluated_in_another_way_are_named(write_fake, tmp_path):
@@ -233,7 +234,7 @@ def test_without_its_result_a_run_is_evaluated_anew(tmp_path):
         config.eval.rows = rows
         report = study.run_and_report({"a": config}, out, "Mine", parallel=None)
         stale = [note for note in report.notes if "delete its result.json" in note]
-        return report.entries[0].read.metrics["validation"]["loss"], stale
+        return report.entries[0].run.metrics["validation"]["loss"], stale
 
     before, stale = loss(16)
     assert not stale

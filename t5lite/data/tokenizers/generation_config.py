@@ -57,7 +57,7 @@ def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
         value = [] if value is None else value if isinstance(value, list) else [value]
         if not has_shape(value, [int]):
             is_now = json.dumps(value)[:60]
-            raise UserError(f"{file}: {name} should be an id or a list of ids, but is {is_now}; mend it")
+            raise UserError(f"{file}: {name} should be an id or a list of ids, but is {is_now}; correct it")
         # Other ids are never generated. They need not be forbidden, and cannot end an answer.
         return tuple(dict.fromkeys(token for token in value if 0 <= token < vocabulary.rows))
 
@@ -65,16 +65,16 @@ def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
         tokens = read_ids(name)
         if fields.get(name) not in (None, [], *tokens, list(tokens)) or len(tokens) > 1:
             raise UserError(
-                f"{file}: {name}={json.dumps(fields[name])[:60]} should be one id of the tokenizer; mend it"
+                f"{file}: {name}={json.dumps(fields[name])[:60]} should be one id of the tokenizer; correct it"
             )
         if tokens and tokens[0] in suppressed:
-            raise UserError(f"{file}: {name}={tokens[0]} is among suppress_tokens; mend one of them")
+            raise UserError(f"{file}: {name}={tokens[0]} is among suppress_tokens; correct one of them")
         return tokens[0] if tokens else None
 
     words = fields.get("bad_words_ids") or []
     if not has_shape(words, [[int]]):
         is_now = json.dumps(words)[:60]
-        raise UserError(f"{file}: bad_words_ids should be a list of lists of ids, but is {is_now}; mend it")
+        raise UserError(f"{file}: bad_words_ids should be a list of lists of ids, but is {is_now}; correct it")
     single = tuple(word[0] for word in words if len(word) == 1 and 0 <= word[0] < vocabulary.rows)
     longer = [word for word in words if len(word) > 1]
     suppressed = read_ids("suppress_tokens")

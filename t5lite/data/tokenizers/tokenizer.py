@@ -84,7 +84,7 @@ def _open_spiece(files: ReleaseFiles, sentinels: int, specials: Sequence[str]) -
         )
     start = files.generation.get("decoder_start_token_id", PAD)
     if not has_shape(start, int):
-        raise UserError(f"{files.folder}: decoder_start_token_id should be an id, but is {start!r:.60}; mend it")
+        raise UserError(f"{files.folder}: decoder_start_token_id should be an id, but is {start!r:.60}; correct it")
     return _open_model(file, sentinels, (*names_above, *(name for name in specials if name not in names_above)), start)
 
 

@@ -19,7 +19,7 @@ from t5lite.system.vocabulary import EOS, PAD, UNKNOWN
 # The number of training threads changes the model. So the number is the same on every machine.
 TRAINING_THREADS = 2
 TRAINING_CHUNK = 2000  # characters; longer texts are split
-SHORT_CHUNK = 16  # bytes; a sample holds at most as many chunks as if each had this size
+SHORT_CHUNK = 16  # bytes; a sample of n bytes holds at most n / SHORT_CHUNK chunks
 
 
 def _split_chunks(texts: Iterable[str]) -> Iterator[str]:
@@ -89,8 +89,9 @@ def train_tokenizer(
 def _explain(error: str, vocab_size: int) -> str:
     if limit := re.search(r"value <= (\d+)", error):
         return f"tokenizer.vocab_size: the text is too short for {vocab_size} pieces; at most {limit[1]} are possible"
-    if need := re.search(r"(?:vocab_size|required_chars)[^.]*?(\d+) vs (\d+)", error) or re.search(
-        r"(\d+) vs (\d+)", error
-    ):
-        return f"tokenizer.vocab_size: {vocab_size} pieces are too few for bytes and characters ({need[0]})"
+    if need := re.search(r"required_chars\D*(\d+) vs (\d+)", error):
+        return (
+            f"tokenizer.vocab_size: {vocab_size} pieces are too few; bytes and the text's characters need at least "
+            f"{need[2]}"
+        )
     return f"tokenizer.vocab_size={vocab_size}: SentencePiece cannot train on this text: {error.strip()}"

@@ -1,11 +1,12 @@
 """Biases on attention scores that depend on the distance between key and query: T5's, and ALiBi's.
 
 T5's bias is one number for each head and each bucket of the distance key - query. All layers of a stack share this
-bias. Each near distance has its own bucket. Far distances share buckets, and the buckets grow logarithmically:
+bias. Each near distance has its own bucket. Far distances share buckets, and the buckets grow logarithmically. For 32
+buckets, both directions and max_distance 128:
 
-    32 buckets, both directions:   distance  0 1 … 7 | 8-11 12-15 16-22 23-31 32-45 46-63 64-90 91-…
-                                   bucket    0 1 … 7 |   8    9    10    11    12    13    14    15
-    (keys after the query: + 16)
+    query - key    0 1 … 7 | 8-11 12-15 16-22 23-31 32-45 46-63 64-90 91-…
+    bucket         0 1 … 7 |   8    9    10    11    12    13    14    15
+    (keys after the query: the bucket of key - query, plus 16)
 
 Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1; mesh-tensorflow has the function.
 """
@@ -38,7 +39,7 @@ class BucketBias:
 
         The bias depends only on the distance, so only T + S values are looked up, not T · S. T copies of these values
         follow each other, and this long row is cut into rows that are one value shorter. So each row is the row above,
-        shifted by one. The gradient is a sum over rows, without a scatter.
+        shifted by one. The gradient first sums over the rows, so only T + S values are scattered.
         """
         width = queries + keys
         distance = np.arange(width)

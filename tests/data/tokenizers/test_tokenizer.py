@@ -263,9 +263,14 @@ def test_a_vocabulary_too_large_for_the_text_is_told_the_most_that_is_possible()
         train_tokenizer(sample_chunks([TEXT], 10**6), 50_000)
 
 
-def test_a_vocabulary_too_small_for_bytes_and_characters_is_told_so():
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 100 pieces are too few"):
-        train_tokenizer(sample_chunks([TEXT], 10**6), 100)
+def test_a_vocabulary_too_small_for_bytes_and_characters_is_told_the_least_that_is_possible():
+    chunks = sample_chunks([TEXT], 10**6)
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 100 pieces are too few; .* at least \d+$") as raised:
+        train_tokenizer(chunks, 100)
+    least = int(str(raised.value).rpartition(" ")[2])
+    with pytest.raises(UserError, match=f"{least - 1} pieces are too few; .* at least {least}$"):
+        train_tokenizer(chunks, least - 1)
+    assert train_tokenizer(chunks, least).vocabulary.pieces == least
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n\0"]])

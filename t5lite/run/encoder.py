@@ -20,23 +20,25 @@ from t5lite.tasks.table import TASKS
 from t5lite.training.trainer import bind_mesh
 
 
-class Reader(Answerer):
+class EncoderAnswerer(Answerer):
     """An encoder that answers with the text and each [MASK] filled in, with a label, or with a tag for each word."""
 
-    def answer(self, ready: list[PreparedRequest], places: list[int], options: Options) -> list[dict]:
+    def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
         inputs, lengths = pad_rows([each.ids for each in ready], max_length=self.objective.inputs_length)
-        places_asked, _ = pad_rows([each.asked_places for each in ready], minimum=1)
-        outputs = self._compute_logits(inputs, lengths, places_asked)
+        asked_positions, _ = pad_rows([each.asked_positions for each in ready], minimum=1)
+        outputs = self._compute_logits(inputs, lengths, asked_positions)
         answers = []
         for row, each in enumerate(ready):
-            logits = outputs[row, : len(each.asked_places)] if outputs.ndim == 3 else outputs[row, None]
-            answer = self._read_answer(each.request.input, each.ids, each.asked_places, logits)
+            logits = outputs[row, : len(each.asked_positions)] if outputs.ndim == 3 else outputs[row, None]
+            answer = self._read_answer(each.request.input, each.ids, each.asked_positions, logits)
             answers.append(each.complete_answer(answer))
         return answers
 
     def prepare(self, request: Request, options: Options) -> PreparedRequest:
-        """Return a text as tokens, and the places to answer: each [MASK], each word's first piece, or none for a label.
+        """Return a text as tokens, and the positions to answer.
+
+        The positions are each [MASK], or the first piece of each word. A label for the whole text needs no position.
 
         A text that gets a label is cut to the length that the network reads, as in evaluation. Raises UserError for any
         other text that is too long, and for a text without [MASK] if the objective fills in [MASK].
@@ -55,44 +57,54 @@ class Reader(Answerer):
         if len(ids) > length:
             raise UserError(f"the text has {len(ids)} tokens, but the network reads {length}: {shorten(text)}")
         if gets_label:
-            return PreparedRequest(request, ids, asked_places=np.zeros(0, int), cut=cut)
+            return PreparedRequest(request, ids, asked_positions=np.zeros(0, int), cut=cut)
         if head is not None:
-            return PreparedRequest(request, ids, asked_places=np.cumsum([1, *map(len, by_word)])[:-1])
-        places = np.flatnonzero(ids == vocabulary.specials[MASK])
-        if len(places) == 0:
+            return PreparedRequest(request, ids, asked_positions=np.cumsum([1, *map(len, by_word)])[:-1])
+        asked_positions = np.flatnonzero(ids == vocabulary.specials[MASK])
+        if len(asked_positions) == 0:
             raise UserError(f"a masked language model fills in {MASK}, but the text has no {MASK}: {shorten(text)}")
-        return PreparedRequest(request, ids, asked_places=places)
+        return PreparedRequest(request, ids, asked_positions=asked_positions)
 
-    def _read_answer(self, text: str, ids: np.ndarray, places: np.ndarray, logits_NxC: np.ndarray) -> dict:
-        """Return the answer with the highest logits. logits_NxC: for each place, or for the whole text (N = 1)."""
+    def _read_answer(self, text: str, ids: np.ndarray, asked_positions: np.ndarray, logits_NxC: np.ndarray) -> dict:
+        """Return the likeliest answer.
+
+        [MASK] is filled only with ordinary pieces. But the log-probabilities come from the softmax over all ids.
+
+        logits_NxC: for each asked position, or for the whole text (N = 1).
+        """
         vocabulary, names = self.tokenizer.vocabulary, self.objective.labels
         if self.objective.heads.vocabulary:
             allowed = ~vocabulary.table.is_special[: vocabulary.pieces]
             chosen = np.where(allowed, logits_NxC[:, : vocabulary.pieces], -np.inf).argmax(axis=-1)
             filled = ids.copy()
-            filled[places] = chosen
+            filled[asked_positions] = chosen
             output, tokens = self.tokenizer.decode(filled[1:-1]), filled[1:-1]
         else:
             chosen = tokens = logits_NxC.argmax(axis=-1)
             output = TASKS[self.objective.answer_head.name].read_out([names[index] for index in chosen], text.split())
         logprobs = np.asarray(jax.nn.log_softmax(logits_NxC))[np.arange(len(chosen)), chosen]
+        # tokens: the ids of the filled text, or the numbers of the labels. token_logprobs: one for each of N choices.
         answer = {"output": output, "tokens": list(map(int, tokens))}
         return {**answer, "token_logprobs": logprobs.tolist(), "logprob": float(logprobs.sum())}
 
     @functools.cached_property
     def _compute_logits(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-        """The function (inputs [B, L], lengths [B], places [B, P]) -> logits [B, P, C], or [B, C] for whole texts."""
+        """The function (inputs [B, L], lengths [B], asked_positions [B, P]) -> logits.
+
+        The logits are [B, P, C], or [B, C] for whole texts.
+        """
         head = self.objective.answer_head
 
         @jax.jit
-        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, asked: jax.Array) -> jax.Array:
+        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, asked_positions: jax.Array) -> jax.Array:
             real = (jnp.arange(inputs.shape[1]) < lengths[:, None]).astype(jnp.int32)
-            batch = Batch(inputs, real, inputs=inputs, inputs_segment_ids=real,
-                          predicted=asked if head is None else None)  # fmt: skip
+            # A Batch needs targets and weights, but the outputs do not depend on them.
+            batch = Batch(targets=inputs, weights=real, inputs=inputs, inputs_segment_ids=real,
+                          predicted=asked_positions if head is None else None)  # fmt: skip
             outputs = self.model.apply({"params": params}, batch, method="outputs")
             logits = outputs[VOCABULARY if head is None else head.name]
             if head is not None and head.each == "token":
-                logits = jnp.take_along_axis(logits, asked[..., None], axis=1)
+                logits = jnp.take_along_axis(logits, asked_positions[..., None], axis=1)
             return logits
 
         placed = bind_mesh(self.mesh, apply)
