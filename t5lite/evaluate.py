@@ -10,10 +10,11 @@ python -m t5lite.evaluate --score_file answers.jsonl        answers of any syste
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +29,10 @@ from t5lite.run.score_file import score_file, write_predictions
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import is_primary
 from t5lite.system.progress import warn
+from t5lite.tasks.metrics import describe_weakness, score_classes
 from t5lite.tasks.texts import describe_corpus_metrics
+
+MAX_COLUMNS = 12  # columns of a confusion matrix that fit on a terminal
 
 
 def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], count: int) -> None:
@@ -66,7 +70,10 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
         if is_primary():
             write_predictions(arguments.predictions, predictions)
     result = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
-    result["intervals"] = evaluator.intervals
+    result |= {"intervals": evaluator.intervals, "classes": evaluator.describe_classes()}
+    for split, values in metrics.items():
+        if (weakness := describe_weakness(values)) is not None:
+            warn(f"{split}: {weakness}")
     _print(result, f"{arguments.checkpoint}, step {step}", arguments.json)
 
 
@@ -78,27 +85,58 @@ def _score(path: Path, as_json: bool) -> None:
 
 
 def _print(result: dict[str, Any], title: str, as_json: bool) -> None:
-    """Print a result as one JSON object, or as tables: one for each held-out set, with a line for each metric."""
+    """Print a result as one JSON object, or as tables."""
     if any("bleu" in values for values in result["metrics"].values()):
         result["signatures"] = describe_corpus_metrics()
     if as_json:
         print(json.dumps(result))
         return
     console = Console()
-    for split, values in result["metrics"].items():
-        rows, intervals = result["evaluated"][split], result["intervals"].get(split, {})
-        shown = f"{title}, {split}: {rows['used']:,} of {rows['of']:,} rows"
-        if rows.get("generated", rows["used"]) != rows["used"]:
-            shown += f", answers generated for {rows['generated']:,}"
-        table = Table(title=Text(shown), title_justify="left")
-        for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval of the rows", "right")):
-            table.add_column(column, justify=justify)
-        for name, value in values.items():
-            interval = " to ".join(f"{bound:.4f}" for bound in intervals.get(name, ()))
-            table.add_row(name, f"{value:.4f}", interval)
-        console.print(table)
+    console.print(_make_metrics_table(result, title))
+    for split, classes in result.get("classes", {}).items():
+        console.print(_make_class_table(split, **classes))
     for name, signature in result.get("signatures", {}).items():
         console.print(Text(f"{name}: {signature}"))
+
+
+def _make_metrics_table(result: Mapping[str, Any], title: str) -> Table:
+    """Return a table with a column for each held-out set, and a line for each metric with its interval."""
+    table, metrics = Table(title=Text(title), title_justify="left"), result["metrics"]
+    table.add_column("metric")
+    for split in metrics:
+        table.add_column(split, justify="right", overflow="fold")
+    evaluated = [result["evaluated"][split] for split in metrics]
+    table.add_row("rows", *(f"{each['used']:,} of {each['of']:,}" for each in evaluated))
+    if any("generated" in each for each in evaluated):
+        table.add_row("rows with generated answers", *(f"{each.get('generated', 0):,}" for each in evaluated))
+    for name in dict.fromkeys(name for values in metrics.values() for name in values):
+        cells = []
+        for split, values in metrics.items():
+            low_and_high = " to ".join(f"{bound:.4f}" for bound in result["intervals"].get(split, {}).get(name, ()))
+            interval = f" ({low_and_high})" if low_and_high else ""
+            cells.append(f"{values[name]:.4f}{interval}" if name in values else "")
+        table.add_row(name, *cells)
+    if any(result["intervals"].values()):
+        table.caption = "in brackets: 95 % bootstrap intervals over the rows"
+        table.caption_justify = "left"
+    return table
+
+
+def _make_class_table(split: str, labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> Table:
+    """Return a table with a line for each label: its scores, and how often each label was the answer.
+
+    The columns of the answers are numbers of lines. With more than MAX_COLUMNS labels these columns are left out.
+    """
+    shown = ", and how often each was the answer" if len(labels) <= MAX_COLUMNS else ""
+    table = Table(title=Text(f"{split}: labels{shown}"), title_justify="left")
+    columns = [str(number) for number in range(1, len(labels) + 1)] if len(labels) <= MAX_COLUMNS else []
+    for column in ("", "label", "precision", "recall", "F1", "rows", *columns):
+        table.add_column(column, justify="left" if column == "label" else "right")
+    for number, (label, scores) in enumerate(zip(labels, score_classes(np.array(confusion)), strict=True)):
+        shares = (f"{scores[name]:.3f}" for name in ("precision", "recall", "f1"))
+        answers = map(str, confusion[number]) if columns else ()
+        table.add_row(str(number + 1), Text(label), *shares, f"{scores['rows']:.0f}", *answers)
+    return table
 
 
 @cli.verb
@@ -106,7 +144,9 @@ def main(argv: Sequence[str]) -> None:
     """Print the metrics as tables, or as one JSON object."""
     parser = cli.parser("evaluate", __doc__)
     parser.add_argument(
-        "--json", action="store_true", help='print {"checkpoint", "step", "metrics", "evaluated", "intervals"}'
+        "--json",
+        action="store_true",
+        help='print {"checkpoint", "step", "metrics", "evaluated", "intervals", "classes"}',
     )
     parser.add_argument(
         "--examples",

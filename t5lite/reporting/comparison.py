@@ -145,7 +145,7 @@ def compare(
         for task_title, task_groups in zip(titles, groups_of_tasks, strict=True)
     ]
     all_notes += notes.provenance_notes(groups) + notes.change_notes(groups) + notes.cost_notes(groups_of_tasks)
-    all_notes += notes.evaluated_notes(groups)
+    all_notes += notes.evaluated_notes(groups) + notes.weakness_notes(groups)
     all_notes += notes.multiplicity_notes(
         sum(each.delta.low is not None for task in tasks for each in task.comparisons)
     )

@@ -9,6 +9,7 @@ from t5lite.config import flatten_fields, lookup_field
 from t5lite.data.cut import describe_cut, describe_share
 from t5lite.reporting.groups import Group, find_different_rows, is_free_in_group
 from t5lite.reporting.runs import Run
+from t5lite.tasks.metrics import describe_weakness
 
 # Differences in VERSIONS can change results and costs. Differences in MACHINES can change only costs.
 VERSIONS = {"python": "versions of Python", "packages": "versions of packages", "git_commit": "versions of t5lite"}
@@ -260,6 +261,18 @@ def evaluated_notes(groups: Sequence[Group]) -> list[str]:
             about += [(split, describe_share(counts)) for split, counts in shares.items()]
             facts += [(f"{split}: {note}", group.name) for split, note in about if note is not None]
     return [f"{shortened(names, 8)}, {note}." for note, names in collect(facts).items()]
+
+
+def weakness_notes(groups: Sequence[Group]) -> list[str]:
+    """Return notes on classifiers that have learned nothing, or that nearly always give the same answer."""
+    found = (
+        ((split, weakness), run.folder_name)
+        for group in groups
+        for run in group.runs
+        for split, metrics in run.metrics.items()
+        if (weakness := describe_weakness(metrics)) is not None
+    )
+    return [f"{listed(names)}, {split}: {weakness}." for (split, weakness), names in collect(found).items()]
 
 
 def multiplicity_notes(intervals: int) -> list[str]:

@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import confusion_matrix
 from sklearn.svm import LinearSVC
 
 from t5lite.config import require
 from t5lite.data.dataset import Dataset, limited_order
 from t5lite.data.rows import space_evenly
 from t5lite.data.store import TokenStore
+from t5lite.run.held_out import review_classes
+from t5lite.tasks.label import LABEL
+from t5lite.tasks.metrics import METRICS
 from t5lite.training.checkpoint import hash_params
 
 
 def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """Train and evaluate. Return the result, with accuracy and macro F1 of each held-out set.
+    """Train and evaluate. Return the result, with the metrics of labels of each held-out set.
 
     Tens of thousands of pairs take seconds. Costs that only networks have are None.
     """
@@ -38,23 +41,24 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     classifier = LinearSVC(random_state=config.seed)
     classifier.fit(vectorizer.fit_transform(inputs), targets)
-    metrics, evaluated = {}, {}
+    metrics, evaluated, classes = {}, {}, {}
     for split, span in dataset.heldout.items():
         size = span.store.num_documents // 2
         pairs = space_evenly(size, config.eval.rows or size)
         gold = _texts(dataset, span.store, 2 * pairs + 1)
         evaluated[split] = {"used": len(pairs), "of": size}
         chosen = classifier.predict(vectorizer.transform(_texts(dataset, span.store, 2 * pairs)))
-        metrics[split] = {
-            "accuracy": float(accuracy_score(gold, chosen)),
-            "macro_f1": float(f1_score(gold, chosen, average="macro")),
-        }
+        matrix = confusion_matrix(gold, chosen, labels=dataset.labels)
+        sums = {"confusion": matrix.astype(np.float64)}
+        metrics[split] = {name: METRICS[name].compute(sums) for name in LABEL.metrics if METRICS[name].needs in sums}
+        classes[split] = {"labels": list(dataset.labels), "confusion": matrix.tolist()}
     seconds = time.perf_counter() - start
     weights = {"coefficients": np.asarray(classifier.coef_), "intercepts": np.asarray(classifier.intercept_)}
     return {
         "step": 0,
         "metrics": metrics,
         "evaluated": evaluated,
+        **review_classes(metrics, classes),
         "params_sha256": hash_params(weights),
         "cost": {"tokens": None, "flops": None, "seconds": seconds, "device_seconds": seconds, "peak_bytes": None},
     }

@@ -12,7 +12,7 @@ Tokens of targets, tags and entities that do not fit in a row count as missed.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from t5lite.tasks.intervals import Intervals, bootstrap_sums, bootstrap_texts
 from t5lite.tasks.label import LABEL
 from t5lite.tasks.metrics import METRICS, Metrics, compute_metrics, compute_text_metrics, find_metric
 from t5lite.tasks.table import TASKS, sum_key
+from t5lite.tasks.task import calibration_sums, confusion
 from t5lite.training.sharding import local_rows, make_mesh, place_batch, sharded_shapes
 from t5lite.training.start import load_params
 from t5lite.training.trainer import compile_eval_step
@@ -54,6 +55,7 @@ class Evaluator:
     with_details: whether `evaluate_all` also fills `predictions` and `intervals`.
     predictions: {split: the answers to pairs that the metrics were computed from}.
     intervals: {split: {metric: (low, high)}}; see tasks/intervals.py.
+    confusions: {split: matrix [C, C] of the last evaluation}: how often each label (rows) got each answer (columns).
     """
 
     def __init__(self, experiment: Experiment, mesh: Mesh, between_batches: Callable[[], None] = lambda: None):
@@ -63,6 +65,7 @@ class Evaluator:
         self.with_details = False
         self.predictions: dict[str, list[Prediction]] = {}
         self.intervals: dict[str, Intervals] = {}
+        self.confusions: dict[str, np.ndarray] = {}
         self._sources = experiment.heldout_sources(self.objective)
         config = experiment.config
         steering = [config.early_stopping.metric, config.checkpoint.metric if config.checkpoint.keep_best else None]
@@ -140,6 +143,14 @@ class Evaluator:
                 counts[split]["generated"] = min(fields.generate_rows, len(source))
         return counts
 
+    def describe_classes(self) -> dict[str, dict[str, Any]]:
+        """Return {split: {"labels": names, "confusion": rows of the confusion matrix}} of the last evaluation."""
+        names = list(self.experiment.dataset.labels or ())
+        return {
+            split: {"labels": names, "confusion": matrix.round().astype(int).tolist()}
+            for split, matrix in self.confusions.items()
+        }
+
     def share_notes(self) -> list[str]:
         """Return a sentence for each group of held-out sets that were not evaluated on all rows."""
         splits_by_note: dict[str, list[str]] = {}
@@ -180,8 +191,7 @@ class Evaluator:
         for name, value in self._count_missed(source, count).items():
             total[name] = total.get(name, 0.0) + value
         metrics = compute_metrics(total)
-        if self.with_details:
-            self.intervals.setdefault(split, {}).update(bootstrap_sums(total))
+        self._note_classes(split, total)
         return {name: float(value) for name, value in metrics.items()}
 
     def _count_missed(self, source: RowSource, count: int) -> dict[str, Any]:
@@ -197,14 +207,22 @@ class Evaluator:
         """Return accuracy and macro F1, if the label with the highest probability is the answer."""
         source, labels = self._sources[split], self.experiment.dataset.labels
         rows = self._iterate_rows(f"scoring labels of {split}", source, self._count_evaluated(source, is_last))
-        numbers = {label: number for number, label in enumerate(labels)}
-        confusion = np.zeros((len(labels), len(labels)))
-        for each in self._keep(split, self._predictor.choose_labels(params, rows)):
-            confusion[numbers[each.target], numbers[each.output]] += 1
-        sums = {sum_key(LABEL.head, "confusion"): confusion}
+        predictions = list(self._keep(split, self._predictor.choose_labels(params, rows)))
+        gold = np.array([labels.index(each.target) for each in predictions])
+        logits = np.array([[each.scores[label] for label in labels] for each in predictions], np.float32)
+        weights = np.ones(len(gold), np.float32)
+        sums = {"confusion": confusion(logits, gold, weights), **calibration_sums(logits, gold, weights)}
+        sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+        self._note_classes(split, {sum_key(LABEL.head, name): value for name, value in sums.items()})
+        return {name: METRICS[name].compute(sums) for name in LABEL.metrics}
+
+    def _note_classes(self, split: str, sums: Mapping[str, Any]) -> None:
+        """Note the confusion matrix in `sums` in `confusions`, and its intervals if `with_details`."""
+        for head, task in TASKS.items():
+            if task.has_labels and (matrix := sums.get(sum_key(head, "confusion"))) is not None:
+                self.confusions[split] = matrix
         if self.with_details:
             self.intervals.setdefault(split, {}).update(bootstrap_sums(sums))
-        return {name: METRICS[name].compute({"confusion": confusion}) for name in LABEL.metrics}
 
     def _measure_texts(self, params: Any, split: str) -> Metrics:
         """Return the metrics of the generated answers to `eval.generate_rows` pairs."""

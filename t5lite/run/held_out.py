@@ -6,6 +6,7 @@ state, result = heldout.finish(state, trainer)
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,14 +14,17 @@ import jax
 from t5lite.run.evaluation import Evaluator
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import from_primary
-from t5lite.system.progress import say
-from t5lite.tasks.metrics import Metrics
+from t5lite.system.progress import say, warn
+from t5lite.tasks.metrics import Metrics, describe_weakness
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.early_stopping import EarlyStopping
 from t5lite.training.loop import Verdict
 from t5lite.training.metrics import MetricsLog, NoLog
 from t5lite.training.step import TrainState
 from t5lite.training.trainer import Trainer
+
+Classes = dict[str, Any]
+MAX_LABELS = 100  # result.json has no larger confusion matrix
 
 
 @dataclasses.dataclass
@@ -92,4 +96,21 @@ class HeldOut:
                     leaf.delete()
                 state, _ = self.checkpoints.restore(trainer.shapes, trainer.shardings, best_step)
         metrics = self._last_metrics or self.evaluator.evaluate_all(state.evaluated_params)
+        facts |= review_classes(metrics, self.evaluator.describe_classes())
         return state, {"metrics": metrics, "evaluated": self.evaluator.count_rows(), **facts}
+
+
+def review_classes(metrics: Mapping[str, Metrics], classes: Mapping[str, Classes]) -> dict[str, dict[str, Classes]]:
+    """Warn about classifiers that have learned nothing. Return {"classes": those for the result}; {} without any.
+
+    Args:
+        metrics: {split: metrics}.
+        classes: {split: {"labels": names, "confusion": rows of the confusion matrix}}.
+    """
+    for split, values in metrics.items():
+        if (weakness := describe_weakness(values)) is not None:
+            warn(f"{split}: {weakness}")
+    kept = {split: each for split, each in classes.items() if len(each["labels"]) <= MAX_LABELS}
+    for split in classes.keys() - kept.keys():
+        say(f"{split}: the result has no confusion matrix, because there are more than {MAX_LABELS} labels")
+    return {"classes": kept} if kept else {}

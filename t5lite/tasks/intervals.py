@@ -30,7 +30,7 @@ def bootstrap_sums(sums: Mapping[str, Any]) -> Intervals:
         confusion = sums.get(sum_key(head, "confusion"))
         if confusion is None or task.each != "example" or not confusion.sum():
             continue
-        names = [name for name in task.metrics if METRICS[name].needs == "confusion"]
+        names = [name for name in task.metrics if METRICS[name].needs == "confusion" and METRICS[name].better]
         items = round(float(confusion.sum()))
         draws = rng.multinomial(items, confusion.ravel() / confusion.sum(), DRAWS).reshape(DRAWS, *confusion.shape)
         for name in names:

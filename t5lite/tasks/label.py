@@ -7,7 +7,11 @@ LABEL = make_class_task(
     name="label",
     part="classifier",
     each="example",
-    metrics=("accuracy", "macro_f1"),
+    metrics=(
+        *("accuracy", "macro_f1", "matthews"),
+        *("calibration_error", "brier"),
+        *("majority_accuracy", "majority_macro_f1", "most_chosen"),
+    ),
     loss_name="label_loss",
     has_labels=True,
     released={"bert": ("ForSequenceClassification", "classifier")},

@@ -19,6 +19,7 @@ from t5lite.tasks.texts import References
 
 Metrics = dict[str, float]
 Sums = Mapping[str, Any]
+ONE_CLASS = 0.95  # a classifier that chooses one class in this share of its answers nearly always chooses it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,51 @@ def macro_f1(sums: Sums) -> float:
     return float(np.mean(f1)) if f1.size else 0.0
 
 
+def matthews(sums: Sums) -> float:
+    """Return the correlation of true and chosen classes (Matthews 1975; Gorodkin 2004 for several classes).
+
+    It is 0 if all true answers, or all chosen answers, are of one class.
+    """
+    confusion = sums["confusion"]
+    total, hits = confusion.sum(), np.diagonal(confusion).sum()
+    true, chosen = confusion.sum(axis=1), confusion.sum(axis=0)
+    spread = (total**2 - np.sum(chosen**2)) * (total**2 - np.sum(true**2))
+    return float((hits * total - true @ chosen) / math.sqrt(spread)) if spread > 0 else 0.0
+
+
+def majority_accuracy(sums: Sums) -> float:
+    """Return the accuracy of a system that always chooses the class that is most frequent in this held-out set."""
+    true = sums["confusion"].sum(axis=1) + sums.get("missed", 0.0)
+    return float(true.max() / max(true.sum(), 1e-9))
+
+
+def majority_macro_f1(sums: Sums) -> float:
+    """Return the macro F1 of a system that always chooses the class that is most frequent in this held-out set."""
+    true = sums["confusion"].sum(axis=1) + sums.get("missed", 0.0)
+    return float(2 * true.max() / max(true.max() + true.sum(), 1e-9) / max(np.count_nonzero(true), 1))
+
+
+def most_chosen(sums: Sums) -> float:
+    """Return the share of the class that is chosen most often, among all chosen answers."""
+    chosen = sums["confusion"].sum(axis=0)
+    return float(chosen.max() / max(chosen.sum(), 1e-9))
+
+
+def calibration_error(sums: Sums) -> float:
+    """Return the expected calibration error with equal bins (Guo et al. 2017), from "calibration" [bins, 3].
+
+    For each bin of the chosen answer's probability: the number of answers, the sum of their probabilities, and the
+    number of correct ones.
+    """
+    number, probability, correct = sums["calibration"].T
+    return float(np.abs(probability - correct).sum() / max(number.sum(), 1e-9))
+
+
+def brier(sums: Sums) -> float:
+    """Return the mean squared distance of the probabilities from the true class (Brier 1950), from 0 to 2."""
+    return float(sums["brier"] / max(sums["confusion"].sum(), 1e-9))
+
+
 def entity_f1(sums: Sums) -> float:
     """Return the F1 of entities, from "entities" [3]: the numbers of true, predicted and correct entities."""
     gold, chosen, correct = map(float, sums["entities"])
@@ -112,6 +158,17 @@ _FROM_CONFUSION = {"needs": "confusion"}
 METRICS = {
     "accuracy": _make_share("accuracy", compute=accuracy, **_FROM_CONFUSION),
     "macro_f1": _make_share("macro F1", compute=macro_f1, **_FROM_CONFUSION),
+    "matthews": Metric("Matthews correlation", better=1, low=-1, high=1, compute=matthews, tables_only=True,
+                       **_FROM_CONFUSION),
+    "calibration_error": _make_share("calibration error", better=-1, compute=calibration_error, needs="calibration",
+                                     tables_only=True),
+    "brier": Metric("Brier score", better=-1, low=0, high=2, compute=brier, needs="brier", tables_only=True),
+    "majority_accuracy": _make_share("accuracy of the most frequent class", better=0, compute=majority_accuracy,
+                                     tables_only=True, **_FROM_CONFUSION),
+    "majority_macro_f1": _make_share("macro F1 of the most frequent class", better=0, compute=majority_macro_f1,
+                                     tables_only=True, **_FROM_CONFUSION),
+    "most_chosen": _make_share("share of the class chosen most often", better=0, compute=most_chosen,
+                               tables_only=True, **_FROM_CONFUSION),
     "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
     "exact_match": _make_share("exact match", score=texts.exact_match),
     "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True),
@@ -161,6 +218,36 @@ def compute_metrics(sums: Sums) -> Metrics:
             if metric.needs in head_sums:
                 metrics[name] = metric.compute(head_sums)
     return metrics
+
+
+def score_classes(confusion: np.ndarray) -> list[dict[str, float]]:
+    """Return precision, recall, F1 and the number of true answers of each class. 0 / 0 counts as 0.
+
+    confusion: [C, C], true classes in rows, chosen classes in columns.
+    """
+    hits, true, chosen = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    values = {"precision": hits / np.maximum(chosen, 1), "recall": hits / np.maximum(true, 1)}
+    values |= {"f1": 2 * hits / np.maximum(true + chosen, 1), "rows": true}
+    return [{name: float(each[label]) for name, each in values.items()} for label in range(len(confusion))]
+
+
+def describe_weakness(metrics: Metrics) -> str | None:
+    """Return a sentence if a classifier has learned nothing, or nearly always gives the same answer; else None.
+
+    metrics: the metrics of one held-out set.
+    """
+    majority, score, share = (metrics.get(name) for name in ("majority_accuracy", "accuracy", "most_chosen"))
+    if majority is None or score is None:
+        return None
+    parts = []
+    if score <= majority:
+        parts.append(
+            f"accuracy {score:.3f} is no better than {majority:.3f}, the accuracy of always choosing the most frequent "
+            "class"
+        )
+    if share >= ONE_CLASS and majority < ONE_CLASS:
+        parts.append(f"{share:.1%} of the answers are of the same class")
+    return "; ".join(parts) or None
 
 
 def score_text(names: Sequence[str], references: References, output: str) -> Metrics:

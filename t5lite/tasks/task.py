@@ -17,6 +17,7 @@ from t5lite.objectives.objective import Head
 from t5lite.tasks.cross_entropy import Sums, cross_entropy_sums, nll_and_log_z
 
 Array = jax.Array
+CALIBRATION_BINS = 15
 CutTags = Sequence[tuple[int, np.ndarray]]
 
 
@@ -88,7 +89,9 @@ def make_class_task(head: str, **fields: Any) -> Task:
 
     def predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
         del labels, rows
-        return {"confusion": confusion(logits, *split_answers(batch))}
+        classes, answered = split_answers(batch)
+        sums = {"confusion": confusion(logits, classes, answered)}
+        return sums if logits.ndim > 2 else sums | calibration_sums(logits, classes, answered)
 
     defaults = {"loss": loss, "nll": nll, "predictions": predictions, "weights": lambda batch: split_answers(batch)[1]}
     return Task(head=head, **defaults | fields)
@@ -104,3 +107,20 @@ def confusion(logits: Array, gold: Array, weights: Array) -> Array:
     classes, chosen = logits.shape[-1], jnp.argmax(logits, axis=-1)
     pairs = jnp.where(weights > 0, gold * classes + chosen, classes * classes)
     return jnp.zeros(classes * classes).at[pairs].add(weights, mode="drop").reshape(classes, classes)
+
+
+def calibration_sums(logits: Array, gold: Array, weights: Array) -> Sums:
+    """Return {"calibration" [CALIBRATION_BINS, 3], "brier"}: see `metrics.calibration_error` and `metrics.brier`.
+
+    Args:
+        logits: float32 [B, C].
+        gold: int32 [B], weights: float32 [B].
+    """
+    probabilities = jax.nn.softmax(logits)
+    highest, is_correct = jnp.max(probabilities, axis=-1), jnp.argmax(logits, axis=-1) == gold
+    # The bins are (0, 1/15], (1/15, 2/15], …
+    bins = jnp.clip(jnp.ceil(highest * CALIBRATION_BINS).astype(jnp.int32) - 1, 0, CALIBRATION_BINS - 1)
+    facts = jnp.stack([jnp.ones_like(highest), highest, is_correct.astype(jnp.float32)], axis=1) * weights[:, None]
+    distances = jnp.sum(jnp.square(probabilities - jax.nn.one_hot(gold, logits.shape[-1])), axis=-1)
+    calibration = jnp.zeros((CALIBRATION_BINS, 3)).at[bins].add(facts)
+    return {"calibration": calibration, "brier": jnp.sum(distances * weights)}

@@ -56,6 +56,7 @@ RESULT = {
         },
         None,
     ),
+    "classes": ({str: {"labels": [str], "confusion": [[int]]}}, None),
     "evaluated": ({str: {"used": int, "of": int, "generated": (int, None)}}, None),
 }
 

@@ -25,7 +25,10 @@ def config(tmp_path):
 def test_it_learns_which_word_decides(config, tmp_path):
     result = train(config, tmp_path / "run")
     metrics = result["metrics"]["validation"]
-    assert set(metrics) == {"accuracy", "macro_f1"}
+    names = {"accuracy", "macro_f1", "matthews", "majority_accuracy", "majority_macro_f1", "most_chosen"}
+    assert set(metrics) == names
+    matrix = np.array(result["classes"]["validation"]["confusion"])
+    assert metrics["accuracy"] == pytest.approx(matrix.trace() / matrix.sum())
     assert metrics["accuracy"] > 0.85  # "whale" is in it, or is not
     assert json.loads((tmp_path / "run/result.json").read_text()) == result
     assert train(config, tmp_path / "run") == result  # complete

@@ -45,6 +45,13 @@ def write_tagged(path, sentences=400):
     return f"files:{path}"
 
 
+OF_LABELS = {"loss", "accuracy", "macro_f1", "matthews", "calibration_error", "brier"} | {
+    "majority_accuracy",
+    "majority_macro_f1",
+    "most_chosen",
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("encoder")
@@ -133,13 +140,13 @@ def test_a_head_goes_on_only_with_the_labels_that_it_was_trained_on(
 
 def test_a_classifier_learns(classifier):
     metrics = result_of(classifier)["metrics"]["validation"]
-    assert set(metrics) == {"loss", "accuracy", "macro_f1"}
+    assert set(metrics) == OF_LABELS
     assert metrics["accuracy"] > 0.7 and metrics["loss"] < 0.6
 
 
 def test_a_tagger_learns(tagger):
     metrics = result_of(tagger)["metrics"]["validation"]
-    assert set(metrics) == {"loss", "accuracy", "macro_f1", "entity_f1"}
+    assert set(metrics) == {"loss", "accuracy", "macro_f1", "majority_accuracy", "most_chosen", "entity_f1"}
     assert metrics["accuracy"] > 0.95 and metrics["entity_f1"] > 0.9
 
 
@@ -160,7 +167,7 @@ def test_evaluation_of_other_text_knows_the_labels_of_training(classifier, folde
     capsys.readouterr()
     evaluate.main(["--checkpoint", str(classifier), f"--config.data.validation.source={other}", "--json"])
     (said,) = lines_of(capsys)
-    assert set(said["metrics"]["validation"]) == {"loss", "accuracy", "macro_f1"}
+    assert set(said["metrics"]["validation"]) == OF_LABELS
 
 
 def test_losses_compare_whatever_was_masked_in_training(config, pretrained, tmp_path):

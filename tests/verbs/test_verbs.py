@@ -74,7 +74,7 @@ def test_evaluate_reads_other_text_and_prints_a_table(spans, folder, capsys):
     evaluate.main(["--workdir", str(spans), f"--config.data.validation.source={other}", "--examples", "1"])
     said = capsys.readouterr()
     assert "perplexity" in said.out and "<extra_id_0>" in said.err
-    assert re.search(r"rows .*\n.*\n *\W* *validation *\W *16 ", said.out)
+    assert re.search(r"metric .* validation .*\n.*\n.*rows .* 16 of [\d,]+ ", said.out)
 
 
 def test_evaluate_shows_examples_of_the_held_out_text_where_standards_stand_beside_it(
