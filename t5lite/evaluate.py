@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help='print {"checkpoint", "step", "metrics", "evaluated", "intervals", "classes"}',
+        help='print one JSON object, also with "intervals" and "classes"',
     )
     parser.add_argument(
         "--examples",

@@ -10,7 +10,7 @@ import pytest
 
 from t5lite.system.errors import Interrupted
 from t5lite.system.signals import Stopping
-from t5lite.training.loop import LoopSettings, run_loop
+from t5lite.training.loop import LoopSettings, Verdict, run_loop
 from t5lite.training.metrics import MetricsLog
 from t5lite.training.watch import Totals
 
@@ -35,6 +35,10 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
         metrics["finite_update"] = jnp.bool_(True)
         return types.SimpleNamespace(step=state.step + 1), metrics
 
+    def judge(state, step):
+        verdict = evaluate(state, step)
+        return verdict if isinstance(verdict, Verdict) else Verdict()
+
     trainer = types.SimpleNamespace(step=step, schedule=lambda step: 0.1)
     settings = LoopSettings(
         total, 2, 7, evaluate_every, flops_per_step=1.0, peak_flops=0.0, max_skipped=3, debug_nans=False
@@ -50,7 +54,7 @@ def _run(tmp_path, evaluate, total=10, evaluate_every=4, sick=(), stop=None):
             Totals(),
             log,
             checkpoints,
-            evaluate,
+            judge,
             stop or Stopping(),
             "test",
         )
@@ -63,6 +67,14 @@ def test_it_saves_and_evaluates_when_due_and_at_the_end(tmp_path):
     evaluated = []
     checkpoints = _run(tmp_path, lambda state, step: evaluated.append(step))
     assert checkpoints.steps == [7, 10] and evaluated == [4, 8, 10]
+
+
+def test_an_evaluation_may_save_its_step_and_end_the_run(tmp_path):
+    verdicts = {4: Verdict(saves=True), 8: Verdict(), 12: Verdict(ends=True)}
+    checkpoints = _run(tmp_path, lambda state, step: verdicts[step], total=40)
+    assert checkpoints.steps == [4, 7, 12]
+    in_a_series_of_skipped_updates = _run(tmp_path, lambda state, step: verdicts[step], total=40, sick=(3, 6))
+    assert in_a_series_of_skipped_updates.steps == [4, 12]
 
 
 def test_a_signal_during_an_evaluation_saves_that_step(tmp_path, monkeypatch):

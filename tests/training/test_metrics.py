@@ -48,4 +48,11 @@ def test_accuracy_and_macro_f1_against_a_case_by_hand():
     # Label 0: 1 hit of 2 true and 1 chosen; label 1: 1 hit of 1 and 1; label 2: chosen once, never true.
     found = compute_metrics({f"classifier/{name}": value for name, value in sums.items()})
     del found["loss"]
-    assert found == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx((2 / 3 + 1 + 0) / 3)}
+    assert found == {
+        "accuracy": pytest.approx(2 / 3),
+        "macro_f1": pytest.approx((2 / 3 + 1 + 0) / 3),
+        "matthews": pytest.approx((2 * 3 - 2 - 1) / np.sqrt((9 - 3) * (9 - 5))),
+        "majority_accuracy": pytest.approx(2 / 3),
+        "majority_macro_f1": pytest.approx(4 / 5 / 2),  # always label 0: F1 4/5 and 0
+        "most_chosen": pytest.approx(1 / 3),
+    }

@@ -213,7 +213,7 @@ def test_entities_beyond_the_inputs_count_as_missed(tmp_path):
         experiment = open_experiment(config)
         evaluator = Evaluator(experiment, make_mesh(**config.mesh))
         source_of = experiment.heldout_sources(experiment.evaluated)["validation"]
-        missed = evaluator._count_missed(source_of)
+        missed = evaluator._count_missed(source_of, len(source_of))
         assert missed["tagger/entities"][0] == (24 if length == 8 else 0)
         assert missed["tagger/missed"].sum() == 12 * sum(
             len(after) for _, after in source_of.find_cut_tags(np.arange(1))
