@@ -90,6 +90,7 @@ def network():
     config.schedule.name = "cosine"
     config.schedule.rate = 5e-3
     config.schedule.warmup_steps = 20
+    config.eval.rows = 256  # also at the end, so that the study is quick
     config.eval.batch_size = 32
     return config
 

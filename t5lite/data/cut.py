@@ -53,11 +53,11 @@ def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> st
 def describe_share(counts: Mapping[str, int]) -> str | None:
     """Return a sentence that says how many rows of a held-out set were evaluated; None if all rows were evaluated.
 
-    counts: {"used", "of"}, and "generated" if exact match was measured on another number of rows.
+    counts: {"used", "of"}, and "generated" if answers were generated for another number of rows.
     """
     used, rows, generated = counts["used"], counts["of"], counts.get("generated")
     generated = used if generated is None else generated
     if used == generated == rows:
         return None
-    exact = "" if generated == used else f", exact match of {generated:,}"
-    return f"metrics are of {used:,} of {rows:,} rows{exact} (eval.rows, eval.generate_rows)"
+    answers = "" if generated == used else f", those of generated answers of {generated:,}"
+    return f"metrics are of {used:,} of {rows:,} rows{answers} (eval.rows, eval.generate_rows)"

@@ -221,6 +221,7 @@ def _compare_task(title: str, groups: Sequence[Group], chosen: Sequence[Group], 
         for a, b in itertools.combinations(groups, 2)
         if set(a.seeds) & set(b.seeds)
         for pair in sort_metrics([*a.pairs, *b.pairs])
+        if find_metric(pair[1]).is_compared
     ]
     all_notes += notes.seed_notes(groups)
     all_notes += notes.left_out_notes([each for each in outcomes if isinstance(each, LeftOut)])

@@ -34,6 +34,7 @@ class Metric:
     score: computes the metric of one text, from (references, output). The metric is the mean over all texts.
     score_corpus: computes the metric of all texts together, from (references of each text, outputs).
     tables_only: whether only tables show it, because it is less important than the others.
+    is_compared: whether the report shows the differences of this metric between runs.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Metric:
     score: Callable[[References, str], float] | None = None
     score_corpus: Callable[[Sequence[References], Sequence[str]], float] | None = None
     tables_only: bool = False
+    is_compared: bool = True
 
     @property
     def is_generated(self) -> bool:
@@ -164,11 +166,11 @@ METRICS = {
                                      tables_only=True),
     "brier": Metric("Brier score", better=-1, low=0, high=2, compute=brier, needs="brier", tables_only=True),
     "majority_accuracy": _make_share("accuracy of the most frequent class", better=0, compute=majority_accuracy,
-                                     tables_only=True, **_FROM_CONFUSION),
+                                     is_compared=False, tables_only=True, **_FROM_CONFUSION),
     "majority_macro_f1": _make_share("macro F1 of the most frequent class", better=0, compute=majority_macro_f1,
-                                     tables_only=True, **_FROM_CONFUSION),
+                                     is_compared=False, tables_only=True, **_FROM_CONFUSION),
     "most_chosen": _make_share("share of the class chosen most often", better=0, compute=most_chosen,
-                               tables_only=True, **_FROM_CONFUSION),
+                               is_compared=False, tables_only=True, **_FROM_CONFUSION),
     "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
     "exact_match": _make_share("exact match", score=texts.exact_match),
     "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True),

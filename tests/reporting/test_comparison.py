@@ -257,3 +257,23 @@ def test_costs_have_units():
     assert words.count_text(3.4e15, "FLOPs") == "3.40 PFLOPs"
     assert words.bytes_text(512 * 2**20) == "512 MiB" and words.seconds_text(125) == "2m05s"
     assert words.tick_text(1_200_000) == "1.2 M" and words.tick_text(0) == "0"
+
+
+def test_the_score_of_the_most_frequent_class_stands_in_the_table_and_is_no_difference(tmp_path):
+    majority = {"majority_accuracy": 0.6, "majority_macro_f1": 0.25, "most_chosen": 0.7}
+    for name, width, accuracy in (("narrow", 64, 0.6), ("wide", 512, 0.8)):
+        for seed in range(3):
+            values = {"accuracy": accuracy + 0.01 * seed, **majority}
+            write_run(tmp_path, f"{name}-{seed}", values, seed=seed, fields={"model.d_model": width})
+    report = _report(sorted(tmp_path.iterdir()))
+    assert {comparison.metric for comparison in report.comparisons} == {"accuracy"}
+    assert {metric for _, metric in report.tasks[0].metrics} == {"accuracy", *majority}
+
+
+def test_a_run_that_learned_nothing_is_named(tmp_path):
+    weak = {"accuracy": 0.6, "majority_accuracy": 0.6, "most_chosen": 1.0}
+    write_run(tmp_path, "weak-0", weak)
+    write_run(tmp_path, "fine-0", {**weak, "accuracy": 0.7, "most_chosen": 0.6}, fields=WIDE)
+    (note,) = _find_notes(_report([tmp_path / "weak-0", tmp_path / "fine-0"]), "no better than")
+    assert note.startswith("weak-0, validation: accuracy 0.600 is no better than 0.600")
+    assert "100.0% of the answers are of the same class." in note

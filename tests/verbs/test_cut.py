@@ -132,7 +132,7 @@ def test_each_split_is_said_once_with_what_to_raise(run):
         assert "26 of 26 targets are longer than targets_length=8" in line
         assert "raise config.objective.inputs_length and config.objective.targets_length" in line
     assert [line for line in said if line.startswith("validation: ")] == [
-        "validation: metrics are of 20 of 26 rows, exact match of 4 (eval.rows, eval.generate_rows)"
+        "validation: metrics are of 20 of 26 rows, those of generated answers of 4 (eval.rows, eval.generate_rows)"
     ]
 
 
