@@ -106,9 +106,12 @@ def _data_fields() -> dict[str, Any]:
             "source": _optional(str),
             "split": _optional(str),
             "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
+            # Texts with the names of columns in braces, such as "summarize: {text}", in place of `columns`.
+            "template": _template_fields(),
+            "templates": _optional(tuple),  # several pairs (inputs, targets) of templates, instead of `template`
             "quoting": "auto",  # or "csv", "none": for .csv and .tsv, also held-out ones; see data/delimited.py
             "limit": _optional(int),  # use only this many supervised pairs, the first ones of a fixed random order
-            "mixture": {},  # NAME: {source, weight, split, columns}, instead of `source`; see member_fields
+            "mixture": {},  # NAME: {source, weight, …}, instead of `source`; see member_fields
         },
         # validation steers training: early stopping, the best checkpoint. test is evaluated only after training.
         "validation": _heldout_fields(),
@@ -118,8 +121,17 @@ def _data_fields() -> dict[str, Any]:
 
 
 def _heldout_fields() -> dict[str, Any]:
-    columns = _column_fields()  # None: the columns of `train`
-    return {"source": _optional(str), "split": _optional(str), "columns": columns}
+    return {
+        "source": _optional(str),
+        "split": _optional(str),
+        "columns": _column_fields(),  # None, here and below: those of `train`
+        "template": _template_fields(),
+        "templates": _optional(tuple),
+    }
+
+
+def _template_fields() -> dict[str, Any]:
+    return {"text": _optional(str), "inputs": _optional(str), "targets": _optional(str)}
 
 
 def _column_fields() -> dict[str, Any]:
@@ -129,7 +141,7 @@ def _column_fields() -> dict[str, Any]:
 def member_fields(group: str) -> ConfigDict:
     """Return the fields that a member of a mixture may have, all None. group: "data.train" or "objective"."""
     if group == "data.train":
-        fields = {"source": _optional(str), "split": _optional(str), "columns": _column_fields()}
+        fields = _heldout_fields()
     else:
         usual = ConfigDict(_objective_fields())
         fields = {name: _optional(usual.get_type(name)) for name in usual if name != "mixture"}

@@ -33,6 +33,7 @@ from typing import Any
 
 from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
+from t5lite.data.columns import Columns
 from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
@@ -53,7 +54,7 @@ def fill_blanks(text: str, answer: str) -> str:
     return BLANK.sub(lambda blank: parts.get(blank[0].strip(), blank[0]), text)
 
 
-def _read_requests(arguments: argparse.Namespace, columns: Mapping[str, str]) -> list[Request]:
+def _read_requests(arguments: argparse.Namespace, columns: Columns) -> list[Request]:
     """Return the requests, in the order of the texts."""
     if arguments.input is not None:
         try:

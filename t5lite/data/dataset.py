@@ -25,8 +25,9 @@ from ml_collections import ConfigDict
 
 from t5lite.config import member_fields
 from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
+from t5lite.data.columns import Columns, read_columns
 from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
-from t5lite.data.sources import Columns, Source, available_splits, open_source
+from t5lite.data.sources import Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
@@ -150,7 +151,7 @@ class _Opener:
         for name in (VALIDATION, TEST):
             fields = self.config.data[name]
             if fields.source is not None:
-                columns = _merge_columns(fields.columns, self.config.data.train.columns)
+                columns = read_columns(fields, self.config.data.train, f"data.{name}")
                 member = Member(fields.source, fields.split, 1.0, columns)
                 spans[name] = self._open_stores(f"data.{name}", member, name)[0]
         return spans
@@ -159,7 +160,7 @@ class _Opener:
 def _read_members(config: ConfigDict) -> dict[str, Member]:
     train = config.data.train
     if train.source is not None:
-        return {"train": Member(train.source, train.split, 1.0, Columns(**train.columns))}
+        return {"train": Member(train.source, train.split, 1.0, read_columns(train, train, "data.train"))}
     members, known = {}, member_fields("data.train")
     for name, fields in train.mixture.items():
         where = f"config.data.train.mixture.{name}"
@@ -170,17 +171,13 @@ def _read_members(config: ConfigDict) -> dict[str, Member]:
         weight = fields.get("weight", 1.0)
         if not (isinstance(weight, int | float) and 0 < weight < np.inf):
             raise UserError(f"{where}.weight: must be a positive number, is {weight!r}")
-        columns = fields.get("columns", ConfigDict())
-        if not isinstance(columns, ConfigDict) or set(columns) - set(known.columns):
-            raise UserError(f"{where}.columns: must be a group of fields, out of {', '.join(known.columns)}")
-        columns = _merge_columns(columns, train.columns)
+        for group in ("columns", "template"):
+            parts = fields.get(group, ConfigDict())
+            if not isinstance(parts, ConfigDict) or set(parts) - set(known[group]):
+                raise UserError(f"{where}.{group}: must be a group of fields, out of {', '.join(known[group])}")
+        columns = read_columns(fields, train, f"data.train.mixture.{name}")
         members[name] = Member(fields.source, fields.get("split"), float(weight), columns)
     return members
-
-
-def _merge_columns(columns: ConfigDict, defaults: ConfigDict) -> Columns:
-    """Return `columns`. Columns that are not set come from `defaults`."""
-    return Columns(**{name: columns.get(name) or defaults[name] for name in defaults})
 
 
 def _open(spec: str, columns: Columns, split: str | None, default: str, quoting: str) -> Source:
@@ -240,7 +237,7 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
     facts = {
         "format": FORMAT,
         "source": source.fingerprint(),
-        "columns": dataclasses.asdict(columns),
+        "columns": columns.facts(),
         "tokenizer": tokenizer.sha256,
         "kind": kind,
         "heldout": HELDOUT_EVERY if hold_out else 0,

@@ -12,17 +12,15 @@ fragments are the document:
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t5lite.config import base_config
 from t5lite.data import readers
+from t5lite.data.columns import Columns
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
 from t5lite.data.readers import ColumnTypes, estimate_size, explain_read_errors, find_format, read_blocks, read_rows
 from t5lite.system.errors import UserError
-
-USUAL_COLUMNS = base_config().data.train.columns
 
 MAX_FRAGMENT_LENGTH = 2 << 20  # characters; a longer text without a single space is cut anywhere
 MAX_SENTENCE_LENGTH = 1 << 20  # characters of a sentence with tags
@@ -34,15 +32,6 @@ class Fragment(NamedTuple):
 
     text: str
     ends_document: bool
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns that hold the text, or the inputs and targets of pairs."""
-
-    text: str = USUAL_COLUMNS.text
-    inputs: str = USUAL_COLUMNS.inputs
-    targets: str = USUAL_COLUMNS.targets
 
 
 class TaggedSentence(NamedTuple):
@@ -58,7 +47,7 @@ class FileSource:
     """Files that match a glob, read in the order of their paths. quoting: see delimited.py."""
 
     paths: tuple[Path, ...]
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     quoting: str = AUTO
 
     def __post_init__(self):
@@ -71,21 +60,24 @@ class FileSource:
             if find_format(path) == ".txt":
                 yield from _split_fragments(read_blocks(path))
                 continue
-            for place, row in read_rows(path, [self.columns.text], self.quoting):
-                if text := types.read_text(row, self.columns.text, place):
+            for place, row in read_rows(path, self.columns.list_text_columns(), self.quoting):
+                if text := self.columns.make_text(lambda name: types.read_text(row, name, place)):  # noqa: B023
                     yield from split_text(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield (inputs, targets) for each row. Raises UserError for any fault of a file."""
-        names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
+        names, types, index = self.columns.list_pair_columns(), ColumnTypes(), 0
         for path in self.paths:
             if find_format(path) == ".txt":
                 raise UserError(f"{path} has no columns; give pairs in .jsonl, .csv, .tsv or .parquet files")
             for place, row in read_rows(path, names, self.quoting):
-                yield tuple(types.read_text(row, name, place) for name in names)
+                yield self.columns.make_pair(index, lambda name: types.read_text(row, name, place))  # noqa: B023
+                index += 1
 
     def tagged_sentences(self) -> Iterator[TaggedSentence]:
-        """Yield words and tags for each row. Raises UserError for any fault of a file."""
+        """Yield words and tags for each row. Raises UserError for any fault of a file, and for templates."""
+        if self.columns.pair_templates:
+            raise UserError("config.data.train.template: words with tags have no template; leave it unset")
         names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
             if find_format(path) not in (".jsonl", ".parquet"):
@@ -113,7 +105,7 @@ class FileSource:
                 facts.append([path.name, status.st_size, status.st_mtime_ns])
         has_cells = any(find_format(path) in DELIMITERS for path in self.paths)
         cells = {"cells": CELLS_VERSION, "quoting": self.quoting} if has_cells else {}
-        return {"files": facts, "columns": asdict(self.columns), **cells}
+        return {"files": facts, "columns": self.columns.facts(), **cells}
 
     def num_bytes(self) -> int:
         """Estimate the bytes of UTF-8 in all fragments: the sizes of the files, after unpacking if known."""

@@ -13,8 +13,9 @@ downloads and prepares.
 
 import re
 
+from t5lite.data.columns import Columns
 from t5lite.data.delimited import AUTO
-from t5lite.data.files import Columns, FileSource, Fragment
+from t5lite.data.files import FileSource, Fragment
 from t5lite.data.paths import find_files
 from t5lite.data.tfds_source import RecordSource, pydocs_source, tfds_source, tfds_splits
 from t5lite.system.errors import UserError

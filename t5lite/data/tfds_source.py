@@ -10,10 +10,11 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from t5lite.data.files import Columns, Fragment, TaggedSentence, split_text
+from t5lite.data.columns import Columns, ReadColumn
+from t5lite.data.files import Fragment, TaggedSentence, split_text
 from t5lite.data.readers import read_text
 from t5lite.system.errors import UserError, nearest
 
@@ -41,37 +42,43 @@ class RecordSource:
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield the text of the documents. Leave out empty texts. Raises UserError for a missing column."""
-        for (text,) in self._read_values([self.columns.text]):
-            if text:
+        for _, read in self._read_records():
+            if text := self.columns.make_text(read):
                 yield from split_text(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield (inputs, targets) for each record. Class labels become names. Raises UserError for a missing column."""
-        yield from map(tuple, self._read_values([self.columns.inputs, self.columns.targets]))
+        for index, read in self._read_records():
+            yield self.columns.make_pair(index, read)
 
     def tagged_sentences(self) -> Iterator[TaggedSentence]:
         """Raise UserError, because words with tags are read from files only."""
         raise UserError(f"{self.name}: words with tags are read from files: sources only; export them as .jsonl")
 
-    def _read_values(self, names: list[str]) -> Iterator[list[str]]:
+    def _read_records(self) -> Iterator[tuple[int, ReadColumn]]:
+        """Yield the index of each record, and the function that returns the text of one of its columns."""
         rows, _, class_names = self.load()
         for start in range(0, len(rows), ROWS_PER_READ):
             indices = range(start, min(start + ROWS_PER_READ, len(rows)))
             for index, record in zip(indices, rows.__getitems__(list(indices)), strict=True):
                 place = f"{self.name}, record {index}"
                 row = {name: _to_python(value, class_names.get(name)) for name, value in record.items()}
-                yield [read_text(row, name, place) for name in names]
+                yield index, functools.partial(_read_column, row, place)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return facts that identify the contents: name, version, split and columns.
 
         For pydocs: also the versions of the packages that the docstrings are from.
         """
-        return {**self.facts, "columns": asdict(self.columns)}
+        return {**self.facts, "columns": self.columns.facts()}
 
     def num_bytes(self) -> int | None:
         """Estimate the bytes of UTF-8 in all fragments; None if unknown. Prepares the dataset if needed."""
         return self.load().num_bytes
+
+
+def _read_column(row: dict[str, Any], place: str, name: str) -> str:
+    return read_text(row, name, place)
 
 
 def _to_python(value: Any, names: Sequence[str] | None) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from t5lite.data.columns import read_columns
 from t5lite.decoding.settings import Settings
 from t5lite.run.released import OpenedModel
 from t5lite.run.requests import Request
@@ -135,7 +136,8 @@ class Answerer(abc.ABC):
     ):
         self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
         self.conventions = opened.conventions
-        self.columns = opened.config.data.train.columns
+        train = opened.config.data.train
+        self.columns = read_columns(train, train, "data.train")
         self.mesh = make_mesh(1, 1, tensor, devices=jax.local_devices()[:tensor])
         self.params, self.step = load_params(place, sharded_shapes(self.model.config, self.mesh), step, average)
 

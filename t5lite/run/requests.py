@@ -8,10 +8,11 @@ request is an error, and the other requests are answered.
 import dataclasses
 import gzip
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t5lite.data.columns import Columns, ReadColumn, fill_template, list_names
 from t5lite.data.readers import explain_read_errors, parse_json_row, read_text
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
@@ -44,14 +45,14 @@ def shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def read_requests(source: Path | None, is_json: bool, columns: Mapping[str, str], scores: bool) -> list[Request]:
+def read_requests(source: Path | None, is_json: bool, columns: Columns, scores: bool) -> list[Request]:
     """Return the requests in a file, or on standard input (None), in the order of the lines.
 
     Raises UserError for a file that cannot be read at all.
 
     Args:
         is_json: whether each line is a JSON object.
-        columns: the names of an object's fields, for "inputs", "targets" and "text".
+        columns: the columns and templates of the run, which name the fields of an object.
         scores: whether to read the target in an object.
     """
     name = "standard input" if source is None else str(source)
@@ -84,17 +85,36 @@ def _read_lines(source: Path | None) -> Iterator[bytes]:
         yield from file
 
 
-def _make_request(line: str, place: str, columns: Mapping[str, str], scores: bool) -> Request:
-    inputs, targets = columns["inputs"], columns["targets"]
+def _make_request(line: str, place: str, columns: Columns, scores: bool) -> Request:
+    inputs, targets = columns.inputs, columns.targets
     try:
-        row = parse_json_row(line, [inputs, columns["text"], targets, "prefix"], place)
-        name = inputs if inputs in row else columns["text"]
-        if name not in row:
-            raise UserError(f"{place} has no {inputs} or {columns['text']}; give the text to answer there")
-        text = read_text(row, name, place)
-        prefix = read_text(row, "prefix", place) if row.get("prefix") is not None else ""
-        target = read_text(row, targets, place) if scores and row.get(targets) is not None else None
+        names = [inputs, columns.text, targets, "prefix", *columns.list_pair_columns()]
+        row = parse_json_row(line, names, place)
+        read = lambda name: read_text(row, name, place)
+        text, used = _read_side(row, read, columns, 0, (inputs, columns.text))
+        if text is None:
+            raise UserError(f"{place} has no {inputs} or {columns.text}; give the text to answer there")
+        prefix = read("prefix") if row.get("prefix") is not None else ""
+        target, used_by_target = _read_side(row, read, columns, 1, (targets,)) if scores else (None, {targets})
     except UserError as error:
         return Request("", place=place, fault=str(error).removeprefix(place).lstrip(": "))
-    fields = {key: value for key, value in row.items() if key not in {name, targets, "prefix", "input", "target"}}
-    return Request(text, prefix, target, fields, place)
+    dropped = {*used, *used_by_target, "prefix", "input", "target"}
+    return Request(text, prefix, target, {key: value for key, value in row.items() if key not in dropped}, place)
+
+
+def _read_side(
+    row: Mapping[str, Any], read: ReadColumn, columns: Columns, side: int, usual: Sequence[str]
+) -> tuple[str | None, set[str]]:
+    """Return (the inputs or the target of a row, the names of the columns read). None: the row has none.
+
+    If the row has all columns of the run's first template, the template makes the text. Else it is a `usual` column.
+
+    Args:
+        side: 0: the inputs, 1: the target.
+        usual: names of columns, the first one that is present counts.
+    """
+    template = columns.pair_templates[0][side] if columns.pair_templates else None
+    if template is not None and all(row.get(name) is not None for name in list_names(template)):
+        return fill_template(template, read), set(list_names(template))
+    name = next((name for name in usual if row.get(name) is not None or (name in row and side == 0)), None)
+    return (None, set(usual)) if name is None else (read(name), {name})
