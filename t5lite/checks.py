@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokenizer.sentinels": (0, 100_000),
     "tokenizer.sample_bytes": (1, 2**40),
     "data.train.limit": (1, 2**53),
+    "data.train.limit_per_label": (1, 2**53),
     "objective.inputs_length": (1, LENGTH),
     "objective.targets_length": (1, LENGTH),
     "objective.noise_density": (0, 1),
@@ -113,6 +114,8 @@ def check(config: ConfigDict) -> None:
         require(heldout.split is None or heldout.source is not None, f"data.{name}.split", no_source)
     train = config.data.train
     require(train.source is None or not train.mixture, "data.train", "set source or mixture, not both")
+    both = "set limit or limit_per_label, not both"
+    require(train.limit is None or train.limit_per_label is None, "data.train", both)
     mixed = "belongs to config.data.train.source, which is not set; set config.data.train.mixture.NAME.split instead"
     require(train.split is None or not train.mixture, "data.train.split", mixed)
 

@@ -111,6 +111,7 @@ def _data_fields() -> dict[str, Any]:
             "templates": _optional(tuple),  # several pairs (inputs, targets) of templates, instead of `template`
             "quoting": "auto",  # or "csv", "none": for .csv and .tsv, also held-out ones; see data/delimited.py
             "limit": _optional(int),  # use only this many supervised pairs, the first ones of a fixed random order
+            "limit_per_label": _optional(int),  # the same for each label
             "mixture": {},  # NAME: {source, weight, …}, instead of `source`; see member_fields
         },
         # validation steers training: early stopping, the best checkpoint. test is evaluated only after training.

@@ -258,9 +258,22 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
     return folder
 
 
-def limited_order(pairs: int, limit: int | None, seed: int) -> np.ndarray:
-    """Return the indices below `pairs` in a random order that `seed` fixes: the first `limit`; None: all."""
-    return np.random.default_rng(seed).permutation(pairs)[:limit]
+def choose_pairs(store: TokenStore, limit: int | None, per_label: int | None, seed: int) -> np.ndarray:
+    """Return the indices of pairs in a random order that `seed` fixes: the first `limit`; None: all.
+
+    per_label: keep the first `per_label` pairs of each target, in this order; None: all.
+    """
+    order = np.random.default_rng(seed).permutation(store.num_documents // 2)
+    if per_label is not None:
+        counts: Counter[bytes] = Counter()
+        kept = []
+        for pair in order.tolist():
+            target = store.document(2 * pair + 1).tobytes()
+            counts[target] += 1
+            if counts[target] <= per_label:
+                kept.append(pair)
+        order = np.array(kept, np.int64)
+    return order[:limit]
 
 
 def pair_plan(
@@ -271,6 +284,7 @@ def pair_plan(
     limit: int | None = None,
     seed: int = 0,
     bos: int | None = None,
+    per_label: int | None = None,
 ) -> PackingPlan:
     """Decide which pairs of `store` share a row.
 
@@ -278,9 +292,11 @@ def pair_plan(
         limit: keep at most this many pairs; None: all.
         seed: fixes the random order of pairs that are packed or limited. Other pairs keep the store's order.
         bos: the id in front of the inputs and of the targets; None: no id.
+        per_label: keep at most this many pairs of each target; None: all.
     """
     lengths = store.pair_lengths() + (bos is not None)
-    chosen = limited_order(len(lengths), limit, seed) if packed or limit else np.arange(len(lengths))
+    in_random_order = packed or limit or per_label
+    chosen = choose_pairs(store, limit, per_label, seed) if in_random_order else np.arange(len(lengths))
     if not packed:
         return plan_one_per_row(chosen, inputs_length, targets_length)
     return pack(lengths, chosen, inputs_length, targets_length)

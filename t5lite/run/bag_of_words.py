@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.svm import LinearSVC
 
 from t5lite.config import require
-from t5lite.data.dataset import Dataset, limited_order
+from t5lite.data.dataset import Dataset, choose_pairs
 from t5lite.data.rows import space_evenly
 from t5lite.data.store import TokenStore
 from t5lite.run.held_out import review_classes
@@ -35,7 +35,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     start = time.perf_counter()
     inputs, targets = [], []
     for span in dataset.train.values():
-        order = limited_order(span.store.num_documents // 2, config.data.train.limit, config.seed)
+        order = choose_pairs(span.store, config.data.train.limit, config.data.train.limit_per_label, config.seed)
         inputs += _texts(dataset, span.store, 2 * order)
         targets += _texts(dataset, span.store, 2 * order + 1)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)

@@ -67,9 +67,8 @@ class Experiment:
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """Return the rows of each step. places: the indices in a batch of the rows that this host reads; None: all."""
         config, fields = self.config, self.config.objective
-        limit = config.data.train.limit
         members = [
-            (self._make_source(span, self.objective, packed=fields.pack, limit=limit), self.dataset.weights[name])
+            (self._make_source(span, self.objective, packed=fields.pack, limited=True), self.dataset.weights[name])
             for name, span in self.dataset.train.items()
         ]
         return TrainRows(members, config.batch_size, config.seed, places)
@@ -94,9 +93,11 @@ class Experiment:
         """Return {split: counts of cut texts}, for training data and each held-out set. Windows cut nothing: {}."""
         if self.objective.rows == "windows":
             return {}
-        limit, train_spans = self.config.data.train.limit, self.dataset.train
+        train_spans = self.dataset.train
         sources = {
-            "train" if len(train_spans) == 1 else f"train_{name}": self._make_source(span, self.objective, False, limit)
+            "train" if len(train_spans) == 1 else f"train_{name}": self._make_source(
+                span, self.objective, packed=False, limited=True
+            )
             for name, span in train_spans.items()
         }
         return {name: source.count_cut() for name, source in (sources | self.heldout_sources(self.evaluated)).items()}
@@ -107,7 +108,7 @@ class Experiment:
         return [f"{name}: {note}" for name, note in notes.items() if note is not None]
 
     def _make_source(
-        self, span: Span, objective: Objective, packed: bool, limit: int | None = None, for_evaluation: bool = False
+        self, span: Span, objective: Objective, packed: bool, limited: bool = False, for_evaluation: bool = False
     ) -> RowSource:
         if objective.rows == "windows":
             return Windows(
@@ -120,7 +121,9 @@ class Experiment:
             )
         packed = packed and objective.rows == "pairs"
         lengths = (objective.inputs_length, objective.targets_length)
-        plan = pair_plan(span.store, *lengths, packed, limit, self.config.seed, objective.bos)
+        train = self.config.data.train
+        limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
+        plan = pair_plan(span.store, *lengths, packed, seed=self.config.seed, bos=objective.bos, **limits)
         if objective.rows == "pairs":
             return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
         texts = (span.store, plan.order, objective.window)
@@ -137,6 +140,7 @@ def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Coll
         given: the fields that the command line has set.
     """
     experiment = _open(config, workdir, given)
+    _check_limits(experiment)
     tokenizer = experiment.dataset.tokenizer
     tokenizer.begins_with_start = True  # training puts the start token first, also with a released tokenizer
     rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
@@ -148,6 +152,17 @@ def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Coll
     continues = config.init_from is not None and objective.architecture == "encoder_decoder"
     tokenizer.rules = rules.adapt_to_training(in_targets, objective.bos, continues)
     return experiment
+
+
+def _check_limits(experiment: Experiment) -> None:
+    """Raise UserError for a limit of pairs that has no meaning for the objective's rows."""
+    train, objective = experiment.config.data.train, experiment.objective
+    for name in ("limit", "limit_per_label"):
+        no_pairs = f"counts pairs, but {objective.name} reads windows of text; leave it unset"
+        require(train[name] is None or objective.rows != "windows", f"data.train.{name}", no_pairs)
+    has_labels = experiment.dataset.labels is not None and objective.name == "supervised"
+    no_labels = "the targets are no closed set of labels; set config.data.train.limit, or config.data.labels=True"
+    require(train.limit_per_label is None or has_labels, "data.train.limit_per_label", no_labels)
 
 
 def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> Experiment:

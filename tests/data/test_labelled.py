@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 
 import numpy as np
 import pyarrow
@@ -15,10 +16,11 @@ from t5lite.data.sources import Columns
 from t5lite.data.tfds_source import RecordSource
 from t5lite.data.tokenizers.tokenizer import Tokenizer
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
+from t5lite.run.experiment import open_experiment
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS, UNKNOWN
 from tests.data import released
-from tests.small import config_with
+from tests.small import config_with, small_config
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -194,3 +196,43 @@ def test_labels_are_numbered_in_the_order_of_the_dataset(tmp_path, config):
         assert dataset.labels[rows["answers"][row]] == TOKENIZER.decode(store.document(2 * pair + 1))
     unknown = LabelledTexts(store, order, 9, {}).fetch(np.arange(3))
     assert (unknown["answers"] == -1).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_limit_per_label_keeps_as_many_pairs_of_each_label_drawn_by_the_seed(tmp_path, config, packed):
+    targets = ["sea"] * 100 + ["the mountains"] * 40 + ["sky"] * 4
+    lines = [json.dumps({"inputs": f"text {i}", "targets": target}) + "\n" for i, target in enumerate(targets)]
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+    config.data.train.source = f"files:{tmp_path}/train.jsonl"
+    store = open_dataset(config, "pairs").train["train"].store
+
+    def pairs_of(seed, per_label):
+        plan = pair_plan(store, 64, 16, packed, seed=seed, per_label=per_label)
+        return sorted(int(pair) for row in range(len(plan)) for pair in plan.pairs(row))
+
+    def labels_of(pairs):
+        return Counter(TOKENIZER.decode(store.document(2 * pair + 1)) for pair in pairs)
+
+    few, counts = pairs_of(0, 8), labels_of(range(store.num_documents // 2))
+    assert labels_of(few) == {label: min(count, 8) for label, count in counts.items()}
+    assert few == pairs_of(0, 8) != pairs_of(1, 8)
+    assert set(few) <= set(pairs_of(0, 16))  # more labels add pairs and replace none
+
+
+@pytest.mark.parametrize(
+    ("objective", "architecture", "field", "message"),
+    [
+        ("span_corruption", "encoder_decoder", "limit", r"data\.train\.limit: counts pairs, but span_corruption reads"),
+        ("causal_lm", "decoder", "limit_per_label", r"data\.train\.limit_per_label: counts pairs"),
+        ("supervised", "encoder_decoder", "limit_per_label", "the targets are no closed set of labels"),
+    ],
+)
+def test_a_limit_without_a_meaning_is_refused(tmp_path, cache, objective, architecture, field, message):
+    rows = [{"inputs": f"text {i}", "targets": f"target {i}", "text": "the sea " * 20} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = small_config(f"files:{tmp_path}/rows.jsonl", objective, architecture)
+    made.tokenizer.path = str(tmp_path / "tokenizer")
+    TOKENIZER.grow(20, ()).save(tmp_path / "tokenizer" / "tokenizer")
+    made.data.train[field] = 8
+    with pytest.raises(UserError, match=message):
+        open_experiment(made)
