@@ -191,6 +191,18 @@ def make_cut_table(cut: Mapping[str, Cut]) -> Table:
     return table
 
 
+def make_label_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return a table with a line for each label: how many pairs of each split have it, and their share."""
+    table = Table(title="labels of the data", title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for split in counts:
+        table.add_column(split, justify="right")
+    for label in next(iter(counts.values())):
+        cells = (f"{of[label]:,} ({of[label] / max(sum(of.values()), 1):.1%})" for of in counts.values())
+        table.add_row(Text(label), *cells)
+    return table
+
+
 def _average(each: MeasuredNoise, total: int) -> dict[str, str]:
     """Return {column: text} for the examples of one objective, out of `total` examples."""
     count = len(each.padding)
@@ -241,6 +253,8 @@ def main(argv: Sequence[str]) -> None:
         console.print(make_cut_table(cut))
         for note in experiment.cut_notes():
             console.print(Text(note))
+    if labels := experiment.count_labels():
+        console.print(make_label_table(labels))
 
 
 if __name__ == "__main__":

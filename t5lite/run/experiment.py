@@ -8,9 +8,11 @@ This module joins data, objectives and model. The verbs build on this module.
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from t5lite.checks import check, require_training_data
@@ -89,18 +91,36 @@ class Experiment:
                 raise UserError(f"data.{name}: the held-out text is shorter than one row; give more held-out text")
         return sources
 
-    def count_cut(self) -> dict[str, Cut]:
-        """Return {split: counts of cut texts}, for training data and each held-out set. Windows cut nothing: {}."""
+    def _pair_sources(self) -> dict[str, RowSource]:
+        """Return {split: rows} of training data, unpacked, and of each held-out set. Windows are no pairs: {}."""
         if self.objective.rows == "windows":
             return {}
-        train_spans = self.dataset.train
-        sources = {
-            "train" if len(train_spans) == 1 else f"train_{name}": self._make_source(
-                span, self.objective, packed=False, limited=True
+        spans = self.dataset.train
+        train = {
+            "train" if len(spans) == 1 else f"train_{name}": self._make_source(
+                span, self.objective, False, limited=True
             )
-            for name, span in train_spans.items()
+            for name, span in spans.items()
         }
-        return {name: source.count_cut() for name, source in (sources | self.heldout_sources(self.evaluated)).items()}
+        return train | self.heldout_sources(self.evaluated)
+
+    def count_cut(self) -> dict[str, Cut]:
+        """Return {split: counts of cut texts}, for training data and each held-out set. Windows cut nothing: {}."""
+        return {name: source.count_cut() for name, source in self._pair_sources().items()}
+
+    def count_labels(self) -> dict[str, dict[str, int]]:
+        """Return {split: {label: number of pairs}}, for training data and each held-out set. {} without labels."""
+        labels = self.dataset.labels
+        if labels is None or self.objective.name != "supervised":
+            return {}
+        numbers = label_ids(self.dataset.tokenizer, labels)
+        counts = {}
+        for name, source in self._pair_sources().items():
+            order = source.plan.order if isinstance(source, PackedPairs) else source.order
+            targets = (source.store.document(2 * int(pair) + 1).astype(np.int32) for pair in order)
+            found = Counter(numbers.get(target.tobytes()) for target in targets)
+            counts[name] = {label: found[number] for number, label in enumerate(labels)}
+        return counts
 
     def cut_notes(self) -> list[str]:
         """Return a sentence for each split with cut texts. The sentence names the limit to raise."""

@@ -1,16 +1,18 @@
 """Preview for people: marks where there are no colours, boundaries, and what the examples came to together."""
 
 import io
+import json
 import re
 
 import pytest
 from rich.console import Console
 
 from t5lite import preview
+from t5lite.config import to_dict
 from t5lite.preview import show, summarise
 from t5lite.run.examples import make_training_examples, measure_noise
 from t5lite.run.experiment import open_experiment
-from tests.small import small_config, write_texts
+from tests.small import small_config, write_pairs, write_texts
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,19 @@ def test_the_summary_alone(texts, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         preview.main(["--config", str(path), "--n", "0"])
     assert stop.value.code == 2 and "argument --n: must be from 1 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "decoder"])
+def test_the_balance_of_labels_is_that_of_the_pairs_that_are_read(architecture, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    config = small_config(write_pairs(tmp_path / "pairs.jsonl", 400), "supervised", architecture)
+    config.data.train.limit_per_label = 5
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    preview.main(["--config", str(tmp_path / "config.json"), "--n", "2", "--summary"])
+    lines = capsys.readouterr().out.partition("labels of the data")[2].splitlines()
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    held_out = [row["targets"] for row in rows[19::20]]
+    for label in ("about the sea", "other"):
+        (line,) = (line for line in lines if label in line)
+        share = f"{held_out.count(label)} ({held_out.count(label) / len(held_out):.1%})"
+        assert "5 (50.0%)" in line and share in line
