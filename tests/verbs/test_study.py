@@ -83,6 +83,7 @@ def test_a_study_ends_in_a_report_and_does_nothing_twice(write, tmp_path, capfd)
     assert "training" not in capfd.readouterr().err
 
 
+@pytest.mark.slow  # a fast test is test_the_same_config_gives_the_same_parameters in test_train.py
 def test_a_run_has_the_same_bits_whatever_its_process_ran_before(tmp_path):
     last = small_config(write_texts(tmp_path / "text"), "span_corruption", "decoder")
     last.model.dropout = 0.1
@@ -95,6 +96,7 @@ def test_a_run_has_the_same_bits_whatever_its_process_ran_before(tmp_path):
     assert after == alone
 
 
+@pytest.mark.slow  # in one process: test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice
 def test_a_failed_run_is_told_and_the_rest_still_compared(write, tmp_path, capsys):
     more = "pretrained.model.architecture = 'encoder_decoder'; del tasks['bag']"
     error = failure(write(more), capsys)
