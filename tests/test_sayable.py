@@ -88,7 +88,10 @@ PAIR = {"inputs": "oil seed rain", "targets": "the rain! is near, 42 times."}
 RUNS = {"own": "decoder", "bart": "encoder_decoder", "gpt2": "decoder"}
 
 
-@pytest.fixture(scope="module", params=RUNS)
+# The quick test of a decoder with a tokenizer of its own that is exported and comes back is in interop/test_exports.py.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "own")) for name in RUNS]
+)
 def taught(request, tmp_path_factory):
     """(name, workdir) of a run that has learned one pair by heart."""
     folder = tmp_path_factory.mktemp(request.param)

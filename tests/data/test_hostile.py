@@ -84,7 +84,7 @@ def test_a_gzip_bomb_is_refused_by_line_or_read_in_little_memory(tmp_path):
 
 
 @needs_proc
-@pytest.mark.parametrize("text", ["", " "], ids=["empty", "a space"])
+@pytest.mark.parametrize("text", [pytest.param("", marks=pytest.mark.slow), " "], ids=["empty", "a space"])
 def test_a_million_empty_documents_take_the_memory_of_one(tmp_path, text):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n")
     write(tmp_path / "b.jsonl", (tmp_path / "a.jsonl").read_text() * 1_000_000)

@@ -46,12 +46,25 @@ def search_by_the_rules(next_log_probs, beams, length_penalty, early_stopping, s
     return hypotheses
 
 
-@pytest.mark.parametrize("stops", [(EOS,), (EOS, 3, 7, 41, 60, 77)], ids=["one stop", "many stops"])
+ONE, MANY = (EOS,), (EOS, 3, 7, 41, 60, 77)
+KINDS = [("encoder_decoder", 1.0, False), ("encoder_decoder", 1.5, "never"), ("encoder_decoder", 0.0, True),
+         ("decoder", 1.0, True), ("decoder", -1.0, "never"), ("t5_decoder", 0.7, False)]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("name", "length_penalty", "early_stopping"),
-    [("encoder_decoder", 1.0, False), ("encoder_decoder", 1.5, "never"), ("encoder_decoder", 0.0, True),
-     ("decoder", 1.0, True), ("decoder", -1.0, "never"), ("t5_decoder", 0.7, False)],
-)  # fmt: skip
+    ("name", "length_penalty", "early_stopping", "stops"),
+    [
+        # Alternately with one and with many stops.
+        pytest.param(
+            *kind,
+            stops,
+            marks=[pytest.mark.slow] * ((index % 2 == 0) == (stops == MANY)),
+            id="-".join(map(str, (*kind, "one stop" if stops == ONE else "many stops"))),
+        )
+        for index, kind in enumerate(KINDS)
+        for stops in (ONE, MANY)
+    ],
+)
 def test_beams_follow_the_rules(name, length_penalty, early_stopping, stops):
     beams = 3
     settings = Settings(STEPS, num_beams=beams, num_return=beams, length_penalty=length_penalty,

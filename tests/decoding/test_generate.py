@@ -51,7 +51,12 @@ def test_greedy_with_cache_equals_the_whole_model(name, prefix_attention, start)
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("encoder_decoder", BEAMS), ("decoder", SAMPLED), ("t5_decoder", GREEDY), ("t5_decoder", BEAMS)],
+    [
+        ("encoder_decoder", BEAMS),
+        ("decoder", SAMPLED),
+        ("t5_decoder", GREEDY),
+        pytest.param("t5_decoder", BEAMS, marks=pytest.mark.slow),
+    ],
 )
 def test_a_row_is_what_it_is_alone_and_in_any_bucket(name, settings):
     together = run(name, settings, prefix_attention=True)
@@ -140,7 +145,7 @@ def test_only_allowed_ids_are_generated():
     assert (beams.lengths == STEPS).all() and set(beams.tokens.ravel().tolist()) <= set(np.flatnonzero(allowed))
 
 
-@pytest.mark.parametrize("settings", [SAMPLED, BEAMS], ids=["sampled", "beams"])
+@pytest.mark.parametrize("settings", [pytest.param(SAMPLED, marks=pytest.mark.slow), BEAMS], ids=["sampled", "beams"])
 def test_a_forced_prefix_begins_the_answer_and_is_scored(settings):
     prefixes = [[11, 12], [], [13]]
     generated = run("t5_decoder", settings, prefixes=prefixes)
@@ -186,7 +191,7 @@ def uncached_logits(tokens_T):
     return model.apply({"params": params}, hidden[0], method=Transformer.logits)
 
 
-@pytest.mark.parametrize("settings", [SAMPLED, BEAMS], ids=["sampled", "beams"])
+@pytest.mark.parametrize("settings", [pytest.param(SAMPLED, marks=pytest.mark.slow), BEAMS], ids=["sampled", "beams"])
 def test_sharded_it_is_what_it_is_on_one_device(settings):
     model, params = model_and_params("encoder_decoder")
     four = [0, 1, 2, 1]

@@ -33,7 +33,9 @@ def greedy(name, row, allowed_ids):
     return tokens
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "encoder_decoder")) for name in NAMES]
+)
 def test_each_of_several_stops_ends_an_answer(name):
     free = [tokens for tokens, _ in answers(name, Settings(STEPS))]
     for settings in (SETTINGS[0], SETTINGS[2]):
@@ -44,8 +46,15 @@ def test_each_of_several_stops_ends_an_answer(name):
         assert not {free[0][1], 7} & set(tokens[:-1])
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[2]], ids=["greedy", "samples"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        pytest.param("encoder_decoder", SETTINGS[0], id="greedy-encoder_decoder"),
+        pytest.param("decoder", SETTINGS[2], id="samples-decoder"),
+        pytest.param("decoder", SETTINGS[0], marks=pytest.mark.slow, id="greedy-decoder"),
+        pytest.param("encoder_decoder", SETTINGS[2], marks=pytest.mark.slow, id="samples-encoder_decoder"),
+    ],
+)
 def test_what_is_forced_comes_and_what_is_forbidden_does_not(name, settings):
     free = [tokens for tokens, _ in answers(name, settings)]
     rules = {"first": 99, "last": 98, "never_first": (free[0][1], 20)}

@@ -47,7 +47,13 @@ def rules_for(name, place):
     return config_json
 
 
-@pytest.fixture(scope="module", params=["bart", "t5", "gpt2", "llama"])
+SLOW = {"t5", "gpt2"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ("bart", "t5", "gpt2", "llama")],
+)
 def places(request, tmp_path_factory):
     """(release with rules, workdir converted from the release, release converted from the workdir)."""
     root = tmp_path_factory.mktemp(request.param)

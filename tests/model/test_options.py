@@ -129,7 +129,7 @@ KINDS = {
 
 
 # Cross-attention has no positions, so options of positions are tested only on a decoder.
-WITH_ENCODER = ("relative_bias", "grouped queries", "gated", "biases")
+WITH_ENCODER = ("grouped queries", "biases")
 
 
 @pytest.mark.parametrize(

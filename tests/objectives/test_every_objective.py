@@ -141,7 +141,16 @@ def test_no_token_is_lost_and_eos_ends_each_side_once(name, inputs_length, seed)
         check_reconstruction(name, inputs, targets, seen.window, seen.noise)
 
 
-@pytest.mark.parametrize(("name", "architecture", "settings_of"), CASES, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "architecture", "settings_of"),
+    [
+        # These are mixtures. On a decoder, their members have fast cases.
+        pytest.param(
+            *case, marks=[pytest.mark.slow] * (case[:2] in (("ul2", "decoder"), ("mixture", "decoder"))), id=name
+        )
+        for case, name in zip(CASES, IDS, strict=True)
+    ],
+)
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_batches_are_well_formed(name, architecture, settings_of, seed):
@@ -214,7 +223,11 @@ def test_an_example_depends_on_its_row_and_key_alone(name, architecture, setting
 
 @pytest.mark.parametrize(
     ("name", "architecture"),
-    [("span_corruption", "encoder_decoder"), ("bart", "decoder"), ("fill_in_the_middle", "decoder")],
+    [
+        ("span_corruption", "encoder_decoder"),
+        pytest.param("bart", "decoder", marks=pytest.mark.slow),
+        ("fill_in_the_middle", "decoder"),
+    ],
 )
 def test_a_batch_is_the_same_in_one_piece_row_by_row_and_over_eight_devices(name, architecture):
     objective = build(name, architecture)

@@ -41,7 +41,7 @@ def test_members_on_an_encoder_decoder(name, members):
             assert inputs[1:-1] + targets[:-1] == one.window, "the last quarter"
 
 
-@pytest.mark.parametrize(("name", "members"), [("ul2", UL2), ("ul2r", UL2R)])
+@pytest.mark.parametrize(("name", "members"), [pytest.param("ul2", UL2, marks=pytest.mark.slow), ("ul2r", UL2R)])
 def test_members_on_a_decoder(name, members):
     """A row has the mode token, inputs and targets. Only the last quarter has no EOS between inputs and targets."""
     objective, seen = _make_examples(name, "decoder")

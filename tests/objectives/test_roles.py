@@ -49,8 +49,9 @@ def test_all_objectives_are_here():
     assert {name for name, _, _ in ALL} | {"supervised", "tagging"} == set(OBJECTIVES)
 
 
-# On a decoder and an encoder-decoder, an objective differs only in the layout.
+# On a decoder and an encoder-decoder, an objective differs only in the layout. UL2 is a mixture like the two others.
 AGAIN = [(name, on) for name, on, _ in ALL if on == "decoder" and (name, "encoder_decoder", {}) in ALL]
+AGAIN += [("ul2r", "encoder_decoder"), ("mixture", "encoder_decoder"), ("mixture", "decoder")]
 CASES_OF_ALL = [
     pytest.param(name, on, settings, marks=[pytest.mark.slow] * ((name, on) in AGAIN), id=f"{name}-{on}")
     for name, on, settings in ALL

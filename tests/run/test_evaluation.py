@@ -52,7 +52,10 @@ def _evaluated(experiment, mesh, examples=6):
     return metrics, [tuple(shown[:3]) for shown in evaluator.examples(params, "validation", examples)]
 
 
-@pytest.mark.parametrize(("architecture", "objective"), MESHES)
+@pytest.mark.parametrize(
+    ("architecture", "objective"),
+    [pytest.param(*each, marks=[pytest.mark.slow] * (each[0] == "decoder")) for each in MESHES],
+)
 def test_metrics_and_answers_depend_neither_on_the_mesh_nor_on_the_batch(sources, architecture, objective):
     source = sources[objective == "supervised"]
     experiment = open_experiment(_config(source, architecture, objective))

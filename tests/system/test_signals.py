@@ -98,7 +98,11 @@ PLACES = {
 
 @pytest.mark.parametrize(
     "place, number",
-    [*((place, signal.SIGTERM) for place in PLACES), ("in Python", signal.SIGINT), ("in C", signal.SIGINT)],
+    [
+        *((place, signal.SIGTERM) for place in PLACES),
+        ("in Python", signal.SIGINT),
+        pytest.param("in C", signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_verb_in_any_code(place, number):
     work, clears_up = PLACES[place]

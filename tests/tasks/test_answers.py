@@ -149,6 +149,11 @@ def test_entities_by_hand(gold, chosen, counts):
     assert entities(gold, chosen) == counts
 
 
+@jax.jit
+def compiled_entity_counts(*sides):
+    return entity_counts(*sides, *entity_kinds(TAGS))
+
+
 def plain_entities(tags):
     """Return {(type, begin, end)} of all entities, with a plain loop."""
     entities, begin = set(), None
@@ -172,7 +177,7 @@ def test_entities_that_are_cut_off_or_in_two_are_missed(kept, after):
         next_tag = TAGS.index(after[0]) if after else -1
         sides = (jnp.asarray(row), jnp.asarray(chosen), jnp.arange(length) < len(kept), jnp.int32(next_tag))
         cut = [(TAGS.index(kept[-1]), np.array([*map(TAGS.index, after)], int))]
-        found = np.asarray(entity_counts(*sides, *entity_kinds(TAGS))) + sum_missed(cut, TAGS)["entities"]
+        found = np.asarray(compiled_entity_counts(*sides)) + sum_missed(cut, TAGS)["entities"]
         true, said = plain_entities([*kept, *after]), plain_entities(names)
         assert found.tolist() == [len(true), len(said), len(true & said)]
     assert sum_missed(cut, TAGS)["missed"].tolist() == [after.count(tag) for tag in TAGS]

@@ -80,12 +80,14 @@ def _trained(trainable, state=None, **fields):
     return trainer, state, metrics, params
 
 
+FIELDS = {"microbatches": 2, "ema_decay": 0.9, "optimizer.weight_decay": 0.3}  # the tests share their programs
+
+
 def test_frozen_parameters_keep_their_bits_and_have_no_state_and_no_average():
-    fields = {"microbatches": 2, "ema_decay": 0.9, "optimizer.weight_decay": 0.3}
-    _, state, metrics, before = _trained(ENCODER_FROZEN, **fields)
-    _, everything, metrics_of_all, _ = _trained(None, **fields)
+    _, state, metrics, before = _trained(ENCODER_FROZEN, **FIELDS)
+    _, everything, metrics_of_all, _ = _trained(None, **FIELDS)
     others = tuple((pattern, not value) for pattern, value in ENCODER_FROZEN)
-    _, _, metrics_of_others, _ = _trained(others, **fields)
+    _, _, metrics_of_others, _ = _trained(others, **FIELDS)
     before, after = dict(flatten_with_paths(before)), dict(flatten_with_paths(jax.device_get(state.params)))
     expected, averaged = (dict(flatten_with_paths(tree)) for tree in (everything.params, state.average))
     for path in before:
@@ -102,7 +104,7 @@ def test_frozen_parameters_keep_their_bits_and_have_no_state_and_no_average():
 
 
 def test_a_checkpoint_holds_a_whole_average_and_is_read_with_or_without_frozen_parameters(tmp_path):
-    trainer, state, _, _ = _trained(ENCODER_FROZEN, ema_decay=0.9)
+    trainer, state, _, _ = _trained(ENCODER_FROZEN, **FIELDS)
     checkpoints = Checkpoints(tmp_path, Policy())
     # As a run saved it whose average held the frozen parameters as well.
     whole = state.replace(average=jax.tree.map(lambda x: x + 1, state.params))

@@ -73,27 +73,30 @@ PLAIN = {"optimizer.name": "adamw", "optimizer.epsilon": 1.0, "schedule.rate": 1
 
 
 @pytest.mark.parametrize("objective", [pytest.param("span_corruption", marks=pytest.mark.slow), "supervised"])
-def test_microbatches_equal_the_whole_batch_on_ragged_weighted_data(objective):
+@pytest.mark.parametrize("microbatches", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_microbatches_equal_the_whole_batch_on_ragged_weighted_data(objective, microbatches):
     fields = {"objective": objective, **PLAIN}
-    whole = _train(_config(**fields))
-    for microbatches in (2, 8):
-        cut = _train(_config(**fields, microbatches=microbatches))
-        np.testing.assert_allclose(cut[0], whole[0], rtol=1e-5)
-        assert _largest_difference(cut[1], whole[1]) < 2e-5
+    whole = _train_once(tuple(fields.items()))
+    cut = _train(_config(**fields, microbatches=microbatches))
+    np.testing.assert_allclose(cut[0], whole[0], rtol=1e-5)
+    assert _largest_difference(cut[1], whole[1]) < 2e-5
+
+
+MESHES = [dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(data=2, fsdp=4), dict(data=1, fsdp=8)]
+QUICK = [("span_corruption", MESHES[1]), ("causal_lm", MESHES[0])]
 
 
 @pytest.mark.parametrize(
-    "mesh",
+    ("objective", "mesh"),
     [
-        dict(data=8),
-        dict(data=2, fsdp=2, tensor=2),
-        pytest.param(dict(data=2, fsdp=4), marks=pytest.mark.slow),
-        pytest.param(dict(data=1, fsdp=8), marks=pytest.mark.slow),
+        pytest.param(
+            objective, mesh, marks=[pytest.mark.slow] * ((objective, mesh) not in QUICK), id=f"{objective}-{mesh}"
+        )
+        for objective in ("span_corruption", "causal_lm")
+        for mesh in MESHES
     ],
-    ids=str,
 )
-@pytest.mark.parametrize("objective", ["span_corruption", "causal_lm"])
-def test_losses_on_eight_devices_are_those_on_one(mesh, objective):
+def test_losses_on_eight_devices_are_those_on_one(objective, mesh):
     architecture = "decoder" if objective == "causal_lm" else "encoder_decoder"
     fields = {
         "objective": objective,
@@ -108,7 +111,8 @@ def test_losses_on_eight_devices_are_those_on_one(mesh, objective):
     assert _largest_difference(many[1], one[1]) < 2e-5
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(6, None), (8, 2)])
+# Another fast test of heads that no axis divides is test_a_mesh_changes_nothing in tests/model/test_transformer.py.
+@pytest.mark.parametrize(("heads", "kv_heads"), [pytest.param(6, None, marks=pytest.mark.slow), (8, 2)])
 def test_heads_that_the_mesh_does_not_divide_change_nothing(heads, kv_heads):
     fields = {"objective": "causal_lm", "architecture": "decoder", "model.num_heads": heads, "model.head_dim": 8,
               "model.num_kv_heads": kv_heads, "model.dropout": 0.1,
@@ -137,14 +141,15 @@ def test_examples_depend_on_place_and_seed_but_not_on_mesh_or_microbatches():
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])
 def test_every_optimizer_lowers_the_loss(name):
     rate = {"adamw": 1e-2, "adafactor": 1e-1, "lion": 1e-3, "muon": 1e-2}[name]
-    config = _config(**{"optimizer.name": name, "schedule.rate": rate, "optimizer.min_size_to_factor": 8})
+    fields = {"optimizer.name": name, "schedule.rate": rate, "optimizer.min_size_to_factor": 8}
+    config = _config(architecture="decoder", **fields)
     losses, _ = _train(config, steps=30)
     assert losses[-3:].mean() < losses[:3].mean() - 0.2
 
 
 def test_bfloat16_compute_keeps_float32_parameters_and_nearly_the_loss():
-    exact, _ = _train(_config())
-    rough, rough_params = _train(_config(**{"model.dtype": "bfloat16"}))
+    exact, _ = _train(_config(architecture="decoder"))
+    rough, rough_params = _train(_config(architecture="decoder", **{"model.dtype": "bfloat16"}))
     assert {leaf.dtype for leaf in jax.tree.leaves(rough_params)} == {np.dtype("float32")}
     assert 0 < np.max(np.abs(exact - rough)) < 0.05
 
@@ -160,6 +165,7 @@ def test_dropout_is_a_function_of_seed_and_step():
     assert losses(**{"optimizer.name": "lion"})[0] == first[0]
 
 
+@pytest.mark.slow  # a fast test is in test_frozen.py
 def test_frozen_parameters_keep_their_bits():
     config = _config(trainable=((".*embedding.*", False), (".*", True)))
     _, params = _train(config)
@@ -174,8 +180,8 @@ def test_frozen_parameters_keep_their_bits():
 
 
 def test_the_step_is_compiled_once_and_refuses_rows_of_another_shape():
-    config = _config()
-    objective = make_objective(config.objective, "encoder_decoder", VOCABULARY)
+    config = _config(architecture="decoder")
+    objective = make_objective(config.objective, "decoder", VOCABULARY)
     trainer = make_trainer(config, make_model(config.model, VOCABULARY), objective, VOCABULARY.table, 10)
     state = trainer.init()
     with pytest.raises(TypeError):
@@ -183,8 +189,8 @@ def test_the_step_is_compiled_once_and_refuses_rows_of_another_shape():
 
 
 def test_seeds_share_one_program_and_draw_numbers_of_their_own():
-    fields = {"model.dropout": 0.1}
-    objective = make_objective(_config().objective, "encoder_decoder", VOCABULARY)
+    fields = {"architecture": "decoder", "model.dropout": 0.1}
+    objective = make_objective(_config(**fields).objective, "decoder", VOCABULARY)
     model = make_model(_config(**fields).model, VOCABULARY)
     # Another table of the same contents, as a second run reads it from disk.
     tables = VOCABULARY.table, Vocabulary.synthetic(290, 20).table
@@ -195,7 +201,7 @@ def test_seeds_share_one_program_and_draw_numbers_of_their_own():
     first, second, third = trainer(0), trainer(1, tables[1]), trainer(0, **{"loss.z_loss": 1e-4})
     assert first.step.func is second.step.func and first.init.func is second.init.func
     assert third.step.func is not first.step.func
-    rows = place_batch(next(_rows(_config())), first.mesh)
+    rows = place_batch(next(_rows(_config(**fields))), first.mesh)
     made = {seed: jax.device_get(each.step(each.init(), rows)) for seed, each in enumerate((first, second))}
     assert _largest_difference(made[0][0].params, made[1][0].params) > 0.01
     state = first.init()  # from the same parameters the noise still differs

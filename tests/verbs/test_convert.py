@@ -31,7 +31,7 @@ def config_from(place, source, objective="span_corruption", **fields):
     config = small_config(source, objective)
     config.init_from, config.model.architecture = f"hf:{place}", open_released(place).model.architecture
     config.objective.inputs_length = 24
-    config.budget.steps, config.eval.rows, config.eval.generate_rows = 2, 4, 2
+    config.budget.steps, config.eval.rows, config.eval.generate_rows = 2, 4, 0
     for name, value in fields.items():
         config[name] = value
     return config
@@ -61,7 +61,8 @@ def test_a_converted_run_gives_the_results_of_the_folder(place, tmp_path, capsys
     assert first == second and first["tokens"]
 
 
-@pytest.mark.parametrize("place", ["t5", "bert", "gpt2"], indirect=True)
+# Other fast tests of runs that start from BERT are in tests/verbs/test_foundations.py.
+@pytest.mark.parametrize("place", ["t5", pytest.param("bert", marks=pytest.mark.slow), "gpt2"], indirect=True)
 def test_a_run_goes_on_from_released_weights_and_no_longer_needs_them(place, tmp_path, capsys):
     name, folder = place
     objective = PLACES[name][2]
@@ -97,6 +98,7 @@ def test_training_starts_at_the_weights_themselves(tmp_path):
         np.testing.assert_array_equal(ours, weights.read(path), err_msg=row.entry.path)
 
 
+@pytest.mark.slow  # new rows have fast tests in test_foundations.py and test_inherit.py
 def test_a_vocabulary_that_grows_keeps_its_first_rows(tmp_path, capsys):
     folder = make_place(tmp_path / "llama", "llama")
     rows = open_released(folder).model.vocab_size
@@ -118,6 +120,7 @@ def test_a_vocabulary_that_grows_keeps_its_first_rows(tmp_path, capsys):
     assert np.abs(embedding[rows:]).max() > 0
 
 
+@pytest.mark.slow  # test_a_run_goes_on_from_released_weights_and_no_longer_needs_them checks it for t5 and gpt2
 def test_only_objectives_with_sentinels_get_them(tmp_path):
     folder, source = make_place(tmp_path / "llama", "llama"), write_texts(tmp_path / "texts", documents=20)
     for objective, sentinels in (("causal_lm", 0), ("span_corruption", 20)):
@@ -222,6 +225,7 @@ def test_a_run_of_no_family_is_not_exported(tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow  # a fast test is in tests/interop/test_exports.py
 def test_a_run_trained_here_is_exported_and_comes_back(tmp_path, capsys):
     source = write_texts(tmp_path / "texts", documents=20)
     for objective, architecture in (("span_corruption", "encoder_decoder"), ("causal_lm", "decoder")):

@@ -20,8 +20,8 @@ class Moved(Exception):
     """The machine is gone; the next one has other devices."""
 
 
-def _config(source, mesh, moves):
-    config = small_config(source)
+def _config(source, mesh, moves, architecture):
+    config = small_config(source, "span_corruption", architecture)
     config.model.dropout, config.ema_decay = 0.1, 0.9
     config.budget.steps, config.checkpoint.every_steps = STEPS_A_MESH * moves, STEPS_A_MESH
     config.log_every_steps = 1
@@ -36,11 +36,14 @@ def _losses(workdir):
 
 
 @pytest.mark.parametrize(
-    "meshes",
-    [(FOUR, ONE, SPLIT), pytest.param((EIGHT, FOUR, ONE, SPLIT, EIGHT), marks=pytest.mark.slow)],
+    ("meshes", "architecture"),
+    [
+        ((FOUR, ONE, SPLIT), "decoder"),
+        pytest.param((EIGHT, FOUR, ONE, SPLIT, EIGHT), "encoder_decoder", marks=pytest.mark.slow),
+    ],
     ids=["three", "five"],
 )
-def test_a_run_that_moves_from_mesh_to_mesh_computes_what_it_would_have(meshes, tmp_path, monkeypatch):
+def test_a_run_that_moves_from_mesh_to_mesh_computes_what_it_would_have(meshes, architecture, tmp_path, monkeypatch):
     source = write_texts(tmp_path / "texts")
     saved, restored = [], []
     save, restore = loop.Checkpoints.save, loop.Checkpoints.restore
@@ -64,12 +67,12 @@ def test_a_run_that_moves_from_mesh_to_mesh_computes_what_it_would_have(meshes, 
         patch.setattr(loop.Checkpoints, "restore", seen_restore)
         for mesh in meshes[:-1]:
             with pytest.raises(Moved):
-                train(_config(source, mesh, len(meshes)), tmp_path / "moved")
+                train(_config(source, mesh, len(meshes), architecture), tmp_path / "moved")
         mesh = meshes[-1]
-        train(_config(source, mesh, len(meshes)), tmp_path / "moved")
+        train(_config(source, mesh, len(meshes), architecture), tmp_path / "moved")
     for before, after in zip(saved[:-1], restored, strict=True):
         jax.tree.map(np.testing.assert_array_equal, before, after)
-    train(_config(source, ONE, len(meshes)), tmp_path / "stayed")
+    train(_config(source, ONE, len(meshes), architecture), tmp_path / "stayed")
     (moved_lines, moved), (stayed_lines, stayed) = map(_losses, (tmp_path / "moved", tmp_path / "stayed"))
     assert moved_lines == stayed_lines
     np.testing.assert_allclose(moved, stayed, rtol=1e-5)

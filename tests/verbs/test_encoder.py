@@ -125,7 +125,10 @@ def test_all_but_the_heads_is_handed_over(run, new, left, request, pretrained):
     assert before.keys() & after.keys() == before.keys() - set(left) == after.keys() - set(new)
 
 
-@pytest.mark.parametrize("renamed", [False, True], ids=["the same labels", "as many others"])
+# A fast test of a head that goes on with the same labels is in test_convert.py.
+@pytest.mark.parametrize(
+    "renamed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["the same labels", "as many others"]
+)
 def test_a_head_goes_on_only_with_the_labels_that_it_was_trained_on(
     renamed, config, folder, classifier, sources, tmp_path
 ):

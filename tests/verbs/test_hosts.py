@@ -134,6 +134,7 @@ def test_evaluate_on_several_hosts_says_once_what_one_host_says(on_two, hosts):
     assert said == expected if hosts == 2 else said["validation"] == pytest.approx(expected["validation"], rel=1e-5)
 
 
+@pytest.mark.slow  # fast tests evaluate and generate on two hosts, and run/test_evaluation.py splits the weights
 def test_pairs_are_scored_and_answered_on_two_hosts_that_share_the_weights_as_on_one(tmp_path):
     config = config_of(write_pairs(tmp_path / "pairs.jsonl"), 1, 2)
     config.objective.name, config.objective.targets_length = "supervised", 16

@@ -36,7 +36,7 @@ def texts(tmp_path_factory):
 
 def made(source, objective, architecture, **fields):
     config = small_config(source, objective, architecture)
-    config.budget.steps, config.eval.rows, config.eval.generate_rows = 1, 8, 2
+    config.budget.steps, config.eval.rows, config.eval.generate_rows = 1, 8, 0
     config.schedule.rate = 0.0  # what is taken over stays as it is
     return override(config, [f"--config.{name}={value}" for name, value in fields.items()])
 
@@ -256,6 +256,7 @@ def test_tokens_that_an_objective_needs_get_new_rows_and_all_others_keep_theirs(
         before = tmp_path / name
 
 
+@pytest.mark.slow  # new tokens have the fast test above, and new heads have those of test_encoder.py
 def test_a_classifier_gives_a_masked_language_model(tmp_path, texts, capsys):
     """An encoder that never had [MASK]."""
     pairs = write_pairs(tmp_path / "pairs.jsonl")

@@ -17,7 +17,10 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+# Another fast test of a run with BART's tokenizer is in tests/test_sayable.py.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "bart")) for name in RUNS]
+)
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     family, objective, architecture = RUNS[request.param]

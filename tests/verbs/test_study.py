@@ -19,8 +19,8 @@ from t5lite.studies import repeat
 from tests.small import small_config
 
 def get_study(arg=None):
-    pretrain = small_config({text!r})
-    scratch = small_config({pairs!r}, "supervised")
+    pretrain = small_config({text!r}, "span_corruption", "decoder")
+    scratch = small_config({pairs!r}, "supervised", "decoder")
     scratch.eval.generate_rows = 0
     pretrained = scratch.copy_and_resolve_references()
     scratch.tokenizer.path = pretrained.init_from = "@pretrain"
@@ -83,8 +83,9 @@ def test_a_study_ends_in_a_report_and_does_nothing_twice(write, tmp_path, capfd)
     assert "training" not in capfd.readouterr().err
 
 
+@pytest.mark.slow  # a fast test is test_the_same_config_gives_the_same_parameters in test_train.py
 def test_a_run_has_the_same_bits_whatever_its_process_ran_before(tmp_path):
-    last = small_config(write_texts(tmp_path / "text"))
+    last = small_config(write_texts(tmp_path / "text"), "span_corruption", "decoder")
     last.model.dropout = 0.1
     of_another_seed, of_another_size = last.copy_and_resolve_references(), last.copy_and_resolve_references()
     of_another_seed.seed, of_another_size.model.d_model = 1, 2 * last.model.d_model
@@ -95,8 +96,9 @@ def test_a_run_has_the_same_bits_whatever_its_process_ran_before(tmp_path):
     assert after == alone
 
 
+@pytest.mark.slow  # in one process: test_a_study_in_one_process_ends_in_a_report_and_does_nothing_twice
 def test_a_failed_run_is_told_and_the_rest_still_compared(write, tmp_path, capsys):
-    more = "pretrained.model.architecture = 'decoder'; del tasks['bag']"
+    more = "pretrained.model.architecture = 'encoder_decoder'; del tasks['bag']"
     error = failure(write(more), capsys)
     assert "2 runs have no result: pretrained-0 failed: " in error and "init_from" in error
     report = json.loads((tmp_path / "out/report.json").read_text())

@@ -31,7 +31,8 @@ def spans(folder, texts):
     return folder / "spans"
 
 
-@pytest.fixture(scope="module", params=["encoder_decoder", "decoder"])
+# Another fast test of a decoder that learns pairs and answers is in tests/test_sayable.py.
+@pytest.fixture(scope="module", params=["encoder_decoder", pytest.param("decoder", marks=pytest.mark.slow)])
 def task(request, folder):
     config = small_config(write_pairs(folder / "pairs.jsonl", 400), "supervised", request.param)
     config.budget.steps = 60

@@ -63,8 +63,15 @@ def test_attention_is_softmax_by_hand(implementation, mask, bias, scale):
 
 @pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "einsum"])
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize(("with_bias", "scale"), [(True, 1.0), (False, 0.3)])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("with_bias", "scale", "dropout"),
+    [
+        (True, 1.0, 0.3),
+        (False, 0.3, 0.0),
+        pytest.param(True, 1.0, 0.0, marks=pytest.mark.slow),
+        pytest.param(False, 0.3, 0.3, marks=pytest.mark.slow),
+    ],
+)
 def test_values_and_gradients_equal_those_of_einsum(implementation, mask, with_bias, scale, dropout):
     q, k, v, dy = random_inputs()
     mask, given = MASKS[mask](), [buckets().values] if with_bias else []
