@@ -85,7 +85,7 @@ def test_every_field_of_a_model_is_inherited_but_those_that_are_named(denoiser, 
                   rotary_base=5e4, rotary_scaling=("linear", 2.0), max_positions=64, position_offset=2, norm="layer",
                   norm_position="post", norm_epsilon=1e-5, embedding_norm=True, scale_embeddings=True,
                   activation="gelu", biases="all", qk_norm=True, scale_scores=False, tie_embeddings=False,
-                  scale_logits=True, logits_soft_cap=3.0, logits_bias=True, initialisation="t5", token_types=3,
+                  scale_logits=True, logits_soft_cap=3.0, logits_bias=True, initialisation="t5", token_types=0,
                   mlm_transform=False)  # fmt: skip
     own = dict(architecture="encoder_decoder", dropout=0.25, dropout_places=("attention",), dtype="bfloat16",
                attention="einsum", remat="full", scan_layers=True)  # fmt: skip
