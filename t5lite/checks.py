@@ -107,6 +107,9 @@ def check(config: ConfigDict) -> None:
     )
     for field in ("loss.label_smoothing", "model.dropout"):
         require(lookup_field(config, field) < 1, field, "must be below 1")
+    loss = config.loss
+    both = "set balance_classes or class_weights, not both"
+    require(not (loss.balance_classes and loss.class_weights is not None), "loss", both)
     require(config.ema_decay is None or 0 < config.ema_decay < 1, "ema_decay", "must be between 0 and 1")
     require(config.name.isprintable(), "name", "must be printable, on one line")
     for name in ("validation", "test"):

@@ -42,7 +42,7 @@ def base_config() -> ConfigDict:
             "model": _model_fields(),
             "optimizer": _optimizer_fields(),
             "schedule": _schedule_fields(),
-            "loss": {"z_loss": 0.0, "label_smoothing": 0.0},
+            "loss": _loss_fields(),
             "batch_size": 8,
             "microbatches": 1,
             "budget": {
@@ -88,6 +88,15 @@ def base_config() -> ConfigDict:
     for group in (config.data.train, config.objective):
         group.mixture.unlock()  # the user chooses the names of the members
     return config
+
+
+def _loss_fields() -> dict[str, Any]:
+    return {
+        "z_loss": 0.0,
+        "label_smoothing": 0.0,
+        "balance_classes": False,  # for a head: weight labels by the inverse of their number in training
+        "class_weights": _optional(tuple),  # for a head: ((label, weight), …); other labels have weight 1
+    }
 
 
 def _tokenizer_fields() -> dict[str, Any]:

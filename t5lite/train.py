@@ -151,9 +151,9 @@ def _train_network(
     if is_primary():
         experiment.dataset.tokenizer.save(workdir / "tokenizer")  # early, because other runs of a study may wait for it
     objective, model, table = experiment.objective, experiment.model, experiment.vocabulary.table
-    steps = total_steps(experiment, workdir)
+    steps, class_weights = total_steps(experiment, workdir), experiment.choose_class_weights()
     with progress("compiling the training step", 1, show_count=False) as advance:
-        trainer = make_trainer(config, model, objective, table, steps)
+        trainer = make_trainer(config, model, objective, table, steps, class_weights)
         advance()
 
     checkpoints = Checkpoints(workdir, policy)

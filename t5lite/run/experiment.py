@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from t5lite.checks import check, require_training_data
+from t5lite.checks import FACTOR, check, require_training_data
 from t5lite.config import require
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, open_dataset, open_heldout, pair_plan
@@ -32,7 +32,7 @@ from t5lite.objectives.catalogue import find_kind, make_standards, special_token
 from t5lite.objectives.objective import Objective
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.run.released import find_labels, fit_tokenizer
-from t5lite.system.errors import UserError
+from t5lite.system.errors import UserError, nearest
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
 from t5lite.tasks.table import make_evaluation_objective, make_objective
@@ -121,6 +121,37 @@ class Experiment:
             found = Counter(numbers.get(target.tobytes()) for target in targets)
             counts[name] = {label: found[number] for number, label in enumerate(labels)}
         return counts
+
+    def choose_class_weights(self) -> tuple[float, ...] | None:
+        """Return the weight of each label in the loss of a head; None: all weights are 1.
+
+        Balanced weights are n / (labels · n of the label), so their mean over the training data is 1.
+        """
+        fields, labels = self.config.loss, self.dataset.labels or ()
+        if not fields.balance_classes and fields.class_weights is None:
+            return None
+        name = "balance_classes" if fields.balance_classes else "class_weights"
+        no_head = "needs a head that chooses labels: an encoder on pairs with labels, or on tags"
+        require(self.objective.answer_head is not None and bool(labels), f"loss.{name}", no_head)
+        if fields.balance_classes:
+            counts = self._count_training_labels()
+            return tuple(sum(counts.values()) / (len(labels) * max(counts[label], 1)) for label in labels)
+        given = {}
+        for row in fields.class_weights:
+            is_pair = isinstance(row, tuple | list) and len(row) == 2
+            require(is_pair, "loss.class_weights", f"{row!r} is not a pair (label, weight); correct it")
+            label, weight = row
+            require(label in labels, "loss.class_weights", f"unknown label {label!r}; {nearest(str(label), labels)}")
+            is_weight = isinstance(weight, int | float) and 0 < weight < FACTOR
+            require(is_weight, "loss.class_weights", f"the weight of {label!r} is {weight!r}; give a number above 0")
+            given[label] = float(weight)
+        return tuple(given.get(label, 1.0) for label in labels)
+
+    def _count_training_labels(self) -> Counter[str]:
+        """Return the number of training pairs of each label, or of words with each tag."""
+        if counts := self.count_labels():
+            return sum((Counter(counts[name]) for name in counts.keys() - self.dataset.heldout.keys()), Counter())
+        return sum((Counter(span.store.card["labels"]) for span in self.dataset.train.values()), Counter())
 
     def cut_notes(self) -> list[str]:
         """Return a sentence for each split with cut texts. The sentence names the limit to raise."""

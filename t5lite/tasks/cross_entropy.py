@@ -1,10 +1,25 @@
 """Cross entropy as sums. They can be added over microbatches, hosts and validation batches."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 Sums = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """The fields of `config.loss`, and the weights of classes that follow from them. The defaults are plain likelihood.
+
+    class_weights: a weight for each label of the run, in their order; None: all weights are 1. Only the objective of
+        heads that choose labels uses them, not their "nll".
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    class_weights: tuple[float, ...] | None = None
 
 
 def nll_and_log_z(logits: Array, targets: Array) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from t5lite.objectives import catalogue
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Fields, Head, Heads, Objective
 from t5lite.system.vocabulary import Vocabulary
-from t5lite.tasks.cross_entropy import Sums
+from t5lite.tasks.cross_entropy import LossSettings, Sums
 from t5lite.tasks.label import LABEL
 from t5lite.tasks.next_sentence import NEXT_SENTENCE
 from t5lite.tasks.tags import TAGS
@@ -18,6 +18,7 @@ from t5lite.tasks.task import Task
 from t5lite.tasks.text import TEXT
 
 TASKS: dict[str, Task] = {task.head: task for task in (TEXT, LABEL, TAGS, NEXT_SENTENCE)}
+LIKELIHOOD = LossSettings()
 # {objective.name: the task of its answers on an encoder, if the data has labels}
 ENCODER_TASKS = {"supervised": LABEL, "tagging": TAGS}
 
@@ -63,14 +64,12 @@ def sum_key(head: str, name: str) -> str:
     return name if head == TEXT.head else f"{head}/{name}"
 
 
-def loss_sums(
-    outputs: Mapping[str, jax.Array], batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
-) -> Sums:
+def loss_sums(outputs: Mapping[str, jax.Array], batch: Batch, settings: LossSettings = LIKELIHOOD) -> Sums:
     """Return {"objective", "nll", "weight"} of each head, with keys from `sum_key`. outputs: {head: logits}."""
     return {
         sum_key(head, name): value
         for head, logits in outputs.items()
-        for name, value in TASKS[head].loss(logits, batch, label_smoothing, z_loss).items()
+        for name, value in TASKS[head].loss(logits, batch, settings).items()
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Head
-from t5lite.tasks.cross_entropy import Sums, cross_entropy_sums, nll_and_log_z
+from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, nll_and_log_z
 
 Array = jax.Array
 CALIBRATION_BINS = 15
@@ -33,7 +33,7 @@ class Task:
     loss_name: the name of the metric for its loss, if the model has several heads.
     each: "token": an answer for each token; "example": an answer for the whole example.
     weights: (batch) -> float32, the weight of each answer.
-    loss: (logits, batch, label_smoothing, z_loss) -> {"objective", "nll", "weight"}.
+    loss: (logits, batch, settings) -> {"objective", "nll", "weight"}.
     nll: (logits, batch) -> float32 [B], the negative log-likelihood of each row.
     predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
         rows: the rows that the host read.
@@ -52,7 +52,7 @@ class Task:
     loss_name: str
     each: str
     weights: Callable[[Batch], Array]
-    loss: Callable[[Array, Batch, float, float], Sums]
+    loss: Callable[[Array, Batch, LossSettings], Sums]
     nll: Callable[[Array, Batch], Array]
     predictions: Callable[[Array, Batch, Sequence[str], Mapping[str, Any]], Sums]
     sum_missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
@@ -79,8 +79,14 @@ def make_class_task(head: str, **fields: Any) -> Task:
         answers = batch.answers[head]
         return jnp.maximum(answers, 0), (answers >= 0).astype(jnp.float32)
 
-    def loss(logits: Array, batch: Batch, label_smoothing: float, z_loss: float) -> Sums:
-        return cross_entropy_sums(logits, *split_answers(batch), label_smoothing, z_loss)
+    def loss(logits: Array, batch: Batch, settings: LossSettings) -> Sums:
+        classes, weights = split_answers(batch)
+        of_objective = (settings.label_smoothing, settings.z_loss)
+        sums = cross_entropy_sums(logits, classes, weights, *of_objective)
+        if settings.class_weights is not None and fields.get("has_labels"):
+            weights = weights * jnp.asarray(settings.class_weights, jnp.float32)[classes]
+            sums["objective"] = cross_entropy_sums(logits, classes, weights, *of_objective)["objective"]
+        return sums
 
     def nll(logits: Array, batch: Batch) -> Array:
         targets, weights = split_answers(batch)

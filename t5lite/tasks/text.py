@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY, Objective, Row, make_batch
 from t5lite.system.vocabulary import TokenTable
-from t5lite.tasks.cross_entropy import Sums, cross_entropy_sums, nll_and_log_z
+from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, nll_and_log_z
 from t5lite.tasks.task import Task
 
 Array = jax.Array
@@ -22,8 +22,8 @@ TEXT_METRICS = (
 )
 
 
-def _loss(logits: Array, batch: Batch, label_smoothing: float, z_loss: float) -> Sums:
-    return cross_entropy_sums(logits, batch.targets, batch.weights, label_smoothing, z_loss)
+def _loss(logits: Array, batch: Batch, settings: LossSettings) -> Sums:
+    return cross_entropy_sums(logits, batch.targets, batch.weights, settings.label_smoothing, settings.z_loss)
 
 
 def _nll(logits: Array, batch: Batch) -> Array:

@@ -28,7 +28,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.batch import Batch, select_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.system.vocabulary import TokenTable
-from t5lite.tasks.cross_entropy import Sums
+from t5lite.tasks.cross_entropy import LossSettings, Sums
 from t5lite.tasks.table import list_heads, loss_sums, prediction_sums
 from t5lite.tasks.text import byte_sums
 from t5lite.training.average import update_average
@@ -67,8 +67,7 @@ class StepSettings:
 
     batch_size: int
     microbatches: int
-    label_smoothing: float
-    z_loss: float
+    loss: LossSettings
     ema_decay: float | None
 
 
@@ -135,7 +134,7 @@ def make_train_step(
     ) -> tuple[Array, tuple[Sums, Array]]:
         params = fill(trained, frozen)
         outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}, method="outputs")
-        sums = loss_sums(outputs, batch, settings.label_smoothing, settings.z_loss)
+        sums = loss_sums(outputs, batch, settings.loss)
         return sum_heads(sums, "objective", weights)[0], (sums | count_tokens(batch), find_finite_rows(outputs, batch))
 
     def train_step(state: TrainState, rows: Row, seed: Array) -> tuple[TrainState, Sums]:

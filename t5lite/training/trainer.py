@@ -29,6 +29,7 @@ from t5lite.objectives.objective import Objective, example_keys, make_batch
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import wait_for_all
 from t5lite.system.vocabulary import TokenTable
+from t5lite.tasks.cross_entropy import LossSettings
 from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
@@ -75,16 +76,21 @@ def _row_structs(objective: Objective, batch_size: int, sharding: Any = None) ->
 
 
 def make_trainer(
-    config: ConfigDict, model: Transformer, objective: Objective, table: TokenTable, total_steps: int
+    config: ConfigDict,
+    model: Transformer,
+    objective: Objective,
+    table: TokenTable,
+    total_steps: int,
+    class_weights: tuple[float, ...] | None = None,
 ) -> Trainer:
-    """Make the mesh of `config`, and compile the step for this mesh.
+    """Make the mesh of `config`, and compile the step for this mesh. class_weights: see `LossSettings`.
 
     Raises UserError if the state or a step does not fit in the memory of a device.
     """
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.microbatches, mesh)
     fields = FrozenConfigDict({name: config[name] for name in STEP_FIELDS})
-    trainer = _compile_for_any_seed(fields, model, objective, table, mesh, total_steps)
+    trainer = _compile_for_any_seed(fields, model, objective, table, mesh, total_steps, class_weights)
     # Without this wait, CPU hosts fail if one of them starts the first common program over 30 s late (a limit of Gloo).
     wait_for_all()
     seeded = {
@@ -96,7 +102,13 @@ def make_trainer(
 
 @functools.lru_cache(MAX_PROGRAMS)
 def _compile_for_any_seed(
-    config: FrozenConfigDict, model: Transformer, objective: Objective, table: TokenTable, mesh: Mesh, total_steps: int
+    config: FrozenConfigDict,
+    model: Transformer,
+    objective: Objective,
+    table: TokenTable,
+    mesh: Mesh,
+    total_steps: int,
+    class_weights: tuple[float, ...] | None,
 ) -> Trainer:
     """Return a Trainer whose functions have one more argument: `seed`, an int32 scalar."""
     schedule = make_schedule(config.schedule, total_steps)
@@ -107,8 +119,7 @@ def _compile_for_any_seed(
     settings = StepSettings(
         config.batch_size,
         config.microbatches,
-        config.loss.label_smoothing,
-        config.loss.z_loss,
+        LossSettings(config.loss.label_smoothing, config.loss.z_loss, class_weights),
         config.ema_decay,
     )
 

@@ -224,7 +224,7 @@ def test_runs_that_were_evaluated_in_another_way_are_named(write_fake, tmp_path)
     report = study.run_and_report(
         fake_study(**{"eval.rows": 8, "eval.every_steps": 3}), tmp_path, "Mine", parallel=None
     )
-    said = "a-0, a-1, b-2 were evaluated with eval.rows=256 and not 8; delete their result.json to evaluate anew."
+    said = "a-0, a-1, b-2 were evaluated with eval.rows=None and not 8; delete their result.json to evaluate anew."
     assert said in report.notes
 
 
