@@ -12,6 +12,8 @@ one that looks right. A warning names the first such row of a file.
 """
 
 import csv
+import dataclasses
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -70,26 +72,53 @@ def _make_carriage_return_error(path: Path, number: int) -> UserError:
     return UserError(f"{path}, line {number} has a carriage return inside; convert its line ends")
 
 
+@dataclasses.dataclass
+class _Record:
+    """Facts about the lines of one record so far. The lines are not kept: there can be millions.
+
+    first, last: the numbers of its first and its last line. count: its lines. length: its characters.
+    opening: the number of the line where the last cell opens, if the last line closes it. All marks in later lines are
+        doubled.
+    fewest, most: delimiters in a line.
+    """
+
+    first: int = 0
+    last: int = 0
+    count: int = 0
+    length: int = 0
+    opening: int = 0
+    fewest: int = sys.maxsize
+    most: int = 0
+    _last_has_mark: bool = False
+
+    def add(self, number: int, line: str, delimiter: str) -> None:
+        if self.count == 0:
+            self.first = self.opening = number
+        elif self.count > 1 and self._last_has_mark:
+            self.opening = self.last
+        self._last_has_mark = MARK in line and MARK in line.replace(2 * MARK, "")
+        self.last, self.count, self.length = number, self.count + 1, self.length + len(line)
+        delimiters = line.count(delimiter)
+        self.fewest, self.most = min(self.fewest, delimiters), max(self.most, delimiters)
+
+
 def _split_by_rfc(lines: Iterable[Line], path: Path, delimiter: str, max_length: int) -> Iterator[Record]:
     csv.field_size_limit(max_length)
-    record: list[Line] = []  # the lines of the current record so far
-    warned = False
+    record, warned = _Record(), False
 
     def feed() -> Iterator[str]:
-        length = 0
         for number, line in lines:
-            length = len(line) + (length if record else 0)
-            record.append((number, line))
-            if length > max_length and len(record) > 1:
+            record.add(number, line, delimiter)
+            if record.length > max_length and record.count > 1:
                 raise UserError(
-                    f"the row that begins at {path}, line {record[0][0]} is longer than {max_length:,} characters; "
-                    f"split the document or use .txt, or close the quotation mark of line {_find_opening_line(record)}"
+                    f"the row that begins at {path}, line {record.first} is longer than {max_length:,} characters; "
+                    f"split the document or use .txt, or close the quotation mark of line {record.opening}"
                 )
             yield line
 
     reader = csv.reader(feed(), delimiter=delimiter, strict=True)
     while True:
-        record.clear()
+        record = _Record()
         try:
             cells = next(reader, None)
         except csv.Error as error:
@@ -98,30 +127,20 @@ def _split_by_rfc(lines: Iterable[Line], path: Path, delimiter: str, max_length:
             return
         if not cells:
             continue
-        number = record[0][0]
-        looks_like_rows = {line.count(delimiter) for _, line in record} == {len(cells) - 1} and len(cells) > 1
-        if not warned and len(record) >= SUSPICIOUS_LINES and looks_like_rows:
+        looks_like_rows = record.fewest == record.most == len(cells) - 1 > 0
+        if not warned and record.count >= SUSPICIOUS_LINES and looks_like_rows:
             warned = True
             warn(
-                f"{path}, line {number}: one row takes {len(record)} lines, and each of them looks like a row; if the "
-                f"quotation mark in line {number} is text, double it or set {FIELD}={NONE}"
+                f"{path}, line {record.first}: one row takes {record.count} lines, and each of them looks like a row; "
+                f"if the quotation mark in line {record.first} is text, double it or set {FIELD}={NONE}"
             )
-        yield number, cells
+        yield record.first, cells
 
 
-def _explain(error: str, path: Path, record: list[Line]) -> UserError:
+def _explain(error: str, path: Path, record: _Record) -> UserError:
     """Return an error for the lines of a record that the csv module refused."""
     if "new-line character" in error:
-        return _make_carriage_return_error(path, record[0][0])
-    fault = "never closes" if "end of data" in error else f"closes in the middle of a cell, in line {record[-1][0]}"
+        return _make_carriage_return_error(path, record.first)
+    fault = "never closes" if "end of data" in error else f"closes in the middle of a cell, in line {record.last}"
     way_out = f"put the cell between marks and double each mark that is text, or set {FIELD}={NONE}"
-    return UserError(f"{path}, line {_find_opening_line(record)}: a quotation mark opens a cell and {fault}; {way_out}")
-
-
-def _find_opening_line(record: list[Line]) -> int:
-    """Return the number of the line where the last cell opens.
-
-    All marks in later lines are doubled, except in the last line.
-    """
-    first, *others = record[:-1] or record
-    return next((number for number, line in reversed(others) if MARK in line.replace(2 * MARK, "")), first[0])
+    return UserError(f"{path}, line {record.opening}: a quotation mark opens a cell and {fault}; {way_out}")

@@ -98,7 +98,7 @@ def test_a_million_empty_pairs_are_prepared_in_bounded_memory(tmp_path):
     config = tmp_path / "config.py"
     config.write_text(
         "from tests.small import small_config\ndef get_config(arg=None):\n"
-        "    config = small_config(arg, 'supervised')\n    config.tokenizer.vocab_size = 280\n    return config\n"
+        "    config = small_config(arg, 'supervised')\n    config.tokenizer.vocab_size = 285\n    return config\n"
     )
     some = [json.dumps({"inputs": f"the old man and the sea {i}", "targets": "a ship"}) for i in range(1000)]
     write(tmp_path / "a.jsonl", "\n".join([*some, *['{"inputs": "", "targets": ""}'] * 1_000_000]))
