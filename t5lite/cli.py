@@ -95,7 +95,10 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusi
 def add_which_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add the flags --step and --average, for a verb that reads a run."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--step", help='use the checkpoint of this step, or "best"; default: the newest')
+    group.add_argument(
+        "--step",
+        help='use the checkpoint of this step, or "best"; default: the newest, or the step that early stopping keeps',
+    )
     count = in_range(int, 1, STEPS)
     group.add_argument("--average", type=count, default=1, metavar="N", help="use the mean of the newest N checkpoints")
 

@@ -23,13 +23,14 @@ from rich.text import Text
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
 from t5lite.run.evaluation import Evaluator, load_evaluator
+from t5lite.run.held_out import warn_of_weakness
 from t5lite.run.overrides import override
 from t5lite.run.released import read_run_config
 from t5lite.run.score_file import score_file, write_predictions
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import is_primary
 from t5lite.system.progress import warn
-from t5lite.tasks.metrics import describe_weakness, score_classes
+from t5lite.tasks.metrics import score_classes
 from t5lite.tasks.texts import describe_corpus_metrics
 
 MAX_COLUMNS = 12  # columns of a confusion matrix that fit on a terminal
@@ -71,9 +72,7 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
             write_predictions(arguments.predictions, predictions)
     result = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
     result |= {"intervals": evaluator.intervals, "classes": evaluator.describe_classes()}
-    for split, values in metrics.items():
-        if (weakness := describe_weakness(values)) is not None:
-            warn(f"{split}: {weakness}")
+    warn_of_weakness(metrics)
     _print(result, f"{arguments.checkpoint}, step {step}", arguments.json)
 
 

@@ -7,6 +7,7 @@ In a template, {name} stands for the text of a column, and {{ and }} stand for b
 name is only a name. Of several pairs of templates, the index of the row chooses one, the same in every epoch.
 """
 
+import functools
 import string
 import zlib
 from collections.abc import Callable, Sequence
@@ -74,7 +75,8 @@ def fill_template(template: str, read: ReadColumn) -> str:
     return "".join(text + ("" if name is None else read(name)) for text, name in _parse(template))
 
 
-def _parse(template: str) -> list[tuple[str, str | None]]:
+@functools.lru_cache  # a template is filled for each row
+def _parse(template: str) -> tuple[tuple[str, str | None], ...]:
     """Return the parts of a template: a text, and the column after the text; None: no column."""
     try:
         parts = list(string.Formatter().parse(template))
@@ -83,7 +85,7 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
     for _, name, form, conversion in parts:
         if name is not None and (not name or form or conversion):
             raise UserError(f"template {template!r}: only the name of a column may stand in braces")
-    return [(text, name) for text, name, _, _ in parts]
+    return tuple((text, name) for text, name, _, _ in parts)
 
 
 def read_columns(fields: ConfigDict, train: ConfigDict, where: str) -> Columns:

@@ -148,7 +148,7 @@ class Experiment:
         return tuple(given.get(label, 1.0) for label in labels)
 
     def _count_training_labels(self) -> Counter[str]:
-        """Return the number of training pairs of each label, or of words with each tag."""
+        """Return the number of training pairs of each label, or of all words with each tag, held-out ones included."""
         if counts := self.count_labels():
             return sum((Counter(counts[name]) for name in counts.keys() - self.dataset.heldout.keys()), Counter())
         return sum((Counter(span.store.card["labels"]) for span in self.dataset.train.values()), Counter())

@@ -100,16 +100,21 @@ class HeldOut:
         return state, {"metrics": metrics, "evaluated": self.evaluator.count_rows(), **facts}
 
 
+def warn_of_weakness(metrics: Mapping[str, Metrics]) -> None:
+    """Warn about classifiers that have learned nothing. metrics: {split: metrics}."""
+    for split, values in metrics.items():
+        if (weakness := describe_weakness(values)) is not None:
+            warn(f"{split}: {weakness}")
+
+
 def review_classes(metrics: Mapping[str, Metrics], classes: Mapping[str, Classes]) -> dict[str, dict[str, Classes]]:
-    """Warn about classifiers that have learned nothing. Return {"classes": those for the result}; {} without any.
+    """Call `warn_of_weakness`, and return {"classes": those for the result}; {} without any.
 
     Args:
         metrics: {split: metrics}.
         classes: {split: {"labels": names, "confusion": rows of the confusion matrix}}.
     """
-    for split, values in metrics.items():
-        if (weakness := describe_weakness(values)) is not None:
-            warn(f"{split}: {weakness}")
+    warn_of_weakness(metrics)
     kept = {split: each for split, each in classes.items() if len(each["labels"]) <= MAX_LABELS}
     for split in classes.keys() - kept.keys():
         say(f"{split}: the result has no confusion matrix, because there are more than {MAX_LABELS} labels")

@@ -1,6 +1,7 @@
 """Metrics that compare texts with references, each as the field computes it.
 
-    score_texts([["The cat sat."]], ["the cat"])     {"exact_match": 0.0, "token_f1": 0.667, "rouge1": 0.8, …}
+    token_f1(["The cat sat."], "the cat")                 0.667
+    make_rouge("rouge1")(["The cat sat."], "the cat")     0.8
 
 exact_match        the output is a reference, character for character; spaces at both ends do not count
 squad_exact_match  the same after SQuAD's normalisation: see `normalise`

@@ -289,7 +289,10 @@ def load_params(source: str | Path, like: Any, step: str | None = None, average:
             _require_parts(source, kept.refusal, flat.keys() - record.shapes(record.params_item).keys())
         return {record.params_item: like}
 
-    for record, items in read_intact(workdir, choose_steps(workdir, step), select_arrays):
+    steps_to_read = choose_steps(workdir, step)
+    if average > 1:  # early stopping may keep an earlier step, which then comes first
+        steps_to_read = sorted(steps_to_read, reverse=True)
+    for record, items in read_intact(workdir, steps_to_read, select_arrays):
         params = items.pop(record.params_item)
         total = params if total is None else jax.tree.map(jnp.add, total, params)
         steps.append(record.step)
