@@ -4,8 +4,8 @@
 
 All runs have the same small network and the same number of windows. Each network is fine-tuned on a task of
 understanding (topic) and on a task of generation (summary). Everything is repeated with three seeds, pre-training too.
-Arguments name other text and tasks. If held_out is given, the word "train" in the name of a training file is replaced
-by it, and that file is the held-out text:
+Arguments name other text and tasks. `held_out` is a word. With it, the name of the held-out file is the name of the
+training file, with this word in place of "train":
 
     --config configs/studies/objectives.py:text=files:corpus.train.jsonl,topic=files:topics.train.jsonl,\
     summary=files:pairs.train.jsonl,held_out=validation

@@ -68,6 +68,7 @@ def test_the_best_evaluation_is_kept_however_many_are_saved_after_it(texts, tmp_
     assert losses[result["step"]] == min(losses.values())
     assert set(saved_steps(tmp_path)) == {result["step"], result["ended_at"]}
     assert choose_steps(tmp_path, None) == [result["step"], result["ended_at"]]
+    assert load_evaluator(tmp_path, average=2)[2] == result["ended_at"], "an average is of the newest checkpoints"
     assert result["metrics"]["validation"]["loss"] == pytest.approx(min(losses.values()), rel=1e-5)
 
 
