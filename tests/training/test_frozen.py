@@ -8,6 +8,7 @@ import pytest
 from t5lite.model.build import make_model
 from t5lite.model.transformer import parameter_shapes
 from t5lite.system.vocabulary import Vocabulary
+from t5lite.tasks.cross_entropy import LossSettings
 from t5lite.tasks.table import make_objective
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.optimizer import make_optimizer, trainable_mask
@@ -39,7 +40,7 @@ def _flops(config):
     params = parameter_shapes(model.config)
     optimizer = make_optimizer({"name": "adamw", "trainable": config.trainable}, lambda step: 0.1, params)
     mask = trainable_mask(config.trainable, params)
-    settings = StepSettings(config.batch_size, config.microbatches, 0.0, 0.0, None)
+    settings = StepSettings(config.batch_size, config.microbatches, LossSettings(), ema_decay=None)
     step = make_train_step(model, objective, VOCABULARY.table, optimizer, settings, mask)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
     shapes = objective.row_shapes(config.batch_size).items()
