@@ -30,11 +30,11 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from t5lite.bench import bench, make_synthetic_rows
-from t5lite.config import load_function
 from t5lite.objectives.catalogue import OBJECTIVES, make_objective, special_tokens
 from t5lite.objectives.lengths import span_corruption_lengths
 from t5lite.objectives.noise import span_counts
 from t5lite.objectives.objective import Objective, example_keys, make_batch
+from t5lite.system.python_files import load_function
 from t5lite.system.vocabulary import EOS, Vocabulary
 
 NAMES = [name for name, kind in OBJECTIVES.items() if kind.data == "text" and name != "mixture"]

@@ -7,7 +7,6 @@ import pytest
 from t5lite.checks import check, check_budget
 from t5lite.config import (
     base_config,
-    load_function,
     load_json,
     parse_arg,
     read_config,
@@ -15,6 +14,7 @@ from t5lite.config import (
 )
 from t5lite.run.overrides import override
 from t5lite.system.errors import UserError
+from t5lite.system.python_files import load_function
 
 
 def complaint(call, *parts):

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from t5lite.config import check_returned_config, explain_errors, load_function, lookup_field, set_field
+from t5lite.config import check_returned_config, lookup_field, set_field
 from t5lite.run.siblings import REFERRING
 from t5lite.system.errors import UserError, nearest
+from t5lite.system.python_files import explain_errors, load_function
 
 Study = dict[str, ConfigDict]
 NAME = re.compile(r"\w[\w.=+-]*")
