@@ -27,8 +27,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 
 run: $(VENV)/.installed
 	$(RUN) -m t5lite.study --config configs/studies/first_run.py --workdir $(FIRST) --parallel 2
-	$(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/summary_pretrained-0 --examples 3
 	@echo "report: $(FIRST)/report.html"
+	@echo "answers: $(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/summary_pretrained-0 --examples 3"
 
 test: setup
 	$(RUN) -m pytest $(if $(SLOW),-m slow,--numprocesses logical --maxprocesses 4 --dist loadfile)

@@ -35,13 +35,12 @@ LABELS = ("O", "B-X", "I-X")  # the number of labels has almost no effect on the
 def make_synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int) -> dict[str, np.ndarray]:
     """Return rows of random pieces without padding, in the shapes that `objective` needs. Segment ids are 1."""
     rng = np.random.default_rng(0)
-    shapes = objective.row_shapes(batch_size)
-    ranges = {"answers": (0, len(objective.labels))}
+    ranges = {"answers": (0, 2)}  # a label, a number, or whether a text has a label
     return {
-        name: np.ones(shape, np.int32)
+        name: np.ones(each.shape, np.int32)
         if name.endswith("segment_ids")
-        else rng.integers(*ranges.get(name, (3, vocabulary.pieces)), shape, dtype=np.int32)
-        for name, shape in shapes.items()
+        else rng.integers(*ranges.get(name, (3, vocabulary.pieces)), each.shape).astype(each.dtype)
+        for name, each in objective.row_structs(batch_size).items()
     }
 
 

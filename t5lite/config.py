@@ -111,7 +111,14 @@ def _data_fields() -> dict[str, Any]:
         "train": {
             "source": _optional(str),
             "split": _optional(str),
-            "columns": {"text": "text", "inputs": "inputs", "targets": "targets"},
+            "columns": {
+                "text": "text",
+                "inputs": "inputs",
+                "targets": "targets",
+                "question": "question",
+                "context": "context",
+                "answers": "answers",
+            },
             # Texts with the names of columns in braces, such as "summarize: {text}", in place of `columns`.
             "template": _template_fields(),
             "templates": _optional(tuple),  # several pairs (inputs, targets) of templates, instead of `template`
@@ -142,7 +149,7 @@ def _template_fields() -> dict[str, Any]:
 
 
 def _column_fields() -> dict[str, Any]:
-    return {"text": _optional(str), "inputs": _optional(str), "targets": _optional(str)}
+    return {name: _optional(str) for name in ("text", "inputs", "targets", "question", "context", "answers")}
 
 
 def member_fields(group: str) -> ConfigDict:
@@ -161,6 +168,8 @@ def _objective_fields() -> dict[str, Any]:
         "name": "span_corruption",
         "inputs_length": 512,
         "targets_length": _optional(int),  # for pairs; computed for other objectives
+        # supervised: text, label, labels, number, tags or span. None: text; on an encoder: label.
+        "answer": _optional(str),
         "noise_density": _optional(float),  # None: the objective's default, .15 or .3; prefix LM: a random split
         "masking": "count",  # mlm: a fixed number per window; "bernoulli": each token with probability noise_density
         "replacement": "independent",  # mlm: 80 % [MASK], 10 % random, 10 % kept, by chance; "exact": fixed numbers

@@ -37,7 +37,7 @@ from t5lite.data.columns import Columns
 from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
-from t5lite.run.answers import EncoderAnswerer, Generator, Options, Request, open_answerer
+from t5lite.run.answers import Generator, Options, Request, open_answerer
 from t5lite.run.requests import read_requests, shorten
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
@@ -261,16 +261,16 @@ def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: 
 
 
 def _check_settings(answerer: Answerer, arguments: argparse.Namespace) -> None:
-    """Raise UserError for an encoder with flags of generation.
+    """Raise UserError for flags of generation with a model that does not generate text.
 
     For other models, print a note about settings of generation_config.json that are not used.
     """
     given = [f"--{name}" for name in (*_settings_from_flags(arguments), *(("stop",) if arguments.stop else ()))]
-    if isinstance(answerer, EncoderAnswerer):
+    if not isinstance(answerer, Generator):
         given += ["--suppress"] if arguments.suppress else []
         given += ["--prefix"] if arguments.prefix else []
         if given:
-            raise UserError(f"{', '.join(given)}: an encoder does not generate text; leave it out")
+            raise UserError(f"{', '.join(given)}: the model does not generate text; leave it out")
         return
     rules, architecture = answerer.tokenizer.rules, answerer.objective.architecture
     if rules is not None and (note := describe_ignored(rules, architecture, given)):

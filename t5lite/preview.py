@@ -51,7 +51,7 @@ from t5lite.run.examples import (
 )
 from t5lite.run.experiment import Experiment, open_experiment
 from t5lite.system.vocabulary import Vocabulary
-from t5lite.tasks.table import TASKS, name_answers
+from t5lite.tasks.table import TASKS
 
 NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
 MAX_SHARES = 6  # a cell of the summary lists the shares of at most this many classes
@@ -135,7 +135,7 @@ def show(experiment: Experiment, example: TrainingExample, console: Console) -> 
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
         parts.append(Text.assemble(count, decode_with_styles(tokens, tokenizer, styles, plain)))
     for head, answers in example.batch.answers.items():
-        names = name_answers(head, answers, answers, objective.labels, tokenizer.decode)
+        names = TASKS[head].name_answers(answers, answers, experiment.reading)
         if names:
             parts.append(Text.assemble((f"{TASKS[head].name}: ", "bold"), " ".join(names)))
     if 1 in (values["token_types"] or ()):

@@ -77,7 +77,7 @@ def network():
     """Return the fields that all runs share: 1.9 million parameters, and an optimizer for few steps."""
     config = base_config()
     config.tokenizer.vocab_size = 4000
-    config.tokenizer.sample_bytes = 4_000_000
+    config.tokenizer.sample_bytes = 2_000_000
     config.model.d_model = 128
     config.model.d_ff = 256
     config.model.num_heads = 4
@@ -107,30 +107,30 @@ def pretraining(steps):
     return config
 
 
-def task(source, targets_length, steps, labels):
+def task(source, inputs_length, targets_length, steps, labels):
     config = network()
     config.data.train.source = source
     config.data.train.limit = labels
     config.objective.name = "supervised"
-    config.objective.inputs_length = 128
+    config.objective.inputs_length = inputs_length
     config.objective.targets_length = targets_length
     config.objective.pack = False
     config.batch_size = 16
     config.optimizer.rate_multipliers = ((".*query.*", 0.18), (".*", 1.0))
     config.budget.steps = steps
     config.checkpoint.every_steps = 100
-    config.eval.every_steps = steps // 2
+    config.eval.every_steps = steps  # before the first step and after the last one
     config.eval.generate_rows = 0
     return config
 
 
 def get_study(arg=None):
     # first_seed: for a second study, independent of the first
-    arg = parse_arg(arg, seeds=3, first_seed=0, pretrain_steps=500, summary_steps=100, topic_steps=80)
+    arg = parse_arg(arg, seeds=3, first_seed=0, pretrain_steps=300, summary_steps=60, topic_steps=60)
     runs = {}
     for name, config in {
-        "summary": task("pydocs/summary_science", 32, arg.summary_steps, labels=1500),
-        "topic": task("pydocs/science_topic", 8, arg.topic_steps, labels=2000),
+        "summary": task("pydocs/summary_science", 128, 32, arg.summary_steps, labels=1500),
+        "topic": task("pydocs/science_topic", 64, 8, arg.topic_steps, labels=2000),
     }.items():
         scratch, pretrained = config, config.copy_and_resolve_references()
         scratch.tokenizer.path = pretrained.init_from = "@pretrain"

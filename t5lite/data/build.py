@@ -45,7 +45,7 @@ def build_text(
     folder: Path, pieces: Iterable[Piece], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """Write the stores `folder`/train and `folder`/heldout. Without `hold_out`, heldout stays empty."""
-    _build(folder, encode_pieces(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
+    write_stores(folder, encode_pieces(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
 
 
 def build_pairs(
@@ -72,7 +72,7 @@ def build_pairs(
         return {"labels": None if labels is None else dict(sorted(labels.items()))}
 
     blocks = encode_pieces(iterate_pieces(), tokenizer, advance, keep_empty=True)
-    _build(folder, blocks, tokenizer, hold_out, 2, make_card)
+    write_stores(folder, blocks, tokenizer, hold_out, 2, make_card)
 
 
 def build_tagged(
@@ -106,7 +106,7 @@ def build_tagged(
         return [first_tag(eos) + index[tag] for tag in sentence.tags]
 
     def encode_blocks() -> Iterator[list[Part]]:
-        for block in _group_in_blocks(sentences, lambda sentence: 64 * len(sentence.words)):
+        for block in group_in_blocks(sentences, lambda sentence: 64 * len(sentence.words)):
             parts = []
             for sentence, pieces in zip(block, encode_words(tokenizer, [each.words for each in block]), strict=True):
                 tagged_words = zip(number_tags(sentence), pieces, strict=True)
@@ -119,7 +119,7 @@ def build_tagged(
     def make_card() -> dict[str, Any]:
         return {"labels": dict(sorted(labels.items())), "tags": list(places), "places": places}
 
-    _build(folder, encode_blocks(), tokenizer, hold_out, 2, make_card)
+    write_stores(folder, encode_blocks(), tokenizer, hold_out, 2, make_card)
 
 
 def encode_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
@@ -135,7 +135,7 @@ def encode_words(tokenizer: TextTokenizer, sentences: Sequence[Sequence[str]]) -
     return [[word_ids if len(word_ids := next(ids)) else placeholder for _ in sentence] for sentence in sentences]
 
 
-def _build(
+def write_stores(
     folder: Path,
     blocks: Iterable[list[Part]],
     tokenizer: TextTokenizer,
@@ -211,7 +211,7 @@ def encode_pieces(
     """Yield a block for every few megabytes of `pieces`. Without keep_empty, leave out documents without tokens."""
     has_text = has_tokens = False  # whether the current document has text and tokens so far, across blocks
     size = 0  # bytes of the current document so far
-    for block in _group_in_blocks(pieces, lambda piece: len(piece[0]) + 64):
+    for block in group_in_blocks(pieces, lambda piece: len(piece[0]) + 64):
         continues = []
         for text, closed in block:
             continues.append(has_text)
@@ -230,7 +230,7 @@ def encode_pieces(
         advance(total)
 
 
-def _group_in_blocks(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+def group_in_blocks(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Yield `items` in lists of about ENCODE_CHARACTERS in all."""
     block: list[Item] = []
     size = 0

@@ -10,9 +10,9 @@ name is only a name. Of several pairs of templates, the index of the row chooses
 import functools
 import string
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -23,9 +23,24 @@ USUAL = base_config().data.train.columns
 ReadColumn = Callable[[str], str]  # the text of a column of a row, by the column's name
 
 
+class Record(NamedTuple):
+    """A row of a source.
+
+    index: the number of the row in its source. place: the file and line, for errors. row: the values by column.
+    read: returns the text of a column.
+    """
+
+    index: int
+    place: str
+    row: Mapping[str, Any]
+    read: ReadColumn
+
+
 @dataclass(frozen=True)
 class Columns:
     """Names of the columns that hold the text, or the inputs and targets of pairs; or templates in their place.
+
+    question, context, answers: the columns of questions whose answers are spans of a context.
 
     text_template: the template of the text. None: the text is the column `text`.
     pair_templates: pairs of templates for inputs and targets. (): inputs and targets are the columns of these names.
@@ -34,6 +49,9 @@ class Columns:
     text: str = USUAL.text
     inputs: str = USUAL.inputs
     targets: str = USUAL.targets
+    question: str = USUAL.question
+    context: str = USUAL.context
+    answers: str = USUAL.answers
     text_template: str | None = None
     pair_templates: tuple[tuple[str, str], ...] = ()
 
@@ -47,6 +65,11 @@ class Columns:
             return [self.inputs, self.targets]
         return list(dict.fromkeys(name for pair in self.pair_templates for each in pair for name in list_names(each)))
 
+    def list_input_columns(self) -> list[str]:
+        """Return the names of the columns that `make_inputs` reads for any row."""
+        templates = [inputs for inputs, _ in self.pair_templates] or [f"{{{self.inputs}}}"]
+        return list(dict.fromkeys(name for template in templates for name in list_names(template)))
+
     def make_text(self, read: ReadColumn) -> str:
         """Return the text of a row."""
         return read(self.text) if self.text_template is None else fill_template(self.text_template, read)
@@ -55,14 +78,21 @@ class Columns:
         """Return (inputs, targets) of a row. index: the number of the row in its source."""
         if not self.pair_templates:
             return read(self.inputs), read(self.targets)
-        # A hash, because every 20th pair is held out: they would all have the same template by index % n.
-        chosen = zlib.crc32(index.to_bytes(8, "little")) % len(self.pair_templates)
-        inputs, targets = self.pair_templates[chosen]
+        inputs, targets = self._choose_templates(index)
         return fill_template(inputs, read), fill_template(targets, read)
 
+    def make_inputs(self, index: int, read: ReadColumn) -> str:
+        """Return the inputs of a row, as `make_pair` does."""
+        return fill_template(self._choose_templates(index)[0], read) if self.pair_templates else read(self.inputs)
+
+    def _choose_templates(self, index: int) -> tuple[str, str]:
+        # A hash, because every 20th pair is held out: they would all have the same template by index % n.
+        return self.pair_templates[zlib.crc32(index.to_bytes(8, "little")) % len(self.pair_templates)]
+
     def facts(self) -> dict[str, Any]:
-        """Return the fields for a fingerprint. Templates that are not set are left out."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        """Return the fields for a fingerprint: names of texts and pairs, and all fields with a value of their own."""
+        usual, always = Columns(), ("text", "inputs", "targets")
+        return {name: value for name, value in asdict(self).items() if name in always or value != getattr(usual, name)}
 
 
 def list_names(template: str) -> list[str]:

@@ -16,7 +16,7 @@ If `data.test.source` is set, `dataset.heldout["test"]` holds the text of this s
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,8 +24,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from t5lite.config import member_fields
-from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
+from t5lite.data.answered import Scale, measure_scale
+from t5lite.data.build import HELDOUT_EVERY
 from t5lite.data.columns import Columns, read_columns
+from t5lite.data.kinds import KINDS, iterate_texts
 from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
 from t5lite.data.sources import Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
@@ -59,7 +61,8 @@ class Dataset:
 
     weights: the weight of each training member. labels: the closed set of targets, or of tags, in a fixed order; None
     if targets are free text. identity: fingerprints; a run compares them to check that its data is still the same.
-    rows: the number of documents or pairs in each source, with the held-out ones.
+    rows: the number of documents or pairs in each source, with the held-out ones. scale: of numbers in the targets;
+    None if targets are no numbers.
     """
 
     tokenizer: TextTokenizer
@@ -69,6 +72,7 @@ class Dataset:
     labels: tuple[str, ...] | None
     identity: dict[str, str]
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
+    scale: Scale | None = None
 
     @property
     def heldout_fingerprints(self) -> dict[str, str]:
@@ -76,10 +80,15 @@ class Dataset:
         return {name: span.fingerprint for name, span in self.heldout.items()}
 
 
-def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None) -> Dataset:
+def open_dataset(
+    config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None, scale: Scale | None = None
+) -> Dataset:
     """Open the data of `config`. Build the tokenizer and the stores that the cache lacks.
 
-    kind: "text", "pairs" (of texts) or "tags" (of words). tokenizer: None: open the tokenizer of the config.
+    Args:
+        kind: a key of `kinds.KINDS`.
+        tokenizer: None: open the tokenizer of the config.
+        scale: of numbers, if the run goes on from a run with this scale. None: measured on the training targets.
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     members = _read_members(config)
@@ -91,19 +100,27 @@ def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None 
         train[name], heldout_span = opener.open_train(where, member, hold_out)
         if hold_out:
             heldout[VALIDATION if single else f"{VALIDATION}_{name}"] = heldout_span
-    labels = None if kind == "text" else _find_labels(config.data.labels, kind, train, heldout)
+    labels = _find_labels(config.data.labels, kind, train, heldout)
+    if kind == "numbers" and scale is None:
+        scale = measure_scale([span.store for span in train.values()])
     weights = {name: member.weight for name, member in members.items()}
-    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows)
+    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows, scale)
 
 
-def open_heldout(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
-    """Open only the sources in `data.validation` and `data.test`. labels: the labels of training."""
+def open_heldout(
+    config: ConfigDict,
+    kind: str,
+    tokenizer: TextTokenizer,
+    labels: Sequence[str] | None,
+    scale: Scale | None = None,
+) -> Dataset:
+    """Open only the sources in `data.validation` and `data.test`. labels, scale: those of training."""
     opener = _Opener(config, tokenizer, kind)
     heldout = opener.open_given_heldout()
     if labels is not None:
         _refuse_unknown_labels(heldout, labels)
         labels = tuple(labels)
-    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows)
+    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows, scale)
 
 
 class _Opener:
@@ -121,8 +138,7 @@ class _Opener:
         spans = Span.cover(TokenStore(folder / "train")), Span.cover(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
             raise UserError(f"{name}: {member.source} has no text; give a source with text")
-        unit = 1 if self.kind == "text" else 2  # documents of the store for each row
-        self.rows[name] = sum(span.store.num_documents for span in spans) // unit
+        self.rows[name] = sum(span.store.num_documents for span in spans) // KINDS[self.kind].documents
         # Fingerprints are made from tokens, not from files. So a copy of the text on another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
         return spans
@@ -198,7 +214,7 @@ def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
     sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {
         "sources": [source.fingerprint() for source in sources],  # each fingerprint includes the columns
-        "columns": config.data.train.columns.to_dict(),
+        "columns": read_columns(config.data.train, config.data.train, "data.train").facts(),
         "sentencepiece": version("sentencepiece"),
         "kind": kind,
         "threads": TRAINING_THREADS,
@@ -210,26 +226,13 @@ def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
         with progress(
             "reading text for the tokenizer", sum(s.num_bytes() or 0 for s in sources), show_count=False
         ) as advance:
-            chunks = sample_chunks(_iterate_texts(sources, kind, advance), fields.sample_bytes)
+            chunks = sample_chunks(iterate_texts(sources, kind, advance), fields.sample_bytes)
         with progress(f"training a tokenizer of {fields.vocab_size} pieces", 1, show_count=False) as advance:
             tokenizer = train_tokenizer(chunks, fields.vocab_size, fields.sentinels, specials)
             advance(1)
         with atomic_folder(folder) as temporary:
             tokenizer.save(temporary)
     return load_tokenizer(str(folder), fields.sentinels, specials)
-
-
-def _iterate_texts(sources: Iterable[Source], kind: str, advance: Callable[[int], None]) -> Iterator[str]:
-    for source in sources:
-        if kind == "tags":
-            parts = (" ".join(sentence.words) for sentence in source.tagged_sentences())
-        elif kind == "pairs":
-            parts = (text for pair in source.pairs() for text in pair)
-        else:
-            parts = (fragment.text for fragment in source.fragments())
-        for text in parts:
-            advance(len(text))
-            yield text
 
 
 def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kind: str, hold_out: bool) -> Path:
@@ -248,22 +251,21 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
             atomic_folder(folder) as temporary,
             progress("encoding text", source.num_bytes() or 0, show_count=False) as advance,
         ):
-            if kind == "tags":
-                build_tagged(temporary, source.tagged_sentences(), tokenizer, hold_out, advance)
-            elif kind == "pairs":
-                build_pairs(temporary, source.pairs(), tokenizer, hold_out, advance)
-            else:
-                build_text(temporary, source.fragments(), tokenizer, hold_out, advance)
+            KINDS[kind].build(temporary, KINDS[kind].read(source), tokenizer, hold_out, advance)
             (temporary / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
     return folder
 
 
-def choose_pairs(store: TokenStore, limit: int | None, per_label: int | None, seed: int) -> np.ndarray:
+def choose_pairs(
+    store: TokenStore, limit: int | None, per_label: int | None, seed: int, documents: int = 2
+) -> np.ndarray:
     """Return the indices of pairs in a random order that `seed` fixes: the first `limit`; None: all.
 
-    per_label: keep the first `per_label` pairs of each target, in this order; None: all.
+    Args:
+        per_label: keep the first `per_label` pairs of each target, in this order; None: all.
+        documents: the number of documents of the store for each pair.
     """
-    order = np.random.default_rng(seed).permutation(store.num_documents // 2)
+    order = np.random.default_rng(seed).permutation(store.num_documents // documents)
     if per_label is not None:
         counts: Counter[bytes] = Counter()
         kept = []
@@ -310,14 +312,14 @@ def _find_labels(
     wanted: whether the user wants labels; None: decide by the number of targets. Raises UserError for a held-out target
     outside the set.
     """
-    if wanted is False and kind != "tags":
+    if kind in ("text", "numbers", "questions") or (wanted is False and not KINDS[kind].has_labels):
         return None
     member_labels = [span.store.card["labels"] for span in train.values()]
     counts: Counter[str] = Counter()
     for labels in member_labels if None not in member_labels else ():
         counts.update(labels)
     closed = len(counts) <= FEW_LABELS and counts.total() >= PAIRS_PER_LABEL * len(counts)
-    if counts and (wanted or closed or kind == "tags"):
+    if counts and (wanted or closed or KINDS[kind].has_labels):
         _refuse_unknown_labels(heldout, counts)
         return tuple(sorted(counts))
     if wanted:

@@ -11,13 +11,13 @@ fragments are the document:
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from t5lite.data import readers
-from t5lite.data.columns import Columns
+from t5lite.data.columns import Columns, Record
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
 from t5lite.data.readers import ColumnTypes, estimate_size, explain_read_errors, find_format, read_blocks, read_rows
 from t5lite.system.errors import UserError
@@ -66,12 +66,17 @@ class FileSource:
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield (inputs, targets) for each row. Raises UserError for any fault of a file."""
-        names, types, index = self.columns.list_pair_columns(), ColumnTypes(), 0
+        for record in self.records(self.columns.list_pair_columns()):
+            yield self.columns.make_pair(record.index, record.read)
+
+    def records(self, names: Sequence[str]) -> Iterator[Record]:
+        """Yield the columns `names` of each row. Raises UserError for any fault of a file."""
+        types, index = ColumnTypes(), 0
         for path in self.paths:
             if find_format(path) == ".txt":
                 raise UserError(f"{path} has no columns; give pairs in .jsonl, .csv, .tsv or .parquet files")
             for place, row in read_rows(path, names, self.quoting):
-                yield self.columns.make_pair(index, lambda name: types.read_text(row, name, place))  # noqa: B023
+                yield Record(index, place, row, lambda name: types.read_text(row, name, place))  # noqa: B023
                 index += 1
 
     def tagged_sentences(self) -> Iterator[TaggedSentence]:

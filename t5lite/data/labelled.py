@@ -1,21 +1,28 @@
-"""Rows that hold one text and its known answers: one label for the text, or one tag for each word.
+"""Rows that hold one text and its known answers.
 
     LabelledTexts     {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n]}
+    LabelSets         {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n, C]}
+    NumberedTexts     {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n]}
     TaggedSentences   {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n, L]}
 
-Inputs end in EOS, also if they were cut. An answer is an index into `Dataset.labels`. It is -1 for a piece without a
-tag of its own, and for a text with an unknown label. If tags are evaluated, "next_answers" [n] holds the tag of the
-first word that was cut off, or -1 if no word was cut off. All arrays are int32.
+Inputs end in EOS, also if they were cut. The arrays are int32, except for the answers of NumberedTexts, which are
+standardised float32.
+
+The answer of a text, or of the first piece of a word, is an index into `Dataset.labels`. It is -1 for a piece without a
+tag of its own, and for a text with an unknown label. In LabelSets, column k is 1 if the text has label k, else 0. If
+tags are evaluated, "next_answers" [n] holds the tag of the first word that was cut off, or -1 if no word was cut off.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from t5lite.data.answered import Scale, read_number
 from t5lite.data.build import first_tag
 from t5lite.data.cut import Cut, count_cut
-from t5lite.data.rows import Rows, clip
+from t5lite.data.rows import Rows, RowSource, clip
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.system.errors import UserError
@@ -55,20 +62,39 @@ def label_ids(tokenizer: TextTokenizer, labels: Sequence[str]) -> dict[bytes, in
     return {document.tobytes(): place for place, document in enumerate(documents)}
 
 
+class Facts(NamedTuple):
+    """Facts about the answers of a run.
+
+    labels: all labels or tags, in the order of their indices. ids: from `label_ids`. scale: of numbers.
+    for_evaluation: whether the rows are evaluated.
+    """
+
+    labels: tuple[str, ...] = ()
+    ids: Mapping[bytes, int] = {}
+    scale: Scale | None = None
+    for_evaluation: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
-class _Texts:
-    """Some pairs of a store. order: their indices. length: inputs are cut to this many tokens."""
+class _Texts(RowSource):
+    """Some texts of a store, with their answers.
+
+    order: their indices in the store. length: inputs are cut to this many tokens. front: the number of tokens that the
+    objective puts before the inputs. facts: what is known about the answers.
+    """
 
     store: TokenStore
     order: np.ndarray
     length: int
+    front: int
+    facts: Facts
 
     def __len__(self) -> int:
         return len(self.order)
 
     def count_cut(self) -> Cut:
-        """Count the inputs that are cut, and their lost tokens. Lengths include the [CLS] in front of each input."""
-        return count_cut(self.store.pair_lengths()[self.order] + 1, (self.length + 1, None))
+        """Count the inputs that are cut, and their lost tokens. Lengths include the tokens in front of each input."""
+        return count_cut(self.store.pair_lengths()[self.order] + self.front, (self.length + self.front, None))
 
     def _fetch_inputs(self, indices: np.ndarray) -> Rows:
         inputs = np.zeros((len(indices), self.length), np.int32)
@@ -81,29 +107,54 @@ class _Texts:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts(_Texts):
-    """Texts with one label each. ids: from `label_ids`."""
-
-    ids: Mapping[bytes, int]
+    """Texts with one label each."""
 
     def fetch(self, indices: np.ndarray) -> Rows:
         documents = [self.store.document(2 * int(pair) + 1) for pair in self.order[indices]]
-        labels = [self.ids.get(document.astype(np.int32).tobytes(), -1) for document in documents]
+        labels = [self.facts.ids.get(document.astype(np.int32).tobytes(), -1) for document in documents]
         return self._fetch_inputs(indices) | {"answers": np.array(labels, np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggedSentences(_Texts):
-    """Sentences with a tag for each word.
+class NumberedTexts(_Texts):
+    """Texts with one number each."""
 
-    labels: all tags. Rows hold a tag as its index in `labels`. with_next_answers: whether rows have "next_answers".
-    """
+    def fetch(self, indices: np.ndarray) -> Rows:
+        numbers = np.array([read_number(self.store, int(pair)) for pair in self.order[indices]])
+        answers = (numbers - self.facts.scale.mean) / self.facts.scale.deviation
+        return self._fetch_inputs(indices) | {"answers": answers.astype(np.float32)}
 
-    labels: tuple[str, ...]
-    with_next_answers: bool = False
+
+def _number_labels(store: TokenStore, labels: Sequence[str]) -> np.ndarray:
+    """Return the index in `labels` for each id in the answers of a store; -1 for ids that are no label."""
+    indices = [labels.index(label) for label in store.card["tags"]]
+    return np.array([-1] * first_tag(store.eos) + indices, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSets(_Texts):
+    """Texts with a set of labels each."""
 
     def __post_init__(self):
-        indices = [self.labels.index(tag) for tag in self.store.card["tags"]]
-        object.__setattr__(self, "_label_of_id", np.array([-1] * first_tag(self.store.eos) + indices, np.int32))
+        object.__setattr__(self, "_label_of_id", _number_labels(self.store, self.facts.labels))
+
+    def fetch(self, indices: np.ndarray) -> Rows:
+        return self._fetch_inputs(indices) | {"answers": self.fetch_answers(indices)}
+
+    def fetch_answers(self, indices: np.ndarray) -> np.ndarray:
+        """Return int32 [n, C]: 1 where a text has a label."""
+        answers = np.zeros((len(indices), len(self.facts.labels)), np.int32)
+        for row, pair in enumerate(self.order[indices]):
+            answers[row, self._label_of_id[self.store.document(2 * int(pair) + 1)[:-1]]] = 1
+        return answers
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggedSentences(_Texts):
+    """Sentences with a tag for each word. Rows hold a tag as its index in `labels`."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "_label_of_id", _number_labels(self.store, self.facts.labels))
 
     def fetch(self, indices: np.ndarray) -> Rows:
         tags = np.full((len(indices), self.length), -1, np.int32)
@@ -111,7 +162,7 @@ class TaggedSentences(_Texts):
             document = clip(self.store.document(2 * int(pair) + 1), self.length)
             tags[row, : len(document)] = self._label_of_id[document]
         rows = self._fetch_inputs(indices) | {"answers": tags}
-        if self.with_next_answers:
+        if self.facts.for_evaluation:
             rows["next_answers"] = np.array(
                 [after[0] if len(after) else -1 for _, after in self.find_cut_tags(indices)], np.int32
             )

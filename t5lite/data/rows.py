@@ -40,9 +40,13 @@ class RowSource(Protocol):
 
     def fetch(self, indices: np.ndarray) -> Rows: ...
 
+    def choose(self, count: int) -> np.ndarray:
+        """Return the indices of about `count` rows to evaluate, the same in every run."""
+        return space_evenly(len(self), count)
+
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
+class Windows(RowSource):
     """Windows of `length` tokens, cut end to end from `span`. Last tokens that do not fill a window are dropped.
 
     with_eos: whether the EOS tokens between documents are in the stream. segments: add "segment_ids", which number the
@@ -148,7 +152,7 @@ def _hash_numbers(numbers: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedPairs:
+class PackedPairs(RowSource):
     """Rows of (inputs, targets) pairs. `plan` says which pairs share a row. `bos` stands in front of each side.
 
     with_pairs: add "pairs", the number of each row's pair, for a plan with one pair in each row.
@@ -272,12 +276,12 @@ def space_evenly(length: int, count: int) -> np.ndarray:
 
 
 def evaluation_rows(source: RowSource, rows: int, batch_size: int, places: np.ndarray | None = None) -> Iterator[Rows]:
-    """Yield batches with `rows` rows in all, evenly spaced over `source`, the same in every run. "valid" [n] is bool.
+    """Yield batches with the rows that `source` chooses for a count of `rows`. "valid" [n] is bool.
 
     The last batch is filled with repeated rows, and "valid" is False for them. places: the indices in a batch of the
     rows that this host fetches; None: all rows.
     """
-    indices = space_evenly(len(source), rows)
+    indices = source.choose(rows)
     places = np.arange(batch_size) if places is None else places
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]

@@ -9,11 +9,11 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from t5lite.data.columns import Columns, ReadColumn
+from t5lite.data.columns import Columns, Record
 from t5lite.data.files import Fragment, TaggedSentence, split_text
 from t5lite.data.readers import read_text
 from t5lite.system.errors import UserError, nearest
@@ -42,28 +42,29 @@ class RecordSource:
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield the text of the documents. Leave out empty texts. Raises UserError for a missing column."""
-        for _, read in self._read_records():
-            if text := self.columns.make_text(read):
+        for record in self.records():
+            if text := self.columns.make_text(record.read):
                 yield from split_text(text)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield (inputs, targets) for each record. Class labels become names. Raises UserError for a missing column."""
-        for index, read in self._read_records():
-            yield self.columns.make_pair(index, read)
+        for record in self.records():
+            yield self.columns.make_pair(record.index, record.read)
 
     def tagged_sentences(self) -> Iterator[TaggedSentence]:
         """Raise UserError, because words with tags are read from files only."""
         raise UserError(f"{self.name}: words with tags are read from files: sources only; export them as .jsonl")
 
-    def _read_records(self) -> Iterator[tuple[int, ReadColumn]]:
-        """Yield the index of each record, and the function that returns the text of one of its columns."""
+    def records(self, names: Sequence[str] = ()) -> Iterator[Record]:
+        """Yield each record. names: the columns that are read; all columns are there in any case."""
+        del names
         rows, _, class_names = self.load()
         for start in range(0, len(rows), ROWS_PER_READ):
             indices = range(start, min(start + ROWS_PER_READ, len(rows)))
             for index, record in zip(indices, rows.__getitems__(list(indices)), strict=True):
                 place = f"{self.name}, record {index}"
                 row = {name: _to_python(value, class_names.get(name)) for name, value in record.items()}
-                yield index, functools.partial(_read_column, row, place)
+                yield Record(index, place, row, functools.partial(_read_column, row, place))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return facts that identify the contents: name, version, split and columns.
@@ -82,9 +83,16 @@ def _read_column(row: dict[str, Any], place: str, name: str) -> str:
 
 
 def _to_python(value: Any, names: Sequence[str] | None) -> Any:
-    """Return a NumPy scalar as a Python scalar, and a class label as its name. The unknown label -1 stays a number."""
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        value = value.item()
+    """Return a NumPy scalar as a Python scalar, and a class label as its name. The unknown label -1 stays a number.
+
+    Arrays become lists. So does each array in a dict.
+    """
+    if isinstance(value, Mapping):
+        return {key: _to_python(item, None) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_to_python(item, names) for item in value]
     return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
 
 
@@ -189,11 +197,11 @@ def _load(name: str, full_name: str, split: str) -> Records:
             "prepare the dataset with file_format='array_record' in another TFDS_DATA_DIR"
         ) from error
     features = builder.info.features
-    labels = {
-        name: feature.names
-        for name, feature in (features.items() if hasattr(features, "items") else ())
-        if isinstance(feature, tfds.features.ClassLabel) and feature.names
-    }
+    labels = {}
+    for name, feature in features.items() if hasattr(features, "items") else ():
+        label = getattr(feature, "feature", feature)  # of a list, the feature of its items
+        if isinstance(label, tfds.features.ClassLabel) and label.names:
+            labels[name] = label.names
     return Records(rows, splits[split].num_bytes, labels)
 
 

@@ -28,7 +28,7 @@ Dropout has one rate, `dropout`. The places with dropout (DROPOUT_PLACES) differ
     activation  inside the feed-forward block, before its last product
     residual    the output of a block, before it is added to the residual stream
     final       the output of a stack, after its last norm
-    head        the input of a classifier or a tagger
+    head        the input of a head that is not the vocabulary's
 
     T5      embedding, attention, activation, residual, final       transformers' modeling_t5.py and mesh-tensorflow
     BERT    embedding, attention, residual, head                    modeling_bert.py and google-research/bert
@@ -98,9 +98,11 @@ class ModelConfig:
     attention: "einsum" holds all scores [B, H, T, S] in memory. "mapped" computes one head of one example at a time, so
         that its scores stay in the processor's cache. "auto" chooses by device and length.
 
+    heads: the outputs.
+
     Only for an encoder:
-    heads: the outputs. token_types: number of token types; 0: no token types. mlm_transform: whether BERT's dense
-        layer, activation and norm are before the vocabulary head.
+    token_types: number of token types; 0: no token types. mlm_transform: whether BERT's dense layer, activation and
+        norm are before the vocabulary head.
     """
 
     num_encoder_layers: int
@@ -170,10 +172,6 @@ class ModelConfig:
                     f"config.model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}"
                 )
         _require_int("token_types", self.token_types, minimum=0)
-        if self.num_decoder_layers and self.heads != VOCABULARY_ONLY:
-            raise UserError(
-                f"heads={self.heads}: a model with a decoder has only the vocabulary head; leave `heads` at its default"
-            )
         if self.num_decoder_layers and self.token_types:
             raise UserError(
                 f"config.model.token_types={self.token_types}: only an encoder has token types; set the field to 0"

@@ -73,7 +73,7 @@ def forward_flops(
     heads, d_model = config.heads, config.d_model
     outputs = {each: sum(head.size for head in heads.others if head.each == each) for each in ("token", "example")}
     outputs_per_token = outputs["token"] + config.vocab_size * heads.vocabulary + d_model * config.mlm_transform
-    outputs_per_example = outputs["example"] + d_model * heads.pooled
+    outputs_per_example = outputs["example"] + d_model * (heads.pooled and config.num_encoder_layers > 0)
     logits = 2 * d_model * (predicted * outputs_per_token + outputs_per_example)
     return float(batch) * (config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits)
 

@@ -20,7 +20,7 @@ settings with which a parameter exists:
     encoder/final_norm/scale [D]                                        (pre-norm only)
     decoder/…  as encoder/…, and decoder/layers/cross_attention/…       (encoder-decoder only)
     mlm_transform/{dense/kernel [D, D], norm/scale}                     (mlm_transform; encoder only)
-    pooler/kernel [D, D]                                                (a head for the whole example)
+    pooler/kernel [D, D]                                                (a head for the whole example; not on a decoder)
     HEAD/kernel [D, outputs of the head]                                (heads other than the vocabulary)
     …/bias, for each kernel and for the scale of each layer norm        (biases)
 
@@ -93,11 +93,15 @@ class Transformer(nn.Module):
                                 config.logits_bias)  # fmt: skip
         if config.mlm_transform:
             self.mlm_transform = HeadTransform(config)
-        if heads.pooled:
+        if self._has_pooler:
             self.pooler = Dense(config, config.d_model)
         self.drop_head = nn.Dropout(config.dropout_rate("head"))
         for head in heads.others:
             setattr(self, head.name, Head(config.d_model, head.size, init, biased))
+
+    @property
+    def _has_pooler(self) -> bool:
+        return self.config.heads.pooled and bool(self.config.num_encoder_layers)
 
     def _embed(self, tokens_BxT: Array, token_types_BxT: Array | None = None) -> Array:
         x_BxTxD = self.token_embedding.embedding[tokens_BxT].astype(self.config.dtype)
@@ -123,19 +127,26 @@ class Transformer(nn.Module):
     def outputs(self, batch: Batch, *, deterministic: bool = True) -> dict[str, Array]:
         """Return {head: logits} of all heads, float32. For "vocabulary", see `__call__`; others: [B, L, C] or [B, C].
 
-        As in BERT, the input of a head for the whole example is tanh of a dense layer on the first token.
+        A head for each token reads the encoder's output, or a decoder's. A head for the whole example reads one place:
+
+            encoder            the first token, then a dense layer and tanh, as in BERT
+            encoder-decoder    the decoder's first token, then a dense layer and tanh, as in BART's classifier
+            decoder            the last token that is not padding
         """
-        hidden_BxTxD, heads = self.hidden(batch, deterministic=deterministic), self.config.heads
-        answers: dict[str, Array] = {}
+        memory_BxLxD, hidden_BxTxD = self._run(batch, deterministic)
+        heads, answers = self.config.heads, {}
         if heads.vocabulary:
             selected = hidden_BxTxD
             if batch.predicted is not None:
                 selected = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
             answers[VOCABULARY] = self.logits(selected)
-        if heads.pooled:
+        if self._has_pooler:
             pooled_BxD = jnp.tanh(self.pooler(hidden_BxTxD[:, 0]))
+        elif heads.pooled:
+            pooled_BxD = _select_last(hidden_BxTxD, batch.targets_segment_ids)
+        tokens_BxLxD = hidden_BxTxD if memory_BxLxD is None else memory_BxLxD
         for head in heads.others:
-            features = hidden_BxTxD if head.each == "token" else pooled_BxD
+            features = tokens_BxLxD if head.each == "token" else pooled_BxD
             features = self.drop_head(features, deterministic=deterministic) if head.dropout else features
             answers[head.name] = self._apply_head(features, getattr(self, head.name))
         return answers
@@ -145,15 +156,20 @@ class Transformer(nn.Module):
 
         A loss can use them to compute only a part of the logits at a time.
         """
+        return self._run(batch, deterministic)[1]
+
+    def _run(self, batch: Batch, deterministic: bool) -> tuple[Array | None, Array]:
+        """Return (the encoder's output, the last stack's output). A decoder alone has no encoder's output: None."""
         memory = None
         if self.config.num_encoder_layers:
             memory = self.encode(batch.inputs, batch.inputs_segment_ids, batch.inputs_positions,
                                  token_types=batch.token_types, deterministic=deterministic)  # fmt: skip
             if not self.config.num_decoder_layers:
-                return memory
-        return self.decoder(self._embed(batch.decoder_inputs), segment_ids=batch.targets_segment_ids,
-                            positions=batch.targets_positions, prefix_mask=batch.prefix_mask, memory_BxSxD=memory,
-                            memory_segment_ids=batch.inputs_segment_ids, deterministic=deterministic)  # fmt: skip
+                return memory, memory
+        hidden = self.decoder(self._embed(batch.decoder_inputs), segment_ids=batch.targets_segment_ids,
+                              positions=batch.targets_positions, prefix_mask=batch.prefix_mask, memory_BxSxD=memory,
+                              memory_segment_ids=batch.inputs_segment_ids, deterministic=deterministic)  # fmt: skip
+        return memory, hidden
 
     def logits(self, hidden_BxTxD: Array, vocabulary_DxV: Array | None = None) -> Array:
         """Return float32 logits [B, T, V] for hidden states [B, T, D], or [B, V] for [B, D]. Products sum in float32.
@@ -229,6 +245,14 @@ class Transformer(nn.Module):
         """Return the weights for many steps. Call it once: it copies the parameters, which are stacked over layers."""
         kernel = self.token_embedding.embedding.T if self.config.tie_embeddings else self.lm_head.kernel
         return StepWeights(self.decoder.join_kernels(), kernel.astype(self.config.dtype))
+
+
+def _select_last(x_BxTxD: Array, segment_ids_BxT: Array | None) -> Array:
+    """Return [B, D]: the last place of each row that is not padding."""
+    if segment_ids_BxT is None:
+        return x_BxTxD[:, -1]
+    last_B = jnp.maximum(jnp.sum(segment_ids_BxT > 0, axis=1, dtype=jnp.int32) - 1, 0)
+    return jnp.take_along_axis(x_BxTxD, last_B[:, None, None], axis=1)[:, 0]
 
 
 @functools.lru_cache(16)

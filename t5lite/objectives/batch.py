@@ -59,7 +59,7 @@ class Example:
         noise. None: the tokens keep their order.
     member: int32, the index of the mixture's objective that made the example.
     token_types [L]: int32, which of two parts a token belongs to. Encoder only.
-    answers: {head name: int32, [] for the example or [L] for its tokens}; -1 means no answer. Encoder only.
+    answers: {head name: the true answers, see `objective.Head`}.
     """
 
     inputs: Array
@@ -85,7 +85,7 @@ class Batch:
     prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions. None: no position
         sees a later position.
     token_types [B, L]: as in Example; None where all are 0.
-    answers: {head name: [B] or [B, L]}, as in Example.
+    answers: {head name: [B, …]}, as in Example.
     predicted [B, P]: the indices of an encoder's inputs that targets and weights belong to. None: targets and weights
         belong to all inputs.
 
@@ -107,10 +107,11 @@ class Batch:
     predicted: Array | None = None
 
     def keep_valid(self, valid: Array) -> "Batch":
-        """Return the batch with weights 0 and answers -1 in the rows where `valid`, bool [B], is False."""
+        """Return the batch with weights 0 and without answers in the rows where `valid`, bool [B], is False."""
 
         def keep(answers: Array) -> Array:
-            return jnp.where(valid.reshape(-1, *[1] * (answers.ndim - 1)), answers, -1)
+            missing = -1 if jnp.issubdtype(answers.dtype, jnp.integer) else jnp.nan
+            return jnp.where(valid.reshape(-1, *[1] * (answers.ndim - 1)), answers, missing)
 
         return self.replace(weights=self.weights * valid[:, None], answers=jax.tree.map(keep, self.answers))
 
@@ -154,6 +155,7 @@ def encoder_decoder(example: Example, *, start: int = PAD) -> Batch:
         weights=example.weights,
         targets_segment_ids=example.targets_segment_ids,
         targets_positions=positions_in_segments(example.targets_segment_ids),
+        answers=example.answers,
     )
 
 
@@ -196,6 +198,7 @@ def decoder(example: Example, *, length: int, prefix_attention: bool, start: int
         targets_segment_ids=segment_ids,
         targets_positions=positions_in_segments(segment_ids),
         prefix_mask=prefix_mask,
+        answers=example.answers,
     )
 
 

@@ -61,7 +61,7 @@ def make_objective(
     the vocabulary does not have, and settings that cannot work.
     """
     kind = find_kind(fields)
-    fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer": answer}
+    fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer_head": answer}
     if architecture not in kind.architectures:
         raise UserError(
             f"config.objective.name: {fields['name']} has no meaning on config.model.architecture={architecture!r}; "

@@ -36,12 +36,20 @@ class Head(NamedTuple):
     size: the number of values in an output.
     each: "token": one output for each token of the inputs; "example": one output for the whole example.
     dropout: whether there is dropout before the head.
+    answer_shape: the shape of an example's true answer. None: () for an example, [L] for each token.
+    answer_dtype: "int32", or "float32"; where an answer is missing, it is -1, or NaN.
     """
 
     name: str
     size: int
     each: str
     dropout: bool = True
+    answer_shape: tuple[int, ...] | None = None
+    answer_dtype: str = "int32"
+
+    def has_answer_for_each_token(self) -> bool:
+        """Return whether each token has an answer of its own."""
+        return self.each == "token" and self.answer_shape is None
 
 
 class Heads(NamedTuple):
@@ -158,6 +166,11 @@ class Objective:
         return self.heads.others[0] if self.rows == "answers" else None
 
     @property
+    def front_length(self) -> int:
+        """The number of tokens that stand before the inputs of rows with answers, such as [CLS]."""
+        return max(self.inputs_length, self.targets_length) - self.window if self.rows == "answers" else 0
+
+    @property
     def lengths(self) -> tuple[int, int]:
         """The lengths (encoder, decoder), in tokens. A decoder alone reads the inputs, then the targets."""
         if self.architecture == "decoder":
@@ -171,18 +184,21 @@ class Objective:
             self.architecture, length=self.lengths[1], prefix_attention=self.prefix_attention, start=self.start
         )
 
-    def row_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Return {name: shape}: the int32 arrays of a batch of rows."""
+    def row_structs(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return {name: shape and dtype} of the arrays in a batch of rows."""
         if self.rows == "windows":
             needed = {"tokens": True, "segment_ids": self.segments, "others": self.second_window}
-            return {name: (batch_size, self.window) for name, is_needed in needed.items() if is_needed}
-        if self.rows == "pairs":
+            lengths = {name: self.window for name, is_needed in needed.items() if is_needed}
+        elif self.rows == "pairs":
             lengths = {"inputs": self.inputs_length, "targets": self.targets_length}
             lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
-            return {name: (batch_size, length) for name, length in lengths.items()}
-        sentences = (batch_size, self.window)
-        answers = sentences if self.answer_head.each == "token" else (batch_size,)
-        return {"inputs": sentences, "inputs_segment_ids": sentences, "answers": answers}
+        else:
+            lengths = dict.fromkeys(("inputs", "inputs_segment_ids"), self.window)
+        structs = {name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32) for name, length in lengths.items()}
+        if (head := self.answer_head) is not None:
+            shape = (self.window,) if head.has_answer_for_each_token() else head.answer_shape or ()
+            structs["answers"] = jax.ShapeDtypeStruct((batch_size, *shape), head.answer_dtype)
+        return structs
 
 
 class Kind(NamedTuple):
@@ -195,10 +211,10 @@ class Kind(NamedTuple):
     specials: (fields) -> the special tokens that the objective needs.
     evaluation_fields: (fields) -> the fields for evaluation, so that the losses of runs with this objective compare.
     standards: names of additional objectives of evaluation, which compare runs with different objectives.
-    data: "text", "pairs" (two texts), or "tags" (a tag for each word).
+    data: "text", or "pairs": inputs with known answers. tasks/table.py says which answers.
 
     `fields` has the fields of the config's `objective`, and three more: "architecture"; "labels", the data's labels if
-    they are known; "answer", the head for the answers that rows contain.
+    they are known; "answer_head", the head for the answers that rows contain.
     """
 
     architectures: tuple[str, ...]

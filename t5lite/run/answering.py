@@ -29,8 +29,8 @@ BATCHES_SORTED = 16  # batches per host whose texts are sorted by length togethe
 
 
 # Fields of an answer. If a request has fields with these names, they are copied to the answer's field "given".
-ANSWER_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "answers",
-                           "cut", "error", "given"))  # fmt: skip
+ANSWER_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "scores",
+                           "answers", "cut", "error", "given"))  # fmt: skip
 
 
 class PreparedRequest(NamedTuple):
@@ -135,7 +135,7 @@ class Answerer(abc.ABC):
         self, opened: OpenedModel, place: str | Path, step: str | None = None, average: int = 1, tensor: int = 1
     ):
         self.tokenizer, self.objective, self.model = opened.tokenizer, opened.objective, opened.model
-        self.conventions = opened.conventions
+        self.conventions, self.reading = opened.conventions, opened.reading
         train = opened.config.data.train
         self.columns = read_columns(train, train, "data.train")
         self.mesh = make_mesh(1, 1, tensor, devices=jax.local_devices()[:tensor])

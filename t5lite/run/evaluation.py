@@ -26,6 +26,7 @@ from t5lite.config import flatten_fields, to_dict
 from t5lite.data.cut import describe_share
 from t5lite.data.dataset import TEST
 from t5lite.data.labelled import TaggedSentences
+from t5lite.data.questions import QuestionWindows
 from t5lite.data.rows import PackedPairs, Rows, RowSource, evaluation_rows, space_evenly
 from t5lite.objectives.objective import Objective
 from t5lite.run.experiment import Experiment, open_run
@@ -119,6 +120,8 @@ class Evaluator:
                 metrics |= self._measure_accuracy(params, split, is_last)
             if generates and self.experiment.config.eval.generate_rows:
                 metrics |= self._measure_texts(params, split)
+        elif self._predictor.text_metrics:
+            metrics |= self._measure_answers(params, split, is_last)
         return metrics
 
     def _count_evaluated(self, source: RowSource, is_last: bool = True) -> int:
@@ -230,11 +233,27 @@ class Evaluator:
         rows = self._iterate_rows(f"generating on {split}", source, self.experiment.config.eval.generate_rows)
         generated = self._predictor.generate(params, rows, source)
         # The answers to pairs with labels are kept by `_measure_accuracy`.
-        answered = list(generated if self.experiment.dataset.labels is not None else self._keep(split, generated))
+        return self._compare_texts(
+            split, list(generated if self.experiment.dataset.labels is not None else self._keep(split, generated))
+        )
+
+    def _measure_answers(self, params: Any, split: str, is_last: bool) -> Metrics:
+        """Return the metrics that compare the answers of a head with the targets as texts."""
+        source = self._sources[split]
+        rows = self._iterate_rows(f"answering {split}", source, self._count_evaluated(source, is_last))
+        return self._compare_texts(split, list(self._keep(split, self._choose(params, rows, source))))
+
+    def _choose(self, params: Any, rows: Iterable[Rows], source: RowSource) -> Iterator[Prediction]:
+        """Yield the answers of heads to `rows` of `source`."""
+        if isinstance(source, QuestionWindows):
+            return self._predictor.choose_spans(params, rows, source)
+        return self._predictor.choose(params, rows)
+
+    def _compare_texts(self, split: str, answered: list[Prediction]) -> Metrics:
         texts = (
             self._predictor.text_metrics,
             [each.scores for each in answered],
-            [[each.target] for each in answered],
+            [each.all_references for each in answered],
             [each.output for each in answered],
         )
         if self.with_details:
@@ -260,8 +279,8 @@ class Evaluator:
         """Yield `count` held-out examples, evenly spaced, with the model's answers."""
         source = self._sources[split]
         rows = self._iterate_rows(f"{split}: examples", source, count)
-        if self.objective.architecture == "encoder":
-            return self._predictor.choose(params, rows)
+        if self.objective.architecture == "encoder" or self.objective.rows == "answers":
+            return self._choose(params, rows, source)
         return self._predictor.generate(params, rows, source)
 
 

@@ -84,11 +84,11 @@ def as_json(training_example: TrainingExample, objective: Objective) -> dict[str
     }
 
 
-def _existing_answers(answers: np.ndarray) -> int | list[int] | None:
-    """Return the example's answer, or None without one. For answers per token: the list of answers that are not -1."""
+def _existing_answers(answers: np.ndarray) -> float | int | list[int] | None:
+    """Return the example's answer, or None without one. Of several answers, return those that are not -1."""
     if answers.ndim:
         return answers[answers >= 0].tolist()
-    return int(answers) if answers >= 0 else None
+    return None if np.isnan(answers) or (answers.dtype == np.int32 and answers < 0) else answers.item()
 
 
 def measure_padding(batch: Batch) -> float:

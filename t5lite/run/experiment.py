@@ -18,8 +18,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from t5lite.checks import FACTOR, check, require_training_data
 from t5lite.config import require
 from t5lite.data.cut import Cut, describe_cut
-from t5lite.data.dataset import Dataset, open_dataset, open_heldout, pair_plan
-from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
+from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
+from t5lite.data.kinds import KINDS
+from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
@@ -28,14 +29,15 @@ from t5lite.decoding.conventions import Conventions, make_conventions
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import find_kind, make_standards, special_tokens
+from t5lite.objectives.catalogue import make_standards, special_tokens
 from t5lite.objectives.objective import Objective
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
-from t5lite.run.released import find_labels, fit_tokenizer
+from t5lite.run.released import find_labels, find_scale, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
-from t5lite.tasks.table import make_evaluation_objective, make_objective
+from t5lite.tasks.table import find_data, make_evaluation_objective, make_objective
+from t5lite.tasks.task import Reading
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer
@@ -65,6 +67,16 @@ class Experiment:
         """The tokens that stand around a question and an answer in evaluation."""
         tokenizer = self.dataset.tokenizer
         return make_conventions(self.evaluated, tokenizer.vocabulary, tokenizer.begins_with_start, tokenizer.rules)
+
+    @property
+    def data(self) -> str:
+        """The kind of data that the run reads, a key of `data.kinds.KINDS`."""
+        return find_data(self.config.objective, self.config.model.architecture)
+
+    @property
+    def reading(self) -> Reading:
+        """What is needed to write answers as text."""
+        return Reading(self.dataset.labels or (), self.dataset.scale, self.dataset.tokenizer.decode)
 
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """Return the rows of each step. places: the indices in a batch of the rows that this host reads; None: all."""
@@ -111,11 +123,15 @@ class Experiment:
     def count_labels(self) -> dict[str, dict[str, int]]:
         """Return {split: {label: number of pairs}}, for training data and each held-out set. {} without labels."""
         labels = self.dataset.labels
-        if labels is None or self.objective.name != "supervised":
+        if labels is None or self.data == "tags":
             return {}
         numbers = label_ids(self.dataset.tokenizer, labels)
         counts = {}
         for name, source in self._pair_sources().items():
+            if isinstance(source, LabelSets):
+                sums = source.fetch_answers(np.arange(len(source))).sum(axis=0)
+                counts[name] = dict(zip(labels, sums.tolist(), strict=True))
+                continue
             order = source.plan.order if isinstance(source, PackedPairs) else source.order
             targets = (source.store.document(2 * int(pair) + 1).astype(np.int32) for pair in order)
             found = Counter(numbers.get(target.tobytes()) for target in targets)
@@ -170,17 +186,18 @@ class Experiment:
                 objective.second_window,
                 begins=for_evaluation and objective.predicts_text,
             )
-        packed = packed and objective.rows == "pairs"
-        lengths = (objective.inputs_length, objective.targets_length)
-        train = self.config.data.train
+        train, seed, documents = self.config.data.train, self.config.seed, KINDS[self.data].documents
         limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
-        plan = pair_plan(span.store, *lengths, packed, seed=self.config.seed, bos=objective.bos, **limits)
         if objective.rows == "pairs":
+            lengths = (objective.inputs_length, objective.targets_length)
+            plan = pair_plan(span.store, *lengths, packed, seed=seed, bos=objective.bos, **limits)
             return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
-        texts = (span.store, plan.order, objective.window)
-        if objective.answer_head.each == "token":
-            return TaggedSentences(*texts, objective.labels, with_next_answers=for_evaluation)
-        return LabelledTexts(*texts, label_ids(self.dataset.tokenizer, objective.labels))
+        order = np.arange(span.store.num_documents // documents)
+        if any(limit is not None for limit in limits.values()):
+            order = choose_pairs(span.store, *limits.values(), seed, documents)
+        facts = Facts(objective.labels, label_ids(self.dataset.tokenizer, objective.labels), self.dataset.scale,
+                      for_evaluation)  # fmt: skip
+        return KINDS[self.data].make_rows(span.store, order, objective.window, objective.front_length, facts)
 
 
 def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> Experiment:
@@ -227,7 +244,10 @@ def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str
         )
     if config.init_from is not None and workdir is None:
         _check_tokenizer(config, tokenizer)
-    return _assemble(config, open_dataset(config, find_kind(config.objective).data, tokenizer))
+    # A head for numbers goes on with the scale that it has learned.
+    scale = None if config.init_from is None else find_scale(config.init_from)
+    kind = find_data(config.objective, config.model.architecture)
+    return _assemble(config, open_dataset(config, kind, tokenizer, scale))
 
 
 def open_run(config: ConfigDict, place: str | Path) -> Experiment:
@@ -245,10 +265,10 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
         return _open(config, workdir)
     tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials)
     tokenizer = fit_tokenizer(place, tokenizer, config.model.vocab_size)
-    kind = find_kind(config.objective).data
-    has_free_targets = config.data.labels is False and kind != "tags"
+    kind = find_data(config.objective, config.model.architecture)
+    has_free_targets = config.data.labels is False and not KINDS[kind].has_labels
     labels = None if has_free_targets else find_labels(place)
-    return _assemble(config, open_heldout(config, kind, tokenizer, labels))
+    return _assemble(config, open_heldout(config, kind, tokenizer, labels, find_scale(place)))
 
 
 def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from t5lite.data.questions import QuestionWindows
 from t5lite.data.rows import Rows, RowSource, clip
 from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
@@ -16,9 +17,10 @@ from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import VOCABULARY, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment
+from t5lite.run.spans import WindowAnswer, join_windows, read_window
 from t5lite.system.hosts import gather
 from t5lite.tasks.metrics import score_text
-from t5lite.tasks.table import list_heads, name_answers
+from t5lite.tasks.table import TASKS, list_heads
 from t5lite.tasks.text import TEXT
 from t5lite.training.sharding import place_batch
 from t5lite.training.step import validation_key
@@ -29,12 +31,19 @@ class Prediction(NamedTuple):
     """The text of one held-out example, and the text of the tokens that the model generated or chose.
 
     scores: {metric: score of this answer}, or {label: its probability or log-probability}.
+    references: all true answers, if there are several; `target` is the first of them.
     """
 
     inputs: str
     target: str
     output: str
     scores: dict[str, float]
+    references: tuple[str, ...] = ()
+
+    @property
+    def all_references(self) -> tuple[str, ...]:
+        """All true answers, at least one."""
+        return self.references or (self.target,)
 
 
 class Predictor:
@@ -44,12 +53,14 @@ class Predictor:
         self.experiment, self.mesh, self.objective = experiment, mesh, experiment.evaluated
         self._conventions = experiment.conventions
         self._decode = experiment.dataset.tokenizer.decode
+        self._reading = experiment.reading
 
     @property
     def text_metrics(self) -> tuple[str, ...]:
-        """The names of the metrics of generated answers. Labels are only compared as a whole."""
+        """The names of the metrics that compare answers with targets as texts. Labels are only compared as a whole."""
         if self.objective.rows != "pairs":
-            return ()
+            head = self.objective.answer_head
+            return () if head is None else TASKS[head.name].text_metrics
         return TEXT.text_metrics if self.experiment.dataset.labels is None else ("exact_match",)
 
     def choose_labels(self, params: Any, batches: Iterable[Rows]) -> Iterator[Prediction]:
@@ -78,13 +89,13 @@ class Predictor:
                 yield Prediction(self._decode(inputs[row]), names[gold], names[best], by_label)
 
     def choose(self, params: Any, batches: Iterable[Rows]) -> Iterator[Prediction]:
-        """Yield an encoder's examples with the likeliest tokens at predicted places and the likeliest answers.
+        """Yield examples with the likeliest answers of all heads; on an encoder also tokens at predicted places.
 
-        scores: the probability of each label, if the network chooses a label for the whole text.
+        scores: the probability of each label of the whole text, if there are such labels.
         """
         experiment, objective, decode = self.experiment, self.objective, self._decode
         head = objective.answer_head
-        labelled = head is not None and head.each == "example"
+        probabilities_of = None if head is None else TASKS[head.name].probabilities
 
         @functools.partial(bind_mesh, self.mesh)
         @jax.jit
@@ -92,13 +103,13 @@ class Predictor:
             keys = example_keys(validation_key(), index, len(jax.tree.leaves(rows)[0]))
             batch = make_batch(objective, keys, rows, experiment.vocabulary.table)
             outputs = experiment.model.apply({"params": params}, batch, method="outputs")
-            chosen = jax.tree.map(lambda logits: jnp.argmax(logits, axis=-1), outputs)
-            return batch, chosen, jax.nn.softmax(outputs[head.name]) if labelled else None
+            chosen = {name: TASKS[name].choose(logits) for name, logits in outputs.items()}
+            return batch, chosen, None if probabilities_of is None else probabilities_of(outputs[head.name])
 
         def join_names(answers: Mapping[str, Any], true_answers: Mapping[str, Any], row: int) -> str:
             parts = (
-                name_answers(head, answers[head][row], true_answers[head][row], objective.labels, decode)
-                for head in list_heads(objective.heads)
+                TASKS[name].name_answers(answers[name][row], true_answers[name][row], self._reading)
+                for name in list_heads(objective.heads)
             )
             return " | ".join(name for names in parts for name in names)
 
@@ -108,10 +119,52 @@ class Predictor:
             batch, chosen, probabilities = gather(choose(params, placed, jnp.int32(index)))
             true_answers = {VOCABULARY: np.where(batch.weights > 0, batch.targets, -1), **batch.answers}
             for row in np.flatnonzero(valid):
-                inputs = decode(_remove_padding(batch.inputs, batch.inputs_segment_ids)[row])
+                sides = (
+                    (batch.inputs, batch.inputs_segment_ids)
+                    if batch.inputs is not None
+                    else (batch.targets, batch.targets_segment_ids)
+                )
+                inputs = decode(_remove_padding(*sides)[row])
                 target, output = (join_names(answers, true_answers, row) for answers in (true_answers, chosen))
-                scores = dict(zip(objective.labels, map(float, probabilities[row]), strict=True)) if labelled else {}
+                scores = {}
+                if probabilities is not None:
+                    scores = dict(zip(objective.labels, map(float, probabilities[row]), strict=True))
                 yield Prediction(inputs, target, output, scores)
+
+    def choose_spans(self, params: Any, batches: Iterable[Rows], source: QuestionWindows) -> Iterator[Prediction]:
+        """Yield each question with its answer. `batches` must hold all windows of each question.
+
+        The inputs of a prediction are the question. scores: those of `text_metrics`, and "margin", see `SpanAnswer`.
+        """
+        objective, head = self.objective, self.objective.answer_head
+        table = self.experiment.vocabulary.table
+
+        @functools.partial(bind_mesh, self.mesh)
+        @jax.jit
+        def compute_logits(params: Any, rows: Any) -> jax.Array:
+            keys = example_keys(validation_key(), jnp.int32(0), len(rows["inputs"]))
+            batch = make_batch(objective, keys, rows, table)
+            return self.experiment.model.apply({"params": params}, batch, method="outputs")[head.name]
+
+        found: dict[int, list[WindowAnswer]] = {}
+        for rows in batches:
+            placed = place_batch(rows, self.mesh)
+            valid, windows = gather((placed.pop("valid"), placed.pop("windows")))
+            logits = gather(compute_logits(params, placed))
+            for row in np.flatnonzero(valid):
+                window = source.windows[windows[row]]
+                found.setdefault(int(window[0]), []).append(
+                    read_window(logits[row], window[1:], objective.front_length)
+                )
+        tokenizer = self.experiment.dataset.tokenizer
+        for question, windows in found.items():
+            texts = source.read_texts(question)
+            answer = join_windows(windows, texts.context, tokenizer)
+            references = texts.answers or ("",)
+            scores = score_text(self.text_metrics, references, answer.text) | {"margin": answer.margin}
+            yield Prediction(
+                self._decode(source.read_question(question)), references[0], answer.text, scores, references
+            )
 
     def generate(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Prediction]:
         """Yield examples with greedy answers. A language model gets half of a window as input, and continues it.

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
+from t5lite.data.answered import Scale
 from t5lite.data.tokenizers.released import closes_texts
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
@@ -26,8 +27,10 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import read_json
 from t5lite.system.progress import warn
 from t5lite.system.vocabulary import MASK, Vocabulary
-from t5lite.tasks.table import ENCODER_TASKS, make_objective
-from t5lite.training.workdir import read_labels
+from t5lite.tasks.number import NUMBER
+from t5lite.tasks.table import ANSWERS, TASKS, make_objective
+from t5lite.tasks.task import Reading
+from t5lite.training.workdir import read_labels, read_scale
 
 # Fields of a model that are not part of its shape. If the config does not set dropout_places, the weights decide.
 RUN_FIELDS = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
@@ -52,6 +55,7 @@ def read_run_config(place: str | Path) -> ConfigDict:
     config.tokenizer.path = str(place)
     config.tokenizer.sentinels = SENTINELS_OF_T5 if config.model.positions == "relative_bias" else 0
     config.objective.name = _guess_objective(released)
+    config.objective.answer = _find_answer(released)
     if released.model.architecture == "decoder" and closes_texts(get_folder(place)):
         config.objective.name = "supervised"  # EOS ends the inputs, as in pairs
     config.objective.inputs_length = min(MAX_LENGTH, released.model.max_positions or MAX_LENGTH)
@@ -67,6 +71,18 @@ def find_labels(place: str | Path) -> list[str] | None:
     return None if labels is None else list(labels)
 
 
+def find_scale(place: str | Path) -> Scale | None:
+    """Return the scale of the numbers that a run answers with; None if it answers with no numbers.
+
+    The scale of a release with a head for numbers does not change the numbers.
+    """
+    if not is_released(place):
+        scale = read_scale(Path(place))
+        return None if scale is None else Scale(*scale)
+    heads = open_released(get_folder(place)).model.heads.others
+    return Scale(0.0, 1.0) if NUMBER.head in {head.name for head in heads} else None
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
     """Config, tokenizer, objective and model of a run or of released weights, opened without any data.
@@ -79,8 +95,14 @@ class OpenedModel:
     tokenizer: TextTokenizer
     full_tokenizer: TextTokenizer
     labels: list[str] | None
+    scale: Scale | None
     objective: Objective
     model: Transformer
+
+    @property
+    def reading(self) -> Reading:
+        """What is needed to write answers as text."""
+        return Reading(self.labels or (), self.scale, self.tokenizer.decode)
 
     @property
     def conventions(self) -> Conventions:
@@ -99,7 +121,7 @@ def open_model(place: str | Path) -> OpenedModel:
     vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
     model = make_model(config.model, vocabulary, objective.heads)
-    return OpenedModel(config, tokenizer, full_tokenizer, labels, objective, model)
+    return OpenedModel(config, tokenizer, full_tokenizer, labels, find_scale(place), objective, model)
 
 
 def fit_tokenizer(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
@@ -167,12 +189,17 @@ def _fit_objective(config: ConfigDict, vocabulary: Vocabulary, labels: Sequence[
             return
 
 
+def _find_answer(released: Released) -> str | None:
+    """Return the value of objective.answer for the head of released weights; None without such a head."""
+    names = (TASKS[head.name].name for head in released.model.heads.others)
+    return next((name for name in names if name in ANSWERS), None)
+
+
 def _guess_objective(released: Released) -> str:
     """Return the name of the objective that the weights were probably trained with, by architecture and heads."""
     others, architecture = released.model.heads.others, released.model.architecture
     if architecture == "encoder":
-        by_head = (name for name, task in ENCODER_TASKS.items() if task.head in {head.name for head in others})
-        return next(by_head, "mlm_nsp" if others else "mlm")
+        return "supervised" if _find_answer(released) else "mlm_nsp" if others else "mlm"
     if architecture == "decoder":
         return "causal_lm"
     return "span_corruption" if released.model.positions == "relative_bias" else "bart"

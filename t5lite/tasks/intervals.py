@@ -11,7 +11,7 @@ import numpy as np
 
 from t5lite.tasks.metrics import METRICS, Metrics
 from t5lite.tasks.table import TASKS, sum_key
-from t5lite.tasks.texts import References, bootstrap_corpus_metric
+from t5lite.tasks.texts import SACREBLEU, References, bootstrap_corpus_metric
 
 DRAWS, LEVELS = 1000, (2.5, 97.5)
 Intervals = dict[str, tuple[float, float]]
@@ -49,8 +49,11 @@ def bootstrap_texts(
         if METRICS[name].score is not None:
             values = np.array([each[name] for each in scores])
             intervals[name] = _take_quantiles(values[chosen].mean(axis=1))
-        else:
+        elif name in SACREBLEU:
             intervals[name] = _take_quantiles(bootstrap_corpus_metric(name, references, outputs, chosen))
+        else:
+            draws = ([[texts[i] for i in draw] for texts in (references, outputs)] for draw in chosen.tolist())
+            intervals[name] = _take_quantiles([METRICS[name].score_corpus(*texts) for texts in draws])
     return intervals
 
 

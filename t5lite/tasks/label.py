@@ -1,5 +1,7 @@
 """The label task: the answer to a whole text is one of the run's labels."""
 
+import jax
+
 from t5lite.tasks.task import make_class_task
 
 LABEL = make_class_task(
@@ -13,6 +15,7 @@ LABEL = make_class_task(
         *("majority_accuracy", "majority_macro_f1", "most_chosen"),
     ),
     loss_name="label_loss",
+    probabilities=jax.nn.softmax,
     has_labels=True,
     released={"bert": ("ForSequenceClassification", "classifier")},
 )

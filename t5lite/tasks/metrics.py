@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.tasks import texts
+from t5lite.tasks import numbers, texts
 from t5lite.tasks.table import TASKS, sum_key
 from t5lite.tasks.texts import References
 
@@ -51,7 +51,10 @@ class Metric:
 
     @property
     def is_generated(self) -> bool:
-        """Whether the metric compares generated texts. It is measured on `eval.generate_rows` rows, not `eval.rows`."""
+        """Whether the metric compares answers as texts.
+
+        If the answers are generated, it is measured on `eval.generate_rows` rows, not `eval.rows`.
+        """
         return self.score is not None or self.score_corpus is not None
 
     @property
@@ -136,6 +139,20 @@ def brier(sums: Sums) -> float:
     return float(sums["brier"] / max(sums["confusion"].sum(), 1e-9))
 
 
+def micro_f1(sums: Sums) -> float:
+    """Return the F1 over all labels of all texts, from "label_counts" [C, 3]: true, chosen and correct labels."""
+    true, chosen, correct = sums["label_counts"].sum(axis=0)
+    return float(2 * correct / max(true + chosen, 1e-9))
+
+
+def label_macro_f1(sums: Sums) -> float:
+    """Return the mean F1 over the labels that some text has or got, from "label_counts" [C, 3]."""
+    true, chosen, correct = sums["label_counts"].T
+    counts = true + chosen
+    f1 = 2 * correct[counts > 0] / counts[counts > 0]
+    return float(np.mean(f1)) if f1.size else 0.0
+
+
 def entity_f1(sums: Sums) -> float:
     """Return the F1 of entities, from "entities" [3]: the numbers of true, predicted and correct entities."""
     gold, chosen, correct = map(float, sums["entities"])
@@ -171,6 +188,13 @@ METRICS = {
                                      is_compared=False, tables_only=True, **_FROM_CONFUSION),
     "most_chosen": _make_share("share of the class chosen most often", better=0, compute=most_chosen,
                                is_compared=False, tables_only=True, **_FROM_CONFUSION),
+    "micro_f1": _make_share("micro F1", compute=micro_f1, needs="label_counts"),
+    "label_macro_f1": _make_share("macro F1 of labels", compute=label_macro_f1, needs="label_counts"),
+    "equal_sets": _make_share("share of equal sets of labels", needs="equal_sets",
+                              compute=lambda sums: float(sums["equal_sets"] / max(sums["weight"], 1e-9))),
+    "pearson": Metric("Pearson correlation", better=1, low=-1, high=1, score_corpus=numbers.pearson),
+    "spearman": Metric("Spearman correlation", better=1, low=-1, high=1, score_corpus=numbers.spearman),
+    "rmse": Metric("root mean squared error", better=-1, low=0, score_corpus=numbers.rmse),
     "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
     "exact_match": _make_share("exact match", score=texts.exact_match),
     "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True),

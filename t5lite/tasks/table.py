@@ -1,26 +1,58 @@
 """All tasks by the name of their head, and functions that use them to make objectives, losses and sums."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from t5lite.objectives import catalogue
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Fields, Head, Heads, Objective
+from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.cross_entropy import LossSettings, Sums
 from t5lite.tasks.label import LABEL
+from t5lite.tasks.labels import LABELS
 from t5lite.tasks.next_sentence import NEXT_SENTENCE
+from t5lite.tasks.number import NUMBER
+from t5lite.tasks.span import SPAN
 from t5lite.tasks.tags import TAGS
 from t5lite.tasks.task import Task
 from t5lite.tasks.text import TEXT
 
-TASKS: dict[str, Task] = {task.head: task for task in (TEXT, LABEL, TAGS, NEXT_SENTENCE)}
+ANSWERS: dict[str, Task] = {
+    task.name: task for task in (TEXT, LABEL, LABELS, NUMBER, TAGS, SPAN)
+}  # of objective.answer
+TASKS: dict[str, Task] = {task.head: task for task in (*ANSWERS.values(), NEXT_SENTENCE)}
 LIKELIHOOD = LossSettings()
-# {objective.name: the task of its answers on an encoder, if the data has labels}
-ENCODER_TASKS = {"supervised": LABEL, "tagging": TAGS}
+
+
+def find_task(fields: Fields, architecture: str) -> Task:
+    """Return the task of the answers that the data of a config brings. For windows of text, it is TEXT.
+
+    If `objective.answer` is unset, it is a label on an encoder, and text on other models. fields: a config's
+    `objective`. Raises UserError for an unknown answer, and for an answer of an objective that reads windows of text.
+    """
+    name, answer = fields["name"], fields["answer"]
+    if catalogue.find_kind(fields).data == "text":
+        if answer is not None:
+            raise UserError(f"config.objective.answer={answer}: {name} has no answers; unset it, or set "
+                            "config.objective.name=supervised")  # fmt: skip
+        return TEXT
+    if answer is not None and answer not in ANSWERS:
+        raise UserError(f"config.objective.answer: unknown answer {answer!r}; {nearest(answer, ANSWERS)}")
+    if name == "tagging":
+        if answer not in (None, TAGS.name):
+            raise UserError(f"config.objective.answer={answer}: tagging answers with tags; unset it, or set "
+                            "config.objective.name=supervised")  # fmt: skip
+        return TAGS
+    return ANSWERS[answer] if answer is not None else LABEL if architecture == "encoder" else TEXT
+
+
+def find_data(fields: Fields, architecture: str) -> str:
+    """Return the kind of data that an objective reads, a key of `data.kinds.KINDS`. fields: a config's `objective`."""
+    is_text = catalogue.find_kind(fields).data == "text"
+    return "text" if is_text else find_task(fields, architecture).data
 
 
 def make_answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None) -> Head | None:
@@ -28,10 +60,10 @@ def make_answer_head(fields: Fields, architecture: str, labels: Sequence[str] | 
 
     Args:
         fields: a config's `objective`.
-        labels: the data's labels; None or () if they are not known. For tags, they may be unknown.
+        labels: the data's labels; None or () if they are not known. Only an encoder's label needs them.
     """
-    task = ENCODER_TASKS.get(fields["name"]) if architecture == "encoder" else None
-    is_open = task is None or (task.each == "example" and not labels)
+    task = find_task(fields, architecture)
+    is_open = task is TEXT or (task is LABEL and fields["answer"] is None and not labels)
     return None if is_open else task.make_head(len(labels or ()))
 
 
@@ -87,18 +119,3 @@ def prediction_sums(
         for head, logits in outputs.items()
         for name, value in TASKS[head].predictions(logits, batch, labels, rows).items()
     }
-
-
-def name_answers(
-    head: str, answers: Any, true_answers: Any, labels: Sequence[str], decode: Callable[[Sequence[int]], str]
-) -> list[str]:
-    """Return the texts of the `answers`, at the positions where `true_answers` has an answer.
-
-    Args:
-        answers, true_answers: int [] or [L], NumPy: numbers of classes, or tokens of the vocabulary; -1: no answer.
-        labels: the run's labels.
-        decode: turns tokens into text.
-    """
-    selected = np.atleast_1d(answers)[np.atleast_1d(true_answers) >= 0]
-    names = TASKS[head].names or labels
-    return [decode([answer]) if head == TEXT.head else names[answer] for answer in selected.tolist()]

@@ -114,6 +114,7 @@ TAGS = make_class_task(
     name="tags",
     part="tagger",
     each="token",
+    data="tags",
     metrics=("accuracy", "macro_f1", "majority_accuracy", "most_chosen", "entity_f1"),
     loss_name="tags_loss",
     predictions=_predictions,

@@ -6,7 +6,7 @@ Task. Other packages do not handle the kinds of answers one by one: they use `ta
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,18 @@ CALIBRATION_BINS = 15
 CutTags = Sequence[tuple[int, np.ndarray]]
 
 
+class Reading(NamedTuple):
+    """What is needed to write answers as text.
+
+    labels: the run's labels. scale: (mean, standard deviation) of the run's numbers; None: it has none.
+    decode: turns tokens into text.
+    """
+
+    labels: Sequence[str] = ()
+    scale: tuple[float, float] | None = None
+    decode: Callable[[Sequence[int]], str] = str
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """The properties of the answers of one head.
@@ -29,15 +41,24 @@ class Task:
     head: the name of the head's parameters and of its answers in a Batch.
     part: the name of the head in messages.
     metrics: names of the metrics that are computed from its sums; see metrics.py.
-    text_metrics: names of the metrics that compare the generated texts with the targets, if targets are free text.
+    text_metrics: names of the metrics that compare the answers with the targets as texts. For the vocabulary, the
+        answers are generated.
     loss_name: the name of the metric for its loss, if the model has several heads.
-    each: "token": an answer for each token; "example": an answer for the whole example.
+    each: "token": an output for each token; "example": an output for the whole example.
+    outputs: the number of outputs of the head. None: one for each label.
+    answer_shape: (number of outputs) -> the shape of an example's true answer, see `objectives.objective.Head`.
+    answer_dtype: the dtype of true answers.
+    data: the kind of data with such answers, see data/kinds.py.
     weights: (batch) -> float32, the weight of each answer.
     loss: (logits, batch, settings) -> {"objective", "nll", "weight"}.
     nll: (logits, batch) -> float32 [B], the negative log-likelihood of each row.
     predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
         rows: the rows that the host read.
     sum_missed: (tags that were cut off each text, labels) -> the sums of the answers that were cut off.
+    choose: (logits) -> the likeliest answers, in the form of true answers.
+    probabilities: (logits of whole examples) -> the probability of each label; None: there are no such probabilities.
+    logprobs: (logits) -> the log-probability of each chosen label.
+    name_answers: (answers, true answers, reading) -> a text for each answer of an example, where there is a true one.
     read_out: (names of the chosen answers, the words that they belong to) -> the answer's text.
     has_labels: whether the classes are the run's labels. Then the head fits only runs with the same labels.
     names: the names of the classes, if they are not the run's labels.
@@ -55,17 +76,26 @@ class Task:
     loss: Callable[[Array, Batch, LossSettings], Sums]
     nll: Callable[[Array, Batch], Array]
     predictions: Callable[[Array, Batch, Sequence[str], Mapping[str, Any]], Sums]
+    name_answers: Callable[[np.ndarray, np.ndarray, Reading], list[str]]
     sum_missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
+    choose: Callable[[Array], Array] = lambda logits: jnp.argmax(logits, axis=-1)
+    probabilities: Callable[[Array], Array] | None = None
+    logprobs: Callable[[Array], Array] = lambda logits: jnp.max(jax.nn.log_softmax(logits), axis=-1)
     read_out: Callable[[Sequence[str], Sequence[str]], str] = lambda names, words: " ".join(names)
     text_metrics: tuple[str, ...] = ()
+    outputs: int | None = None
+    answer_shape: Callable[[int], tuple[int, ...] | None] = lambda size: None
+    answer_dtype: str = "int32"
+    data: str = "pairs"
     has_labels: bool = False
     names: tuple[str, ...] = ()
     dropout: bool = True
     released: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
-    def make_head(self, size: int) -> Head:
-        """Return the head with `size` outputs."""
-        return Head(self.head, size, self.each, self.dropout)
+    def make_head(self, num_labels: int = 0) -> Head:
+        """Return the head. num_labels: the number of the run's labels."""
+        size = self.outputs or num_labels
+        return Head(self.head, size, self.each, self.dropout, self.answer_shape(size), self.answer_dtype)
 
 
 def make_class_task(head: str, **fields: Any) -> Task:
@@ -99,7 +129,18 @@ def make_class_task(head: str, **fields: Any) -> Task:
         sums = {"confusion": confusion(logits, classes, answered)}
         return sums if logits.ndim > 2 else sums | calibration_sums(logits, classes, answered)
 
-    defaults = {"loss": loss, "nll": nll, "predictions": predictions, "weights": lambda batch: split_answers(batch)[1]}
+    def name_answers(answers: np.ndarray, true_answers: np.ndarray, reading: Reading) -> list[str]:
+        selected = np.atleast_1d(answers)[np.atleast_1d(true_answers) >= 0]
+        names = fields.get("names") or reading.labels
+        return [names[answer] for answer in selected.tolist()]
+
+    defaults = {
+        "loss": loss,
+        "nll": nll,
+        "predictions": predictions,
+        "weights": lambda batch: split_answers(batch)[1],
+        "name_answers": name_answers,
+    }
     return Task(head=head, **defaults | fields)
 
 

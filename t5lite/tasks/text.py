@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY, Objective, Row, make_batch
 from t5lite.system.vocabulary import TokenTable
 from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, nll_and_log_z
-from t5lite.tasks.task import Task
+from t5lite.tasks.task import Reading, Task
 
 Array = jax.Array
 TEXT_METRICS = (
@@ -52,6 +53,10 @@ def byte_sums(objective: Objective, keys: Array, rows: Row, weights: Array, tabl
     return {"bytes": jnp.sum(num_bytes[targets] * weights)}
 
 
+def _name_answers(answers: np.ndarray, true_answers: np.ndarray, reading: Reading) -> list[str]:
+    return [reading.decode([token]) for token in answers[true_answers >= 0].tolist()]
+
+
 TEXT = Task(
     name="text",
     head=VOCABULARY,
@@ -64,4 +69,5 @@ TEXT = Task(
     loss=_loss,
     nll=_nll,
     predictions=_predictions,
+    name_answers=_name_answers,
 )

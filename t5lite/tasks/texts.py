@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 References = Sequence[str]
+SACREBLEU = ("bleu", "chrf")  # the metrics that sacrebleu computes
 
 
 def normalise(text: str) -> str:
@@ -94,7 +95,7 @@ def make_corpus_metric(name: str) -> Callable[[Sequence[References], Sequence[st
 
 def describe_corpus_metrics() -> dict[str, str]:
     """Return {name: sacrebleu's signature of the last score, such as "nrefs:1|case:mixed|eff:no|tok:13a|…"}."""
-    return {name: str(_make_sacrebleu(name).get_signature()) for name in ("bleu", "chrf")}
+    return {name: str(_make_sacrebleu(name).get_signature()) for name in SACREBLEU}
 
 
 def bootstrap_corpus_metric(

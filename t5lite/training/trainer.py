@@ -71,8 +71,8 @@ def batch_shapes(objective: Objective, batch_size: int, table: TokenTable) -> Ba
 
 
 def _row_structs(objective: Objective, batch_size: int, sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
-    shapes = objective.row_shapes(batch_size)
-    return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name, shape in shapes.items()}
+    structs = objective.row_structs(batch_size).items()
+    return {name: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding) for name, each in structs}
 
 
 def make_trainer(

@@ -43,8 +43,7 @@ def _flops(config):
     settings = StepSettings(config.batch_size, config.microbatches, LossSettings(), ema_decay=None)
     step = make_train_step(model, objective, VOCABULARY.table, optimizer, settings, mask)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
-    shapes = objective.row_shapes(config.batch_size).items()
-    rows = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes}
+    rows = objective.row_structs(config.batch_size)
     return jax.jit(step).lower(state, rows, jax.ShapeDtypeStruct((), jnp.int32)).cost_analysis()["flops"]
 
 

@@ -233,7 +233,7 @@ def test_generate_fills_blanks_names_labels_and_tags_words(pretrained, classifie
 def test_flags_of_generation_are_refused(tagger, capsys, flag):
     with pytest.raises(SystemExit):
         generate.main(["--checkpoint", str(tagger), "--input", "a whale", flag])
-    assert f"{flag.partition('=')[0]}: an encoder does not generate text" in capsys.readouterr().err
+    assert f"{flag.partition('=')[0]}: the model does not generate text" in capsys.readouterr().err
 
 
 def test_texts_are_answered_together_as_they_are_alone(pretrained, classifier, tagger):

@@ -146,6 +146,14 @@ class ReleasedTokenizer(TextTokenizer):
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def locate(self, text: str, ids: np.ndarray) -> np.ndarray | None:
+        """See `TextTokenizer.locate`. The `tokenizers` library knows the places also if it normalises the text."""
+        shift = int(self._adds_space and bool(text))
+        encoding = self._tokenizer.encode(" " * shift + text, add_special_tokens=False)
+        if not np.array_equal(encoding.ids, ids):
+            return None
+        return np.maximum(np.array(encoding.offsets, np.int64).reshape(-1, 2) - shift, 0)
+
     def _encode_as_text(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the ids of each text. A unigram model would read the name </s> as EOS. Here the name stays text."""
         return [

@@ -166,6 +166,25 @@ class TextTokenizer(abc.ABC):
             )
         return ids
 
+    def locate(self, text: str, ids: np.ndarray) -> np.ndarray | None:
+        """Return int64 [n, 2]: where each of `ids` starts and ends in `text`, in characters; None if it is not known.
+
+        ids: `encode(text)`. A token may cover the space before its word. If several tokens stand for the bytes of one
+        character, each of them covers the character.
+        """
+        table, bytes_of_text = self.vocabulary.table, text.encode()
+        num_bytes = table.num_bytes[ids].astype(np.int64)
+        num_bytes[:1] = table.num_bytes_first[ids[:1]]
+        if num_bytes.sum() != len(bytes_of_text) or self.decode(ids) != text:
+            return None  # the tokenizer normalises texts
+        stops = np.cumsum(num_bytes)
+        # The number of the character that each byte belongs to; one more entry for the end of the text.
+        begins_character = np.frombuffer(bytes_of_text, np.uint8) & 0xC0 != 0x80
+        character_of_byte = np.cumsum(begins_character) - 1
+        first = np.append(character_of_byte, len(text))[stops - num_bytes]
+        last = np.append(character_of_byte, len(text))[np.maximum(stops - 1, 0)] + (num_bytes > 0)
+        return np.stack([first, np.maximum(last, first)], axis=1)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`.
 

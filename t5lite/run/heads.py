@@ -1,0 +1,107 @@
+"""Answer with a head of the model: the label of a text, its labels, a number, or the tag of each word."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.data.build import encode_words
+from t5lite.decoding.generate import pad_rows
+from t5lite.objectives.batch import Batch
+from t5lite.objectives.objective import example_keys, make_batch
+from t5lite.run.answering import Answerer, Options, PreparedRequest
+from t5lite.run.requests import Request, shorten
+from t5lite.system.errors import UserError
+from t5lite.tasks.table import TASKS
+from t5lite.training.step import validation_key
+from t5lite.training.trainer import bind_mesh
+
+
+class HeadAnswerer(Answerer):
+    """A model of any architecture that answers with a head."""
+
+    def prepare(self, request: Request, options: Options) -> PreparedRequest:
+        """Return a text as tokens, with EOS, and the places of the words' first pieces if each word has an answer.
+
+        A text with one answer is cut to the length that the network reads, as in evaluation. Raises UserError for a
+        text that is too long if each of its words has an answer.
+        """
+        text, window, eos = request.input, self.objective.window, self.tokenizer.vocabulary.eos
+        front = self.objective.front_length
+        if self.objective.answer_head.has_answer_for_each_token():
+            words = encode_words(self.tokenizer, [text.split()])[0]
+            pieces = np.concatenate([np.zeros(0, np.int32), *words])
+            if len(pieces) + 1 > window:
+                raise UserError(f"the text has {len(pieces) + 1 + front} tokens, but the network reads "
+                                f"{window + front}: {shorten(text)}")  # fmt: skip
+            begins = np.cumsum([0, *map(len, words)])[:-1].astype(np.int64)
+            return PreparedRequest(request, np.append(pieces, eos).astype(np.int32), asked_positions=begins)
+        pieces = self.tokenizer.encode(text, True)
+        cut = None
+        if len(pieces) + 1 > window:
+            cut = {"tokens": len(pieces) + 1 + front, "read": window + front}
+        ids = np.append(pieces[: window - 1], eos).astype(np.int32)
+        return PreparedRequest(request, ids, asked_positions=np.zeros(0, np.int64), cut=cut)
+
+    def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
+        """See `Answerer.answer`."""
+        inputs, lengths = pad_rows([each.ids for each in ready], max_length=self.objective.window)
+        head = self.objective.answer_head
+        shape = inputs.shape if head.has_answer_for_each_token() else (len(inputs), *(head.answer_shape or ()))
+        true = np.zeros(shape, head.answer_dtype)  # any answer: it marks the places where the head is read
+        if head.has_answer_for_each_token():
+            true[:] = -1
+            for row, each in enumerate(ready):
+                true[row, each.asked_positions] = 0
+        outputs, true = self._compute_outputs(inputs, lengths, true)
+        task = TASKS[head.name]
+        chosen = np.asarray(task.choose(outputs))
+        answers = []
+        for row, each in enumerate(ready):
+            names = task.name_answers(chosen[row], true[row], self.reading)
+            answer = {"output": task.read_out(names, each.request.input.split())}
+            answers.append(each.complete_answer(answer | self._describe(outputs[row], chosen[row], true[row])))
+        return answers
+
+    def _describe(self, outputs: np.ndarray, chosen: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+        """Return the numbers of the chosen labels, their log-probabilities, and the probability of each label.
+
+        Answers that are no labels have none of these.
+        """
+        head, task = self.objective.answer_head, TASKS[self.objective.answer_head.name]
+        if not task.has_labels:
+            return {}
+        if head.has_answer_for_each_token():
+            outputs, chosen = outputs[true >= 0], chosen[true >= 0]
+        labels = np.flatnonzero(chosen) if head.answer_shape else np.atleast_1d(chosen)
+        logprobs = np.asarray(task.logprobs(outputs)).reshape(-1)
+        described = {
+            "tokens": labels.tolist(),
+            "token_logprobs": (logprobs[labels] if head.answer_shape else logprobs).tolist(),
+            "logprob": float(logprobs.sum()),
+        }
+        if task.probabilities is not None:
+            probabilities = map(float, np.asarray(task.probabilities(outputs)))
+            described["scores"] = dict(zip(self.reading.labels, probabilities, strict=True))
+        return described
+
+    @functools.cached_property
+    def _compute_outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """The function (inputs [B, L], lengths [B], true answers) -> (outputs, true answers in the batch)."""
+        objective, table = self.objective, self.tokenizer.vocabulary.table
+        head = objective.answer_head
+
+        @jax.jit
+        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, true: jax.Array) -> tuple[jax.Array, jax.Array]:
+            real = (jnp.arange(inputs.shape[1]) < lengths[:, None]).astype(jnp.int32)
+            rows = {"inputs": inputs, "inputs_segment_ids": real, "answers": true}
+            keys = example_keys(validation_key(), jnp.int32(0), len(inputs))
+            batch: Batch = make_batch(objective, keys, rows, table)
+            outputs = self.model.apply({"params": params}, batch, method="outputs")
+            return outputs[head.name], batch.answers[head.name]
+
+        placed = bind_mesh(self.mesh, apply)
+        return lambda *arrays: jax.device_get(placed(self.params, *arrays))

@@ -1,0 +1,70 @@
+"""The number task: the answer to a whole text is a number, such as a degree of similarity (regression).
+
+The model learns standardised numbers: (number - mean) / standard deviation of the training numbers. A true answer is a
+standardised float32, and NaN where there is none. The loss is half the squared error. This is the negative
+log-likelihood of a normal distribution with standard deviation 1, without its constant.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5lite.objectives.batch import Batch
+from t5lite.tasks.cross_entropy import LossSettings, Sums
+from t5lite.tasks.task import Reading, Task
+
+Array = jax.Array
+HEAD = "regressor"
+
+
+def _weights(batch: Batch) -> Array:
+    return jnp.isfinite(batch.answers[HEAD]).astype(jnp.float32)
+
+
+def _nll(outputs: Array, batch: Batch) -> Array:
+    errors = outputs[:, 0] - jnp.nan_to_num(batch.answers[HEAD])
+    return 0.5 * jnp.square(errors) * _weights(batch)
+
+
+def _loss(outputs: Array, batch: Batch, settings: LossSettings) -> Sums:
+    del settings  # label smoothing and z-loss are for classes
+    total = jnp.sum(_nll(outputs, batch))
+    return {"objective": total, "nll": total, "weight": jnp.sum(_weights(batch))}
+
+
+def _predictions(outputs: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
+    """Return {}: the metrics are computed from the texts of the numbers."""
+    del outputs, batch, labels, rows
+    return {}
+
+
+def _name_answers(answers: np.ndarray, true_answers: np.ndarray, reading: Reading) -> list[str]:
+    """Return the number in its own units, with seven digits: the precision of float32."""
+    if np.isnan(true_answers):
+        return []
+    mean, deviation = reading.scale or (0.0, 1.0)
+    return [f"{float(answers) * deviation + mean:.7g}"]
+
+
+NUMBER = Task(
+    name="number",
+    head=HEAD,
+    part="regressor",
+    metrics=(),
+    text_metrics=("pearson", "spearman", "rmse"),
+    loss_name="number_loss",
+    each="example",
+    outputs=1,
+    answer_dtype="float32",
+    data="numbers",
+    weights=_weights,
+    loss=_loss,
+    nll=_nll,
+    predictions=_predictions,
+    choose=lambda outputs: outputs[..., 0],
+    name_answers=_name_answers,
+    released={"bert": ("ForSequenceClassification", "classifier")},
+)
