@@ -35,6 +35,7 @@ from t5lite.run.released import open_model
 from t5lite.system.cache import atomic_folder
 from t5lite.system.errors import UserError
 from t5lite.system.progress import say
+from t5lite.tasks.number import NUMBER, rescale
 from t5lite.training.checkpoint import Checkpoints
 from t5lite.training.policy import make_policy
 from t5lite.training.reading import Items, choose_steps, read_intact
@@ -56,6 +57,7 @@ def import_released(place: str, workdir: Path) -> Released:
     with atomic_folder(workdir, ELSEWHERE) as temporary:
         opened.full_tokenizer.save(temporary / "tokenizer")
         provenance = {"data": {"tokenizer": opened.full_tokenizer.sha256}, "labels": opened.labels}
+        provenance |= {"scale": opened.scale}
         write_facts(temporary, opened.config, provenance, 0, {})
         checkpoints = Checkpoints(temporary, make_policy(opened.config))
         params = unflatten_dict(load_parameters(released, like), sep="/")
@@ -82,6 +84,8 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
     if kept is None:
         _note_lost_settings(model)  # reading the parameters takes long, so note or refuse first
         params, _ = load_params(workdir, sharded_shapes(model, mesh), step, average)
+        if opened.scale is not None:  # releases have no scale: their heads give numbers in their own units
+            params |= {NUMBER.head: rescale(params[NUMBER.head], opened.scale)}
     else:
         params = _read_all_params(workdir, mesh, model, step)
     with atomic_folder(folder, ELSEWHERE) as temporary:

@@ -11,11 +11,16 @@ from typing import Any
 from t5lite.interop import family
 from t5lite.interop.dropout import Rate
 from t5lite.interop.family import Entry, Family, Json, Shape
-from t5lite.interop.labels import read_label_names, refuse_problem_type
+from t5lite.interop.labels import read_label_names, read_problem_type
 from t5lite.model.config import ModelConfig
 from t5lite.objectives.masked_lm import NEXT_SENTENCE
 from t5lite.objectives.objective import Heads
+from t5lite.tasks.label import LABEL
+from t5lite.tasks.labels import LABELS
+from t5lite.tasks.number import NUMBER
+from t5lite.tasks.span import SPAN
 from t5lite.tasks.table import TASKS
+from t5lite.tasks.tags import TAGS
 
 FIXED = {
     "positions": "learned",
@@ -29,7 +34,7 @@ FIXED = {
     "tie_embeddings": True,
     "logits_soft_cap": None,
 }
-POOLER, CLASSIFIER = "bert.pooler.dense.weight", "classifier.weight"
+POOLER, CLASSIFIER, SPANS = "bert.pooler.dense.weight", "classifier.weight", "qa_outputs.weight"
 VOCABULARY, IS_NEXT = "cls.predictions.bias", "cls.seq_relationship.weight"
 # {kind: the tensors that weights of this kind must have}
 NEEDED_TENSORS = {
@@ -40,11 +45,17 @@ NEEDED_TENSORS = {
     "ForNextSentencePrediction": (IS_NEXT,),
     "ForSequenceClassification": (CLASSIFIER, POOLER),
     "ForTokenClassification": (CLASSIFIER,),
-    "ForQuestionAnswering": ("qa_outputs.weight",),
+    "ForQuestionAnswering": (SPANS,),
     "ForMultipleChoice": (CLASSIFIER, POOLER),
 }
 # {regex of a tensor: its kind}, for the heads that no model here has
-KEPT_HEADS = {r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"}
+KEPT_HEADS = {r"classifier\..*": "ForMultipleChoice"}
+# {problem_type of config.json: the task of a head for texts}
+PROBLEMS = {
+    "single_label_classification": LABEL,
+    "multi_label_classification": LABELS,
+    "regression": NUMBER,
+}
 
 
 def _read_model_heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
@@ -52,13 +63,12 @@ def _read_model_heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
     kind = family.read_kind(json)
     if kind not in NEEDED_TENSORS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
-    for task in TASKS.values():
-        released_kind, _ = task.released.get("bert", ("", ""))
-        if task.has_labels and kind == released_kind and CLASSIFIER in shapes:
-            rows = len(read_label_names(json, shapes[CLASSIFIER][0]))
-            if task.each == "example":
-                refuse_problem_type(json, rows)
-            return Heads(False, (task.make_head(rows),))
+    if kind == "ForQuestionAnswering" and SPANS in shapes:
+        return Heads(False, (SPAN.make_head(),))
+    if kind in ("ForSequenceClassification", "ForTokenClassification") and CLASSIFIER in shapes:
+        rows = len(read_label_names(json, shapes[CLASSIFIER][0]))
+        task = TAGS if kind == "ForTokenClassification" else PROBLEMS[read_problem_type(json, rows)]
+        return Heads(False, (task.make_head(rows),))
     # Without a known kind, all stored tensors count.
     head_tensors = NEEDED_TENSORS.get(kind, tuple(shapes))
     return Heads(VOCABULARY in head_tensors, (NEXT_SENTENCE,) if IS_NEXT in head_tensors else ())
@@ -94,7 +104,10 @@ def _write_fields(config: ModelConfig) -> dict[str, Any]:
     kind = "ForMaskedLM" if heads.vocabulary else "Model"
     for head in heads.others:
         kind, _ = TASKS[head.name].released["bert"]
-    labels = {str(i): f"LABEL_{i}" for head in heads.others if TASKS[head.name].has_labels for i in range(head.size)}
+    tasks = [TASKS[head.name] for head in heads.others]
+    with_rows = [head for head, task in zip(heads.others, tasks, strict=True) if task in (*PROBLEMS.values(), TAGS)]
+    labels = {str(i): f"LABEL_{i}" for head in with_rows for i in range(head.size)}
+    problem = next((name for name, task in PROBLEMS.items() if task in tasks and task is not LABEL), None)
     return {
         "model_type": "bert",
         "architectures": [f"Bert{kind}"],
@@ -109,6 +122,7 @@ def _write_fields(config: ModelConfig) -> dict[str, Any]:
         "layer_norm_eps": config.norm_epsilon,
         "tie_word_embeddings": True,
         **({"id2label": labels} if labels else {}),
+        **({"problem_type": problem} if problem else {}),
     }
 
 

@@ -7,7 +7,7 @@ read_label_names({"num_labels": 2}, 2)                           ("LABEL_0", "LA
 from collections.abc import Mapping
 
 from t5lite.interop.family import Json
-from t5lite.system.errors import UserError
+from t5lite.system.errors import UserError, nearest
 
 
 def read_label_names(json: Json, rows: int) -> tuple[str, ...]:
@@ -57,10 +57,15 @@ def _check_inverse(ids: object, names: tuple[str, ...], unnamed: bool) -> None:
         raise UserError(f"config.json: label2id {reason}{place}; correct one of them")
 
 
-def refuse_problem_type(json: Json, rows: int) -> None:
-    """Raise UserError unless a head for texts answers with exactly one of several labels."""
-    kind = json.get("problem_type")
-    if kind not in (None, "single_label_classification"):
-        raise UserError(f"config.json: problem_type={kind!r} is not supported, only 'single_label_classification'")
-    if rows == 1:
-        raise UserError("config.json: a classifier of one label is a regression, which is not supported")
+def read_problem_type(json: Json, rows: int) -> str:
+    """Return the kind of answer of a head for texts; without problem_type, one row means a regression.
+
+    Raises UserError for an unknown problem_type, and for a regression with several rows.
+    """
+    known = ("single_label_classification", "multi_label_classification", "regression")
+    kind = json.get("problem_type") or (known[2] if rows == 1 else known[0])
+    if kind not in known:
+        raise UserError(f"config.json: problem_type={kind!r} is unknown; {nearest(str(kind), known)}")
+    if (kind == "regression") != (rows == 1):
+        raise UserError(f"config.json: problem_type={kind!r} does not go with a classifier of {rows} rows; correct it")
+    return kind

@@ -30,7 +30,7 @@ BATCHES_SORTED = 16  # batches per host whose texts are sorted by length togethe
 
 # Fields of an answer. If a request has fields with these names, they are copied to the answer's field "given".
 ANSWER_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "scores",
-                           "answers", "cut", "error", "given"))  # fmt: skip
+                           "answers", "start", "margin", "cut", "error", "given"))  # fmt: skip
 
 
 class PreparedRequest(NamedTuple):

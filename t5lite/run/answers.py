@@ -11,20 +11,24 @@ encoder.py for masked language models.
 from pathlib import Path
 from typing import Any
 
-from t5lite.run.answering import Options
+from t5lite.run.answering import Answerer, Options
 from t5lite.run.encoder import EncoderAnswerer
 from t5lite.run.generator import Generator
 from t5lite.run.heads import HeadAnswerer
+from t5lite.run.questions import QuestionAnswerer
 from t5lite.run.released import open_model
 from t5lite.run.requests import Request
+from t5lite.tasks.span import SPAN
 
 __all__ = ["EncoderAnswerer", "Generator", "HeadAnswerer", "Options", "Request", "open_answerer"]
 
 
-def open_answerer(place: str | Path, **arguments: Any) -> Generator | EncoderAnswerer | HeadAnswerer:
+def open_answerer(place: str | Path, **arguments: Any) -> Answerer:
     """Return the model of a workdir or of `hf:DIR`, ready to answer. arguments: see `answering.Answerer`."""
     opened = open_model(place)
     objective = opened.objective
     masked = EncoderAnswerer if objective.architecture == "encoder" else Generator
-    kind = masked if objective.answer_head is None else HeadAnswerer
+    head = objective.answer_head
+    with_head = QuestionAnswerer if head is not None and head.name == SPAN.head else HeadAnswerer
+    kind = masked if head is None else with_head
     return kind(opened, place, **arguments)

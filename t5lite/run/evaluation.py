@@ -202,7 +202,7 @@ class Evaluator:
         indices = space_evenly(len(source), count)
         if isinstance(source, TaggedSentences):
             head = self.objective.answer_head.name
-            missed = TASKS[head].sum_missed(source.find_cut_tags(indices), source.labels)
+            missed = TASKS[head].sum_missed(source.find_cut_tags(indices), source.facts.labels)
             return {sum_key(head, name): value for name, value in missed.items()}
         return {"lost": source.count_lost_target_tokens(indices)} if isinstance(source, PackedPairs) else {}
 

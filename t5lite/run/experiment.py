@@ -306,9 +306,8 @@ def _make_functions(
 def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
-    is_text = evaluated.rows == "pairs"
-    if dataset.labels is not None and (is_text or evaluated.answer_head.each == "example"):
-        front = int(evaluated.bos is not None)
+    if dataset.labels is not None and find_data(config.objective, config.model.architecture) == "pairs":
+        front, is_text = int(evaluated.bos is not None), evaluated.rows == "pairs"
         check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
     return Experiment(config, dataset, objective, evaluated, standards, model)
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from t5lite.data.build import encode_words
 from t5lite.decoding.generate import pad_rows
-from t5lite.objectives.batch import Batch
-from t5lite.objectives.objective import example_keys, make_batch
+from t5lite.model.transformer import Transformer
+from t5lite.objectives.objective import Objective, example_keys, make_batch
 from t5lite.run.answering import Answerer, Options, PreparedRequest
 from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
+from t5lite.system.vocabulary import TokenTable
 from t5lite.tasks.table import TASKS
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import bind_mesh
@@ -56,7 +57,7 @@ class HeadAnswerer(Answerer):
             true[:] = -1
             for row, each in enumerate(ready):
                 true[row, each.asked_positions] = 0
-        outputs, true = self._compute_outputs(inputs, lengths, true)
+        outputs, true = compute_outputs(self, inputs, lengths, true)
         task = TASKS[head.name]
         chosen = np.asarray(task.choose(outputs))
         answers = []
@@ -88,20 +89,31 @@ class HeadAnswerer(Answerer):
             described["scores"] = dict(zip(self.reading.labels, probabilities, strict=True))
         return described
 
-    @functools.cached_property
-    def _compute_outputs(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """The function (inputs [B, L], lengths [B], true answers) -> (outputs, true answers in the batch)."""
-        objective, table = self.objective, self.tokenizer.vocabulary.table
-        head = objective.answer_head
 
-        @jax.jit
-        def apply(params: Any, inputs: jax.Array, lengths: jax.Array, true: jax.Array) -> tuple[jax.Array, jax.Array]:
-            real = (jnp.arange(inputs.shape[1]) < lengths[:, None]).astype(jnp.int32)
-            rows = {"inputs": inputs, "inputs_segment_ids": real, "answers": true}
-            keys = example_keys(validation_key(), jnp.int32(0), len(inputs))
-            batch: Batch = make_batch(objective, keys, rows, table)
-            outputs = self.model.apply({"params": params}, batch, method="outputs")
-            return outputs[head.name], batch.answers[head.name]
+def compute_outputs(
+    answerer: Answerer, inputs: np.ndarray, lengths: np.ndarray, true: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the outputs of the head, the true answers in the places where the head is read).
 
-        placed = bind_mesh(self.mesh, apply)
-        return lambda *arrays: jax.device_get(placed(self.params, *arrays))
+    Args:
+        inputs: int32 [B, L], rows as in the data. lengths: int32 [B].
+        true: the answers of the rows. Any values do: they only mark places.
+    """
+    real = (np.arange(inputs.shape[1]) < lengths[:, None]).astype(np.int32)
+    rows = {"inputs": inputs, "inputs_segment_ids": real, "answers": true}
+    apply = compile_head(answerer.model, answerer.objective, answerer.tokenizer.vocabulary.table)
+    return jax.device_get(bind_mesh(answerer.mesh, apply)(answerer.params, rows))
+
+
+@functools.lru_cache(4)
+def compile_head(model: Transformer, objective: Objective, table: TokenTable) -> Callable[[Any, Any], Any]:
+    """Return the function (params, rows) -> (outputs of the head, true answers in the batch)."""
+
+    @jax.jit
+    def apply(params: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
+        keys = example_keys(validation_key(), jnp.int32(0), len(rows["inputs"]))
+        batch = make_batch(objective, keys, rows, table)
+        outputs = model.apply({"params": params}, batch, method="outputs")
+        return outputs[objective.answer_head.name], batch.answers[objective.answer_head.name]
+
+    return apply

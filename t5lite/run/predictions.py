@@ -17,6 +17,7 @@ from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import VOCABULARY, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment
+from t5lite.run.heads import compile_head
 from t5lite.run.spans import WindowAnswer, join_windows, read_window
 from t5lite.system.hosts import gather
 from t5lite.tasks.metrics import score_text
@@ -39,6 +40,10 @@ class Prediction(NamedTuple):
     output: str
     scores: dict[str, float]
     references: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields, without `references` if there are none."""
+        return {name: value for name, value in self._asdict().items() if name != "references" or value}
 
     @property
     def all_references(self) -> tuple[str, ...]:
@@ -136,27 +141,19 @@ class Predictor:
 
         The inputs of a prediction are the question. scores: those of `text_metrics`, and "margin", see `SpanAnswer`.
         """
-        objective, head = self.objective, self.objective.answer_head
-        table = self.experiment.vocabulary.table
-
-        @functools.partial(bind_mesh, self.mesh)
-        @jax.jit
-        def compute_logits(params: Any, rows: Any) -> jax.Array:
-            keys = example_keys(validation_key(), jnp.int32(0), len(rows["inputs"]))
-            batch = make_batch(objective, keys, rows, table)
-            return self.experiment.model.apply({"params": params}, batch, method="outputs")[head.name]
-
+        objective, experiment = self.objective, self.experiment
+        compute = bind_mesh(self.mesh, compile_head(experiment.model, objective, experiment.vocabulary.table))
         found: dict[int, list[WindowAnswer]] = {}
         for rows in batches:
             placed = place_batch(rows, self.mesh)
             valid, windows = gather((placed.pop("valid"), placed.pop("windows")))
-            logits = gather(compute_logits(params, placed))
+            logits, _ = gather(compute(params, placed))
             for row in np.flatnonzero(valid):
                 window = source.windows[windows[row]]
                 found.setdefault(int(window[0]), []).append(
                     read_window(logits[row], window[1:], objective.front_length)
                 )
-        tokenizer = self.experiment.dataset.tokenizer
+        tokenizer = experiment.dataset.tokenizer
         for question, windows in found.items():
             texts = source.read_texts(question)
             answer = join_windows(windows, texts.context, tokenizer)

@@ -91,7 +91,7 @@ def _make_request(line: str, place: str, columns: Columns, scores: bool) -> Requ
         names = [inputs, columns.text, targets, "prefix", *columns.list_pair_columns()]
         row = parse_json_row(line, names, place)
         read = lambda name: read_text(row, name, place)
-        text, used = _read_side(row, read, columns, 0, (inputs, columns.text))
+        text, used = _read_side(row, read, columns, 0, (inputs, columns.text, columns.question))
         if text is None:
             raise UserError(f"{place} has no {inputs} or {columns.text}; give the text to answer there")
         prefix = read("prefix") if row.get("prefix") is not None else ""

@@ -14,6 +14,8 @@ from t5lite.system.errors import UserError
 from t5lite.system.files import replace_non_finite, write_atomically
 from t5lite.tasks.intervals import Intervals, bootstrap_texts
 from t5lite.tasks.metrics import Metrics, compute_text_metrics, score_text
+from t5lite.tasks.number import NUMBER
+from t5lite.tasks.numbers import is_number
 from t5lite.tasks.text import TEXT_METRICS
 
 TARGET, OUTPUT = "target", "output"
@@ -22,7 +24,7 @@ TARGET, OUTPUT = "target", "output"
 def write_predictions(path: Path, predictions: Mapping[str, Sequence[Prediction]]) -> None:
     """Write {split: predictions} as JSON lines. Raises UserError if the file cannot be written."""
     lines = [
-        json.dumps(replace_non_finite({"split": split, **each._asdict()}), ensure_ascii=False) + "\n"
+        json.dumps(replace_non_finite({"split": split, **each.as_json()}), ensure_ascii=False) + "\n"
         for split, predictions_of_split in predictions.items()
         for each in predictions_of_split
     ]
@@ -33,7 +35,8 @@ def score_file(path: Path) -> tuple[Metrics, Intervals, int]:
     """Return (metrics, bootstrap intervals, number of rows) of the predictions in a file.
 
     The file has the columns "target" and "output": .jsonl, .csv, .tsv (also with .gz) or .parquet. In a .jsonl or
-    .parquet, a target may be a list of references. Raises UserError for any other file, and for a file without rows.
+    .parquet, a target may be a list of references. If all targets and outputs are numbers, they are also compared as
+    numbers. Raises UserError for any other file, and for a file without rows.
     """
     if find_format(path) == ".txt":
         raise UserError(f"{path} has no columns; give target and output in a .jsonl, .csv, .tsv or .parquet file")
@@ -45,6 +48,8 @@ def score_file(path: Path) -> tuple[Metrics, Intervals, int]:
         outputs.append(types.read_text(row, OUTPUT, place))
     if not outputs:
         raise UserError(f"{path} has no rows; give rows with target and output")
-    scores = [score_text(TEXT_METRICS, *each) for each in zip(references, outputs, strict=True)]
-    texts: tuple[Any, ...] = (TEXT_METRICS, scores, references, outputs)
+    has_numbers = all(map(is_number, (*outputs, *(text for each in references for text in each))))
+    names = (*TEXT_METRICS, *(NUMBER.text_metrics if has_numbers else ()))
+    scores = [score_text(names, *each) for each in zip(references, outputs, strict=True)]
+    texts: tuple[Any, ...] = (names, scores, references, outputs)
     return compute_text_metrics(*texts), bootstrap_texts(*texts), len(outputs)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.objectives.batch import Batch
+from t5lite.system.errors import UserError
 from t5lite.tasks.cross_entropy import LossSettings, Sums
 from t5lite.tasks.task import Reading, Task
 
@@ -47,6 +48,20 @@ def _name_answers(answers: np.ndarray, true_answers: np.ndarray, reading: Readin
         return []
     mean, deviation = reading.scale or (0.0, 1.0)
     return [f"{float(answers) * deviation + mean:.7g}"]
+
+
+def rescale(head: Mapping[str, Array], scale: tuple[float, float]) -> dict[str, Array]:
+    """Return the parameters of a head whose outputs are numbers in their own units.
+
+    Args:
+        head: {"kernel", "bias"}, for standardised outputs.
+        scale: (mean, standard deviation) of the numbers.
+    """
+    if "bias" not in head:
+        raise UserError("the head for numbers has no bias for the mean of the numbers (model.biases), so it has no "
+                        "released form; train it with biases=all")  # fmt: skip
+    mean, deviation = scale
+    return {"kernel": head["kernel"] * deviation, "bias": head["bias"] * deviation + mean}
 
 
 NUMBER = Task(

@@ -22,6 +22,11 @@ def read_numbers(references: Sequence[References], outputs: Sequence[str]) -> tu
     return true, np.where(np.isnan(given), true.mean() if true.size else 0.0, given)
 
 
+def is_number(text: str) -> bool:
+    """Return whether a text is a finite number."""
+    return math.isfinite(_parse(text))
+
+
 def _parse(text: str) -> float:
     try:
         number = float(text)
