@@ -43,7 +43,8 @@ def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], cou
         for shown in evaluator.examples(params, split, count):
             console.rule(Text(split), align="left")
             scores = ", ".join(f"{name} {score:.3g}" for name, score in shown.scores.items())
-            for name, text in (shown._asdict() | {"scores": scores}).items():
+            for name, text in (shown.as_json() | {"scores": scores}).items():
+                text = text if isinstance(text, str) else " / ".join(text)
                 if text or name != "scores":
                     console.print(Text(f"{name}: ", style="bold") + Text(_shorten(text)))
 

@@ -81,7 +81,11 @@ class Dataset:
 
 
 def open_dataset(
-    config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None, scale: Scale | None = None
+    config: ConfigDict,
+    kind: str,
+    tokenizer: TextTokenizer | None = None,
+    scale: Scale | None = None,
+    needs_labels: bool = False,
 ) -> Dataset:
     """Open the data of `config`. Build the tokenizer and the stores that the cache lacks.
 
@@ -89,6 +93,7 @@ def open_dataset(
         kind: a key of `kinds.KINDS`.
         tokenizer: None: open the tokenizer of the config.
         scale: of numbers, if the run goes on from a run with this scale. None: measured on the training targets.
+        needs_labels: whether the targets must be labels of a closed set.
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     members = _read_members(config)
@@ -100,7 +105,7 @@ def open_dataset(
         train[name], heldout_span = opener.open_train(where, member, hold_out)
         if hold_out:
             heldout[VALIDATION if single else f"{VALIDATION}_{name}"] = heldout_span
-    labels = _find_labels(config.data.labels, kind, train, heldout)
+    labels = _find_labels(True if needs_labels else config.data.labels, kind, train, heldout)
     if kind == "numbers" and scale is None:
         scale = measure_scale([span.store for span in train.values()])
     weights = {name: member.weight for name, member in members.items()}
@@ -325,7 +330,7 @@ def _find_labels(
     if wanted:
         raise UserError(
             "config.data.labels: the training targets are no closed set (over 1,000 different ones, or over 1,000 "
-            "characters); unset the field"
+            "characters); unset the field, or set another config.objective.answer"
         )
     return None
 
@@ -345,7 +350,7 @@ def _refuse_unknown_labels(heldout: dict[str, Span], labels: Iterable[str]) -> N
             continue
         first, more = unknown[0], f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         if place := card.get("places", {}).get(first):
-            raise UserError(f"{place}: the tag {first!r}{more} never occurs in training; mend the file")
+            raise UserError(f"{place}: the tag or label {first!r}{more} never occurs in training; mend the file")
         if f"{first}.0" in labels:
             way_out = f'whole numbers are read without ".0"; write the text "{first}.0" instead'
         raise UserError(f"data.{name}: the label {first!r}{more} never occurs in the training targets; {way_out}")

@@ -36,7 +36,7 @@ from t5lite.run.released import find_labels, find_scale, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
-from t5lite.tasks.table import find_data, make_evaluation_objective, make_objective
+from t5lite.tasks.table import find_data, find_task, make_evaluation_objective, make_objective
 from t5lite.tasks.task import Reading
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 from t5lite.training.sharding import local_rows, place_batch
@@ -246,8 +246,12 @@ def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str
         _check_tokenizer(config, tokenizer)
     # A head for numbers goes on with the scale that it has learned.
     scale = None if config.init_from is None else find_scale(config.init_from)
+    task = find_task(config.objective, config.model.architecture)
+    needs_labels = task.has_labels and config.objective.answer is not None
+    require(not needs_labels or config.data.labels is not False, "data.labels",
+            f"is False, but objective.answer={task.name} needs labels; unset one of them")  # fmt: skip
     kind = find_data(config.objective, config.model.architecture)
-    return _assemble(config, open_dataset(config, kind, tokenizer, scale))
+    return _assemble(config, open_dataset(config, kind, tokenizer, scale, needs_labels))
 
 
 def open_run(config: ConfigDict, place: str | Path) -> Experiment:

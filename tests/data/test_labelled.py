@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from t5lite.data.build import encode_words
 from t5lite.data.dataset import open_dataset, pair_plan
-from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
+from t5lite.data.labelled import Facts, LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.sources import Columns
 from t5lite.data.tfds_source import RecordSource
 from t5lite.data.tokenizers.tokenizer import Tokenizer
@@ -49,7 +49,8 @@ def open_tagged(config):
 
 def rows_of(dataset, split, length):
     span = {**dataset.train, **dataset.heldout}[split]
-    source = TaggedSentences(span.store, pair_plan(span.store, length, length, False).order, length, dataset.labels)
+    order = pair_plan(span.store, length, length, False).order
+    source = TaggedSentences(span.store, order, length, 1, Facts(dataset.labels))
     return source.fetch(np.arange(len(source)))
 
 
@@ -162,7 +163,7 @@ def test_what_is_no_sentence_is_refused_with_file_and_line(tmp_path, config, lin
 def test_a_tag_never_seen_in_training_is_refused_with_file_and_line(tmp_path, config):
     config.data.train.source = write(tmp_path / "train.jsonl", SENTENCES)
     config.data.validation.source = write(tmp_path / "other.jsonl", [*SENTENCES[:4], (["a"], ["B-ORG"])])
-    with pytest.raises(UserError, match=r"other.jsonl, line 5: the tag 'B-ORG' never occurs in training"):
+    with pytest.raises(UserError, match=r"other.jsonl, line 5: the tag or label 'B-ORG' never occurs in training"):
         open_tagged(config)
 
 
@@ -189,12 +190,12 @@ def test_labels_are_numbered_in_the_order_of_the_dataset(tmp_path, config):
     dataset = open_dataset(config, "pairs")
     ids, store = label_ids(dataset.tokenizer, dataset.labels), dataset.train["train"].store
     order = pair_plan(store, 9, 9, False, limit=25, seed=3).order
-    source = LabelledTexts(store, order, 9, ids)
+    source = LabelledTexts(store, order, 9, 1, Facts(ids=ids))
     rows = source.fetch(np.arange(len(source)))
     assert len(source) == 25 and rows["inputs"].shape == (25, 9)
     for row, pair in enumerate(order):
         assert dataset.labels[rows["answers"][row]] == TOKENIZER.decode(store.document(2 * pair + 1))
-    unknown = LabelledTexts(store, order, 9, {}).fetch(np.arange(3))
+    unknown = LabelledTexts(store, order, 9, 1, Facts()).fetch(np.arange(3))
     assert (unknown["answers"] == -1).all()
 
 

@@ -63,14 +63,21 @@ def test_labels_that_contradict_are_refused_by_field(name, tmp_path):
         open_class(tmp_path, **changes)
 
 
-def test_unsupported_problem_types_are_refused(tmp_path):
-    for number, kind in enumerate(("multi_label_classification", "regression")):
-        with pytest.raises(UserError, match=f"problem_type='{kind}' is not supported"):
-            open_class(tmp_path / str(number), "ForSequenceClassification", problem_type=kind)
-    assert open_class(tmp_path / "one", "ForSequenceClassification", problem_type="single_label_classification").labels
+def test_the_problem_type_decides_the_answer(tmp_path):
+    kinds = {"single_label_classification": "classifier", "multi_label_classification": "labeller"}
+    for kind, head in kinds.items():
+        released = open_class(tmp_path / kind, "ForSequenceClassification", problem_type=kind)
+        assert [each.name for each in released.model.heads.others] == [head] and len(released.labels) > 1
+    for kind in ("regression", "ranking"):
+        with pytest.raises(UserError, match=f"problem_type='{kind}'"):
+            open_class(tmp_path / kind, "ForSequenceClassification", problem_type=kind)
     config_json, state = draw_class("bert", "ForMultipleChoice", 1, architectures=["BertForSequenceClassification"])
-    with pytest.raises(UserError, match="a classifier of one label is a regression"):
-        open_released(write_class(tmp_path / "single", config_json, state, 1))
+    released = open_released(write_class(tmp_path / "single", config_json, state, 1))
+    assert [each.name for each in released.model.heads.others] == ["regressor"] and released.labels is None
+    with pytest.raises(UserError, match="does not go with a classifier of 1 rows"):
+        open_released(
+            write_class(tmp_path / "wrong", config_json | {"problem_type": "multi_label_classification"}, state, 1)
+        )
 
 
 # {family: {field of config.json: a value that asks for a computation that no model here has}}

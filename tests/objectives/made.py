@@ -80,7 +80,7 @@ def _compile(objective: Objective, vocab: Vocabulary):
 def rows_of(objective: Objective, tokens: np.ndarray) -> dict[str, np.ndarray]:
     """Return rows. Each window is one document, and its second window is the window before it."""
     given = {"tokens": tokens, "segment_ids": np.ones_like(tokens), "others": np.roll(tokens, 1, axis=0)}
-    return {name: given[name] for name in objective.row_shapes(len(tokens))}
+    return {name: given[name] for name in objective.row_structs(len(tokens))}
 
 
 def make(objective: Objective, tokens: np.ndarray, seed: int = 0, vocab: Vocabulary = PLAIN) -> Example:

@@ -85,7 +85,7 @@ def _causal(segments):
     rows = {"tokens": jnp.array([[5, 6, 1, 7, 8, 9, 1, 4]])}
     if segments:
         rows["segment_ids"] = jnp.array([[1, 1, 1, 2, 2, 2, 2, 3]])
-    assert set(rows) == set(objective.row_shapes(1))
+    assert set(rows) == set(objective.row_structs(1))
     return make_batch(objective, jax.random.split(jax.random.key(0), 1), rows, None)
 
 

@@ -31,7 +31,9 @@ def objective(make=make_objective, **fields):
 
 def rows_of(made, count, low=4, seed=0):
     rng = np.random.default_rng(seed)
-    return {name: rng.integers(low, PIECES, shape, dtype=np.int32) for name, shape in made.row_shapes(count).items()}
+    return {
+        name: rng.integers(low, PIECES, each.shape, dtype=np.int32) for name, each in made.row_structs(count).items()
+    }
 
 
 def examples(made, count=1, rows=None, table=VOCABULARY.table, seed=0):
@@ -172,7 +174,7 @@ def two_parts(name, count=400):
     tokens, others = np.arange(10, 39), np.arange(110, 139)
     tokens[11], others[4] = STOP, STOP
     rows = {"tokens": tokens[None].astype(np.int32), "others": others[None].astype(np.int32)}
-    rows = {key: rows[key] for key in made.row_shapes(1)}
+    rows = {key: rows[key] for key in made.row_structs(1)}
     return tokens.tolist(), others.tolist(), examples(made, count, rows)
 
 
@@ -277,7 +279,9 @@ def test_an_answer_on_an_encoder_stands_between_cls_and_sep():
     assert made.answers["tagger"][0].tolist() == [-1, 1, -1, 0, -1, -1, -1, -1] and made.weights.sum() == 0
     labels = make_objective(fields | {"name": "supervised"}, "encoder", VOCABULARY, ("x", "y", "z"))
     row["answers"] = jnp.array([2])
-    assert {name: value.shape for name, value in row.items()} == labels.row_shapes(1)
+    assert {name: value.shape for name, value in row.items()} == {
+        name: struct.shape for name, struct in labels.row_structs(1).items()
+    }
     made = make_batch(labels, jax.random.split(jax.random.key(0), 1), row, VOCABULARY.table)
     assert made.answers["classifier"].tolist() == [2] and made.weights.sum() == 0 and made.inputs[0, 4] == SEP_ID
 

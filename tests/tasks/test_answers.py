@@ -43,7 +43,7 @@ def train(objective, steps=2, every_place=False, **fields):
     trainer = make_trainer(config, make_model(config.model, vocabulary, made.heads), made, vocabulary.table, 10)
     state, losses, rng = trainer.init(), [], np.random.default_rng(0)
     for _ in range(steps):
-        rows = {name: rng.integers(3, 290, shape, dtype=np.int32) for name, shape in made.row_shapes(8).items()}
+        rows = {name: rng.integers(3, 290, each.shape, dtype=np.int32) for name, each in made.row_structs(8).items()}
         for name in rows.keys() & {"answers"}:
             rows[name] = (rows[name] % (len(TAGS) + 3) - 3).clip(-1).astype(np.int32)  # many tokens have no answer
         if "inputs" in rows:

@@ -41,8 +41,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METRICS, "misses", Metric("misses", better=-1, low=0, compute=misses, needs="confusion"))
         patch.setitem(table.TASKS, VERDICT.head, VERDICT)
-        patch.setitem(table.ENCODER_TASKS, "supervised", VERDICT)
+        patch.setitem(table.ANSWERS, VERDICT.name, VERDICT)
         config = small_config(write_pairs(folder / "pairs.jsonl"), "supervised", "encoder")
+        config.objective.answer = VERDICT.name
         config.budget.steps, config.checkpoint.keep_best, config.eval.every_steps = 40, 1, 20
         config.checkpoint.every_steps, config.checkpoint.metric = 20, "validation/misses"
         config.schedule.rate = 1e-2

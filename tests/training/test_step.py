@@ -35,7 +35,8 @@ def _rows(config, steps=3, seed=0):
     rng = np.random.default_rng(seed)
     for _ in range(steps):
         rows = {}
-        for name, shape in objective.row_shapes(config.batch_size).items():
+        for name, struct in objective.row_structs(config.batch_size).items():
+            shape = struct.shape
             rows[name] = rng.integers(3, 290, shape, dtype=np.int32)
             if name.endswith("segment_ids"):
                 # Ragged: two segments of random lengths, then padding.

@@ -13,7 +13,7 @@ from t5lite import evaluate, preview
 from t5lite.data.build import build_pairs, build_tagged
 from t5lite.data.dataset import pair_plan
 from t5lite.data.files import TaggedSentence
-from t5lite.data.labelled import LabelledTexts, TaggedSentences, label_ids
+from t5lite.data.labelled import Facts, LabelledTexts, TaggedSentences, label_ids
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.tokenizer import Tokenizer
@@ -88,8 +88,8 @@ def test_labelled_and_tagged_texts_lose_as_many_tokens_as_are_counted(tmp_path_f
     build_tagged(folder / "tags", tagged, OWN, False, lambda _: None)
     order = np.arange(len(sentences))
     for source in (
-        LabelledTexts(TokenStore(folder / "labels/train"), order, length, label_ids(OWN, ["a label"])),
-        TaggedSentences(TokenStore(folder / "tags/train"), order, length, TAGS, with_next_answers=True),
+        LabelledTexts(TokenStore(folder / "labels/train"), order, length, 1, Facts(ids=label_ids(OWN, ["a label"]))),
+        TaggedSentences(TokenStore(folder / "tags/train"), order, length, 1, Facts(TAGS, for_evaluation=True)),
     ):
         rows, cut = source.fetch(order), source.count_cut()
         whole = np.array([len(source.store.document(2 * i)) for i in order])

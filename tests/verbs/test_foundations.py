@@ -68,7 +68,7 @@ STARTS = {
     ("bert", "ForPreTraining", "mlm", "encoder"): (set(), {"pooler", "next_sentence"}),
     ("bert", "ForQuestionAnswering", "mlm_nsp", "encoder"): (
         {"lm_head", "mlm_transform", "next_sentence", "pooler"},
-        {"qa_outputs.bias", "qa_outputs.weight"},
+        {"span"},
     ),
     ("t5", "EncoderModel", "span_corruption", "encoder_decoder"): ({"decoder"}, set()),
     ("t5", "Model", "supervised", "encoder"): ({"pooler", "classifier"}, {"decoder"}),
