@@ -77,11 +77,6 @@ def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
 def _build_with_head(fields: Fields, vocabulary: Vocabulary) -> Objective:
     """Return the objective of a model that answers with a head. A row contains a text and its true answer."""
     head, architecture = fields["answer_head"], fields["architecture"]
-    if architecture == "decoder" and head.each == "token" and not head.has_answer_for_each_token():
-        raise UserError(
-            "config.objective.answer: a decoder reads each token without the tokens after it, so a head cannot find "
-            "spans; set config.objective.answer=text, with a template of question and context"
-        )
     frame = _choose_frame(fields, vocabulary)
     length = fields["inputs_length"]
     if length < 2 + len(frame.front):

@@ -77,6 +77,7 @@ SPAN = Task(
     each="token",
     outputs=2,
     answer_shape=lambda size: (size,),
+    architectures=("encoder_decoder", "encoder"),  # a decoder does not know the tokens after a place
     data="questions",
     weights=_weights,
     loss=_loss,

@@ -46,7 +46,12 @@ def find_task(fields: Fields, architecture: str) -> Task:
             raise UserError(f"config.objective.answer={answer}: tagging answers with tags; unset it, or set "
                             "config.objective.name=supervised")  # fmt: skip
         return TAGS
-    return ANSWERS[answer] if answer is not None else LABEL if architecture == "encoder" else TEXT
+    task = ANSWERS[answer] if answer is not None else LABEL if architecture == "encoder" else TEXT
+    if architecture not in task.architectures:
+        raise UserError(f"config.objective.answer={answer}: needs config.model.architecture "
+                        f"{' or '.join(task.architectures)}; on other models set config.objective.answer=text, with a "
+                        "template of the columns")  # fmt: skip
+    return task
 
 
 def find_data(fields: Fields, architecture: str) -> str:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.objectives.batch import Batch
+from t5lite.objectives.catalogue import ARCHITECTURES
 from t5lite.objectives.objective import Head
 from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, nll_and_log_z
 
@@ -48,6 +49,7 @@ class Task:
     outputs: the number of outputs of the head. None: one for each label.
     answer_shape: (number of outputs) -> the shape of an example's true answer, see `objectives.objective.Head`.
     answer_dtype: the dtype of true answers.
+    architectures: the architectures that can answer so.
     data: the kind of data with such answers, see data/kinds.py.
     weights: (batch) -> float32, the weight of each answer.
     loss: (logits, batch, settings) -> {"objective", "nll", "weight"}.
@@ -86,6 +88,7 @@ class Task:
     outputs: int | None = None
     answer_shape: Callable[[int], tuple[int, ...] | None] = lambda size: None
     answer_dtype: str = "int32"
+    architectures: tuple[str, ...] = ARCHITECTURES
     data: str = "pairs"
     has_labels: bool = False
     names: tuple[str, ...] = ()

@@ -1,0 +1,45 @@
+"""Metrics of numbers and of sets of labels, beside scipy and scikit-learn."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from t5lite.tasks import numbers
+from t5lite.tasks.metrics import compute_metrics
+
+
+def _texts(values):
+    return [f"{value:.10g}" for value in values]
+
+
+def test_correlations_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    true, given = rng.normal(size=50), rng.normal(size=50)
+    references, outputs = [[text] for text in _texts(true)], _texts(given + true)
+    assert numbers.pearson(references, outputs) == pytest.approx(stats.pearsonr(true, given + true).statistic)
+    assert numbers.spearman(references, outputs) == pytest.approx(stats.spearmanr(true, given + true).statistic)
+    assert numbers.rmse(references, outputs) == pytest.approx(np.sqrt(np.mean(np.square(given))))
+
+
+def test_an_output_without_a_number_counts_as_no_information():
+    references = [["1"], ["2"], ["3"], ["6"]]
+    assert numbers.rmse(references, ["1", "2", "3", "a lot"]) == pytest.approx(3 / 2)
+    assert numbers.pearson(references, ["none", "", "nan", "inf"]) == 0.0
+
+
+@pytest.mark.parametrize("texts", [[], ["1"], ["2", "2"]])
+def test_correlations_that_are_not_defined_are_zero(texts):
+    assert numbers.pearson([[text] for text in texts], texts) == numbers.spearman([[t] for t in texts], texts) == 0.0
+
+
+def test_scores_of_sets_of_labels_are_those_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    true, chosen = rng.random((40, 5)) < 0.3, rng.random((40, 5)) < 0.3
+    true[:, 4] = chosen[:, 4] = False  # a label that nobody has or gets
+    counts = np.stack([true.sum(0), chosen.sum(0), (true & chosen).sum(0)], axis=1).astype(float)
+    sums = {"nll": 1.0, "weight": 40.0, "label_counts": counts, "equal_sets": float((true == chosen).all(1).sum())}
+    found = compute_metrics({f"labeller/{name}": value for name, value in sums.items()})
+    assert found["micro_f1"] == pytest.approx(f1_score(true, chosen, average="micro"))
+    assert found["label_macro_f1"] == pytest.approx(f1_score(true[:, :4], chosen[:, :4], average="macro"))
+    assert found["equal_sets"] == pytest.approx(np.mean((true == chosen).all(1)))
