@@ -63,6 +63,8 @@ def _read_model_heads(json: Json, shapes: Mapping[str, Shape]) -> Heads:
     kind = family.read_kind(json)
     if kind not in NEEDED_TENSORS and CLASSIFIER in shapes:
         kind = "ForSequenceClassification" if POOLER in shapes else "ForTokenClassification"
+    if kind not in NEEDED_TENSORS and SPANS in shapes:
+        kind = "ForQuestionAnswering"
     if kind == "ForQuestionAnswering" and SPANS in shapes:
         return Heads(False, (SPAN.make_head(),))
     if kind in ("ForSequenceClassification", "ForTokenClassification") and CLASSIFIER in shapes:
@@ -164,11 +166,9 @@ BERT = Family(
         "classifier_dropout": Rate(("head",), "hidden_dropout_prob"),
     },
     kinds=dict.fromkeys((*NEEDED_TENSORS, ""), ()),
-    answering_kinds=tuple(
-        kind for kind in (*NEEDED_TENSORS, "") if kind not in ("ForQuestionAnswering", "ForMultipleChoice")
-    ),
+    answering_kinds=tuple(kind for kind in (*NEEDED_TENSORS, "") if kind != "ForMultipleChoice"),
     needed_tensors=NEEDED_TENSORS,
-    kinds_of_kept_heads={r"qa_outputs\..*": "ForQuestionAnswering", r"classifier\..*": "ForMultipleChoice"},
+    kinds_of_kept_heads=KEPT_HEADS,
     buffers=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
     more_parts=lambda model: (dataclasses.replace(model, heads=Heads(True, (NEXT_SENTENCE,)), mlm_transform=True),),
     renames=(

@@ -75,7 +75,9 @@ def _config(folder, answer, architecture):
     config.objective.answer, config.tokenizer.path = answer, str(folder)
     config.objective.targets_length = None
     config.batch_size, config.budget.steps, config.eval.rows, config.schedule.rate = 32, 60, None, 1e-2
-    config.checkpoint.every_steps = 60
+    if (answer, architecture) not in FAST and architecture != "decoder":
+        config.budget.steps, config.schedule.rate = 160, 3e-3  # encoders with T5's positions learn more slowly
+    config.checkpoint.every_steps = config.budget.steps
     return config
 
 
