@@ -126,7 +126,7 @@ def task(source, inputs_length, targets_length, steps, labels):
 
 def get_study(arg=None):
     # first_seed: for a second study, independent of the first
-    arg = parse_arg(arg, seeds=3, first_seed=0, pretrain_steps=300, summary_steps=60, topic_steps=60)
+    arg = parse_arg(arg, seeds=3, first_seed=0, pretrain_steps=300, summary_steps=60, topic_steps=100)
     runs = {}
     for name, config in {
         "summary": task("pydocs/summary_science", 128, 32, arg.summary_steps, labels=1500),
