@@ -35,7 +35,7 @@ from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
 from t5lite.data.columns import Columns
 from t5lite.data.tokenizers.generation_config import describe_ignored
-from t5lite.decoding.settings import EARLY_STOPPING, Settings
+from t5lite.decoding.settings import EARLY_STOPPING, MAX_NGRAM, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
 from t5lite.run.answers import EncoderAnswerer, Generator, Options, Request, open_answerer
 from t5lite.run.requests import read_requests, shorten
@@ -132,6 +132,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     number = lambda smallest, largest: in_range(float, smallest, largest)
     for name, kind, text in (
         ("max_new_tokens", in_range(int, 1, LENGTH), "an answer has at most this many tokens"),
+        ("min_new_tokens", in_range(int, 0, LENGTH), "an answer has at least this many tokens"),
+        ("no_repeat_ngram_size", in_range(int, 0, MAX_NGRAM), "n: no n tokens in a row occur twice; 0: off"),
         ("temperature", number(0, 1e6), "0: always take the most likely token"),
         ("top_k", count, "sample from the k most likely tokens; 0: from all tokens"),
         ("top_p", number(0, 1), "sample from the most likely tokens that together have this probability"),
@@ -142,6 +144,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         ("num_return", in_range(int, 1, 2**10), "the number of answers to each text, best first"),
     ):
         default = getattr(defaults, name)
+        default = "that of a release's generation_config.json, else 0" if default is None else default
         parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
     known = {str(value).lower(): value for value in EARLY_STOPPING}
     parser.add_argument(
@@ -182,6 +185,11 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prefix", help="begin every answer with this text")
     parser.add_argument(
+        "--forced_bos",
+        metavar="TEXT",
+        help="begin every answer with this token, such as the code of a language; it is not printed",
+    )
+    parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="end an answer before this text; repeat the flag for more texts"
     )
     parser.add_argument(
@@ -215,7 +223,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--target has no effect without --score; give both")
     with cli.start_jax_on_hosts(arguments):
         answerer = open_answerer(
-            arguments.checkpoint, step=arguments.step, average=arguments.average, tensor=arguments.tensor
+            arguments.checkpoint,
+            arguments.forced_bos,
+            step=arguments.step,
+            average=arguments.average,
+            tensor=arguments.tensor,
         )
         _check_settings(answerer, arguments)
         if arguments.interactive:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,16 @@ CHECK_EVERY = 16  # tokens between two checks whether an answer has reached a st
 
 
 class Generator(Answerer):
-    """A decoder or an encoder-decoder that generates answers."""
+    """A decoder or an encoder-decoder that generates answers.
+
+    forced_bos: a text of one token, with which every answer begins; None: the model's conventions decide. The token is
+        not part of the answer's text.
+    """
+
+    def __init__(self, *arguments: Any, forced_bos: str | None = None, **options: Any):
+        super().__init__(*arguments, **options)
+        if forced_bos is not None:
+            self.conventions = self.conventions.force_first(self._encode_one_token("--forced_bos", forced_bos))
 
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens that the model reads for a text. EOS ends them if the objective's inputs end with EOS.
@@ -44,10 +54,10 @@ class Generator(Answerer):
 
         EOS ends the tokens, except for a language model: its answer continues the input, and nothing is added.
         """
-        if not self.objective.closes_inputs:
-            return self._encode_continuation(text)
-        ids = self.tokenizer.encode(text, specials=True)
         front = self.conventions.front
+        if not self.objective.closes_inputs:
+            return np.concatenate([front, self._encode_continuation(text)]).astype(np.int32)
+        ids = self.tokenizer.encode(text, specials=True)
         return np.concatenate([front, ids, [self.tokenizer.vocabulary.eos]]).astype(np.int32)
 
     def _encode_continuation(self, text: str) -> np.ndarray:
@@ -57,9 +67,9 @@ class Generator(Answerer):
         """Return the tokens that the answer must begin with."""
         if not text:
             return []
-        if not self.objective.closes_inputs:
-            return self._encode_continuation(text).tolist()
-        return [*self.conventions.front, *self.tokenizer.encode(text, specials=True).tolist()]
+        is_continuation = not self.objective.closes_inputs
+        ids = self._encode_continuation(text) if is_continuation else self.tokenizer.encode(text, specials=True)
+        return [*self.conventions.front, *ids.tolist()]
 
     def _check_positions(self, ids: np.ndarray, text: str, more: int = 0) -> np.ndarray:
         """Return `ids`. Raises UserError if the model has too few positions for `ids` and `more` tokens."""
@@ -80,7 +90,7 @@ class Generator(Answerer):
         vocabulary = self.tokenizer.vocabulary
         allowed = self.conventions.allowed.copy()
         for text in suppress:
-            token, rules = self._encode_one_token(text), self.conventions.rules
+            token, rules = self._encode_one_token("--suppress", text), self.conventions.rules
             if token in (rules.first, rules.last):
                 raise UserError(
                     f"--suppress: {text!r} is a token that every answer of this model must hold; leave it out"
@@ -93,11 +103,11 @@ class Generator(Answerer):
                 row[sentinels] &= "<extra_id_" in request.input + request.prefix
         return rows
 
-    def _encode_one_token(self, text: str) -> int:
+    def _encode_one_token(self, flag: str, text: str) -> int:
         candidates = [self.tokenizer.encode(text, specials=True), self._encode_continuation(text)]
         ids = next((ids for ids in candidates if len(ids) == 1), None)
         if ids is None:
-            raise UserError(f"--suppress: {text!r} is {len(candidates[0])} tokens; give a text that is one token")
+            raise UserError(f"{flag}: {text!r} is {len(candidates[0])} tokens; give a text that is one token")
         return int(ids[0])
 
     def check(self, requests: Sequence[Request], options: Options) -> None:

@@ -229,7 +229,18 @@ def test_generate_fills_blanks_names_labels_and_tags_words(pretrained, classifie
     assert [word.partition("/")[0] for word in said] == ["said", "white", "old", "said"] and said[1] == "white/B-X"
 
 
-@pytest.mark.parametrize("flag", ["--temperature=1", "--num_beams=4", "--stop=x", "--suppress=the", "--prefix=a"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--temperature=1",
+        "--num_beams=4",
+        "--stop=x",
+        "--suppress=the",
+        "--prefix=a",
+        "--forced_bos=a",
+        "--min_new_tokens=2",
+    ],
+)
 def test_flags_of_generation_are_refused(tagger, capsys, flag):
     with pytest.raises(SystemExit):
         generate.main(["--checkpoint", str(tagger), "--input", "a whale", flag])
