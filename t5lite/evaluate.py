@@ -22,6 +22,7 @@ from rich.text import Text
 
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
+from t5lite.decoding.score import SCORE_BY
 from t5lite.run.evaluation import Evaluator, load_evaluator
 from t5lite.run.held_out import warn_of_weakness
 from t5lite.run.overrides import override
@@ -72,6 +73,8 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
             write_predictions(arguments.predictions, predictions)
     result = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
     result |= {"intervals": evaluator.intervals, "classes": evaluator.describe_classes()}
+    if evaluator.score_by is not None:
+        result["score_by"] = evaluator.score_by
     warn_of_weakness(metrics)
     _print(result, f"{arguments.checkpoint}, step {step}", arguments.json)
 
@@ -94,6 +97,8 @@ def _print(result: dict[str, Any], title: str, as_json: bool) -> None:
     console.print(_make_metrics_table(result, title))
     for split, classes in result.get("classes", {}).items():
         console.print(_make_class_table(split, **classes))
+    if "score_by" in result:
+        console.print(Text(f"score of a label (eval.score_by={result['score_by']}): {SCORE_BY[result['score_by']]}"))
     for name, signature in result.get("signatures", {}).items():
         console.print(Text(f"{name}: {signature}"))
 

@@ -1,7 +1,7 @@
 """Answer with an encoder: the likeliest piece for each [MASK], the label of a text, or the tag of each word."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +13,11 @@ from t5lite.decoding.generate import pad_rows
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
 from t5lite.run.answering import Answerer, Options, PreparedRequest
+from t5lite.run.choices import rank_choices
 from t5lite.run.requests import Request, shorten
-from t5lite.system.errors import UserError
+from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import CLS, MASK, SEP
+from t5lite.tasks.label import LABEL
 from t5lite.tasks.table import TASKS
 from t5lite.training.trainer import bind_mesh
 
@@ -31,7 +33,10 @@ class EncoderAnswerer(Answerer):
         answers = []
         for row, each in enumerate(ready):
             logits = outputs[row, : len(each.asked_positions)] if outputs.ndim == 3 else outputs[row, None]
-            answer = self._read_answer(each.request.input, each.ids, each.asked_positions, logits)
+            if each.choices:
+                answer = self._choose_label(each.choices, logits[0])
+            else:
+                answer = self._read_answer(each.request.input, each.ids, each.asked_positions, logits)
             answers.append(each.complete_answer(answer))
         return answers
 
@@ -50,6 +55,7 @@ class EncoderAnswerer(Answerer):
             by_word = encode_words(self.tokenizer, [text.split()])[0]
         pieces = np.concatenate([np.zeros(0, np.int32), *by_word])
         gets_label = head is not None and head.each == "example"
+        choices = self._prepare_choices(request.choices or options.choices)
         if gets_label and len(pieces) > length - 2:
             cut = {"tokens": len(pieces) + 2, "read": length}
             pieces = pieces[: length - 2]
@@ -57,13 +63,31 @@ class EncoderAnswerer(Answerer):
         if len(ids) > length:
             raise UserError(f"the text has {len(ids)} tokens, but the network reads {length}: {shorten(text)}")
         if gets_label:
-            return PreparedRequest(request, ids, asked_positions=np.zeros(0, int), cut=cut)
+            return PreparedRequest(request, ids, asked_positions=np.zeros(0, int), cut=cut, choices=choices)
         if head is not None:
             return PreparedRequest(request, ids, asked_positions=np.cumsum([1, *map(len, by_word)])[:-1])
         asked_positions = np.flatnonzero(ids == vocabulary.specials[MASK])
         if len(asked_positions) == 0:
             raise UserError(f"a masked language model fills in {MASK}, but the text has no {MASK}: {shorten(text)}")
         return PreparedRequest(request, ids, asked_positions=asked_positions)
+
+    def _prepare_choices(self, choices: Sequence[str]) -> dict[str, list[int]]:
+        """Return {label: [its number]}. Raises UserError for a choice that the model has no label for."""
+        head, names = self.objective.answer_head, self.objective.labels
+        if choices and (head is None or head.name != LABEL.head):
+            raise UserError(
+                "an encoder chooses among answers only if its answers are labels of texts; leave choices out"
+            )
+        for choice in choices:
+            if choice not in names:
+                raise UserError(f"{shorten(choice)!r} is not a label of this model; {nearest(choice, names)}")
+        return {choice: [names.index(choice)] for choice in choices}
+
+    def _choose_label(self, choices: Mapping[str, Sequence[int]], logits_C: np.ndarray) -> dict:
+        """Return the likeliest of `choices`. The log-probabilities come from the softmax over all labels."""
+        logprobs_C = np.asarray(jax.nn.log_softmax(logits_C))
+        chosen = np.array([logprobs_C[label] for (label,) in choices.values()])
+        return rank_choices(choices, chosen, "sum")
 
     def _read_answer(self, text: str, ids: np.ndarray, asked_positions: np.ndarray, logits_NxC: np.ndarray) -> dict:
         """Return the likeliest answer.

@@ -25,6 +25,7 @@ from t5lite.data.store import Span
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import Conventions, make_conventions
+from t5lite.decoding.score import SCORE_BY
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
@@ -290,7 +291,15 @@ def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     if dataset.labels is not None and (is_text or evaluated.answer_head.each == "example"):
         front = int(evaluated.bos is not None)
         check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
+    _check_score_by(config.eval.score_by, is_text and dataset.labels is not None)
     return Experiment(config, dataset, objective, evaluated, standards, model)
+
+
+def _check_score_by(score_by: str, scores_labels: bool) -> None:
+    """Raise UserError for an unknown name, and for a name without effect."""
+    require(score_by in SCORE_BY, "eval.score_by", f"{score_by!r} is unknown; {nearest(score_by, SCORE_BY)}")
+    no_labels = "this model does not write labels of a closed set; leave it unset"
+    require(score_by == "sum" or scores_labels, f"eval.score_by={score_by}", no_labels)
 
 
 def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:

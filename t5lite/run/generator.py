@@ -12,6 +12,7 @@ from t5lite.decoding.generate import Generated, Generation, pad_rows, step_weigh
 from t5lite.decoding.score import score_targets
 from t5lite.model.transformer import StepWeights
 from t5lite.run.answering import BATCH_SIZE, Answerer, Options, PreparedRequest, answer_in_order
+from t5lite.run.choices import choose_answers
 from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
 
@@ -27,6 +28,7 @@ class Generator(Answerer):
 
     def __init__(self, *arguments: Any, forced_bos: str | None = None, **options: Any):
         super().__init__(*arguments, **options)
+        self._encode_choices = functools.lru_cache(64)(self._encode_targets)
         if forced_bos is not None:
             self.conventions = self.conventions.force_first(self._encode_one_token("--forced_bos", forced_bos))
 
@@ -122,12 +124,23 @@ class Generator(Answerer):
 
     def prepare(self, request: Request, options: Options) -> PreparedRequest:
         """See `Answerer.prepare`."""
+        if choices := request.choices or options.choices:
+            return self._prepare_choices(request, choices)
         prefix, more = self._encode_prefix(request.prefix), options.settings.max_new_tokens
         if len(prefix) > more:
             raise UserError(
                 f"a prefix of {len(prefix)} tokens is longer than max_new_tokens={more}; raise max_new_tokens"
             )
         return self._make_prepared(request, prefix, more)
+
+    def _encode_targets(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        return {text: self.encode_target(text).tolist() for text in texts}
+
+    def _prepare_choices(self, request: Request, choices: Sequence[str]) -> PreparedRequest:
+        if request.prefix:
+            raise UserError("a prefix has no meaning beside answers to choose from; leave the prefix out")
+        tokens = self._encode_choices(tuple(choices))
+        return self._make_prepared(request, [], max(map(len, tokens.values())))._replace(choices=tokens)
 
     def _prepare_score(self, request: Request) -> PreparedRequest:
         if request.target is None:
@@ -149,6 +162,21 @@ class Generator(Answerer):
 
     def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
+        kinds: dict[bool, list[int]] = {}  # {whether the answers are chosen: indices in `ready`}
+        for index, each in enumerate(ready):
+            kinds.setdefault(bool(each.choices), []).append(index)
+        answers: dict[int, dict] = {}
+        for is_choice, indices in kinds.items():
+            requests, answer = [ready[i] for i in indices], self._choose if is_choice else self._generate
+            answers |= dict(zip(indices, answer(requests, [request_indices[i] for i in indices], options), strict=True))
+        return [answers[index] for index in range(len(ready))]
+
+    def _choose(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
+        with jax.set_mesh(self.mesh):
+            arguments = self.conventions.scoring_arguments()
+            return choose_answers(self.model, self.params, ready, options.score_by, **arguments)
+
+    def _generate(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         generation = self._start_generation(ready, request_indices, options)
         if options.stop:
             for so_far in generation.pieces(CHECK_EVERY, lambda row, tokens: self._stops(tokens, options.stop)):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from t5lite.data.rows import Rows, RowSource, clip
 from t5lite.decoding.generate import generate, step_weights
-from t5lite.decoding.score import score_candidates
+from t5lite.decoding.score import count_units, score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
 from t5lite.objectives.objective import VOCABULARY, example_keys, make_batch, make_examples
@@ -28,7 +28,7 @@ from t5lite.training.trainer import bind_mesh
 class Prediction(NamedTuple):
     """The text of one held-out example, and the text of the tokens that the model generated or chose.
 
-    scores: {metric: score of this answer}, or {label: its probability or log-probability}.
+    scores: {metric: score of this answer}, or {label: its probability or its score by `eval.score_by`}.
     """
 
     inputs: str
@@ -53,9 +53,10 @@ class Predictor:
         return TEXT.text_metrics if self.experiment.dataset.labels is None else ("exact_match",)
 
     def choose_labels(self, params: Any, batches: Iterable[Rows]) -> Iterator[Prediction]:
-        """Yield pairs with the label of the highest probability. scores: the log-probability of each label's tokens."""
+        """Yield pairs with the label of the highest score, by `eval.score_by`. scores: {label: its score}."""
         experiment, names = self.experiment, self.experiment.dataset.labels
         labels, label_lengths = label_tokens(experiment)
+        units = count_units(experiment.config.eval.score_by, names, label_lengths)
         score = functools.partial(
             bind_mesh(self.mesh, score_candidates),
             experiment.model,
@@ -70,6 +71,7 @@ class Predictor:
             scores = score(placed["inputs"], placed["lengths"])
             names_of_arrays = ("inputs", "inputs_segment_ids", "targets", "valid")
             scores, arrays = gather((scores, {name: placed[name] for name in names_of_arrays}))
+            scores = scores / units
             same = (arrays["targets"][:, None, : labels.shape[1]] == labels).all(axis=2)
             inputs = _remove_padding(arrays["inputs"], arrays["inputs_segment_ids"])
             for row in np.flatnonzero(arrays["valid"]):

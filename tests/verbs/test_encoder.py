@@ -247,6 +247,13 @@ def test_flags_of_generation_are_refused(tagger, capsys, flag):
     assert f"{flag.partition('=')[0]}: an encoder does not generate text" in capsys.readouterr().err
 
 
+def test_tags_and_filled_blanks_are_not_chosen_from_a_list(pretrained, tagger, capsys):
+    for checkpoint in (pretrained, tagger):
+        with pytest.raises(SystemExit):
+            generate.main(["--checkpoint", str(checkpoint), "--input", "a [MASK]", "--choices", "B-X"])
+        assert "chooses among answers only if its answers are labels of texts" in capsys.readouterr().err
+
+
 def test_texts_are_answered_together_as_they_are_alone(pretrained, classifier, tagger):
     """In their order, whatever their lengths and the number of blanks."""
     texts = [
