@@ -30,7 +30,7 @@ from t5lite.run.released import read_run_config
 from t5lite.run.score_file import score_file, write_predictions
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import is_primary
-from t5lite.system.progress import warn
+from t5lite.system.progress import say, warn
 from t5lite.tasks.metrics import score_classes
 from t5lite.tasks.texts import describe_corpus_metrics
 
@@ -44,8 +44,9 @@ def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], cou
         for shown in evaluator.examples(params, split, count):
             console.rule(Text(split), align="left")
             scores = ", ".join(f"{name} {score:.3g}" for name, score in shown.scores.items())
-            for name, text in (shown._asdict() | {"scores": scores}).items():
-                if text or name != "scores":
+            texts = shown._asdict() | {"scores": scores, "more_references": " | ".join(shown.more_references)}
+            for name, text in texts.items():
+                if text or name not in ("scores", "more_references"):
                     console.print(Text(f"{name}: ", style="bold") + Text(_shorten(text)))
 
 
@@ -63,6 +64,8 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
         )
     for note in evaluator.experiment.cut_notes():
         warn(note)
+    if note := evaluator.experiment.describe_references():
+        say(note)
     evaluator.with_details = True
     metrics, rows = evaluator.evaluate_all(params), evaluator.count_rows()
     if arguments.examples:

@@ -21,6 +21,7 @@ from t5lite.system.errors import UserError
 
 USUAL = base_config().data.train.columns
 ReadColumn = Callable[[str], str]  # the text of a column of a row, by the column's name
+ReadList = Callable[[str], list[str] | None]  # the texts of a column that holds a list
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,29 @@ class Columns:
         """Return the text of a row."""
         return read(self.text) if self.text_template is None else fill_template(self.text_template, read)
 
-    def make_pair(self, index: int, read: ReadColumn) -> tuple[str, str]:
-        """Return (inputs, targets) of a row. index: the number of the row in its source."""
+    def make_pair(self, index: int, read: ReadColumn, read_list: ReadList = lambda name: None) -> tuple[str, ...]:
+        """Return (inputs, targets) of a row, and more references if a column of the targets is a list.
+
+        Each item of the list makes a reference. The first of them is the targets. Equal references are one reference.
+
+        Args:
+            index: the number of the row in its source.
+            read_list: (name of a column) -> the texts of its list; None: the column is no list.
+        """
         if not self.pair_templates:
-            return read(self.inputs), read(self.targets)
+            references = read_list(self.targets)
+            return read(self.inputs), *([read(self.targets)] if references is None else dict.fromkeys(references))
         # A hash, because every 20th pair is held out: they would all have the same template by index % n.
         chosen = zlib.crc32(index.to_bytes(8, "little")) % len(self.pair_templates)
         inputs, targets = self.pair_templates[chosen]
-        return fill_template(inputs, read), fill_template(targets, read)
+        lists = {name: items for name in list_names(targets) if (items := read_list(name)) is not None}
+        if len(lists) > 1:
+            raise UserError(f"template {targets!r}: the columns {', '.join(map(repr, lists))} are lists; use one list")
+        if not lists:
+            return fill_template(inputs, read), fill_template(targets, read)
+        ((list_name, items),) = lists.items()
+        fill = lambda item: fill_template(targets, lambda name: item if name == list_name else read(name))
+        return fill_template(inputs, read), *dict.fromkeys(map(fill, items))
 
     def facts(self) -> dict[str, Any]:
         """Return the fields for a fingerprint. Templates that are not set are left out."""

@@ -46,7 +46,7 @@ class RecordSource:
             if text := self.columns.make_text(read):
                 yield from split_text(text)
 
-    def pairs(self) -> Iterator[tuple[str, str]]:
+    def pairs(self) -> Iterator[tuple[str, ...]]:
         """Yield (inputs, targets) for each record. Class labels become names. Raises UserError for a missing column."""
         for index, read in self._read_records():
             yield self.columns.make_pair(index, read)

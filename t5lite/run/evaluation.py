@@ -6,8 +6,8 @@ the same text. Pairs also have
 
     accuracy, macro_f1        if targets are a closed set: the known label with the best score is the answer; see
                               `eval.score_by`
-    exact_match, rouge1, …    the greedily generated answer beside the whole target, on `eval.generate_rows` pairs;
-                              if targets are a closed set, only exact_match
+    exact_match, rouge1, …    the greedily generated answer beside the whole target, on `eval.generate_rows` pairs. Of
+                              several references, the best counts. If targets are a closed set, only exact_match
 
 Tokens of targets, tags and entities that do not fit in a row count as missed.
 """
@@ -241,7 +241,7 @@ class Evaluator:
         texts = (
             self._predictor.text_metrics,
             [each.scores for each in answered],
-            [[each.target] for each in answered],
+            [each.references for each in answered],
             [each.output for each in answered],
         )
         if self.with_details:

@@ -11,6 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -20,6 +21,7 @@ from t5lite.config import require
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, open_dataset, open_heldout, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
+from t5lite.data.references import References
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
@@ -40,6 +42,8 @@ from t5lite.tasks.table import make_evaluation_objective, make_objective
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer
+
+REFERENCES_ARE_USED = "training and losses take the first, metrics of generated answers take the best of all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +163,19 @@ class Experiment:
         notes = {name: describe_cut(cut, self.config.objective) for name, cut in self.count_cut().items()}
         return [f"{name}: {note}" for name, note in notes.items() if note is not None]
 
+    def describe_references(self) -> str | None:
+        """Return a sentence if pairs have several references; else None."""
+        counts = self.dataset.references
+        if not counts:
+            return None
+        shares = (f"{count:,} of {self.dataset.rows[name]:,} rows of {name}" for name, count in counts.items())
+        return f"several references in {', '.join(shares)}: {REFERENCES_ARE_USED}"
+
+    def report_rows(self) -> dict[str, Any]:
+        """Return {"rows": the rows of each source}, with {"references": their number and use} if rows have several."""
+        rows, counts = {"rows": self.dataset.rows}, self.dataset.references
+        return rows | {"references": {"rows": counts, "use": REFERENCES_ARE_USED}} if counts else rows
+
     def _make_source(
         self, span: Span, objective: Objective, packed: bool, limited: bool = False, for_evaluation: bool = False
     ) -> RowSource:
@@ -177,7 +194,8 @@ class Experiment:
         limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
         plan = pair_plan(span.store, *lengths, packed, seed=self.config.seed, bos=objective.bos, **limits)
         if objective.rows == "pairs":
-            return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
+            more = References(span.store) if for_evaluation else None
+            return PackedPairs(span.store, plan, objective.bos, for_evaluation, more)
         texts = (span.store, plan.order, objective.window)
         if objective.answer_head.each == "token":
             return TaggedSentences(*texts, objective.labels, with_next_answers=for_evaluation)

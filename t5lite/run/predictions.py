@@ -29,12 +29,19 @@ class Prediction(NamedTuple):
     """The text of one held-out example, and the text of the tokens that the model generated or chose.
 
     scores: {metric: score of this answer}, or {label: its probability or its score by `eval.score_by`}.
+    more_references: texts that are right answers too.
     """
 
     inputs: str
     target: str
     output: str
     scores: dict[str, float]
+    more_references: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> list[str]:
+        """All right answers, the target first."""
+        return [self.target, *self.more_references]
 
 
 class Predictor:
@@ -118,7 +125,7 @@ class Predictor:
     def generate(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Prediction]:
         """Yield examples with greedy answers. A language model gets half of a window as input, and continues it.
 
-        The target of a pair is its whole text, read from `source`, even if the row holds only a part of that text.
+        References of a pair are whole texts, read from `source`, even if the row holds only a part of its target.
         """
         experiment = self.experiment
         objective, vocabulary, decode = self.objective, experiment.vocabulary, self._decode
@@ -155,9 +162,11 @@ class Predictor:
             targets = _remove_padding(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
                 answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
-                target = decode(targets[row] if pairs is None else source.target(int(pairs[row])))
+                references = [targets[row]] if pairs is None else source.references(int(pairs[row]))
+                target, *more = map(decode, references)
                 output = decode(self._conventions.text_tokens(answer))
-                yield Prediction(decode(inputs[row]), target, output, score_text(self.text_metrics, [target], output))
+                scores = score_text(self.text_metrics, [target, *more], output)
+                yield Prediction(decode(inputs[row]), target, output, scores, tuple(more))
 
 
 def _remove_padding(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:
