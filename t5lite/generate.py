@@ -50,6 +50,7 @@ from t5lite.system.progress import say, warn
 
 BLANK = re.compile(r" ?<extra_id_\d+>")
 NEW = "/new"
+MAX_LEAKS = 5  # a warning lists at most this many names
 
 
 def fill_blanks(text: str, answer: str) -> str:
@@ -94,6 +95,14 @@ def _warn_if_cut(request: Request, cut: Mapping[str, int] | None) -> None:
         warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: the rest was cut off")
 
 
+def _warn_of_leaks(leaky: int, answers: int, leaks: Sequence[str]) -> None:
+    """Say how many answers hold tokens that are not text. leaks: the names of such tokens."""
+    if leaky:
+        names = ", ".join(map(repr, leaks[:MAX_LEAKS])) + (", …" if len(leaks) > MAX_LEAKS else "")
+        warn(f"{leaky} of {answers} answers hold tokens that are not text ({names}), although the text has no blank; "
+             "the model may not be trained to answer")  # fmt: skip
+
+
 def _stream(generator: Generator, request: Request, options: Options) -> str:
     """Print the answer while it is generated, and return it."""
     answer = ""
@@ -102,6 +111,7 @@ def _stream(generator: Generator, request: Request, options: Options) -> str:
         print(part, end="", flush=True)
         answer += part
     print()
+    _warn_of_leaks(int(bool(leaks := generator.find_leaks(request, answer))), 1, leaks)
     return answer
 
 
@@ -278,15 +288,17 @@ def main(argv: Sequence[str]) -> None:
             answers = answerer.scores(requests, arguments.batch_size, strict)
         else:
             answers = answerer.answers(requests, options, arguments.batch_size, strict)
-        _print_all(answers, requests, arguments)
+        _print_all(answers, requests, arguments, answerer)
 
 
-def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: argparse.Namespace) -> None:
+def _print_all(
+    answers: Iterator[dict], requests: Sequence[Request], arguments: argparse.Namespace, answerer: Answerer
+) -> None:
     """Print each answer, and on stderr the error of each text without an answer.
 
     Raises UserError at the end if a text has no answer.
     """
-    failed, said_score = 0, False
+    failed, leaky, leaks, said_score = 0, 0, {}, False
     for answer, request in zip(answers, requests, strict=False):  # only host 0 has answers
         _warn_if_cut(request, answer.get("cut"))
         if "error" in answer:
@@ -298,6 +310,10 @@ def _print_all(answers: Iterator[dict], requests: Sequence[Request], arguments: 
             say(f"note: the score of an answer is {SCORE_BY[answer['score_by']]}")
         for line in _format_lines(answer, arguments):
             print(line, flush=True)
+        if isinstance(answerer, Generator) and not arguments.score and "score_by" not in answer:
+            found = answerer.find_leaks(request, answer["output"], answer["tokens"])
+            leaky, leaks = leaky + bool(found), {**leaks, **dict.fromkeys(found)}
+    _warn_of_leaks(leaky, len(requests) - failed, list(leaks))
     if failed:
         raise UserError(
             f"{failed} of {len(requests)} texts could not be answered; correct them: the lines above name them"

@@ -15,6 +15,7 @@ from t5lite.run.answering import BATCH_SIZE, Answerer, Options, PreparedRequest,
 from t5lite.run.choices import choose_answers
 from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
+from t5lite.tasks.texts import SENTINEL
 
 CHECK_EVERY = 16  # tokens between two checks whether an answer has reached a stop text
 
@@ -111,6 +112,18 @@ class Generator(Answerer):
         if ids is None:
             raise UserError(f"{flag}: {text!r} is {len(candidates[0])} tokens; give a text that is one token")
         return int(ids[0])
+
+    def find_leaks(self, request: Request, output: str, tokens: Sequence[int] = ()) -> list[str]:
+        """Return the names of tokens in an answer that are not text. Sentinels are left out if the request has a blank.
+
+        tokens: the tokens of the answer, if they are known. Without them, only sentinels are found.
+        """
+        names, hidden = self.tokenizer.names, self.tokenizer.hidden_ids
+        ids = self.conventions.text_tokens(tokens)
+        found = [*SENTINEL.findall(output), *(names[token] for token in ids if token in names and token not in hidden)]
+        if SENTINEL.search(request.input + request.prefix):
+            found = [name for name in found if not SENTINEL.fullmatch(name)]
+        return list(dict.fromkeys(found))
 
     def check(self, requests: Sequence[Request], options: Options) -> None:
         """See `Answerer.check`."""

@@ -226,6 +226,27 @@ def test_sentinels_come_only_where_the_text_has_a_blank(spans):
     assert ["<extra_id_" in answer["output"] for answer in answers] == [False, True, False]
 
 
+def test_tokens_that_are_not_text_are_named_unless_the_text_has_a_blank(spans, monkeypatch, tmp_path, capsys):
+    generator = open_answerer(spans)
+    leaks, vocabulary = generator.find_leaks, generator.tokenizer.vocabulary
+    assert leaks(Request("the sea"), "<extra_id_3> sea <extra_id_3>") == ["<extra_id_3>"]
+    assert leaks(Request("the <extra_id_0> sea"), "<extra_id_0> old <extra_id_1>") == []
+    assert leaks(Request("the sea", prefix="<extra_id_0>"), "<extra_id_0> old") == []
+    assert leaks(Request("the sea"), "old", [5, vocabulary.eos]) == leaks(Request("the sea"), "extra_id_0") == []
+    assert leaks(Request("the sea"), "old", [5, vocabulary.size - 2, 6]) == ["<extra_id_1>"]
+
+    def answers(self, requests, *arguments):
+        for index, request in enumerate(requests):
+            yield {"input": request.input, "output": "<extra_id_0> sea" if index < 2 else "sea", "tokens": [5]}
+
+    (tmp_path / "q.txt").write_text("a\nthe\nold\n")
+    monkeypatch.setattr("t5lite.run.generator.Generator.answers", answers)
+    generate.main(["--checkpoint", str(spans), "--input_file", str(tmp_path / "q.txt")])
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 3 and err.count("\n") == 1
+    assert "2 of 3 answers hold tokens that are not text ('<extra_id_0>')" in err
+
+
 def test_blanks_are_filled():
     text = "The <extra_id_0> sat on<extra_id_1>."
     assert fill_blanks(text, "<extra_id_0> cat<extra_id_1> the mat") == "The cat sat on the mat."
