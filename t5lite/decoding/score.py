@@ -56,8 +56,23 @@ def score_targets(model: Transformer, params: Any, inputs: Array, lengths: Array
     """
     ready = prefill(model, params, inputs, lengths, steps=targets.shape[1], prefix_attention=prefix_attention,
                     start=front_token(model, start, prepend_start))  # fmt: skip
-    logprobs_BxT = _score_after(model, params, ready, targets)
+    logprobs_BxT, _ = _score_after(model, params, ready, targets)
     return jnp.where(jnp.arange(targets.shape[1]) < target_lengths[:, None], logprobs_BxT, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "prefix_attention", "start", "prepend_start"))
+def find_likeliest(model: Transformer, params: Any, inputs: Array, lengths: Array, targets: Array,
+                   target_lengths: Array, *, prefix_attention: bool = False, start: int = 0,
+                   prepend_start: bool = True) -> tuple[Array, Array]:  # fmt: skip
+    """Return the result of `score_targets`, and bool [B, T]: whether each target token is the likeliest token.
+
+    Beyond `target_lengths`, True.
+    """
+    ready = prefill(model, params, inputs, lengths, steps=targets.shape[1], prefix_attention=prefix_attention,
+                    start=front_token(model, start, prepend_start))  # fmt: skip
+    logprobs_BxT, is_likeliest_BxT = _score_after(model, params, ready, targets)
+    is_target_BxT = jnp.arange(targets.shape[1]) < target_lengths[:, None]
+    return jnp.where(is_target_BxT, logprobs_BxT, 0), is_likeliest_BxT | ~is_target_BxT
 
 
 @functools.partial(jax.jit, static_argnames=("model", "prefix_attention", "start", "prepend_start"))
@@ -75,7 +90,7 @@ def score_candidates(model: Transformer, params: Any, inputs: Array, lengths: Ar
 
     def score(targets: Array, target_lengths: Array) -> Array:
         targets_BxT = jnp.broadcast_to(targets, (len(inputs), length))
-        logprobs_BxT = _score_after(model, params, ready, targets_BxT)
+        logprobs_BxT, _ = _score_after(model, params, ready, targets_BxT)
         return jnp.sum(jnp.where(jnp.arange(length) < target_lengths[..., None], logprobs_BxT, 0), axis=-1)
 
     if candidates.ndim == 3:
@@ -83,8 +98,11 @@ def score_candidates(model: Transformer, params: Any, inputs: Array, lengths: Ar
     return jax.lax.map(lambda each: score(*each), (candidates, candidate_lengths)).T
 
 
-def _score_after(model: Transformer, params: Any, ready: Prefilled, targets_BxT: Array) -> Array:
-    """Return float32 [B, T]: the log-probability of each target token after the inputs that have been read."""
+def _score_after(model: Transformer, params: Any, ready: Prefilled, targets_BxT: Array) -> tuple[Array, Array]:
+    """Return the log-probability of each target token after the inputs, and whether the token is the likeliest.
+
+    Both are [B, T], float32 and bool.
+    """
     apply = functools.partial(model.apply, {"params": params})
     first, slots_S = ready.first_slot, jnp.arange(ready.visible_BxS.shape[1])
     new_TxS = (slots_S >= first) & (slots_S <= first + jnp.arange(targets_BxT.shape[1])[:, None])
@@ -92,4 +110,5 @@ def _score_after(model: Transformer, params: Any, ready: Prefilled, targets_BxT:
     hidden, _ = apply(tokens_BxT, ready.cache, first, ready.visible_BxS[:, None] | new_TxS, method=Transformer.extend)
     logits_BxTxV = apply(hidden, method=Transformer.logits)
     target_logits_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
-    return target_logits_BxT - jax.nn.logsumexp(logits_BxTxV, axis=-1)
+    logprobs_BxT = target_logits_BxT - jax.nn.logsumexp(logits_BxTxV, axis=-1)
+    return logprobs_BxT, target_logits_BxT == logits_BxTxV.max(axis=-1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5lite.decoding.generate import generate
-from t5lite.decoding.score import SCORE_BY, count_units, score_candidates, score_targets
+from t5lite.decoding.score import SCORE_BY, count_units, find_likeliest, score_candidates, score_targets
 from t5lite.decoding.settings import Settings
 from tests.decoding.models import CONFIGS, LENGTHS, log_probs, model_and_params, prompts
 
@@ -39,6 +39,19 @@ def test_what_was_generated_is_scored_as_it_was_then(prepend_start):
         scores = logprobs.sum(axis=1) / found.lengths[:, answer] ** 0.8
         np.testing.assert_allclose(found.scores[:, answer], scores, rtol=1e-4)
     assert (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["encoder_decoder", "decoder"])
+def test_the_tokens_of_a_greedy_answer_are_the_likeliest(name):
+    model, params = model_and_params(name)
+    found = jax.device_get(generate(model, params, prompts(), LENGTHS, Settings(5), eos=7))
+    targets, lengths = found.tokens[:, 0].copy(), found.lengths[:, 0]
+    logprobs, is_likeliest = find_likeliest(model, params, prompts(), LENGTHS, targets, lengths)
+    assert is_likeliest.all()
+    np.testing.assert_allclose(logprobs, found.logprobs[:, 0], atol=5e-5)
+    targets[:, 0] += 1
+    _, is_likeliest = find_likeliest(model, params, prompts(), LENGTHS, targets, lengths)
+    assert not is_likeliest[:, 0].any()
 
 
 def test_the_same_candidates_for_all_rows():
