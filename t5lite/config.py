@@ -56,6 +56,9 @@ def base_config() -> ConfigDict:
                 "batch_size": _optional(int),  # None: the rows of a microbatch of training
                 "generate_rows": 256,  # for this many pairs, targets are also generated, for exact match
                 "max_new_tokens": _optional(int),  # None: the length of the targets
+                # How labels are compared if a model with a decoder chooses among them: "sum" of log-probabilities,
+                # mean of a "token", or sum divided by the "byte"s of the label.
+                "score_by": "sum",
             },
             "checkpoint": {
                 "every_steps": 1000,

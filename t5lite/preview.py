@@ -253,6 +253,8 @@ def main(argv: Sequence[str]) -> None:
         console.print(make_cut_table(cut))
         for note in experiment.cut_notes():
             console.print(Text(note))
+    if note := experiment.describe_references():
+        console.print(Text(note))
     if labels := experiment.count_labels():
         console.print(make_label_table(labels))
 

@@ -86,7 +86,7 @@ def fit(
     evaluator = Evaluator(experiment, trainer.mesh, stop.raise_if_stopped)
     for note in experiment.cut_notes():
         warn(note)
-    for note in evaluator.share_notes():
+    for note in (*evaluator.share_notes(), *filter(None, [experiment.describe_references()])):
         say(note)
     settings = LoopSettings(
         total_steps=steps,
@@ -182,7 +182,7 @@ def _train_network(
     return {
         "step": int(state.step),
         **evaluation,
-        "rows": experiment.dataset.rows,
+        **experiment.report_rows(),
         "cut": experiment.count_cut(),
         "params_sha256": hash_params(state.params),
         "skipped_steps": totals.skipped,

@@ -29,6 +29,7 @@ from t5lite.data.build import HELDOUT_EVERY
 from t5lite.data.columns import Columns, read_columns
 from t5lite.data.kinds import KINDS, iterate_texts
 from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
+from t5lite.data.references import References
 from t5lite.data.sources import Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
@@ -61,8 +62,9 @@ class Dataset:
 
     weights: the weight of each training member. labels: the closed set of targets, or of tags, in a fixed order; None
     if targets are free text. identity: fingerprints; a run compares them to check that its data is still the same.
-    rows: the number of documents or pairs in each source, with the held-out ones. scale: of numbers in the targets;
-    None if targets are no numbers.
+    rows: the number of documents or pairs in each source, with the held-out ones.
+    scale: of numbers in the targets; None if targets are no numbers.
+    references: the number of pairs with several references in each source that has such pairs.
     """
 
     tokenizer: TextTokenizer
@@ -73,11 +75,12 @@ class Dataset:
     identity: dict[str, str]
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
     scale: Scale | None = None
+    references: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def heldout_fingerprints(self) -> dict[str, str]:
         """Fingerprints of the held-out tokens. Metrics of two runs are comparable if the fingerprints are equal."""
-        return {name: span.fingerprint for name, span in self.heldout.items()}
+        return {name: span.fingerprint + References(span.store).fingerprint for name, span in self.heldout.items()}
 
 
 def open_dataset(
@@ -109,7 +112,8 @@ def open_dataset(
     if kind == "numbers" and scale is None:
         scale = measure_scale([span.store for span in train.values()])
     weights = {name: member.weight for name, member in members.items()}
-    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows, scale)
+    facts = (opener.identity, opener.rows, scale, opener.references)
+    return Dataset(opener.tokenizer, train, weights, heldout, labels, *facts)
 
 
 def open_heldout(
@@ -125,7 +129,7 @@ def open_heldout(
     if labels is not None:
         _refuse_unknown_labels(heldout, labels)
         labels = tuple(labels)
-    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows, scale)
+    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows, scale, opener.references)
 
 
 class _Opener:
@@ -135,6 +139,7 @@ class _Opener:
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
         self.identity = {"tokenizer": tokenizer.sha256}
         self.rows: dict[str, int] = {}
+        self.references: dict[str, int] = {}
 
     def _open_stores(self, name: str, member: Member, default_split: str, hold_out: bool = False) -> tuple[Span, Span]:
         """Return the spans of the two stores of a source, train/ and heldout/. name: the config field, for errors."""
@@ -146,6 +151,10 @@ class _Opener:
         self.rows[name] = sum(span.store.num_documents for span in spans) // KINDS[self.kind].documents
         # Fingerprints are made from tokens, not from files. So a copy of the text on another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
+        references = [References(span.store) for span in spans]
+        if count := sum(each.num_pairs for each in references):
+            self.references[name] = count
+            self.identity[name] += "".join(each.fingerprint for each in references)
         return spans
 
     def open_train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span]:
@@ -330,7 +339,7 @@ def _find_labels(
     if wanted:
         raise UserError(
             "config.data.labels: the training targets are no closed set (over 1,000 different ones, or over 1,000 "
-            "characters); unset the field, or set another config.objective.answer"
+            "characters, or rows with several references); unset the field, or set another config.objective.answer"
         )
     return None
 
@@ -341,10 +350,10 @@ def _refuse_unknown_labels(heldout: dict[str, Span], labels: Iterable[str]) -> N
     for name, span in heldout.items():
         card = span.store.card
         if card["labels"] is None:
-            raise UserError(
-                f"data.{name}: over 1,000 different targets, or a target of over 1,000 characters, but the training "
-                f"targets are a closed set; {way_out}"
-            )
+            problem = "over 1,000 different targets, or a target of over 1,000 characters"
+            if card.get("pairs_with_references"):
+                problem = "some rows have several references"
+            raise UserError(f"data.{name}: {problem}, but the training targets are a closed set; {way_out}")
         unknown = sorted(set(card["labels"]) - set(labels))
         if not unknown:
             continue

@@ -10,6 +10,7 @@ fragments are the document:
     Fragment("Call me Ishmael. Some years", ends_document=False), Fragment(" ago—never mind…", ends_document=True)
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -64,10 +65,13 @@ class FileSource:
                 if text := self.columns.make_text(lambda name: types.read_text(row, name, place)):  # noqa: B023
                     yield from split_text(text)
 
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield (inputs, targets) for each row. Raises UserError for any fault of a file."""
+    def pairs(self) -> Iterator[tuple[str, ...]]:
+        """Yield (inputs, targets) for each row, and more references if targets are a list.
+
+        Raises UserError for any fault of a file.
+        """
         for record in self.records(self.columns.list_pair_columns()):
-            yield self.columns.make_pair(record.index, record.read)
+            yield self.columns.make_pair(record.index, record.read, record.read_list)
 
     def records(self, names: Sequence[str]) -> Iterator[Record]:
         """Yield the columns `names` of each row. Raises UserError for any fault of a file."""
@@ -76,7 +80,8 @@ class FileSource:
             if find_format(path) == ".txt":
                 raise UserError(f"{path} has no columns; give pairs in .jsonl, .csv, .tsv or .parquet files")
             for place, row in read_rows(path, names, self.quoting):
-                yield Record(index, place, row, lambda name: types.read_text(row, name, place))  # noqa: B023
+                read = functools.partial(types.read_text, row, place=place)
+                yield Record(index, place, row, read, functools.partial(_read_list, types, row, place))
                 index += 1
 
     def tagged_sentences(self) -> Iterator[TaggedSentence]:
@@ -115,6 +120,10 @@ class FileSource:
     def num_bytes(self) -> int:
         """Estimate the bytes of UTF-8 in all fragments: the sizes of the files, after unpacking if known."""
         return sum(map(estimate_size, self.paths))
+
+
+def _read_list(types: ColumnTypes, row: dict[str, Any], place: str, name: str) -> list[str] | None:
+    return types.read_texts(row, name, place) if isinstance(row.get(name), list) else None
 
 
 def split_text(text: str) -> Iterator[Fragment]:

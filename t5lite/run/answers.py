@@ -18,17 +18,24 @@ from t5lite.run.heads import HeadAnswerer
 from t5lite.run.questions import QuestionAnswerer
 from t5lite.run.released import open_model
 from t5lite.run.requests import Request
+from t5lite.system.errors import UserError
 from t5lite.tasks.span import SPAN
 
 __all__ = ["EncoderAnswerer", "Generator", "HeadAnswerer", "Options", "Request", "open_answerer"]
 
 
-def open_answerer(place: str | Path, **arguments: Any) -> Answerer:
-    """Return the model of a workdir or of `hf:DIR`, ready to answer. arguments: see `answering.Answerer`."""
+def open_answerer(place: str | Path, forced_bos: str | None = None, **arguments: Any) -> Answerer:
+    """Return the model of a workdir or of `hf:DIR`, ready to answer.
+
+    Args:
+        forced_bos: see `generator.Generator`. Raises UserError for a model that generates no text.
+        arguments: see `answering.Answerer`.
+    """
     opened = open_model(place)
-    objective = opened.objective
-    masked = EncoderAnswerer if objective.architecture == "encoder" else Generator
-    head = objective.answer_head
-    with_head = QuestionAnswerer if head is not None and head.name == SPAN.head else HeadAnswerer
-    kind = masked if head is None else with_head
+    head, architecture = opened.objective.answer_head, opened.objective.architecture
+    if head is None and architecture != "encoder":
+        return Generator(opened, place, forced_bos=forced_bos, **arguments)
+    if forced_bos is not None:
+        raise UserError("--forced_bos: the model does not generate text; leave it out")
+    kind = EncoderAnswerer if head is None else QuestionAnswerer if head.name == SPAN.head else HeadAnswerer
     return kind(opened, place, **arguments)

@@ -4,9 +4,10 @@ All objectives have loss, perplexity and token accuracy. Language models also ha
 encoder's heads are in tasks/metrics.py. The last evaluation also uses the standards of `objectives/catalogue.py`, on
 the same text. Pairs also have
 
-    accuracy, macro_f1        if targets are a closed set: the most likely of the known labels is the answer
-    exact_match, rouge1, …    the greedily generated answer beside the whole target, on `eval.generate_rows` pairs;
-                              if targets are a closed set, only exact_match
+    accuracy, macro_f1        if targets are a closed set: the known label with the best score is the answer; see
+                              `eval.score_by`
+    exact_match, rouge1, …    the greedily generated answer beside the whole target, on `eval.generate_rows` pairs. Of
+                              several references, the best counts. If targets are a closed set, only exact_match
 
 Tokens of targets, tags and entities that do not fit in a row count as missed.
 """
@@ -154,6 +155,12 @@ class Evaluator:
             for split, matrix in self.confusions.items()
         }
 
+    @property
+    def score_by(self) -> str | None:
+        """How labels are compared (`eval.score_by`); None if no decoder chooses among labels."""
+        chooses = self.objective.rows == "pairs" and self.experiment.dataset.labels is not None
+        return self.experiment.config.eval.score_by if chooses else None
+
     def share_notes(self) -> list[str]:
         """Return a sentence for each group of held-out sets that were not evaluated on all rows."""
         splits_by_note: dict[str, list[str]] = {}
@@ -207,7 +214,7 @@ class Evaluator:
         return {"lost": source.count_lost_target_tokens(indices)} if isinstance(source, PackedPairs) else {}
 
     def _measure_accuracy(self, params: Any, split: str, is_last: bool) -> Metrics:
-        """Return accuracy and macro F1, if the label with the highest probability is the answer."""
+        """Return accuracy, macro F1 and so on, if the label with the best score by `eval.score_by` is the answer."""
         source, labels = self._sources[split], self.experiment.dataset.labels
         rows = self._iterate_rows(f"scoring labels of {split}", source, self._count_evaluated(source, is_last))
         predictions = list(self._keep(split, self._predictor.choose_labels(params, rows)))
@@ -253,7 +260,7 @@ class Evaluator:
         texts = (
             self._predictor.text_metrics,
             [each.scores for each in answered],
-            [each.all_references for each in answered],
+            [each.references for each in answered],
             [each.output for each in answered],
         )
         if self.with_details:

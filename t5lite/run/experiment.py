@@ -11,6 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -21,11 +22,13 @@ from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
 from t5lite.data.kinds import KINDS
 from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids
+from t5lite.data.references import References
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import Conventions, make_conventions
+from t5lite.decoding.score import SCORE_BY
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
@@ -41,6 +44,8 @@ from t5lite.tasks.task import Reading
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer
+
+REFERENCES_ARE_USED = "training and losses take the first, metrics of generated answers take the best of all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +179,19 @@ class Experiment:
         notes = {name: describe_cut(cut, self.config.objective) for name, cut in self.count_cut().items()}
         return [f"{name}: {note}" for name, note in notes.items() if note is not None]
 
+    def describe_references(self) -> str | None:
+        """Return a sentence if pairs have several references; else None."""
+        counts = self.dataset.references
+        if not counts:
+            return None
+        shares = (f"{count:,} of {self.dataset.rows[name]:,} rows of {name}" for name, count in counts.items())
+        return f"several references in {', '.join(shares)}: {REFERENCES_ARE_USED}"
+
+    def report_rows(self) -> dict[str, Any]:
+        """Return {"rows": the rows of each source}, with {"references": their number and use} if rows have several."""
+        rows, counts = {"rows": self.dataset.rows}, self.dataset.references
+        return rows | {"references": {"rows": counts, "use": REFERENCES_ARE_USED}} if counts else rows
+
     def _make_source(
         self, span: Span, objective: Objective, packed: bool, limited: bool = False, for_evaluation: bool = False
     ) -> RowSource:
@@ -191,7 +209,8 @@ class Experiment:
         if objective.rows == "pairs":
             lengths = (objective.inputs_length, objective.targets_length)
             plan = pair_plan(span.store, *lengths, packed, seed=seed, bos=objective.bos, **limits)
-            return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
+            more = References(span.store) if for_evaluation else None
+            return PackedPairs(span.store, plan, objective.bos, for_evaluation, more)
         order = np.arange(span.store.num_documents // documents)
         if any(limit is not None for limit in limits.values()):
             order = choose_pairs(span.store, *limits.values(), seed, documents)
@@ -310,10 +329,19 @@ def _make_functions(
 def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
+    is_text = evaluated.rows == "pairs"
     if dataset.labels is not None and find_data(config.objective, config.model.architecture) == "pairs":
-        front, is_text = int(evaluated.bos is not None), evaluated.rows == "pairs"
+        front = int(evaluated.bos is not None)
         check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
+    _check_score_by(config.eval.score_by, is_text and dataset.labels is not None)
     return Experiment(config, dataset, objective, evaluated, standards, model)
+
+
+def _check_score_by(score_by: str, scores_labels: bool) -> None:
+    """Raise UserError for an unknown name, and for a name without effect."""
+    require(score_by in SCORE_BY, "eval.score_by", f"{score_by!r} is unknown; {nearest(score_by, SCORE_BY)}")
+    no_labels = "this model does not write labels of a closed set; leave it unset"
+    require(score_by == "sum" or scores_labels, f"eval.score_by={score_by}", no_labels)
 
 
 def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:

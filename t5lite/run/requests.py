@@ -18,6 +18,7 @@ from t5lite.system.errors import UserError
 from t5lite.system.progress import say
 
 BOM = b"\xef\xbb\xbf"
+CHOICES = "choices"  # the field of a JSON line with the answers to choose from
 MAX_SHOWN = 5  # the note about blank lines lists at most this many line numbers
 
 
@@ -27,6 +28,7 @@ class Request:
 
     prefix: the text with which the answer must begin.
     target: the text to score instead of generating.
+    choices: the answers to choose from. (): the options decide.
     fields: the fields of the request's JSON line, which are copied to the answer.
     place: file and line of the request, for errors.
     fault: why the request cannot be answered, if that is already known.
@@ -35,6 +37,7 @@ class Request:
     input: str
     prefix: str = ""
     target: str | None = None
+    choices: Sequence[str] = ()
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     place: str = ""
     fault: str | None = None
@@ -88,7 +91,7 @@ def _read_lines(source: Path | None) -> Iterator[bytes]:
 def _make_request(line: str, place: str, columns: Columns, scores: bool) -> Request:
     inputs, targets = columns.inputs, columns.targets
     try:
-        names = [inputs, columns.text, targets, "prefix", *columns.list_pair_columns()]
+        names = [inputs, columns.text, targets, "prefix", CHOICES, *columns.list_pair_columns()]
         row = parse_json_row(line, names, place)
         read = lambda name: read_text(row, name, place)
         text, used = _read_side(row, read, columns, 0, (inputs, columns.text, columns.question))
@@ -96,10 +99,42 @@ def _make_request(line: str, place: str, columns: Columns, scores: bool) -> Requ
             raise UserError(f"{place} has no {inputs} or {columns.text}; give the text to answer there")
         prefix = read("prefix") if row.get("prefix") is not None else ""
         target, used_by_target = _read_side(row, read, columns, 1, (targets,)) if scores else (None, {targets})
+        choices = () if scores or row.get(CHOICES) is None else read_choices(row[CHOICES], f"{place}: {CHOICES!r}")
     except UserError as error:
         return Request("", place=place, fault=str(error).removeprefix(place).lstrip(": "))
-    dropped = {*used, *used_by_target, "prefix", "input", "target"}
-    return Request(text, prefix, target, {key: value for key, value in row.items() if key not in dropped}, place)
+    dropped = {*used, *used_by_target, "prefix", "input", "target", *(() if scores else (CHOICES,))}
+    fields = {key: value for key, value in row.items() if key not in dropped}
+    return Request(text, prefix, target, choices, fields, place)
+
+
+def read_choices(texts: Any, place: str) -> tuple[str, ...]:
+    """Return the answers to choose from. Numbers are read as texts.
+
+    Raises UserError, which begins with `place`, for anything but a list of different texts that are not empty.
+    """
+    if not isinstance(texts, list | tuple) or not texts:
+        kind = "empty" if texts in ([], ()) else f"a {type(texts).__name__}"
+        raise UserError(f"{place} is {kind}; give a list of answers to choose from")
+    choices: dict[str, None] = {}
+    for text in texts:
+        choice = read_text({CHOICES: text}, CHOICES, place)
+        if not choice or choice in choices:
+            problem = f"has the answer {shorten(choice)!r} twice" if choice else "has an empty answer"
+            raise UserError(f"{place} {problem}; leave it out")
+        choices[choice] = None
+    return tuple(choices)
+
+
+def read_choices_file(path: Path) -> tuple[str, ...]:
+    """Return the answers in a file with an answer on each line. Blank lines are left out."""
+    choices = []
+    for number, line in enumerate(_read_lines(path), 1):
+        try:
+            text = (line.removeprefix(BOM) if number == 1 else line).decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {number} is not UTF-8 at byte {error.start}; convert it") from None
+        choices += [text] if text.strip() else []
+    return read_choices(choices, str(path))
 
 
 def _read_side(

@@ -221,6 +221,8 @@ METRICS = {
     "rougeLsum": _make_share("ROUGE-Lsum", score=texts.make_rouge("rougeLsum")),
     "bleu": Metric("BLEU", better=1, low=0, high=100, score_corpus=texts.make_corpus_metric("bleu")),
     "chrf": Metric("chrF", better=1, low=0, high=100, score_corpus=texts.make_corpus_metric("chrf"), tables_only=True),
+    "answers_with_sentinels": _make_share("share of answers with sentinels", better=-1, tables_only=True,
+                                          is_compared=False, score=texts.has_foreign_sentinel),
     "loss": _make_loss("loss"),
     "mlm_loss": _make_loss("loss of masked tokens"),
     "next_sentence_loss": _make_loss("loss of next sentences"),

@@ -20,6 +20,7 @@ TEXT_METRICS = (
     "token_f1",
     *("rouge1", "rouge2", "rougeL", "rougeLsum"),
     *("bleu", "chrf"),
+    "answers_with_sentinels",
 )
 
 
