@@ -33,11 +33,12 @@ from typing import Any
 
 from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
+from t5lite.data.chat.messages import ASSISTANT, USER
 from t5lite.data.columns import Columns
 from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.settings import EARLY_STOPPING, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
-from t5lite.run.answers import EncoderAnswerer, Generator, Options, Request, open_answerer
+from t5lite.run.answers import ChatGenerator, EncoderAnswerer, Generator, Options, Request, open_answerer
 from t5lite.run.requests import read_requests, shorten
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
@@ -54,8 +55,8 @@ def fill_blanks(text: str, answer: str) -> str:
     return BLANK.sub(lambda blank: parts.get(blank[0].strip(), blank[0]), text)
 
 
-def _read_requests(arguments: argparse.Namespace, columns: Columns) -> list[Request]:
-    """Return the requests, in the order of the texts."""
+def _read_requests(arguments: argparse.Namespace, columns: Columns, is_chat: bool) -> list[Request]:
+    """Return the requests, in the order of the texts. is_chat: whether the model answers in conversations."""
     if arguments.input is not None:
         try:
             arguments.input.encode()  # fails if the argument has bytes that are not UTF-8
@@ -65,7 +66,7 @@ def _read_requests(arguments: argparse.Namespace, columns: Columns) -> list[Requ
     else:
         file = arguments.input_file
         is_json = arguments.jsonl or (file is not None and file.name.removesuffix(".gz").endswith(".jsonl"))
-        requests = read_requests(file, is_json, columns, arguments.score)
+        requests = read_requests(file, is_json, columns, arguments.score, is_chat)
     flags = {name: value for name, value in (("prefix", arguments.prefix), ("target", arguments.target)) if value}
     return [dataclasses.replace(request, **flags) for request in requests]
 
@@ -86,7 +87,9 @@ def _format_lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> I
 def _warn_if_cut(request: Request, cut: Mapping[str, int] | None) -> None:
     if cut:
         where = request.place or f"the text {shorten(request.input)!r}"
-        warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: the rest was cut off")
+        count = cut.get("messages")
+        lost = f"the oldest {count} messages were left out" if count else "the rest was cut off"
+        warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: {lost}")
 
 
 def _stream(generator: Generator, request: Request, options: Options) -> str:
@@ -100,17 +103,41 @@ def _stream(generator: Generator, request: Request, options: Options) -> str:
     return answer
 
 
+def _read_lines() -> Iterator[str]:
+    """Yield each line that is typed."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def _converse_in_turns(generator: ChatGenerator, options: Options) -> None:
+    """Answer each line that is typed, as a message of the user in one conversation."""
+    print(f"type a line to get an answer; {NEW} starts a new conversation; Ctrl-D ends", file=sys.stderr)
+    messages: list[dict[str, str]] = []
+    for line in _read_lines():
+        if not line.strip() or line.strip() == NEW:
+            messages = messages if not line.strip() else []
+            continue
+        asked = [*messages, {"role": USER, "content": line}]
+        try:
+            answer = _stream(generator, Request(line, messages=asked), options)
+            messages = [*asked, {"role": ASSISTANT, "content": answer}]
+        except UserError as error:  # the message is dropped, and the next one may be shorter
+            print(f"t5lite: {error}", file=sys.stderr)
+
+
 def _converse(answerer: Answerer, options: Options) -> None:
     """Answer each line that is typed. A language model continues the whole conversation."""
+    if isinstance(answerer, ChatGenerator):
+        _converse_in_turns(answerer, options)
+        return
     continues = not answerer.objective.closes_inputs and answerer.objective.architecture == "decoder"
     hint = f"; {NEW} starts a new conversation" if continues else ""
     print(f"type a line to get an answer{hint}; Ctrl-D ends", file=sys.stderr)
     conversation = ""
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
+    for line in _read_lines():
         if line.strip() == NEW or not line.strip():
             conversation = "" if line.strip() else conversation
             continue
@@ -221,7 +248,8 @@ def main(argv: Sequence[str]) -> None:
         if arguments.interactive:
             _converse(answerer, options)
             return
-        requests_here = _read_requests(arguments, answerer.columns) if hosts.is_primary() else ()
+        is_chat = isinstance(answerer, ChatGenerator)
+        requests_here = _read_requests(arguments, answerer.columns, is_chat) if hosts.is_primary() else ()
         requests = [
             Request(**fields) for fields in hosts.from_primary([dataclasses.asdict(each) for each in requests_here])
         ]

@@ -8,13 +8,13 @@ The validation text is the first of these that exists:
     1. the source in `data.validation.source`
     2. the validation split of the training source
     3. every 20th document (or pair) of the training source
-    4. the last twentieth of the training tokens, if the source has fewer than 20 documents; for pairs, an error
+    4. if the source has fewer than 20 documents: the last twentieth of its tokens; for chat, its last conversation;
+       for pairs, an error
 
 If `data.test.source` is set, `dataset.heldout["test"]` holds the text of this source.
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
@@ -23,8 +23,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from t5lite.config import member_fields
-from t5lite.data.build import HELDOUT_EVERY, build_pairs, build_tagged, build_text
+from t5lite.config import base_config, member_fields
+from t5lite.data.build import HELDOUT_EVERY, build_once, build_pairs, build_tagged, build_text
+from t5lite.data.chat.encoder import ChatEncoder
+from t5lite.data.chat.opening import chat_folder, check_chat_source, open_chat
 from t5lite.data.columns import Columns, read_columns
 from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
 from t5lite.data.sources import Source, available_splits, open_source
@@ -59,7 +61,8 @@ class Dataset:
 
     weights: the weight of each training member. labels: the closed set of targets, or of tags, in a fixed order; None
     if targets are free text. identity: fingerprints; a run compares them to check that its data is still the same.
-    rows: the number of documents or pairs in each source, with the held-out ones.
+    rows: the number of documents or pairs in each source, with the held-out ones. chat: turns conversations into
+    tokens; None: the data is no chat.
     """
 
     tokenizer: TextTokenizer
@@ -69,6 +72,7 @@ class Dataset:
     labels: tuple[str, ...] | None
     identity: dict[str, str]
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
+    chat: ChatEncoder | None = None
 
     @property
     def heldout_fingerprints(self) -> dict[str, str]:
@@ -79,7 +83,7 @@ class Dataset:
 def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None = None) -> Dataset:
     """Open the data of `config`. Build the tokenizer and the stores that the cache lacks.
 
-    kind: "text", "pairs" (of texts) or "tags" (of words). tokenizer: None: open the tokenizer of the config.
+    kind: "text", "pairs" (of texts), "tags" (of words) or "chat". tokenizer: None: open the tokenizer of the config.
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     members = _read_members(config)
@@ -91,9 +95,9 @@ def open_dataset(config: ConfigDict, kind: str, tokenizer: TextTokenizer | None 
         train[name], heldout_span = opener.open_train(where, member, hold_out)
         if hold_out:
             heldout[VALIDATION if single else f"{VALIDATION}_{name}"] = heldout_span
-    labels = None if kind == "text" else _find_labels(config.data.labels, kind, train, heldout)
+    labels = None if kind in ("text", "chat") else _find_labels(config.data.labels, kind, train, heldout)
     weights = {name: member.weight for name, member in members.items()}
-    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows)
+    return Dataset(opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows, opener.chat)
 
 
 def open_heldout(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels: Sequence[str] | None) -> Dataset:
@@ -103,7 +107,7 @@ def open_heldout(config: ConfigDict, kind: str, tokenizer: TextTokenizer, labels
     if labels is not None:
         _refuse_unknown_labels(heldout, labels)
         labels = tuple(labels)
-    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows)
+    return Dataset(tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows, opener.chat)
 
 
 class _Opener:
@@ -113,14 +117,31 @@ class _Opener:
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
         self.identity = {"tokenizer": tokenizer.sha256}
         self.rows: dict[str, int] = {}
+        self.chat: ChatEncoder | None = None
+        if kind == "chat":
+            self.chat, self._layout = open_chat(config, tokenizer)
+            self.identity["tokenizer.chat_template"] = self.chat.template.sha256
 
-    def _open_stores(self, name: str, member: Member, default_split: str, hold_out: bool = False) -> tuple[Span, Span]:
-        """Return the spans of the two stores of a source, train/ and heldout/. name: the config field, for errors."""
+    def _open_stores(self, name: str, member: Member, default_split: str, hold_out_every: int = 0) -> tuple[Span, Span]:
+        """Return the spans of the two stores of a source, train/ and heldout/.
+
+        Args:
+            name: the config field, for errors.
+            hold_out_every: every such document (or pair, or conversation) goes to heldout; 0: none does.
+        """
         source = _open(member.source, member.columns, member.split, default_split, self.config.data.train.quoting)
-        folder = store_folder(source, member.columns, self.tokenizer, self.kind, hold_out)
+        if self.chat is not None:
+            check_chat_source(name, member.source, member.columns, source)
+            folder = chat_folder(source, self.chat, self._layout, hold_out_every)
+        else:
+            folder = store_folder(source, member.columns, self.tokenizer, self.kind, hold_out_every > 0)
         spans = Span.cover(TokenStore(folder / "train")), Span.cover(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
-            raise UserError(f"{name}: {member.source} has no text; give a source with text")
+            no_room = "no conversation that fits into config.objective.inputs_length; raise it"
+            left_out = self.chat is not None and spans[0].store.card["left_out"]
+            raise UserError(
+                f"{name}: {member.source} has {no_room if left_out else 'no text; give a source with text'}"
+            )
         unit = 1 if self.kind == "text" else 2  # documents of the store for each row
         self.rows[name] = sum(span.store.num_documents for span in spans) // unit
         # Fingerprints are made from tokens, not from files. So a copy of the text on another machine is the same data.
@@ -135,15 +156,20 @@ class _Opener:
             validation = dataclasses.replace(member, split="validation")
             train, _ = self._open_stores(where, member, "train")
             return train, self._open_stores(f"{where}.validation", validation, "validation")[0]
-        train, heldout = self._open_stores(where, member, "train", hold_out)
+        train, heldout = self._open_stores(where, member, "train", HELDOUT_EVERY if hold_out else 0)
         if not hold_out or heldout.store.num_documents:
             return train, heldout
+        if self.kind == "chat" and (count := train.store.card["conversations"]) > 1:
+            return self._open_stores(where, member, "train", hold_out_every=count)  # the last one
         if self.kind != "text":
             raise UserError(
-                f"data.train: {member.source} has fewer than {HELDOUT_EVERY} pairs, too few to hold some out; "
-                "set data.validation.source"
+                f"data.train: {member.source} has {self._name_few()}, too few to hold some out; set "
+                "data.validation.source"
             )
         return train.split(1 / HELDOUT_EVERY)
+
+    def _name_few(self) -> str:
+        return "one conversation" if self.kind == "chat" else f"fewer than {HELDOUT_EVERY} pairs"
 
     def open_given_heldout(self) -> dict[str, Span]:
         """Return the spans of the sources in `data.validation` and `data.test`, if these sources are set."""
@@ -189,16 +215,21 @@ def _open(spec: str, columns: Columns, split: str | None, default: str, quoting:
 
 
 def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
-    """Open the tokenizer at tokenizer.path. Without a path: train one on the training sources, and cache it."""
+    """Open the tokenizer at tokenizer.path.
+
+    Without a path: train one on the text of tokenizer.source, or on the training sources, and cache it.
+    """
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
     if fields.path is not None:
         return load_tokenizer(fields.path, fields.sentinels, specials)
-    members, quoting = _read_members(config).values(), config.data.train.quoting
+    members, quoting, columns = _read_members(config).values(), config.data.train.quoting, config.data.train.columns
+    if fields.source is not None:
+        members, columns, kind = [Member(fields.source, None, 1.0, Columns())], base_config().data.train.columns, "text"
     sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {
         "sources": [source.fingerprint() for source in sources],  # each fingerprint includes the columns
-        "columns": config.data.train.columns.to_dict(),
+        "columns": columns.to_dict(),
         "sentencepiece": version("sentencepiece"),
         "kind": kind,
         "threads": TRAINING_THREADS,
@@ -225,6 +256,8 @@ def _iterate_texts(sources: Iterable[Source], kind: str, advance: Callable[[int]
             parts = (" ".join(sentence.words) for sentence in source.tagged_sentences())
         elif kind == "pairs":
             parts = (text for pair in source.pairs() for text in pair)
+        elif kind == "chat":
+            parts = (message["content"] for each in source.conversations() for message in each.messages)
         else:
             parts = (fragment.text for fragment in source.fragments())
         for text in parts:
@@ -242,20 +275,16 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
         "kind": kind,
         "heldout": HELDOUT_EVERY if hold_out else 0,
     }
-    folder = cache_dir() / "stores" / fingerprint(facts)
-    if not folder.is_dir():
-        with (
-            atomic_folder(folder) as temporary,
-            progress("encoding text", source.num_bytes() or 0, show_count=False) as advance,
-        ):
-            if kind == "tags":
-                build_tagged(temporary, source.tagged_sentences(), tokenizer, hold_out, advance)
-            elif kind == "pairs":
-                build_pairs(temporary, source.pairs(), tokenizer, hold_out, advance)
-            else:
-                build_text(temporary, source.fragments(), tokenizer, hold_out, advance)
-            (temporary / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
-    return folder
+
+    def build(folder: Path, advance: Callable[[int], None]) -> None:
+        if kind == "tags":
+            build_tagged(folder, source.tagged_sentences(), tokenizer, hold_out, advance)
+        elif kind == "pairs":
+            build_pairs(folder, source.pairs(), tokenizer, hold_out, advance)
+        else:
+            build_text(folder, source.fragments(), tokenizer, hold_out, advance)
+
+    return build_once(facts, source.num_bytes() or 0, build)
 
 
 def choose_pairs(store: TokenStore, limit: int | None, per_label: int | None, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from t5lite.objectives import denoisers, language_models, masked_lm, pairs
+from t5lite.objectives import chat, denoisers, language_models, masked_lm, pairs
 from t5lite.objectives.mixtures import mixture_kind
 from t5lite.objectives.objective import Fields, Head, Kind, Objective, choose_bos
 from t5lite.system.errors import UserError, nearest
@@ -20,6 +20,7 @@ OBJECTIVES: dict[str, Kind] = {
     **dict.fromkeys(("ul2", "ul2r"), mixture_kind(WINDOW_OBJECTIVES, ("encoder_decoder", "decoder"))),
     "mixture": mixture_kind(WINDOW_OBJECTIVES, ARCHITECTURES),
     **pairs.KINDS,
+    **chat.KINDS,
 }
 
 

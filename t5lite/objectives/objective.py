@@ -101,7 +101,7 @@ class Objective:
 
     make: (key, row, token table) -> Example.
     rows: the kind of rows. "windows": `window` tokens. "pairs": two texts. "answers": inputs of at most `window`
-        tokens, and the answers for the first of `heads.others`.
+        tokens, and the answers for the first of `heads.others`. "conversations": tokens, of which some are trained.
     inputs_length, targets_length: the number of tokens of the example's inputs and targets.
     decoder_length: on a decoder, the number of tokens of inputs and targets together. None: the sum of both lengths.
     with_eos: whether a window includes the EOS tokens between documents.
@@ -158,6 +158,11 @@ class Objective:
         return self.heads.others[0] if self.rows == "answers" else None
 
     @property
+    def has_answers(self) -> bool:
+        """Whether the end of a row is a known answer, a text, to what stands before it."""
+        return self.rows in ("pairs", "conversations")
+
+    @property
     def lengths(self) -> tuple[int, int]:
         """The lengths (encoder, decoder), in tokens. A decoder alone reads the inputs, then the targets."""
         if self.architecture == "decoder":
@@ -180,6 +185,9 @@ class Objective:
             lengths = {"inputs": self.inputs_length, "targets": self.targets_length}
             lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
             return {name: (batch_size, length) for name, length in lengths.items()}
+        if self.rows == "conversations":
+            names = ("targets", "targets_segment_ids", "trained")
+            return dict.fromkeys(names, (batch_size, self.targets_length))
         sentences = (batch_size, self.window)
         answers = sentences if self.answer_head.each == "token" else (batch_size,)
         return {"inputs": sentences, "inputs_segment_ids": sentences, "answers": answers}
@@ -195,7 +203,7 @@ class Kind(NamedTuple):
     specials: (fields) -> the special tokens that the objective needs.
     evaluation_fields: (fields) -> the fields for evaluation, so that the losses of runs with this objective compare.
     standards: names of additional objectives of evaluation, which compare runs with different objectives.
-    data: "text", "pairs" (two texts), or "tags" (a tag for each word).
+    data: "text", "pairs" (two texts), "tags" (a tag for each word), or "chat" (conversations).
 
     `fields` has the fields of the config's `objective`, and three more: "architecture"; "labels", the data's labels if
     they are known; "answer", the head for the answers that rows contain.

@@ -19,7 +19,7 @@ def _is_encoder(fields: Fields) -> bool:
     return fields["architecture"] == "encoder"
 
 
-def _check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:
+def check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:
     """Check the lengths. Return 0: pairs have no window. Raises UserError for a length that is too small."""
     del vocabulary
     if fields["targets_length"] is None and not _is_encoder(fields):
@@ -30,7 +30,7 @@ def _check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:
     return 0
 
 
-def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+def build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     if _is_encoder(fields):
         return _build_with_head(fields, vocabulary)
 
@@ -95,16 +95,16 @@ def _build_with_head(fields: Fields, vocabulary: Vocabulary) -> Objective:
 KINDS = {
     "supervised": Kind(
         architectures=("encoder_decoder", "decoder", "encoder"),
-        window=_check_lengths,
-        build=_build,
+        window=check_lengths,
+        build=build,
         uses=lambda fields: () if _is_encoder(fields) else ("targets_length", "pack", "prefix_attention"),
         specials=lambda fields: (CLS, SEP) if _is_encoder(fields) else (),
         data="pairs",
     ),
     "tagging": Kind(
         architectures=("encoder",),
-        window=_check_lengths,
-        build=_build,
+        window=check_lengths,
+        build=build,
         uses=lambda fields: (),
         specials=lambda fields: (CLS, SEP),
         data="tags",

@@ -37,6 +37,7 @@ ABOUT = {
     "mlm_sop": ("like `mlm`, on two parts of text; it also predicts whether the parts are swapped", "Lan et al. 2020"),
     "supervised": ("(inputs, targets) pairs, packed (`objective.pack`); on an encoder, targets are labels", ""),
     "tagging": ("words; targets: a tag for each word", ""),
+    "chat": ("conversations; targets: what the assistant says, with the token that closes it", ""),
 }
 SHORT = {"encoder_decoder": "encoder-decoder"}
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from t5lite.checks import FACTOR, check, require_training_data
 from t5lite.config import require
+from t5lite.data.chat.store import ChatPairs, Conversations, plan_conversations
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, open_dataset, open_heldout, pair_plan
 from t5lite.data.labelled import LabelledTexts, TaggedSentences, check_labels, label_ids
@@ -28,8 +29,9 @@ from t5lite.decoding.conventions import Conventions, make_conventions
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import find_kind, make_standards, special_tokens
+from t5lite.objectives.catalogue import find_kind, make_standards
 from t5lite.objectives.objective import Objective
+from t5lite.run.chat_template import keep_template, list_specials
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.run.released import find_labels, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
@@ -170,13 +172,17 @@ class Experiment:
                 objective.second_window,
                 begins=for_evaluation and objective.predicts_text,
             )
-        packed = packed and objective.rows == "pairs"
+        packed = packed and objective.has_answers
         lengths = (objective.inputs_length, objective.targets_length)
         train = self.config.data.train
         limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
+        if objective.rows == "conversations":
+            plan = plan_conversations(span.store, lengths[1], packed, limits.get("limit"), self.config.seed)
+            return Conversations(span.store, plan)
         plan = pair_plan(span.store, *lengths, packed, seed=self.config.seed, bos=objective.bos, **limits)
         if objective.rows == "pairs":
-            return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
+            kind = PackedPairs if self.dataset.chat is None else ChatPairs
+            return kind(span.store, plan, objective.bos, with_pairs=for_evaluation)
         texts = (span.store, plan.order, objective.window)
         if objective.answer_head.each == "token":
             return TaggedSentences(*texts, objective.labels, with_next_answers=for_evaluation)
@@ -237,7 +243,7 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     """
     workdir = None if is_released(place) else Path(place)
     config = _resolve(config, workdir)
-    config.tokenizer.path, config.init_from = None, None
+    config.tokenizer.path, config.tokenizer.chat_template, config.init_from = None, None, None
     sources = (config.data.validation.source, config.data.test.source)
     if workdir is None and sources == (None, None):
         raise UserError(f"config.data.validation.source is not set, and {place} holds no text; set the field")
@@ -260,7 +266,7 @@ def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = 
     check(config)
     config = with_inherited_shape(config, workdir, given)
     config = config.copy_and_resolve_references()
-    config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
+    config.tokenizer.specials = list_specials(config)
     return config
 
 
@@ -286,6 +292,8 @@ def _make_functions(
 def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
+    if dataset.chat is not None:
+        keep_template(dataset.chat, objective.architecture)
     is_text = evaluated.rows == "pairs"
     if dataset.labels is not None and (is_text or evaluated.answer_head.each == "example"):
         front = int(evaluated.bos is not None)

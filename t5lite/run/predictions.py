@@ -14,6 +14,7 @@ from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
+from t5lite.objectives.chat import ask_last_turns
 from t5lite.objectives.objective import VOCABULARY, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment
 from t5lite.system.hosts import gather
@@ -48,7 +49,7 @@ class Predictor:
     @property
     def text_metrics(self) -> tuple[str, ...]:
         """The names of the metrics of generated answers. Labels are only compared as a whole."""
-        if self.objective.rows != "pairs":
+        if not self.objective.has_answers:
             return ()
         return TEXT.text_metrics if self.experiment.dataset.labels is None else ("exact_match",)
 
@@ -133,7 +134,9 @@ class Predictor:
             valid = gather(placed.pop("valid"))
             pairs = gather(placed.pop("pairs")) if "pairs" in placed else None
             examples = make(placed, jnp.int32(index))
-            if objective.inputs_length == 0:
+            if objective.rows == "conversations":
+                examples = ask_last_turns(examples)
+            elif objective.inputs_length == 0:
                 half = objective.targets_length // 2
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
@@ -153,7 +156,8 @@ class Predictor:
             targets = _remove_padding(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
                 answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
-                target = decode(targets[row] if pairs is None else source.target(int(pairs[row])))
+                true_answer = self._conventions.text_tokens(targets[row])
+                target = decode(true_answer if pairs is None else source.target(int(pairs[row])))
                 output = decode(self._conventions.text_tokens(answer))
                 yield Prediction(decode(inputs[row]), target, output, score_text(self.text_metrics, [target], output))
 

@@ -12,6 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
+from t5lite.data.chat.encoder import ChatEncoder
+from t5lite.data.chat.opening import open_chat
+from t5lite.data.tokenizers.release_files import has_chat_template
 from t5lite.data.tokenizers.released import closes_texts
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
@@ -21,7 +24,9 @@ from t5lite.interop.released import Released, get_folder, is_released, open_rele
 from t5lite.model.build import make_model
 from t5lite.model.config import DROPOUT_PLACES, ModelConfig
 from t5lite.model.transformer import Transformer
+from t5lite.objectives.catalogue import find_kind
 from t5lite.objectives.objective import Objective, TooFewSentinels
+from t5lite.run.chat_template import keep_template
 from t5lite.system.errors import UserError
 from t5lite.system.files import read_json
 from t5lite.system.progress import warn
@@ -54,6 +59,8 @@ def read_run_config(place: str | Path) -> ConfigDict:
     config.objective.name = _guess_objective(released)
     if released.model.architecture == "decoder" and closes_texts(get_folder(place)):
         config.objective.name = "supervised"  # EOS ends the inputs, as in pairs
+    elif released.model.architecture != "encoder" and has_chat_template(get_folder(place)):
+        config.objective.name = "chat"
     config.objective.inputs_length = min(MAX_LENGTH, released.model.max_positions or MAX_LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
@@ -73,6 +80,7 @@ class OpenedModel:
 
     tokenizer: the tokenizer with only the ids that the model has rows for.
     full_tokenizer: the tokenizer with all its ids.
+    chat: turns conversations into tokens; None: the model is not for conversations.
     """
 
     config: ConfigDict
@@ -81,6 +89,7 @@ class OpenedModel:
     labels: list[str] | None
     objective: Objective
     model: Transformer
+    chat: ChatEncoder | None = None
 
     @property
     def conventions(self) -> Conventions:
@@ -99,7 +108,12 @@ def open_model(place: str | Path) -> OpenedModel:
     vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
     model = make_model(config.model, vocabulary, objective.heads)
-    return OpenedModel(config, tokenizer, full_tokenizer, labels, objective, model)
+    chat = None
+    if find_kind(config.objective).data == "chat":
+        config.tokenizer.chat_template = None  # the tokenizer has it
+        chat, _ = open_chat(config, tokenizer, prepends_start=tokenizer.begins_with_start)
+        keep_template(chat, config.model.architecture)
+    return OpenedModel(config, tokenizer, full_tokenizer, labels, objective, model, chat)
 
 
 def fit_tokenizer(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:

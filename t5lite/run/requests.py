@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t5lite.data.chat.messages import ASSISTANT, CONVERSATION_COLUMNS, Message, read_messages
 from t5lite.data.columns import Columns, ReadColumn, fill_template, list_names
 from t5lite.data.readers import explain_read_errors, parse_json_row, read_text
 from t5lite.system.errors import UserError
@@ -30,6 +31,7 @@ class Request:
     fields: the fields of the request's JSON line, which are copied to the answer.
     place: file and line of the request, for errors.
     fault: why the request cannot be answered, if that is already known.
+    messages: the conversation that asks for an answer, with `input` as its last message; (): `input` alone.
     """
 
     input: str
@@ -38,6 +40,7 @@ class Request:
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     place: str = ""
     fault: str | None = None
+    messages: Sequence[Message] = ()
 
 
 def shorten(text: str) -> str:
@@ -45,7 +48,9 @@ def shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def read_requests(source: Path | None, is_json: bool, columns: Columns, scores: bool) -> list[Request]:
+def read_requests(
+    source: Path | None, is_json: bool, columns: Columns, scores: bool, is_chat: bool = False
+) -> list[Request]:
     """Return the requests in a file, or on standard input (None), in the order of the lines.
 
     Raises UserError for a file that cannot be read at all.
@@ -54,6 +59,7 @@ def read_requests(source: Path | None, is_json: bool, columns: Columns, scores: 
         is_json: whether each line is a JSON object.
         columns: the columns and templates of the run, which name the fields of an object.
         scores: whether to read the target in an object.
+        is_chat: whether an object may hold a conversation: messages, or prompt and completion.
     """
     name = "standard input" if source is None else str(source)
     requests, blank = [], []
@@ -67,7 +73,7 @@ def read_requests(source: Path | None, is_json: bool, columns: Columns, scores: 
         if not text or text.isspace():
             blank.append(number)
         elif is_json:
-            requests.append(_make_request(text, place, columns, scores))
+            requests.append(_make_request(text, place, columns, scores, is_chat))
         else:
             requests.append(Request(text, place=place))
     if blank and not is_json:
@@ -85,11 +91,13 @@ def _read_lines(source: Path | None) -> Iterator[bytes]:
         yield from file
 
 
-def _make_request(line: str, place: str, columns: Columns, scores: bool) -> Request:
+def _make_request(line: str, place: str, columns: Columns, scores: bool, is_chat: bool) -> Request:
     inputs, targets = columns.inputs, columns.targets
     try:
         names = [inputs, columns.text, targets, "prefix", *columns.list_pair_columns()]
         row = parse_json_row(line, names, place)
+        if is_chat and any(row.get(name) is not None for name in CONVERSATION_COLUMNS):
+            return _make_chat_request(row, place, scores)
         read = lambda name: read_text(row, name, place)
         text, used = _read_side(row, read, columns, 0, (inputs, columns.text))
         if text is None:
@@ -100,6 +108,17 @@ def _make_request(line: str, place: str, columns: Columns, scores: bool) -> Requ
         return Request("", place=place, fault=str(error).removeprefix(place).lstrip(": "))
     dropped = {*used, *used_by_target, "prefix", "input", "target"}
     return Request(text, prefix, target, {key: value for key, value in row.items() if key not in dropped}, place)
+
+
+def _make_chat_request(row: Mapping[str, Any], place: str, scores: bool) -> Request:
+    """Return the request of a conversation. If the assistant has the last word, that is the target."""
+    messages = list(read_messages(row, place).messages)
+    target = messages.pop()["content"] if messages[-1]["role"] == ASSISTANT else None
+    if not messages:
+        raise UserError(f"{place} holds nothing to answer; give a message of the user")
+    prefix = read_text(row, "prefix", place) if row.get("prefix") is not None else ""
+    fields = {name: value for name, value in row.items() if name not in ("prefix", "input", "target")}
+    return Request(messages[-1]["content"], prefix, target if scores else None, fields, place, messages=messages)
 
 
 def _read_side(
