@@ -21,6 +21,7 @@ Special tokens come from the template alone. If a message holds the name of one,
 
 import bisect
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -56,8 +57,10 @@ class Encoded(NamedTuple):
     @property
     def is_trained(self) -> np.ndarray:
         """bool [n]: whether the loss counts a token."""
-        places = np.arange(len(self.tokens))
-        return np.any([(start <= places) & (places < stop) for start, stop in self.turns], axis=0)
+        is_trained = np.zeros(len(self.tokens), bool)
+        for start, stop in self.turns:
+            is_trained[start:stop] = True
+        return is_trained
 
 
 class Lost(NamedTuple):
@@ -93,6 +96,7 @@ class ChatEncoder:
     def __init__(self, tokenizer: TextTokenizer, template: ChatTemplate, front: int | None):
         self.tokenizer, self.template, self.front = tokenizer, template, front
         self._ids = {name: token for token, name in tokenizer.names.items() if name}
+        self._never_written = sorted(tokenizer.names.keys() - {tokenizer.vocabulary.unknown})
         self._finder = NameFinder(self._ids)
         self._renderer = Renderer(template.text, template.where, _name_variables(tokenizer))
         self.stops: tuple[int, ...] = ()
@@ -151,6 +155,19 @@ class ChatEncoder:
     def decode_answer(self, tokens: Sequence[int]) -> str:
         """Return the text of the tokens of an answer, without its stop."""
         return self._decode_after_stop(tokens).removeprefix(self._added)
+
+    def make_release_template(self, last: int | None) -> str:
+        """Return the template for transformers, which adds no token to a rendered conversation.
+
+        The result writes the token in front itself, and `last` at the end of a prompt. last: the id, or None.
+        """
+        text, names = self.template.text, self.tokenizer.names
+        if self.front is not None and not self._renderer.render(PROBE, [], False).text.startswith(names[self.front]):
+            text = f"{{{{ {json.dumps(names[self.front])} }}}}{text}"
+        if last is None:
+            return text
+        end = f"{{% if add_generation_prompt %}}{{{{ {json.dumps(names[last])} }}}}{{% endif %}}"
+        return text.removesuffix("\n") + end  # Jinja drops one line break at the end of a template
 
     def _decode_after_stop(self, tokens: Sequence[int]) -> str:
         # An answer follows a special token. At the start of a text, decoding would drop a space that belongs to it.
@@ -250,17 +267,16 @@ class ChatEncoder:
     def _check_turns(self, tokens: np.ndarray, turns: dict[int, Turn]) -> None:
         """Raise UserError for a special token in a turn that generation cannot write."""
         for number, turn in turns.items():
-            *content, stop = tokens[turn.start : turn.stop].tolist()
+            content, stop = tokens[turn.start : turn.stop - 1], int(tokens[turn.stop - 1])
             if self.stops and stop not in self.stops:
                 raise UserError(
                     f"{self.template.where} closes message {number + 1} with {self.tokenizer.names[stop]}, but others "
                     f"with {self.tokenizer.names[self.stops[0]]}; close all turns of the assistant in one way"
                 )
-            special = next((token for token in content if token in self.tokenizer.names), None)
-            if special is not None and special != self.tokenizer.vocabulary.unknown:
+            if len(specials := content[np.isin(content, self._never_written)]):
                 raise UserError(
-                    f"{self.template.where} writes {self.tokenizer.names[special]} into what the assistant says "
-                    f"(message {number + 1}), which generation could not write; write it in the generation prompt"
+                    f"{self.template.where} writes {self.tokenizer.names[int(specials[0])]} into what the assistant "
+                    f"says (message {number + 1}), which generation could not write; write it in the generation prompt"
                 )
 
 
