@@ -102,6 +102,8 @@ class ChatEncoder:
         self.stops: tuple[int, ...] = ()
         encoded = self.encode(Conversation(PROBE))
         self.stops = tuple(dict.fromkeys(int(encoded.tokens[turn.stop - 1]) for turn in encoded.turns))
+        after_special = int(self.encode_prompt(PROBE[:1])[-1]) in tokenizer.names
+        self._continues = not (after_special and tokenizer.begins_after_specials)
         self._added = self._decode_after_stop(self.encode_answer("b").tolist()).removesuffix("b")
 
     def encode(self, conversation: Conversation) -> Encoded:
@@ -150,7 +152,7 @@ class ChatEncoder:
 
     def encode_answer(self, text: str) -> np.ndarray:
         """Return the tokens of an answer without a stop, int32 [n], as in a turn."""
-        return self.tokenizer.encode_many([text], [True])[0]
+        return self.tokenizer.encode_many([text], [self._continues])[0]
 
     def decode_answer(self, tokens: Sequence[int]) -> str:
         """Return the text of the tokens of an answer, without its stop."""
@@ -246,19 +248,17 @@ class ChatEncoder:
             pieces.append(text[start:stop])
             counts.append(len(pieces))
         pieces = [guards.remove(piece) if isinstance(piece, str) else piece for piece in pieces]
-        texts = [(index, piece) for index, piece in enumerate(pieces) if isinstance(piece, str) and piece]
-        before = [any(piece != "" for piece in pieces[:index]) for index, _ in texts[:1]]
-        continues = [*before, *[True] * (len(texts) - 1)]
-        encoded = dict(
-            zip(
-                (index for index, _ in texts),
-                self.tokenizer.encode_many([piece for _, piece in texts], continues),
-                strict=True,
-            )
-        )
+        texts, continues, before = [], [], None  # before: the piece before, without empty pieces
+        for piece in pieces:
+            if isinstance(piece, str) and piece:
+                begins = before is None or (isinstance(before, int) and self.tokenizer.begins_after_specials)
+                texts.append(piece)
+                continues.append(not begins)
+            before = before if piece == "" else piece
+        encoded = iter(self.tokenizer.encode_many(texts, continues))
         ids = [
-            np.array([piece] if isinstance(piece, int) else [], np.int32) if index not in encoded else encoded[index]
-            for index, piece in enumerate(pieces)
+            np.array([piece], np.int32) if isinstance(piece, int) else next(encoded) if piece else np.zeros(0, np.int32)
+            for piece in pieces
         ]
         ends = np.cumsum([0, *map(len, ids)])
         places = {border: int(ends[count]) for border, count in zip(borders, counts, strict=True)}

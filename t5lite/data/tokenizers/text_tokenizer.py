@@ -57,6 +57,8 @@ class TextTokenizer(abc.ABC):
         tokenizer. For a released model: whether the released tokenizer begins a text so.
     rules: the rules of generation in the files beside the tokenizer; None: there are no rules.
     chat_template: the text of the template for conversations that comes with the tokenizer; None: there is none.
+    begins_after_specials: whether a text after a special token is encoded like a text that begins, with a space in
+        front. Only some released tokenizers do so.
     """
 
     FILE: ClassVar[str]
@@ -66,6 +68,7 @@ class TextTokenizer(abc.ABC):
     begins_with_start: bool = True
     rules: Rules | None = None
     chat_template: str | None = None
+    begins_after_specials: bool = False
     _max_rows: int | None = None
 
     def _set_vocabulary(
