@@ -104,7 +104,7 @@ class ChatEncoder:
         self.stops = tuple(dict.fromkeys(int(encoded.tokens[turn.stop - 1]) for turn in encoded.turns))
         after_special = int(self.encode_prompt(PROBE[:1])[-1]) in tokenizer.names
         self._continues = not (after_special and tokenizer.begins_after_specials)
-        self._added = self._decode_after_stop(self.encode_answer("b").tolist()).removesuffix("b")
+        self._added = " " if self._decode_after_stop(self.encode_answer("b").tolist()).startswith(" ") else ""
 
     def encode(self, conversation: Conversation) -> Encoded:
         """Return the tokens and the trained turns of a conversation. Raises UserError, which names its place."""
