@@ -6,6 +6,7 @@ r"""Generate: print a model's answers to texts, or the probabilities of given an
     python -m t5lite.generate --checkpoint runs/task --input_file questions.jsonl --json > answers.jsonl
     python -m t5lite.generate --checkpoint runs/task --score --input 'the sea' --target 'a noun' --json
     python -m t5lite.generate --checkpoint runs/tiny --interactive
+    python -m t5lite.generate --checkpoint runs/chat --input_file conversations.jsonl
 
 The model is a run, or released weights in the local folder DIR (hf:DIR). The texts come from --input, from --input_file
 or from standard input, one text on each line. In a .jsonl file (or with --jsonl) each line is an object with the fields
@@ -15,9 +16,11 @@ Each answer is one line, in the order of the texts. Line breaks in an answer are
 answer. If a line cannot be answered, an error on standard error names it, the other lines are answered, and the exit
 code is 2. With --strict, generate ends at the first such line.
 
-A model that was fine-tuned on pairs answers. A model that was pre-trained with span corruption fills in the blanks. A
-language model continues the text. An encoder replaces each [MASK] by the most likely piece, or prints the label of a
-text, or the tag of each word. On a terminal, a single answer appears while it is generated.
+A model for chat answers a text as a message of the user, after the history with --interactive. In a .jsonl, a line may
+have messages, or prompt and completion: the model answers the last message, and --score scores what the assistant says
+last. A model that was fine-tuned on pairs answers. A model that was pre-trained with span corruption fills in the
+blanks. A language model continues the text. An encoder replaces each [MASK] by the most likely piece, or prints the
+label of a text, or the tag of each word. On a terminal, a single answer appears while it is generated.
 
 Special tokens are generated only if training had them in targets. Sentinels are generated only if the text has a blank.
 """

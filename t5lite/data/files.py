@@ -99,7 +99,8 @@ class FileSource:
             suffix = find_format(path)
             if suffix == ".txt":
                 raise UserError(
-                    f"{path} has no conversations; give a .jsonl with messages, or with prompt and completion"
+                    f"{path} has no conversations; give a .jsonl with messages, or with prompt and completion; for "
+                    "plain text, set config.objective.name=causal_lm"
                 )
             for place, row in read_rows(path, ["messages"] if suffix == ".jsonl" else ["prompt", "completion"]):
                 yield read_conversation(row, place)

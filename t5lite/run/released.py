@@ -103,17 +103,34 @@ def open_model(place: str | Path) -> OpenedModel:
     config, labels = read_run_config(place), find_labels(place)
     full_tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
     tokenizer = fit_tokenizer(place, full_tokenizer, config.model.vocab_size)
+    chat = _open_chat(place, config, tokenizer)
     if is_released(place):
         _fit_objective(config, tokenizer.vocabulary, labels)
     vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
     model = make_model(config.model, vocabulary, objective.heads)
-    chat = None
-    if find_kind(config.objective).data == "chat":
-        config.tokenizer.chat_template = None  # the tokenizer has it
-        chat, _ = open_chat(config, tokenizer, prepends_start=tokenizer.begins_with_start)
-        keep_template(chat, config.model.architecture)
     return OpenedModel(config, tokenizer, full_tokenizer, labels, objective, model, chat)
+
+
+def _open_chat(place: str | Path, config: ConfigDict, tokenizer: TextTokenizer) -> ChatEncoder | None:
+    """Return what turns conversations into tokens; None if the model is not for conversations.
+
+    If the template of a release cannot be used, warn, and change the objective in `config`: the model is then not for
+    conversations.
+    """
+    if find_kind(config.objective).data != "chat":
+        return None
+    config.tokenizer.chat_template = None  # the tokenizer has it
+    try:
+        chat, _ = open_chat(config, tokenizer, prepends_start=tokenizer.begins_with_start)
+    except UserError as error:
+        if not is_released(place):
+            raise
+        config.objective.name = _guess_objective(open_released(get_folder(place)))
+        warn(f"{place}: {error}. So the model answers without its chat template")
+        return None
+    keep_template(chat, config.model.architecture)
+    return chat
 
 
 def fit_tokenizer(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
