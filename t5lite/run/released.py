@@ -104,6 +104,7 @@ def open_model(place: str | Path) -> OpenedModel:
     full_tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
     tokenizer = fit_tokenizer(place, full_tokenizer, config.model.vocab_size)
     chat = _open_chat(place, config, tokenizer)
+    full_tokenizer.begins_with_start = tokenizer.begins_with_start
     if is_released(place):
         _fit_objective(config, tokenizer.vocabulary, labels)
     vocabulary = tokenizer.vocabulary
@@ -129,6 +130,9 @@ def _open_chat(place: str | Path, config: ConfigDict, tokenizer: TextTokenizer) 
         config.objective.name = _guess_objective(open_released(get_folder(place)))
         warn(f"{place}: {error}. So the model answers without its chat template")
         return None
+    if is_released(place) and chat.front is not None and not chat.writes_front:
+        # As in transformers: what a template writes is all that the model reads.
+        chat.front, tokenizer.begins_with_start = None, False
     keep_template(chat, config.model.architecture)
     return chat
 

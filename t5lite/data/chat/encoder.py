@@ -87,7 +87,7 @@ class ChatEncoder:
     Args:
         front: the id that stands in front of every row. If the template writes this token first, it is left out here.
 
-    stops: the ids that close a turn.
+    stops: the ids that close a turn. writes_front: whether the template writes the token `front` first.
 
     Raises UserError for a template that is not valid, that does not preserve prefixes, or that closes a turn with
     something else than a special token of the tokenizer.
@@ -102,7 +102,9 @@ class ChatEncoder:
         self.stops: tuple[int, ...] = ()
         encoded = self.encode(Conversation(PROBE))
         self.stops = tuple(dict.fromkeys(int(encoded.tokens[turn.stop - 1]) for turn in encoded.turns))
-        after_special = int(self.encode_prompt(PROBE[:1])[-1]) in tokenizer.names
+        text = self._renderer.render(PROBE, [], asks=False).text
+        self.writes_front = front is not None and text.startswith(tokenizer.names[front])
+        after_special = all(token in tokenizer.names for token in self.encode_prompt(PROBE[:1])[-1:].tolist())
         self._continues = not (after_special and tokenizer.begins_after_specials)
         self._added = " " if self._decode_after_stop(self.encode_answer("b").tolist()).startswith(" ") else ""
 
@@ -164,7 +166,7 @@ class ChatEncoder:
         The result writes the token in front itself, and `last` at the end of a prompt. last: the id, or None.
         """
         text, names = self.template.text, self.tokenizer.names
-        if self.front is not None and not self._renderer.render(PROBE, [], False).text.startswith(names[self.front]):
+        if self.front is not None and not self.writes_front:
             text = f"{{{{ {json.dumps(names[self.front])} }}}}{text}"
         if last is None:
             return text

@@ -107,8 +107,18 @@ def make_environment() -> jinja2.Environment:
 
 def _limit(limits: Mapping[str, Any]) -> None:
     with contextlib.suppress(ValueError, OSError):  # not every system limits memory
-        resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], limits["memory"]))
+        size = limits["memory"] + _measure_memory()
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _measure_memory() -> int:
+    """Return the bytes of address space that this process has now, or 0 on a system without /proc."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _allow_seconds(seconds: int) -> None:
