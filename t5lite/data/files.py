@@ -96,13 +96,12 @@ class FileSource:
     def conversations(self) -> Iterator[Conversation]:
         """Yield the conversation of each row. Raises UserError for any fault of a file."""
         for path in self.paths:
-            suffix = find_format(path)
-            if suffix == ".txt":
+            if find_format(path) == ".txt":
                 raise UserError(
                     f"{path} has no conversations; give a .jsonl with messages, or with prompt and completion; for "
                     "plain text, set config.objective.name=causal_lm"
                 )
-            for place, row in read_rows(path, ["messages"] if suffix == ".jsonl" else ["prompt", "completion"]):
+            for place, row in read_rows(path, ["prompt", "completion"]):
                 yield read_conversation(row, place)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -38,6 +38,16 @@ def special_tokens(tokenizer: Fields, fields: Fields, architecture: str | None =
     return tuple(find_kind(fields).specials({**fields, "architecture": architecture}) if specials is None else specials)
 
 
+def check_architecture(fields: Fields, architecture: str) -> None:
+    """Raise UserError for an objective that has no meaning on an architecture."""
+    known = find_kind(fields).architectures
+    if architecture not in known:
+        raise UserError(
+            f"config.objective.name: {fields['name']} has no meaning on config.model.architecture={architecture!r}; "
+            f"it works on {' and '.join(known)}"
+        )
+
+
 def unused_fields(fields: Fields, defaults: Fields) -> tuple[str, ...]:
     """Return the names of fields that the objective does not use, and that differ from their defaults."""
     used = ("name", "inputs_length", "architecture", *find_kind(fields).uses(fields))
@@ -63,11 +73,7 @@ def make_objective(
     """
     kind = find_kind(fields)
     fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer": answer}
-    if architecture not in kind.architectures:
-        raise UserError(
-            f"config.objective.name: {fields['name']} has no meaning on config.model.architecture={architecture!r}; "
-            f"it works on {' and '.join(kind.architectures)}"
-        )
+    check_architecture(fields, architecture)
     lacking = [name for name in kind.specials(fields) if name not in vocabulary.specials]
     if lacking:
         raise UserError(

@@ -29,7 +29,7 @@ from t5lite.decoding.conventions import Conventions, make_conventions
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import find_kind, make_standards
+from t5lite.objectives.catalogue import check_architecture, find_kind, make_standards
 from t5lite.objectives.objective import Objective
 from t5lite.run.chat_template import keep_template, list_specials
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
@@ -264,6 +264,7 @@ def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = 
         workdir: the workdir of the run. If the run has begun, the shape is read from the workdir.
     """
     check(config)
+    check_architecture(config.objective, config.model.architecture)
     config = with_inherited_shape(config, workdir, given)
     config = config.copy_and_resolve_references()
     config.tokenizer.specials = list_specials(config)
