@@ -3,6 +3,16 @@
     python -m t5lite.train --config configs/chat_tiny.py --config.data.train.source=files:chat.jsonl \
         --config.budget.steps=20 --workdir runs/chat
     python -m t5lite.generate --checkpoint runs/chat --interactive
+
+A file with two conversations is enough, because the tokenizer is trained on pydocs. The last conversation is held out
+if there are fewer than 20, else every 20th.
+
+Eight short conversations, 20 steps, on 2 busy cores: 3 min 14 s with an empty cache (the corpus and the tokenizer are
+then built), 2 min 6 s without. The loss on the held-out conversation falls from 8.29 to 1.76 nats a token.
+
+959 dialogues of doctors and patients, cut to 256 tokens, 100 steps, on the same busy cores: 8 min 39 s, evaluation
+included. The loss on 111 other dialogues falls from 8.32 to 3.51. The network is too small, and trained too little, to
+answer well; `--config.init_from=` starts from another run or from released weights, with their tokenizer and template.
 """
 
 from t5lite.config import base_config
@@ -16,7 +26,6 @@ def get_config(arg=None):
     config.tokenizer.vocab_size = 4000
     config.tokenizer.sample_bytes = 2_000_000
     config.tokenizer.sentinels = 0
-    config.tokenizer.chat_template = "plain"
     config.objective.name = "chat"
     config.objective.inputs_length = 256
     config.model.architecture = "decoder"
