@@ -13,7 +13,7 @@ from t5lite.data.chat.messages import Conversation
 from t5lite.data.rows import evaluation_rows
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.objectives.objective import make_batch
-from t5lite.run.answers import Request, open_answerer
+from t5lite.run.answers import ChatGenerator, Request, open_answerer
 from t5lite.run.experiment import open_experiment
 from t5lite.system.errors import UserError
 from t5lite.tasks.table import loss_sums
@@ -22,7 +22,7 @@ from tests.data.chat.conversations import TEMPLATES, said
 from tests.data.tokenizers.test_tokenizer import OWN
 from tests.interop.places import make_place
 from tests.interop.test_parity import live
-from tests.small import small_config
+from tests.small import small_config, write_texts
 
 TALKS = [said("sea?", "whale", "and old?", "ship. "), said("ship?", "old man", system="be cold")]
 ROWS = [{"messages": TALKS[0]}, {"prompt": TALKS[1][:2], "completion": "old man"}]
@@ -254,3 +254,41 @@ def test_a_release_is_trained_and_asked_with_its_own_template(family, in_config,
         assert whole.tokens[: len(prompt)].tolist() == prompt.tolist() and whole.turns[0].start == len(prompt)
         assert generator.conventions.rules.stops[0] == tokenizer.vocabulary.eos
         assert ask(where, capsys, "--input", "oil seed")
+
+
+def test_a_release_whose_template_cannot_be_used_answers_without_it(tmp_path, capsys):
+    place = make_place(tmp_path / "release", "gpt2")
+    (place / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    generator = open_answerer(f"hf:{place}")
+    assert "closes what the assistant says" in capsys.readouterr().err
+    assert (generator.objective.name, isinstance(generator, ChatGenerator)) == ("causal_lm", False)
+    config = chat_config(tmp_path)
+    config.tokenizer.path, config.init_from, config.objective.inputs_length = None, f"hf:{place}", 60
+    with pytest.raises(UserError, match="the tokenizer's chat template closes what the assistant says"):
+        open_experiment(config)
+
+
+def test_a_release_reads_no_start_that_its_template_does_not_write(tmp_path):
+    """Its tokenizer puts BOS in front of plain texts. What is trained from it has a start token, like every run."""
+    place, template = make_place(tmp_path / "release", "llama"), RELEASE_TEMPLATE
+    for written, expected in ((template, True), (template.removeprefix("{{ bos_token }}"), False)):
+        (place / "chat_template.jinja").write_text(written)
+        generator = open_answerer(f"hf:{place}")
+        assert generator.conventions.prepend_start == expected
+        assert generator._encode_request(Request("oil"), 8)[0][0] != generator.conventions.start
+
+
+def test_a_run_on_text_goes_on_with_conversations(tmp_path):
+    """Its tokenizer has no marks, so they are added, and their rows are new."""
+    config = small_config(write_texts(tmp_path / "texts"), "causal_lm", "decoder")
+    config.budget.steps = 1
+    train(config, tmp_path / "text")
+    config = chat_config(tmp_path, steps=1)
+    config.tokenizer.path, config.init_from = None, str(tmp_path / "text")
+    train(config, tmp_path / "chat")
+    before, after = (load_tokenizer(str(tmp_path / name), 0, ()) for name in ("text", "chat"))
+    assert after.vocabulary.rows == before.vocabulary.rows + 4
+    assert before.chat_template is None and after.chat_template == TEMPLATES["plain"]
+    config = chat_config(tmp_path, steps=1)
+    config.tokenizer.path, config.init_from = None, str(tmp_path / "chat")
+    assert open_experiment(config).dataset.chat.template.text == TEMPLATES["plain"]
