@@ -6,7 +6,7 @@ rendered text the two look the same. So two characters, guards, go into the mess
     message      a <|end|> b          |end|>
     guarded      a §<|end|> b         ¦|end|>
 
-A name behind § is text. ¦ stands where a message begins or ends like a part of a name, so that it forms no name with
+A name behind § is text. ¦ stands where a message is, begins or ends like a part of a name, so that it forms no name with
 what the template writes beside it. Guards are Unicode's noncharacters, two that neither the messages nor the template
 have. They are removed before the text is encoded. Messages without such names stay as they are.
 """
@@ -41,6 +41,7 @@ class NameFinder:
         self._begins = {name[:size] for name in longest_first for size in range(1, len(name))}
         self._ends = {name[-size:] for name in longest_first for size in range(1, len(name))}
         self._longest = max(map(len, longest_first)) - 1
+        self._all_names = "\n".join(longest_first)
 
     def choose_guards(self, messages: Sequence[Mapping[str, str]], template: str) -> Guards:
         """Return guards that occur nowhere. Raises UserError for messages that use too many noncharacters."""
@@ -60,7 +61,8 @@ class NameFinder:
         end = len(content.rstrip())
         sizes = range(1, min(self._longest, end - begin) + 1)
         places = [(match.start(), guards.name) for match in self._find_overlapping(content)]
-        if any(content[begin : begin + size] in self._ends for size in sizes):
+        is_inside = 0 < end - begin < self._longest and content[begin:end] in self._all_names
+        if is_inside or any(content[begin : begin + size] in self._ends for size in sizes):
             places.insert(0, (begin, guards.border))
         if any(content[end - size : end] in self._begins for size in sizes):
             places.append((end, guards.border))

@@ -75,6 +75,15 @@ def test_marks_are_single_tokens_and_the_names_in_a_message_are_text():
     assert TOKENIZER.decode(inside) == "a<|end|>b"
 
 
+def test_no_name_forms_of_a_message_and_what_stands_beside_it():
+    template = "{% for m in messages %}<{{ m.content }}|><|end|>{% endfor %}{% if add_generation_prompt %}<{% endif %}"
+    encoder = make_encoder(template)
+    for content in ("|user|>", "|user", " |user|>", "x<|user"):
+        tokens = encoder.encode(Conversation(said(content, "x"))).tokens.tolist()
+        assert [token for token in tokens if token in TOKENIZER.names] == [END, END], content
+        assert TOKENIZER.decode(tokens[: tokens.index(END)]) == f"<{content}|>"
+
+
 def test_only_the_completion_of_a_prompt_is_trained():
     encoder = make_encoder("plain")
     messages = said("a", "b", "c", "d")
@@ -165,12 +174,16 @@ def test_what_is_trained_of_a_shorter_conversation_is_what_was_trained():
     assert [encoder.decode_answer(encoded.tokens[a : b - 1]) for a, b in encoded.turns] == ["ff"]
 
 
+@pytest.mark.parametrize("opening", ["<|user|>", "[say] "])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox", "t5", "bart"])
-def test_a_released_tokenizer_has_the_same_promises(family, tmp_path):
+def test_a_released_tokenizer_has_the_same_promises(family, opening, tmp_path):
+    """The second opening ends in a space, which these tokenizers would join with the word after it."""
     folder = getattr(released, family)(tmp_path)
     tokenizer = load_tokenizer(f"hf:{folder}", 0, MARKS)
-    template = "{{ bos_token }}{% for m in messages %}<|user|>{{ m.content }}{{ eos_token }}{% endfor %}"
-    template += "{% if add_generation_prompt %}<|user|>{% endif %}"
+    template = (
+        f"{{{{ bos_token }}}}{{% for m in messages %}}{opening}{{{{ m.content }}}}{{{{ eos_token }}}}{{% endfor %}}"
+    )
+    template += f"{{% if add_generation_prompt %}}{opening}{{% endif %}}"
     encoder = ChatEncoder(tokenizer, ChatTemplate(template, "the template"), tokenizer.vocabulary.start)
     messages = said("oil seed", "the rain", " tea <|user|>", "in a net", "x", " or")
     encoded = encoder.encode(Conversation(messages))
@@ -178,5 +191,6 @@ def test_a_released_tokenizer_has_the_same_promises(family, tmp_path):
     for number, (start, stop) in zip((1, 3, 5), encoded.turns, strict=True):
         assert np.array_equal(encoder.encode_prompt(messages[:number]), encoded.tokens[:start])
         answer = encoder.decode_answer(encoded.tokens[start : stop - 1].tolist())
-        assert answer == messages[number]["content"] or (family == "t5" and answer == answer.strip())
-    assert (encoded.tokens == tokenizer.vocabulary.specials["<|user|>"]).sum() == 6
+        assert answer == messages[number]["content"]
+    user = tokenizer.vocabulary.specials["<|user|>"]
+    assert (encoded.tokens == user).sum() == (6 if opening == "<|user|>" else 0)
