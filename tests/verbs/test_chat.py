@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from t5lite import convert, evaluate, generate, preview
+from t5lite.config import set_field
 from t5lite.data.chat.messages import Conversation
 from t5lite.data.rows import evaluation_rows
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
@@ -16,6 +17,7 @@ from t5lite.objectives.objective import make_batch
 from t5lite.run.answers import ChatGenerator, Request, open_answerer
 from t5lite.run.experiment import open_experiment
 from t5lite.system.errors import UserError
+from t5lite.system.files import write_json
 from t5lite.tasks.table import loss_sums
 from t5lite.train import train
 from tests.data.chat.conversations import TEMPLATES, said
@@ -142,8 +144,6 @@ def test_what_is_packed_has_the_loss_of_what_is_not(tmp_path):
 def test_preview_shows_what_is_trained(tmp_path, capsys, monkeypatch):
     config = chat_config(tmp_path)
     file = tmp_path / "config.json"
-    from t5lite.system.files import write_json
-
     write_json(file, json.loads(json.dumps(config.to_dict())))
     monkeypatch.setenv("COLUMNS", "400")
     preview.main(["--config", str(file), "--n=1"])
@@ -155,6 +155,10 @@ def test_preview_shows_what_is_trained(tmp_path, capsys, monkeypatch):
     tokenizer = load_tokenizer(str(tmp_path / "own"), 0, ()).grow(
         20, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
     )
+    shown = preview.decode_with_styles(
+        example["targets"], tokenizer, [preview.TRAINED] * len(example["targets"]), False
+    )
+    assert {span.style for span in shown.spans} == {preview.TRAINED}  # on a terminal, also the special tokens
     trained = [token for token, weight in zip(example["targets"], example["weights"], strict=True) if weight]
     text = tokenizer.decode(trained)
     assert sorted(text.split("<|end|>")) == sorted(["whale", "ship. ", "old man", ""])
@@ -170,6 +174,8 @@ def test_a_resume_with_another_template_is_refused(tmp_path):
     config.budget.steps = 4
     with pytest.raises(UserError, match=r"other data: tokenizer\.chat_template changed"):
         train(config, tmp_path / "run", allow_changes=["budget"])
+    (tmp_path / "mine.jinja").write_text(TEMPLATES["plain"])
+    assert train(config, tmp_path / "run", allow_changes=["budget"])["step"] == 4
     (tmp_path / "mine.jinja").unlink()  # the run has its own copy
     assert open_answerer(tmp_path / "run").chat.template.text == TEMPLATES["plain"]
 
@@ -214,8 +220,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_a_mistake_in_the_config_is_one_line(tmp_path, message):
-    from t5lite.config import set_field
-
     config = chat_config(tmp_path)
     for field, value in MISTAKES[message].items():
         set_field(config, field, value)

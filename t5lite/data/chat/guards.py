@@ -6,9 +6,9 @@ rendered text the two look the same. So two characters, guards, go into the mess
     message      a <|end|> b          |end|>
     guarded      a §<|end|> b         ¦|end|>
 
-A name behind § is text. ¦ stands where a message is, begins or ends like a part of a name, so that it forms no name with
-what the template writes beside it. Guards are Unicode's noncharacters, two that neither the messages nor the template
-have. They are removed before the text is encoded. Messages without such names stay as they are.
+A name behind § is text. ¦ stands where a message is a part of a name, or begins or ends like one, so that it forms no
+name with what the template writes beside it. Guards are Unicode's noncharacters, two that neither the messages nor the
+template have. They are removed before the text is encoded. Messages without such names stay as they are.
 """
 
 import itertools
