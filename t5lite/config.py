@@ -102,10 +102,13 @@ def _loss_fields() -> dict[str, Any]:
 def _tokenizer_fields() -> dict[str, Any]:
     return {
         "path": _optional(str),  # a .model file, a workdir, hf:DIR; None: that of `init_from`, else train one
+        "source": _optional(str),  # the text on which a tokenizer is trained; None: the training sources
         "vocab_size": 8000,  # the number of pieces, if the tokenizer is trained
         "sentinels": 100,
         "specials": _optional(tuple),  # tokens with ids above the sentinels; None: the ones that the objective needs
         "sample_bytes": 10_000_000,  # train the tokenizer on this many bytes of text
+        # chat: a file with a Jinja template, or plain or chatml; None: the template of the tokenizer, else plain
+        "chat_template": _optional(str),
     }
 
 
@@ -169,7 +172,7 @@ def member_fields(group: str) -> ConfigDict:
 def _objective_fields() -> dict[str, Any]:
     return {
         "name": "span_corruption",
-        "inputs_length": 512,
+        "inputs_length": 512,  # chat on a decoder: a whole conversation
         "targets_length": _optional(int),  # for pairs; computed for other objectives
         # supervised: text, label, labels, number, tags or span. None: text; on an encoder: label.
         "answer": _optional(str),
@@ -183,7 +186,7 @@ def _objective_fields() -> dict[str, Any]:
         "fim_rate": 0.5,  # fill in the middle: the fraction of windows with moved parts
         "mixture": {},  # mixture: NAME: {name, weight, mode, and any other field of this group}
         "segments": True,  # causal LM: attention and loss do not cross from one document to another
-        "pack": True,  # pairs: put several pairs in one row
+        "pack": True,  # pairs and chat: put several of them in one row
         # In a decoder, inputs see each other in both directions. None: only in a prefix LM and in mixtures with one.
         "prefix_attention": _optional(bool),
     }

@@ -7,6 +7,7 @@ r"""Generate: print a model's answers to texts, or the probabilities of given an
     python -m t5lite.generate --checkpoint runs/task --score --input 'the sea' --target 'a noun' --json
     python -m t5lite.generate --checkpoint runs/task --input 'a great film' --choices positive --choices negative
     python -m t5lite.generate --checkpoint runs/tiny --interactive
+    python -m t5lite.generate --checkpoint runs/chat --input_file conversations.jsonl
 
 The model is a run, or released weights in the local folder DIR (hf:DIR). The texts come from --input, from --input_file
 or from standard input, one text on each line. In a .jsonl file (or with --jsonl) each line is an object with the fields
@@ -16,9 +17,11 @@ Each answer is one line, in the order of the texts. Line breaks in an answer are
 answer. If a line cannot be answered, an error on standard error names it, the other lines are answered, and the exit
 code is 2. With --strict, generate ends at the first such line.
 
-A model that was fine-tuned on pairs answers. A model that was pre-trained with span corruption fills in the blanks. A
-language model continues the text. An encoder replaces each [MASK] by the most likely piece, or prints the label of a
-text, or the tag of each word. On a terminal, a single answer appears while it is generated.
+A model for chat answers a text as a message of the user, after the history with --interactive. In a .jsonl, a line may
+have messages, or prompt and completion: the model answers the last message, and --score scores what the assistant says
+last. A model that was fine-tuned on pairs answers. A model that was pre-trained with span corruption fills in the
+blanks. A language model continues the text. An encoder replaces each [MASK] by the most likely piece, or prints the
+label of a text, or the tag of each word. On a terminal, a single answer appears while it is generated.
 
 With --choices or --choices_file, or a list "choices" in a line of .jsonl, the model writes nothing. It prints the score
 of each given answer, the best first. Texts are read once, also if there are many answers.
@@ -37,12 +40,13 @@ from typing import Any
 
 from t5lite import cli
 from t5lite.checks import LENGTH, STEPS, in_range
+from t5lite.data.chat.messages import ASSISTANT, USER
 from t5lite.data.columns import Columns
 from t5lite.data.tokenizers.generation_config import describe_ignored
 from t5lite.decoding.score import SCORE_BY
 from t5lite.decoding.settings import EARLY_STOPPING, MAX_NGRAM, Settings
 from t5lite.run.answering import BATCH_SIZE, Answerer
-from t5lite.run.answers import Generator, Options, Request, open_answerer
+from t5lite.run.answers import ChatGenerator, Generator, Options, Request, open_answerer
 from t5lite.run.requests import read_choices, read_choices_file, read_requests, shorten
 from t5lite.system import hosts
 from t5lite.system.errors import UserError
@@ -60,8 +64,8 @@ def fill_blanks(text: str, answer: str) -> str:
     return BLANK.sub(lambda blank: parts.get(blank[0].strip(), blank[0]), text)
 
 
-def _read_requests(arguments: argparse.Namespace, columns: Columns) -> list[Request]:
-    """Return the requests, in the order of the texts."""
+def _read_requests(arguments: argparse.Namespace, columns: Columns, is_chat: bool) -> list[Request]:
+    """Return the requests, in the order of the texts. is_chat: whether the model answers in conversations."""
     if arguments.input is not None:
         try:
             arguments.input.encode()  # fails if the argument has bytes that are not UTF-8
@@ -71,7 +75,7 @@ def _read_requests(arguments: argparse.Namespace, columns: Columns) -> list[Requ
     else:
         file = arguments.input_file
         is_json = arguments.jsonl or (file is not None and file.name.removesuffix(".gz").endswith(".jsonl"))
-        requests = read_requests(file, is_json, columns, arguments.score)
+        requests = read_requests(file, is_json, columns, arguments.score, is_chat)
     flags = {name: value for name, value in (("prefix", arguments.prefix), ("target", arguments.target)) if value}
     return [dataclasses.replace(request, **flags) for request in requests]
 
@@ -92,7 +96,9 @@ def _format_lines(answer: Mapping[str, Any], arguments: argparse.Namespace) -> I
 def _warn_if_cut(request: Request, cut: Mapping[str, int] | None) -> None:
     if cut:
         where = request.place or f"the text {shorten(request.input)!r}"
-        warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: the rest was cut off")
+        count = cut.get("messages")
+        lost = f"the oldest {count} messages were left out" if count else "the rest was cut off"
+        warn(f"{where}: has {cut['tokens']} tokens, but the network reads {cut['read']}: {lost}")
 
 
 def _warn_of_leaks(leaky: int, answers: int, leaks: Sequence[str]) -> None:
@@ -115,17 +121,41 @@ def _stream(generator: Generator, request: Request, options: Options) -> str:
     return answer
 
 
+def _read_lines() -> Iterator[str]:
+    """Yield each line that is typed."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def _converse_in_turns(generator: ChatGenerator, options: Options) -> None:
+    """Answer each line that is typed, as a message of the user in one conversation."""
+    print(f"type a line to get an answer; {NEW} starts a new conversation; Ctrl-D ends", file=sys.stderr)
+    messages: list[dict[str, str]] = []
+    for line in _read_lines():
+        if not line.strip() or line.strip() == NEW:
+            messages = messages if not line.strip() else []
+            continue
+        asked = [*messages, {"role": USER, "content": line}]
+        try:
+            answer = _stream(generator, Request(line, messages=asked), options)
+            messages = [*asked, {"role": ASSISTANT, "content": answer}]
+        except UserError as error:  # the message is dropped, and the next one may be shorter
+            print(f"t5lite: {error}", file=sys.stderr)
+
+
 def _converse(answerer: Answerer, options: Options) -> None:
     """Answer each line that is typed. A language model continues the whole conversation."""
+    if isinstance(answerer, ChatGenerator):
+        _converse_in_turns(answerer, options)
+        return
     continues = not answerer.objective.closes_inputs and answerer.objective.architecture == "decoder"
     hint = f"; {NEW} starts a new conversation" if continues else ""
     print(f"type a line to get an answer{hint}; Ctrl-D ends", file=sys.stderr)
     conversation = ""
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
+    for line in _read_lines():
         if line.strip() == NEW or not line.strip():
             conversation = "" if line.strip() else conversation
             continue
@@ -271,7 +301,8 @@ def main(argv: Sequence[str]) -> None:
         if arguments.interactive:
             _converse(answerer, options)
             return
-        requests_here = _read_requests(arguments, answerer.columns) if hosts.is_primary() else ()
+        is_chat = isinstance(answerer, ChatGenerator)
+        requests_here = _read_requests(arguments, answerer.columns, is_chat) if hosts.is_primary() else ()
         requests = [
             Request(**fields) for fields in hosts.from_primary([dataclasses.asdict(each) for each in requests_here])
         ]

@@ -5,6 +5,7 @@ If a source has no validation split, every 20th document (or pair) goes to a sec
     stores/<fingerprint>/train/…      stores/<fingerprint>/heldout/…
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from t5lite.data.files import TaggedSentence, split_text
 from t5lite.data.references import ReferencesWriter
 from t5lite.data.store import StoreWriter
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.system.errors import UserError
+from t5lite.system.progress import progress
 
 HELDOUT_EVERY = 20
 STORES = ("train", "heldout")
@@ -25,6 +28,22 @@ ENCODE_CHARACTERS = 4 * 2**20  # characters of text encoded at a time
 Item = TypeVar("Item")
 Piece = tuple[str, bool]  # a text, and whether the document ends after it
 Advance = Callable[[int], None]  # called with the number of bytes of text that were just encoded
+
+
+def build_once(facts: dict[str, Any], num_bytes: int, build: Callable[[Path, Advance], None]) -> Path:
+    """Return the folder of the stores with these facts. If the cache lacks the stores, `build` writes them.
+
+    num_bytes: the expected bytes of text, for the progress bar.
+    """
+    folder = cache_dir() / "stores" / fingerprint(facts)
+    if not folder.is_dir():
+        with (
+            atomic_folder(folder) as temporary,
+            progress("encoding text", num_bytes, show_count=False) as advance,
+        ):
+            build(temporary, advance)
+            (temporary / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return folder
 
 
 class Part(NamedTuple):

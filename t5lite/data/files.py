@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t5lite.data import readers
+from t5lite.data.chat.messages import Conversation, read_conversation
 from t5lite.data.columns import Columns, Record
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
 from t5lite.data.readers import ColumnTypes, estimate_size, explain_read_errors, find_format, read_blocks, read_rows
@@ -101,6 +102,17 @@ class FileSource:
                         f"{place}: the words have over {MAX_SENTENCE_LENGTH:,} characters; make each sentence a row"
                     )
                 yield TaggedSentence(words, tags, place)
+
+    def conversations(self) -> Iterator[Conversation]:
+        """Yield the conversation of each row. Raises UserError for any fault of a file."""
+        for path in self.paths:
+            if find_format(path) == ".txt":
+                raise UserError(
+                    f"{path} has no conversations; give a .jsonl with messages, or with prompt and completion; for "
+                    "plain text, set config.objective.name=causal_lm"
+                )
+            for place, row in read_rows(path, ["prompt", "completion"]):
+                yield read_conversation(row, place)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return facts that identify the contents.

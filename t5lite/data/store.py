@@ -3,6 +3,7 @@
     tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 if ids need it), up to 32M tokens a shard
     ends.npy          3 7 …             int64, where each document ends, after its EOS
     card.json         counts, bytes of text, tokenizer (and its EOS if not 1), the SHA-256 of the tokens and of the card
+                      inner_eos: the id that stands for an EOS inside a document, if documents may hold EOS
 
 A position counts all tokens of the stream, or all tokens but EOS. A `Span` is a range of the stream.
 
@@ -109,7 +110,7 @@ class TokenStore:
         if card is None or card.get("format") != FORMAT or card.get("card_sha256") != _compute_digest(card):
             raise UserError(f"the token store {folder} is damaged (its card); {way_out}")
         self.card = card
-        self.eos = card.get("eos", EOS)
+        self.eos, self._inner_eos = card.get("eos", EOS), card.get("inner_eos")
         try:
             self.ends = map_array(folder / "ends.npy", np.int64)
             names = [f"tokens-{i:05d}.npy" for i in range(len(card["shards"]))]
@@ -151,6 +152,10 @@ class TokenStore:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens [start, stop) of the stream. Positions count EOS."""
+        tokens = self._read(start, stop)
+        return tokens if self._inner_eos is None else np.where(tokens == self._inner_eos, self.eos, tokens)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
         first, last = bisect.bisect_right(self._starts, start) - 1, bisect.bisect_left(self._starts, stop)
         if last <= first + 1:
             return self._shards[first][start - self._starts[first] : stop - self._starts[first]]

@@ -37,6 +37,7 @@ ABOUT = {
     "mlm_sop": ("like `mlm`, on two parts of text; it also predicts whether the parts are swapped", "Lan et al. 2020"),
     "supervised": ("inputs with known answers: texts, labels, numbers, tags or spans (`objective.answer`)", ""),
     "tagging": ("`supervised` with `objective.answer=tags`", ""),
+    "chat": ("conversations; targets: what the assistant says, with the token that closes it", ""),
 }
 SHORT = {"encoder_decoder": "encoder-decoder"}
 

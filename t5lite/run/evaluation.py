@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t5lite.config import flatten_fields, to_dict
+from t5lite.data.chat.store import Conversations
 from t5lite.data.cut import describe_share
 from t5lite.data.dataset import TEST
 from t5lite.data.labelled import TaggedSentences
@@ -116,7 +117,7 @@ class Evaluator:
     def _evaluate(self, params: Any, split: str, is_last: bool, generates: bool) -> Metrics:
         """Return the metrics of a held-out set. is_last: whether training has ended, so more rows are evaluated."""
         metrics = self._compute_metrics(params, split, self._sources[split], self.objective, is_last)
-        if self.objective.rows == "pairs":
+        if self.objective.has_answers:
             if self.experiment.dataset.labels is not None:
                 metrics |= self._measure_accuracy(params, split, is_last)
             if generates and self.experiment.config.eval.generate_rows:
@@ -142,7 +143,7 @@ class Evaluator:
         for name, (_, standard_sources) in self._standards.items():
             sources |= {f"{split}_{name}": source for split, source in standard_sources.items()}
         counts = {split: {"used": self._count_evaluated(each), "of": len(each)} for split, each in sources.items()}
-        if self.objective.rows == "pairs" and fields.generate_rows:
+        if self.objective.has_answers and fields.generate_rows:
             for split, source in self._sources.items():
                 counts[split]["generated"] = min(fields.generate_rows, len(source))
         return counts
@@ -211,7 +212,8 @@ class Evaluator:
             head = self.objective.answer_head.name
             missed = TASKS[head].sum_missed(source.find_cut_tags(indices), source.facts.labels)
             return {sum_key(head, name): value for name, value in missed.items()}
-        return {"lost": source.count_lost_target_tokens(indices)} if isinstance(source, PackedPairs) else {}
+        has_targets = isinstance(source, PackedPairs | Conversations)
+        return {"lost": source.count_lost_target_tokens(indices)} if has_targets else {}
 
     def _measure_accuracy(self, params: Any, split: str, is_last: bool) -> Metrics:
         """Return accuracy, macro F1 and so on, if the label with the best score by `eval.score_by` is the answer."""
@@ -277,7 +279,7 @@ class Evaluator:
 
     def read_predictions(self, params: Any) -> dict[str, list[Prediction]]:
         """Return {split: the answers of the last `evaluate_all`}. The heads of an encoder answer again."""
-        if self.objective.rows == "pairs":
+        if self.objective.has_answers:
             return self.predictions
         counts = {split: self._count_evaluated(source) for split, source in self._sources.items()}
         return {split: list(self.examples(params, split, count)) for split, count in counts.items()}

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from t5lite.checks import FACTOR, check, require_training_data
 from t5lite.config import require
+from t5lite.data.chat.store import ChatPairs, Conversations, plan_conversations
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
 from t5lite.data.kinds import KINDS
@@ -32,8 +33,9 @@ from t5lite.decoding.score import SCORE_BY
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import make_standards, special_tokens
+from t5lite.objectives.catalogue import check_architecture, make_standards
 from t5lite.objectives.objective import Objective
+from t5lite.run.chat_template import keep_template, list_specials
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.run.released import find_labels, find_scale, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
@@ -206,11 +208,16 @@ class Experiment:
             )
         train, seed, documents = self.config.data.train, self.config.seed, KINDS[self.data].documents
         limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
+        lengths = (objective.inputs_length, objective.targets_length)
+        if objective.rows == "conversations":
+            return Conversations(
+                span.store, plan_conversations(span.store, lengths[1], packed, limits.get("limit"), seed)
+            )
         if objective.rows == "pairs":
-            lengths = (objective.inputs_length, objective.targets_length)
             plan = pair_plan(span.store, *lengths, packed, seed=seed, bos=objective.bos, **limits)
+            kind = PackedPairs if self.dataset.chat is None else ChatPairs
             more = References(span.store) if for_evaluation else None
-            return PackedPairs(span.store, plan, objective.bos, for_evaluation, more)
+            return kind(span.store, plan, objective.bos, for_evaluation, more)
         order = np.arange(span.store.num_documents // documents)
         if any(limit is not None for limit in limits.values()):
             order = choose_pairs(span.store, *limits.values(), seed, documents)
@@ -247,7 +254,7 @@ def _check_limits(experiment: Experiment) -> None:
     for name in ("limit", "limit_per_label"):
         no_pairs = f"counts pairs, but {objective.name} reads windows of text; leave it unset"
         require(train[name] is None or objective.rows != "windows", f"data.train.{name}", no_pairs)
-    has_labels = experiment.dataset.labels is not None and objective.name == "supervised"
+    has_labels = experiment.dataset.labels is not None and experiment.data == "pairs"
     no_labels = "the targets are no closed set of labels; set config.data.train.limit, or config.data.labels=True"
     require(train.limit_per_label is None or has_labels, "data.train.limit_per_label", no_labels)
 
@@ -280,7 +287,7 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     """
     workdir = None if is_released(place) else Path(place)
     config = _resolve(config, workdir)
-    config.tokenizer.path, config.init_from = None, None
+    config.tokenizer.path, config.tokenizer.chat_template, config.init_from = None, None, None
     sources = (config.data.validation.source, config.data.test.source)
     if workdir is None and sources == (None, None):
         raise UserError(f"config.data.validation.source is not set, and {place} holds no text; set the field")
@@ -301,9 +308,10 @@ def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = 
         workdir: the workdir of the run. If the run has begun, the shape is read from the workdir.
     """
     check(config)
+    check_architecture(config.objective, config.model.architecture)
     config = with_inherited_shape(config, workdir, given)
     config = config.copy_and_resolve_references()
-    config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
+    config.tokenizer.specials = list_specials(config)
     return config
 
 
@@ -329,6 +337,8 @@ def _make_functions(
 def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
+    if dataset.chat is not None:
+        keep_template(dataset.chat, objective.architecture)
     is_text = evaluated.rows == "pairs"
     if dataset.labels is not None and find_data(config.objective, config.model.architecture) == "pairs":
         front = int(evaluated.bos is not None)

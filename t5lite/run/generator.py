@@ -163,7 +163,7 @@ class Generator(Answerer):
         return self._make_prepared(request, target, len(target))
 
     def _make_prepared(self, request: Request, tokens: list[int], more: int) -> PreparedRequest:
-        ids, cut = self._encode(request.input)
+        ids, cut = self._encode_request(request, more)
         self._check_positions(ids, request.input)
         if not len(ids) and not self.objective.closes_inputs and not self.tokenizer.begins_with_start:
             ids = np.array([self.tokenizer.vocabulary.start], np.int32)  # an empty prompt begins with the start token
@@ -172,6 +172,11 @@ class Generator(Answerer):
         else:
             self._check_positions(ids, request.input, more + self.tokenizer.begins_with_start)
         return PreparedRequest(request, ids, tokens, cut=cut)
+
+    def _encode_request(self, request: Request, more: int) -> tuple[np.ndarray, dict[str, int] | None]:
+        """See `_encode`. more: the number of tokens that follow."""
+        del more
+        return self._encode(request.input)
 
     def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""

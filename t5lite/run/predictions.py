@@ -15,6 +15,7 @@ from t5lite.decoding.generate import generate, step_weights
 from t5lite.decoding.score import count_units, score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
+from t5lite.objectives.chat import ask_last_turns
 from t5lite.objectives.objective import VOCABULARY, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment
 from t5lite.run.heads import compile_head
@@ -59,7 +60,7 @@ class Predictor:
     @property
     def text_metrics(self) -> tuple[str, ...]:
         """The names of the metrics that compare answers with targets as texts. Labels are only compared as a whole."""
-        if self.objective.rows != "pairs":
+        if not self.objective.has_answers:
             head = self.objective.answer_head
             return () if head is None else TASKS[head.name].text_metrics
         return TEXT.text_metrics if self.experiment.dataset.labels is None else ("exact_match",)
@@ -180,7 +181,9 @@ class Predictor:
             valid = gather(placed.pop("valid"))
             pairs = gather(placed.pop("pairs")) if "pairs" in placed else None
             examples = make(placed, jnp.int32(index))
-            if objective.inputs_length == 0:
+            if objective.rows == "conversations":
+                examples = ask_last_turns(examples)
+            elif objective.inputs_length == 0:
                 half = objective.targets_length // 2
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
@@ -200,8 +203,8 @@ class Predictor:
             targets = _remove_padding(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
                 answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
-                references = [targets[row]] if pairs is None else source.references(int(pairs[row]))
-                target, *more = map(decode, references)
+                whole = self._conventions.text_tokens(targets[row])
+                target, *more = map(decode, [whole] if pairs is None else source.references(int(pairs[row])))
                 output = decode(self._conventions.text_tokens(answer))
                 scores = score_text(self.text_metrics, [target, *more], output)
                 yield Prediction(decode(inputs[row]), target, output, scores, tuple(more))

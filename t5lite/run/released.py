@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
 from t5lite.data.answered import Scale
+from t5lite.data.chat.encoder import ChatEncoder
+from t5lite.data.chat.opening import open_chat
+from t5lite.data.tokenizers.release_files import has_chat_template
 from t5lite.data.tokenizers.released import closes_texts
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
@@ -22,7 +25,9 @@ from t5lite.interop.released import Released, get_folder, is_released, open_rele
 from t5lite.model.build import make_model
 from t5lite.model.config import DROPOUT_PLACES, ModelConfig
 from t5lite.model.transformer import Transformer
+from t5lite.objectives.catalogue import find_kind
 from t5lite.objectives.objective import Objective, TooFewSentinels
+from t5lite.run.chat_template import keep_template
 from t5lite.system.errors import UserError
 from t5lite.system.files import read_json
 from t5lite.system.progress import warn
@@ -58,6 +63,8 @@ def read_run_config(place: str | Path) -> ConfigDict:
     config.objective.answer = _find_answer(released)
     if released.model.architecture == "decoder" and closes_texts(get_folder(place)):
         config.objective.name = "supervised"  # EOS ends the inputs, as in pairs
+    elif released.model.architecture != "encoder" and has_chat_template(get_folder(place)):
+        config.objective.name = "chat"
     config.objective.inputs_length = min(MAX_LENGTH, released.model.max_positions or MAX_LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
@@ -89,6 +96,7 @@ class OpenedModel:
 
     tokenizer: the tokenizer with only the ids that the model has rows for.
     full_tokenizer: the tokenizer with all its ids.
+    chat: turns conversations into tokens; None: the model is not for conversations.
     """
 
     config: ConfigDict
@@ -98,6 +106,7 @@ class OpenedModel:
     scale: Scale | None
     objective: Objective
     model: Transformer
+    chat: ChatEncoder | None = None
 
     @property
     def reading(self) -> Reading:
@@ -116,12 +125,38 @@ def open_model(place: str | Path) -> OpenedModel:
     config, labels = read_run_config(place), find_labels(place)
     full_tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
     tokenizer = fit_tokenizer(place, full_tokenizer, config.model.vocab_size)
+    chat = _open_chat(place, config, tokenizer)
+    full_tokenizer.begins_with_start = tokenizer.begins_with_start
     if is_released(place):
         _fit_objective(config, tokenizer.vocabulary, labels)
     vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
     model = make_model(config.model, vocabulary, objective.heads)
-    return OpenedModel(config, tokenizer, full_tokenizer, labels, find_scale(place), objective, model)
+    return OpenedModel(config, tokenizer, full_tokenizer, labels, find_scale(place), objective, model, chat)
+
+
+def _open_chat(place: str | Path, config: ConfigDict, tokenizer: TextTokenizer) -> ChatEncoder | None:
+    """Return what turns conversations into tokens; None if the model is not for conversations.
+
+    If the template of a release cannot be used, warn, and change the objective in `config`: the model is then not for
+    conversations.
+    """
+    if find_kind(config.objective).data != "chat":
+        return None
+    config.tokenizer.chat_template = None  # the tokenizer has it
+    try:
+        chat, _ = open_chat(config, tokenizer, prepends_start=tokenizer.begins_with_start)
+    except UserError as error:
+        if not is_released(place):
+            raise
+        config.objective.name = _guess_objective(open_released(get_folder(place)))
+        warn(f"{place}: {error}. So the model answers without its chat template")
+        return None
+    if is_released(place) and chat.front is not None and not chat.writes_front:
+        # As in transformers: what a template writes is all that the model reads.
+        chat.front, tokenizer.begins_with_start = None, False
+    keep_template(chat, config.model.architecture)
+    return chat
 
 
 def fit_tokenizer(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:

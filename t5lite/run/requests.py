@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t5lite.data.chat.messages import ASSISTANT, CONVERSATION_COLUMNS, Message, read_messages
 from t5lite.data.columns import Columns, ReadColumn, fill_template, list_names
 from t5lite.data.readers import explain_read_errors, parse_json_row, read_text
 from t5lite.system.errors import UserError
@@ -32,6 +33,7 @@ class Request:
     fields: the fields of the request's JSON line, which are copied to the answer.
     place: file and line of the request, for errors.
     fault: why the request cannot be answered, if that is already known.
+    messages: the conversation that asks for an answer, with `input` as its last message; (): `input` alone.
     """
 
     input: str
@@ -41,6 +43,7 @@ class Request:
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     place: str = ""
     fault: str | None = None
+    messages: Sequence[Message] = ()
 
 
 def shorten(text: str) -> str:
@@ -48,7 +51,9 @@ def shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def read_requests(source: Path | None, is_json: bool, columns: Columns, scores: bool) -> list[Request]:
+def read_requests(
+    source: Path | None, is_json: bool, columns: Columns, scores: bool, is_chat: bool = False
+) -> list[Request]:
     """Return the requests in a file, or on standard input (None), in the order of the lines.
 
     Raises UserError for a file that cannot be read at all.
@@ -57,6 +62,7 @@ def read_requests(source: Path | None, is_json: bool, columns: Columns, scores: 
         is_json: whether each line is a JSON object.
         columns: the columns and templates of the run, which name the fields of an object.
         scores: whether to read the target in an object.
+        is_chat: whether an object may hold a conversation: messages, or prompt and completion.
     """
     name = "standard input" if source is None else str(source)
     requests, blank = [], []
@@ -70,7 +76,7 @@ def read_requests(source: Path | None, is_json: bool, columns: Columns, scores: 
         if not text or text.isspace():
             blank.append(number)
         elif is_json:
-            requests.append(_make_request(text, place, columns, scores))
+            requests.append(_make_request(text, place, columns, scores, is_chat))
         else:
             requests.append(Request(text, place=place))
     if blank and not is_json:
@@ -88,11 +94,13 @@ def _read_lines(source: Path | None) -> Iterator[bytes]:
         yield from file
 
 
-def _make_request(line: str, place: str, columns: Columns, scores: bool) -> Request:
+def _make_request(line: str, place: str, columns: Columns, scores: bool, is_chat: bool) -> Request:
     inputs, targets = columns.inputs, columns.targets
     try:
         names = [inputs, columns.text, targets, "prefix", CHOICES, *columns.list_pair_columns()]
         row = parse_json_row(line, names, place)
+        if is_chat and any(row.get(name) is not None for name in CONVERSATION_COLUMNS):
+            return _make_chat_request(row, place, scores)
         read = lambda name: read_text(row, name, place)
         text, used = _read_side(row, read, columns, 0, (inputs, columns.text, columns.question))
         if text is None:
@@ -135,6 +143,17 @@ def read_choices_file(path: Path) -> tuple[str, ...]:
             raise UserError(f"{path}, line {number} is not UTF-8 at byte {error.start}; convert it") from None
         choices += [text] if text.strip() else []
     return read_choices(choices, str(path))
+
+
+def _make_chat_request(row: Mapping[str, Any], place: str, scores: bool) -> Request:
+    """Return the request of a conversation. If the assistant has the last word, that is the target."""
+    messages = list(read_messages(row, place).messages)
+    target = messages.pop()["content"] if messages[-1]["role"] == ASSISTANT else None
+    if not messages:
+        raise UserError(f"{place} holds nothing to answer; give a message of the user")
+    prefix = read_text(row, "prefix", place) if row.get("prefix") is not None else ""
+    fields = {name: value for name, value in row.items() if name not in ("prefix", "input", "target")}
+    return Request(messages[-1]["content"], prefix, target if scores else None, fields, place, messages=messages)
 
 
 def _read_side(

@@ -28,13 +28,13 @@ LIKELIHOOD = LossSettings()
 
 
 def find_task(fields: Fields, architecture: str) -> Task:
-    """Return the task of the answers that the data of a config brings. For windows of text, it is TEXT.
+    """Return the task of the answers that the data of a config brings. For windows of text and chat, it is TEXT.
 
     If `objective.answer` is unset, it is a label on an encoder, and text on other models. fields: a config's
     `objective`. Raises UserError for an unknown answer, and for an answer of an objective that reads windows of text.
     """
     name, answer = fields["name"], fields["answer"]
-    if catalogue.find_kind(fields).data == "text":
+    if catalogue.find_kind(fields).data != "pairs":
         if answer is not None:
             raise UserError(f"config.objective.answer={answer}: {name} has no answers; unset it, or set "
                             "config.objective.name=supervised")  # fmt: skip
@@ -56,8 +56,8 @@ def find_task(fields: Fields, architecture: str) -> Task:
 
 def find_data(fields: Fields, architecture: str) -> str:
     """Return the kind of data that an objective reads, a key of `data.kinds.KINDS`. fields: a config's `objective`."""
-    is_text = catalogue.find_kind(fields).data == "text"
-    return "text" if is_text else find_task(fields, architecture).data
+    data = catalogue.find_kind(fields).data
+    return find_task(fields, architecture).data if data == "pairs" else data
 
 
 def make_answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None) -> Head | None:
