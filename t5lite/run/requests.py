@@ -107,12 +107,16 @@ def _make_request(line: str, place: str, columns: Columns, scores: bool, is_chat
             raise UserError(f"{place} has no {inputs} or {columns.text}; give the text to answer there")
         prefix = read("prefix") if row.get("prefix") is not None else ""
         target, used_by_target = _read_side(row, read, columns, 1, (targets,)) if scores else (None, {targets})
-        choices = () if scores or row.get(CHOICES) is None else read_choices(row[CHOICES], f"{place}: {CHOICES!r}")
+        choices = _read_row_choices(row, place, scores)
     except UserError as error:
         return Request("", place=place, fault=str(error).removeprefix(place).lstrip(": "))
     dropped = {*used, *used_by_target, "prefix", "input", "target", *(() if scores else (CHOICES,))}
     fields = {key: value for key, value in row.items() if key not in dropped}
     return Request(text, prefix, target, choices, fields, place)
+
+
+def _read_row_choices(row: Mapping[str, Any], place: str, scores: bool) -> tuple[str, ...]:
+    return () if scores or row.get(CHOICES) is None else read_choices(row[CHOICES], f"{place}: {CHOICES!r}")
 
 
 def read_choices(texts: Any, place: str) -> tuple[str, ...]:
@@ -152,8 +156,16 @@ def _make_chat_request(row: Mapping[str, Any], place: str, scores: bool) -> Requ
     if not messages:
         raise UserError(f"{place} holds nothing to answer; give a message of the user")
     prefix = read_text(row, "prefix", place) if row.get("prefix") is not None else ""
-    fields = {name: value for name, value in row.items() if name not in ("prefix", "input", "target")}
-    return Request(messages[-1]["content"], prefix, target if scores else None, fields, place, messages=messages)
+    dropped = ("prefix", "input", "target", CHOICES)
+    return Request(
+        messages[-1]["content"],
+        prefix,
+        target if scores else None,
+        _read_row_choices(row, place, scores),
+        {name: value for name, value in row.items() if name not in dropped},
+        place,
+        messages=messages,
+    )
 
 
 def _read_side(
