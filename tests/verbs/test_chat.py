@@ -119,16 +119,15 @@ def test_what_is_packed_has_the_loss_of_what_is_not(tmp_path):
     config = chat_config(tmp_path, rows=[*ROWS, {"prompt": "a", "completion": "whale <|end|>"}])
     config.objective.inputs_length = 96
     experiment = open_experiment(config)
-    table, params = experiment.vocabulary.table, None
+    table = experiment.vocabulary.table
 
+    @jax.jit
     def sums(rows):
-        nonlocal params
         keys = jax.random.split(jax.random.key(0), len(rows["targets"]))
         batch = make_batch(experiment.objective, keys, rows, table)
-        if params is None:
-            params = experiment.model.init(jax.random.key(1), batch)["params"]
+        params = experiment.model.init(jax.random.key(1), batch)["params"]
         outputs = experiment.model.apply({"params": params}, batch, method="outputs")
-        return {name: float(value.sum()) for name, value in loss_sums(outputs, batch).items()}
+        return {name: value.sum() for name, value in loss_sums(outputs, batch).items()}
 
     packed = experiment.train_rows()(0)
     assert packed["targets_segment_ids"].max() > 1
@@ -137,8 +136,9 @@ def test_what_is_packed_has_the_loss_of_what_is_not(tmp_path):
     one_each.pop("valid")
     first = {name: values[:1] for name, values in packed.items()}
     assert len(one_each["targets"]) == 3 and first["targets_segment_ids"].max() == 3
-    assert sums(first)["weight"] == sums(one_each)["weight"]
-    assert sums(first)["nll"] == pytest.approx(sums(one_each)["nll"], rel=1e-4)
+    together, apart = ({name: float(value) for name, value in sums(rows).items()} for rows in (first, one_each))
+    assert together["weight"] == apart["weight"] > 0
+    assert together["nll"] == pytest.approx(apart["nll"], rel=1e-4)
 
 
 def test_preview_shows_what_is_trained(tmp_path, capsys, monkeypatch):
@@ -283,16 +283,17 @@ def test_a_release_reads_no_start_that_its_template_does_not_write(tmp_path):
 
 
 def test_a_run_on_text_goes_on_with_conversations(tmp_path):
-    """Its tokenizer has no marks, so they are added, and their rows are new."""
+    """Its tokenizer has no marks, so they are added. A run that goes on from the conversations has their template."""
     config = small_config(write_texts(tmp_path / "texts"), "causal_lm", "decoder")
     config.budget.steps = 1
     train(config, tmp_path / "text")
-    config = chat_config(tmp_path, steps=1)
+    config = chat_config(tmp_path)
     config.tokenizer.path, config.init_from = None, str(tmp_path / "text")
-    train(config, tmp_path / "chat")
-    before, after = (load_tokenizer(str(tmp_path / name), 0, ()) for name in ("text", "chat"))
+    before, after = load_tokenizer(str(tmp_path / "text"), 0, ()), open_experiment(config).dataset.tokenizer
     assert after.vocabulary.rows == before.vocabulary.rows + 4
     assert before.chat_template is None and after.chat_template == TEMPLATES["plain"]
-    config = chat_config(tmp_path, steps=1)
-    config.tokenizer.path, config.init_from = None, str(tmp_path / "chat")
-    assert open_experiment(config).dataset.chat.template.text == TEMPLATES["plain"]
+    after.chat_template += "{# a template of its own #}"
+    after.save(tmp_path / "chat" / "tokenizer")
+    config = chat_config(tmp_path)
+    config.tokenizer.path = str(tmp_path / "chat")
+    assert open_experiment(config).dataset.chat.template.text == after.chat_template
