@@ -222,6 +222,7 @@ def _model_fields() -> dict[str, Any]:
         "mlm_transform": True,  # encoder: BERT's dense layer, activation and norm before the logits
         "dropout": 0.0,
         "dropout_places": _optional(tuple),  # None: the places of the model's family, see model/config.py
+        "dropout_rates": _optional(tuple),  # ((place, rate), …): places with another rate than `dropout`
         "dtype": "float32",
         "attention": "auto",
         "remat": "none",
