@@ -65,6 +65,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "schedule.decay_fraction": (0, 1),
     "loss.z_loss": (0, FACTOR),
     "loss.label_smoothing": (0, 1),
+    "loss.r_drop": (0, FACTOR),
     "batch_size": (1, ROWS),
     "microbatches": (1, ROWS),
     "budget.steps": (1, STEPS),

@@ -91,6 +91,7 @@ def _loss_fields() -> dict[str, Any]:
     return {
         "z_loss": 0.0,
         "label_smoothing": 0.0,
+        "r_drop": 0.0,  # weight of the divergence of two passes with different dropout (R-Drop); 0: off, one pass
         "balance_classes": False,  # for a head: weight labels by the inverse of their number in training
         "class_weights": _optional(tuple),  # for a head: ((label, weight), …); other labels have weight 1
     }

@@ -29,7 +29,7 @@ from t5lite.objectives.batch import Batch, select_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.system.vocabulary import TokenTable
 from t5lite.tasks.cross_entropy import LossSettings, Sums
-from t5lite.tasks.table import list_heads, loss_sums, prediction_sums
+from t5lite.tasks.table import list_heads, loss_sums, prediction_sums, two_pass_sums
 from t5lite.tasks.text import byte_sums
 from t5lite.training.average import update_average
 from t5lite.training.loss import count_tokens, find_finite_rows, sum_heads, sum_weights
@@ -132,10 +132,17 @@ def make_train_step(
     def compute_loss(
         trained: Any, frozen: Any, batch: Batch, key: Array, weights: Sums
     ) -> tuple[Array, tuple[Sums, Array]]:
-        params = fill(trained, frozen)
-        outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}, method="outputs")
-        sums = loss_sums(outputs, batch, settings.loss)
-        return sum_heads(sums, "objective", weights)[0], (sums | count_tokens(batch), find_finite_rows(outputs, batch))
+        apply = functools.partial(
+            model.apply, {"params": fill(trained, frozen)}, batch, deterministic=False, method="outputs"
+        )
+        if settings.loss.r_drop:
+            outputs, others = (apply(rngs={"dropout": each}) for each in jax.random.split(key))
+            sums = two_pass_sums(outputs, others, batch, settings.loss)
+            finite_rows = find_finite_rows(outputs, batch) & find_finite_rows(others, batch)
+        else:
+            outputs = apply(rngs={"dropout": key})
+            sums, finite_rows = loss_sums(outputs, batch, settings.loss), find_finite_rows(outputs, batch)
+        return sum_heads(sums, "objective", weights)[0], (sums | count_tokens(batch), finite_rows)
 
     def train_step(state: TrainState, rows: Row, seed: Array) -> tuple[TrainState, Sums]:
         noise, dropout = noise_key(seed), jax.random.fold_in(jax.random.key(seed), 1)

@@ -119,7 +119,7 @@ def _compile_for_any_seed(
     settings = StepSettings(
         config.batch_size,
         config.microbatches,
-        LossSettings(config.loss.label_smoothing, config.loss.z_loss, class_weights),
+        LossSettings(config.loss.label_smoothing, config.loss.z_loss, class_weights, config.loss.r_drop),
         config.ema_decay,
     )
 
@@ -158,10 +158,11 @@ def _compile_for_any_seed(
 
 
 def count_step_flops(config: ConfigDict, model: Transformer, objective: Objective) -> float:
-    """Return the FLOPs of one training step."""
+    """Return the FLOPs of one training step. With R-Drop, a step has two passes over the batch."""
     encoder_length, decoder_length = objective.lengths
     lengths = {"encoder_length": encoder_length, "decoder_length": decoder_length}
-    return step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
+    flops = step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
+    return flops * (2 if config.loss.r_drop else 1)
 
 
 def bind_mesh(mesh: Mesh, function: Callable) -> Callable:
