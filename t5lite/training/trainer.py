@@ -37,7 +37,7 @@ from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state
 
 MAX_PROGRAMS = 8  # a process caches at most this many compiled programs of each function
 # The compiled step depends on these config fields, and on model and objective.
-STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
+STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay", "mixout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +121,14 @@ def _compile_for_any_seed(
         config.microbatches,
         LossSettings(config.loss.label_smoothing, config.loss.z_loss, class_weights, config.loss.r_drop),
         config.ema_decay,
+        config.mixout,
     )
 
     def init(seed: jax.Array) -> TrainState:
         # Two rows are enough to make parameters. With few rows, the arrays that tracing needs stay small.
         zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
-        return init_state(model, optimizer, zeros, seed, None if config.ema_decay is None else trainable)
+        average_mask = None if config.ema_decay is None else trainable
+        return init_state(model, optimizer, zeros, seed, average_mask, trainable if config.mixout else None)
 
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(init, seed)
