@@ -26,6 +26,7 @@ from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import make_objective
 from t5lite.training.budget import measure_step_seconds
+from t5lite.training.loss import check_loss
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer, peak_bytes
 
@@ -60,6 +61,7 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
         vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, architecture, vocabulary, LABELS)
     model = make_model(config.model, vocabulary, objective.heads)
+    check_loss(config.loss, model.config)
     start = time.perf_counter()
     trainer = make_trainer(config, model, objective, vocabulary.table, total_steps=10**6)
     compile_seconds = time.perf_counter() - start

@@ -79,6 +79,7 @@ def base_config() -> ConfigDict:
             "init_from": _optional(str),
             "init_from_step": _optional(str),  # a step, or "best"; None: the newest checkpoint
             "ema_decay": _optional(float),  # decay of an average of the parameters; if set, the average is evaluated
+            "mixout": 0.0,  # at each step, the probability that a weight of a layer has its value of `init_from`
             "trainable": _optional(tuple),  # ((regex, bool), …); None: all parameters are trained
             "deterministic": False,
             "debug_nans": False,  # the same as train's --debug_nans
@@ -94,6 +95,7 @@ def _loss_fields() -> dict[str, Any]:
     return {
         "z_loss": 0.0,
         "label_smoothing": 0.0,
+        "r_drop": 0.0,  # weight of the divergence of two passes with different dropout (R-Drop); 0: off, one pass
         "balance_classes": False,  # for a head: weight labels by the inverse of their number in training
         "class_weights": _optional(tuple),  # for a head: ((label, weight), …); other labels have weight 1
     }
@@ -228,6 +230,7 @@ def _model_fields() -> dict[str, Any]:
         "mlm_transform": True,  # encoder: BERT's dense layer, activation and norm before the logits
         "dropout": 0.0,
         "dropout_places": _optional(tuple),  # None: the places of the model's family, see model/config.py
+        "dropout_rates": _optional(tuple),  # ((place, rate), …): places with another rate than `dropout`
         "dtype": "float32",
         "attention": "auto",
         "remat": "none",

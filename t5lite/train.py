@@ -232,6 +232,8 @@ def train(
     check_budget(config)
     check(config)
     require_training_data(config)
+    no_source = "mixes parameters with those of config.init_from, which is unset; set it, or set mixout to 0"
+    require(not config.mixout or config.init_from is not None, "mixout", no_source)
     config = with_inherited_shape(config, workdir, flag_fields)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     use_all_cores()  # after `make_mesh`, because JAX counts the cores of this process when it makes its devices

@@ -44,6 +44,7 @@ from t5lite.system.vocabulary import Rules, Vocabulary
 from t5lite.tasks.table import find_data, find_task, make_evaluation_objective, make_objective
 from t5lite.tasks.task import Reading
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
+from t5lite.training.loss import check_loss
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer
 
@@ -154,7 +155,7 @@ class Experiment:
         if not fields.balance_classes and fields.class_weights is None:
             return None
         name = "balance_classes" if fields.balance_classes else "class_weights"
-        no_head = "needs a head that chooses labels: an encoder on pairs with labels, or on tags"
+        no_head = "needs a head that chooses labels; set config.objective.answer to label, labels or tags, or unset it"
         require(self.objective.answer_head is not None and bool(labels), f"loss.{name}", no_head)
         if fields.balance_classes:
             counts = self._count_training_labels()
@@ -235,6 +236,7 @@ def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Coll
     """
     experiment = _open(config, workdir, given)
     _check_limits(experiment)
+    check_loss(config.loss, experiment.model.config)
     tokenizer = experiment.dataset.tokenizer
     tokenizer.begins_with_start = True  # training puts the start token first, also with a released tokenizer
     rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective

@@ -129,7 +129,9 @@ def _read_model_fields(place: str, config: ConfigDict) -> Mapping[str, Any]:
         f"it is {architecture}, but init_from={place} has {source_architecture}; set "
         f"--config.model.architecture={source_architecture}, or start from another run",
     )
-    return {name: value for name, value in fields.items() if name != "architecture"}
+    # A run does not take over another run's rates of dropout. A release's rates: see `set_shape`.
+    own = ("architecture",) if is_released(place) else ("architecture", "dropout_rates")
+    return {name: value for name, value in fields.items() if name not in own}
 
 
 def _find_sentinel_error(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentinels | None:

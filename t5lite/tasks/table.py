@@ -110,6 +110,29 @@ def loss_sums(outputs: Mapping[str, jax.Array], batch: Batch, settings: LossSett
     }
 
 
+def two_pass_sums(
+    outputs: Mapping[str, jax.Array], others: Mapping[str, jax.Array], batch: Batch, settings: LossSettings
+) -> Sums:
+    """Return the sums of `loss_sums` for two passes over a batch that differ only in their dropout (R-Drop).
+
+    The objective is half of the loss of Wu et al. (2021, "R-Drop", section 2.2), so that its first part has the size of
+    the loss of one pass. α is `settings.r_drop`; p and q are the two distributions of an answer:
+
+        paper   -log p(y) - log q(y)       + α · ½ (KL(p || q) + KL(q || p))
+        here    ½ (-log p(y) - log q(y))   + α · ¼ (KL(p || q) + KL(q || p))
+
+    "nll" is the mean of both passes. Each divergence has the weight of its answer in the objective.
+
+    Args:
+        outputs, others: {head: logits}.
+    """
+    sums = jax.tree.map(lambda *pair: sum(pair) / 2, *(loss_sums(each, batch, settings) for each in (outputs, others)))
+    for head, logits in outputs.items():
+        extra = TASKS[head].divergence(logits, others[head], batch=batch, settings=settings)
+        sums[sum_key(head, "objective")] += settings.r_drop / 4 * extra
+    return sums
+
+
 def prediction_sums(
     outputs: Mapping[str, jax.Array], batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]
 ) -> Sums:
