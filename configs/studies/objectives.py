@@ -23,6 +23,7 @@ from t5lite.studies.study import read_study, repeat
 
 PRETRAINED = ("span_corruption", "iid_denoising", "drop_tokens", "bert_style", "mass_style", "deshuffling", "prefix_lm",
               "text_infilling", "document_rotation", "ul2")  # fmt: skip
+LONG = "sample_bytes=4000000,topic_length=128"  # a longer form of first_run.py
 
 
 def _read(config, source, held_out):
@@ -35,7 +36,7 @@ def _read(config, source, held_out):
 def get_study(arg=None):
     arg = parse_arg(arg, text="", topic="", summary="", held_out="", steps=650, seeds=3)
     file = Path(__file__).with_name("first_run.py")
-    first_run = read_study(f"{file}:pretrain_steps={arg.steps},summary_steps=150,topic_steps=150")
+    first_run = read_study(f"{file}:pretrain_steps={arg.steps},summary_steps=150,topic_steps=150,{LONG}")
     tasks = {task: first_run[f"{task}_pretrained-0"] for task in ("topic", "summary")}
     for task, config in tasks.items():
         _read(config, arg[task], arg.held_out)

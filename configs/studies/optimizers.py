@@ -42,6 +42,6 @@ VARIANTS = {
 def get_study(arg=None):
     runs = {}
     for name, fields in VARIANTS.items():
-        runs[name] = read_study(str(Path(__file__).with_name("first_run.py")))["pretrain"]
+        runs[name] = read_study(f"{Path(__file__).with_name('first_run.py')}:sample_bytes=4000000")["pretrain"]
         runs[name].update_from_flattened_dict({"budget.steps": 400, **fields})
     return repeat(runs, seeds=range(3))
