@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t5lite.config import flatten_fields, to_dict
+from t5lite.data.closed_sets import Labels
 from t5lite.data.cut import describe_share
 from t5lite.data.dataset import TEST
 from t5lite.data.labelled import TaggedSentences
@@ -116,11 +117,11 @@ class Evaluator:
         """Return the metrics of a held-out set. is_last: whether training has ended, so more rows are evaluated."""
         metrics = self._compute_metrics(params, split, self._sources[split], self.objective, is_last)
         if self.objective.rows == "pairs":
-            if self.experiment.dataset.labels is not None:
+            if self._find_labels(split) is not None:
                 metrics |= self._measure_accuracy(params, split, is_last)
             if generates and self.experiment.config.eval.generate_rows:
                 metrics |= self._measure_texts(params, split)
-        elif self._predictor.text_metrics:
+        elif self._predictor.text_metrics(None):
             metrics |= self._measure_answers(params, split, is_last)
         return metrics
 
@@ -148,9 +149,8 @@ class Evaluator:
 
     def describe_classes(self) -> dict[str, dict[str, Any]]:
         """Return {split: {"labels": names, "confusion": rows of the confusion matrix}} of the last evaluation."""
-        names = list(self.experiment.dataset.labels or ())
         return {
-            split: {"labels": names, "confusion": matrix.round().astype(int).tolist()}
+            split: {"labels": list(self._find_labels(split) or ()), "confusion": matrix.round().astype(int).tolist()}
             for split, matrix in self.confusions.items()
         }
 
@@ -208,9 +208,9 @@ class Evaluator:
 
     def _measure_accuracy(self, params: Any, split: str, is_last: bool) -> Metrics:
         """Return accuracy and macro F1, if the label with the highest probability is the answer."""
-        source, labels = self._sources[split], self.experiment.dataset.labels
+        source, labels = self._sources[split], self._find_labels(split)
         rows = self._iterate_rows(f"scoring labels of {split}", source, self._count_evaluated(source, is_last))
-        predictions = list(self._keep(split, self._predictor.choose_labels(params, rows)))
+        predictions = list(self._keep(split, self._predictor.choose_labels(params, rows, labels)))
         gold = np.array([labels.index(each.target) for each in predictions])
         logits = np.array([[each.scores[label] for label in labels] for each in predictions], np.float32)
         weights = np.ones(len(gold), np.float32)
@@ -229,13 +229,14 @@ class Evaluator:
 
     def _measure_texts(self, params: Any, split: str) -> Metrics:
         """Return the metrics of the generated answers to `eval.generate_rows` pairs."""
-        source = self._sources[split]
+        source, labels = self._sources[split], self._find_labels(split)
         rows = self._iterate_rows(f"generating on {split}", source, self.experiment.config.eval.generate_rows)
-        generated = self._predictor.generate(params, rows, source)
+        generated = self._predictor.generate(params, rows, source, labels)
         # The answers to pairs with labels are kept by `_measure_accuracy`.
-        return self._compare_texts(
-            split, list(generated if self.experiment.dataset.labels is not None else self._keep(split, generated))
-        )
+        return self._compare_texts(split, list(generated if labels is not None else self._keep(split, generated)))
+
+    def _find_labels(self, split: str) -> Labels:
+        return self.experiment.dataset.find_split_labels(split)
 
     def _measure_answers(self, params: Any, split: str, is_last: bool) -> Metrics:
         """Return the metrics that compare the answers of a head with the targets as texts."""
@@ -251,7 +252,7 @@ class Evaluator:
 
     def _compare_texts(self, split: str, answered: list[Prediction]) -> Metrics:
         texts = (
-            self._predictor.text_metrics,
+            self._predictor.text_metrics(self._find_labels(split)),
             [each.scores for each in answered],
             [each.all_references for each in answered],
             [each.output for each in answered],
@@ -281,7 +282,7 @@ class Evaluator:
         rows = self._iterate_rows(f"{split}: examples", source, count)
         if self.objective.architecture == "encoder" or self.objective.rows == "answers":
             return self._choose(params, rows, source)
-        return self._predictor.generate(params, rows, source)
+        return self._predictor.generate(params, rows, source, self._find_labels(split))
 
 
 def load_evaluator(
