@@ -1,5 +1,6 @@
 """The config of GLUE and SuperGLUE: the columns are those of TFDS, the texts are T5's, and a few steps train."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -70,6 +71,14 @@ def test_models_that_write_text_read_t5s_texts(task):
 
 def test_datasets_of_tfds_are_found_without_tensorflow():
     assert tfds_source("glue/cola", columns=None, split="train").name == "tfds:glue/cola/2.0.0"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+def test_a_dataset_that_needs_tensorflow_says_so():
+    with pytest.raises(
+        UserError, match=r"tfds:super_glue/boolq cannot be opened: .*; install it, or give the dataset's"
+    ):
+        tfds_source("super_glue/boolq", columns=None, split="train")
 
 
 def test_mnli_is_validated_on_its_matched_split():

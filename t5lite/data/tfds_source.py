@@ -154,6 +154,11 @@ def _open_builder(name: str) -> Any:
             hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
             reason = f"TFDS has no such dataset; {hint}"
         raise UserError(f"tfds:{name}: {reason}") from error
+    except ImportError as error:
+        raise UserError(
+            f"tfds:{name} cannot be opened: {_shorten(error)}, which TFDS needs for this dataset; install it, or give "
+            "the dataset's files as files:GLOB"
+        ) from error
     except Exception as error:  # a dataset's builder may raise anything
         raise UserError(f"tfds:{name} cannot be opened: {_shorten(error)}; check its config and version") from error
 
