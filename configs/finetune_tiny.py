@@ -4,7 +4,7 @@
     python -m t5lite.train --config configs/finetune_tiny.py:architecture=encoder --config.init_from=runs/tiny_mlm \
         --workdir runs/tiny_topic
 
-An encoder generates no text. It chooses a label for each text, or, with objective.name=tagging, a tag for each word.
+An encoder generates no text. It chooses a label for each text, or gives another kind of answer (objective.answer).
 Shape and tokenizer are those of `init_from`. Without `init_from` the network below is trained from scratch.
 """
 

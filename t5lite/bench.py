@@ -20,12 +20,13 @@ from t5lite.checks import check_values
 from t5lite.model.build import make_model
 from t5lite.model.flops import peak_flops
 from t5lite.model.transformer import num_parameters
-from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import Objective
+from t5lite.run.chat_template import list_specials
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import make_objective
 from t5lite.training.budget import measure_step_seconds
+from t5lite.training.loss import check_loss
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer, peak_bytes
 
@@ -35,7 +36,8 @@ LABELS = ("O", "B-X", "I-X")  # the number of labels has almost no effect on the
 def make_synthetic_rows(objective: Objective, vocabulary: Vocabulary, batch_size: int) -> dict[str, np.ndarray]:
     """Return rows of random pieces without padding, in the shapes that `objective` needs. Segment ids are 1."""
     rng = np.random.default_rng(0)
-    ranges = {"answers": (0, 2)}  # a label, a number, or whether a text has a label
+    # answers: a label, a number, or whether a text has a label
+    ranges = {"answers": (0, 2), "trained": (1, 2)}
     return {
         name: np.ones(each.shape, np.int32)
         if name.endswith("segment_ids")
@@ -53,12 +55,13 @@ def bench(config: ConfigDict, given: Collection[str] = ()) -> dict[str, Any]:
     config = with_inherited_shape(config, given=given)
     architecture, tokenizer = config.model.architecture, open_given_tokenizer(config)
     if tokenizer is None:
-        specials = special_tokens(config.tokenizer, config.objective, architecture)
+        specials = list_specials(config)
         vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)
     else:
         vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, architecture, vocabulary, LABELS)
     model = make_model(config.model, vocabulary, objective.heads)
+    check_loss(config.loss, model.config)
     start = time.perf_counter()
     trainer = make_trainer(config, model, objective, vocabulary.table, total_steps=10**6)
     compile_seconds = time.perf_counter() - start

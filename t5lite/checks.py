@@ -67,6 +67,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "schedule.decay_fraction": (0, 1),
     "loss.z_loss": (0, FACTOR),
     "loss.label_smoothing": (0, 1),
+    "loss.r_drop": (0, FACTOR),
     "batch_size": (1, ROWS),
     "microbatches": (1, ROWS),
     "budget.steps": (1, STEPS),
@@ -86,6 +87,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "checkpoint.keep_every_steps": (1, STEPS),
     "checkpoint.keep_best": (1, STEPS),
     "ema_decay": (0, 1),
+    "mixout": (0, 1),
     "log_every_steps": (1, STEPS),
     "max_skipped_steps": (0, STEPS),
     "mesh.data": (-1, ROWS),
@@ -107,7 +109,7 @@ def check(config: ConfigDict) -> None:
         "microbatches",
         f"{config.microbatches} must divide config.batch_size={config.batch_size}",
     )
-    for field in ("loss.label_smoothing", "model.dropout"):
+    for field in ("loss.label_smoothing", "model.dropout", "mixout"):
         require(lookup_field(config, field) < 1, field, "must be below 1")
     loss = config.loss
     both = "set balance_classes or class_weights, not both"

@@ -73,7 +73,7 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
     for name in unused_fields(fields, base_config().objective.to_dict()):
         print(f"note: config.objective.{name}={fields[name]} changes nothing in {fields['name']}", file=sys.stderr)
     tokenizer_source = config.tokenizer.path or config.init_from
-    for name in ("vocab_size", "sample_bytes") if tokenizer_source else ():
+    for name in ("vocab_size", "sample_bytes", "source") if tokenizer_source else ():
         if f"tokenizer.{name}" in arguments.given:
             field = f"config.tokenizer.{name}={config.tokenizer[name]}"
             print(f"note: {field} changes nothing: the tokenizer of {tokenizer_source} is used", file=sys.stderr)

@@ -57,6 +57,9 @@ def base_config() -> ConfigDict:
                 "batch_size": _optional(int),  # None: the rows of a microbatch of training
                 "generate_rows": 256,  # for this many pairs, targets are also generated, for exact match
                 "max_new_tokens": _optional(int),  # None: the length of the targets
+                # How labels are compared if a model with a decoder chooses among them: "sum" of log-probabilities,
+                # mean of a "token", or sum divided by the "byte"s of the label.
+                "score_by": "sum",
             },
             "checkpoint": {
                 "every_steps": 1000,
@@ -77,6 +80,7 @@ def base_config() -> ConfigDict:
             "init_from": _optional(str),
             "init_from_step": _optional(str),  # a step, or "best"; None: the newest checkpoint
             "ema_decay": _optional(float),  # decay of an average of the parameters; if set, the average is evaluated
+            "mixout": 0.0,  # at each step, the probability that a weight of a layer has its value of `init_from`
             "trainable": _optional(tuple),  # ((regex, bool), …); None: all parameters are trained
             "deterministic": False,
             "debug_nans": False,  # the same as train's --debug_nans
@@ -92,6 +96,7 @@ def _loss_fields() -> dict[str, Any]:
     return {
         "z_loss": 0.0,
         "label_smoothing": 0.0,
+        "r_drop": 0.0,  # weight of the divergence of two passes with different dropout (R-Drop); 0: off, one pass
         "balance_classes": False,  # for a head: weight labels by the inverse of their number in training
         "class_weights": _optional(tuple),  # for a head: ((label, weight), …); other labels have weight 1
     }
@@ -100,10 +105,13 @@ def _loss_fields() -> dict[str, Any]:
 def _tokenizer_fields() -> dict[str, Any]:
     return {
         "path": _optional(str),  # a .model file, a workdir, hf:DIR; None: that of `init_from`, else train one
+        "source": _optional(str),  # the text on which a tokenizer is trained; None: the training sources
         "vocab_size": 8000,  # the number of pieces, if the tokenizer is trained
         "sentinels": 100,
         "specials": _optional(tuple),  # tokens with ids above the sentinels; None: the ones that the objective needs
         "sample_bytes": 10_000_000,  # train the tokenizer on this many bytes of text
+        # chat: a file with a Jinja template, or plain or chatml; None: the template of the tokenizer, else plain
+        "chat_template": _optional(str),
     }
 
 
@@ -173,7 +181,7 @@ def member_fields(group: str) -> ConfigDict:
 def _objective_fields() -> dict[str, Any]:
     return {
         "name": "span_corruption",
-        "inputs_length": 512,
+        "inputs_length": 512,  # chat on a decoder: a whole conversation
         "targets_length": _optional(int),  # for pairs; computed for other objectives
         # supervised: text, label, labels, number, tags or span. None: text; on an encoder: label.
         "answer": _optional(str),
@@ -187,7 +195,7 @@ def _objective_fields() -> dict[str, Any]:
         "fim_rate": 0.5,  # fill in the middle: the fraction of windows with moved parts
         "mixture": {},  # mixture: NAME: {name, weight, mode, and any other field of this group}
         "segments": True,  # causal LM: attention and loss do not cross from one document to another
-        "pack": True,  # pairs: put several pairs in one row
+        "pack": True,  # pairs and chat: put several of them in one row
         # In a decoder, inputs see each other in both directions. None: only in a prefix LM and in mixtures with one.
         "prefix_attention": _optional(bool),
     }
@@ -229,6 +237,7 @@ def _model_fields() -> dict[str, Any]:
         "mlm_transform": True,  # encoder: BERT's dense layer, activation and norm before the logits
         "dropout": 0.0,
         "dropout_places": _optional(tuple),  # None: the places of the model's family, see model/config.py
+        "dropout_rates": _optional(tuple),  # ((place, rate), …): places with another rate than `dropout`
         "dtype": "float32",
         "attention": "auto",
         "remat": "none",

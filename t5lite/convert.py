@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 from t5lite import cli
 from t5lite.data.tokenizers.export import export_tokenizer
 from t5lite.data.tokenizers.generation_config import write_generation_config
+from t5lite.data.tokenizers.release_files import CHAT_TEMPLATE_FILE
 from t5lite.interop.dropout import find_lost_places
 from t5lite.interop.kept import keep_release, read_kept, write_back
 from t5lite.interop.released import Released, get_folder, is_released, load_parameters, open_released
@@ -91,6 +92,9 @@ def export_released(workdir: Path, folder: Path, dtype: str | None, step: str | 
     with atomic_folder(folder, ELSEWHERE) as temporary:
         closes_inputs = opened.objective.closes_inputs
         json_fields = export_tokenizer(opened.full_tokenizer, temporary, model.architecture, closes_inputs)
+        if opened.chat is not None:
+            template = opened.chat.make_release_template(opened.tokenizer.vocabulary.eos if closes_inputs else None)
+            (temporary / CHAT_TEMPLATE_FILE).write_text(template)
         if model.num_decoder_layers and kept is None:
             conventions = opened.conventions
             write_generation_config(temporary, json_fields, conventions.rules, conventions.allowed, model.vocab_size)

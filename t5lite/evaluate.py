@@ -22,6 +22,7 @@ from rich.text import Text
 
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
+from t5lite.decoding.score import SCORE_BY
 from t5lite.run.evaluation import Evaluator, load_evaluator
 from t5lite.run.held_out import warn_of_weakness
 from t5lite.run.overrides import override
@@ -29,7 +30,7 @@ from t5lite.run.released import read_run_config
 from t5lite.run.score_file import score_file, write_predictions
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import is_primary
-from t5lite.system.progress import warn
+from t5lite.system.progress import say, warn
 from t5lite.tasks.metrics import score_classes
 from t5lite.tasks.texts import describe_corpus_metrics
 
@@ -43,9 +44,9 @@ def _show_examples(evaluator: Evaluator, params: Any, splits: Iterable[str], cou
         for shown in evaluator.examples(params, split, count):
             console.rule(Text(split), align="left")
             scores = ", ".join(f"{name} {score:.3g}" for name, score in shown.scores.items())
-            for name, text in (shown.as_json() | {"scores": scores}).items():
-                text = text if isinstance(text, str) else " / ".join(text)
-                if text or name != "scores":
+            texts = shown._asdict() | {"scores": scores, "more_references": " | ".join(shown.more_references)}
+            for name, text in texts.items():
+                if text or name not in ("scores", "more_references"):
                     console.print(Text(f"{name}: ", style="bold") + Text(_shorten(text)))
 
 
@@ -63,6 +64,8 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
         )
     for note in evaluator.experiment.cut_notes():
         warn(note)
+    if note := evaluator.experiment.describe_references():
+        say(note)
     evaluator.with_details = True
     metrics, rows = evaluator.evaluate_all(params), evaluator.count_rows()
     if arguments.examples:
@@ -73,6 +76,8 @@ def _evaluate(arguments: argparse.Namespace, config: ConfigDict) -> None:
             write_predictions(arguments.predictions, predictions)
     result = {"checkpoint": str(arguments.checkpoint), "step": step, "metrics": metrics, "evaluated": rows}
     result |= {"intervals": evaluator.intervals, "classes": evaluator.describe_classes()}
+    if evaluator.score_by is not None:
+        result["score_by"] = evaluator.score_by
     warn_of_weakness(metrics)
     _print(result, f"{arguments.checkpoint}, step {step}", arguments.json)
 
@@ -95,6 +100,8 @@ def _print(result: dict[str, Any], title: str, as_json: bool) -> None:
     console.print(_make_metrics_table(result, title))
     for split, classes in result.get("classes", {}).items():
         console.print(_make_class_table(split, **classes))
+    if "score_by" in result:
+        console.print(Text(f"score of a label (eval.score_by={result['score_by']}): {SCORE_BY[result['score_by']]}"))
     for name, signature in result.get("signatures", {}).items():
         console.print(Text(f"{name}: {signature}"))
 

@@ -5,7 +5,8 @@
     python -m t5lite.preview --config configs/tiny.py --n 1000 --json
 
 Training sees the same examples: the same rows with the same noise. On a terminal, noise has a colour. In a pipe, noise
-stands in ⟦⟧. On a decoder, the loss is on the tokens after ▸.
+stands in ⟦⟧. On a decoder, the loss is on the tokens after ▸. What a conversation trains has a colour too, or stands in
+⟦⟧.
 
 For pairs, and for words with tags, a second table counts the texts that are cut, over all rows of the data.
 
@@ -55,14 +56,16 @@ from t5lite.system.vocabulary import Vocabulary
 from t5lite.tasks.table import TASKS
 
 NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
+TRAINED = "bold green"  # what the assistant says in a conversation, also its special token
 MAX_SHARES = 6  # a cell of the summary lists the shares of at most this many classes
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # random bytes may be control characters, which move the cursor
 
 
 def decode_with_styles(tokens: Sequence[int], tokenizer: TextTokenizer, styles: Sequence[str], plain: bool) -> Text:
-    """Return the text of `tokens`, each token in its style of `styles`. Sentinels, specials and EOS have style SPECIAL.
+    """Return the text of `tokens`, each token in its style of `styles`. Sentinels, specials and EOS have style SPECIAL,
+    if they are not TRAINED.
 
-    plain: whether to mark noise with ⟦⟧, for an output without colours.
+    plain: whether to mark noise, and what is trained of a conversation, with ⟦⟧, for an output without colours.
     """
     text, shown, end, last_style = Text(), 0, 0, ""
     for style, run in itertools.groupby(styles):
@@ -72,10 +75,11 @@ def decode_with_styles(tokens: Sequence[int], tokenizer: TextTokenizer, styles: 
         shown += sum(len(part) for part, _ in new_parts)
         if (last_style, style) == (WITHOUT_LOSS, ""):
             text.append(" ▸ ", BOUNDARY)
-        if plain and style == NOISE:
+        if plain and style in (NOISE, TRAINED):
             new_parts = [("⟦", False), *new_parts, ("⟧", False)]
         for part, is_special in new_parts:
-            text.append(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part), SPECIAL if is_special else style)
+            part_style = SPECIAL if is_special and style != TRAINED else style
+            text.append(CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part), part_style)
         last_style = style
     return text
 
@@ -111,7 +115,13 @@ def _make_lines(
         if window is not None and _keeps_places(values["inputs"][text], window, is_noise):
             marked[text] = is_noise
         yield "inputs", values["inputs"], _choose_styles(marked, NOISE)
-    yield "targets", values["targets"], _choose_styles(weights, "", WITHOUT_LOSS)
+    if objective.rows != "conversations":
+        yield "targets", values["targets"], _choose_styles(weights, "", WITHOUT_LOSS)
+        return
+    places = itertools.groupby(range(len(weights)), lambda place: example.batch.targets_segment_ids[place])
+    for number, conversation in places:
+        tokens, trained = zip(*((values["targets"][place], weights[place]) for place in conversation), strict=True)
+        yield f"conversation {number}", list(tokens), _choose_styles(trained, TRAINED, WITHOUT_LOSS)
 
 
 def _choose_styles(marked: Sequence[Any], style: str, other: str = "") -> list[str]:
@@ -273,6 +283,8 @@ def main(argv: Sequence[str]) -> None:
         console.print(make_cut_table(cut))
         for note in experiment.cut_notes():
             console.print(Text(note))
+    if note := experiment.describe_references():
+        console.print(Text(note))
     if shares := experiment.compute_shares():
         console.print(make_share_table(shares, experiment.count_drawn(arguments.step, arguments.n)))
     for table in make_label_tables(experiment.count_labels()):

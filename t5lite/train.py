@@ -86,7 +86,7 @@ def fit(
     evaluator = Evaluator(experiment, trainer.mesh, stop.raise_if_stopped)
     for note in experiment.cut_notes():
         warn(note)
-    for note in evaluator.share_notes():
+    for note in (*evaluator.share_notes(), *filter(None, [experiment.describe_references()])):
         say(note)
     if shares := experiment.compute_shares():
         say(
@@ -187,7 +187,7 @@ def _train_network(
     return {
         "step": int(state.step),
         **evaluation,
-        "rows": experiment.dataset.rows,
+        **experiment.report_rows(),
         "cut": experiment.count_cut(),
         "params_sha256": hash_params(state.params),
         "skipped_steps": totals.skipped,
@@ -237,6 +237,8 @@ def train(
     check_budget(config)
     check(config)
     require_training_data(config)
+    no_source = "mixes parameters with those of config.init_from, which is unset; set it, or set mixout to 0"
+    require(not config.mixout or config.init_from is not None, "mixout", no_source)
     config = with_inherited_shape(config, workdir, flag_fields)
     check_batch(config.batch_size, config.microbatches, make_mesh(**config.mesh))
     use_all_cores()  # after `make_mesh`, because JAX counts the cores of this process when it makes its devices

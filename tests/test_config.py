@@ -147,7 +147,10 @@ def test_a_flag_replaces_the_value_in_the_file():
         ([f"{MIXED}a.source=x", f"{MIXED}a.weight=-1"], ["config.data.train.mixture.a.weight: must be from 0"]),
         ([f"{MIXED}a.source=None"], ["config.data.train.mixture.a.source: needs a value"]),
         ([f"{MIXED}a.columns.txt=x"], ["config.data.train.mixture.a.columns.txt", "did you mean 'text'?"]),
-        ([f"{MIXED}a.columns=x"], ["config.data.train.mixture.a.columns is a group", "inputs, targets, text"]),
+        (
+            [f"{MIXED}a.columns=x"],
+            ["config.data.train.mixture.a.columns is a group", "inputs, question, targets, text"],
+        ),
         ([f"{MIXED}a.source.x=x"], ["config.data.train.mixture.a.source is not a group"]),
         (["--config.objective.mixture.a.noise_densty=1"], ["mixture.a.noise_densty", "did you mean 'noise_density'?"]),
         (["--config.objective.mixture.a.noise_density=2"], ["mixture.a.noise_density: must be from 0 to 1"]),

@@ -17,7 +17,7 @@ GROUPS = {name: set(group) for name, group in base_config().items() if hasattr(g
 # special tokens is read as these, what turns a loss's part off, answers generated alone, the dtype of written weights.
 OTHER_THINGS = {
     "seed", "limit", "tensor", "data", "deterministic", "split", "specials", "tokens", "flops", "labels",
-    "segments", "prefix_attention", "max_new_tokens", "dtype", "dropout", "label_smoothing", "z_loss",
+    "segments", "prefix_attention", "max_new_tokens", "dtype", "dropout", "label_smoothing", "z_loss", "r_drop",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,7 @@ def test_requirements_name_all_that_is_imported():
                 "orbax": "orbax-checkpoint", "sklearn": "scikit-learn",
                 "tensorflow_datasets": "tensorflow-datasets"}  # fmt: skip
     required = set(re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    required |= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     required = {name.lower().replace("_", "-") for name in required}
     for path in FILES:
         for name in _imports(ast.parse(path.read_text())):

@@ -28,7 +28,11 @@ from tests.small import small_config
 
 ALL = [
     *CASES,
-    *(("supervised", architecture, {"targets_length": 32}) for architecture in ("encoder_decoder", "decoder")),
+    *(
+        (name, architecture, {"targets_length": 32})
+        for name in ("supervised", "chat")
+        for architecture in ("encoder_decoder", "decoder")
+    ),
 ]
 FAMILIES = {
     "own": None,

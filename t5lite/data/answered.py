@@ -97,7 +97,7 @@ def build_numbers(
     blocks = _encode_blocks(
         items, tokenizer, advance, lambda item: encode_bytes(np.float64(item.answer).tobytes(), eos)
     )
-    write_stores(folder, blocks, tokenizer, hold_out, 2, lambda: {"labels": None})
+    write_stores(folder, blocks, tokenizer, hold_out, 2, lambda name: {"labels": None})
 
 
 class Scale(NamedTuple):
@@ -146,7 +146,7 @@ def build_label_sets(
         numbers = {label: number for number, label in enumerate(places)}
         return np.array([first_tag(eos) + numbers[label] for label in item.answer], np.int32)
 
-    def make_card() -> dict[str, Any]:
+    def make_card(name: str) -> dict[str, Any]:
         return {"labels": dict(sorted(counts.items())), "tags": list(places), "places": places}
 
     write_stores(folder, _encode_blocks(items, tokenizer, advance, encode), tokenizer, hold_out, 2, make_card)

@@ -5,6 +5,7 @@ If a source has no validation split, every 20th document (or pair) goes to a sec
     stores/<fingerprint>/train/…      stores/<fingerprint>/heldout/…
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,16 +14,36 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from t5lite.data.files import TaggedSentence, split_text
+from t5lite.data.references import ReferencesWriter
 from t5lite.data.store import StoreWriter
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
 from t5lite.system.errors import UserError
+from t5lite.system.progress import progress
 
 HELDOUT_EVERY = 20
+STORES = ("train", "heldout")
 MAX_LABELS, MAX_LABEL_LENGTH = 1000, 1000  # labels in a closed set; characters of a label
 ENCODE_CHARACTERS = 4 * 2**20  # characters of text encoded at a time
 Item = TypeVar("Item")
 Piece = tuple[str, bool]  # a text, and whether the document ends after it
 Advance = Callable[[int], None]  # called with the number of bytes of text that were just encoded
+
+
+def build_once(facts: dict[str, Any], num_bytes: int, build: Callable[[Path, Advance], None]) -> Path:
+    """Return the folder of the stores with these facts. If the cache lacks the stores, `build` writes them.
+
+    num_bytes: the expected bytes of text, for the progress bar.
+    """
+    folder = cache_dir() / "stores" / fingerprint(facts)
+    if not folder.is_dir():
+        with (
+            atomic_folder(folder) as temporary,
+            progress("encoding text", num_bytes, show_count=False) as advance,
+        ):
+            build(temporary, advance)
+            (temporary / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return folder
 
 
 class Part(NamedTuple):
@@ -45,31 +66,39 @@ def build_text(
     folder: Path, pieces: Iterable[Piece], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """Write the stores `folder`/train and `folder`/heldout. Without `hold_out`, heldout stays empty."""
-    write_stores(folder, encode_pieces(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda: {})
+    write_stores(folder, encode_pieces(pieces, tokenizer, advance), tokenizer, hold_out, 1, lambda name: {})
 
 
 def build_pairs(
-    folder: Path, pairs: Iterable[tuple[str, str]], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
+    folder: Path, pairs: Iterable[tuple[str, ...]], tokenizer: TextTokenizer, hold_out: bool, advance: Advance
 ) -> None:
     """Write the stores `folder`/train and `folder`/heldout for supervised pairs.
 
     "labels" in both cards counts the distinct targets of the whole source: {target: count}. It is None if there are
-    more than 1,000 distinct targets, or if a target has more than 1,000 characters.
+    more than 1,000 distinct targets, or if a target has more than 1,000 characters, or if a pair has several
+    references.
+
+    Args:
+        pairs: (inputs, targets, and more references if there are any).
     """
     labels: Counter[str] | None = Counter()
+    more = {name: ReferencesWriter(folder / name, tokenizer) for name in STORES}
 
     def iterate_pieces() -> Iterator[Piece]:
         nonlocal labels
-        for inputs, targets in pairs:
+        for index, (inputs, targets, *references) in enumerate(pairs):
             if labels is not None:
                 labels[targets] += 1
-                if len(labels) > MAX_LABELS or len(targets) > MAX_LABEL_LENGTH:
+                if len(labels) > MAX_LABELS or len(targets) > MAX_LABEL_LENGTH or references:
                     labels = None
+            if references:
+                name, number = locate_unit(index, hold_out)
+                more[name].add(number, references)
             yield from split_text(inputs)
             yield from split_text(targets)
 
-    def make_card() -> dict[str, Any]:
-        return {"labels": None if labels is None else dict(sorted(labels.items()))}
+    def make_card(name: str) -> dict[str, Any]:
+        return {"labels": None if labels is None else dict(sorted(labels.items())), **more[name].close()}
 
     blocks = encode_pieces(iterate_pieces(), tokenizer, advance, keep_empty=True)
     write_stores(folder, blocks, tokenizer, hold_out, 2, make_card)
@@ -116,7 +145,7 @@ def build_tagged(
             yield parts
             advance(sum(part.num_bytes or 0 for part in parts))
 
-    def make_card() -> dict[str, Any]:
+    def make_card(name: str) -> dict[str, Any]:
         return {"labels": dict(sorted(labels.items())), "tags": list(places), "places": places}
 
     write_stores(folder, encode_blocks(), tokenizer, hold_out, 2, make_card)
@@ -141,7 +170,7 @@ def write_stores(
     tokenizer: TextTokenizer,
     hold_out: bool,
     unit: int,
-    make_card: Callable[[], dict[str, Any]],
+    make_card: Callable[[str], dict[str, Any]],
 ) -> None:
     """Write `blocks` to the two stores. EOS closes each document.
 
@@ -150,20 +179,27 @@ def write_stores(
 
     Args:
         unit: number of documents that stay together; a pair has two.
-        make_card: returns more fields for both cards; called after the last block.
+        make_card: (name of a store) -> more fields for its card; called after the last block.
     """
-    stores = {name: _Store(folder / name, tokenizer) for name in ("train", "heldout")}
+    stores = {name: _Store(folder / name, tokenizer) for name in STORES}
     documents, begins = 0, True  # documents so far; whether the next token begins a document
     for block in blocks:
         for part in block:
-            is_held = hold_out and documents // unit % HELDOUT_EVERY == HELDOUT_EVERY - 1
-            stores["heldout" if is_held else "train"].add(part, begins)
+            stores[locate_unit(documents // unit, hold_out)[0]].add(part, begins)
             begins = part.ends_document or (begins and not len(part.tokens))
             documents += part.ends_document
         for store in stores.values():
             store.write()
-    for store in stores.values():
-        store.close(make_card())
+    for name, store in stores.items():
+        store.close(make_card(name))
+
+
+def locate_unit(index: int, hold_out: bool) -> tuple[str, int]:
+    """Return (the store of a document or pair, its number there). index: its number in the source."""
+    before, place = divmod(index, HELDOUT_EVERY)
+    if not hold_out:
+        return "train", index
+    return ("heldout", before) if place == HELDOUT_EVERY - 1 else ("train", index - before)
 
 
 class _Store:

@@ -31,7 +31,7 @@ def find_labels(
         heldout: held-out sets by name. Raises UserError for a target outside the closed set.
         field: the field that says `wanted`, for errors.
     """
-    if kind in ("text", "numbers", "questions") or (wanted is False and not KINDS[kind].has_labels):
+    if kind in ("text", "numbers", "questions", "chat") or (wanted is False and not KINDS[kind].has_labels):
         return None
     all_labels = [span.store.card["labels"] for span in train]
     counts: Counter[str] = Counter()
@@ -44,7 +44,7 @@ def find_labels(
     if wanted:
         raise UserError(
             f"{field}: the training targets are no closed set (over 1,000 different ones, or over 1,000 "
-            "characters); unset the field, or set another config.objective.answer"
+            "characters, or rows with several references); unset the field, or set another config.objective.answer"
         )
     return None
 
@@ -85,10 +85,10 @@ def refuse_unknown_labels(heldout: Mapping[str, Span], labels: Iterable[str]) ->
     for name, span in heldout.items():
         card = span.store.card
         if card["labels"] is None:
-            raise UserError(
-                f"data.{name}: over 1,000 different targets, or a target of over 1,000 characters, but the training "
-                f"targets are a closed set; {way_out}"
-            )
+            problem = "over 1,000 different targets, or a target of over 1,000 characters"
+            if card.get("pairs_with_references"):
+                problem = "some rows have several references"
+            raise UserError(f"data.{name}: {problem}, but the training targets are a closed set; {way_out}")
         unknown = sorted(set(card["labels"]) - set(labels))
         if not unknown:
             continue

@@ -21,19 +21,21 @@ from t5lite.system.errors import UserError
 
 USUAL = base_config().data.train.columns
 ReadColumn = Callable[[str], str]  # the text of a column of a row, by the column's name
+ReadList = Callable[[str], list[str] | None]  # the texts of a column that holds a list
 
 
 class Record(NamedTuple):
     """A row of a source.
 
     index: the number of the row in its source. place: the file and line, for errors. row: the values by column.
-    read: returns the text of a column.
+    read: returns the text of a column. read_list: returns the texts of a column that holds a list, else None.
     """
 
     index: int
     place: str
     row: Mapping[str, Any]
     read: ReadColumn
+    read_list: ReadList
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,27 @@ class Columns:
         """Return the text of a row."""
         return read(self.text) if self.text_template is None else fill_template(self.text_template, read)
 
-    def make_pair(self, index: int, read: ReadColumn) -> tuple[str, str]:
-        """Return (inputs, targets) of a row. index: the number of the row in its source."""
+    def make_pair(self, index: int, read: ReadColumn, read_list: ReadList = lambda name: None) -> tuple[str, ...]:
+        """Return (inputs, targets) of a row, and more references if a column of the targets is a list.
+
+        Each item of the list makes a reference. The first of them is the targets. Equal references are one reference.
+
+        Args:
+            index: the number of the row in its source.
+            read_list: (name of a column) -> the texts of its list; None: the column is no list.
+        """
         if not self.pair_templates:
-            return read(self.inputs), read(self.targets)
+            references = read_list(self.targets)
+            return read(self.inputs), *([read(self.targets)] if references is None else dict.fromkeys(references))
         inputs, targets = self._choose_templates(index)
-        return fill_template(inputs, read), fill_template(targets, read)
+        lists = {name: items for name in list_names(targets) if (items := read_list(name)) is not None}
+        if len(lists) > 1:
+            raise UserError(f"template {targets!r}: the columns {', '.join(map(repr, lists))} are lists; use one list")
+        if not lists:
+            return fill_template(inputs, read), fill_template(targets, read)
+        ((list_name, items),) = lists.items()
+        fill = lambda item: fill_template(targets, lambda name: item if name == list_name else read(name))
+        return fill_template(inputs, read), *dict.fromkeys(map(fill, items))
 
     def make_inputs(self, index: int, read: ReadColumn) -> str:
         """Return the inputs of a row, as `make_pair` does."""

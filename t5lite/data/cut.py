@@ -33,21 +33,42 @@ def count_cut(lengths: np.ndarray, limits: tuple[int | None, int | None]) -> Cut
     return cut
 
 
+def _describe_lost(cut: Cut, length: int | None) -> str:
+    """Return a sentence about the messages that conversations have lost, and about conversations that are left out.
+
+    length: the largest number of tokens, `objective.inputs_length`.
+    """
+    parts = []
+    if cut["histories"]:
+        parts.append(
+            f"the oldest messages of {cut['histories']:,} of {cut['rows']:,} conversations are left out "
+            f"({cut['messages']:,} messages, {cut['history_tokens']:,} tokens)"
+        )
+    if cut["left_out"]:
+        parts.append(f"{cut['left_out']:,} conversations are left out, because not even their last exchange fits")
+    longest = f"longer than inputs_length={length} (the longest: {cut['longest_history']:,} tokens)"
+    return f"{' and '.join(parts)}; they are {longest}; raise config.objective.inputs_length"
+
+
 def describe_cut(cut: Mapping[str, int], limits: Mapping[str, int | None]) -> str | None:
     """Return a sentence that says how much is cut and which field to raise; None if nothing is cut.
 
     limits: {"inputs_length": n, "targets_length": m}; None: no limit.
     """
-    sides = [name for name in SIDES if cut.get(name)]
-    if not sides:
-        return None
-    parts = [
-        f"{cut[name]:,} of {cut['rows']:,} {name} are longer than {name}_length={limits[f'{name}_length']} "
-        f"(the longest: {cut[f'longest_{name}']:,} tokens)"
-        for name in sides
-    ]
-    fields = " and ".join(f"config.objective.{name}_length" for name in sides)
-    return f"{' and '.join(parts)}, so that {cut['tokens']:,} tokens are cut; raise {fields}"
+    notes = []
+    if cut.get("histories") or cut.get("left_out"):
+        notes.append(_describe_lost(cut, limits["inputs_length"]))
+    counts = {"inputs": cut.get("inputs", 0) - cut.get("histories", 0), "targets": cut.get("targets", 0)}
+    if sides := [name for name in SIDES if counts[name]]:
+        parts = [
+            f"{counts[name]:,} of {cut['rows']:,} {name} are longer than {name}_length={limits[f'{name}_length']} "
+            f"(the longest: {cut[f'longest_{name}']:,} tokens)"
+            for name in sides
+        ]
+        fields = " and ".join(f"config.objective.{name}_length" for name in sides)
+        tokens = cut["tokens"] - cut.get("history_tokens", 0)
+        notes.append(f"{' and '.join(parts)}, so that {tokens:,} tokens are cut; raise {fields}")
+    return "; ".join(notes) or None
 
 
 def describe_share(counts: Mapping[str, int]) -> str | None:

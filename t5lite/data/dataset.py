@@ -8,15 +8,15 @@ The validation text is the first of these that exists:
     1. the source in `data.validation.source`
     2. the validation split of the training source
     3. every 20th document (or pair) of the training source
-    4. the last twentieth of the training tokens, if the source has fewer than 20 documents; for pairs, an error
+    4. if the source has fewer than 20 documents: the last twentieth of its tokens; for chat, its last conversation;
+       for pairs, an error
 
 If `data.test.source` is set, `dataset.heldout["test"]` holds the text of this source.
 """
 
 import dataclasses
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,11 +25,14 @@ from ml_collections import ConfigDict
 
 from t5lite.config import member_fields
 from t5lite.data.answered import Scale, measure_scale
-from t5lite.data.build import HELDOUT_EVERY
+from t5lite.data.build import HELDOUT_EVERY, build_once
+from t5lite.data.chat.encoder import ChatEncoder
+from t5lite.data.chat.opening import chat_folder, check_chat_source, open_chat
 from t5lite.data.closed_sets import Labels, find_labels, find_member_labels, join_labels, refuse_unknown_labels
 from t5lite.data.columns import Columns, read_columns
 from t5lite.data.kinds import KINDS, iterate_texts
 from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
+from t5lite.data.references import References
 from t5lite.data.sources import Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
@@ -69,6 +72,8 @@ class Dataset:
     if config.data names them. identity: fingerprints; a run compares them to check that its data is still the same.
     rows: the number of documents or pairs in each source, with the held-out ones. scale: of numbers in the targets;
     None if targets are no numbers.
+    references: the number of pairs with several references in each source that has such pairs.
+    chat: turns conversations into tokens; None: the data is no chat.
     """
 
     tokenizer: TextTokenizer
@@ -79,6 +84,8 @@ class Dataset:
     identity: dict[str, str]
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
     scale: Scale | None = None
+    references: dict[str, int] = dataclasses.field(default_factory=dict)
+    chat: ChatEncoder | None = None
     member_labels: dict[str, Labels] = dataclasses.field(default_factory=dict)
     heldout_members: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -90,7 +97,7 @@ class Dataset:
     @property
     def heldout_fingerprints(self) -> dict[str, str]:
         """Fingerprints of the held-out tokens. Metrics of two runs are comparable if the fingerprints are equal."""
-        return {name: span.fingerprint for name, span in self.heldout.items()}
+        return {name: span.fingerprint + References(span.store).fingerprint for name, span in self.heldout.items()}
 
 
 def open_dataset(
@@ -133,8 +140,8 @@ def open_dataset(
     if kind == "numbers" and scale is None:
         scale = measure_scale([span.store for span in train.values()])
     weights = {name: member.weight for name, member in members.items()}
-    parts = opener.tokenizer, train, weights, heldout, labels, opener.identity, opener.rows, scale
-    return Dataset(*parts, member_labels, heldout_members)
+    facts = (opener.identity, opener.rows, scale, opener.references, opener.chat, member_labels, heldout_members)
+    return Dataset(opener.tokenizer, train, weights, heldout, labels, *facts)
 
 
 def open_heldout(
@@ -151,8 +158,8 @@ def open_heldout(
     labels = None if labels is None else tuple(labels)
     own = {name: None if each is None else tuple(each) for name, each in (member_labels or {}).items()}
     _refuse_unknown_labels(heldout, labels, own, opener.heldout_members)
-    parts = tokenizer, {}, {}, heldout, labels, opener.identity, opener.rows, scale
-    return Dataset(*parts, own, opener.heldout_members)
+    facts = (opener.identity, opener.rows, scale, opener.references, opener.chat, own, opener.heldout_members)
+    return Dataset(tokenizer, {}, {}, heldout, labels, *facts)
 
 
 def _refuse_unknown_labels(
@@ -182,17 +189,39 @@ class _Opener:
         self.identity = {"tokenizer": tokenizer.sha256}
         self.rows: dict[str, int] = {}
         self.heldout_members: dict[str, str] = {}
+        self.references: dict[str, int] = {}
+        self.chat: ChatEncoder | None = None
+        if kind == "chat":
+            self.chat, self._layout = open_chat(config, tokenizer)
+            self.identity["tokenizer.chat_template"] = self.chat.template.sha256
 
-    def _open_stores(self, name: str, member: Member, default_split: str, hold_out: bool = False) -> tuple[Span, Span]:
-        """Return the spans of the two stores of a source, train/ and heldout/. name: the config field, for errors."""
+    def _open_stores(self, name: str, member: Member, default_split: str, hold_out_every: int = 0) -> tuple[Span, Span]:
+        """Return the spans of the two stores of a source, train/ and heldout/.
+
+        Args:
+            name: the config field, for errors.
+            hold_out_every: every such document (or pair, or conversation) goes to heldout; 0: none does.
+        """
         source = _open(member.source, member.columns, member.split, default_split, self.config.data.train.quoting)
-        folder = store_folder(source, member.columns, self.tokenizer, self.kind, hold_out)
+        if self.chat is not None:
+            check_chat_source(name, member.source, member.columns, source)
+            folder = chat_folder(source, self.chat, self._layout, hold_out_every)
+        else:
+            folder = store_folder(source, member.columns, self.tokenizer, self.kind, hold_out_every > 0)
         spans = Span.cover(TokenStore(folder / "train")), Span.cover(TokenStore(folder / "heldout"))
         if spans[0].store.num_documents == 0:
-            raise UserError(f"{name}: {member.source} has no text; give a source with text")
+            no_room = "no conversation that fits into config.objective.inputs_length; raise it"
+            left_out = self.chat is not None and spans[0].store.card["left_out"]
+            raise UserError(
+                f"{name}: {member.source} has {no_room if left_out else 'no text; give a source with text'}"
+            )
         self.rows[name] = sum(span.store.num_documents for span in spans) // KINDS[self.kind].documents
         # Fingerprints are made from tokens, not from files. So a copy of the text on another machine is the same data.
         self.identity[name] = "-".join(span.store.card["sha256"][:16] for span in spans)
+        references = [References(span.store) for span in spans]
+        if count := sum(each.num_pairs for each in references):
+            self.references[name] = count
+            self.identity[name] += "".join(each.fingerprint for each in references)
         return spans
 
     def open_train(self, where: str, member: Member, hold_out: bool) -> tuple[Span, Span]:
@@ -203,15 +232,20 @@ class _Opener:
             validation = dataclasses.replace(member, split="validation")
             train, _ = self._open_stores(where, member, "train")
             return train, self._open_stores(f"{where}.validation", validation, "validation")[0]
-        train, heldout = self._open_stores(where, member, "train", hold_out)
+        train, heldout = self._open_stores(where, member, "train", HELDOUT_EVERY if hold_out else 0)
         if not hold_out or heldout.store.num_documents:
             return train, heldout
+        if self.kind == "chat" and (count := train.store.card["conversations"]) > 1:
+            return self._open_stores(where, member, "train", hold_out_every=count)  # the last one
         if self.kind != "text":
             raise UserError(
-                f"data.train: {member.source} has fewer than {HELDOUT_EVERY} pairs, too few to hold some out; "
-                "set data.validation.source"
+                f"data.train: {member.source} has {self._name_few()}, too few to hold some out; set "
+                "data.validation.source"
             )
         return train.split(1 / HELDOUT_EVERY)
+
+    def _name_few(self) -> str:
+        return "one conversation" if self.kind == "chat" else f"fewer than {HELDOUT_EVERY} pairs"
 
     def open_given_heldout(self, members: Mapping[str, Member]) -> dict[str, Span]:
         """Return the spans of the sources in `data.validation` and `data.test`, if these sources are set.
@@ -275,16 +309,23 @@ def _open(spec: str, columns: Columns, split: str | None, default: str, quoting:
 
 
 def open_tokenizer(config: ConfigDict, kind: str) -> TextTokenizer:
-    """Open the tokenizer at tokenizer.path. Without a path: train one on the training sources, and cache it."""
+    """Open the tokenizer at tokenizer.path.
+
+    Without a path: train one on the text of tokenizer.source, or on the training sources, and cache it.
+    """
     fields = config.tokenizer
     specials = tuple(fields.specials or ())
     if fields.path is not None:
         return load_tokenizer(fields.path, fields.sentinels, specials)
     members, quoting = _read_members(config).values(), config.data.train.quoting
+    columns = read_columns(config.data.train, config.data.train, "data.train")
+    if fields.source is not None:
+        columns, kind = Columns(), "text"
+        members = [Member(fields.source, None, 1.0, columns)]
     sources = [_open(each.source, each.columns, each.split, "train", quoting) for each in members]
     facts = {
         "sources": [source.fingerprint() for source in sources],  # each fingerprint includes the columns
-        "columns": read_columns(config.data.train, config.data.train, "data.train").facts(),
+        "columns": columns.facts(),
         "sentencepiece": version("sentencepiece"),
         "kind": kind,
         "threads": TRAINING_THREADS,
@@ -315,15 +356,11 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
         "kind": kind,
         "heldout": HELDOUT_EVERY if hold_out else 0,
     }
-    folder = cache_dir() / "stores" / fingerprint(facts)
-    if not folder.is_dir():
-        with (
-            atomic_folder(folder) as temporary,
-            progress("encoding text", source.num_bytes() or 0, show_count=False) as advance,
-        ):
-            KINDS[kind].build(temporary, KINDS[kind].read(source), tokenizer, hold_out, advance)
-            (temporary / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
-    return folder
+
+    def build(folder: Path, advance: Callable[[int], None]) -> None:
+        KINDS[kind].build(folder, KINDS[kind].read(source), tokenizer, hold_out, advance)
+
+    return build_once(facts, source.num_bytes() or 0, build)
 
 
 def choose_pairs(

@@ -10,6 +10,7 @@ fragments are the document:
     Fragment("Call me Ishmael. Some years", ends_document=False), Fragment(" ago—never mind…", ends_document=True)
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t5lite.data import readers
+from t5lite.data.chat.messages import Conversation, read_conversation
 from t5lite.data.columns import Columns, Record
 from t5lite.data.delimited import AUTO, DELIMITERS, check_quoting
 from t5lite.data.readers import ColumnTypes, estimate_size, explain_read_errors, find_format, read_blocks, read_rows
@@ -64,10 +66,13 @@ class FileSource:
                 if text := self.columns.make_text(lambda name: types.read_text(row, name, place)):  # noqa: B023
                     yield from split_text(text)
 
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield (inputs, targets) for each row. Raises UserError for any fault of a file."""
+    def pairs(self) -> Iterator[tuple[str, ...]]:
+        """Yield (inputs, targets) for each row, and more references if targets are a list.
+
+        Raises UserError for any fault of a file.
+        """
         for record in self.records(self.columns.list_pair_columns()):
-            yield self.columns.make_pair(record.index, record.read)
+            yield self.columns.make_pair(record.index, record.read, record.read_list)
 
     def records(self, names: Sequence[str]) -> Iterator[Record]:
         """Yield the columns `names` of each row. Raises UserError for any fault of a file."""
@@ -76,7 +81,8 @@ class FileSource:
             if find_format(path) == ".txt":
                 raise UserError(f"{path} has no columns; give pairs in .jsonl, .csv, .tsv, .parquet or .arrow files")
             for place, row in read_rows(path, names, self.quoting):
-                yield Record(index, place, row, lambda name: types.read_text(row, name, place))  # noqa: B023
+                read = functools.partial(types.read_text, row, place=place)
+                yield Record(index, place, row, read, functools.partial(_read_list, types, row, place))
                 index += 1
 
     def tagged_sentences(self) -> Iterator[TaggedSentence]:
@@ -97,6 +103,17 @@ class FileSource:
                     )
                 yield TaggedSentence(words, tags, place)
 
+    def conversations(self) -> Iterator[Conversation]:
+        """Yield the conversation of each row. Raises UserError for any fault of a file."""
+        for path in self.paths:
+            if find_format(path) == ".txt":
+                raise UserError(
+                    f"{path} has no conversations; give a .jsonl with messages, or with prompt and completion; for "
+                    "plain text, set config.objective.name=causal_lm"
+                )
+            for place, row in read_rows(path, ["prompt", "completion"]):
+                yield read_conversation(row, place)
+
     def fingerprint(self) -> dict[str, Any]:
         """Return facts that identify the contents.
 
@@ -115,6 +132,10 @@ class FileSource:
     def num_bytes(self) -> int:
         """Estimate the bytes of UTF-8 in all fragments: the sizes of the files, after unpacking if known."""
         return sum(map(estimate_size, self.paths))
+
+
+def _read_list(types: ColumnTypes, row: dict[str, Any], place: str, name: str) -> list[str] | None:
+    return types.read_texts(row, name, place) if isinstance(row.get(name), list) else None
 
 
 def split_text(text: str) -> Iterator[Fragment]:

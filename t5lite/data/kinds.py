@@ -3,6 +3,7 @@
 text          documents                       pairs        inputs and targets, both texts
 tags          words with a tag each           numbers      texts with a number
 label_sets    texts with a set of labels      questions    questions, and their answers in a context
+chat          conversations
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,7 @@ class DataKind(NamedTuple):
     """
 
     read: Callable[[Source], Iterable[Any]]
-    build: Callable[..., None]
+    build: Callable[..., None] | None
     list_texts: Callable[[Any], Iterable[str]]
     make_rows: Callable[..., RowSource] | None
     documents: int = 2
@@ -48,6 +49,9 @@ KINDS = {
         has_labels=True,
     ),
     "numbers": DataKind(read_numbers, build_numbers, lambda item: [item.inputs], NumberedTexts),
+    "chat": DataKind(  # data/chat/ stores conversations
+        lambda source: source.conversations(), None, lambda each: [turn["content"] for turn in each.messages], None
+    ),
     "questions": DataKind(
         read_questions,
         build_questions,

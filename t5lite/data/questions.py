@@ -156,7 +156,7 @@ def build_questions(
             yield parts
             advance(sum(part.num_bytes or 0 for part in parts))
 
-    write_stores(folder, encode_blocks(), tokenizer, hold_out, DOCUMENTS, lambda: {"labels": None})
+    write_stores(folder, encode_blocks(), tokenizer, hold_out, DOCUMENTS, lambda name: {"labels": None})
 
 
 def most_asked(length: int) -> int:

@@ -338,5 +338,5 @@ class ColumnTypes:
         value = row[name]
         if not isinstance(value, list) or not value:
             kind = "an empty list" if value == [] else "null" if value is None else f"a {type(value).__name__}"
-            raise UserError(f"{place}: column {name!r} is {kind}; give it a list of words, or of tags")
+            raise UserError(f"{place}: column {name!r} is {kind}; give it a list of texts")
         return [self.read_text({name: item}, name, place) for item in value]

@@ -25,6 +25,7 @@ import numpy as np
 
 from t5lite.data.cut import Cut, count_cut
 from t5lite.data.packing import PackingPlan
+from t5lite.data.references import References
 from t5lite.data.store import Span, TokenStore
 from t5lite.system.errors import UserError
 
@@ -155,13 +156,15 @@ def _hash_numbers(numbers: np.ndarray) -> np.ndarray:
 class PackedPairs(RowSource):
     """Rows of (inputs, targets) pairs. `plan` says which pairs share a row. `bos` stands in front of each side.
 
-    with_pairs: add "pairs", the number of each row's pair, for a plan with one pair in each row.
+    with_pairs: add "pairs", the number of each row's pair, for a plan with one pair in each row. more: the references
+    of the pairs beside their targets.
     """
 
     store: TokenStore
     plan: PackingPlan
     bos: int | None = None
     with_pairs: bool = False
+    more: References | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -178,9 +181,10 @@ class PackedPairs(RowSource):
         lengths = self._pair_lengths(self.plan.order[indices])[:, 1]
         return int(np.maximum(lengths - self.plan.targets_length, 0).sum())
 
-    def target(self, pair: int) -> np.ndarray:
-        """Return all tokens of a pair's targets, also those that a row cuts off, with EOS."""
-        return self.store.document(2 * pair + 1)
+    def references(self, pair: int) -> list[np.ndarray]:
+        """Return the tokens of each reference of a pair, with EOS, the targets first. Nothing is cut off."""
+        more = [] if self.more is None else self.more.read(pair)
+        return [self.store.document(2 * pair + 1), *more]
 
     def fetch(self, indices: np.ndarray) -> Rows:
         lengths = {"inputs": self.plan.inputs_length, "targets": self.plan.targets_length}

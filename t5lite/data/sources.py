@@ -5,10 +5,10 @@
     pydocs/science                          docstrings of installed packages (see pydocs/builder.py)
     pydocs                                  short for pydocs/general
 
-A source gives documents as fragments, `Fragment(text, ends_document)`, or supervised pairs, `(inputs, targets)`, or
-words with their tags, `TaggedSentence(words, tags, place)`. It also gives a fingerprint of its contents, for the cache,
-and an estimate of its bytes of text, for a progress bar. `open_source` downloads and prepares nothing. The first read
-downloads and prepares.
+A source gives documents as fragments, `Fragment(text, ends_document)`, or supervised pairs, `(inputs, targets)` and
+more references if there are any, or words with their tags, `TaggedSentence(words, tags, place)`. It also gives a
+fingerprint of its contents, for the cache, and an estimate of its bytes of text, for a progress bar. `open_source`
+downloads and prepares nothing. The first read downloads and prepares.
 """
 
 import re

@@ -3,10 +3,12 @@
     tokens-00000.npy  5 9 1 4 4 8 1 …   uint16 (uint32 if ids need it), up to 32M tokens a shard
     ends.npy          3 7 …             int64, where each document ends, after its EOS
     card.json         counts, bytes of text, tokenizer (and its EOS if not 1), the SHA-256 of the tokens and of the card
+                      inner_eos: the id that stands for an EOS inside a document, if documents may hold EOS
 
 A position counts all tokens of the stream, or all tokens but EOS. A `Span` is a range of the stream.
 
-Supervised pairs have the same format: document 2i holds the inputs of pair i, document 2i + 1 the targets.
+Supervised pairs have the same format: document 2i holds the inputs of pair i, document 2i + 1 the targets. More
+references of a pair are in a store of their own; see references.py.
 """
 
 import bisect
@@ -51,7 +53,7 @@ class StoreWriter:
     def _write_shard(self) -> None:
         shard, self._pending = self._pending[:SHARD_TOKENS], self._pending[SHARD_TOKENS:].copy()
         self._digest.update(_to_little_endian(shard))
-        _save(self.folder / f"tokens-{len(self.shards):05d}.npy", shard)
+        save_array(self.folder / f"tokens-{len(self.shards):05d}.npy", shard)
         self.shards.append(len(shard))
 
     def close(self, card: dict[str, Any]) -> None:
@@ -59,7 +61,7 @@ class StoreWriter:
         if len(self._pending):
             self._write_shard()
         ends = np.concatenate(self._ends)
-        _save(self.folder / "ends.npy", ends)
+        save_array(self.folder / "ends.npy", ends)
         facts = {"format": FORMAT, "tokens": self.total, "documents": len(ends), "shards": self.shards}
         facts |= {"eos": self.eos} if self.eos != EOS else {}
         card = {**facts, "sha256": self._digest.hexdigest(), **card}
@@ -77,14 +79,15 @@ def _compute_digest(card: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file."""
     # Not np.save: on a full disk it raises an OSError without a cause.
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
 
 
-def _map_array(path: Path, *dtypes: type) -> np.ndarray:
+def map_array(path: Path, *dtypes: type) -> np.ndarray:
     """Memory-map the array [n] in a .npy file. Raises ValueError for a damaged file or another dtype."""
     if not path.is_file():
         raise ValueError(f"{path.name} is not there")
@@ -107,11 +110,11 @@ class TokenStore:
         if card is None or card.get("format") != FORMAT or card.get("card_sha256") != _compute_digest(card):
             raise UserError(f"the token store {folder} is damaged (its card); {way_out}")
         self.card = card
-        self.eos = card.get("eos", EOS)
+        self.eos, self._inner_eos = card.get("eos", EOS), card.get("inner_eos")
         try:
-            self.ends = _map_array(folder / "ends.npy", np.int64)
+            self.ends = map_array(folder / "ends.npy", np.int64)
             names = [f"tokens-{i:05d}.npy" for i in range(len(card["shards"]))]
-            self._shards = [_map_array(folder / name, np.uint16, np.uint32) for name in names]
+            self._shards = [map_array(folder / name, np.uint16, np.uint32) for name in names]
         except ValueError as error:
             raise UserError(f"the token store {folder} is damaged ({error}); {way_out}") from error
         if not self._matches_card():
@@ -149,6 +152,10 @@ class TokenStore:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens [start, stop) of the stream. Positions count EOS."""
+        tokens = self._read(start, stop)
+        return tokens if self._inner_eos is None else np.where(tokens == self._inner_eos, self.eos, tokens)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
         first, last = bisect.bisect_right(self._starts, start) - 1, bisect.bisect_left(self._starts, stop)
         if last <= first + 1:
             return self._shards[first][start - self._starts[first] : stop - self._starts[first]]

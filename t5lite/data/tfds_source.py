@@ -50,10 +50,10 @@ class RecordSource:
             if text := self.columns.make_text(record.read):
                 yield from split_text(text)
 
-    def pairs(self) -> Iterator[tuple[str, str]]:
+    def pairs(self) -> Iterator[tuple[str, ...]]:
         """Yield (inputs, targets) for each record. Class labels become names. Raises UserError for a missing column."""
         for record in self.records():
-            yield self.columns.make_pair(record.index, record.read)
+            yield self.columns.make_pair(record.index, record.read, record.read_list)
 
     def tagged_sentences(self) -> Iterator[TaggedSentence]:
         """Raise UserError, because words with tags are read from files only."""
@@ -68,7 +68,8 @@ class RecordSource:
             for index, record in zip(indices, rows.__getitems__(list(indices)), strict=True):
                 place = f"{self.name}, record {index}"
                 row = {name: _to_python(value, class_names.get(name)) for name, value in record.items()}
-                yield Record(index, place, row, functools.partial(_read_column, row, place))
+                read, read_list = (functools.partial(each, row, place) for each in (_read_column, _read_list))
+                yield Record(index, place, row, read, read_list)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return facts that identify the contents: name, version, split and columns.
@@ -84,6 +85,14 @@ class RecordSource:
 
 def _read_column(row: dict[str, Any], place: str, name: str) -> str:
     return read_text(row, name, place)
+
+
+def _read_list(row: dict[str, Any], place: str, name: str) -> list[str] | None:
+    if not isinstance(row.get(name), list):
+        return None
+    if not row[name]:
+        raise UserError(f"{place}: column {name!r} is an empty list; give it a text")
+    return [read_text({name: item}, name, place) for item in row[name]]
 
 
 def _to_python(value: Any, names: Sequence[str] | None) -> Any:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from t5lite.decoding.sampling import penalise
 from t5lite.decoding.settings import Settings
-from t5lite.decoding.streams import Answers, Request, State, add_tokens, are_stops, take_streams
+from t5lite.decoding.streams import Answers, Request, State, add_tokens, are_stops, find_allowed, take_streams
 
 Array = jax.Array
 
@@ -66,7 +66,8 @@ def search(settings: Settings, request: Request, eos: tuple[int, ...], logits_Bx
     """Return the state after one more token: the next beams, and the hypotheses."""
     before, beams, vocab_size = state.search, settings.num_beams, logits_BxRxV.shape[-1]
     logprobs_BxRxV = jax.nn.log_softmax(logits_BxRxV)
-    totals = _compute_ranking_scores(settings, request, state, logprobs_BxRxV) + before.scores_BxR[..., None]
+    ranking_BxRxV = _compute_ranking_scores(settings, request, eos, state, logprobs_BxRxV)
+    totals = ranking_BxRxV + before.scores_BxR[..., None]
     count = min(max(2, 1 + len(eos)) * beams, beams * vocab_size)
     scores_BxC, index_BxC = top_k_by_blocks(totals.reshape(len(totals), -1), count)
     parents_BxC, tokens_BxC = index_BxC // vocab_size, index_BxC % vocab_size
@@ -94,7 +95,9 @@ def search(settings: Settings, request: Request, eos: tuple[int, ...], logits_Bx
     )
 
 
-def _compute_ranking_scores(settings: Settings, request: Request, state: State, logprobs_BxRxV: Array) -> Array:
+def _compute_ranking_scores(
+    settings: Settings, request: Request, eos: tuple[int, ...], state: State, logprobs_BxRxV: Array
+) -> Array:
     """Return the scores that rank the next tokens: log-probabilities, with the repetition penalty. Forbidden ids: -inf.
 
     The score of an id that `first` or `last` forces is 0, as in transformers.
@@ -103,8 +106,7 @@ def _compute_ranking_scores(settings: Settings, request: Request, state: State, 
         logprobs_BxRxV = penalise(logprobs_BxRxV, state.seen_BxRxV, request.numbers["repetition_penalty"])
     if request.first is not None or request.last is not None:
         logprobs_BxRxV = jnp.where(request.is_forced(state.step, settings.max_new_tokens), 0.0, logprobs_BxRxV)
-    allowed_BxV = request.allowed_ids(state.step, settings.max_new_tokens)
-    return jnp.where(allowed_BxV[:, None], logprobs_BxRxV, -jnp.inf)
+    return jnp.where(find_allowed(settings, request, eos, state), logprobs_BxRxV, -jnp.inf)
 
 
 def _compute_penalty(request: Request, length: Array) -> Array | float:

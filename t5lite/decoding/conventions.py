@@ -11,7 +11,7 @@ because it stands for text that the vocabulary cannot express.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Conventions:
     allowed: bool [rows], the ids that may be generated.
     front: the ids in front of a target that is scored; one id, or none.
     rules: the rules that every answer follows, with EOS as the first of the stops.
+    usual_settings: {field: value} of the settings that hold unless the user sets them.
     """
 
     prefix_attention: bool
@@ -36,6 +37,7 @@ class Conventions:
     allowed: np.ndarray
     front: tuple[int, ...]
     rules: Rules
+    usual_settings: Mapping[str, int]
 
     def scoring_arguments(self) -> dict[str, Any]:
         """Return the arguments of `score_targets` and `score_candidates` that follow from the conventions."""
@@ -49,7 +51,12 @@ class Conventions:
         """Return the arguments of `Generation` that follow from the conventions."""
         rules = self.rules
         answer_rules = {"eos": rules.stops, "first": rules.first, "last": rules.last, "never_first": rules.never_first}
+        answer_rules |= {"usual_settings": self.usual_settings}
         return {**self.scoring_arguments(), "allowed": self.allowed, **answer_rules}
+
+    def force_first(self, token: int) -> "Conventions":
+        """Return the conventions if every answer begins with `token`, which is not part of the answer's text."""
+        return dataclasses.replace(self, front=(token,), rules=dataclasses.replace(self.rules, first=token))
 
     def text_tokens(self, tokens: Sequence[int]) -> Sequence[int]:
         """Return the tokens of an answer without the id in front (`front`), and without the stop id at the end."""
@@ -79,4 +86,5 @@ def make_conventions(
         allowed,
         () if front is None else (front,),
         dataclasses.replace(rules, stops=stops),
+        rules.usual_settings(objective.architecture),
     )

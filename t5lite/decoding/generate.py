@@ -13,7 +13,8 @@ one compiled program can generate the whole answer at once, or in pieces:
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +72,7 @@ class Generation:
     last: the id of token max_new_tokens. An answer that ends earlier does not get this token.
     never_first: without `first`, ids that may not be token 1. With `first`, ids that may not be token 2.
     prepend_start: whether `start` stands in front of a decoder's prompt too. If not, no prompt may be empty.
+    usual_settings: {field: value} for fields of the settings that are None; see `Settings.complete`.
     weights: `step_weights` of the same parameters, for callers that generate more than once. None: computed here.
 
     Raises UserError for an encoder, no allowed ids, prefixes that do not fit, and an empty prompt if no start token
@@ -81,12 +83,14 @@ class Generation:
                  keys: Array | None = None, prefixes: Sequence[Sequence[int]] | None = None,
                  allowed: np.ndarray | None = None, prefix_attention: bool = False, eos: int | Sequence[int] = 1,
                  start: int = 0, prepend_start: bool = True, first: int | None = None, last: int | None = None,
-                 never_first: Sequence[int] = (), weights: StepWeights | None = None):  # fmt: skip
+                 never_first: Sequence[int] = (), usual_settings: Mapping[str, int] = MappingProxyType({}),
+                 weights: StepWeights | None = None):  # fmt: skip
         if model.config.architecture == "encoder":
             raise UserError("the model is an encoder, which cannot generate; choose a model with a decoder")
         if settings.sampled and keys is None:
             raise ValueError("sampling needs `keys`: one PRNG key for each row")
-        self.settings = settings
+        self.settings = settings = settings.complete(usual_settings)
+        stops = (eos,) if isinstance(eos, int) else tuple(eos)
         front = front_token(model, start, prepend_start)
         if front is None and isinstance(lengths, np.ndarray) and not lengths.all():
             raise UserError("a prompt is empty, and the model has no start token to begin with; give a text")
@@ -97,10 +101,9 @@ class Generation:
         vocab_size = model.config.vocab_size
         allowed_BxV = _pad_allowed(allowed, vocab_size)
         forbidden_V = np.isin(np.arange(vocab_size), never_first) if len(never_first) else None
-        if forbidden_V is not None:
-            _check_any_allowed(allowed_BxV & ~forbidden_V)
+        _check_first_ids(allowed_BxV, forbidden_V, stops if settings.min_new_tokens else ())
         request = streams.Request(
-            allowed_BxV,
+            jnp.asarray(allowed_BxV),
             {name: jnp.float32(number) for name, number in numbers.items()},
             keys if settings.sampled else None,
             forced,
@@ -113,7 +116,6 @@ class Generation:
                              settings=static_settings, room=room, prefix_attention=prefix_attention,
                              start=front)  # fmt: skip
         weights = step_weights(model, params) if weights is None else weights
-        stops = (eos,) if isinstance(eos, int) else tuple(eos)
         self._advance = functools.partial(
             _advance, model, params, weights, request, settings=static_settings, eos=stops
         )
@@ -201,15 +203,16 @@ def _power_of_two(at_least: int) -> int:
     return 1 << max(at_least - 1, 0).bit_length()
 
 
-def _pad_allowed(allowed: np.ndarray | None, vocab_size: int) -> Array:
-    """Return `allowed` as bool [B or 1, V]. Raises UserError if a row has no allowed id."""
+def _pad_allowed(allowed: np.ndarray | None, vocab_size: int) -> np.ndarray:
+    """Return `allowed` as bool [B or 1, V]."""
     allowed_BxA = np.atleast_2d(np.ones(vocab_size, bool) if allowed is None else allowed)
-    allowed_BxV = np.pad(allowed_BxA, ((0, 0), (0, vocab_size - allowed_BxA.shape[1])))
-    _check_any_allowed(allowed_BxV)
-    return jnp.asarray(allowed_BxV)
+    return np.pad(allowed_BxA, ((0, 0), (0, vocab_size - allowed_BxA.shape[1])))
 
 
-def _check_any_allowed(allowed_BxV: np.ndarray) -> None:
+def _check_first_ids(allowed_BxV: np.ndarray, never_first_V: np.ndarray | None, stops: Sequence[int]) -> None:
+    """Raise UserError if a row has no id to begin an answer with. stops: ids that may not begin an answer."""
+    never_V = np.isin(np.arange(allowed_BxV.shape[1]), stops)
+    allowed_BxV = allowed_BxV & ~(never_V if never_first_V is None else never_V | never_first_V)
     if not allowed_BxV.any(axis=1).all():
         raise UserError("every id is suppressed, so nothing can be generated; suppress fewer")
 

@@ -1,14 +1,18 @@
 """Settings of generation: a frozen dataclass, which checks its values."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from t5lite.system.errors import UserError
 
 EARLY_STOPPING = (False, True, "never")
-# {field: the value that turns its part of the program off}. These numbers are arguments of a compiled program, so a new
-# temperature needs no new program.
-NUMBERS = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "length_penalty": 1.0}
-IN_USE = 0.5
+# {field: (the value that turns its part of the program off, a value that stands for all others)}. These numbers are
+# arguments of a compiled program, so a new temperature needs no new program.
+NUMBERS = {"temperature": (0.0, 0.5), "top_p": (1.0, 0.5), "min_p": (0.0, 0.5), "repetition_penalty": (1.0, 0.5),
+           "length_penalty": (1.0, 0.5), "min_new_tokens": (0, 1)}  # fmt: skip
+# Fields that may be None: then the model decides, or 0.
+LEFT_TO_MODEL = ("min_new_tokens", "no_repeat_ngram_size")
+MAX_NGRAM = 2**10  # the program of a step grows with the size of the n-grams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +21,11 @@ class Settings:
 
     max_new_tokens: the largest number of tokens in an answer. EOS can end an answer earlier.
     num_return: the number of answers to each row: the best beams, or samples.
+
+    min_new_tokens: no id ends an answer before the answer has this many tokens. no_repeat_ngram_size: n; no n ids in a
+    row occur twice among the ids that the decoder reads and generates (0: off). A decoder reads its prompt, an
+    encoder-decoder only the start id. If that forbids every id, a step ignores it. Both fields follow transformers.
+    None: the value in the files of released weights, else 0.
 
     Sampling: temperature 0 takes the likeliest token. Otherwise tokens are drawn from softmax(logits / temperature),
     but only from the ids that three fields select. top_k: the k likeliest ids (0: all). top_p: the smallest set of
@@ -34,6 +43,8 @@ class Settings:
     """
 
     max_new_tokens: int = 64
+    min_new_tokens: int | None = None
+    no_repeat_ngram_size: int | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -45,11 +56,15 @@ class Settings:
     num_return: int = 1
 
     def __post_init__(self):
-        for field, minimum in (("max_new_tokens", 1), ("top_k", 0), ("num_beams", 1), ("num_return", 1)):
+        whole = {"max_new_tokens": 1, "top_k": 0, "num_beams": 1, "num_return": 1, **dict.fromkeys(LEFT_TO_MODEL, 0)}
+        for field, minimum in whole.items():
             value = getattr(self, field)
+            if value is None and field in LEFT_TO_MODEL:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise UserError(f"{field}={value!r} must be a whole number, at least {minimum}")
         for field, holds, rule in (
+            ("no_repeat_ngram_size", (self.no_repeat_ngram_size or 0) <= MAX_NGRAM, f"at most {MAX_NGRAM:,}"),
             ("temperature", self.temperature >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
@@ -58,6 +73,9 @@ class Settings:
         ):
             if not holds:
                 raise UserError(f"{field}={getattr(self, field)!r} must be {rule}")
+        if (self.min_new_tokens or 0) > self.max_new_tokens:
+            raise UserError(f"min_new_tokens={self.min_new_tokens} is above max_new_tokens={self.max_new_tokens}; "
+                            "raise max_new_tokens")  # fmt: skip
         if self.num_beams > 1 and self.sampled:
             raise UserError(f"num_beams={self.num_beams} searches for the likeliest answer, but temperature="
                             f"{self.temperature} draws at random; set num_beams=1 or temperature=0")  # fmt: skip
@@ -78,7 +96,20 @@ class Settings:
         """The number of answers that are generated for each row at the same time: beams or samples."""
         return max(self.num_beams, self.num_return)
 
+    def complete(self, values: Mapping[str, int]) -> "Settings":
+        """Return the settings with `values` for the fields that are None, or 0.
+
+        A value of min_new_tokens above max_new_tokens is lowered: then no id ends an answer.
+        """
+        missing = {name: values.get(name, 0) for name in LEFT_TO_MODEL if getattr(self, name) is None}
+        if "min_new_tokens" in missing:
+            missing["min_new_tokens"] = min(missing["min_new_tokens"], self.max_new_tokens)
+        return dataclasses.replace(self, **missing)
+
     def split(self) -> tuple["Settings", dict[str, float]]:
-        """Return (settings with IN_USE in place of the numbers, {field: number}), so that calls share a program."""
-        numbers = {name: getattr(self, name) for name, unused in NUMBERS.items() if getattr(self, name) != unused}
-        return dataclasses.replace(self, **dict.fromkeys(numbers, IN_USE)), numbers
+        """Return (settings in which one value stands for all numbers in use, {field: number}).
+
+        So calls with different numbers share a program.
+        """
+        in_use = {name: value for name, (off, value) in NUMBERS.items() if getattr(self, name) not in (off, None)}
+        return dataclasses.replace(self, **in_use), {name: getattr(self, name) for name in in_use}

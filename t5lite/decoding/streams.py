@@ -16,6 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from t5lite.decoding.ngrams import align_prompts, find_repeats
 from t5lite.decoding.prefill import prefill
 from t5lite.decoding.sampling import FORBIDDEN, choose_next_tokens, penalise
 from t5lite.decoding.settings import Settings
@@ -49,18 +50,22 @@ class Request:
     last: Array | None = None
     never_first_V: Array | None = None
 
-    def allowed_ids(self, step: Array, max_new_tokens: int) -> Array:
-        """Return bool [B or 1, V]: the ids that may be generated in `step`."""
-        allowed_BxV = self.allowed_BxV
-        ids_V = jnp.arange(allowed_BxV.shape[1])
-        if self.never_first_V is not None:
-            allowed_BxV = allowed_BxV & ~(self.never_first_V & (step == (0 if self.first is None else 1)))
+    def find_allowed(self, step: Array) -> Array:
+        """Return bool [B or 1, V]: the ids that may be generated in `step` if no rule forces one."""
+        if self.never_first_V is None:
+            return self.allowed_BxV
+        return self.allowed_BxV & ~(self.never_first_V & (step == (0 if self.first is None else 1)))
+
+    def force(self, allowed_BxRxV: Array, step: Array, max_new_tokens: int) -> Array:
+        """Return `allowed_BxRxV`, but where a rule forces an id in `step`, only this id."""
+        ids_V = jnp.arange(allowed_BxRxV.shape[-1])
         if self.forced_BxM is not None:
             forced_Bx1 = jax.lax.dynamic_slice_in_dim(self.forced_BxM, step, 1, axis=1)
-            allowed_BxV = jnp.where(step < self.forced_lengths_B[:, None], ids_V == forced_Bx1, allowed_BxV)
+            is_forced_Bx1 = step < self.forced_lengths_B[:, None]
+            allowed_BxRxV = jnp.where(is_forced_Bx1[:, None], (ids_V == forced_Bx1)[:, None], allowed_BxRxV)
         if self.last is not None:
-            allowed_BxV = jnp.where(step + 1 == max_new_tokens, ids_V == self.last, allowed_BxV)
-        return allowed_BxV
+            allowed_BxRxV = jnp.where(step + 1 == max_new_tokens, ids_V == self.last, allowed_BxRxV)
+        return allowed_BxRxV
 
     def is_forced(self, step: Array, max_new_tokens: int) -> Array:
         """Return bool []: whether `first` or `last` sets the token of `step`. This token adds 0 to a beam's score."""
@@ -106,6 +111,7 @@ class State:
     tokens_BxR: the tokens that the next step reads. visible_BxRxS: bool, the slots that each stream sees.
     answers: the tokens that each stream has generated. done_BxR: bool, the streams that have ended.
     seen_BxRxV: bool, the ids that the decoder has read or generated; None if no setting needs them.
+    prompt_BxP: from `ngrams.align_prompts`; None if no setting needs it.
     search: the state of beams (`beams.Search`); None without beams.
     """
 
@@ -116,6 +122,7 @@ class State:
     answers: Answers
     done_BxR: Array
     seen_BxRxV: Array | None = None
+    prompt_BxP: Array | None = None
     search: Any = None
 
 
@@ -137,8 +144,10 @@ def begin(model: Transformer, params: Any, inputs_BxL: Array, lengths_B: Array, 
         read_BxP = jnp.arange(ready.prompt_BxP.shape[1]) < ready.prompt_lengths_B[:, None]
         rows_Bx1 = jnp.arange(batch)[:, None]
         seen = each(jnp.zeros((batch, vocab_size), bool).at[rows_Bx1, ready.prompt_BxP].max(read_BxP))
-    return State(jnp.int32(0), ready.cache, each(ready.tokens_B), each(ready.visible_BxS),
-                 Answers.make_empty(batch, streams, steps), jnp.zeros((batch, streams), bool), seen)  # fmt: skip
+    size = settings.no_repeat_ngram_size
+    prompt = align_prompts(ready.prompt_BxP, ready.prompt_lengths_B, size) if size else None
+    answers, done = Answers.make_empty(batch, streams, steps), jnp.zeros((batch, streams), bool)
+    return State(jnp.int32(0), ready.cache, each(ready.tokens_B), each(ready.visible_BxS), answers, done, seen, prompt)
 
 
 def find_slot(settings: Settings, state: State, step: Array | int) -> Array | int:
@@ -164,6 +173,23 @@ def read(model: Transformer, params: Any, weights: StepWeights, settings: Settin
     return logits, state.replace(cache=cache, visible_BxRxS=visible)
 
 
+def find_allowed(settings: Settings, request: Request, eos: tuple[int, ...], state: State) -> Array:
+    """Return bool [B or 1, R or 1, V]: the ids that each stream may generate in the next step."""
+    allowed_BxRxV = request.find_allowed(state.step)[:, None]
+    if settings.min_new_tokens:
+        is_too_short = state.step < request.numbers["min_new_tokens"]
+        allowed_BxRxV &= ~(is_too_short & are_stops(jnp.arange(allowed_BxRxV.shape[-1]), eos))
+    if settings.no_repeat_ngram_size:
+        # Tokens without a slot in the cache are not generated yet. So the cost does not depend on max_new_tokens.
+        tokens = state.answers.tokens_BxRxM[..., : count_steps(settings, state)]
+        prompt = jnp.broadcast_to(state.prompt_BxP[:, None], (*tokens.shape[:2], state.prompt_BxP.shape[1]))
+        history, length = jnp.concatenate([prompt, tokens], axis=-1), prompt.shape[-1] + state.step
+        repeats = find_repeats(history, length, settings.no_repeat_ngram_size, allowed_BxRxV.shape[-1])
+        new_BxRxV = allowed_BxRxV & ~repeats
+        allowed_BxRxV = jnp.where(new_BxRxV.any(axis=-1, keepdims=True), new_BxRxV, allowed_BxRxV)
+    return request.force(allowed_BxRxV, state.step, settings.max_new_tokens)
+
+
 def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_BxRxV: Array, state: State) -> State:
     """Return the state with one more token for each stream: the likeliest token, or a token that is drawn.
 
@@ -173,8 +199,8 @@ def sample(settings: Settings, request: Request, eos: tuple[int, ...], logits_Bx
     numbers, scores = request.numbers, logits_BxRxV
     if settings.repetition_penalty != 1:
         scores = penalise(scores, state.seen_BxRxV, numbers["repetition_penalty"])
-    allowed_BxV = request.allowed_ids(state.step, settings.max_new_tokens)
-    scores_NxV = jnp.where(allowed_BxV[:, None], scores, FORBIDDEN).reshape(batch * streams, -1)
+    allowed_BxRxV = find_allowed(settings, request, eos, state)
+    scores_NxV = jnp.where(allowed_BxRxV, scores, FORBIDDEN).reshape(batch * streams, -1)
     keys_N = None
     if settings.sampled:
         fold = lambda key, stream: jax.random.fold_in(jax.random.fold_in(key, stream), state.step)

@@ -1,14 +1,19 @@
-"""Dropout of released models: read config.json's rates as `model.dropout_places`, and write them.
+"""Dropout of released models: read config.json's rates as fields of `model`, and write them.
 
 A family's config.json has rates for some of the places of model/config.py. Each family has a table of these fields:
 
     "hidden_dropout_prob": Rate(("embedding", "residual"), default=0.1)
 
-A model here has one rate for all its places. The run chooses the rate, and the release chooses the places: those with a
-rate above 0. If every rate is 0, these are all places of the family.
+The release chooses the places: those with a rate above 0. If every rate is 0, these are all places of the family. The
+run chooses the rate, `model.dropout`. If this is the release's main rate, the run also has the release's rates of the
+places with another rate, as `model.dropout_rates`. The main rate is the one at "residual". If it is 0, the main rate is
+the first one above 0 in the family's table.
+
+    hidden_dropout_prob 0.1, attention_probs_dropout_prob 0.2, classifier_dropout 0
+    dropout=0.1, dropout_places=("embedding", "attention", "residual"), dropout_rates=(("attention", 0.2),)
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from t5lite.model.config import DROPOUT_PLACES, ModelConfig
@@ -44,30 +49,32 @@ def read_rates(json: Mapping[str, Any], table: Rates) -> dict[str, float]:
     return rates
 
 
-def read_places(json: Mapping[str, Any], table: Rates) -> tuple[str, ...]:
-    """Return the places where the release has dropout, in the order of DROPOUT_PLACES."""
+def read_fields(json: Mapping[str, Any], table: Rates) -> dict[str, Any]:
+    """Return the release's `dropout`, `dropout_places` and `dropout_rates`, fields of a config's `model`."""
     rates = read_rates(json, table)
-    places = {place for name, rate in rates.items() if rate > 0 for place in table[name].places}
-    places = places or {place for rate in table.values() for place in rate.places}
-    return tuple(place for place in DROPOUT_PLACES if place in places)
+    by_place = {place: rate for name, rate in rates.items() if rate > 0 for place in table[name].places}
+    main = by_place.get("residual") or next(iter(by_place.values()), 0.0)
+    places = by_place.keys() or {place for rate in table.values() for place in rate.places}
+    others = tuple((place, by_place[place]) for place in DROPOUT_PLACES if by_place.get(place, main) != main)
+    return {
+        "dropout": main,
+        "dropout_places": tuple(place for place in DROPOUT_PLACES if place in places),
+        "dropout_rates": others or None,
+    }
 
 
-def make_rates(dropout: float, places: Collection[str], table: Rates) -> dict[str, float]:
-    """Return {field: rate} for config.json, for a model with the rate `dropout` at `places`.
+def make_rates(by_place: Mapping[str, float], table: Rates) -> dict[str, float]:
+    """Return {field: rate} for config.json, for a model with the rates `by_place`.
 
-    The rate of a field is 0 if the field has no places, or if the model has no dropout at one of these places.
+    A field for several places has the lowest of their rates. A field without places has the rate 0.
     """
-    return {name: dropout if used and set(used) <= set(places) else 0.0 for name, (used, _) in table.items()}
-
-
-def model_rates(config: ModelConfig, table: Rates) -> dict[str, float]:
-    """Return config.json's rates for a model."""
-    return make_rates(config.dropout, [place for place in DROPOUT_PLACES if config.dropout_rate(place)], table)
+    return {name: min((by_place.get(place, 0.0) for place in used), default=0.0) for name, (used, _) in table.items()}
 
 
 def find_lost_places(config: ModelConfig, table: Rates) -> list[str]:
-    """Return the places where a model has dropout, but the family's config.json cannot say so."""
-    expressed = {place for name, rate in model_rates(config, table).items() if rate for place in table[name].places}
+    """Return the places where a model has another rate of dropout than the family's config.json can say."""
+    rates = make_rates(config.dropout_by_place, table)
+    expressed = {place: rate for name, rate in rates.items() for place in table[name].places}
     has_head = any(head.dropout for head in config.heads.others)
     places = [place for place in DROPOUT_PLACES if place != "head" or has_head]
-    return [place for place in places if config.dropout_rate(place) and place not in expressed]
+    return [place for place in places if config.dropout_rate(place) != expressed.get(place, 0.0)]

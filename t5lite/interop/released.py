@@ -25,7 +25,7 @@ import numpy as np
 from t5lite.checks import RANGES
 from t5lite.interop.bart import BART
 from t5lite.interop.bert import BERT
-from t5lite.interop.dropout import read_places, read_rates
+from t5lite.interop.dropout import read_fields, read_rates
 from t5lite.interop.family import Entry, Family, Json, Shape, list_shapes, name_part, tensor_names, tensor_shape
 from t5lite.interop.gpt2 import GPT2
 from t5lite.interop.labels import read_label_names
@@ -146,7 +146,7 @@ def open_released(folder: Path) -> Released:
         # T5's head does not count if it only repeats the embedding that config.json ties it to.
         is_tied = family.ties(json) and names.is_redundant(HEAD)
         fields = family.fields(json, names.shapes(exclude=HEAD if is_tied else None))
-        fields |= {"dropout_places": read_places(json, family.dropout)}
+        fields |= read_fields(json, family.dropout)
         _check_ranges(fields)
         model = ModelConfig(**{name: value for name, value in fields.items() if name != "architecture"})
     except UserError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from t5lite.interop.dropout import model_rates
+from t5lite.interop.dropout import make_rates
 from t5lite.interop.family import Entry, Family, Json, Shape, list_shapes, tensor_shape
 from t5lite.interop.names import CONFIG
 from t5lite.interop.released import ALL
@@ -25,7 +25,7 @@ def describe(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
     reasons = []
     for family in ALL:
         try:
-            return family, family.to_json(config) | model_rates(config, family.dropout)
+            return family, family.to_json(config) | make_rates(config.dropout_by_place, family.dropout)
         except UserError as error:
             reasons.append(str(error))
     raise UserError(f"no family of released models has the shape of config.model: {'; '.join(reasons)}")

@@ -21,7 +21,7 @@ initialisation is GPT-2's.
     T5 v1.1     relative_bias, rms, geglu, untied           BART   as BERT, encoder and decoder
     GPT-2       learned, layer, gelu_tanh, biases, tied     Llama  rotary, rms, swiglu, num_kv_heads
 
-Dropout has one rate, `dropout`. The places with dropout (DROPOUT_PLACES) differ between families:
+Dropout has the rate `dropout`. The places with dropout (DROPOUT_PLACES) differ between families:
 
     embedding   the input of the first layer, after positions and the embeddings' norm
     attention   attention weights, after softmax
@@ -38,10 +38,15 @@ Dropout has one rate, `dropout`. The places with dropout (DROPOUT_PLACES) differ
 
 If `dropout_places` is None, a model with relative_bias has dropout at all places: the places of T5, and an encoder's
 head. Every other model has it at the places of BERT and GPT-2. Presets and released weights of BART and Llama set
-`dropout_places`.
+`dropout_places`. A place that `dropout_rates` names has the rate given there, instead:
+
+    dropout=0.1, dropout_places=("attention", "residual"), dropout_rates=(("attention", 0.0), ("head", 0.3))
+    → residual 0.1, head 0.3
 """
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 from t5lite.config import base_config
 from t5lite.model.attention import IMPLEMENTATIONS
@@ -90,6 +95,7 @@ class ModelConfig:
     scale_scores: multiply attention scores by head_dim ** -0.5. scale_logits: multiply the last hidden states by
         d_model ** -0.5.
     dropout: the rate. dropout_places: some of DROPOUT_PLACES; None: the family's places, as above.
+    dropout_rates: ((place, rate), …), for places with another rate than `dropout`.
     logits_soft_cap: c · tanh(logits / c) (Gemma 2). logits_bias: whether each vocabulary row has a bias.
     dtype: the dtype of matrix products. Parameters, norms, softmax and logits are always float32.
     remat: "full" keeps only the inputs of each layer; the backward pass computes the rest again.
@@ -136,6 +142,7 @@ class ModelConfig:
     initialisation: str | None = USUAL.initialisation
     dropout: float = USUAL.dropout
     dropout_places: tuple[str, ...] | None = USUAL.dropout_places
+    dropout_rates: tuple[tuple[str, float], ...] | None = USUAL.dropout_rates
     dtype: str = USUAL.dtype
     remat: str = USUAL.remat
     scan_layers: bool = USUAL.scan_layers
@@ -164,13 +171,7 @@ class ModelConfig:
                 raise UserError(f"config.model.{field}={value!r} is unknown; {nearest(str(value), known)}")
         self._check_attention_heads()
         self._check_positions()
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
-        for place in self.dropout_places or ():
-            if place not in DROPOUT_PLACES:
-                raise UserError(
-                    f"config.model.dropout_places: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}"
-                )
+        self._check_dropout()
         _require_int("token_types", self.token_types, minimum=0)
         if self.num_decoder_layers and self.token_types:
             raise UserError(
@@ -181,7 +182,7 @@ class ModelConfig:
                 raise UserError(f"config.model.{field}={getattr(self, field)} must be above 0")
 
     def _resolve_fields(self) -> None:
-        """Replace None in positions and token_types, and make dropout_places a tuple.
+        """Replace None in positions and token_types, and make dropout_places and dropout_rates tuples.
 
         Set mlm_transform to False in a model without an encoder's vocabulary head.
         """
@@ -194,8 +195,33 @@ class ModelConfig:
         }
         if self.dropout_places is not None:
             resolved["dropout_places"] = tuple(self.dropout_places)
+        if self.dropout_rates is not None:
+            rows = self.dropout_rates
+            resolved["dropout_rates"] = tuple(tuple(row) if isinstance(row, list) else row for row in rows)
         for field, value in resolved.items():
             object.__setattr__(self, field, value)
+
+    def _check_dropout(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
+        for place in self.dropout_places or ():
+            _check_place("dropout_places", place)
+        places = set()
+        for row in self.dropout_rates or ():
+            if not isinstance(row, tuple) or len(row) != 2:
+                raise UserError(
+                    f'config.model.dropout_rates: {row!r} is not a pair (place, rate); write it as (("head", 0.3),)'
+                )
+            place, rate = row
+            _check_place("dropout_rates", place)
+            if place in places:
+                raise UserError(f"config.model.dropout_rates: {place!r} is there twice; give each place one rate")
+            places.add(place)
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+                raise UserError(
+                    f"config.model.dropout_rates: the rate of {place!r} is {rate!r}; give a number of at least 0 and "
+                    "below 1"
+                )
 
     def _check_attention_heads(self) -> None:
         if self.num_kv_heads is not None:
@@ -262,8 +288,14 @@ class ModelConfig:
 
     def dropout_rate(self, place: str) -> float:
         """Return the rate of dropout at `place`, one of DROPOUT_PLACES; 0 if there is no dropout at this place."""
+        return self.dropout_by_place.get(place, 0.0)
+
+    @property
+    def dropout_by_place(self) -> dict[str, float]:
+        """{place: rate}, for the places with dropout, in the order of DROPOUT_PLACES. Rates are above 0."""
         usual = DROPOUT_PLACES if self.positions == "relative_bias" else USUAL_DROPOUT_PLACES
-        return self.dropout if place in (usual if self.dropout_places is None else self.dropout_places) else 0.0
+        places = usual if self.dropout_places is None else self.dropout_places
+        return combine_rates(self.dropout, places, self.dropout_rates)
 
     @property
     def starts_like_t5(self) -> bool:
@@ -273,6 +305,22 @@ class ModelConfig:
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and 0 < value < float("inf")
+
+
+def combine_rates(dropout: float, places: Iterable[str], rates: Iterable[tuple[str, float]] | None) -> dict[str, float]:
+    """Return {place: rate} in the order of DROPOUT_PLACES, without places whose rate is 0.
+
+    Args:
+        dropout: the rate at `places`, but for those in `rates`.
+        rates: pairs (place, rate).
+    """
+    combined = dict.fromkeys(places, dropout) | dict(rates or ())
+    return {place: combined[place] for place in DROPOUT_PLACES if combined.get(place)}
+
+
+def _check_place(field: str, place: Any) -> None:
+    if place not in DROPOUT_PLACES:
+        raise UserError(f"config.model.{field}: unknown place {place!r}; {nearest(str(place), DROPOUT_PLACES)}")
 
 
 def _require_int(field: str, value: object, *, minimum: int) -> None:

@@ -109,7 +109,7 @@ class Stack(nn.Module):
 
         if self.config.remat == "full":
             layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers)
-        needs_key = self.config.dropout and not deterministic
+        needs_key = config.dropout_by_place and not deterministic
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if needs_key else None
         x_BxTxD = self._prepare_input(x_BxTxD, jnp.arange(length) if positions is None else positions)
         x_BxTxD = self._apply_layers(layer, keys, self.drop_embedding(x_BxTxD, deterministic=deterministic))

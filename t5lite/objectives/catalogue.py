@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from t5lite.objectives import denoisers, language_models, masked_lm, pairs
+from t5lite.objectives import chat, denoisers, language_models, masked_lm, pairs
 from t5lite.objectives.mixtures import mixture_kind
 from t5lite.objectives.objective import Fields, Head, Kind, Objective, choose_bos
 from t5lite.system.errors import UserError, nearest
@@ -20,6 +20,7 @@ OBJECTIVES: dict[str, Kind] = {
     **dict.fromkeys(("ul2", "ul2r"), mixture_kind(WINDOW_OBJECTIVES, ("encoder_decoder", "decoder"))),
     "mixture": mixture_kind(WINDOW_OBJECTIVES, ARCHITECTURES),
     **pairs.KINDS,
+    **chat.KINDS,
 }
 
 
@@ -35,6 +36,16 @@ def special_tokens(tokenizer: Fields, fields: Fields, architecture: str | None =
     """Return the special tokens of a config: `tokenizer.specials` if set, else the tokens that the objective needs."""
     specials = tokenizer["specials"]
     return tuple(find_kind(fields).specials({**fields, "architecture": architecture}) if specials is None else specials)
+
+
+def check_architecture(fields: Fields, architecture: str) -> None:
+    """Raise UserError for an objective that has no meaning on an architecture."""
+    known = find_kind(fields).architectures
+    if architecture not in known:
+        raise UserError(
+            f"config.objective.name: {fields['name']} has no meaning on config.model.architecture={architecture!r}; "
+            f"it works on {' and '.join(known)}"
+        )
 
 
 def unused_fields(fields: Fields, defaults: Fields) -> tuple[str, ...]:
@@ -62,11 +73,7 @@ def make_objective(
     """
     kind = find_kind(fields)
     fields = {**fields, "architecture": architecture, "labels": labels and tuple(labels), "answer_head": answer}
-    if architecture not in kind.architectures:
-        raise UserError(
-            f"config.objective.name: {fields['name']} has no meaning on config.model.architecture={architecture!r}; "
-            f"it works on {' and '.join(kind.architectures)}"
-        )
+    check_architecture(fields, architecture)
     lacking = [name for name in kind.specials(fields) if name not in vocabulary.specials]
     if lacking:
         raise UserError(

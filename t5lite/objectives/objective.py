@@ -109,7 +109,7 @@ class Objective:
 
     make: (key, row, token table) -> Example.
     rows: the kind of rows. "windows": `window` tokens. "pairs": two texts. "answers": inputs of at most `window`
-        tokens, and the answers for the first of `heads.others`.
+        tokens, and the answers for the first of `heads.others`. "conversations": tokens, of which some are trained.
     inputs_length, targets_length: the number of tokens of the example's inputs and targets.
     decoder_length: on a decoder, the number of tokens of inputs and targets together. None: the sum of both lengths.
     with_eos: whether a window includes the EOS tokens between documents.
@@ -170,6 +170,10 @@ class Objective:
         """The number of tokens that stand before the inputs of rows with answers, such as [CLS]."""
         return max(self.inputs_length, self.targets_length) - self.window if self.rows == "answers" else 0
 
+    def has_answers(self) -> bool:
+        """Whether the end of a row is a known answer, a text, to what stands before it."""
+        return self.rows in ("pairs", "conversations")
+
     @property
     def lengths(self) -> tuple[int, int]:
         """The lengths (encoder, decoder), in tokens. A decoder alone reads the inputs, then the targets."""
@@ -192,6 +196,8 @@ class Objective:
         elif self.rows == "pairs":
             lengths = {"inputs": self.inputs_length, "targets": self.targets_length}
             lengths |= {f"{name}_segment_ids": length for name, length in lengths.items()}
+        elif self.rows == "conversations":
+            lengths = dict.fromkeys(("targets", "targets_segment_ids", "trained"), self.targets_length)
         else:
             lengths = dict.fromkeys(("inputs", "inputs_segment_ids"), self.window)
         structs = {name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32) for name, length in lengths.items()}
@@ -211,7 +217,7 @@ class Kind(NamedTuple):
     specials: (fields) -> the special tokens that the objective needs.
     evaluation_fields: (fields) -> the fields for evaluation, so that the losses of runs with this objective compare.
     standards: names of additional objectives of evaluation, which compare runs with different objectives.
-    data: "text", or "pairs": inputs with known answers. tasks/table.py says which answers.
+    data: "text", "chat" (conversations), or "pairs": inputs with known answers. tasks/table.py says which answers.
 
     `fields` has the fields of the config's `objective`, and three more: "architecture"; "labels", the data's labels if
     they are known; "answer_head", the head for the answers that rows contain.

@@ -35,7 +35,7 @@ def _needs_head(fields: Fields) -> bool:
     return _is_encoder(fields) or fields["answer"] not in (None, TEXT)
 
 
-def _check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:
+def check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:
     """Check the lengths. Return 0: pairs have no window. Raises UserError for a length that is too small."""
     del vocabulary
     if fields["targets_length"] is None and not _needs_head(fields):
@@ -46,7 +46,7 @@ def _check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:
     return 0
 
 
-def _build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
+def build(fields: Fields, vocabulary: Vocabulary, window: int) -> Objective:
     if fields["answer_head"] is not None:
         return _build_with_head(fields, vocabulary)
     if _is_encoder(fields):
@@ -176,8 +176,8 @@ def add_cls_and_sep(tokens: Array, segment_ids: Array, vocabulary: Vocabulary) -
 KINDS = {
     "supervised": Kind(
         architectures=("encoder_decoder", "decoder", "encoder"),
-        window=_check_lengths,
-        build=_build,
+        window=check_lengths,
+        build=build,
         uses=lambda fields: ("answer",) if _needs_head(fields) else ("answer", "targets_length", "pack",
                                                                      "prefix_attention"),
         specials=lambda fields: (CLS, SEP) if _is_encoder(fields) else (),
@@ -185,8 +185,8 @@ KINDS = {
     ),
     "tagging": Kind(  # the name in older configs for "supervised" with the answer "tags"
         architectures=("encoder",),
-        window=_check_lengths,
-        build=_build,
+        window=check_lengths,
+        build=build,
         uses=lambda fields: ("answer",),
         specials=lambda fields: (CLS, SEP),
         data="pairs",

@@ -35,8 +35,9 @@ ABOUT = {
     "mlm": ("some tokens → [MASK] or a random token, or unchanged; targets: these tokens at the same positions", BERT),
     "mlm_nsp": ("like `mlm`, on two parts of text; it also predicts whether the second part follows the first", BERT),
     "mlm_sop": ("like `mlm`, on two parts of text; it also predicts whether the parts are swapped", "Lan et al. 2020"),
-    "supervised": ("(inputs, targets) pairs, packed (`objective.pack`); on an encoder, targets are labels", ""),
-    "tagging": ("words; targets: a tag for each word", ""),
+    "supervised": ("inputs with known answers: texts, labels, numbers, tags or spans (`objective.answer`)", ""),
+    "tagging": ("`supervised` with `objective.answer=tags`", ""),
+    "chat": ("conversations; targets: what the assistant says, with the token that closes it", ""),
 }
 SHORT = {"encoder_decoder": "encoder-decoder"}
 

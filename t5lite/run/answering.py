@@ -8,13 +8,15 @@ the other texts of the batch. If a text was cut to the length that the network r
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from t5lite.config import base_config
 from t5lite.data.columns import read_columns
 from t5lite.decoding.settings import Settings
 from t5lite.run.released import OpenedModel
@@ -30,7 +32,7 @@ BATCHES_SORTED = 16  # batches per host whose texts are sorted by length togethe
 
 # Fields of an answer. If a request has fields with these names, they are copied to the answer's field "given".
 ANSWER_FIELDS = frozenset(("input", "target", "output", "tokens", "token_logprobs", "logprob", "score", "scores",
-                           "answers", "start", "margin", "cut", "error", "given"))  # fmt: skip
+                           "score_by", "answers", "start", "margin", "cut", "error", "given"))  # fmt: skip
 
 
 class PreparedRequest(NamedTuple):
@@ -40,6 +42,7 @@ class PreparedRequest(NamedTuple):
     tokens: the prefix of the answer, or the target to score.
     asked_positions: the positions in `ids` that an encoder is asked about. None for a model with a decoder.
     cut: see the module's docstring; None: nothing was cut.
+    choices: {answer to choose from: its tokens}. Empty: the answer is free.
     """
 
     request: Request
@@ -47,6 +50,7 @@ class PreparedRequest(NamedTuple):
     tokens: Sequence[int] = ()
     asked_positions: np.ndarray | None = None
     cut: dict[str, int] | None = None
+    choices: Mapping[str, Sequence[int]] = MappingProxyType({})
 
     def complete_answer(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return `answer` with the fields that every answer has."""
@@ -66,15 +70,25 @@ class Options:
     stop: texts that end an answer; the answer ends before them.
     suppress: texts that are never generated; each must be one token.
     seed: the seed of random choices.
+    choices: the answers to choose from, for requests that have none of their own. (): the answers are free.
+    score_by: how answers to choose from are compared, a name in `decoding.score.SCORE_BY`.
     """
 
     settings: Settings = dataclasses.field(default_factory=Settings)
     stop: tuple[str, ...] = ()
     suppress: tuple[str, ...] = ()
     seed: int = 0
+    choices: tuple[str, ...] = ()
+    score_by: str = base_config().eval.score_by
 
 
 DEFAULTS = Options()
+
+
+def refuse_choices(request: Request, options: Options) -> None:
+    """Raise UserError for a request with choices. For models that cannot choose among given answers."""
+    if request.choices or options.choices:
+        raise UserError("this model chooses among answers only if its answers are labels of texts; leave choices out")
 
 
 def answer_in_order(
@@ -162,6 +176,7 @@ class Answerer(abc.ABC):
         """Yield {"input", "output", "tokens", "token_logprobs", "logprob"} for each request, in order.
 
         Generated answers also have "score". With num_return above 1 they have "answers", a list of all, best first.
+        Chosen answers have "answers", "score" and "score_by".
         strict: see `answer_in_order`.
         """
         self.check(requests, options)

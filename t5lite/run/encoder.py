@@ -11,7 +11,7 @@ import numpy as np
 from t5lite.decoding.generate import pad_rows
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
-from t5lite.run.answering import Answerer, Options, PreparedRequest
+from t5lite.run.answering import Answerer, Options, PreparedRequest, refuse_choices
 from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import CLS, MASK, SEP
@@ -35,8 +35,9 @@ class EncoderAnswerer(Answerer):
     def prepare(self, request: Request, options: Options) -> PreparedRequest:
         """Return a text as tokens, and the positions of each [MASK].
 
-        Raises UserError for a text that is too long, and for a text without [MASK].
+        Raises UserError for a text that is too long, for a text without [MASK], and for choices.
         """
+        refuse_choices(request, options)
         text, vocabulary, length = request.input, self.tokenizer.vocabulary, self.objective.inputs_length
         pieces = self.tokenizer.encode(text, True)
         ids = np.concatenate([[vocabulary.specials[CLS]], pieces, [vocabulary.specials[SEP]]]).astype(np.int32)

@@ -4,9 +4,10 @@ All objectives have loss, perplexity and token accuracy. Language models also ha
 encoder's heads are in tasks/metrics.py. The last evaluation also uses the standards of `objectives/catalogue.py`, on
 the same text. Pairs also have
 
-    accuracy, macro_f1        if targets are a closed set: the most likely of the known labels is the answer
-    exact_match, rouge1, …    the greedily generated answer beside the whole target, on `eval.generate_rows` pairs;
-                              if targets are a closed set, only exact_match
+    accuracy, macro_f1        if targets are a closed set: the known label with the best score is the answer; see
+                              `eval.score_by`
+    exact_match, rouge1, …    the greedily generated answer beside the whole target, on `eval.generate_rows` pairs. Of
+                              several references, the best counts. If targets are a closed set, only exact_match
 
 Tokens of targets, tags and entities that do not fit in a row count as missed.
 """
@@ -23,6 +24,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t5lite.config import flatten_fields, to_dict
+from t5lite.data.chat.store import Conversations
 from t5lite.data.closed_sets import Labels
 from t5lite.data.cut import describe_share
 from t5lite.data.dataset import TEST
@@ -116,7 +118,7 @@ class Evaluator:
     def _evaluate(self, params: Any, split: str, is_last: bool, generates: bool) -> Metrics:
         """Return the metrics of a held-out set. is_last: whether training has ended, so more rows are evaluated."""
         metrics = self._compute_metrics(params, split, self._sources[split], self.objective, is_last)
-        if self.objective.rows == "pairs":
+        if self.objective.has_answers:
             if self._find_labels(split) is not None:
                 metrics |= self._measure_accuracy(params, split, is_last)
             if generates and self.experiment.config.eval.generate_rows:
@@ -142,7 +144,7 @@ class Evaluator:
         for name, (_, standard_sources) in self._standards.items():
             sources |= {f"{split}_{name}": source for split, source in standard_sources.items()}
         counts = {split: {"used": self._count_evaluated(each), "of": len(each)} for split, each in sources.items()}
-        if self.objective.rows == "pairs" and fields.generate_rows:
+        if self.objective.has_answers and fields.generate_rows:
             for split, source in self._sources.items():
                 counts[split]["generated"] = min(fields.generate_rows, len(source))
         return counts
@@ -153,6 +155,12 @@ class Evaluator:
             split: {"labels": list(self._find_labels(split) or ()), "confusion": matrix.round().astype(int).tolist()}
             for split, matrix in self.confusions.items()
         }
+
+    @property
+    def score_by(self) -> str | None:
+        """How labels are compared (`eval.score_by`); None if no decoder chooses among labels."""
+        chooses = self.objective.rows == "pairs" and any(map(self._find_labels, self._sources))
+        return self.experiment.config.eval.score_by if chooses else None
 
     def share_notes(self) -> list[str]:
         """Return a sentence for each group of held-out sets that were not evaluated on all rows."""
@@ -204,10 +212,11 @@ class Evaluator:
             head = self.objective.answer_head.name
             missed = TASKS[head].sum_missed(source.find_cut_tags(indices), source.facts.labels)
             return {sum_key(head, name): value for name, value in missed.items()}
-        return {"lost": source.count_lost_target_tokens(indices)} if isinstance(source, PackedPairs) else {}
+        has_targets = isinstance(source, PackedPairs | Conversations)
+        return {"lost": source.count_lost_target_tokens(indices)} if has_targets else {}
 
     def _measure_accuracy(self, params: Any, split: str, is_last: bool) -> Metrics:
-        """Return accuracy and macro F1, if the label with the highest probability is the answer."""
+        """Return accuracy, macro F1 and so on, if the label with the best score by `eval.score_by` is the answer."""
         source, labels = self._sources[split], self._find_labels(split)
         rows = self._iterate_rows(f"scoring labels of {split}", source, self._count_evaluated(source, is_last))
         predictions = list(self._keep(split, self._predictor.choose_labels(params, rows, labels)))
@@ -254,7 +263,7 @@ class Evaluator:
         texts = (
             self._predictor.text_metrics(self._find_labels(split)),
             [each.scores for each in answered],
-            [each.all_references for each in answered],
+            [each.references for each in answered],
             [each.output for each in answered],
         )
         if self.with_details:
@@ -271,7 +280,7 @@ class Evaluator:
 
     def read_predictions(self, params: Any) -> dict[str, list[Prediction]]:
         """Return {split: the answers of the last `evaluate_all`}. The heads of an encoder answer again."""
-        if self.objective.rows == "pairs":
+        if self.objective.has_answers:
             return self.predictions
         counts = {split: self._count_evaluated(source) for split, source in self._sources.items()}
         return {split: list(self.examples(params, split, count)) for split, count in counts.items()}

@@ -12,27 +12,32 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from t5lite.checks import FACTOR, check, require_training_data
 from t5lite.config import require
+from t5lite.data.chat.store import ChatPairs, Conversations, plan_conversations
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
 from t5lite.data.kinds import KINDS
 from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids
 from t5lite.data.mixing import Drawn, Share, compute_shares, count_examples
+from t5lite.data.references import References
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import Conventions, make_conventions
+from t5lite.decoding.score import SCORE_BY
 from t5lite.interop.released import is_released
 from t5lite.model.build import make_model
 from t5lite.model.transformer import Transformer
-from t5lite.objectives.catalogue import make_standards, special_tokens
+from t5lite.objectives.catalogue import check_architecture, make_standards
 from t5lite.objectives.objective import Objective
+from t5lite.run.chat_template import keep_template, list_specials
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
 from t5lite.run.released import find_labels, find_scale, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
@@ -42,9 +47,12 @@ from t5lite.tasks.table import find_data, find_task, make_evaluation_objective, 
 from t5lite.tasks.task import Reading
 from t5lite.tasks.text import TEXT
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
+from t5lite.training.loss import check_loss
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer
 from t5lite.training.workdir import read_member_labels
+
+REFERENCES_ARE_USED = "training and losses take the first, metrics of generated answers take the best of all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +182,7 @@ class Experiment:
         if not fields.balance_classes and fields.class_weights is None:
             return None
         name = "balance_classes" if fields.balance_classes else "class_weights"
-        no_head = "needs a head that chooses labels: an encoder on pairs with labels, or on tags"
+        no_head = "needs a head that chooses labels; set config.objective.answer to label, labels or tags, or unset it"
         require(self.objective.answer_head is not None and bool(labels), f"loss.{name}", no_head)
         if fields.balance_classes:
             counts = self._count_training_labels()
@@ -201,6 +209,19 @@ class Experiment:
         notes = {name: describe_cut(cut, self.config.objective) for name, cut in self.count_cut().items()}
         return [f"{name}: {note}" for name, note in notes.items() if note is not None]
 
+    def describe_references(self) -> str | None:
+        """Return a sentence if pairs have several references; else None."""
+        counts = self.dataset.references
+        if not counts:
+            return None
+        shares = (f"{count:,} of {self.dataset.rows[name]:,} rows of {name}" for name, count in counts.items())
+        return f"several references in {', '.join(shares)}: {REFERENCES_ARE_USED}"
+
+    def report_rows(self) -> dict[str, Any]:
+        """Return {"rows": the rows of each source}, with {"references": their number and use} if rows have several."""
+        rows, counts = {"rows": self.dataset.rows}, self.dataset.references
+        return rows | {"references": {"rows": counts, "use": REFERENCES_ARE_USED}} if counts else rows
+
     def _make_source(
         self, span: Span, objective: Objective, packed: bool, limited: bool = False, for_evaluation: bool = False
     ) -> RowSource:
@@ -215,10 +236,16 @@ class Experiment:
             )
         train, seed, documents = self.config.data.train, self.config.seed, KINDS[self.data].documents
         limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
+        lengths = (objective.inputs_length, objective.targets_length)
+        if objective.rows == "conversations":
+            return Conversations(
+                span.store, plan_conversations(span.store, lengths[1], packed, limits.get("limit"), seed)
+            )
         if objective.rows == "pairs":
-            lengths = (objective.inputs_length, objective.targets_length)
             plan = pair_plan(span.store, *lengths, packed, seed=seed, bos=objective.bos, **limits)
-            return PackedPairs(span.store, plan, objective.bos, with_pairs=for_evaluation)
+            kind = PackedPairs if self.dataset.chat is None else ChatPairs
+            more = References(span.store) if for_evaluation else None
+            return kind(span.store, plan, objective.bos, for_evaluation, more)
         order = np.arange(span.store.num_documents // documents)
         if any(limit is not None for limit in limits.values()):
             order = choose_pairs(span.store, *limits.values(), seed, documents)
@@ -236,6 +263,7 @@ def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Coll
     """
     experiment = _open(config, workdir, given)
     _check_limits(experiment)
+    check_loss(config.loss, experiment.model.config)
     tokenizer = experiment.dataset.tokenizer
     tokenizer.begins_with_start = True  # training puts the start token first, also with a released tokenizer
     rules, vocabulary, objective = tokenizer.rules or Rules(), tokenizer.vocabulary, experiment.objective
@@ -255,7 +283,7 @@ def _check_limits(experiment: Experiment) -> None:
     for name in ("limit", "limit_per_label"):
         no_pairs = f"counts pairs, but {objective.name} reads windows of text; leave it unset"
         require(train[name] is None or objective.rows != "windows", f"data.train.{name}", no_pairs)
-    has_labels = experiment.dataset.labels is not None and objective.name == "supervised"
+    has_labels = experiment.dataset.labels is not None and experiment.data == "pairs"
     no_labels = "the targets are no closed set of labels; set config.data.train.limit, or config.data.labels=True"
     require(train.limit_per_label is None or has_labels, "data.train.limit_per_label", no_labels)
 
@@ -288,7 +316,7 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     """
     workdir = None if is_released(place) else Path(place)
     config = _resolve(config, workdir)
-    config.tokenizer.path, config.init_from = None, None
+    config.tokenizer.path, config.tokenizer.chat_template, config.init_from = None, None, None
     sources = (config.data.validation.source, config.data.test.source)
     if workdir is None and sources == (None, None):
         raise UserError(f"config.data.validation.source is not set, and {place} holds no text; set the field")
@@ -310,9 +338,10 @@ def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = 
         workdir: the workdir of the run. If the run has begun, the shape is read from the workdir.
     """
     check(config)
+    check_architecture(config.objective, config.model.architecture)
     config = with_inherited_shape(config, workdir, given)
     config = config.copy_and_resolve_references()
-    config.tokenizer.specials = special_tokens(config.tokenizer, config.objective, config.model.architecture)
+    config.tokenizer.specials = list_specials(config)
     return config
 
 
@@ -338,12 +367,24 @@ def _make_functions(
 def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
+    if dataset.chat is not None:
+        keep_template(dataset.chat, objective.architecture)
+    is_text, has_labels = evaluated.rows == "pairs", False
     if find_data(config.objective, config.model.architecture) == "pairs":
-        front, is_text = int(evaluated.bos is not None), evaluated.rows == "pairs"
+        front = int(evaluated.bos is not None)
         # Labels of one task must differ. Labels of two tasks may be equal.
         for labels in {dataset.find_split_labels(split) for split in dataset.heldout} - {None}:
             check_labels(dataset.tokenizer, labels, evaluated.targets_length if is_text else None, front)
+            has_labels = True
+    _check_score_by(config.eval.score_by, is_text and has_labels)
     return Experiment(config, dataset, objective, evaluated, standards, model)
+
+
+def _check_score_by(score_by: str, scores_labels: bool) -> None:
+    """Raise UserError for an unknown name, and for a name without effect."""
+    require(score_by in SCORE_BY, "eval.score_by", f"{score_by!r} is unknown; {nearest(score_by, SCORE_BY)}")
+    no_labels = "this model does not write labels of a closed set; leave it unset"
+    require(score_by == "sum" or scores_labels, f"eval.score_by={score_by}", no_labels)
 
 
 def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,14 +12,26 @@ from t5lite.decoding.generate import Generated, Generation, pad_rows, step_weigh
 from t5lite.decoding.score import score_targets
 from t5lite.model.transformer import StepWeights
 from t5lite.run.answering import BATCH_SIZE, Answerer, Options, PreparedRequest, answer_in_order
+from t5lite.run.choices import choose_answers
 from t5lite.run.requests import Request, shorten
 from t5lite.system.errors import UserError
+from t5lite.tasks.texts import SENTINEL
 
 CHECK_EVERY = 16  # tokens between two checks whether an answer has reached a stop text
 
 
 class Generator(Answerer):
-    """A decoder or an encoder-decoder that generates answers."""
+    """A decoder or an encoder-decoder that generates answers.
+
+    forced_bos: a text of one token, with which every answer begins; None: the model's conventions decide. The token is
+        not part of the answer's text.
+    """
+
+    def __init__(self, *arguments: Any, forced_bos: str | None = None, **options: Any):
+        super().__init__(*arguments, **options)
+        self._encode_choices = functools.lru_cache(64)(self._encode_targets)
+        if forced_bos is not None:
+            self.conventions = self.conventions.force_first(self._encode_one_token("--forced_bos", forced_bos))
 
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens that the model reads for a text. EOS ends them if the objective's inputs end with EOS.
@@ -44,10 +57,10 @@ class Generator(Answerer):
 
         EOS ends the tokens, except for a language model: its answer continues the input, and nothing is added.
         """
-        if not self.objective.closes_inputs:
-            return self._encode_continuation(text)
-        ids = self.tokenizer.encode(text, specials=True)
         front = self.conventions.front
+        if not self.objective.closes_inputs:
+            return np.concatenate([front, self._encode_continuation(text)]).astype(np.int32)
+        ids = self.tokenizer.encode(text, specials=True)
         return np.concatenate([front, ids, [self.tokenizer.vocabulary.eos]]).astype(np.int32)
 
     def _encode_continuation(self, text: str) -> np.ndarray:
@@ -57,9 +70,9 @@ class Generator(Answerer):
         """Return the tokens that the answer must begin with."""
         if not text:
             return []
-        if not self.objective.closes_inputs:
-            return self._encode_continuation(text).tolist()
-        return [*self.conventions.front, *self.tokenizer.encode(text, specials=True).tolist()]
+        is_continuation = not self.objective.closes_inputs
+        ids = self._encode_continuation(text) if is_continuation else self.tokenizer.encode(text, specials=True)
+        return [*self.conventions.front, *ids.tolist()]
 
     def _check_positions(self, ids: np.ndarray, text: str, more: int = 0) -> np.ndarray:
         """Return `ids`. Raises UserError if the model has too few positions for `ids` and `more` tokens."""
@@ -80,7 +93,7 @@ class Generator(Answerer):
         vocabulary = self.tokenizer.vocabulary
         allowed = self.conventions.allowed.copy()
         for text in suppress:
-            token, rules = self._encode_one_token(text), self.conventions.rules
+            token, rules = self._encode_one_token("--suppress", text), self.conventions.rules
             if token in (rules.first, rules.last):
                 raise UserError(
                     f"--suppress: {text!r} is a token that every answer of this model must hold; leave it out"
@@ -93,12 +106,24 @@ class Generator(Answerer):
                 row[sentinels] &= "<extra_id_" in request.input + request.prefix
         return rows
 
-    def _encode_one_token(self, text: str) -> int:
+    def _encode_one_token(self, flag: str, text: str) -> int:
         candidates = [self.tokenizer.encode(text, specials=True), self._encode_continuation(text)]
         ids = next((ids for ids in candidates if len(ids) == 1), None)
         if ids is None:
-            raise UserError(f"--suppress: {text!r} is {len(candidates[0])} tokens; give a text that is one token")
+            raise UserError(f"{flag}: {text!r} is {len(candidates[0])} tokens; give a text that is one token")
         return int(ids[0])
+
+    def find_leaks(self, request: Request, output: str, tokens: Sequence[int] = ()) -> list[str]:
+        """Return the names of tokens in an answer that are not text. Sentinels are left out if the request has a blank.
+
+        tokens: the tokens of the answer, if they are known. Without them, only sentinels are found.
+        """
+        names, hidden = self.tokenizer.names, self.tokenizer.hidden_ids
+        ids = self.conventions.text_tokens(tokens)
+        found = [*SENTINEL.findall(output), *(names[token] for token in ids if token in names and token not in hidden)]
+        if SENTINEL.search(request.input + request.prefix):
+            found = [name for name in found if not SENTINEL.fullmatch(name)]
+        return list(dict.fromkeys(found))
 
     def check(self, requests: Sequence[Request], options: Options) -> None:
         """See `Answerer.check`."""
@@ -112,12 +137,23 @@ class Generator(Answerer):
 
     def prepare(self, request: Request, options: Options) -> PreparedRequest:
         """See `Answerer.prepare`."""
+        if choices := request.choices or options.choices:
+            return self._prepare_choices(request, choices)
         prefix, more = self._encode_prefix(request.prefix), options.settings.max_new_tokens
         if len(prefix) > more:
             raise UserError(
                 f"a prefix of {len(prefix)} tokens is longer than max_new_tokens={more}; raise max_new_tokens"
             )
         return self._make_prepared(request, prefix, more)
+
+    def _encode_targets(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        return {text: self.encode_target(text).tolist() for text in texts}
+
+    def _prepare_choices(self, request: Request, choices: Sequence[str]) -> PreparedRequest:
+        if request.prefix:
+            raise UserError("a prefix has no meaning beside answers to choose from; leave the prefix out")
+        tokens = self._encode_choices(tuple(choices))
+        return self._make_prepared(request, [], max(map(len, tokens.values())))._replace(choices=tokens)
 
     def _prepare_score(self, request: Request) -> PreparedRequest:
         if request.target is None:
@@ -127,7 +163,7 @@ class Generator(Answerer):
         return self._make_prepared(request, target, len(target))
 
     def _make_prepared(self, request: Request, tokens: list[int], more: int) -> PreparedRequest:
-        ids, cut = self._encode(request.input)
+        ids, cut = self._encode_request(request, more)
         self._check_positions(ids, request.input)
         if not len(ids) and not self.objective.closes_inputs and not self.tokenizer.begins_with_start:
             ids = np.array([self.tokenizer.vocabulary.start], np.int32)  # an empty prompt begins with the start token
@@ -137,8 +173,28 @@ class Generator(Answerer):
             self._check_positions(ids, request.input, more + self.tokenizer.begins_with_start)
         return PreparedRequest(request, ids, tokens, cut=cut)
 
+    def _encode_request(self, request: Request, more: int) -> tuple[np.ndarray, dict[str, int] | None]:
+        """See `_encode`. more: the number of tokens that follow."""
+        del more
+        return self._encode(request.input)
+
     def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
+        kinds: dict[bool, list[int]] = {}  # {whether the answers are chosen: indices in `ready`}
+        for index, each in enumerate(ready):
+            kinds.setdefault(bool(each.choices), []).append(index)
+        answers: dict[int, dict] = {}
+        for is_choice, indices in kinds.items():
+            requests, answer = [ready[i] for i in indices], self._choose if is_choice else self._generate
+            answers |= dict(zip(indices, answer(requests, [request_indices[i] for i in indices], options), strict=True))
+        return [answers[index] for index in range(len(ready))]
+
+    def _choose(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
+        with jax.set_mesh(self.mesh):
+            arguments = self.conventions.scoring_arguments()
+            return choose_answers(self.model, self.params, ready, options.score_by, **arguments)
+
+    def _generate(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         generation = self._start_generation(ready, request_indices, options)
         if options.stop:
             for so_far in generation.pieces(CHECK_EVERY, lambda row, tokens: self._stops(tokens, options.stop)):

@@ -1,7 +1,7 @@
 """Answer with a head of the model: the label of a text, its labels, a number, or the tag of each word."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +12,12 @@ from t5lite.data.build import encode_words
 from t5lite.decoding.generate import pad_rows
 from t5lite.model.transformer import Transformer
 from t5lite.objectives.objective import Objective, example_keys, make_batch
-from t5lite.run.answering import Answerer, Options, PreparedRequest
+from t5lite.run.answering import Answerer, Options, PreparedRequest, refuse_choices
+from t5lite.run.choices import rank_choices
 from t5lite.run.requests import Request, shorten
-from t5lite.system.errors import UserError
+from t5lite.system.errors import UserError, nearest
 from t5lite.system.vocabulary import TokenTable
+from t5lite.tasks.label import LABEL
 from t5lite.tasks.table import TASKS
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import bind_mesh
@@ -28,8 +30,9 @@ class HeadAnswerer(Answerer):
         """Return a text as tokens, with EOS, and the places of the words' first pieces if each word has an answer.
 
         A text with one answer is cut to the length that the network reads, as in evaluation. Raises UserError for a
-        text that is too long if each of its words has an answer.
+        text that is too long if each of its words has an answer, and for a choice that is no label.
         """
+        choices = self._prepare_choices(request, options)
         text, window, eos = request.input, self.objective.window, self.tokenizer.vocabulary.eos
         front = self.objective.front_length
         if self.objective.answer_head.has_answer_for_each_token():
@@ -45,7 +48,22 @@ class HeadAnswerer(Answerer):
         if len(pieces) + 1 > window:
             cut = {"tokens": len(pieces) + 1 + front, "read": window + front}
         ids = np.append(pieces[: window - 1], eos).astype(np.int32)
-        return PreparedRequest(request, ids, asked_positions=np.zeros(0, np.int64), cut=cut)
+        return PreparedRequest(request, ids, asked_positions=np.zeros(0, np.int64), cut=cut, choices=choices)
+
+    def _prepare_choices(self, request: Request, options: Options) -> dict[str, list[int]]:
+        """Return {label: [its number]}. Raises UserError for a choice that the model has no label for."""
+        choices, names = request.choices or options.choices, self.reading.labels
+        if self.objective.answer_head.name != LABEL.head:
+            refuse_choices(request, options)
+        for choice in choices:
+            if choice not in names:
+                raise UserError(f"{shorten(choice)!r} is not a label of this model; {nearest(choice, names)}")
+        return {choice: [names.index(choice)] for choice in choices}
+
+    def _choose_label(self, choices: Mapping[str, Sequence[int]], logits_C: np.ndarray) -> dict:
+        """Return the likeliest of `choices`. The log-probabilities come from the softmax over all labels."""
+        logprobs_C = np.asarray(jax.nn.log_softmax(logits_C))
+        return rank_choices(choices, np.array([logprobs_C[label] for (label,) in choices.values()]), "sum")
 
     def answer(self, ready: list[PreparedRequest], request_indices: list[int], options: Options) -> list[dict]:
         """See `Answerer.answer`."""
@@ -62,6 +80,9 @@ class HeadAnswerer(Answerer):
         chosen = np.asarray(task.choose(outputs))
         answers = []
         for row, each in enumerate(ready):
+            if each.choices:
+                answers.append(each.complete_answer(self._choose_label(each.choices, outputs[row])))
+                continue
             names = task.name_answers(chosen[row], true[row], self.reading)
             answer = {"output": task.read_out(names, each.request.input.split())}
             answers.append(each.complete_answer(answer | self._describe(outputs[row], chosen[row], true[row])))

@@ -21,8 +21,8 @@ from t5lite.interop.kept import read_kept
 from t5lite.interop.released import get_folder, is_released, open_released
 from t5lite.model.build import complete_fields
 from t5lite.model.config import VOCAB_MULTIPLE
-from t5lite.objectives.catalogue import special_tokens
 from t5lite.objectives.objective import TooFewSentinels
+from t5lite.run.chat_template import list_specials
 from t5lite.run.released import RUN_FIELDS, read_run_config, set_shape
 from t5lite.run.siblings import with_siblings
 from t5lite.system.errors import UserError
@@ -94,7 +94,7 @@ def open_given_tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tex
         workdir: the workdir of a run that has begun. If `config` names no tokenizer, the run's tokenizer is returned
             unchanged.
     """
-    fields, specials = config.tokenizer, _list_specials(config)
+    fields, specials = config.tokenizer, list_specials(config)
     if fields.path is None and workdir is not None:
         return load_tokenizer(str(workdir), fields.sentinels, specials)
     place = fields.path or config.init_from
@@ -104,10 +104,6 @@ def open_given_tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tex
     if config.init_from is None and not _find_sentinel_error(config, tokenizer.grow(0, specials).vocabulary):
         sentinels = 0
     return tokenizer.grow(sentinels, specials)
-
-
-def _list_specials(config: ConfigDict) -> tuple[str, ...]:
-    return special_tokens(config.tokenizer, config.objective, config.model.architecture)
 
 
 def _read_model_fields(place: str, config: ConfigDict) -> Mapping[str, Any]:
@@ -133,7 +129,9 @@ def _read_model_fields(place: str, config: ConfigDict) -> Mapping[str, Any]:
         f"it is {architecture}, but init_from={place} has {source_architecture}; set "
         f"--config.model.architecture={source_architecture}, or start from another run",
     )
-    return {name: value for name, value in fields.items() if name != "architecture"}
+    # A run does not take over another run's rates of dropout. A release's rates: see `set_shape`.
+    own = ("architecture",) if is_released(place) else ("architecture", "dropout_rates")
+    return {name: value for name, value in fields.items() if name not in own}
 
 
 def _find_sentinel_error(config: ConfigDict, vocabulary: Vocabulary) -> TooFewSentinels | None:
@@ -153,7 +151,7 @@ def _choose_sentinels(config: ConfigDict, place: str, given: Collection[str]) ->
     A tokenizer with sentinels keeps its number. Any other tokenizer gets `config.tokenizer.sentinels` if the objective
     needs sentinels, if the command line has set the field, or if `place` is a release with T5's positions; else none.
     """
-    specials, asked = _list_specials(config), config.tokenizer.sentinels
+    specials, asked = list_specials(config, place), config.tokenizer.sentinels
     vocabulary = load_tokenizer(place, 0, specials).grow(0, specials).vocabulary
     present, error = vocabulary.sentinels, _find_sentinel_error(config, vocabulary)
     if present:
@@ -172,7 +170,7 @@ def _enlarge_embedding(shaped: ConfigDict, config: ConfigDict, place: str) -> No
 
     shaped, config: the config with and without the inherited shape.
     """
-    specials = _list_specials(shaped)
+    specials = list_specials(shaped, place)
     tokenizer = load_tokenizer(place, shaped.tokenizer.sentinels, specials).grow(shaped.tokenizer.sentinels, specials)
     rows, model = tokenizer.vocabulary.rows, shaped.model
     if (model.vocab_size or 0) < rows and not model.vocab_size == config.model.vocab_size is None:

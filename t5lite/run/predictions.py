@@ -13,9 +13,10 @@ from t5lite.data.closed_sets import Labels
 from t5lite.data.questions import QuestionWindows
 from t5lite.data.rows import Rows, RowSource, clip
 from t5lite.decoding.generate import generate, step_weights
-from t5lite.decoding.score import score_candidates
+from t5lite.decoding.score import count_units, score_candidates
 from t5lite.decoding.settings import Settings
 from t5lite.objectives.batch import Batch, Example
+from t5lite.objectives.chat import ask_last_turns
 from t5lite.objectives.objective import VOCABULARY, example_keys, make_batch, make_examples
 from t5lite.run.experiment import Experiment
 from t5lite.run.heads import compile_head
@@ -32,24 +33,20 @@ from t5lite.training.trainer import bind_mesh
 class Prediction(NamedTuple):
     """The text of one held-out example, and the text of the tokens that the model generated or chose.
 
-    scores: {metric: score of this answer}, or {label: its probability or log-probability}.
-    references: all true answers, if there are several; `target` is the first of them.
+    scores: {metric: score of this answer}, or {label: its probability or its score by `eval.score_by`}.
+    more_references: texts that are right answers too.
     """
 
     inputs: str
     target: str
     output: str
     scores: dict[str, float]
-    references: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields, without `references` if there are none."""
-        return {name: value for name, value in self._asdict().items() if name != "references" or value}
+    more_references: tuple[str, ...] = ()
 
     @property
-    def all_references(self) -> tuple[str, ...]:
-        """All true answers, at least one."""
-        return self.references or (self.target,)
+    def references(self) -> list[str]:
+        """All right answers, the target first."""
+        return [self.target, *self.more_references]
 
 
 class Predictor:
@@ -66,18 +63,19 @@ class Predictor:
 
         Labels that are generated are only compared as a whole.
         """
-        if self.objective.rows != "pairs":
+        if not self.objective.has_answers:
             head = self.objective.answer_head
             return () if head is None else TASKS[head.name].text_metrics
         return TEXT.text_metrics if labels is None else ("exact_match",)
 
     def choose_labels(self, params: Any, batches: Iterable[Rows], names: Sequence[str]) -> Iterator[Prediction]:
-        """Yield pairs with the label of the highest probability among the labels `names`.
+        """Yield pairs with the label of the highest score among the labels `names`, by `eval.score_by`.
 
-        scores: the log-probability of each label's tokens.
+        scores: {label: its score}.
         """
         experiment = self.experiment
         labels, label_lengths = label_tokens(experiment, names)
+        units = count_units(experiment.config.eval.score_by, names, label_lengths)
         score = functools.partial(
             bind_mesh(self.mesh, score_candidates),
             experiment.model,
@@ -92,6 +90,7 @@ class Predictor:
             scores = score(placed["inputs"], placed["lengths"])
             names_of_arrays = ("inputs", "inputs_segment_ids", "targets", "valid")
             scores, arrays = gather((scores, {name: placed[name] for name in names_of_arrays}))
+            scores = scores / units
             same = (arrays["targets"][:, None, : labels.shape[1]] == labels).all(axis=2)
             inputs = _remove_padding(arrays["inputs"], arrays["inputs_segment_ids"])
             for row in np.flatnonzero(arrays["valid"]):
@@ -165,14 +164,13 @@ class Predictor:
             answer = join_windows(windows, texts.context, tokenizer)
             references = texts.answers or ("",)
             scores = score_text(self.text_metrics(None), references, answer.text) | {"margin": answer.margin}
-            yield Prediction(
-                self._decode(source.read_question(question)), references[0], answer.text, scores, references
-            )
+            asked = self._decode(source.read_question(question))
+            yield Prediction(asked, references[0], answer.text, scores, references[1:])
 
     def generate(self, params: Any, batches: Iterable[Rows], source: RowSource, labels: Labels) -> Iterator[Prediction]:
         """Yield examples with greedy answers. A language model gets half of a window as input, and continues it.
 
-        The target of a pair is its whole text, read from `source`, even if the row holds only a part of that text.
+        References of a pair are whole texts, read from `source`, even if the row holds only a part of its target.
         labels: the closed set of targets. It decides which metrics the scores are of.
         """
         experiment, metrics = self.experiment, self.text_metrics(labels)
@@ -190,7 +188,9 @@ class Predictor:
             valid = gather(placed.pop("valid"))
             pairs = gather(placed.pop("pairs")) if "pairs" in placed else None
             examples = make(placed, jnp.int32(index))
-            if objective.inputs_length == 0:
+            if objective.rows == "conversations":
+                examples = ask_last_turns(examples)
+            elif objective.inputs_length == 0:
                 half = objective.targets_length // 2
                 examples = Example(examples.targets[:, :half], examples.targets[:, half:], examples.weights[:, half:])
             ids = examples.inputs_segment_ids
@@ -210,9 +210,11 @@ class Predictor:
             targets = _remove_padding(examples.targets, examples.targets_segment_ids)
             for row in np.flatnonzero(valid):
                 answer = generated.tokens[row, 0, : generated.lengths[row, 0]]
-                target = decode(targets[row] if pairs is None else source.target(int(pairs[row])))
+                whole = self._conventions.text_tokens(targets[row])
+                target, *more = map(decode, [whole] if pairs is None else source.references(int(pairs[row])))
                 output = decode(self._conventions.text_tokens(answer))
-                yield Prediction(decode(inputs[row]), target, output, score_text(metrics, [target], output))
+                scores = score_text(metrics, [target, *more], output)
+                yield Prediction(decode(inputs[row]), target, output, scores, tuple(more))
 
 
 def _remove_padding(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from t5lite.data.questions import NOT_HERE, cut_windows, encode_context, most_asked
 from t5lite.decoding.generate import pad_rows
-from t5lite.run.answering import Answerer, Options, PreparedRequest
+from t5lite.run.answering import Answerer, Options, PreparedRequest, refuse_choices
 from t5lite.run.heads import compute_outputs
 from t5lite.run.requests import Request
 from t5lite.run.spans import join_windows, read_window
@@ -17,8 +17,9 @@ class QuestionAnswerer(Answerer):
     def prepare(self, request: Request, options: Options) -> PreparedRequest:
         """Return the tokens of the question, cut to half of a row, as in evaluation.
 
-        Raises UserError for a request without a context.
+        Raises UserError for a request without a context, and for choices.
         """
+        refuse_choices(request, options)
         if not isinstance(request.fields.get(self.columns.context), str):
             raise UserError(
                 f"the question has no context: give a line of .jsonl with {self.columns.question!r} and "

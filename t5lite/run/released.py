@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, base_config, load_json
 from t5lite.data.answered import Scale
+from t5lite.data.chat.encoder import ChatEncoder
+from t5lite.data.chat.opening import open_chat
+from t5lite.data.tokenizers.release_files import has_chat_template
 from t5lite.data.tokenizers.released import closes_texts
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
@@ -20,9 +23,11 @@ from t5lite.decoding.conventions import Conventions, make_conventions
 from t5lite.interop.dropout import make_rates
 from t5lite.interop.released import Released, get_folder, is_released, open_released
 from t5lite.model.build import make_model
-from t5lite.model.config import DROPOUT_PLACES, ModelConfig
+from t5lite.model.config import DROPOUT_PLACES, ModelConfig, combine_rates
 from t5lite.model.transformer import Transformer
+from t5lite.objectives.catalogue import find_kind
 from t5lite.objectives.objective import Objective, TooFewSentinels
+from t5lite.run.chat_template import keep_template
 from t5lite.system.errors import UserError
 from t5lite.system.files import read_json
 from t5lite.system.progress import warn
@@ -32,8 +37,8 @@ from t5lite.tasks.table import ANSWERS, TASKS, make_objective
 from t5lite.tasks.task import Reading
 from t5lite.training.workdir import read_labels, read_scale
 
-# Fields of a model that are not part of its shape. If the config does not set dropout_places, the weights decide.
-RUN_FIELDS = ("dropout", "dropout_places", "dtype", "attention", "remat", "scan_layers")
+# Fields of a model that are not part of its shape. `set_shape` says what dropout_places and dropout_rates are if unset.
+RUN_FIELDS = ("dropout", "dropout_places", "dropout_rates", "dtype", "attention", "remat", "scan_layers")
 SENTINELS_OF_T5 = 100
 MAX_LENGTH, MIN_LENGTH = 512, 16  # tokens of inputs
 
@@ -58,6 +63,8 @@ def read_run_config(place: str | Path) -> ConfigDict:
     config.objective.answer = _find_answer(released)
     if released.model.architecture == "decoder" and closes_texts(get_folder(place)):
         config.objective.name = "supervised"  # EOS ends the inputs, as in pairs
+    elif released.model.architecture != "encoder" and has_chat_template(get_folder(place)):
+        config.objective.name = "chat"
     config.objective.inputs_length = min(MAX_LENGTH, released.model.max_positions or MAX_LENGTH)
     config.objective.targets_length = config.objective.inputs_length
     return config
@@ -89,6 +96,7 @@ class OpenedModel:
 
     tokenizer: the tokenizer with only the ids that the model has rows for.
     full_tokenizer: the tokenizer with all its ids.
+    chat: turns conversations into tokens; None: the model is not for conversations.
     """
 
     config: ConfigDict
@@ -98,6 +106,7 @@ class OpenedModel:
     scale: Scale | None
     objective: Objective
     model: Transformer
+    chat: ChatEncoder | None = None
 
     @property
     def reading(self) -> Reading:
@@ -116,12 +125,38 @@ def open_model(place: str | Path) -> OpenedModel:
     config, labels = read_run_config(place), find_labels(place)
     full_tokenizer = load_tokenizer(str(place), config.tokenizer.sentinels, config.tokenizer.specials or ())
     tokenizer = fit_tokenizer(place, full_tokenizer, config.model.vocab_size)
+    chat = _open_chat(place, config, tokenizer)
+    full_tokenizer.begins_with_start = tokenizer.begins_with_start
     if is_released(place):
         _fit_objective(config, tokenizer.vocabulary, labels)
     vocabulary = tokenizer.vocabulary
     objective = make_objective(config.objective, config.model.architecture, vocabulary, labels)
     model = make_model(config.model, vocabulary, objective.heads)
-    return OpenedModel(config, tokenizer, full_tokenizer, labels, find_scale(place), objective, model)
+    return OpenedModel(config, tokenizer, full_tokenizer, labels, find_scale(place), objective, model, chat)
+
+
+def _open_chat(place: str | Path, config: ConfigDict, tokenizer: TextTokenizer) -> ChatEncoder | None:
+    """Return what turns conversations into tokens; None if the model is not for conversations.
+
+    If the template of a release cannot be used, warn, and change the objective in `config`: the model is then not for
+    conversations.
+    """
+    if find_kind(config.objective).data != "chat":
+        return None
+    config.tokenizer.chat_template = None  # the tokenizer has it
+    try:
+        chat, _ = open_chat(config, tokenizer, prepends_start=tokenizer.begins_with_start)
+    except UserError as error:
+        if not is_released(place):
+            raise
+        config.objective.name = _guess_objective(open_released(get_folder(place)))
+        warn(f"{place}: {error}. So the model answers without its chat template")
+        return None
+    if is_released(place) and chat.front is not None and not chat.writes_front:
+        # As in transformers: what a template writes is all that the model reads.
+        chat.front, tokenizer.begins_with_start = None, False
+    keep_template(chat, config.model.architecture)
+    return chat
 
 
 def fit_tokenizer(place: str | Path, tokenizer: TextTokenizer, rows: int | None) -> TextTokenizer:
@@ -135,9 +170,14 @@ def fit_tokenizer(place: str | Path, tokenizer: TextTokenizer, rows: int | None)
 
 
 def set_shape(config: ConfigDict, fields: Mapping[str, Any] | ConfigDict) -> None:
-    """Give `config` the model's shape from `fields`. The fields in RUN_FIELDS do not change."""
+    """Give `config` the model's shape from `fields`. The fields in RUN_FIELDS do not change, with two exceptions.
+
+    If dropout_places is unset, `fields` decide it. So they do for dropout_rates, if the rate `dropout` is the same.
+    """
     config.model.update({name: fields[name] for name in fields if name in config.model and name not in RUN_FIELDS})
     if config.model.dropout_places is None:
+        if config.model.dropout_rates is None and config.model.dropout == fields.get("dropout"):
+            config.model.dropout_rates = fields.get("dropout_rates")
         config.model.dropout_places = fields.get("dropout_places")
 
 
@@ -145,7 +185,7 @@ def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
     """Return a note if a run began with dropout at all places and now drops at fewer places; else None."""
     stored = read_json(workdir / "config.json") or {}
     places = [place for place in DROPOUT_PLACES if model.dropout_rate(place)]
-    if not model.dropout or "dropout_places" in (stored.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
+    if not places or "dropout_places" in (stored.get("model") or {}) or len(places) == len(DROPOUT_PLACES):
         return None
     return (
         f"dropout: this run began with dropout at {', '.join(DROPOUT_PLACES)}, and now drops at {', '.join(places)}, "
@@ -155,15 +195,20 @@ def moved_dropout_note(workdir: Path, model: ModelConfig) -> str | None:
 
 
 def dropout_note(config: ConfigDict) -> str | None:
-    """Return a note if the dropout of a run differs from the dropout of the release in its `init_from`; else None."""
+    """Return a note if the dropout of a run differs from the dropout of the release in its `init_from`.
+
+    Also return a note if the run has other rates than `model.dropout`, as its release. Else return None.
+    """
     if not is_released(config.init_from or ""):
         return None
     released, model = open_released(get_folder(config.init_from)), config.model
-    if released.dropout == make_rates(model.dropout, model.dropout_places, released.family.dropout):
-        return None
+    by_place = combine_rates(model.dropout, model.dropout_places, model.dropout_rates)
     released_rates = ", ".join(f"{name}={rate:g}" for name, rate in released.dropout.items())
+    if released.dropout == make_rates(by_place, released.family.dropout):
+        return f"dropout: as in config.json, {released_rates}" if model.dropout_rates else None
+    own_rates = "".join(f", model.dropout_rates {place}={rate:g}" for place, rate in model.dropout_rates or ())
     return f"dropout: config.json has {released_rates}; this run has model.dropout={model.dropout:g}" + (
-        f" at {', '.join(model.dropout_places)}" if model.dropout else ""
+        f" at {', '.join(model.dropout_places)}{own_rates}" if by_place else ""
     )
 
 

@@ -22,12 +22,18 @@ TARGET, OUTPUT = "target", "output"
 
 
 def write_predictions(path: Path, predictions: Mapping[str, Sequence[Prediction]]) -> None:
-    """Write {split: predictions} as JSON lines. Raises UserError if the file cannot be written."""
-    lines = [
-        json.dumps(replace_non_finite({"split": split, **each.as_json()}), ensure_ascii=False) + "\n"
-        for split, predictions_of_split in predictions.items()
-        for each in predictions_of_split
-    ]
+    """Write {split: predictions} as JSON lines. Raises UserError if the file cannot be written.
+
+    If there are several references, the target is a list, as `score_file` reads it.
+    """
+
+    def format_line(split: str, prediction: Prediction) -> str:
+        fields = {"split": split, **prediction._asdict()}
+        if fields.pop("more_references"):
+            fields[TARGET] = prediction.references
+        return json.dumps(replace_non_finite(fields), ensure_ascii=False) + "\n"
+
+    lines = [format_line(split, each) for split, of_split in predictions.items() for each in of_split]
     write_atomically(path, "".join(lines))
 
 

@@ -64,6 +64,7 @@ class Rules:
     never: ids that are never generated.
     never_first: ids that are not generated as the first token (after `first`, if there is one).
     asked: {name: value} of the other settings in the release's files. The user may choose these settings.
+        `usual_settings` returns those that hold unless the user sets them.
     """
 
     stops: tuple[int, ...] = ()
@@ -72,6 +73,17 @@ class Rules:
     never: tuple[int, ...] = ()
     never_first: tuple[int, ...] = ()
     asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def usual_settings(self, architecture: str) -> dict[str, int]:
+        """Return {field of `decoding.settings.Settings`: value} for the settings that hold unless the user sets them.
+
+        As in transformers, min_new_tokens goes before min_length, which also counts the decoder's start. On a decoder
+        min_length counts the prompt too, so it has no fixed value here.
+        """
+        usual = {name: self.asked[name] for name in ("min_new_tokens", "no_repeat_ngram_size") if name in self.asked}
+        if "min_length" in self.asked and architecture == "encoder_decoder":
+            usual = {"min_new_tokens": self.asked["min_length"] - 1, **usual}
+        return usual
 
     def adapt_to_training(self, in_targets: np.ndarray, bos: int | None, continues: bool = False) -> "Rules":
         """Return the rules of a run that uses this tokenizer.

@@ -15,11 +15,13 @@ class LossSettings:
 
     class_weights: a weight for each label of the run, in their order; None: all weights are 1. Only the objective of
         heads that choose labels uses them, not their "nll".
+    r_drop: the weight of the divergence of two passes; see `table.two_pass_sums`. 0: there is one pass.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    r_drop: float = 0.0
 
 
 def nll_and_log_z(logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -57,3 +59,13 @@ def cross_entropy_sums(
         "nll": jnp.sum(nll * weights),
         "weight": jnp.sum(weights),
     }
+
+
+def divergence(logits: Array, others: Array) -> Array:
+    """Return the symmetric divergence KL(p || q) + KL(q || p) of two distributions, float32 [...].
+
+    Args:
+        logits, others: float32 [..., V], the logits of p and of q.
+    """
+    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
+    return jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)

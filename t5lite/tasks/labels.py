@@ -40,6 +40,14 @@ def _loss(logits: Array, batch: Batch, settings: LossSettings) -> Sums:
     return {"objective": jnp.sum(losses), "nll": nll, "weight": jnp.sum(_weights(batch))}
 
 
+def _divergence(logits: Array, others: Array, batch: Batch, settings: LossSettings) -> Array:
+    """Return the sum over all labels: whether a text has a label is a Bernoulli distribution."""
+    divergences = (jax.nn.sigmoid(logits) - jax.nn.sigmoid(others)) * (logits - others)
+    if settings.class_weights is not None:
+        divergences = divergences * jnp.asarray(settings.class_weights, jnp.float32)
+    return jnp.sum(divergences * _weights(batch)[:, None])
+
+
 def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
     """Return {"label_counts" [C, 3], "equal_sets"}.
 
@@ -64,14 +72,16 @@ LABELS = Task(
     name="labels",
     head=HEAD,
     part="head for several labels",
-    metrics=("micro_f1", "label_macro_f1", "equal_sets"),
+    metrics=("micro_f1", "label_macro_f1", "equal_sets", "majority_micro_f1"),
     loss_name="labels_loss",
     each="example",
     answer_shape=lambda size: (size,),
     data="label_sets",
     weights=_weights,
     loss=_loss,
+    loss_fields=("label_smoothing",),
     nll=lambda logits, batch: jnp.sum(_binary_nll(logits, batch), axis=1),
+    divergence=_divergence,
     predictions=_predictions,
     choose=lambda logits: (logits >= 0).astype(jnp.int32),
     probabilities=jax.nn.sigmoid,

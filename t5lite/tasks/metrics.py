@@ -35,6 +35,7 @@ class Metric:
     score_corpus: computes the metric of all texts together, from (references of each text, outputs).
     tables_only: whether only tables show it, because it is less important than the others.
     is_compared: whether the report shows the differences of this metric between runs.
+    baseline: the metric with the score of a system that always gives the same answer.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Metric:
     score_corpus: Callable[[Sequence[References], Sequence[str]], float] | None = None
     tables_only: bool = False
     is_compared: bool = True
+    baseline: str = ""
 
     @property
     def is_generated(self) -> bool:
@@ -153,6 +155,13 @@ def label_macro_f1(sums: Sums) -> float:
     return float(np.mean(f1)) if f1.size else 0.0
 
 
+def majority_micro_f1(sums: Sums) -> float:
+    """Return the largest micro F1 of a system that gives all texts of this held-out set the same labels."""
+    true = np.sort(sums["label_counts"][:, 0])[::-1]
+    chosen = sums["weight"] * np.arange(1, len(true) + 1)
+    return float(np.max(2 * np.cumsum(true) / np.maximum(true.sum() + chosen, 1e-9), initial=0.0))
+
+
 def entity_f1(sums: Sums) -> float:
     """Return the F1 of entities, from "entities" [3]: the numbers of true, predicted and correct entities."""
     gold, chosen, correct = map(float, sums["entities"])
@@ -175,7 +184,7 @@ def _make_loss(label: str) -> Metric:
 _FROM_CONFUSION = {"needs": "confusion"}
 # Tables and sentences list metrics in this order. Metrics that are not in this table come last.
 METRICS = {
-    "accuracy": _make_share("accuracy", compute=accuracy, **_FROM_CONFUSION),
+    "accuracy": _make_share("accuracy", compute=accuracy, baseline="majority_accuracy", **_FROM_CONFUSION),
     "macro_f1": _make_share("macro F1", compute=macro_f1, **_FROM_CONFUSION),
     "matthews": Metric("Matthews correlation", better=1, low=-1, high=1, compute=matthews, tables_only=True,
                        **_FROM_CONFUSION),
@@ -188,16 +197,23 @@ METRICS = {
                                      is_compared=False, tables_only=True, **_FROM_CONFUSION),
     "most_chosen": _make_share("share of the class chosen most often", better=0, compute=most_chosen,
                                is_compared=False, tables_only=True, **_FROM_CONFUSION),
-    "micro_f1": _make_share("micro F1", compute=micro_f1, needs="label_counts"),
+    "micro_f1": _make_share("micro F1", compute=micro_f1, needs="label_counts", baseline="majority_micro_f1"),
     "label_macro_f1": _make_share("macro F1 of labels", compute=label_macro_f1, needs="label_counts"),
     "equal_sets": _make_share("share of equal sets of labels", needs="equal_sets",
                               compute=lambda sums: float(sums["equal_sets"] / max(sums["weight"], 1e-9))),
+    "majority_micro_f1": _make_share("micro F1 of always choosing the same labels", better=0, needs="label_counts",
+                                     compute=majority_micro_f1, is_compared=False, tables_only=True),
     "pearson": Metric("Pearson correlation", better=1, low=-1, high=1, score_corpus=numbers.pearson),
     "spearman": Metric("Spearman correlation", better=1, low=-1, high=1, score_corpus=numbers.spearman),
-    "rmse": Metric("root mean squared error", better=-1, low=0, score_corpus=numbers.rmse),
+    "rmse": Metric("root mean squared error", better=-1, low=0, score_corpus=numbers.rmse, baseline="mean_rmse"),
+    "mean_rmse": Metric("root mean squared error of the mean", low=0, score_corpus=numbers.mean_rmse,
+                        is_compared=False, tables_only=True),
     "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
     "exact_match": _make_share("exact match", score=texts.exact_match),
-    "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True),
+    "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True,
+                                     baseline="no_answer_exact_match"),
+    "no_answer_exact_match": _make_share("exact match of never answering", better=0, score=texts.match_nothing,
+                                         is_compared=False, tables_only=True),
     "token_f1": _make_share("token F1", score=texts.token_f1),
     "rouge1": _make_share("ROUGE-1", score=texts.make_rouge("rouge1"), tables_only=True),
     "rouge2": _make_share("ROUGE-2", score=texts.make_rouge("rouge2"), tables_only=True),
@@ -205,6 +221,8 @@ METRICS = {
     "rougeLsum": _make_share("ROUGE-Lsum", score=texts.make_rouge("rougeLsum")),
     "bleu": Metric("BLEU", better=1, low=0, high=100, score_corpus=texts.make_corpus_metric("bleu")),
     "chrf": Metric("chrF", better=1, low=0, high=100, score_corpus=texts.make_corpus_metric("chrf"), tables_only=True),
+    "answers_with_sentinels": _make_share("share of answers with sentinels", better=-1, tables_only=True,
+                                          is_compared=False, score=texts.has_foreign_sentinel),
     "loss": _make_loss("loss"),
     "mlm_loss": _make_loss("loss of masked tokens"),
     "next_sentence_loss": _make_loss("loss of next sentences"),
@@ -258,20 +276,18 @@ def score_classes(confusion: np.ndarray) -> list[dict[str, float]]:
 
 
 def describe_weakness(metrics: Metrics) -> str | None:
-    """Return a sentence if a classifier has learned nothing, or nearly always gives the same answer; else None.
+    """Return a sentence if a model has learned nothing, or nearly always gives the same answer; else None.
 
     metrics: the metrics of one held-out set.
     """
-    majority, score, share = (metrics.get(name) for name in ("majority_accuracy", "accuracy", "most_chosen"))
-    if majority is None or score is None:
-        return None
     parts = []
-    if score <= majority:
-        parts.append(
-            f"accuracy {score:.3f} is no better than {majority:.3f}, the accuracy of always choosing the most frequent "
-            "class"
-        )
-    if share >= ONE_CLASS and majority < ONE_CLASS:
+    for name, metric in METRICS.items():
+        score, trivial = metrics.get(name), metrics.get(metric.baseline)
+        if score is not None and trivial is not None and (score - trivial) * metric.better <= 0:
+            parts.append(f"{metric.label} {score:.3f} is no better than {trivial:.3f}, the "
+                         f"{METRICS[metric.baseline].label}")  # fmt: skip
+    share, majority = metrics.get("most_chosen"), metrics.get("majority_accuracy")
+    if share is not None and majority is not None and share >= ONE_CLASS and majority < ONE_CLASS:
         parts.append(f"{share:.1%} of the answers are of the same class")
     return "; ".join(parts) or None
 

@@ -31,9 +31,15 @@ def _nll(outputs: Array, batch: Batch) -> Array:
 
 
 def _loss(outputs: Array, batch: Batch, settings: LossSettings) -> Sums:
-    del settings  # label smoothing and z-loss are for classes
+    del settings  # see `loss_fields`
     total = jnp.sum(_nll(outputs, batch))
     return {"objective": total, "nll": total, "weight": jnp.sum(_weights(batch))}
+
+
+def _divergence(outputs: Array, others: Array, batch: Batch, settings: LossSettings) -> Array:
+    """Return the sum of squared differences. It is the divergence of two normal distributions with deviation 1."""
+    del settings
+    return jnp.sum(jnp.square(outputs[:, 0] - others[:, 0]) * _weights(batch))
 
 
 def _predictions(outputs: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
@@ -69,7 +75,7 @@ NUMBER = Task(
     head=HEAD,
     part="regressor",
     metrics=(),
-    text_metrics=("pearson", "spearman", "rmse"),
+    text_metrics=("pearson", "spearman", "rmse", "mean_rmse"),
     loss_name="number_loss",
     each="example",
     outputs=1,
@@ -77,7 +83,9 @@ NUMBER = Task(
     data="numbers",
     weights=_weights,
     loss=_loss,
+    loss_fields=(),
     nll=_nll,
+    divergence=_divergence,
     predictions=_predictions,
     choose=lambda outputs: outputs[..., 0],
     name_answers=_name_answers,

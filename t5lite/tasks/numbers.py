@@ -55,6 +55,11 @@ def _correlate(name: str) -> Callable[[Sequence[References], Sequence[str]], flo
 pearson, spearman = _correlate("pearsonr"), _correlate("spearmanr")
 
 
+def mean_rmse(references: Sequence[References], outputs: Sequence[str]) -> float:
+    """Return the root mean squared error of always answering the mean of the references."""
+    return rmse(references, ["no number"] * len(outputs))
+
+
 def rmse(references: Sequence[References], outputs: Sequence[str]) -> float:
     """Return the root of the mean squared difference, in the units of the numbers."""
     true, given = read_numbers(references, outputs)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5lite.objectives.batch import Batch
-from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, nll_and_log_z
+from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, divergence, nll_and_log_z
 from t5lite.tasks.task import Reading, Task
 
 Array = jax.Array
@@ -50,6 +50,12 @@ def _nll(logits: Array, batch: Batch) -> Array:
     return jnp.sum(nll_and_log_z(*_split(logits, batch))[0], axis=1) * _weights(batch)
 
 
+def _divergence(logits: Array, others: Array, batch: Batch, settings: LossSettings) -> Array:
+    del settings
+    pair = (_split(each, batch)[0] for each in (logits, others))
+    return jnp.sum(divergence(*pair) * _weights(batch)[:, None])
+
+
 def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
     """Return {}: a question may have several windows, so the metrics are computed from the answers as texts."""
     del logits, batch, labels, rows
@@ -72,7 +78,7 @@ SPAN = Task(
     head=HEAD,
     part="head for spans",
     metrics=(),
-    text_metrics=("exact_match", "squad_exact_match", "token_f1"),
+    text_metrics=("exact_match", "squad_exact_match", "token_f1", "no_answer_exact_match"),
     loss_name="span_loss",
     each="token",
     outputs=2,
@@ -82,6 +88,7 @@ SPAN = Task(
     weights=_weights,
     loss=_loss,
     nll=_nll,
+    divergence=_divergence,
     predictions=_predictions,
     choose=choose_places,
     name_answers=_name_answers,

@@ -28,13 +28,13 @@ LIKELIHOOD = LossSettings()
 
 
 def find_task(fields: Fields, architecture: str) -> Task:
-    """Return the task of the answers that the data of a config brings. For windows of text, it is TEXT.
+    """Return the task of the answers that the data of a config brings. For windows of text and chat, it is TEXT.
 
     If `objective.answer` is unset, it is a label on an encoder, and text on other models. fields: a config's
     `objective`. Raises UserError for an unknown answer, and for an answer of an objective that reads windows of text.
     """
     name, answer = fields["name"], fields["answer"]
-    if catalogue.find_kind(fields).data == "text":
+    if catalogue.find_kind(fields).data != "pairs":
         if answer is not None:
             raise UserError(f"config.objective.answer={answer}: {name} has no answers; unset it, or set "
                             "config.objective.name=supervised")  # fmt: skip
@@ -56,8 +56,8 @@ def find_task(fields: Fields, architecture: str) -> Task:
 
 def find_data(fields: Fields, architecture: str) -> str:
     """Return the kind of data that an objective reads, a key of `data.kinds.KINDS`. fields: a config's `objective`."""
-    is_text = catalogue.find_kind(fields).data == "text"
-    return "text" if is_text else find_task(fields, architecture).data
+    data = catalogue.find_kind(fields).data
+    return find_task(fields, architecture).data if data == "pairs" else data
 
 
 def make_answer_head(fields: Fields, architecture: str, labels: Sequence[str] | None) -> Head | None:
@@ -108,6 +108,29 @@ def loss_sums(outputs: Mapping[str, jax.Array], batch: Batch, settings: LossSett
         for head, logits in outputs.items()
         for name, value in TASKS[head].loss(logits, batch, settings).items()
     }
+
+
+def two_pass_sums(
+    outputs: Mapping[str, jax.Array], others: Mapping[str, jax.Array], batch: Batch, settings: LossSettings
+) -> Sums:
+    """Return the sums of `loss_sums` for two passes over a batch that differ only in their dropout (R-Drop).
+
+    The objective is half of the loss of Wu et al. (2021, "R-Drop", section 2.2), so that its first part has the size of
+    the loss of one pass. α is `settings.r_drop`; p and q are the two distributions of an answer:
+
+        paper   -log p(y) - log q(y)       + α · ½ (KL(p || q) + KL(q || p))
+        here    ½ (-log p(y) - log q(y))   + α · ¼ (KL(p || q) + KL(q || p))
+
+    "nll" is the mean of both passes. Each divergence has the weight of its answer in the objective.
+
+    Args:
+        outputs, others: {head: logits}.
+    """
+    sums = jax.tree.map(lambda *pair: sum(pair) / 2, *(loss_sums(each, batch, settings) for each in (outputs, others)))
+    for head, logits in outputs.items():
+        extra = TASKS[head].divergence(logits, others[head], batch=batch, settings=settings)
+        sums[sum_key(head, "objective")] += settings.r_drop / 4 * extra
+    return sums
 
 
 def prediction_sums(

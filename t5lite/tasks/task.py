@@ -15,7 +15,7 @@ import numpy as np
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.catalogue import ARCHITECTURES
 from t5lite.objectives.objective import Head
-from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, nll_and_log_z
+from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, divergence, nll_and_log_z
 
 Array = jax.Array
 CALIBRATION_BINS = 15
@@ -53,7 +53,10 @@ class Task:
     data: the kind of data with such answers, see data/kinds.py.
     weights: (batch) -> float32, the weight of each answer.
     loss: (logits, batch, settings) -> {"objective", "nll", "weight"}.
+    loss_fields: which of the fields label_smoothing and z_loss of `config.loss` the loss uses.
     nll: (logits, batch) -> float32 [B], the negative log-likelihood of each row.
+    divergence: (logits, other logits, batch, settings) -> float32 scalar: the sum over the answers of the symmetric
+        divergence KL(p || q) + KL(q || p) of the two answers, with the weights of the objective. None: no R-Drop.
     predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
         rows: the rows that the host read.
     sum_missed: (tags that were cut off each text, labels) -> the sums of the answers that were cut off.
@@ -79,6 +82,8 @@ class Task:
     nll: Callable[[Array, Batch], Array]
     predictions: Callable[[Array, Batch, Sequence[str], Mapping[str, Any]], Sums]
     name_answers: Callable[[np.ndarray, np.ndarray, Reading], list[str]]
+    divergence: Callable[[Array, Array, Batch, LossSettings], Array] | None = None
+    loss_fields: tuple[str, ...] = ("label_smoothing", "z_loss")
     sum_missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
     choose: Callable[[Array], Array] = lambda logits: jnp.argmax(logits, axis=-1)
     probabilities: Callable[[Array], Array] | None = None
@@ -112,14 +117,19 @@ def make_class_task(head: str, **fields: Any) -> Task:
         answers = batch.answers[head]
         return jnp.maximum(answers, 0), (answers >= 0).astype(jnp.float32)
 
+    def weigh(batch: Batch, settings: LossSettings) -> Array:
+        """Return the weights of the answers in the objective: those of their classes too."""
+        classes, weights = split_answers(batch)
+        if settings.class_weights is None or not fields.get("has_labels"):
+            return weights
+        return weights * jnp.asarray(settings.class_weights, jnp.float32)[classes]
+
     def loss(logits: Array, batch: Batch, settings: LossSettings) -> Sums:
         classes, weights = split_answers(batch)
         of_objective = (settings.label_smoothing, settings.z_loss)
         sums = cross_entropy_sums(logits, classes, weights, *of_objective)
-        if settings.class_weights is not None and fields.get("has_labels"):
-            weights = weights * jnp.asarray(settings.class_weights, jnp.float32)[classes]
-            sums["objective"] = cross_entropy_sums(logits, classes, weights, *of_objective)["objective"]
-        return sums
+        weighted = cross_entropy_sums(logits, classes, weigh(batch, settings), *of_objective)
+        return sums | {"objective": weighted["objective"]}
 
     def nll(logits: Array, batch: Batch) -> Array:
         targets, weights = split_answers(batch)
@@ -140,6 +150,9 @@ def make_class_task(head: str, **fields: Any) -> Task:
     defaults = {
         "loss": loss,
         "nll": nll,
+        "divergence": lambda logits, others, batch, settings: jnp.sum(
+            divergence(logits, others) * weigh(batch, settings)
+        ),
         "predictions": predictions,
         "weights": lambda batch: split_answers(batch)[1],
         "name_answers": name_answers,

@@ -10,7 +10,7 @@ import numpy as np
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY, Objective, Row, make_batch
 from t5lite.system.vocabulary import TokenTable
-from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, nll_and_log_z
+from t5lite.tasks.cross_entropy import LossSettings, Sums, cross_entropy_sums, divergence, nll_and_log_z
 from t5lite.tasks.task import Reading, Task
 
 Array = jax.Array
@@ -20,6 +20,7 @@ TEXT_METRICS = (
     "token_f1",
     *("rouge1", "rouge2", "rougeL", "rougeLsum"),
     *("bleu", "chrf"),
+    "answers_with_sentinels",
 )
 
 
@@ -68,6 +69,7 @@ TEXT = Task(
     weights=lambda batch: batch.weights,
     loss=_loss,
     nll=_nll,
+    divergence=lambda logits, others, batch, settings: jnp.sum(divergence(logits, others) * batch.weights),
     predictions=_predictions,
     name_answers=_name_answers,
 )

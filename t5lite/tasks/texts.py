@@ -9,6 +9,9 @@ token_f1           F1 of the words of output and reference after this normalisat
 rouge1 … rougeLsum F-measures of rouge-score without stemming (Lin 2004). rougeLsum takes lines as sentences. The words
                    are runs of a-z and 0-9, so other scripts count as no words
 bleu, chrf         sacrebleu with its defaults, from 0 to 100 (Papineni et al. 2002, Popović 2015)
+answers_with_sentinels
+                   whether the output holds a sentinel, such as <extra_id_0>, that no reference holds. A model that was
+                   trained by span corruption alone writes sentinels in place of answers
 
 Of several references, the best counts. BLEU counts the n-grams of all references.
 """
@@ -24,6 +27,7 @@ import numpy as np
 
 References = Sequence[str]
 SACREBLEU = ("bleu", "chrf")  # the metrics that sacrebleu computes
+SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
 def normalise(text: str) -> str:
@@ -40,6 +44,12 @@ def exact_match(references: References, output: str) -> float:
 def squad_exact_match(references: References, output: str) -> float:
     """Return 1.0 if the output is a reference after SQuAD's normalisation, else 0.0."""
     return float(any(normalise(output) == normalise(reference) for reference in references))
+
+
+def match_nothing(references: References, output: str) -> float:
+    """Return 1.0 if an empty output is right, whatever the output is. The mean is the score of never answering."""
+    del output
+    return squad_exact_match(references, "")
 
 
 def token_f1(references: References, output: str) -> float:
@@ -84,6 +94,11 @@ def _make_streams(references: Sequence[References]) -> list[list[str | None]]:
     """Return references as sacrebleu reads them: for each k, the k-th reference of all texts, or None."""
     most = max(map(len, references))
     return [[each[k] if k < len(each) else None for each in references] for k in range(most)]
+
+
+def has_foreign_sentinel(references: References, output: str) -> float:
+    """Return 1.0 if the output holds a sentinel that no reference holds, else 0.0."""
+    return float(any(all(name not in reference for reference in references) for name in SENTINEL.findall(output)))
 
 
 def make_corpus_metric(name: str) -> Callable[[Sequence[References], Sequence[str]], float]:

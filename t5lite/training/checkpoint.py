@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: saved in the background, kept by a policy, verified when they are read.
 
-    checkpoints/60/params/  opt_state/  average/ (only with `ema_decay`)  record/ (see record.py)
+    checkpoints/60/params/  opt_state/  average/ (only with `ema_decay`)  pretrained/ (only with `mixout`)
+    checkpoints/60/record/ (see record.py)
     checkpoints/damaged-60/                                               a checkpoint that a restart rejected
 
 Parameters are a separate item, so that a later run can read them without the optimizer state.
@@ -138,7 +139,7 @@ def _make_items(state: TrainState) -> Items:
     average includes the frozen parameters, because readers of the average do not read the parameters.
     """
     average = None if state.average is None else state.evaluated_params
-    items = {"params": state.params, "opt_state": state.opt_state, "average": average}
+    items = {"params": state.params, "opt_state": state.opt_state, "average": average, "pretrained": state.pretrained}
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 

@@ -9,15 +9,42 @@ microbatches.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from t5lite.config import require
+from t5lite.model.config import ModelConfig
 from t5lite.objectives.batch import Batch
 from t5lite.tasks.cross_entropy import Sums
-from t5lite.tasks.table import TASKS, sum_key
+from t5lite.tasks.table import TASKS, list_heads, sum_key
 
 Array = jax.Array
+
+
+def check_loss(fields: Mapping[str, Any], model: ModelConfig) -> None:
+    """Raise UserError for a field of `config.loss` that has no meaning for the model's heads.
+
+    `Experiment.choose_class_weights` checks the fields about classes, because it knows the labels.
+
+    Args:
+        fields: a config's `loss`.
+        model: its heads say which losses there are.
+    """
+    tasks = [TASKS[head] for head in list_heads(model.heads)]
+    kinds = " and ".join(task.name for task in tasks)
+    for name in ("label_smoothing", "z_loss"):
+        is_used = any(name in task.loss_fields for task in tasks)
+        no_use = f"is {fields[name]}, but answers of the kind {kinds} do not use it; set it to 0"
+        require(not fields[name] or is_used, f"loss.{name}", no_use)
+    if fields["r_drop"]:
+        no_divergence = f"answers of the kind {kinds} have no divergence; set it to 0"
+        require(all(task.divergence is not None for task in tasks), "loss.r_drop", no_divergence)
+        drops_head = any(head.dropout for head in model.heads.others)
+        has_dropout = any(place != "head" or drops_head for place in model.dropout_by_place)
+        no_dropout = "both passes are equal without dropout; set config.model.dropout above 0, or this field to 0"
+        require(has_dropout, "loss.r_drop", no_dropout)
 
 
 def find_finite_rows(outputs: Mapping[str, Array], batch: Batch) -> Array:

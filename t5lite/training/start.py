@@ -161,7 +161,7 @@ def hand_over(
         grown.update({path: gather(own[path]) for path in common if has_new_rows(path)})
         # Arrays that will be replaced are freed first, so there is never a second copy of the parameters.
         _free([own[path] for path in common])
-        _free(jax.tree.leaves(state.average))
+        _free(jax.tree.leaves((state.average, state.pretrained)))
         return {
             path: jax.ShapeDtypeStruct(
                 source_shapes[path], own[path].dtype, sharding=None if path in grown else shardings[path]
@@ -181,9 +181,15 @@ def hand_over(
     average = None
     if state.average is not None:
         average = jax.tree.map(jnp.copy, keep_leaves(params, leaf_mask(state.average)))
+    pretrained = None
+    if state.pretrained is not None:
+        mixed = flatten_dict(state.pretrained, sep="/").keys()
+        if mixed - values.keys():
+            raise UserError(f"config.mixout: init_from={source} has no {min(mixed - values.keys())}; set mixout to 0")
+        pretrained = unflatten_dict({path: jnp.copy(values[path]) for path in mixed}, sep="/")
     paths = (values, own.keys() - values.keys(), {*source_shapes, *heads} - values.keys(), grown)
     hand_off = HandOff(source, source_step, *(tuple(sorted(each)) for each in paths))
-    return state.replace(params=params, average=average), hand_off
+    return state.replace(params=params, average=average, pretrained=pretrained), hand_off
 
 
 def _read_from_run(

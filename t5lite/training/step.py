@@ -29,10 +29,11 @@ from t5lite.objectives.batch import Batch, select_predicted
 from t5lite.objectives.objective import Objective, Row, example_keys, make_batch
 from t5lite.system.vocabulary import TokenTable
 from t5lite.tasks.cross_entropy import LossSettings, Sums
-from t5lite.tasks.table import list_heads, loss_sums, prediction_sums
+from t5lite.tasks.table import list_heads, loss_sums, prediction_sums, two_pass_sums
 from t5lite.tasks.text import byte_sums
 from t5lite.training.average import update_average
 from t5lite.training.loss import count_tokens, find_finite_rows, sum_heads, sum_weights
+from t5lite.training.mixout import mix, select_mixed
 from t5lite.training.tables import fill, keep_leaves
 
 Array = jax.Array
@@ -48,12 +49,15 @@ class TrainState:
     average: the average of the trainable parameters, with None in place of each frozen parameter. None if the config
     has
         no `ema_decay`.
+    pretrained: the values of `init_from` of the parameters in the tree, see mixout.py. None if the config has no
+        `mixout`.
     """
 
     step: Array
     params: Any
     opt_state: Any
     average: Any = None
+    pretrained: Any = None
 
     @property
     def evaluated_params(self) -> Any:
@@ -69,6 +73,7 @@ class StepSettings:
     microbatches: int
     loss: LossSettings
     ema_decay: float | None
+    mixout: float
 
 
 TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
@@ -77,17 +82,24 @@ EvalStep = Callable[[Any, Row, Array], Sums]
 
 
 def init_state(
-    model: Transformer, optimizer: optax.GradientTransformation, batch: Batch, seed: Array, average_mask: Any = None
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    seed: Array,
+    average_mask: Any = None,
+    mixed_mask: Any = None,
 ) -> TrainState:
     """Return the state before the first step. Jit this function with the shardings that the state should have.
 
     Args:
         batch: only its shapes are used.
         average_mask: a tree of bools: which parameters have an average in the state. None: no parameter has one.
+        mixed_mask: a tree of bools: which parameters are trained and may be mixed. None: there is no mixout.
     """
     params = model.init(jax.random.key(seed), batch)["params"]
     average = None if average_mask is None else jax.tree.map(jnp.copy, keep_leaves(params, average_mask))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+    pretrained = None if mixed_mask is None else jax.tree.map(jnp.copy, select_mixed(params, mixed_mask))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, pretrained)
 
 
 def noise_key(seed: int | Array) -> Array:
@@ -132,24 +144,26 @@ def make_train_step(
     def compute_loss(
         trained: Any, frozen: Any, batch: Batch, key: Array, weights: Sums
     ) -> tuple[Array, tuple[Sums, Array]]:
-        params = fill(trained, frozen)
-        outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}, method="outputs")
-        sums = loss_sums(outputs, batch, settings.loss)
-        return sum_heads(sums, "objective", weights)[0], (sums | count_tokens(batch), find_finite_rows(outputs, batch))
+        sums, finite_rows = _run_passes(model, fill(trained, frozen), batch, key, settings.loss)
+        return sum_heads(sums, "objective", weights)[0], (sums | count_tokens(batch), finite_rows)
 
     def train_step(state: TrainState, rows: Row, seed: Array) -> tuple[TrainState, Sums]:
         noise, dropout = noise_key(seed), jax.random.fold_in(jax.random.key(seed), 1)
         keys = example_keys(noise, state.step, settings.batch_size)
         batch = _make_batch(objective, keys, rows, table)
         key, weights = jax.random.fold_in(dropout, state.step), sum_weights(batch, heads)
-        trained = keep_leaves(state.params, trainable)
+        trained = computed = keep_leaves(state.params, trainable)
+        if settings.mixout:
+            mixout = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 3), state.step)
+            computed, pull_back = mix(trained, state.pretrained, settings.mixout, mixout)
         compute_gradient = functools.partial(
-            jax.grad(compute_loss, has_aux=True), trained, keep_leaves(state.params, is_frozen), weights=weights
+            jax.grad(compute_loss, has_aux=True), computed, keep_leaves(state.params, is_frozen), weights=weights
         )
         if settings.microbatches == 1:
             gradient, (sums, finite_rows) = compute_gradient(batch, key)
         else:
             gradient, (sums, finite_rows) = _accumulate(compute_gradient, batch, key, settings.microbatches)
+        gradient = pull_back(gradient) if settings.mixout else gradient
         loss, weight = sum_heads(sums, "nll", weights)
         gradient = jax.tree.map(lambda g: g / weight, gradient)
         metrics = sums | {"loss": loss / weight, "grad_norm": optax.tree.norm(gradient)}
@@ -160,9 +174,25 @@ def make_train_step(
         average, step = state.average, state.step + 1
         if settings.ema_decay is not None:
             average = update_average(average, trained, settings.ema_decay, step)
-        return TrainState(step, fill(trained, state.params), opt_state, average), metrics
+        return TrainState(step, fill(trained, state.params), opt_state, average, state.pretrained), metrics
 
     return train_step
+
+
+def _run_passes(
+    model: Transformer, params: Any, batch: Batch, key: Array, settings: LossSettings
+) -> tuple[Sums, Array]:
+    """Return (sums of the loss, finite rows) of one pass with dropout; with R-Drop, of two passes.
+
+    finite rows: bool [B], whether the loss of each row is finite.
+    """
+    apply = functools.partial(model.apply, {"params": params}, batch, deterministic=False, method="outputs")
+    if not settings.r_drop:
+        outputs = apply(rngs={"dropout": key})
+        return loss_sums(outputs, batch, settings), find_finite_rows(outputs, batch)
+    outputs, others = (apply(rngs={"dropout": each}) for each in jax.random.split(key))
+    finite_rows = find_finite_rows(outputs, batch) & find_finite_rows(others, batch)
+    return two_pass_sums(outputs, others, batch, settings), finite_rows
 
 
 def _is_finite(tree: Any) -> Array:

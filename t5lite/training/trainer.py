@@ -37,7 +37,7 @@ from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state
 
 MAX_PROGRAMS = 8  # a process caches at most this many compiled programs of each function
 # The compiled step depends on these config fields, and on model and objective.
-STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay")
+STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay", "mixout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +119,16 @@ def _compile_for_any_seed(
     settings = StepSettings(
         config.batch_size,
         config.microbatches,
-        LossSettings(config.loss.label_smoothing, config.loss.z_loss, class_weights),
+        LossSettings(config.loss.label_smoothing, config.loss.z_loss, class_weights, config.loss.r_drop),
         config.ema_decay,
+        config.mixout,
     )
 
     def init(seed: jax.Array) -> TrainState:
         # Two rows are enough to make parameters. With few rows, the arrays that tracing needs stay small.
         zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
-        return init_state(model, optimizer, zeros, seed, None if config.ema_decay is None else trainable)
+        average_mask = None if config.ema_decay is None else trainable
+        return init_state(model, optimizer, zeros, seed, average_mask, trainable if config.mixout else None)
 
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(init, seed)
@@ -158,10 +160,11 @@ def _compile_for_any_seed(
 
 
 def count_step_flops(config: ConfigDict, model: Transformer, objective: Objective) -> float:
-    """Return the FLOPs of one training step."""
+    """Return the FLOPs of one training step. With R-Drop, a step has two passes over the batch."""
     encoder_length, decoder_length = objective.lengths
     lengths = {"encoder_length": encoder_length, "decoder_length": decoder_length}
-    return step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
+    flops = step_flops(model.config, batch=config.batch_size, predicted=objective.predicted, **lengths)
+    return flops * (2 if config.loss.r_drop else 1)
 
 
 def bind_mesh(mesh: Mesh, function: Callable) -> Callable:

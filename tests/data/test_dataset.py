@@ -343,6 +343,21 @@ def test_another_recipe_trains_another_tokenizer(tmp_path, config, change):
     assert open_tokenizer(config, "text").sha256 != first.sha256
 
 
+def test_a_tokenizer_is_trained_on_other_text_if_the_config_names_it(tmp_path, config):
+    """So a few conversations are enough, and they do not change the tokenizer."""
+    config.tokenizer.path, config.tokenizer.vocab_size = None, 300
+    config.tokenizer.source = jsonl(tmp_path / "big.jsonl", [{"text": TEXT}])
+    identities = set()
+    for name, kind in (("few", "chat"), ("fewer", "chat"), ("text", "text")):
+        message = {"role": "assistant", "content": name}
+        config.data.train.source = jsonl(tmp_path / f"{name}.jsonl", [{"messages": [message], "text": name}])
+        identities.add(open_tokenizer(config, kind).sha256)
+    assert len(identities) == 1
+    config.tokenizer.source = None
+    with pytest.raises(UserError, match="too short"):
+        open_tokenizer(config, "chat")
+
+
 def test_pairs_and_text_of_one_file_have_tokenizers_of_their_own(tmp_path, config):
     config.tokenizer.path = None
     rows = [{"text": TEXT[i : i + 400], "inputs": TEXT[9 * i : 9 * i + 400].upper(), "targets": "x"} for i in range(80)]

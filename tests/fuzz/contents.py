@@ -72,6 +72,21 @@ tagged_rows = st.lists(st.tuples(texts, texts), min_size=1, max_size=8).map(
 )
 
 
+messages = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(("user", "assistant", "system")) | texts,
+            "content": texts | st.none() | st.lists(texts),
+        }
+    ),
+    max_size=6,
+)
+sides = texts | messages
+chat_rows = st.fixed_dictionaries({"messages": messages}) | st.fixed_dictionaries(
+    {"prompt": sides, "completion": sides}
+)
+
+
 @st.composite
 def rows(draw: st.DrawFn, right: st.SearchStrategy, faulty: bool) -> list[dict[str, Any]]:
     """Rows such as `right` draws; of faulty ones some have other columns, or anything in them."""

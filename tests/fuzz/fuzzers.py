@@ -50,6 +50,7 @@ def _data_cases(ground: Ground) -> st.SearchStrategy:
         of("span_corruption", "encoder_decoder", every, contents.text_rows),
         of("supervised", "encoder_decoder", every[1:], contents.text_rows),
         of("tagging", "encoder", (".jsonl", ".parquet", ".arrow"), contents.tagged_rows),
+        of("chat", "decoder", (".jsonl",), contents.chat_rows),
     )
 
 
@@ -58,6 +59,8 @@ def _run_data(case: DataCase, ground: Ground, folder: Path) -> Outcome:
         (folder / name).write_bytes(content)
     arguments = ["--config", f"{ground.config}:objective={case.objective},architecture={case.architecture}"]
     arguments += [f"--config.data.train.source=files:{folder}/*"]
+    if case.objective == "chat":  # the tokenizer needs the marks of the template
+        arguments += ["--config.tokenizer.specials=None"]
     if case.trains_tokenizer:
         arguments += ["--config.tokenizer.path=None"]
     return run(prepare.main, arguments)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from t5lite.config import base_config
-from t5lite.interop.dropout import find_lost_places, make_rates, read_places, read_rates
+from t5lite.interop.dropout import find_lost_places, make_rates, read_fields, read_rates
 from t5lite.interop.released import FAMILIES
 from t5lite.interop.writing import describe
 from t5lite.objectives.objective import VOCABULARY_ONLY
@@ -31,11 +31,39 @@ def test_what_is_written_reads_as_the_same_places(name, heads):
     model = small_model(name, heads)
     family, json = describe(model)
     assert not find_lost_places(model, family.dropout)
-    again = dataclasses.replace(model, dropout_places=read_places(json, family.dropout))
-    assert {place: again.dropout_rate(place) for place in again.dropout_places} == dict.fromkeys(
-        again.dropout_places, 0.1
-    )
-    assert read_rates(json, family.dropout) == make_rates(0.1, again.dropout_places, family.dropout)
+    again = dataclasses.replace(model, **read_fields(json, family.dropout))
+    assert again.dropout_by_place == dict.fromkeys(again.dropout_places, 0.1) and again.dropout_rates is None
+    assert read_rates(json, family.dropout) == make_rates(again.dropout_by_place, family.dropout)
+
+
+@pytest.mark.parametrize(
+    ("json", "dropout", "rates"),
+    [
+        ({"model_type": "bart"}, 0.1, None),
+        ({"model_type": "bart", "attention_dropout": 0.3, "activation_dropout": 0.2}, 0.1,
+         (("attention", 0.3), ("activation", 0.2))),
+        ({"model_type": "bart", "dropout": 0, "attention_dropout": 0.3}, 0.3, None),
+        ({"model_type": "bert", "classifier_dropout": 0.4}, 0.1, (("head", 0.4),)),
+        ({"model_type": "bert", "hidden_dropout_prob": 0, "classifier_dropout": 0}, 0.1, None),
+        ({"model_type": "gpt2", "embd_pdrop": 0.2, "attn_pdrop": 0}, 0.1, (("embedding", 0.2),)),
+        ({"model_type": "t5", "dropout_rate": 0.05}, 0.05, None),
+        ({"model_type": "llama"}, 0.0, None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_rates_of_a_release_are_written_back_as_they_were(json, dropout, rates):
+    table = FAMILIES[json["model_type"]].dropout
+    fields = read_fields(json, table)
+    assert (fields["dropout"], fields["dropout_rates"]) == (dropout, rates)
+    model = dataclasses.replace(small_model("bert"), **fields)
+    assert make_rates(model.dropout_by_place, table) == read_rates(json, table)
+
+
+def test_a_field_for_several_places_has_their_lowest_rate_and_the_others_are_named():
+    model = dataclasses.replace(small_model("bert"), dropout_rates=(("residual", 0.3), ("attention", 0.2)))
+    family, json = describe(model)
+    assert (json["hidden_dropout_prob"], json["attention_probs_dropout_prob"]) == (0.1, 0.2)
+    assert find_lost_places(model, family.dropout) == ["residual"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +82,7 @@ def test_what_is_written_reads_as_the_same_places(name, heads):
     ids=str,
 )
 def test_places_are_those_with_a_rate_or_all_where_there_is_none(json, places):
-    assert read_places(json, FAMILIES[json["model_type"]].dropout) == places
+    assert read_fields(json, FAMILIES[json["model_type"]].dropout)["dropout_places"] == places
 
 
 @pytest.mark.parametrize("rate", [1.0, -0.1, "0.1", True, float("nan")])
@@ -70,7 +98,11 @@ def test_what_is_no_rate_is_named(rate):
         ("gpt2", {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0}, 0.1, None, None),
         ("gpt2", {"resid_pdrop": 0.1}, 0.0, None, "resid_pdrop=0.1; this run has model.dropout=0"),
         ("gpt2", {"resid_pdrop": 0.1}, 0.2, None, "model.dropout=0.2 at residual"),
-        ("gpt2", {"resid_pdrop": 0.1, "attn_pdrop": 0.3}, 0.1, None, "model.dropout=0.1 at attention, residual"),
+        ("gpt2", {"resid_pdrop": 0.1, "attn_pdrop": 0.3}, 0.1, None, "dropout: as in config.json"),
+        ("gpt2", {"resid_pdrop": 0.1, "attn_pdrop": 0.3}, 0.2, None, "model.dropout=0.2 at attention, residual"),
+        ("gpt2", {"resid_pdrop": 0.1, "attn_pdrop": 0.3}, 0.3, None, "model.dropout=0.3 at attention, residual"),
+        ("gpt2", {"resid_pdrop": 0.1, "attn_pdrop": 0.3}, 0.0, None, "this run has model.dropout=0"),
+        ("gpt2", {"resid_pdrop": 0.1, "attn_pdrop": 0.3}, 0.1, ("attention",), "model.dropout=0.1 at attention"),
         ("gpt2", {"resid_pdrop": 0.1}, 0.1, ("attention", "residual"), "at attention, residual"),
         ("bart", {"dropout": 0.1, "encoder_layerdrop": 0.1}, 0.1, None, "encoder_layerdrop=0.1"),
         ("llama", {}, 0.0, None, None),

@@ -37,7 +37,10 @@ def rules_for(name, place):
         "bad_words_ids": [[token] for token in text[60:70]],
         "suppress_tokens": sorted({*range(rows)} - {*text, vocabulary.eos, *([0] if name == "bart" else [])}),
         "pad_token_id": 1,
+        "no_repeat_ngram_size": 2,
     }
+    # The decoder's start counts in min_length, and a decoder's prompt would too.
+    config_json |= {"min_new_tokens": 3} if name in ("gpt2", "llama") else {"min_length": 4}
     if name == "bart":
         config_json |= {"forced_bos_token_id": 0, "decoder_start_token_id": 2, "bos_token_id": 0}
     else:
@@ -74,6 +77,9 @@ def test_a_workdir_and_an_export_keep_the_rules(places):
     assert answers(workdir, Settings(7)) == answers(f"hf:{back}", Settings(7)) == expected
     stops = open_answerer(f"hf:{place}").conventions.rules.stops
     assert all(not set(tokens[:-1]) & set(stops) and tokens[-1] in stops for tokens in expected)
+    assert all(len(tokens) >= 4 for tokens in expected)
+    free = answers(workdir, Settings(7, min_new_tokens=0, no_repeat_ngram_size=0))
+    assert free == answers(f"hf:{place}", Settings(7, min_new_tokens=0, no_repeat_ngram_size=0)) != expected
 
 
 @live

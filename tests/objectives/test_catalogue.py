@@ -34,10 +34,12 @@ TABLE = {
     "ul2r": (BOTH, ("[S2S]", "[NLU]", "[NLG]")),
     "mixture": (BOTH, (MASK, "[NLU]")),
     "supervised": (BOTH, ()),
+    "chat": (BOTH, ()),
 }
 SETTINGS = {
     "mixture": {"mixture": {"a": {"name": "text_infilling"}, "b": {"name": "prefix_lm", "mode": "[NLU]"}}},
     "supervised": {"targets_length": 32},
+    "chat": {"targets_length": 32},
 }
 
 

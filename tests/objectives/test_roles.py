@@ -46,7 +46,7 @@ def check_decoder_inputs(batch):
 
 
 def test_all_objectives_are_here():
-    assert {name for name, _, _ in ALL} | {"supervised", "tagging"} == set(OBJECTIVES)
+    assert {name for name, _, _ in ALL} | {"supervised", "tagging", "chat"} == set(OBJECTIVES)
 
 
 # On a decoder and an encoder-decoder, an objective differs only in the layout. UL2 is a mixture like the two others.

@@ -74,7 +74,7 @@ def test_the_calibration_error_by_hand():
         ([[50, 10], [10, 30]], None),
         ([[60, 0], [40, 0]], "accuracy 0.600 is no better than 0.600.*; 100.0% of the answers are of the same class"),
         ([[59, 1], [38, 2]], "^97.0% of the answers are of the same class$"),  # a little better than the majority
-        ([[30, 30], [30, 10]], "^accuracy 0.400 is no better than 0.600, the accuracy of always choosing"),
+        ([[30, 30], [30, 10]], "^accuracy 0.400 is no better than 0.600, the accuracy of the most frequent class"),
         ([[97, 0], [2, 1]], None),  # one class is nearly always right
     ],
 )

@@ -20,6 +20,7 @@ def test_correlations_are_those_of_scipy():
     assert numbers.pearson(references, outputs) == pytest.approx(stats.pearsonr(true, given + true).statistic)
     assert numbers.spearman(references, outputs) == pytest.approx(stats.spearmanr(true, given + true).statistic)
     assert numbers.rmse(references, outputs) == pytest.approx(np.sqrt(np.mean(np.square(given))))
+    assert numbers.mean_rmse(references, outputs) == pytest.approx(true.std())
 
 
 def test_an_output_without_a_number_counts_as_no_information():
@@ -42,4 +43,7 @@ def test_scores_of_sets_of_labels_are_those_of_scikit_learn():
     found = compute_metrics({f"labeller/{name}": value for name, value in sums.items()})
     assert found["micro_f1"] == pytest.approx(f1_score(true, chosen, average="micro"))
     assert found["label_macro_f1"] == pytest.approx(f1_score(true[:, :4], chosen[:, :4], average="macro"))
+    constant = np.eye(5, dtype=bool).cumsum(axis=0)[:, np.argsort(np.argsort(-true.sum(0), kind="stable"))]
+    best = max(f1_score(true, np.tile(row, (40, 1)), average="micro") for row in constant)
+    assert found["majority_micro_f1"] == pytest.approx(best)
     assert found["equal_sets"] == pytest.approx(np.mean((true == chosen).all(1)))

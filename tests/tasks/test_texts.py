@@ -79,7 +79,14 @@ def test_bleu_is_of_the_corpus_and_chrf_of_characters():
 def test_the_best_reference_counts_and_their_numbers_may_differ(name):
     references = [["nothing alike", "the white whale swims in the sea"], ["an old man went to the sea"]]
     outputs = ["the white whale swims in the sea", "an old man went to the sea"]
-    assert score(name, references, outputs) == pytest.approx(METRICS[name].high)
+    best = METRICS[name].high if METRICS[name].better > 0 else METRICS[name].low
+    assert score(name, references, outputs) == pytest.approx(best)
+
+
+def test_sentinels_that_no_reference_holds_are_counted():
+    references = [["a cat"], ["a cat", "the <extra_id_1> cat"], ["<extra_id_1>"], ["a cat"], ["a cat"]]
+    outputs = ["<extra_id_0> a cat", "<extra_id_1>", "<extra_id_11>", "extra_id_0", "a<extra_id_99>cat"]
+    assert score("answers_with_sentinels", references, outputs) == pytest.approx(3 / 5)
 
 
 def test_bootstrap_intervals_of_texts_hold_the_metric_and_shrink_with_more_texts():

@@ -40,7 +40,7 @@ def _flops(config):
     params = parameter_shapes(model.config)
     optimizer = make_optimizer({"name": "adamw", "trainable": config.trainable}, lambda step: 0.1, params)
     mask = trainable_mask(config.trainable, params)
-    settings = StepSettings(config.batch_size, config.microbatches, LossSettings(), ema_decay=None)
+    settings = StepSettings(config.batch_size, config.microbatches, LossSettings(), ema_decay=None, mixout=0.0)
     step = make_train_step(model, objective, VOCABULARY.table, optimizer, settings, mask)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
     rows = objective.row_structs(config.batch_size)

@@ -229,11 +229,29 @@ def test_generate_fills_blanks_names_labels_and_tags_words(pretrained, classifie
     assert [word.partition("/")[0] for word in said] == ["said", "white", "old", "said"] and said[1] == "white/B-X"
 
 
-@pytest.mark.parametrize("flag", ["--temperature=1", "--num_beams=4", "--stop=x", "--suppress=the", "--prefix=a"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--temperature=1",
+        "--num_beams=4",
+        "--stop=x",
+        "--suppress=the",
+        "--prefix=a",
+        "--forced_bos=a",
+        "--min_new_tokens=2",
+    ],
+)
 def test_flags_of_generation_are_refused(tagger, capsys, flag):
     with pytest.raises(SystemExit):
         generate.main(["--checkpoint", str(tagger), "--input", "a whale", flag])
     assert f"{flag.partition('=')[0]}: the model does not generate text" in capsys.readouterr().err
+
+
+def test_tags_and_filled_blanks_are_not_chosen_from_a_list(pretrained, tagger, capsys):
+    for checkpoint in (pretrained, tagger):
+        with pytest.raises(SystemExit):
+            generate.main(["--checkpoint", str(checkpoint), "--input", "a [MASK]", "--choices", "B-X"])
+        assert "chooses among answers only if its answers are labels of texts" in capsys.readouterr().err
 
 
 def test_texts_are_answered_together_as_they_are_alone(pretrained, classifier, tagger):

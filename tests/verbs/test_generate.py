@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import itertools
 import json
 import os
 import pty
@@ -175,6 +176,38 @@ def test_answers_begin_with_the_prefix_and_its_score_counts(pairs, capsys):
     assert answer["tokens"][: len(prefix)] == prefix and answer["token_logprobs"][0] < 0
 
 
+def test_answers_have_a_shortest_length_and_repeat_no_ngram(language_model, capsys):
+    command = ["--checkpoint", str(language_model), "--input", "the", "--json", "--max_new_tokens", "40"]
+    for more in ([], ["--num_beams", "3"], ["--temperature", "1"]):
+        generate.main([*command, *more, "--no_repeat_ngram_size", "2", "--min_new_tokens", "30"])
+        (answer,) = said(capsys)
+        ids = [*open_answerer(language_model).encode("the").tolist(), *answer["tokens"]]
+        bigrams = list(itertools.pairwise(ids))
+        assert len(answer["tokens"]) >= 30 and len(set(bigrams)) == len(bigrams)
+
+
+def test_a_forced_token_begins_the_answer_and_is_no_part_of_its_text(pairs, spans, language_model, capsys):
+    for workdir, text, forced in ((pairs, "the sea", "<extra_id_3>"), (spans, "the <extra_id_0>", "<extra_id_7>"),
+                                  (language_model, "the", " sea")):  # fmt: skip
+        generator = open_answerer(workdir, forced_bos=forced)
+        (token,) = generator.conventions.front
+        assert generator.tokenizer.decode([token]).strip() == forced.strip()
+        command = ["--checkpoint", str(workdir), "--input", text, "--forced_bos", forced, "--json"]
+        for more in ([], ["--num_beams", "2"], ["--temperature", "1", "--num_return", "2"]):
+            generate.main([*command, *more])
+            (answer,) = said(capsys)
+            assert all(each["tokens"][0] == token for each in answer.get("answers", [answer]))
+            assert answer["output"] == generator.tokenizer.decode(generator.conventions.text_tokens(answer["tokens"]))
+        generate.main([*command, "--prefix", "old man"])
+        (answer,) = said(capsys)
+        assert answer["tokens"][0] == token and answer["output"].startswith("old man")
+        generate.main([*command, "--score", "--target", "old man"])
+        (scored,) = said(capsys)
+        count = len(scored["tokens"]) - (workdir != language_model)  # EOS
+        assert scored["tokens"][:count] == answer["tokens"][:count]
+        assert scored["token_logprobs"][:count] == pytest.approx(answer["token_logprobs"][:count], abs=1e-4)
+
+
 def test_suppressed_tokens_are_not_generated(language_model, capsys):
     generate.main(["--checkpoint", str(language_model), "--input", "the", "--json"])
     (free,) = said(capsys)
@@ -191,6 +224,27 @@ def test_sentinels_come_only_where_the_text_has_a_blank(spans):
     texts = ["the sea", "the <extra_id_0> went", "old man"]
     answers = list(generator.answers([Request(text) for text in texts], Options(Settings(40, temperature=3.0))))
     assert ["<extra_id_" in answer["output"] for answer in answers] == [False, True, False]
+
+
+def test_tokens_that_are_not_text_are_named_unless_the_text_has_a_blank(spans, monkeypatch, tmp_path, capsys):
+    generator = open_answerer(spans)
+    leaks, vocabulary = generator.find_leaks, generator.tokenizer.vocabulary
+    assert leaks(Request("the sea"), "<extra_id_3> sea <extra_id_3>") == ["<extra_id_3>"]
+    assert leaks(Request("the <extra_id_0> sea"), "<extra_id_0> old <extra_id_1>") == []
+    assert leaks(Request("the sea", prefix="<extra_id_0>"), "<extra_id_0> old") == []
+    assert leaks(Request("the sea"), "old", [5, vocabulary.eos]) == leaks(Request("the sea"), "extra_id_0") == []
+    assert leaks(Request("the sea"), "old", [5, vocabulary.size - 2, 6]) == ["<extra_id_1>"]
+
+    def answers(self, requests, *arguments):
+        for index, request in enumerate(requests):
+            yield {"input": request.input, "output": "<extra_id_0> sea" if index < 2 else "sea", "tokens": [5]}
+
+    (tmp_path / "q.txt").write_text("a\nthe\nold\n")
+    monkeypatch.setattr("t5lite.run.generator.Generator.answers", answers)
+    generate.main(["--checkpoint", str(spans), "--input_file", str(tmp_path / "q.txt")])
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 3 and err.count("\n") == 1
+    assert "2 of 3 answers hold tokens that are not text ('<extra_id_0>')" in err
 
 
 def test_blanks_are_filled():
@@ -253,6 +307,9 @@ def test_a_conversation_fills_blanks_and_ends(spans):
         (["--suppress", "the whole sentence"], "--suppress: .* is [0-9]+ tokens"),
         (["--early_stopping", "perhaps"], "early_stopping='perhaps'"),
         (["--min_p", "2"], "must be from 0 to 1"),
+        (["--min_new_tokens", "65"], "min_new_tokens=65 is above max_new_tokens=64"),
+        (["--no_repeat_ngram_size=-1"], "must be from 0 to 1,024"),
+        (["--forced_bos", "the whole sentence"], "--forced_bos: .* is [0-9]+ tokens"),
         (["--prefix", "word " * 200], "prefix of [0-9]+ tokens is longer than max_new_tokens=64"),
     ],
 )

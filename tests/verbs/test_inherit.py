@@ -87,8 +87,9 @@ def test_every_field_of_a_model_is_inherited_but_those_that_are_named(denoiser, 
                   activation="gelu", biases="all", qk_norm=True, scale_scores=False, tie_embeddings=False,
                   scale_logits=True, logits_soft_cap=3.0, logits_bias=True, initialisation="t5", token_types=0,
                   mlm_transform=False)  # fmt: skip
-    own = dict(architecture="encoder_decoder", dropout=0.25, dropout_places=("attention",), dtype="bfloat16",
-               attention="einsum", remat="full", scan_layers=True)  # fmt: skip
+    own = dict(architecture="encoder_decoder", dropout=0.25, dropout_places=("attention",),
+               dropout_rates=(("head", 0.5),), dtype="bfloat16", attention="einsum", remat="full",
+               scan_layers=True)  # fmt: skip
     names = {field.name for field in dataclasses.fields(ModelConfig)} - {"heads"} | {"architecture"}
     assert names == set(base_config().model) == values.keys() | own.keys() and own.keys() == set(NOT_INHERITED)
     shutil.copytree(denoiser / "tokenizer", tmp_path / "source" / "tokenizer")
@@ -101,6 +102,20 @@ def test_every_field_of_a_model_is_inherited_but_those_that_are_named(denoiser, 
     inherited = with_inherited_shape(config)
     assert inherited.model.to_dict() == values | own
     assert config.model.d_model == 32, "the config itself is left alone"
+
+
+def test_another_runs_rates_of_dropout_are_not_inherited_but_a_resumed_run_keeps_its_own(denoiser, tmp_path):
+    shutil.copytree(denoiser / "tokenizer", tmp_path / "source" / "tokenizer")
+    source, config = load_json(denoiser / "config.json"), made(NOWHERE, "supervised", "encoder_decoder")
+    source.model.update({"dropout": 0.1, "dropout_rates": (("head", 0.3),)})
+    config.model.dropout, config.init_from = 0.1, str(tmp_path / "source")
+    write_json(tmp_path / "source" / "config.json", to_dict(source))
+    begun = with_inherited_shape(config)
+    assert begun.model.dropout_rates is None
+    begun.model.dropout_rates = (("residual", 0.2),)
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "config.json", to_dict(begun))
+    assert with_inherited_shape(config, tmp_path / "run").model.dropout_rates == (("residual", 0.2),)
 
 
 def test_fine_tuning_takes_the_shape_says_so_and_goes_on_without_its_source(denoiser, tmp_path, capsys):

@@ -93,6 +93,25 @@ def test_any_table_with_target_and_output_is_scored(tmp_path, capsys):
     assert "squad_exact_match" in printed and "0.5000" in printed and "tok:13a" in printed
 
 
+def test_answers_with_sentinels_are_counted(tmp_path, capsys):
+    rows = [{"target": "a dog", "output": "<extra_id_0> a dog"}, {"target": "a dog", "output": "dog"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run(capsys, "--score_file", str(tmp_path / "a.jsonl"))
+    assert found["metrics"]["file"]["answers_with_sentinels"] == 0.5
+    evaluate.main(["--score_file", str(tmp_path / "a.jsonl")])
+    assert "answers_with_sentinels" in capsys.readouterr().out
+
+
+def test_a_model_of_spans_writes_no_sentinels_as_answers_to_pairs(tmp_path, capsys):
+    """It may only generate what the targets of pairs hold, also without any training on pairs."""
+    train(small_config(write_texts(tmp_path / "texts")), tmp_path / "run")
+    source = write_pairs(tmp_path / "pairs.jsonl", 12)
+    zero_shot = ["name=supervised", "targets_length=16", "pack=False"]
+    found = run(capsys, "--checkpoint", str(tmp_path / "run"), f"--config.data.validation.source={source}",
+                "--config.data.labels=False", *(f"--config.objective.{each}" for each in zero_shot))  # fmt: skip
+    assert found["metrics"]["validation"]["answers_with_sentinels"] == 0
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

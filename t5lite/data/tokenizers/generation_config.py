@@ -3,7 +3,8 @@
     eos_token_id, forced_bos_token_id, forced_eos_token_id,      part of the meaning of the weights: generation
     suppress_tokens, begin_suppress_tokens, bad_words_ids        always follows them (`Rules`)
     decoder_start_token_id, bos_token_id, pad_token_id           the tokenizer's roles
-    num_beams, temperature, max_length, …                        settings that the user chooses (`Rules.asked`)
+    min_length, min_new_tokens, no_repeat_ngram_size             hold unless the user sets them (in `Rules.asked`)
+    num_beams, temperature, max_length, …                        settings that the user chooses (in `Rules.asked`)
 
 A workdir keeps the rules in tokenizer/vocabulary.json under "generation".
 """
@@ -31,14 +32,16 @@ SETTINGS = {
     "num_beams": (1, "--num_beams"), "length_penalty": (1.0, "--length_penalty"),
     "early_stopping": (False, "--early_stopping"), "repetition_penalty": (1.0, "--repetition_penalty"),
     "num_return_sequences": (1, "--num_return"), "stop_strings": (None, "--stop"),
-    **dict.fromkeys(("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), (0, None)),
+    "min_length": (0, "--min_new_tokens"), "min_new_tokens": (0, "--min_new_tokens"),
+    "no_repeat_ngram_size": (0, "--no_repeat_ngram_size"), "encoder_no_repeat_ngram_size": (0, None),
     **dict.fromkeys(("encoder_repetition_penalty", "num_beam_groups"), (1, None)),
     **dict.fromkeys(("diversity_penalty",), (0.0, None)),
     **dict.fromkeys(("renormalize_logits", "remove_invalid_values"), (False, None)),
-    **dict.fromkeys(("min_new_tokens", "exponential_decay_length_penalty", "guidance_scale", "penalty_alpha",
+    **dict.fromkeys(("exponential_decay_length_penalty", "guidance_scale", "penalty_alpha",
                      "sequence_bias", "force_words_ids", "constraints", "forced_decoder_ids", "watermarking_config",
                      "dola_layers", "max_time"), (None, None)),
 }  # fmt: skip
+WHOLE_NUMBERS = ("min_length", "min_new_tokens", "no_repeat_ngram_size")  # generation follows them
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50}  # the values of transformers if a file has none
 SAVED_SHAPE = {"format": int, "stops": [int], "first": (int, None), "last": (int, None), "never": [int],
                "never_first": [int], "asked": dict}  # fmt: skip
@@ -77,6 +80,10 @@ def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
         raise UserError(f"{file}: bad_words_ids should be a list of lists of ids, but is {is_now}; correct it")
     single = tuple(word[0] for word in words if len(word) == 1 and 0 <= word[0] < vocabulary.rows)
     longer = [word for word in words if len(word) > 1]
+    for name in WHOLE_NUMBERS:
+        if (value := fields.get(name)) is not None and not _is_whole(value):
+            is_now = json.dumps(value)[:60]
+            raise UserError(f"{file}: {name} should be a whole number, at least 0, but is {is_now}; correct it")
     suppressed = read_ids("suppress_tokens")
     first = read_forced("forced_bos_token_id")
     if first is None and fields.get("force_bos_token_to_be_generated") is True:  # a field of older BART files
@@ -89,6 +96,10 @@ def read_rules(files: ReleaseFiles, vocabulary: Vocabulary) -> Rules:
         never_first=read_ids("begin_suppress_tokens"),
         asked=_read_settings(fields) | ({"bad_words_ids": longer} if longer else {}),
     )
+
+
+def _is_whole(value: Any) -> bool:
+    return has_shape(value, int) and value >= 0
 
 
 def _read_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,13 +123,18 @@ def describe_ignored(rules: Rules, architecture: str, given: Collection[str] = (
     asked = dict(rules.asked)
     if rules.first is not None and architecture == "decoder":
         asked["forced_bos_token_id"] = rules.first
+    followed = {"min_new_tokens", "no_repeat_ngram_size"}
+    if architecture == "encoder_decoder" or "min_new_tokens" in asked:  # see `Rules.usual_settings`
+        followed.add("min_length")
     flag_of = {name: flag for name, (_, flag) in SETTINGS.items()}
-    asked = {name: value for name, value in asked.items() if flag_of.get(name) not in given}
+    asked = {name: value for name, value in asked.items() if name not in followed and flag_of.get(name) not in given}
     values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in asked.items()}
     if "max_length" in asked:  # max_length counts the decoder's start, and a decoder's prompt
         length = asked["max_length"]
         new = length - 1 if architecture == "encoder_decoder" and isinstance(length, int) else "N"
         values["max_length"] = values.get("max_new_tokens", new)
+    if "min_length" in asked:
+        values["min_length"] = "N"
     flags = {flag_of[name]: value for name, value in values.items() if flag_of.get(name) is not None}
     without_flag = [name for name in asked if flag_of.get(name) is None and name != "do_sample"]
     if not flags and not without_flag:
@@ -150,6 +166,8 @@ def rules_from_json(saved: Any, file: Path, rows: int) -> Rules | None:
         raise UserError(f"{file} is damaged (the rules of generation have a wrong form); restore the file")
     lists = {name: tuple(saved[name]) for name in ("stops", "never", "never_first")}
     used = [*sum(lists.values(), ()), *(saved[name] for name in ("first", "last") if saved[name] is not None)]
+    if not all(_is_whole(saved["asked"].get(name, 0)) for name in WHOLE_NUMBERS):
+        raise UserError(f"{file} is damaged (the rules of generation have a wrong number); restore the file")
     if not all(0 <= token < rows for token in used):
         raise UserError(f"{file} is damaged (the rules of generation have ids from {rows:,} on); restore the file")
     return Rules(**lists, first=saved["first"], last=saved["last"], asked=saved["asked"])

@@ -13,7 +13,9 @@ from t5lite.system.files import read_bytes, read_json
 TOKENIZER_FILE, CONFIG_FILE, NAMES_FILE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 IDS_FILE, GENERATION_FILE, MODEL_CONFIG_FILE = "added_tokens.json", "generation_config.json", "config.json"
 SHAPES = {CONFIG_FILE: {"added_tokens_decoder": (dict, None), "extra_ids": (int, None)}, IDS_FILE: {str: int}}
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 WAY_OUT = "fetch it anew"
+LONGEST_TEMPLATE = 1 << 20  # bytes
 ROLE_IDS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -65,6 +67,41 @@ def read_file(file: Path) -> bytes:
         return read_bytes(file)
     except OSError as error:
         raise UserError(f"cannot read the tokenizer {file}: {error.strerror}; check its permissions") from error
+
+
+def read_chat_template(files: ReleaseFiles) -> str | None:
+    """Return the chat template of a release: its chat_template.jinja, else that of tokenizer_config.json, or None.
+
+    If tokenizer_config.json has several templates, the one that is named "default" counts.
+    """
+    if files.has(CHAT_TEMPLATE_FILE):
+        return read_template_file(files.folder / CHAT_TEMPLATE_FILE)
+    template = files.read(CONFIG_FILE).get("chat_template")
+    if isinstance(template, list):
+        named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
+        template = named.get("default", template)
+    if not isinstance(template, str | None):
+        raise UserError(f"{files.folder / CONFIG_FILE}: chat_template should be a text, but is {str(template)[:60]}; "
+                        "give it a text, or a list with a template that is named default")  # fmt: skip
+    return template
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Return whether a release has a chat template. A folder tokenizer/ in the release does not count."""
+    return read_chat_template(ReleaseFiles(folder)) is not None
+
+
+def read_template_file(file: Path) -> str:
+    """Return the text of a file with a chat template. Raises UserError for a file that holds no such text."""
+    try:
+        content = read_bytes(file)
+        if len(content) > LONGEST_TEMPLATE:
+            raise UserError(f"{file} has {len(content):,} bytes, but a template has at most {LONGEST_TEMPLATE:,}")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read the chat template {file}: {error.strerror}; check the file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 at byte {error.start}; convert it") from None
 
 
 @contextlib.contextmanager

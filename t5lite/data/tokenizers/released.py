@@ -117,6 +117,14 @@ class ReleasedTokenizer(TextTokenizer):
         self.ids_by_name |= {self._special_names[token]: token for token in named}
         self.hidden_ids = {roles.end_of_text, *framing, roles.pad} | ({roles.decoder_start} - {roles.cls})
         self.begins_with_start = roles.front == roles.decoder_start
+        self.begins_after_specials = self._adds_space and self._adds_space_after(spec, roles.end_of_text)
+
+    def _adds_space_after(self, spec: dict[str, Any], token: int) -> bool:
+        """Return whether the released file puts a space in front of a text that follows a special token."""
+        library = build(spec)
+        library.encode_special_tokens = False
+        after = library.encode(f"{self._special_names[token]}a", add_special_tokens=False).ids[1:]
+        return after == self._encode([" a"])[0].tolist()
 
     def _find_specials(self) -> dict[str, int]:
         """Return {name: id} of the released special tokens. The objectives' names, such as [MASK], are added."""

@@ -9,6 +9,7 @@ specials that the file lacks get ids above the own ids. In a workdir:
     tokenizer/pieces.model       for SentencePiece; tokenizer.json for the other kind
     tokenizer/vocabulary.json    {"sentinels": 100, "specials": ["[MASK]"], "below": 0, "sha256": "…"}
                                  with "generation" if the files of a release have rules of generation
+    tokenizer/chat_template.jinja    if the tokenizer has a chat template
 """
 
 import abc
@@ -26,6 +27,7 @@ import numpy as np
 
 from t5lite.config import base_config
 from t5lite.data.tokenizers.generation_config import rules_to_json
+from t5lite.data.tokenizers.release_files import CHAT_TEMPLATE_FILE
 from t5lite.data.tokenizers.token_table import Piece, make_table
 from t5lite.system.errors import UserError
 from t5lite.system.files import write_atomically
@@ -54,6 +56,9 @@ class TextTokenizer(abc.ABC):
     begins_with_start: whether a decoder's prompt begins with `vocabulary.start`. Always true if t5lite trained the
         tokenizer. For a released model: whether the released tokenizer begins a text so.
     rules: the rules of generation in the files beside the tokenizer; None: there are no rules.
+    chat_template: the text of the template for conversations that comes with the tokenizer; None: there is none.
+    begins_after_specials: whether a text after a special token is encoded like a text that begins, with a space in
+        front. Only some released tokenizers do so.
     """
 
     FILE: ClassVar[str]
@@ -62,6 +67,8 @@ class TextTokenizer(abc.ABC):
     always_hidden_ids: Collection[int] = ()
     begins_with_start: bool = True
     rules: Rules | None = None
+    chat_template: str | None = None
+    begins_after_specials: bool = False
     _max_rows: int | None = None
 
     def _set_vocabulary(
@@ -218,6 +225,7 @@ class TextTokenizer(abc.ABC):
         specials_below = self.specials_below if self._sentinels else min(sentinels, 1) * len(self.added_specials)
         grown = self._rebuild_with(self._sentinels or sentinels, (*self.added_specials, *new), specials_below)
         grown.begins_with_start, grown.rules = self.begins_with_start, self.rules
+        grown.chat_template = self.chat_template
         return grown
 
     def limit_rows(self, rows: int) -> Self:
@@ -239,6 +247,8 @@ class TextTokenizer(abc.ABC):
         write_atomically(folder / self.FILE, self.base[0])
         facts = {**self._facts(), "sha256": self._sha256_of_all()}
         facts |= {} if self.rules is None else {"generation": rules_to_json(self.rules)}
+        if self.chat_template is not None:
+            write_atomically(folder / CHAT_TEMPLATE_FILE, self.chat_template)
         write_atomically(folder / VOCABULARY_FILE, json.dumps(facts) + "\n")
 
     def _added_fields(self) -> dict[str, Any]:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from t5lite.data.tokenizers.added_tokens import assign_ids_above, read_added
 from t5lite.data.tokenizers.generation_config import read_rules, rules_from_json
-from t5lite.data.tokenizers.release_files import CONFIG_FILE, TOKENIZER_FILE, ReleaseFiles, name_in_errors, read_file
+from t5lite.data.tokenizers.release_files import (
+    CHAT_TEMPLATE_FILE,
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    ReleaseFiles,
+    name_in_errors,
+    read_chat_template,
+    read_file,
+    read_template_file,
+)
 from t5lite.data.tokenizers.released import ReleasedTokenizer, Roles, open_released
 from t5lite.data.tokenizers.sentence_pieces import MODEL_FILE, NotLikeT5, Tokenizer
 from t5lite.data.tokenizers.text_tokenizer import VOCABULARY_FILE, TextTokenizer
@@ -40,7 +49,22 @@ def load_tokenizer(path: str, sentinels: int, specials: Sequence[str]) -> TextTo
     tokenizer = _open_release(files, sentinels, specials) if folder is None else _reopen(folder)
     if folder is None or path.startswith("hf:"):
         tokenizer.rules = read_rules(files, tokenizer.vocabulary)
+    tokenizer.chat_template = read_chat_template(files) if folder is None else _read_saved_template(folder)
     return tokenizer
+
+
+def find_chat_template(path: str) -> str | None:
+    """Return the chat template of the tokenizer at `path`, as `load_tokenizer` reads it; None: there is none."""
+    place = Path(path.removeprefix("hf:"))
+    if not place.is_dir():
+        return None
+    folder = next((f for f in (place, place / "tokenizer") if (f / VOCABULARY_FILE).is_file()), None)
+    return read_chat_template(ReleaseFiles(place)) if folder is None else _read_saved_template(folder)
+
+
+def _read_saved_template(folder: Path) -> str | None:
+    file = folder / CHAT_TEMPLATE_FILE
+    return read_template_file(file) if file.is_file() else None
 
 
 def _open_model(

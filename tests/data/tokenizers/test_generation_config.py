@@ -102,6 +102,9 @@ def test_what_an_older_workdir_has_no_rules_of_is_none(tmp_path):
         ("forced_bos_token_id", 60, "forced_bos_token_id=60 is among suppress_tokens"),
         ("forced_eos_token_id", 60, "forced_eos_token_id=60 is among suppress_tokens"),
         ("bad_words_ids", [3], "bad_words_ids should be a list of lists of ids"),
+        ("min_length", -1, "min_length should be a whole number"),
+        ("min_new_tokens", 2.5, "min_new_tokens should be a whole number"),
+        ("no_repeat_ngram_size", "3", "no_repeat_ngram_size should be a whole number"),
     ],
 )
 def test_what_is_no_id_is_named(field, value, message, tmp_path):
@@ -116,6 +119,7 @@ def test_what_is_no_id_is_named(field, value, message, tmp_path):
         ({"stops": 3}, "damaged"),
         ({"first": 99999}, "damaged"),
         ({"never": None}, "damaged"),
+        ({"asked": {"min_length": "x"}}, "damaged"),
     ],
 )
 def test_rules_that_a_workdir_cannot_have_are_refused(change, message, tmp_path):
@@ -131,13 +135,34 @@ def test_the_note_names_what_is_not_taken_over_and_the_flags(tmp_path):
     rules = rules_of(tmp_path, SAID)
     note = describe_ignored(rules, "encoder_decoder")
     flags = ("--num_beams 4", "--max_new_tokens 141", "--early_stopping true", "--length_penalty 2.0")
-    for part in ("num_beams=4", *flags, "there is no flag for no_repeat_ngram_size, bad_words_ids"):
+    for part in ("num_beams=4", *flags, "there is no flag for bad_words_ids"):
         assert part in note, part
     assert "temperature" not in note, "nothing is sampled"
+    assert "no_repeat_ngram_size" not in note, "generation follows it"
     given = ("--num_beams", "--max_new_tokens", "--early_stopping", "--length_penalty")
     assert "give" not in describe_ignored(rules, "encoder_decoder", given)
     assert "forced_bos_token_id=0" in describe_ignored(rules, "decoder")
     assert describe_ignored(Rules(), "decoder") is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "asked", "usual", "ignored"),
+    [
+        ("encoder_decoder", {"min_length": 56, "no_repeat_ngram_size": 3}, {"min_new_tokens": 55,
+         "no_repeat_ngram_size": 3}, None),
+        ("encoder_decoder", {"min_length": 56, "min_new_tokens": 7}, {"min_new_tokens": 7}, None),
+        ("decoder", {"min_length": 56, "no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 2},
+         "min_length=56, which generate ignores; to use them, give --min_new_tokens N"),
+        ("decoder", {"min_length": 56, "min_new_tokens": 7}, {"min_new_tokens": 7}, None),
+        ("decoder", {"min_length": 0, "no_repeat_ngram_size": 0, "min_new_tokens": None}, {}, None),
+    ],
+)  # fmt: skip
+def test_the_shortest_length_and_ngrams_of_a_release_hold(architecture, asked, usual, ignored, tmp_path):
+    rules = rules_of(tmp_path, asked)
+    assert rules.usual_settings(architecture) == usual
+    note = describe_ignored(rules, architecture)
+    assert note is None if ignored is None else ignored in note
+    assert describe_ignored(rules, architecture, ["--min_new_tokens"]) is None
 
 
 def test_samples_that_a_release_asks_for_are_in_the_note(tmp_path):
