@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from t5lite.config import base_config, lookup_field, member_fields, require
+from t5lite.config import PROPORTIONAL, base_config, lookup_field, member_fields, require
 
 STEPS = 2**31 - 1  # the largest int32
 LENGTH = 2**18  # tokens of a window; the cost of dense attention grows with the square
@@ -28,6 +28,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokenizer.sample_bytes": (1, 2**40),
     "data.train.limit": (1, 2**53),
     "data.train.limit_per_label": (1, 2**53),
+    "data.train.mixing_cap": (1, 2**53),
+    "data.train.mixing_temperature": (1, FACTOR),
     "objective.inputs_length": (1, LENGTH),
     "objective.targets_length": (1, LENGTH),
     "objective.noise_density": (0, 1),
@@ -116,13 +118,33 @@ def check(config: ConfigDict) -> None:
     require(config.name.isprintable(), "name", "must be printable, on one line")
     for name in ("validation", "test"):
         heldout, no_source = config.data[name], f"is set, but config.data.{name}.source is not; set both, or neither"
-        require(heldout.split is None or heldout.source is not None, f"data.{name}.split", no_source)
+        for field in ("split", "member"):
+            require(heldout[field] is None or heldout.source is not None, f"data.{name}.{field}", no_source)
+        no_mixture = "names a member of config.data.train.mixture, which is not set; unset it"
+        require(heldout.member is None or len(config.data.train.mixture) > 0, f"data.{name}.member", no_mixture)
     train = config.data.train
     require(train.source is None or not train.mixture, "data.train", "set source or mixture, not both")
     both = "set limit or limit_per_label, not both"
     require(train.limit is None or train.limit_per_label is None, "data.train", both)
     mixed = "belongs to config.data.train.source, which is not set; set config.data.train.mixture.NAME.split instead"
     require(train.split is None or not train.mixture, "data.train.split", mixed)
+    _check_mixing(train)
+
+
+def _check_mixing(train: ConfigDict) -> None:
+    """Raise UserError for rates of a mixture that do not fit together. train: `config.data.train`."""
+    known = f"unknown value {train.mixing!r}; set {PROPORTIONAL}, or unset it: then members have weights"
+    require(train.mixing in (None, PROPORTIONAL), "data.train.mixing", known)
+    for name in ("mixing_cap", "mixing_temperature"):
+        is_default = train[name] == base_config().data.train[name]
+        no_mixing = f"is set, but config.data.train.mixing is not; set mixing={PROPORTIONAL}, or unset both"
+        require(is_default or train.mixing is not None, f"data.train.{name}", no_mixing)
+    no_mixture = "needs a mixture; unset it, or set config.data.train.mixture.NAME.source"
+    require(train.mixing is None or not train.source, "data.train.mixing", no_mixture)
+    for name, member in train.mixture.items() if train.mixing is not None else ():
+        has_weight = isinstance(member, ConfigDict) and "weight" in member
+        both = f"mixing={PROPORTIONAL} computes the rates; unset weight, or unset mixing"
+        require(not has_weight, f"data.train.mixture.{name}.weight", both)
 
 
 def require_training_data(config: ConfigDict) -> None:

@@ -20,6 +20,7 @@ from t5lite.system.errors import UserError, nearest
 from t5lite.system.files import FORMAT, check_format, read_json
 from t5lite.system.python_files import explain_errors, load_function
 
+PROPORTIONAL = "proportional"  # a value of data.train.mixing
 BAG_OF_WORDS = "bag_of_words"  # a value of model.architecture: a baseline for labelled tasks, without a network
 
 
@@ -134,10 +135,16 @@ def _data_fields() -> dict[str, Any]:
             "limit": _optional(int),  # use only this many supervised pairs, the first ones of a fixed random order
             "limit_per_label": _optional(int),  # the same for each label
             "mixture": {},  # NAME: {source, weight, …}, instead of `source`; see member_fields
+            # How often the pairs of each member are drawn. None: by `weight`. "proportional": in proportion to
+            # min(n, mixing_cap) ** (1 / mixing_temperature), where n is the number of the member's pairs (or windows).
+            "mixing": _optional(str),
+            "mixing_cap": _optional(int),
+            "mixing_temperature": 1.0,
         },
+        # member: the member of the mixture to which the source belongs; its columns, templates and labels are used.
         # validation steers training: early stopping, the best checkpoint. test is evaluated only after training.
-        "validation": _heldout_fields(),
-        "test": _heldout_fields(),
+        "validation": {**_heldout_fields(), "member": _optional(str)},
+        "test": {**_heldout_fields(), "member": _optional(str)},
         "labels": _optional(bool),  # whether targets are labels of a closed set; None: the training targets decide
     }
 
@@ -163,7 +170,7 @@ def _column_fields() -> dict[str, Any]:
 def member_fields(group: str) -> ConfigDict:
     """Return the fields that a member of a mixture may have, all None. group: "data.train" or "objective"."""
     if group == "data.train":
-        fields = _heldout_fields()
+        fields = {**_heldout_fields(), "labels": _optional(bool)}
     else:
         usual = ConfigDict(_objective_fields())
         fields = {name: _optional(usual.get_type(name)) for name in usual if name != "mixture"}

@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> None:
         )
     if dataset.labels is not None:
         print(f"labels: {', '.join(dataset.labels)}")
+    for name, labels in dataset.member_labels.items():
+        print(f"labels of {name}: {'none, free text' if labels is None else ', '.join(labels)}")
     print(f"cache: {cache_dir()}")
 
 

@@ -39,6 +39,7 @@ from rich.text import Text
 from t5lite import cli
 from t5lite.checks import STEPS, in_range
 from t5lite.data.cut import Cut
+from t5lite.data.mixing import Drawn, Share
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Expected, Objective
@@ -201,8 +202,27 @@ def make_cut_table(cut: Mapping[str, Cut]) -> Table:
     return table
 
 
-def make_label_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
-    """Return a table with a line for each label: how many pairs of each split have it, and their share."""
+def make_share_table(shares: Mapping[str, Share], drawn: Mapping[str, Drawn]) -> Table:
+    """Return a table with a line for each member of a mixture: its share of the examples and of the rows."""
+    rows, examples = (sum(counts) for counts in zip(*drawn.values(), strict=True))
+    title = f"members of the mixture, in {rows:,} rows"
+    table = Table(title=title, title_justify="left", caption="in brackets: expected", box=box.SIMPLE)
+    for name in ("", "examples", "share of examples", "share of rows"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name)
+    for name, share in shares.items():
+        of_examples = _add_expected(f"{drawn[name].examples / examples:.1%}", share.of_examples, ".1%")
+        of_rows = _add_expected(f"{drawn[name].rows / rows:.1%}", share.of_rows, ".1%")
+        table.add_row(Text(name), f"{share.examples:,}", of_examples, of_rows)
+    return table
+
+
+def make_label_tables(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Table]:
+    """Yield a table for each closed set of labels: a line for each label says how many pairs of each split have it."""
+    for labels in dict.fromkeys(map(tuple, counts.values())):
+        yield _make_label_table({split: each for split, each in counts.items() if tuple(each) == labels})
+
+
+def _make_label_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     table = Table(title="labels of the data", title_justify="left", box=box.SIMPLE)
     table.add_column("")
     for split in counts:
@@ -265,8 +285,10 @@ def main(argv: Sequence[str]) -> None:
             console.print(Text(note))
     if note := experiment.describe_references():
         console.print(Text(note))
-    if labels := experiment.count_labels():
-        console.print(make_label_table(labels))
+    if shares := experiment.compute_shares():
+        console.print(make_share_table(shares, experiment.count_drawn(arguments.step, arguments.n)))
+    for table in make_label_tables(experiment.count_labels()):
+        console.print(table)
 
 
 if __name__ == "__main__":

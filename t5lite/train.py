@@ -88,6 +88,11 @@ def fit(
         warn(note)
     for note in (*evaluator.share_notes(), *filter(None, [experiment.describe_references()])):
         say(note)
+    if shares := experiment.compute_shares():
+        say(
+            "mixture, shares of examples: "
+            + ", ".join(f"{name} {each.of_examples:.1%}" for name, each in shares.items())
+        )
     settings = LoopSettings(
         total_steps=steps,
         log_every=config.log_every_steps,

@@ -22,6 +22,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 ARGUMENTS = {
     "tiny": ("", ":objective=causal_lm", ":architecture=decoder", ":objective=mlm", ":objective=mlm_nsp"),
     "families": tuple(f":preset={family}_{next(iter(sizes))}" for family, sizes in SIZES.items()),
+    "glue": ("", ":task=stsb,architecture=encoder", ":task=wic,architecture=decoder"),
     "finetune_tiny": ("", ":architecture=decoder", ":architecture=encoder"),
 }
 SINGLE = {

@@ -71,8 +71,8 @@ def _read_labels(record: Record, columns: Columns) -> list[str]:
     check_column(name, record.row, place)
     value = record.row[name]
     if not isinstance(value, list):
-        raise UserError(f"{place}: column {name!r} is no list; give the labels as a list of texts, in .jsonl or "
-                        ".parquet files")  # fmt: skip
+        raise UserError(f"{place}: column {name!r} is no list; give the labels as a list of texts, in .jsonl, "
+                        ".parquet or .arrow files")  # fmt: skip
     labels = [read_text({name: item}, name, place) for item in value]
     if len(set(labels)) < len(labels):
         raise UserError(f"{place}: a label stands twice in {labels}; remove one")

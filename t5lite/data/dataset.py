@@ -16,7 +16,7 @@ If `data.test.source` is set, `dataset.heldout["test"]` holds the text of this s
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from t5lite.data.answered import Scale, measure_scale
 from t5lite.data.build import HELDOUT_EVERY, build_once
 from t5lite.data.chat.encoder import ChatEncoder
 from t5lite.data.chat.opening import chat_folder, check_chat_source, open_chat
+from t5lite.data.closed_sets import Labels, find_labels, find_member_labels, join_labels, refuse_unknown_labels
 from t5lite.data.columns import Columns, read_columns
 from t5lite.data.kinds import KINDS, iterate_texts
 from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
@@ -38,22 +39,25 @@ from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.data.tokenizers.training import TRAINING_THREADS, sample_chunks, train_tokenizer
 from t5lite.system.cache import atomic_folder, cache_dir, fingerprint
-from t5lite.system.errors import UserError
+from t5lite.system.errors import UserError, nearest
 from t5lite.system.progress import progress
 
-# Targets are labels by default if there are at most this many, each with this many pairs on average.
-FEW_LABELS, PAIRS_PER_LABEL = 100, 10
 VALIDATION, TEST = "validation", "test"  # names of held-out sets, and of their fields in config.data
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A part of the training mixture. weight: how often its rows are drawn, relative to rows of other members."""
+    """A part of the training mixture.
+
+    weight: how often its rows are drawn, relative to rows of other members. labels: whether its targets are labels of a
+    closed set; None: `data.labels` decides.
+    """
 
     source: str
     split: str | None
     weight: float
     columns: Columns
+    labels: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +67,11 @@ class Dataset:
     The held-out spans are "validation" (in a mixture: one "validation_NAME" for each member) and "test".
 
     weights: the weight of each training member. labels: the closed set of targets, or of tags, in a fixed order; None
-    if targets are free text. identity: fingerprints; a run compares them to check that its data is still the same.
-    rows: the number of documents or pairs in each source, with the held-out ones.
-    scale: of numbers in the targets; None if targets are no numbers.
+    if targets are free text. member_labels: the same for each member of a mixture whose members have targets of their
+    own; {} if all members share one set. heldout_members: the members to which the sets "validation" and "test" belong,
+    if config.data names them. identity: fingerprints; a run compares them to check that its data is still the same.
+    rows: the number of documents or pairs in each source, with the held-out ones. scale: of numbers in the targets;
+    None if targets are no numbers.
     references: the number of pairs with several references in each source that has such pairs.
     chat: turns conversations into tokens; None: the data is no chat.
     """
@@ -74,12 +80,19 @@ class Dataset:
     train: dict[str, Span]
     weights: dict[str, float]
     heldout: dict[str, Span]
-    labels: tuple[str, ...] | None
+    labels: Labels
     identity: dict[str, str]
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
     scale: Scale | None = None
     references: dict[str, int] = dataclasses.field(default_factory=dict)
     chat: ChatEncoder | None = None
+    member_labels: dict[str, Labels] = dataclasses.field(default_factory=dict)
+    heldout_members: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def find_split_labels(self, split: str) -> Labels:
+        """Return the closed set of targets of a held-out set, or of the training pairs "train_NAME" of a member."""
+        member = self.heldout_members.get(split, split.partition("_")[2])
+        return self.member_labels.get(member, self.labels)
 
     @property
     def heldout_fingerprints(self) -> dict[str, str]:
@@ -93,6 +106,7 @@ def open_dataset(
     tokenizer: TextTokenizer | None = None,
     scale: Scale | None = None,
     needs_labels: bool = False,
+    has_member_labels: bool = False,
 ) -> Dataset:
     """Open the data of `config`. Build the tokenizer and the stores that the cache lacks.
 
@@ -101,22 +115,32 @@ def open_dataset(
         tokenizer: None: open the tokenizer of the config.
         scale: of numbers, if the run goes on from a run with this scale. None: measured on the training targets.
         needs_labels: whether the targets must be labels of a closed set.
+        has_member_labels: whether each member of a mixture has a closed set of targets, or free text, of its own.
     """
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     members = _read_members(config)
-    heldout = opener.open_given_heldout()
-    hold_out, train = VALIDATION not in heldout, {}
+    heldout = opener.open_given_heldout(members)
+    given, hold_out, train = tuple(heldout), VALIDATION not in heldout, {}
     for name, member in members.items():
         single = len(members) == 1
         where = "data.train" if single else f"data.train.mixture.{name}"
         train[name], heldout_span = opener.open_train(where, member, hold_out)
         if hold_out:
             heldout[VALIDATION if single else f"{VALIDATION}_{name}"] = heldout_span
-    labels = _find_labels(True if needs_labels else config.data.labels, kind, train, heldout)
+    wanted, member_labels, heldout_members = config.data.labels, {}, opener.heldout_members
+    if has_member_labels and kind == "pairs" and len(members) > 1:
+        wishes = {name: wanted if member.labels is None else member.labels for name, member in members.items()}
+        member_labels = find_member_labels(wishes, train, heldout)
+        labels = join_labels(member_labels)
+        _refuse_unknown_labels({name: heldout[name] for name in given}, labels, member_labels, heldout_members)
+    else:
+        wanted = True if needs_labels else wanted
+        _refuse_own_labels(members)
+        labels = find_labels(wanted, kind, train.values(), heldout)
     if kind == "numbers" and scale is None:
         scale = measure_scale([span.store for span in train.values()])
     weights = {name: member.weight for name, member in members.items()}
-    facts = (opener.identity, opener.rows, scale, opener.references, opener.chat)
+    facts = (opener.identity, opener.rows, scale, opener.references, opener.chat, member_labels, heldout_members)
     return Dataset(opener.tokenizer, train, weights, heldout, labels, *facts)
 
 
@@ -126,15 +150,35 @@ def open_heldout(
     tokenizer: TextTokenizer,
     labels: Sequence[str] | None,
     scale: Scale | None = None,
+    member_labels: Mapping[str, Sequence[str] | None] | None = None,
 ) -> Dataset:
-    """Open only the sources in `data.validation` and `data.test`. labels, scale: those of training."""
+    """Open only the sources in `data.validation` and `data.test`. labels, scale, member_labels: those of training."""
     opener = _Opener(config, tokenizer, kind)
-    heldout = opener.open_given_heldout()
-    if labels is not None:
-        _refuse_unknown_labels(heldout, labels)
-        labels = tuple(labels)
-    facts = (opener.identity, opener.rows, scale, opener.references, opener.chat)
+    heldout = opener.open_given_heldout(_read_members(config))
+    labels = None if labels is None else tuple(labels)
+    own = {name: None if each is None else tuple(each) for name, each in (member_labels or {}).items()}
+    _refuse_unknown_labels(heldout, labels, own, opener.heldout_members)
+    facts = (opener.identity, opener.rows, scale, opener.references, opener.chat, own, opener.heldout_members)
     return Dataset(tokenizer, {}, {}, heldout, labels, *facts)
+
+
+def _refuse_unknown_labels(
+    heldout: Mapping[str, Span], labels: Labels, member_labels: Mapping[str, Labels], members: Mapping[str, str]
+) -> None:
+    """Raise UserError for a held-out target outside the closed set of its task. members: see `Dataset`."""
+    for name, span in heldout.items():
+        known = member_labels.get(members.get(name), labels)
+        if known is not None:
+            refuse_unknown_labels({name: span}, known)
+
+
+def _refuse_own_labels(members: Mapping[str, Member]) -> None:
+    for name, member in members.items():
+        if member.labels is not None:
+            raise UserError(
+                f"config.data.train.mixture.{name}.labels: only the members of a mixture of pairs with text as answers "
+                "have labels of their own; unset it, or set config.data.labels"
+            )
 
 
 class _Opener:
@@ -144,6 +188,7 @@ class _Opener:
         self.config, self.tokenizer, self.kind = config, tokenizer, kind
         self.identity = {"tokenizer": tokenizer.sha256}
         self.rows: dict[str, int] = {}
+        self.heldout_members: dict[str, str] = {}
         self.references: dict[str, int] = {}
         self.chat: ChatEncoder | None = None
         if kind == "chat":
@@ -202,13 +247,19 @@ class _Opener:
     def _name_few(self) -> str:
         return "one conversation" if self.kind == "chat" else f"fewer than {HELDOUT_EVERY} pairs"
 
-    def open_given_heldout(self) -> dict[str, Span]:
-        """Return the spans of the sources in `data.validation` and `data.test`, if these sources are set."""
+    def open_given_heldout(self, members: Mapping[str, Member]) -> dict[str, Span]:
+        """Return the spans of the sources in `data.validation` and `data.test`, if these sources are set.
+
+        Note in `heldout_members` which of them belong to a member of the training mixture.
+        """
         spans = {}
         for name in (VALIDATION, TEST):
             fields = self.config.data[name]
             if fields.source is not None:
                 columns = read_columns(fields, self.config.data.train, f"data.{name}")
+                if fields.member is not None:
+                    columns = _find_member(fields, members, f"config.data.{name}").columns
+                    self.heldout_members[name] = fields.member
                 member = Member(fields.source, fields.split, 1.0, columns)
                 spans[name] = self._open_stores(f"data.{name}", member, name)[0]
         return spans
@@ -233,8 +284,20 @@ def _read_members(config: ConfigDict) -> dict[str, Member]:
             if not isinstance(parts, ConfigDict) or set(parts) - set(known[group]):
                 raise UserError(f"{where}.{group}: must be a group of fields, out of {', '.join(known[group])}")
         columns = read_columns(fields, train, f"data.train.mixture.{name}")
-        members[name] = Member(fields.source, fields.get("split"), float(weight), columns)
+        members[name] = Member(fields.source, fields.get("split"), float(weight), columns, fields.get("labels"))
     return members
+
+
+def _find_member(fields: ConfigDict, members: Mapping[str, Member], where: str) -> Member:
+    """Return the member of the training mixture that the held-out source with these `fields` names."""
+    if fields.member not in members:
+        raise UserError(f"{where}.member: the training mixture has no member {fields.member!r}; "
+                        f"{nearest(fields.member, members)}")  # fmt: skip
+    own = (*fields.columns.values(), *fields.template.values(), fields.templates)
+    if any(value is not None for value in own):
+        raise UserError(f"{where}: columns and templates are those of the member {fields.member!r}; unset them, or "
+                        "unset member")  # fmt: skip
+    return members[fields.member]
 
 
 def _open(spec: str, columns: Columns, split: str | None, default: str, quoting: str) -> Source:
@@ -346,50 +409,3 @@ def pair_plan(
     if not packed:
         return plan_one_per_row(chosen, inputs_length, targets_length)
     return pack(lengths, chosen, inputs_length, targets_length)
-
-
-def _find_labels(
-    wanted: bool | None, kind: str, train: dict[str, Span], heldout: dict[str, Span]
-) -> tuple[str, ...] | None:
-    """Return the closed set of training targets, sorted; None if targets are free text. Tags are always a closed set.
-
-    wanted: whether the user wants labels; None: decide by the number of targets. Raises UserError for a held-out target
-    outside the set.
-    """
-    if kind in ("text", "numbers", "questions", "chat") or (wanted is False and not KINDS[kind].has_labels):
-        return None
-    member_labels = [span.store.card["labels"] for span in train.values()]
-    counts: Counter[str] = Counter()
-    for labels in member_labels if None not in member_labels else ():
-        counts.update(labels)
-    closed = len(counts) <= FEW_LABELS and counts.total() >= PAIRS_PER_LABEL * len(counts)
-    if counts and (wanted or closed or KINDS[kind].has_labels):
-        _refuse_unknown_labels(heldout, counts)
-        return tuple(sorted(counts))
-    if wanted:
-        raise UserError(
-            "config.data.labels: the training targets are no closed set (over 1,000 different ones, or over 1,000 "
-            "characters, or rows with several references); unset the field, or set another config.objective.answer"
-        )
-    return None
-
-
-def _refuse_unknown_labels(heldout: dict[str, Span], labels: Iterable[str]) -> None:
-    """Raise UserError for a held-out target that is not among the `labels` of training."""
-    way_out = "mend the file, or set config.data.labels=False if targets are free text"
-    for name, span in heldout.items():
-        card = span.store.card
-        if card["labels"] is None:
-            problem = "over 1,000 different targets, or a target of over 1,000 characters"
-            if card.get("pairs_with_references"):
-                problem = "some rows have several references"
-            raise UserError(f"data.{name}: {problem}, but the training targets are a closed set; {way_out}")
-        unknown = sorted(set(card["labels"]) - set(labels))
-        if not unknown:
-            continue
-        first, more = unknown[0], f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        if place := card.get("places", {}).get(first):
-            raise UserError(f"{place}: the tag or label {first!r}{more} never occurs in training; mend the file")
-        if f"{first}.0" in labels:
-            way_out = f'whole numbers are read without ".0"; write the text "{first}.0" instead'
-        raise UserError(f"data.{name}: the label {first!r}{more} never occurs in the training targets; {way_out}")

@@ -1,4 +1,4 @@
-"""Read documents and pairs from files: .txt, .jsonl, .csv and .tsv, all of them also as .gz; .parquet.
+"""Read documents and pairs from files: .txt, .jsonl, .csv and .tsv, all of them also as .gz; .parquet and .arrow.
 
 Files are read in parts, so that memory never holds a whole file. Bytes are decoded as UTF-8. Newlines stay as they
 are. A byte-order mark at the start of a file is dropped.
@@ -79,7 +79,7 @@ class FileSource:
         types, index = ColumnTypes(), 0
         for path in self.paths:
             if find_format(path) == ".txt":
-                raise UserError(f"{path} has no columns; give pairs in .jsonl, .csv, .tsv or .parquet files")
+                raise UserError(f"{path} has no columns; give pairs in .jsonl, .csv, .tsv, .parquet or .arrow files")
             for place, row in read_rows(path, names, self.quoting):
                 read = functools.partial(types.read_text, row, place=place)
                 yield Record(index, place, row, read, functools.partial(_read_list, types, row, place))
@@ -91,8 +91,8 @@ class FileSource:
             raise UserError("config.data.train.template: words with tags have no template; leave it unset")
         names, types = [self.columns.inputs, self.columns.targets], ColumnTypes()
         for path in self.paths:
-            if find_format(path) not in (".jsonl", ".parquet"):
-                raise UserError(f"{path} has no lists; give words and their tags in .jsonl or .parquet files")
+            if find_format(path) not in (".jsonl", ".parquet", ".arrow"):
+                raise UserError(f"{path} has no lists; give words and their tags in .jsonl, .parquet or .arrow files")
             for place, row in read_rows(path, names):
                 words, tags = (types.read_texts(row, name, place) for name in names)
                 if len(words) != len(tags):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from t5lite.data import arrow
 from t5lite.data.delimited import AUTO, CSV, DELIMITERS, FIELD, MARK, split_records
 from t5lite.system.errors import UserError
 from t5lite.system.files import open_regular_file
@@ -37,8 +38,8 @@ def find_format(path: Path) -> str:
     """Return the suffix without .gz: ".jsonl" for a.jsonl and a.jsonl.gz. Raises UserError for an unknown suffix."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in (".txt", *READERS, *DELIMITERS) or (suffix == ".parquet" and name.endswith(".gz")):
-        known = ".txt, .jsonl, .csv, .tsv (each also with .gz) and .parquet"
+    if suffix not in (".txt", *READERS, *DELIMITERS) or (suffix in (".parquet", ".arrow") and name.endswith(".gz")):
+        known = ".txt, .jsonl, .csv, .tsv (each also with .gz), .parquet and .arrow"
         raise UserError(f"cannot read {path}: its suffix is not one of {known}; narrow the pattern or convert the file")
     return suffix
 
@@ -201,6 +202,22 @@ def _read_parquet(path: Path, names: list[str]) -> Iterator[Row]:
         raise UserError(f"{path} is a damaged .parquet file ({error}); write it again") from error
 
 
+def _read_arrow(path: Path, names: list[str]) -> Iterator[Row]:
+    import pyarrow
+
+    try:
+        with _open(path) as file:
+            schema = arrow.read_schema(file)
+            _check_columns(names, schema.names, str(path))
+            for name in names:
+                _check_type(schema.field(name).type, f"{path}: column {name!r}")
+            for number, row in enumerate(arrow.read_values(file, names, path), start=1):
+                yield f"{path}, row {number}", row
+    except (pyarrow.ArrowException, UnicodeDecodeError, MemoryError) as error:  # a damaged length can be any number
+        detail = f" ({error})" if str(error) else ""
+        raise UserError(f"{path} is a damaged .arrow file{detail}; write it again") from error
+
+
 def _count_rows_per_batch(group: Any) -> int:
     """Return how many rows take about 8 MiB, by the sizes that the file states.
 
@@ -227,14 +244,18 @@ def _check_type(kind: Any, place: str) -> None:
         raise UserError(f"{place} is of type {kind}; cast it to string")
 
 
-READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+}
 
 
 def read_rows(path: Path, names: list[str], quoting: str = AUTO) -> Iterator[Row]:
-    """Yield the rows of a .jsonl, .csv, .tsv or .parquet file. quoting: see delimited.py.
+    """Yield the rows of a .jsonl, .csv, .tsv, .parquet or .arrow file. quoting: see delimited.py.
 
-    Raises UserError if a .csv, .tsv or .parquet file lacks a column in `names`. A row of .jsonl may lack columns; then
-    `read_text` raises the error.
+    Raises UserError if a file lacks a column in `names`. But a row of .jsonl may lack columns; then `read_text` raises
+    the error.
     """
     suffix = find_format(path)
     return _read_delimited(path, names, suffix, quoting) if suffix in DELIMITERS else READERS[suffix](path, names)

@@ -7,6 +7,7 @@ code that prepares a dataset needs TensorFlow, prepare the dataset on a machine 
 import contextlib
 import difflib
 import functools
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from t5lite.data.files import Fragment, TaggedSentence, split_text
 from t5lite.data.readers import read_text
 from t5lite.system.errors import UserError, nearest
 
+# Folders of TFDS whose datasets are known only after an import. TFDS imports its folders one by one, and stops at the
+# first one that needs TensorFlow.
+FOLDERS_OF_TEXT = ("question_answering", "ranking", "summarization", "text", "text_simplification", "translate")
 ROWS_PER_READ = 1024  # a single record takes about 100 µs to read; in a read of many records, each takes a tenth
 
 _NAME = re.compile(r"[\w-]+(?:/[\w.+-]+)?(?::[\w.*]+)?")
@@ -143,6 +147,9 @@ def _open_builder(name: str) -> Any:
 
     if not _NAME.fullmatch(name):
         raise UserError(f"tfds:{name} is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION")
+    for folder in FOLDERS_OF_TEXT:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"tensorflow_datasets.{folder}")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress, but stdout is for results
             return tfds.builder(name, file_format="array_record")
@@ -156,6 +163,11 @@ def _open_builder(name: str) -> Any:
             hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
             reason = f"TFDS has no such dataset; {hint}"
         raise UserError(f"tfds:{name}: {reason}") from error
+    except ImportError as error:
+        raise UserError(
+            f"tfds:{name} cannot be opened: {_shorten(error)}, which TFDS needs for this dataset; install it, or give "
+            "the dataset's files as files:GLOB"
+        ) from error
     except Exception as error:  # a dataset's builder may raise anything
         raise UserError(f"tfds:{name} cannot be opened: {_shorten(error)}; check its config and version") from error
 

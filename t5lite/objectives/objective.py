@@ -170,6 +170,7 @@ class Objective:
         """The number of tokens that stand before the inputs of rows with answers, such as [CLS]."""
         return max(self.inputs_length, self.targets_length) - self.window if self.rows == "answers" else 0
 
+    @property
     def has_answers(self) -> bool:
         """Whether the end of a row is a known answer, a text, to what stands before it."""
         return self.rows in ("pairs", "conversations")

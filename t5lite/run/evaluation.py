@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from t5lite.config import flatten_fields, to_dict
 from t5lite.data.chat.store import Conversations
+from t5lite.data.closed_sets import Labels
 from t5lite.data.cut import describe_share
 from t5lite.data.dataset import TEST
 from t5lite.data.labelled import TaggedSentences
@@ -118,11 +119,11 @@ class Evaluator:
         """Return the metrics of a held-out set. is_last: whether training has ended, so more rows are evaluated."""
         metrics = self._compute_metrics(params, split, self._sources[split], self.objective, is_last)
         if self.objective.has_answers:
-            if self.experiment.dataset.labels is not None:
+            if self._find_labels(split) is not None:
                 metrics |= self._measure_accuracy(params, split, is_last)
             if generates and self.experiment.config.eval.generate_rows:
                 metrics |= self._measure_texts(params, split)
-        elif self._predictor.text_metrics:
+        elif self._predictor.text_metrics(None):
             metrics |= self._measure_answers(params, split, is_last)
         return metrics
 
@@ -150,16 +151,15 @@ class Evaluator:
 
     def describe_classes(self) -> dict[str, dict[str, Any]]:
         """Return {split: {"labels": names, "confusion": rows of the confusion matrix}} of the last evaluation."""
-        names = list(self.experiment.dataset.labels or ())
         return {
-            split: {"labels": names, "confusion": matrix.round().astype(int).tolist()}
+            split: {"labels": list(self._find_labels(split) or ()), "confusion": matrix.round().astype(int).tolist()}
             for split, matrix in self.confusions.items()
         }
 
     @property
     def score_by(self) -> str | None:
         """How labels are compared (`eval.score_by`); None if no decoder chooses among labels."""
-        chooses = self.objective.rows == "pairs" and self.experiment.dataset.labels is not None
+        chooses = self.objective.rows == "pairs" and any(map(self._find_labels, self._sources))
         return self.experiment.config.eval.score_by if chooses else None
 
     def share_notes(self) -> list[str]:
@@ -217,9 +217,9 @@ class Evaluator:
 
     def _measure_accuracy(self, params: Any, split: str, is_last: bool) -> Metrics:
         """Return accuracy, macro F1 and so on, if the label with the best score by `eval.score_by` is the answer."""
-        source, labels = self._sources[split], self.experiment.dataset.labels
+        source, labels = self._sources[split], self._find_labels(split)
         rows = self._iterate_rows(f"scoring labels of {split}", source, self._count_evaluated(source, is_last))
-        predictions = list(self._keep(split, self._predictor.choose_labels(params, rows)))
+        predictions = list(self._keep(split, self._predictor.choose_labels(params, rows, labels)))
         gold = np.array([labels.index(each.target) for each in predictions])
         logits = np.array([[each.scores[label] for label in labels] for each in predictions], np.float32)
         weights = np.ones(len(gold), np.float32)
@@ -238,13 +238,14 @@ class Evaluator:
 
     def _measure_texts(self, params: Any, split: str) -> Metrics:
         """Return the metrics of the generated answers to `eval.generate_rows` pairs."""
-        source = self._sources[split]
+        source, labels = self._sources[split], self._find_labels(split)
         rows = self._iterate_rows(f"generating on {split}", source, self.experiment.config.eval.generate_rows)
-        generated = self._predictor.generate(params, rows, source)
+        generated = self._predictor.generate(params, rows, source, labels)
         # The answers to pairs with labels are kept by `_measure_accuracy`.
-        return self._compare_texts(
-            split, list(generated if self.experiment.dataset.labels is not None else self._keep(split, generated))
-        )
+        return self._compare_texts(split, list(generated if labels is not None else self._keep(split, generated)))
+
+    def _find_labels(self, split: str) -> Labels:
+        return self.experiment.dataset.find_split_labels(split)
 
     def _measure_answers(self, params: Any, split: str, is_last: bool) -> Metrics:
         """Return the metrics that compare the answers of a head with the targets as texts."""
@@ -260,7 +261,7 @@ class Evaluator:
 
     def _compare_texts(self, split: str, answered: list[Prediction]) -> Metrics:
         texts = (
-            self._predictor.text_metrics,
+            self._predictor.text_metrics(self._find_labels(split)),
             [each.scores for each in answered],
             [each.references for each in answered],
             [each.output for each in answered],
@@ -290,7 +291,7 @@ class Evaluator:
         rows = self._iterate_rows(f"{split}: examples", source, count)
         if self.objective.architecture == "encoder" or self.objective.rows == "answers":
             return self._choose(params, rows, source)
-        return self._predictor.generate(params, rows, source)
+        return self._predictor.generate(params, rows, source, self._find_labels(split))
 
 
 def load_evaluator(

@@ -8,6 +8,7 @@ This module joins data, objectives and model. The verbs build on this module.
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
 from t5lite.data.kinds import KINDS
 from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids
+from t5lite.data.mixing import Drawn, Share, compute_shares, count_examples
 from t5lite.data.references import References
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
@@ -43,10 +45,12 @@ from t5lite.system.progress import say
 from t5lite.system.vocabulary import Rules, Vocabulary
 from t5lite.tasks.table import find_data, find_task, make_evaluation_objective, make_objective
 from t5lite.tasks.task import Reading
+from t5lite.tasks.text import TEXT
 from t5lite.training.budget import convert_budget, convert_minutes, measure_step_seconds
 from t5lite.training.loss import check_loss
 from t5lite.training.sharding import local_rows, place_batch
 from t5lite.training.trainer import count_step_flops, make_trainer
+from t5lite.training.workdir import read_member_labels
 
 REFERENCES_ARE_USED = "training and losses take the first, metrics of generated answers take the best of all"
 
@@ -88,12 +92,33 @@ class Experiment:
 
     def train_rows(self, places: Sequence[int] | None = None) -> TrainRows:
         """Return the rows of each step. places: the indices in a batch of the rows that this host reads; None: all."""
-        config, fields = self.config, self.config.objective
-        members = [
-            (self._make_source(span, self.objective, packed=fields.pack, limited=True), self.dataset.weights[name])
-            for name, span in self.dataset.train.items()
-        ]
+        sources, config = self._train_sources, self.config
+        shares = compute_shares(sources, self.dataset.weights, config.data.train).values()
+        members = [(source, share.weight) for source, share in zip(sources.values(), shares, strict=True)]
         return TrainRows(members, config.batch_size, config.seed, places)
+
+    @functools.cached_property
+    def _train_sources(self) -> dict[str, RowSource]:
+        """The rows of each training member."""
+        return {
+            name: self._make_source(span, self.objective, packed=self.config.objective.pack, limited=True)
+            for name, span in self.dataset.train.items()
+        }
+
+    def compute_shares(self) -> dict[str, Share]:
+        """Return the share of each member in the training mixture. Without a mixture: {}."""
+        sources = self._train_sources
+        return compute_shares(sources, self.dataset.weights, self.config.data.train) if len(sources) > 1 else {}
+
+    def count_drawn(self, step: int, count: int) -> dict[str, Drawn]:
+        """Return what each member brings to the first `count` rows from `step` on."""
+        names, rows = list(self._train_sources), self.train_rows()
+        places = itertools.islice((place for later in itertools.count(step) for place in rows.locate(later)), count)
+        drawn = dict.fromkeys(names, Drawn(0, 0))
+        for member, row in places:
+            name, found = names[member], count_examples(rows.members[member], [row])
+            drawn[name] = Drawn(drawn[name].rows + 1, drawn[name].examples + found)
+        return drawn
 
     def count_steps_per_epoch(self) -> float:
         """Return the number of steps in which the batches have as many rows as all training sources together."""
@@ -130,16 +155,18 @@ class Experiment:
 
     def count_labels(self) -> dict[str, dict[str, int]]:
         """Return {split: {label: number of pairs}}, for training data and each held-out set. {} without labels."""
-        labels = self.dataset.labels
-        if labels is None or self.data == "tags":
+        if self.data == "tags" or not (self.dataset.labels or any(self.dataset.member_labels.values())):
             return {}
-        numbers = label_ids(self.dataset.tokenizer, labels)
         counts = {}
         for name, source in self._pair_sources().items():
+            labels = self.dataset.find_split_labels(name)
+            if labels is None:
+                continue
             if isinstance(source, LabelSets):
                 sums = source.fetch_answers(np.arange(len(source))).sum(axis=0)
                 counts[name] = dict(zip(labels, sums.tolist(), strict=True))
                 continue
+            numbers = label_ids(self.dataset.tokenizer, labels)
             order = source.plan.order if isinstance(source, PackedPairs) else source.order
             targets = (source.store.document(2 * int(pair) + 1).astype(np.int32) for pair in order)
             found = Counter(numbers.get(target.tobytes()) for target in targets)
@@ -279,7 +306,7 @@ def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str
     require(not needs_labels or config.data.labels is not False, "data.labels",
             f"is False, but objective.answer={task.name} needs labels; unset one of them")  # fmt: skip
     kind = find_data(config.objective, config.model.architecture)
-    return _assemble(config, open_dataset(config, kind, tokenizer, scale, needs_labels))
+    return _assemble(config, open_dataset(config, kind, tokenizer, scale, needs_labels, has_member_labels=task is TEXT))
 
 
 def open_run(config: ConfigDict, place: str | Path) -> Experiment:
@@ -300,7 +327,8 @@ def open_run(config: ConfigDict, place: str | Path) -> Experiment:
     kind = find_data(config.objective, config.model.architecture)
     has_free_targets = config.data.labels is False and not KINDS[kind].has_labels
     labels = None if has_free_targets else find_labels(place)
-    return _assemble(config, open_heldout(config, kind, tokenizer, labels, find_scale(place)))
+    member_labels = {} if has_free_targets or workdir is None else read_member_labels(workdir)
+    return _assemble(config, open_heldout(config, kind, tokenizer, labels, find_scale(place), member_labels))
 
 
 def _resolve(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> ConfigDict:
@@ -341,11 +369,14 @@ def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
     if dataset.chat is not None:
         keep_template(dataset.chat, objective.architecture)
-    is_text = evaluated.rows == "pairs"
-    if dataset.labels is not None and find_data(config.objective, config.model.architecture) == "pairs":
+    is_text, has_labels = evaluated.rows == "pairs", False
+    if find_data(config.objective, config.model.architecture) == "pairs":
         front = int(evaluated.bos is not None)
-        check_labels(dataset.tokenizer, dataset.labels, evaluated.targets_length if is_text else None, front)
-    _check_score_by(config.eval.score_by, is_text and dataset.labels is not None)
+        # Labels of one task must differ. Labels of two tasks may be equal.
+        for labels in {dataset.find_split_labels(split) for split in dataset.heldout} - {None}:
+            check_labels(dataset.tokenizer, labels, evaluated.targets_length if is_text else None, front)
+            has_labels = True
+    _check_score_by(config.eval.score_by, is_text and has_labels)
     return Experiment(config, dataset, objective, evaluated, standards, model)
 
 

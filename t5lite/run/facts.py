@@ -43,6 +43,7 @@ def provenance(dataset: Dataset) -> dict[str, Any]:
         "data": dataset.identity,
         "heldout": dataset.heldout_fingerprints,
         "labels": dataset.labels,
+        "member_labels": dataset.member_labels,
         "scale": dataset.scale,
     }
 

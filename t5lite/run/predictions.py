@@ -1,7 +1,7 @@
 """The answers of a network to rows of held-out text, as text: generated, chosen by a head, or chosen among labels."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from t5lite.data.closed_sets import Labels
 from t5lite.data.questions import QuestionWindows
 from t5lite.data.rows import Rows, RowSource, clip
 from t5lite.decoding.generate import generate, step_weights
@@ -57,18 +58,23 @@ class Predictor:
         self._decode = experiment.dataset.tokenizer.decode
         self._reading = experiment.reading
 
-    @property
-    def text_metrics(self) -> tuple[str, ...]:
-        """The names of the metrics that compare answers with targets as texts. Labels are only compared as a whole."""
+    def text_metrics(self, labels: Labels) -> tuple[str, ...]:
+        """Return the names of the metrics that compare answers with targets as texts.
+
+        Labels that are generated are only compared as a whole.
+        """
         if not self.objective.has_answers:
             head = self.objective.answer_head
             return () if head is None else TASKS[head.name].text_metrics
-        return TEXT.text_metrics if self.experiment.dataset.labels is None else ("exact_match",)
+        return TEXT.text_metrics if labels is None else ("exact_match",)
 
-    def choose_labels(self, params: Any, batches: Iterable[Rows]) -> Iterator[Prediction]:
-        """Yield pairs with the label of the highest score, by `eval.score_by`. scores: {label: its score}."""
-        experiment, names = self.experiment, self.experiment.dataset.labels
-        labels, label_lengths = label_tokens(experiment)
+    def choose_labels(self, params: Any, batches: Iterable[Rows], names: Sequence[str]) -> Iterator[Prediction]:
+        """Yield pairs with the label of the highest score among the labels `names`, by `eval.score_by`.
+
+        scores: {label: its score}.
+        """
+        experiment = self.experiment
+        labels, label_lengths = label_tokens(experiment, names)
         units = count_units(experiment.config.eval.score_by, names, label_lengths)
         score = functools.partial(
             bind_mesh(self.mesh, score_candidates),
@@ -157,16 +163,17 @@ class Predictor:
             texts = source.read_texts(question)
             answer = join_windows(windows, texts.context, tokenizer)
             references = texts.answers or ("",)
-            scores = score_text(self.text_metrics, references, answer.text) | {"margin": answer.margin}
+            scores = score_text(self.text_metrics(None), references, answer.text) | {"margin": answer.margin}
             asked = self._decode(source.read_question(question))
             yield Prediction(asked, references[0], answer.text, scores, references[1:])
 
-    def generate(self, params: Any, batches: Iterable[Rows], source: RowSource) -> Iterator[Prediction]:
+    def generate(self, params: Any, batches: Iterable[Rows], source: RowSource, labels: Labels) -> Iterator[Prediction]:
         """Yield examples with greedy answers. A language model gets half of a window as input, and continues it.
 
         References of a pair are whole texts, read from `source`, even if the row holds only a part of its target.
+        labels: the closed set of targets. It decides which metrics the scores are of.
         """
-        experiment = self.experiment
+        experiment, metrics = self.experiment, self.text_metrics(labels)
         objective, vocabulary, decode = self.objective, experiment.vocabulary, self._decode
         weights = bind_mesh(self.mesh, step_weights)(experiment.model, params)
 
@@ -206,7 +213,7 @@ class Predictor:
                 whole = self._conventions.text_tokens(targets[row])
                 target, *more = map(decode, [whole] if pairs is None else source.references(int(pairs[row])))
                 output = decode(self._conventions.text_tokens(answer))
-                scores = score_text(self.text_metrics, [target, *more], output)
+                scores = score_text(metrics, [target, *more], output)
                 yield Prediction(decode(inputs[row]), target, output, scores, tuple(more))
 
 
@@ -215,13 +222,11 @@ def _remove_padding(tokens: np.ndarray, segment_ids: np.ndarray | None) -> list[
     return list(tokens) if segment_ids is None else [row[ids > 0] for row, ids in zip(tokens, segment_ids, strict=True)]
 
 
-def label_tokens(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels' tokens as targets of a row, int32 [C, T], with EOS, and their lengths, int32 [C]."""
+def label_tokens(experiment: Experiment, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of `labels` as targets of a row, int32 [C, T], with EOS, and their lengths, int32 [C]."""
     length, front = experiment.evaluated.targets_length, experiment.conventions.front
     encode, eos = experiment.dataset.tokenizer.encode, experiment.vocabulary.eos
-    rows = [
-        [*front, *clip(np.append(encode(label), eos), length - len(front))] for label in experiment.dataset.labels or ()
-    ]
+    rows = [[*front, *clip(np.append(encode(label), eos), length - len(front))] for label in labels]
     tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for token_row, row in zip(tokens, rows, strict=True):
         token_row[: len(row)] = row

@@ -40,12 +40,14 @@ def write_predictions(path: Path, predictions: Mapping[str, Sequence[Prediction]
 def score_file(path: Path) -> tuple[Metrics, Intervals, int]:
     """Return (metrics, bootstrap intervals, number of rows) of the predictions in a file.
 
-    The file has the columns "target" and "output": .jsonl, .csv, .tsv (also with .gz) or .parquet. In a .jsonl or
-    .parquet, a target may be a list of references. If all targets and outputs are numbers, they are also compared as
-    numbers. Raises UserError for any other file, and for a file without rows.
+    The file has the columns "target" and "output": .jsonl, .csv, .tsv (also with .gz), .parquet or .arrow. In a .jsonl,
+    .parquet or .arrow, a target may be a list of references. If all targets and outputs are numbers, they are also
+    compared as numbers. Raises UserError for any other file, and for a file without rows.
     """
     if find_format(path) == ".txt":
-        raise UserError(f"{path} has no columns; give target and output in a .jsonl, .csv, .tsv or .parquet file")
+        raise UserError(
+            f"{path} has no columns; give target and output in a .jsonl, .csv, .tsv, .parquet or .arrow file"
+        )
     types, references, outputs = ColumnTypes(), [], []
     for place, row in read_rows(path, [TARGET, OUTPUT]):
         is_list = isinstance(row.get(TARGET), list)

@@ -36,6 +36,7 @@ LEFTOVERS = ("*.tmp", "tokenizer/*.tmp", "checkpoints/*.orbax-checkpoint-tmp*")
 PROVENANCE = {
     **dict.fromkeys(("data", "heldout", "packages"), ({str: str}, None)),
     **dict.fromkeys(("labels", "devices"), ([str], None)),
+    "member_labels": ({str: ([str], None)}, None),
     "scale": ([NUMBER], None),
     **dict.fromkeys(("python", "git_commit"), (str, None)),
     "hosts": (int, None),
@@ -168,7 +169,7 @@ def write_facts(workdir: Path, config: ConfigDict, provenance: Mapping[str, Any]
         changes: changes of the config or the data since the last start. They are valid from `step` on.
     """
     # Not stored for each start: if these facts change, the change is in `changes`.
-    about_data = ("data", "heldout", "labels", "scale")
+    about_data = ("data", "heldout", "labels", "member_labels", "scale")
     start = {"step": step, **{name: fact for name, fact in provenance.items() if name not in about_data}}
     history = [*(read_provenance(workdir).get("history") or []), start | {"changes": changes}]
     # If the process is killed between these two lines, the user must allow the change again. In the reverse order, the
@@ -198,6 +199,11 @@ def read_labels(workdir: Path) -> list[str] | None:
     if provenance is None:
         raise UserError(f"{workdir} has no provenance.json, so the labels are unknown; restore this file")
     return provenance.get("labels")
+
+
+def read_member_labels(workdir: Path) -> dict[str, list[str] | None]:
+    """Return {member: the labels of its own} for a run on a mixture of pairs; {} if all members share their labels."""
+    return read_provenance(workdir).get("member_labels") or {}
 
 
 def read_scale(workdir: Path) -> list[float] | None:

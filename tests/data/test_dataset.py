@@ -261,7 +261,7 @@ def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
         ({"source": "pydocs", "weight": float("inf")}, "positive number"),
         ({"source": "pydocs", "weight": "lots"}, "positive number, is 'lots'"),
         ({"source": "pydocs", "weight": None}, "positive number, is None"),
-        ("pydocs", "takes columns, source, split, template, templates, weight"),
+        ("pydocs", "takes columns, labels, source, split, template, templates, weight"),
         (
             {"source": "pydocs", "columns": {"txt": "body"}},
             "columns: must be a group of fields, out of inputs, targets, text",

@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
-SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
+PACKED = (".parquet", ".arrow")  # binary formats, which have no .gz
 COLUMNS = ("text", "inputs", "targets")
 ODD_TEXTS = (
     "",
@@ -127,8 +128,8 @@ TYPES = (
 
 
 @st.composite
-def tables(draw: st.DrawFn, right: st.SearchStrategy, faulty: bool) -> bytes:
-    """A .parquet file; of a faulty one columns are of any types, too many or too few."""
+def tables(draw: st.DrawFn, right: st.SearchStrategy, faulty: bool, suffix: str) -> bytes:
+    """A .parquet or .arrow file; of a faulty one columns are of any types, too many or too few."""
     if not faulty:
         table = pyarrow.Table.from_pylist(draw(rows(right, False)))
     else:
@@ -136,6 +137,10 @@ def tables(draw: st.DrawFn, right: st.SearchStrategy, faulty: bool) -> bytes:
         names = draw(st.just(COLUMNS) | st.lists(st.sampled_from((*COLUMNS, "other", "text.a")), max_size=5))
         table = pyarrow.Table.from_arrays([draw(_columns(count)) for _ in names], names)
     file = io.BytesIO()
+    if suffix == ".arrow":
+        with draw(st.sampled_from((ipc.new_stream, ipc.new_file)))(file, table.schema) as writer:
+            writer.write_table(table, draw(st.integers(1, 30)))
+        return file.getvalue()
     parquet.write_table(table, file, compression=draw(st.sampled_from(("snappy", "zstd", "none"))))
     return file.getvalue()
 
@@ -192,14 +197,14 @@ def files(draw: st.DrawFn, suffixes: Sequence[str], right: st.SearchStrategy) ->
         ".jsonl": jsonl(right, faulty),
         ".csv": delimited(",", faulty),
         ".tsv": delimited("\t", faulty),
-        ".parquet": tables(right, faulty),
+        **{packed: tables(right, faulty, packed) for packed in PACKED},
     }
     content = draw(made[suffix])
-    if suffix != ".parquet":
+    if suffix not in PACKED:
         content = draw(st.sampled_from((b"", b"", b"\xef\xbb\xbf"))) + content
     if draw(st.integers(0, 5)) == 0:
         content = draw(damaged(content))
-    if suffix != ".parquet" and draw(st.integers(0, 3)) == 0:
+    if suffix not in PACKED and draw(st.integers(0, 3)) == 0:
         suffix, content = f"{suffix}.gz", gzip.compress(content)
         if draw(st.integers(0, 2)) == 0:
             content = draw(damaged(content))

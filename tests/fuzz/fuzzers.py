@@ -49,7 +49,7 @@ def _data_cases(ground: Ground) -> st.SearchStrategy:
     return st.one_of(
         of("span_corruption", "encoder_decoder", every, contents.text_rows),
         of("supervised", "encoder_decoder", every[1:], contents.text_rows),
-        of("tagging", "encoder", (".jsonl", ".parquet"), contents.tagged_rows),
+        of("tagging", "encoder", (".jsonl", ".parquet", ".arrow"), contents.tagged_rows),
         of("chat", "decoder", (".jsonl",), contents.chat_rows),
     )
 
