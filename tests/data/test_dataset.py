@@ -264,7 +264,7 @@ def test_a_mixture_with_a_validation_source_has_that_alone(tmp_path, config):
         ("pydocs", "takes columns, labels, source, split, template, templates, weight"),
         (
             {"source": "pydocs", "columns": {"txt": "body"}},
-            "columns: must be a group of fields, out of inputs, targets, text",
+            "columns: must be a group of fields, out of answers, context, inputs, question, targets, text",
         ),
         ({"source": "pydocs", "columns": "body"}, "columns: must be a group of fields"),
     ],
@@ -377,12 +377,13 @@ def test_a_tokenizer_that_is_handed_over_is_used(tmp_path, config):
 # The cache
 
 
-def _forbid(monkeypatch, *names):
-    def refuse(*_):
-        raise AssertionError("built again")
+def _refuse_to_build(*_):
+    raise AssertionError("built again")
 
+
+def _forbid(monkeypatch, *names):
     for name in names:
-        monkeypatch.setattr(dataset_module, name, refuse)
+        monkeypatch.setattr(dataset_module, name, _refuse_to_build)
 
 
 @pytest.mark.parametrize("kind", ["text", "pairs"])
@@ -390,7 +391,8 @@ def test_what_is_in_the_cache_is_not_built_again(tmp_path, config, monkeypatch, 
     path = tmp_path / "train.jsonl"
     config.data.train.source = pairs(path, ["a", "b"] * 20) if kind == "pairs" else documents(path, 40)
     first = open_dataset(config, kind)
-    _forbid(monkeypatch, "build_text", "build_pairs")
+    kinds = {name: each._replace(build=_refuse_to_build) for name, each in dataset_module.KINDS.items()}
+    monkeypatch.setattr(dataset_module, "KINDS", kinds)
     again = open_dataset(config, kind)
     assert again.identity == first.identity
     assert texts(again.train["train"]) == texts(first.train["train"])

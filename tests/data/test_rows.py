@@ -13,7 +13,7 @@ from t5lite.data import rows as rows_module
 from t5lite.data import store as store_module
 from t5lite.data.dataset import pair_plan
 from t5lite.data.packing import PackingPlan, plan_one_per_row
-from t5lite.data.rows import PackedPairs, TrainRows, Windows, clip, evaluation_rows, prefetch
+from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows, clip, evaluation_rows, prefetch
 from t5lite.data.store import Span, StoreWriter, TokenStore
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import EOS
@@ -202,7 +202,7 @@ def test_a_clipped_document_ends_in_eos():
 # The order of training
 
 
-class Numbers:
+class Numbers(RowSource):
     """A row source whose row i is i, plus an offset."""
 
     def __init__(self, length, offset=0):
