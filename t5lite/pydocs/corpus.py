@@ -111,7 +111,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "tokenizers": (),
     "safetensors": (),
     **dict.fromkeys(("sacrebleu", "rouge-score", "nltk", "colorama", "lxml", "portalocker", "regex", "tabulate"), ()),
-    "defusedxml": (),
+    **dict.fromkeys(("defusedxml", "jinja2", "markupsafe"), ()),
 }
 
 # Tests, tools that most systems leave out of Python, and copies of other projects.
