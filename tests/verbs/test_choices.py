@@ -114,7 +114,7 @@ def test_a_classifier_chooses_among_some_of_its_labels(runs, capsys):
     ("name", "arguments", "message"),
     [
         ("classifier", ["--choices", "othr"], "'othr' is not a label of this model; did you mean 'other'"),
-        ("classifier", ["--choices", "other", "--score_by", "byte"], "--score_by: an encoder"),
+        ("classifier", ["--choices", "other", "--score_by", "byte"], "--score_by: the model does not generate"),
         ("pairs", ["--choices", "a", "--choices", "a"], "--choices has the answer 'a' twice"),
         ("pairs", ["--choices", ""], "--choices has an empty answer"),
         ("pairs", ["--choices", "a", "--top_k", "2", "--stop", "x"], "--top_k, --stop: nothing is generated"),
