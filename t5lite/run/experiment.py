@@ -299,13 +299,13 @@ def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str
         )
     if config.init_from is not None and workdir is None:
         _check_tokenizer(config, tokenizer)
-    # A head for numbers goes on with the scale that it has learned.
-    scale = None if config.init_from is None else find_scale(config.init_from)
     task = find_task(config.objective, config.model.architecture)
     needs_labels = task.has_labels and config.objective.answer is not None
     require(not needs_labels or config.data.labels is not False, "data.labels",
             f"is False, but objective.answer={task.name} needs labels; unset one of them")  # fmt: skip
-    kind = find_data(config.objective, config.model.architecture)
+    kind, learned_by = find_data(config.objective, config.model.architecture), workdir or config.init_from
+    # A head for numbers goes on with the scale that it has learned.
+    scale = find_scale(learned_by) if kind == "numbers" and learned_by is not None else None
     return _assemble(config, open_dataset(config, kind, tokenizer, scale, needs_labels, has_member_labels=task is TEXT))
 
 

@@ -1,6 +1,7 @@
 """Numbers, several labels and spans: trained, evaluated, answered and exported, on every architecture."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,11 @@ def test_a_scale_goes_on_with_its_head(runs, tmp_path, capsys):
     config.data.train.source, config.init_from, config.budget.steps = f"files:{path}", str(workdir), 1
     train(config, tmp_path / "next")
     assert " new" not in capsys.readouterr().err.partition("parameters restored")[2].partition("\n")[0]
+    shutil.move(workdir, tmp_path / "moved")  # a run that goes on no longer needs the other run
+    with config.unlocked():
+        config.budget.steps = 1
+    train(config, tmp_path / "next")
+    shutil.move(tmp_path / "moved", workdir)
     scales = [json.loads((each / "provenance.json").read_text())["scale"] for each in (workdir, tmp_path / "next")]
     assert scales[0] == scales[1] and scales[0][0] == pytest.approx(102.25, abs=0.3)
 
