@@ -18,9 +18,8 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-import grain
 import numpy as np
 
 from t5lite.data.cut import Cut, count_cut
@@ -238,7 +237,7 @@ class TrainRows:
         # Grain expresses weights in hundredths of the smallest weight, rounded down. Adding 0.005 makes Grain round to
         # the nearest hundredth.
         weights = [weight / smallest + (0.005 if weight > smallest else 0) for _, weight in members]
-        self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights)
+        self._order = orders[0] if len(orders) == 1 else _import_grain().MapDataset.mix(orders, weights)
 
     def locate(self, step: int) -> list[tuple[int, int]]:
         """Return (member, row index) for each of this host's rows in the batch of `step`."""
@@ -257,8 +256,15 @@ class TrainRows:
         return rows
 
 
-def _make_order(length: int, member: int, seed: int) -> grain.MapDataset:
-    """Return the endless shuffled order of a member: (member, row index) at each place."""
+def _import_grain() -> Any:
+    import grain  # here, because `bench` does not need it
+
+    return grain
+
+
+def _make_order(length: int, member: int, seed: int) -> Any:
+    """Return the endless shuffled order of a member, a grain.MapDataset: (member, row index) at each place."""
+    grain = _import_grain()
     if length >= FEW_ROWS:
         # Repeat after shuffle: Grain then shuffles every epoch with a different seed.
         rows = grain.MapDataset.range(length).seed(seed + member).shuffle()
