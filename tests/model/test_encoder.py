@@ -7,7 +7,6 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from t5lite.model.build import make_model
-from t5lite.model.config import ModelConfig
 from t5lite.objectives.batch import Batch
 from t5lite.system.errors import UserError
 from t5lite.system.vocabulary import Vocabulary
@@ -67,8 +66,6 @@ def test_the_transform_and_token_types_can_be_left_out():
 def test_other_architectures_have_neither():
     model = build(architecture="encoder_decoder")
     assert model.config.token_types == 0 and not model.config.mlm_transform
-    with pytest.raises(UserError, match="only the vocabulary head"):
-        ModelConfig(1, 1, 128, 8, 8, 1, 8, heads=made(next_sentence=True))
 
 
 def test_token_types_tell_tokens_apart_and_none_are_all_zero():
