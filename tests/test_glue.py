@@ -124,7 +124,7 @@ def write_task(folder, task):
 @pytest.mark.parametrize(
     ("task", "architecture", "metric"),
     [
-        ("mnli", "encoder_decoder", "accuracy"),
+        pytest.param("mnli", "encoder_decoder", "accuracy", marks=pytest.mark.slow),
         pytest.param("boolq", "decoder", "accuracy", marks=pytest.mark.slow),
         ("stsb", "encoder", "pearson"),
     ],

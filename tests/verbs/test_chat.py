@@ -232,7 +232,9 @@ RELEASE_TEMPLATE = """{{ bos_token }}{% for m in messages %}
 {% endfor %}{% if add_generation_prompt %}{{ '[assistant] ' }}{% endif %}"""
 
 
-@pytest.mark.parametrize(("family", "in_config"), [("gpt2", True), ("llama", False)])
+@pytest.mark.parametrize(
+    ("family", "in_config"), [("gpt2", True), pytest.param("llama", False, marks=pytest.mark.slow)]
+)
 def test_a_release_is_trained_and_asked_with_its_own_template(family, in_config, tmp_path, capsys):
     place = make_place(tmp_path / "release", family)
     if in_config:

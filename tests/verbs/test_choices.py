@@ -13,6 +13,8 @@ from tests.small import small_config, write_pairs, write_texts
 
 CHOICES = ["about the sea", "other", "a whale that is white and old"]
 
+SLOW_DECODER = pytest.param("pairs_decoder", marks=pytest.mark.slow)
+
 
 def make(folder, objective, architecture):
     source = write_pairs(folder / "pairs.jsonl") if objective == "supervised" else write_texts(folder / "texts")
@@ -43,7 +45,7 @@ def flags(choices):
     return [part for choice in choices for part in ("--choices", choice)]
 
 
-@pytest.mark.parametrize("name", ["pairs", "pairs_decoder", "language_model"])
+@pytest.mark.parametrize("name", ["pairs", SLOW_DECODER, "language_model"])
 def test_choices_are_scored_like_given_targets_and_come_best_first(runs, name, capsys):
     (answer,), _ = run(capsys, "--checkpoint", runs[name], "--input", "the sea", *flags(CHOICES))
     requests = [Request("the sea", target=choice) for choice in CHOICES]
@@ -151,7 +153,7 @@ def test_a_row_with_wrong_choices_is_named(runs, choices, message, tmp_path, cap
 
 
 @pytest.mark.parametrize("score_by", ["sum", "token", "byte"])
-@pytest.mark.parametrize("name", ["pairs", "pairs_decoder"])
+@pytest.mark.parametrize("name", ["pairs", SLOW_DECODER])
 def test_labels_are_compared_by_the_same_scores_in_evaluate(runs, name, score_by, tmp_path, capsys):
     evaluate.main(["--checkpoint", str(runs[name]), f"--config.eval.score_by={score_by}", "--json",
                    "--predictions", str(tmp_path / "p.jsonl")])  # fmt: skip
