@@ -31,7 +31,7 @@ def find_labels(
         heldout: held-out sets by name. Raises UserError for a target outside the closed set.
         field: the field that says `wanted`, for errors.
     """
-    if kind in ("text", "numbers", "questions", "chat") or (wanted is False and not KINDS[kind].has_labels):
+    if not KINDS[kind].has_labels and (kind != "pairs" or wanted is False):
         return None
     all_labels = [span.store.card["labels"] for span in train]
     counts: Counter[str] = Counter()

@@ -143,7 +143,9 @@ class Evaluator:
         sources = dict(self._sources)
         for name, (_, standard_sources) in self._standards.items():
             sources |= {f"{split}_{name}": source for split, source in standard_sources.items()}
-        counts = {split: {"used": self._count_evaluated(each), "of": len(each)} for split, each in sources.items()}
+        # A source may choose a few rows more or less than asked, to keep the windows of a question together.
+        used = {split: len(each.choose(self._count_evaluated(each))) for split, each in sources.items()}
+        counts = {split: {"used": used[split], "of": len(each)} for split, each in sources.items()}
         if self.objective.has_answers and fields.generate_rows:
             for split, source in self._sources.items():
                 counts[split]["generated"] = min(fields.generate_rows, len(source))

@@ -135,6 +135,8 @@ def test_it_learns_and_evaluate_gives_the_same(answer, architecture, runs, tmp_p
         errors = [float(row["target"]) - float(row["output"]) for row in rows]
         assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(metrics["rmse"], rel=1e-3)
         assert {float(row["target"]) for row in rows} <= {100 + good / 2 for good in range(10)}
+    evaluated = found["evaluated"]["validation"]
+    assert evaluated["used"] == evaluated["of"] >= len(rows)
     if answer == "span":
         assert np.mean([row["output"] == row["target"] for row in rows]) == pytest.approx(metrics["exact_match"])
 
