@@ -23,7 +23,7 @@ from t5lite.studies.study import read_study, repeat
 
 PRETRAINED = ("span_corruption", "iid_denoising", "drop_tokens", "bert_style", "mass_style", "deshuffling", "prefix_lm",
               "text_infilling", "document_rotation", "ul2")  # fmt: skip
-LONG = "sample_bytes=4000000,topic_length=128"  # a longer form of first_run.py
+LONG = "sample_bytes=4000000,summary_length=128,topic_length=128"  # a longer form of first_run.py
 
 
 def _read(config, source, held_out):

@@ -9,6 +9,7 @@ of docstrings, `[[module, qualified name, text], …]`:
 """
 
 import ast
+import gc
 import inspect
 import json
 import re
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 
 Docstring = tuple[str, str, str]  # module, qualified name ("" for the module itself), text
 
+BLOCKS = {"body", "handlers", "orelse", "finalbody", "cases"}  # the fields of statements that hold statements
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -50,13 +52,21 @@ def _walk(node: ast.AST, module: str, qualname: str) -> Iterator[Docstring]:
     can_have_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     if can_have_docstring and (text := ast.get_docstring(node, clean=False)):
         yield module, qualname, text
-    for child in ast.iter_child_nodes(node):
+    for child in _children(node):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _walk(child, module, f"{qualname}.{child.name}" if qualname else child.name)
         elif isinstance(child, ast.Expr):
             yield from _find_added_docstrings(child.value, module)
         elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
             yield from _walk(child, module, qualname)
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what stands in the blocks of `node`, in the order of the source. `ast.iter_child_nodes` also yields all
+    expressions, so it takes longer."""
+    for field in node._fields:
+        if field in BLOCKS:
+            yield from getattr(node, field)
 
 
 def _find_added_docstrings(call: ast.expr, module: str) -> Iterator[Docstring]:
@@ -80,6 +90,7 @@ def _find_added_docstrings(call: ast.expr, module: str) -> Iterator[Docstring]:
 
 def main() -> None:
     sys.setrecursionlimit(5000)
+    gc.disable()  # it takes a third of the time, and syntax trees have no cycles
     files = json.load(sys.stdin)
     json.dump([docstring for path, module in files for docstring in extract_docstrings(path, module)], sys.stdout)
 
