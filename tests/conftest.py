@@ -43,7 +43,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 gc.set_threshold(100_000, 20, 100)
 
 KEPT = {
-    "t5lite.training.trainer": ("_compile_for_any_seed", "compile_eval_step"),
+    "t5lite.training.trainer": ("_compile_programs", "compile_eval_step"),
     "t5lite.run.experiment": ("_make_functions",),
 }
 

@@ -46,8 +46,8 @@ def put_together(config):
     model = make_model(config.model, vocabulary, objective.heads)
     batch = batch_shapes(objective, config.batch_size, vocabulary.table)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-    schedule = make_schedule(config.schedule, config.budget.steps)
-    make_optimizer({**config.optimizer, "trainable": config.trainable}, schedule, params)
+    make_schedule(config.schedule, config.budget.steps)
+    make_optimizer({**config.optimizer, "trainable": config.trainable}, params)
 
 
 @pytest.mark.parametrize("spec", SINGLE.values(), ids=SINGLE.keys())

@@ -5,14 +5,16 @@ All methods have the same steps. Only the second step differs:
     gradient ─ clip by global norm                            (trainable parameters only)
              ─ the direction of the method                    (Adam, Lion …; the optimizer state belongs to this step)
              ─ + weight_decay · decay multiplier · parameter
-             ─ × −schedule(step) · rate multiplier            ─► update, added to the parameter
+             ─ × −rate · rate multiplier                      ─► update, added to the parameter
 
-So weight decay is decoupled from the gradient and multiplied by the schedule, as in optax.adamw. Frozen parameters do
+So weight decay is decoupled from the gradient and multiplied by the rate, as in optax.adamw. Frozen parameters do
 not take part in these steps: they do not count in the norm, have no state, and their update keeps their bits.
 
-An update can be skipped: `update(gradients, state, params, applies=False)`. Then the state does not change, and the
-update keeps the bits of the parameters. Only the step counter of the schedule goes on, because schedules depend on
-steps alone. The step counters of the bias corrections do not go on.
+The rate is an argument of `update(gradients, state, params, rate=0.1)`. So runs with different schedules share a
+compiled program.
+
+An update can be skipped: `update(…, applies=False)`. Then the state does not change, and the update keeps the bits of
+the parameters. Only the counter of steps goes on. The step counters of the bias corrections do not go on.
 
 `applies` is used for each leaf, at the point where a moment or an update is computed. So XLA can write both in place. A
 choice between an old and a new state at the end would need memory for both states.
@@ -80,11 +82,29 @@ def _freeze() -> optax.GradientTransformation:
 def _skip_update(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Return `inner` with one change: if `applies` is False, its updates keep the bits of every parameter."""
 
-    def update(updates, state, params=None, *, applies=True):
-        updates, state = inner.update(updates, state, params, applies=applies)
+    def update(updates, state, params=None, *, applies=True, **more):
+        updates, state = inner.update(updates, state, params, applies=applies, **more)
         return jax.tree.map(lambda u: jnp.where(applies, u, NOTHING), updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
+    """Return a transformation: update ← −rate · update. Its state counts the steps, as that of optax's schedules does.
+
+    Nothing reads the count. It is kept because checkpoints have it.
+    """
+
+    def init(params):
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None, *, rate, **_):
+        del params
+        count = optax.safe_increment(state.count)
+        return jax.tree.map(lambda u: -rate * u, updates), optax.ScaleByScheduleState(count)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _skip_state(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -287,15 +307,15 @@ def trainable_mask(table: Any, params: Any) -> Any:
     return _match_field({"trainable": table}, "trainable", TRAINABLE, bool, params)
 
 
-def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(fields: Mapping, params: Any) -> optax.GradientTransformationExtraArgs:
     """Return the optimizer that `fields` describe, for the tree `params`.
 
-    The method `update` of the optimizer needs the parameters as its third argument. It accepts `applies`, a bool scalar
-    (see the module's docstring). Gradients and parameters may be None for frozen parameters.
+    The method `update` of the optimizer needs the parameters as its third argument, and `rate`, a float32 scalar. It
+    accepts `applies`, a bool scalar (see the module's docstring). Gradients and parameters may be None for frozen
+    parameters.
 
     Args:
         fields: the fields of the config's `optimizer`, and its `trainable`. A missing field has the config's default.
-        schedule: a function from the 0-based step of an update to its rate.
         params: nested dict of float32 arrays or their jax.ShapeDtypeStruct. Only paths and shapes are read.
 
     Raises:
@@ -318,7 +338,7 @@ def make_optimizer(fields: Mapping, schedule: Callable, params: Any) -> optax.Gr
     if s["weight_decay"]:
         decays = jax.tree.map(lambda multiplier: multiplier * s["weight_decay"], decays)
         steps.append(_map_with_values(lambda u, p, decay: u + decay * p if decay else u, decays))
-    steps.append(optax.scale_by_learning_rate(schedule))
+    steps.append(_scale_by_rate())
     steps.append(_map_with_values(lambda u, p, rate: u if rate == 1.0 else u * rate, rates))
     labels = jax.tree.map(lambda t: "trainable" if t else "frozen", trainable)
     return _skip_update(optax.partition({"trainable": optax.chain(*steps), "frozen": _freeze()}, labels))

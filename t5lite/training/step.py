@@ -77,26 +77,19 @@ class StepSettings:
 
 
 TrainStep = Callable[[TrainState, Row], tuple[TrainState, Sums]]
-SeededStep = Callable[[TrainState, Row, Array], tuple[TrainState, Sums]]
+GeneralStep = Callable[[TrainState, Row, Array, Array], tuple[TrainState, Sums]]  # of any seed and any rate
 EvalStep = Callable[[Any, Row, Array], Sums]
 
 
 def init_state(
-    model: Transformer,
-    optimizer: optax.GradientTransformation,
-    batch: Batch,
-    seed: Array,
-    average_mask: Any = None,
-    mixed_mask: Any = None,
+    params: Any, optimizer: optax.GradientTransformation, average_mask: Any = None, mixed_mask: Any = None
 ) -> TrainState:
-    """Return the state before the first step. Jit this function with the shardings that the state should have.
+    """Return the state before the first step.
 
     Args:
-        batch: only its shapes are used.
         average_mask: a tree of bools: which parameters have an average in the state. None: no parameter has one.
         mixed_mask: a tree of bools: which parameters are trained and may be mixed. None: there is no mixout.
     """
-    params = model.init(jax.random.key(seed), batch)["params"]
     average = None if average_mask is None else jax.tree.map(jnp.copy, keep_leaves(params, average_mask))
     pretrained = None if mixed_mask is None else jax.tree.map(jnp.copy, select_mixed(params, mixed_mask))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, pretrained)
@@ -124,12 +117,13 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     settings: StepSettings,
     trainable: Any,
-) -> SeededStep:
-    """Return the function (state, rows, seed) -> (state, metrics). It is not jitted: the caller knows the shardings.
+) -> GeneralStep:
+    """Return the function (state, rows, seed, rate) -> (state, metrics). It is not jitted: the caller knows the
+    shardings.
 
     Loss and gradient are summed over microbatches. The sums are divided once, by the weight of the whole batch. `seed`
-    is an int32 scalar. `metrics` are float32 scalars; "grad_norm" is the norm of the gradient before clipping. Three
-    metrics are bool:
+    is an int32 scalar, `rate` the learning rate, a float32 scalar. `metrics` are float32 scalars; "grad_norm" is the
+    norm of the gradient before clipping. Three metrics are bool:
 
         skipped         the update was skipped
         finite_update   the update is finite
@@ -147,7 +141,7 @@ def make_train_step(
         sums, finite_rows = _run_passes(model, fill(trained, frozen), batch, key, settings.loss)
         return sum_heads(sums, "objective", weights)[0], (sums | count_tokens(batch), finite_rows)
 
-    def train_step(state: TrainState, rows: Row, seed: Array) -> tuple[TrainState, Sums]:
+    def train_step(state: TrainState, rows: Row, seed: Array, rate: Array) -> tuple[TrainState, Sums]:
         noise, dropout = noise_key(seed), jax.random.fold_in(jax.random.key(seed), 1)
         keys = example_keys(noise, state.step, settings.batch_size)
         batch = _make_batch(objective, keys, rows, table)
@@ -168,7 +162,7 @@ def make_train_step(
         gradient = jax.tree.map(lambda g: g / weight, gradient)
         metrics = sums | {"loss": loss / weight, "grad_norm": optax.tree.norm(gradient)}
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        updates, opt_state = optimizer.update(gradient, state.opt_state, trained, applies=is_finite)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained, rate=rate, applies=is_finite)
         metrics |= {"skipped": ~is_finite, "finite_rows": finite_rows, "finite_update": _is_finite(updates)}
         trained = optax.apply_updates(trained, updates)
         average, step = state.average, state.step + 1

@@ -4,9 +4,10 @@
     state = trainer.init()
     state, metrics = trainer.step(state, place_batch(rows, trainer.mesh))
 
-The step is compiled ahead of time. So rows of another shape are an error, and never a second compilation. Trainers that
-differ only in their seed share their compiled programs. A process caches programs, so a study compiles each program
-once for all seeds.
+The step is compiled ahead of time. So rows of another shape are an error, and never a second compilation. Seed and
+learning rate are arguments of the compiled step. So trainers that differ only in their seed, their schedule or their
+number of steps share their compiled programs. A process caches programs, so a study compiles each program once for all
+seeds, rates and budgets.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from t5lite.model.flops import step_flops
-from t5lite.model.transformer import Transformer
+from t5lite.model.transformer import Transformer, parameter_shapes
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import Objective, example_keys, make_batch
 from t5lite.system.errors import UserError
@@ -33,11 +34,19 @@ from t5lite.tasks.cross_entropy import LossSettings
 from t5lite.training.optimizer import make_optimizer, trainable_mask
 from t5lite.training.schedules import Schedule, make_schedule
 from t5lite.training.sharding import batch_sharding, check_batch, make_mesh, state_shardings
-from t5lite.training.step import StepSettings, TrainState, TrainStep, init_state, make_eval_step, make_train_step
+from t5lite.training.step import (
+    GeneralStep,
+    StepSettings,
+    TrainState,
+    TrainStep,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
 
 MAX_PROGRAMS = 8  # a process caches at most this many compiled programs of each function
 # The compiled step depends on these config fields, and on model and objective.
-STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "schedule", "ema_decay", "mixout")
+STEP_FIELDS = ("batch_size", "microbatches", "trainable", "loss", "optimizer", "ema_decay", "mixout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,31 +99,50 @@ def make_trainer(
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.microbatches, mesh)
     fields = FrozenConfigDict({name: config[name] for name in STEP_FIELDS})
-    trainer = _compile_for_any_seed(fields, model, objective, table, mesh, total_steps, class_weights)
+    schedule = make_schedule(config.schedule, total_steps)
+    programs = _compile_programs(fields, model, objective, table, mesh, class_weights)
     # Without this wait, CPU hosts fail if one of them starts the first common program over 30 s late (a limit of Gloo).
     wait_for_all()
-    seeded = {
-        name: functools.partial(getattr(trainer, name), seed=np.int32(config.seed))
-        for name in ("init", "step", "function")
-    }
-    return dataclasses.replace(trainer, **seeded)
+    seed = np.int32(config.seed)
+    rate = bind_mesh(mesh, jax.jit(schedule, out_shardings=NamedSharding(mesh, PartitionSpec())))
+    return Trainer(
+        mesh=mesh,
+        schedule=schedule,
+        shapes=programs.shapes,
+        shardings=programs.shardings,
+        init=functools.partial(programs.init, seed=seed),
+        step=functools.partial(_run_step, programs.step, seed, rate),
+        function=functools.partial(_run_step, programs.function, seed, schedule),
+        memory_bytes=_planned_bytes(programs.step),
+    )
+
+
+def _run_step(step: Callable, seed: np.int32, rate: Callable, state: TrainState, rows: Any) -> tuple[TrainState, Any]:
+    return step(state, rows, seed=seed, rate=rate(state.step))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """What trainers of any seed and any schedule share. See Trainer; functions have `seed`, steps also `rate`."""
+
+    shapes: TrainState
+    shardings: TrainState
+    init: Callable[..., TrainState]
+    step: Any
+    function: GeneralStep
 
 
 @functools.lru_cache(MAX_PROGRAMS)
-def _compile_for_any_seed(
+def _compile_programs(
     config: FrozenConfigDict,
     model: Transformer,
     objective: Objective,
     table: TokenTable,
     mesh: Mesh,
-    total_steps: int,
     class_weights: tuple[float, ...] | None,
-) -> Trainer:
-    """Return a Trainer whose functions have one more argument: `seed`, an int32 scalar."""
-    schedule = make_schedule(config.schedule, total_steps)
-    batch = batch_shapes(objective, config.batch_size, table)
-    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-    optimizer = make_optimizer({**config.optimizer, "trainable": config.trainable}, schedule, params)
+) -> _Programs:
+    params = parameter_shapes(model.config)
+    optimizer = make_optimizer({**config.optimizer, "trainable": config.trainable}, params)
     trainable = trainable_mask(config.trainable, params)
     settings = StepSettings(
         config.batch_size,
@@ -123,15 +151,18 @@ def _compile_for_any_seed(
         config.ema_decay,
         config.mixout,
     )
+    average_mask = None if config.ema_decay is None else trainable
+    make_state = functools.partial(
+        init_state, optimizer=optimizer, average_mask=average_mask, mixed_mask=trainable if config.mixout else None
+    )
 
     def init(seed: jax.Array) -> TrainState:
         # Two rows are enough to make parameters. With few rows, the arrays that tracing needs stay small.
-        zeros = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
-        average_mask = None if config.ema_decay is None else trainable
-        return init_state(model, optimizer, zeros, seed, average_mask, trainable if config.mixout else None)
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch_shapes(objective, 2, table))
+        return make_state(model.init(jax.random.key(seed), batch)["params"])
 
     seed = jax.ShapeDtypeStruct((), jnp.int32)
-    shapes = jax.eval_shape(init, seed)
+    shapes = jax.eval_shape(make_state, params)
     state_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)) // mesh.size
     check_memory(state_bytes, mesh, "parameters and optimizer state", "make the model smaller, or raise mesh.fsdp")
     shardings = state_shardings(shapes, mesh, params, model.config)
@@ -144,19 +175,12 @@ def _compile_for_any_seed(
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     with jax.set_mesh(mesh):
         rows = _row_structs(objective, config.batch_size, batch_sharding(mesh))
-        compiled = step.lower(placed, rows, seed=seed).compile()
+        rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+        compiled = step.lower(placed, rows, seed=seed, rate=rate).compile()
     advice = "lower batch_size, raise microbatches, or set model.remat=full"
     check_memory(_planned_bytes(compiled), mesh, "a training step", advice)
-    return Trainer(
-        mesh=mesh,
-        schedule=schedule,
-        shapes=shapes,
-        shardings=shardings,
-        init=bind_mesh(mesh, jax.jit(init, out_shardings=shardings)),
-        step=compiled,
-        function=function,
-        memory_bytes=_planned_bytes(compiled),
-    )
+    initialise = bind_mesh(mesh, jax.jit(init, out_shardings=shardings))
+    return _Programs(shapes, shardings, initialise, compiled, function)
 
 
 def count_step_flops(config: ConfigDict, model: Transformer, objective: Objective) -> float:

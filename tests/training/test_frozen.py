@@ -38,13 +38,14 @@ def _flops(config):
     objective = make_objective(config.objective, config.model.architecture, VOCABULARY, labels)
     model = make_model(config.model, VOCABULARY, objective.heads)
     params = parameter_shapes(model.config)
-    optimizer = make_optimizer({"name": "adamw", "trainable": config.trainable}, lambda step: 0.1, params)
+    optimizer = make_optimizer({"name": "adamw", "trainable": config.trainable}, params)
     mask = trainable_mask(config.trainable, params)
     settings = StepSettings(config.batch_size, config.microbatches, LossSettings(), ema_decay=None, mixout=0.0)
     step = make_train_step(model, objective, VOCABULARY.table, optimizer, settings, mask)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
     rows = objective.row_structs(config.batch_size)
-    return jax.jit(step).lower(state, rows, jax.ShapeDtypeStruct((), jnp.int32)).cost_analysis()["flops"]
+    scalars = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.jit(step).lower(state, rows, *scalars).cost_analysis()["flops"]
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ def schedule(step):
 
 def run(fields, params, grads, steps=2):
     """The updates of each step as flat dicts of float64, and the last state. Clips only where `fields` say so."""
-    optimizer = make_optimizer({"clip_norm": 0.0, **fields}, schedule, nest(params))
+    optimizer = make_optimizer({"clip_norm": 0.0, **fields}, nest(params))
     tree, updates = nest(params), []
     state = optimizer.init(tree)
     update = jax.jit(optimizer.update)
     for step in range(steps):
-        change, state = update(nest(grads[step]), state, tree)
+        change, state = update(nest(grads[step]), state, tree, rate=schedule(step))
         tree = optax.apply_updates(tree, change)
         updates.append({path: np.asarray(u, np.float64) for path, u in flatten_with_paths(change)})
     return updates, state
@@ -185,9 +185,9 @@ def test_frozen_parameters_keep_their_bits_and_have_no_state(name):
     params = {**PARAMS, EMBEDDING: np.full((V, D), -0.0, np.float32)}
     fields = {"name": name, "weight_decay": 0.3, "clip_norm": 1.0,
               "trainable": ((r"token_embedding/.*|.*/norm/.*", False), (r".*", True))}  # fmt: skip
-    optimizer = make_optimizer(fields, schedule, nest(params))
+    optimizer = make_optimizer(fields, nest(params))
     state = optimizer.init(nest(params))
-    updates, state = jax.jit(optimizer.update)(nest(GRADS[0]), state, nest(params))
+    updates, state = jax.jit(optimizer.update)(nest(GRADS[0]), state, nest(params), rate=0.1)
     after = dict(flatten_with_paths(optax.apply_updates(nest(params), updates)))
     for path in (EMBEDDING, SCALE):
         assert np.asarray(after[path]).tobytes() == params[path].tobytes()
@@ -201,14 +201,14 @@ def test_frozen_parameters_keep_their_bits_and_have_no_state(name):
 )
 def test_an_update_that_is_left_out_leaves_no_trace(fields):
     params = {**PARAMS, SCALE: np.full((N, D), -0.0, np.float32)}
-    optimizer = make_optimizer({**fields, "weight_decay": 0.3, "clip_norm": 1.0}, lambda step: 0.1, nest(params))
+    optimizer = make_optimizer({**fields, "weight_decay": 0.3, "clip_norm": 1.0}, nest(params))
     update = jax.jit(optimizer.update)
     broken = nest({path: np.full_like(g, np.nan) for path, g in GRADS[0].items()})
 
     def run(grads):
         tree, state = nest(params), optimizer.init(nest(params))
         for g in grads:
-            changes, state = update(g, state, tree, applies=g is not broken)
+            changes, state = update(g, state, tree, rate=0.1, applies=g is not broken)
             tree = optax.apply_updates(tree, changes)
         return {path: np.asarray(leaf).tobytes() for path, leaf in flatten_with_paths((tree, state))}
 
@@ -223,13 +223,13 @@ def test_an_update_that_is_left_out_leaves_no_trace(fields):
 def test_leaving_an_update_out_holds_no_second_state(name):
     shapes = {f"encoder/layers/mlp/{part}/kernel": (4, 128, 128) for part in ("gate", "up", "down")}
     params = nest({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
-    optimizer = make_optimizer({"name": name, "weight_decay": 0.1, "clip_norm": 1.0}, schedule, params)
+    optimizer = make_optimizer({"name": name, "weight_decay": 0.1, "clip_norm": 1.0}, params)
 
     def temporaries(chooses):
         def step(params, state, inputs):
             grads = jax.grad(lambda p: sum(jnp.sum(jnp.tanh(inputs @ leaf)) for leaf in jax.tree.leaves(p)))(params)
             more = {"applies": jnp.isfinite(optax.tree.norm(grads))} if chooses else {}
-            changes, state = optimizer.update(grads, state, params, **more)
+            changes, state = optimizer.update(grads, state, params, rate=0.1, **more)
             return optax.apply_updates(params, changes), state
 
         inputs = jax.ShapeDtypeStruct((8, 128), jnp.float32)
@@ -257,7 +257,7 @@ def test_the_state_is_laid_out_as_optax_lays_it_out_so_that_checkpoints_stay_rea
         rates = [optax.identity(), optax.scale_by_learning_rate(schedule), optax.identity()]
         chain = optax.chain(optax.clip_by_global_norm(1.0), *steps, *rates)
         expected = optax.partition({"trainable": chain, "frozen": optax.identity()}, frozen).init(nest(PARAMS))
-        actual = make_optimizer(fields, schedule, nest(PARAMS)).init(nest(PARAMS))
+        actual = make_optimizer(fields, nest(PARAMS)).init(nest(PARAMS))
         assert jax.tree.structure(actual) == jax.tree.structure(expected), name
 
 
@@ -284,8 +284,8 @@ def test_multipliers_scale_the_rate_and_the_decay_of_what_they_name():
 def test_shapes_are_enough_to_make_one_and_to_plan_its_state():
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), nest(PARAMS))
     for name in ALL:
-        state = jax.eval_shape(make_optimizer({"name": name}, schedule, shapes).init, shapes)
-        real = make_optimizer({"name": name}, schedule, nest(PARAMS)).init(nest(PARAMS))
+        state = jax.eval_shape(make_optimizer({"name": name}, shapes).init, shapes)
+        real = make_optimizer({"name": name}, nest(PARAMS)).init(nest(PARAMS))
         assert [(path, leaf.shape) for path, leaf in flatten_with_paths(state)] == [
             (path, leaf.shape) for path, leaf in flatten_with_paths(real)
         ]
@@ -310,4 +310,4 @@ def test_shapes_are_enough_to_make_one_and_to_plan_its_state():
 )
 def test_a_bad_field_is_named(fields, message):
     with pytest.raises(UserError, match=message):
-        make_optimizer(fields, schedule, nest(PARAMS))
+        make_optimizer(fields, nest(PARAMS))

@@ -75,10 +75,10 @@ def trees():
 def updater(name, params):
     fields = {"name": name, "weight_decay": 0.1, "clip_norm": 1.0, "min_size_to_factor": 8}
     fields["trainable"] = ((r"lm_head/.*", False), (r".*", True))
-    optimizer = make_optimizer(fields, lambda step: 0.01, params)
+    optimizer = make_optimizer(fields, params)
 
     def step(state, params, grads):
-        updates, state = optimizer.update(grads, state, params)
+        updates, state = optimizer.update(grads, state, params, rate=0.01)
         return optax.apply_updates(params, updates), state
 
     return optimizer, step
@@ -148,9 +148,7 @@ def test_adafactors_factors_are_split_without_the_dimension_they_average_over(tr
 
 def test_factors_of_a_square_matrix_are_told_apart_by_name():
     mesh, params = make_mesh(1, 4, 2), {"lm_head": {"kernel": np.zeros((8, 8), np.float32)}}
-    optimizer = make_optimizer(
-        {"name": "adafactor", "min_size_to_factor": 8, "clip_norm": 0.0}, lambda step: 0.1, params
-    )
+    optimizer = make_optimizer({"name": "adafactor", "min_size_to_factor": 8, "clip_norm": 0.0}, params)
     found = specs(state_shardings(jax.eval_shape(optimizer.init, params), mesh, params, MODEL))
     found = {path.split("/0/")[-1]: spec for path, spec in found.items()}
     assert found["v_row/lm_head/kernel"] == P("fsdp") and found["v_col/lm_head/kernel"] == P("tensor")

@@ -189,19 +189,24 @@ def test_the_step_is_compiled_once_and_refuses_rows_of_another_shape():
         trainer.step(state, {"tokens": jnp.zeros((8, 5), jnp.int32)})
 
 
-def test_seeds_share_one_program_and_draw_numbers_of_their_own():
+def test_seeds_and_schedules_share_one_program_and_seeds_draw_numbers_of_their_own():
     fields = {"architecture": "decoder", "model.dropout": 0.1}
     objective = make_objective(_config(**fields).objective, "decoder", VOCABULARY)
     model = make_model(_config(**fields).model, VOCABULARY)
     # Another table of the same contents, as a second run reads it from disk.
     tables = VOCABULARY.table, Vocabulary.synthetic(290, 20).table
 
-    def trainer(seed, table=tables[0], **more):
-        return make_trainer(_config(seed=seed, **fields, **more), model, objective, table, 10)
+    def trainer(seed, table=tables[0], steps=10, **more):
+        return make_trainer(_config(seed=seed, **fields, **more), model, objective, table, steps)
+
+    def program(trainer):
+        return trainer.step.args[0]
 
     first, second, third = trainer(0), trainer(1, tables[1]), trainer(0, **{"loss.z_loss": 1e-4})
-    assert first.step.func is second.step.func and first.init.func is second.init.func
-    assert third.step.func is not first.step.func
+    assert program(first) is program(second) and first.init.func is second.init.func
+    assert program(third) is not program(first)
+    other = {"schedule.name": "warmup_stable_decay", "schedule.rate": 0.02, "schedule.warmup_steps": 3}
+    assert program(trainer(0, steps=30, **other)) is program(first)
     rows = place_batch(next(_rows(_config(**fields))), first.mesh)
     made = {seed: jax.device_get(each.step(each.init(), rows)) for seed, each in enumerate((first, second))}
     assert _largest_difference(made[0][0].params, made[1][0].params) > 0.01

@@ -65,7 +65,7 @@ def _tables_of(pattern, params):
             "config.optimizer.weight_decay_multipliers": ((pattern, 0.5), (".*", 1.0))}  # fmt: skip
     calls = {
         table: lambda table=table, given=given: make_optimizer(
-            {"name": "adamw", table.rpartition(".")[2]: given}, lambda step: 1.0, params
+            {"name": "adamw", table.rpartition(".")[2]: given}, params
         )
         for table, given in rows.items()
     }
