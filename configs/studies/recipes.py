@@ -6,12 +6,12 @@
 
 encoder, encoder_decoder, decoder: runs of configs/tiny.py, or any other run or release, to start from. An architecture
 that is not named takes no part. With scratch=True the same network also starts without its parameters, with its
-tokenizer. All recipes see the same number of examples; recipes=a+b chooses among RECIPES.
+tokenizer (of a run, not of a release). All recipes see the same number of examples; recipes=a+b chooses among RECIPES.
 """
 
 from pathlib import Path
 
-from t5lite.config import parse_arg, read_config, set_field
+from t5lite.config import load_json, parse_arg, read_config, set_field
 from t5lite.studies.study import repeat
 from t5lite.system.errors import UserError, nearest
 
@@ -74,5 +74,7 @@ def get_study(arg=None):
             if arg.scratch:
                 scratch = config.copy_and_resolve_references()
                 scratch.init_from, scratch.tokenizer.path = None, arg[architecture]
+                scratch.model.update(load_json(Path(arg[architecture]) / "config.json").model)
+                scratch.model.update({"dropout": config.model.dropout, "dtype": config.model.dtype})
                 runs[f"{architecture}_scratch_{name}"] = scratch
     return repeat(runs, range(arg.first_seed, arg.first_seed + arg.seeds))
