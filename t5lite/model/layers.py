@@ -23,6 +23,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from t5lite.model.attention import Attend
 from t5lite.model.config import ModelConfig
+from t5lite.model.module import Module
 from t5lite.model.positions import rotate
 
 Array = jax.Array
@@ -79,7 +80,7 @@ def kernel_stddev(config: ModelConfig, name: str) -> float:
 QKV = ("query", "key", "value", "query_key_value")
 
 
-class Dense(nn.Module):
+class Dense(Module):
     """A product with a kernel [in, features] in the compute dtype, plus a bias [features] if the config has biases.
 
     The module's `name` decides the initialisation, and whether the layer has a bias if `biases` is "qkv".
@@ -99,7 +100,7 @@ class Dense(nn.Module):
         return y.reshape(*x.shape[:-1], self.features)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """x / sqrt(mean(x²) + ε) · scale, in float32, returned in the compute dtype (Zhang and Sennrich 2019)."""
 
     config: ModelConfig
@@ -112,7 +113,7 @@ class RMSNorm(nn.Module):
         return (x * inverse * scale).astype(self.config.dtype)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """(x - mean) / sqrt(variance + ε) · scale, plus a bias if `biases` is "all"; in float32 (Ba et al. 2016)."""
 
     config: ModelConfig
@@ -133,7 +134,7 @@ def make_norm(config: ModelConfig, **arguments: Any) -> nn.Module:
     return {"rms": RMSNorm, "layer": LayerNorm}[config.norm](config, **arguments)
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """Attention of one layer, with norm and residual: self-attention, or cross-attention to the encoder's output."""
 
     config: ModelConfig
@@ -237,7 +238,7 @@ ACTIVATIONS = {
 }
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """Feed-forward, norm and residual. Gated: down(activation(gate x) · up x); else down(activation(up x))."""
 
     config: ModelConfig
@@ -263,7 +264,7 @@ class MLP(nn.Module):
         return y_BxTxD if pre else norm(y_BxTxD)
 
 
-class Layer(nn.Module):
+class Layer(Module):
     """One layer: self-attention, cross-attention if `cross` is True, and feed-forward."""
 
     config: ModelConfig

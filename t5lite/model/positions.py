@@ -6,11 +6,12 @@ import numpy as np
 from flax import linen as nn
 
 from t5lite.model.attention.bias import BucketBias
+from t5lite.model.module import Module
 
 Array = jax.Array
 
 
-class RelativeBias(nn.Module):
+class RelativeBias(Module):
     """The parameter of T5's bias, shared by the layers of a stack: embedding [buckets, H]."""
 
     num_heads: int
@@ -27,7 +28,7 @@ class RelativeBias(nn.Module):
         return BucketBias(embedding, self.bidirectional, self.max_distance)
 
 
-class LearnedPositions(nn.Module):
+class LearnedPositions(Module):
     """A table with a row for each position. The rows are added to the tokens.
 
     Parameter: embedding [offset + max_positions, D].

@@ -15,6 +15,7 @@ from t5lite.model.attention.cached import attend_cached
 from t5lite.model.attention.mask import Mask
 from t5lite.model.config import ModelConfig
 from t5lite.model.layers import Layer, embedding_stddev, join_kernels, make_norm
+from t5lite.model.module import Module
 from t5lite.model.positions import LearnedPositions, RelativeBias, sinusoids
 from t5lite.system.errors import UserError
 
@@ -51,7 +52,7 @@ class Cache:
         return self.replace(layers=layers)
 
 
-class Stack(nn.Module):
+class Stack(Module):
     """The layers of an encoder or a decoder, with the norm after the last layer."""
 
     config: ModelConfig

@@ -50,6 +50,7 @@ from t5lite.model.layers import (
     kernel_stddev,
     make_norm,
 )
+from t5lite.model.module import Module
 from t5lite.model.stack import Cache, Stack
 from t5lite.objectives.batch import Batch
 from t5lite.objectives.objective import VOCABULARY
@@ -68,7 +69,7 @@ class StepWeights(NamedTuple):
     vocabulary_DxV: Array
 
 
-class Transformer(nn.Module):
+class Transformer(Module):
     """The whole model. Call its methods by `model.apply({"params": params}, …, method=…)`."""
 
     config: ModelConfig
@@ -273,7 +274,7 @@ def num_parameters(config: ModelConfig) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
-class HeadTransform(nn.Module):
+class HeadTransform(Module):
     """The block between an encoder and its vocabulary head: dense, activation, norm (Devlin et al. 2019)."""
 
     config: ModelConfig
@@ -285,7 +286,7 @@ class HeadTransform(nn.Module):
         return make_norm(self.config, name="norm")(x_BxLxD)
 
 
-class Head(nn.Module):
+class Head(Module):
     """The parameters of an output projection: kernel [D, C], and bias [C] if `biased`. If d_model is None: no kernel.
 
     The methods of Transformer apply the parameters.
