@@ -11,9 +11,11 @@ D; the parts are in the order of T5's code), and write the name of the label. Th
 likelihood. An encoder reads the plain texts, with " | " between them, and chooses the label with a head. STS-B is
 answered with a number by a head of any model; T5 writes the number as text, in steps of 0.2.
 
-Early stopping follows the metric of the task: CoLA Matthews correlation, STS-B Pearson correlation, CB macro F1, others
-accuracy. GLUE also has the F1 of the second class for MRPC and QQP, and SuperGLUE has the F1 over the answers and the
-exact match of a question for MultiRC. These metrics are not computed.
+Early stopping follows the metric of the task: CoLA Matthews correlation, STS-B Pearson correlation, CB macro F1,
+MultiRC the F1 of "True" over all answers (F1a), others accuracy. STS-B also has Spearman correlation. CB also has
+accuracy. MRPC and QQP also have the F1 of "equivalent" or "duplicate" (`eval.positive_label`). SuperGLUE also has the
+share of MultiRC's questions whose answers are all right. It is not computed, because a row does not keep the id of its
+question.
 
 `source` is tfds:glue/TASK or tfds:super_glue/TASK if it is unset. TFDS gives the names of the labels. Its code for
 SuperGLUE needs TensorFlow, except for MultiRC. The published files are read too (`source=files:…`):
@@ -69,10 +71,11 @@ TASKS = {
     "boolq": Task("super_glue", ("passage", "question"), length=512),
     "cb": Task("super_glue", CLAIMS, metric="macro_f1", length=256),
     "copa": Task("super_glue", ("choice1", "choice2", "premise", "question")),
-    "multirc": Task("super_glue", ("question", "answer", "paragraph"), files=None, length=512),
+    "multirc": Task("super_glue", ("question", "answer", "paragraph"), "positive_f1", files=None, length=512),
     "super_rte": Task("super_glue", CLAIMS, prefix="rte", length=256),
     "wic": Task("super_glue", ("sentence1", "sentence2", "word")),
 }
+POSITIVE = {"mrpc": "equivalent", "qqp": "duplicate", "multirc": "True"}  # in the published files: 1
 
 
 def get_config(arg=None):
@@ -114,6 +117,8 @@ def set_data(config, arg):
     else:
         parts = [task.prefix or arg.task, *(f"{column}: {text}" for column, text in texts)]
         data.train.template.inputs = " ".join(parts)
+    if arg.task in POSITIVE:
+        config.eval.positive_label = "1" if is_file else POSITIVE[arg.task]
     if task.benchmark == "glue" and is_file:
         data.train.quoting = "none"
     if arg.validation:

@@ -60,6 +60,8 @@ def base_config() -> ConfigDict:
                 # How labels are compared if a model with a decoder chooses among them: "sum" of log-probabilities,
                 # mean of a "token", or sum divided by the "byte"s of the label.
                 "score_by": "sum",
+                # The label whose F1 is computed (binary F1), for held-out sets with this label. None: no such metric.
+                "positive_label": _optional(str),
             },
             "checkpoint": {
                 "every_steps": 1000,

@@ -63,6 +63,15 @@ def test_the_columns_are_those_of_tfds(task):
         assert fields.columns.targets == "label"
 
 
+def test_the_positive_labels_are_the_last_of_tfds_two_and_1_in_files():
+    names = {each.name: each.label_classes for each in Glue.BUILDER_CONFIGS}
+    names["multirc"] = next(each for each in SuperGlue.BUILDER_CONFIGS if each.name == "multirc").label_classes
+    found = {task: glue(f"task={task}").eval.positive_label for task in NAMES}
+    assert found == dict.fromkeys(NAMES) | {task: names[task][-1] for task in ("mrpc", "qqp", "multirc")}
+    assert all(len(names[task]) == 2 for task in ("mrpc", "qqp"))
+    assert glue("task=qqp", "source=files:x.tsv").eval.positive_label == "1"
+
+
 @pytest.mark.parametrize("task", TEXTS)
 def test_models_that_write_text_read_t5s_texts(task):
     for architecture in ("encoder_decoder", "decoder"):
@@ -101,7 +110,7 @@ def test_a_mistake_is_named(arguments, problem):
 TSV = {
     "mnli": ("index\tgenre\tsentence1\tsentence2\tgold_label", '{i}\tx\t"{text}\t{text}\tneutral'),
     "stsb": ("index\tsentence1\tsentence2\tscore", "{i}\t{text}\t{text}\t{i}.5"),
-    "mrpc": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t{i}\t{i}\t{text}\t{text}"),
+    "mrpc": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "{bit}\t{i}\t{i}\t{text}\t{text}"),
 }
 
 
@@ -112,7 +121,10 @@ def write_task(folder, task):
     if task in TSV:
         header, line = TSV[task]
         path = folder / "train.tsv"
-        lines = (line.replace("{i}", str(i)).replace("{text}", text) for i, text in enumerate(texts))
+        lines = (
+            line.replace("{i}", str(i)).replace("{bit}", str(i % 3 % 2)).replace("{text}", text)
+            for i, text in enumerate(texts)
+        )
         path.write_text("\n".join([header, *lines]) + "\n")
     else:
         path = folder / "train.jsonl"
@@ -126,6 +138,7 @@ def write_task(folder, task):
     [
         pytest.param("mnli", "encoder_decoder", "accuracy", marks=pytest.mark.slow),
         pytest.param("boolq", "decoder", "accuracy", marks=pytest.mark.slow),
+        ("mrpc", "encoder", "positive_f1"),
         ("stsb", "encoder", "pearson"),
     ],
 )
@@ -146,7 +159,7 @@ def test_two_steps_train_on_files_with_the_published_columns(tmp_path, task, arc
     ("task", "inputs", "targets"),
     [
         ("mnli", 'mnli hypothesis: {text} premise: "{text}', "neutral"),
-        ("mrpc", "mrpc sentence1: {text} sentence2: {text}", "1"),
+        ("mrpc", "mrpc sentence1: {text} sentence2: {text}", "0"),
     ],
 )
 def test_published_files_are_read(tmp_path, task, inputs, targets):

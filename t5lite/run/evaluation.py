@@ -203,6 +203,9 @@ class Evaluator:
             total["bytes"] *= source.byte_scale
         for name, value in self._count_missed(source, count).items():
             total[name] = total.get(name, 0.0) + value
+        if (head := objective.answer_head) is not None and TASKS[head.name].has_labels:
+            positive = find_positive(self.experiment.config, self._find_labels(split))
+            total |= {sum_key(head.name, name): value for name, value in positive.items()}
         metrics = compute_metrics(total)
         self._note_classes(split, total)
         return {name: float(value) for name, value in metrics.items()}
@@ -227,8 +230,9 @@ class Evaluator:
         weights = np.ones(len(gold), np.float32)
         sums = {"confusion": confusion(logits, gold, weights), **calibration_sums(logits, gold, weights)}
         sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+        sums |= find_positive(self.experiment.config, labels)
         self._note_classes(split, {sum_key(LABEL.head, name): value for name, value in sums.items()})
-        return {name: METRICS[name].compute(sums) for name in LABEL.metrics}
+        return {name: METRICS[name].compute(sums) for name in LABEL.metrics if METRICS[name].needs in sums}
 
     def _note_classes(self, split: str, sums: Mapping[str, Any]) -> None:
         """Note the confusion matrix in `sums` in `confusions`, and its intervals if `with_details`."""
@@ -294,6 +298,12 @@ class Evaluator:
         if self.objective.architecture == "encoder" or self.objective.rows == "answers":
             return self._choose(params, rows, source)
         return self._predictor.generate(params, rows, source, self._find_labels(split))
+
+
+def find_positive(config: ConfigDict, labels: Labels) -> dict[str, np.ndarray]:
+    """Return {"positive": the index of `eval.positive_label` among the labels}; {} if it is not among them."""
+    label = config.eval.positive_label
+    return {"positive": np.float64(labels.index(label))} if label in (labels or ()) else {}
 
 
 def load_evaluator(

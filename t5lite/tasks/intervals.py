@@ -30,11 +30,14 @@ def bootstrap_sums(sums: Mapping[str, Any]) -> Intervals:
         confusion = sums.get(sum_key(head, "confusion"))
         if confusion is None or task.each != "example" or not confusion.sum():
             continue
-        names = [name for name in task.metrics if METRICS[name].needs == "confusion" and METRICS[name].better]
+        positive = sums.get(sum_key(head, "positive"))
+        facts = {} if positive is None else {"positive": positive}
+        known = {"confusion", *facts}
+        names = [name for name in task.metrics if METRICS[name].needs in known and METRICS[name].better]
         items = round(float(confusion.sum()))
         draws = rng.multinomial(items, confusion.ravel() / confusion.sum(), DRAWS).reshape(DRAWS, *confusion.shape)
         for name in names:
-            intervals[name] = _take_quantiles([METRICS[name].compute({"confusion": draw}) for draw in draws])
+            intervals[name] = _take_quantiles([METRICS[name].compute({"confusion": draw, **facts}) for draw in draws])
     return intervals
 
 
