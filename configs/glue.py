@@ -9,7 +9,7 @@
 An encoder-decoder and a decoder read T5's texts, such as "mnli hypothesis: … premise: …" (Raffel et al. 2020, appendix
 D; the parts are in the order of T5's code), and write the name of the label. The known labels are scored by their
 likelihood. An encoder reads the plain texts, with " | " between them, and chooses the label with a head. STS-B is
-answered with a number by a head of any model; T5 writes the number as text, in steps of 0.2.
+answered with a number: by a head on an encoder, and else as text, rounded to steps of 0.2, as T5 does.
 
 Early stopping follows the metric of the task: CoLA Matthews correlation, STS-B Pearson correlation, CB macro F1,
 MultiRC the F1 of "True" over all answers (F1a), others accuracy. STS-B also has Spearman correlation. CB also has
@@ -90,12 +90,14 @@ def get_config(arg=None):
     config.objective.inputs_length = TASKS[arg.task].length
     config.objective.targets_length = 16
     if arg.task == "stsb":
-        config.objective.answer = "number"
+        on_encoder = arg.architecture == "encoder"
+        config.objective.answer = "number" if on_encoder else "number_text"
+        config.data.train.number_step = None if on_encoder else 0.2
     else:
         config.data.labels = True
     config.budget.steps = arg.steps
     config.eval.every_steps = max(arg.steps // 15, 1)
-    config.eval.rows = 1000
+    config.eval.rows = config.eval.generate_rows = 1000
     config.early_stopping.metric = f"validation/{TASKS[arg.task].metric}"
     config.early_stopping.patience = 5
     config.checkpoint.every_steps = config.eval.every_steps

@@ -47,7 +47,7 @@ def test_every_task_has_valid_fields(task):
         check(config)
         check_budget(config)
         assert make_early_stopping(config).metric.startswith("validation/")
-        assert find_task(config.objective, architecture).name in ("text", "label", "number")
+        assert find_task(config.objective, architecture).name in ("text", "label", "number", "number_text")
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -138,8 +138,9 @@ def write_task(folder, task):
     [
         pytest.param("mnli", "encoder_decoder", "accuracy", marks=pytest.mark.slow),
         pytest.param("boolq", "decoder", "accuracy", marks=pytest.mark.slow),
-        ("mrpc", "encoder", "positive_f1"),
+        pytest.param("mrpc", "encoder", "positive_f1", marks=pytest.mark.slow),
         ("stsb", "encoder", "pearson"),
+        pytest.param("stsb", "encoder_decoder", "pearson", marks=pytest.mark.slow),
     ],
 )
 def test_two_steps_train_on_files_with_the_published_columns(tmp_path, task, architecture, metric):
@@ -149,7 +150,8 @@ def test_two_steps_train_on_files_with_the_published_columns(tmp_path, task, arc
     for group in ("model", "tokenizer", "mesh"):
         config[group] = small[group]
     config.objective.inputs_length, config.batch_size, config.eval.rows = 32, 8, 8
-    config.eval.generate_rows, config.eval.every_steps, config.checkpoint.every_steps = 0, 2, 2
+    config.eval.generate_rows = 8 if task == "stsb" else 0
+    config.eval.every_steps, config.checkpoint.every_steps = 2, 2
     result = train(config, tmp_path / "run")
     assert result["ended_at"] == 2 and metric in result["metrics"]["validation"]
     assert result["rows"]["data.train"] == 40

@@ -23,8 +23,7 @@ from t5lite.run.heads import compile_head
 from t5lite.run.spans import WindowAnswer, join_windows, read_window
 from t5lite.system.hosts import gather
 from t5lite.tasks.metrics import score_text
-from t5lite.tasks.table import TASKS, list_heads
-from t5lite.tasks.text import TEXT
+from t5lite.tasks.table import TASKS, find_task, list_heads
 from t5lite.training.sharding import place_batch
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import bind_mesh
@@ -57,6 +56,7 @@ class Predictor:
         self._conventions = experiment.conventions
         self._decode = experiment.dataset.tokenizer.decode
         self._reading = experiment.reading
+        self._task = find_task(experiment.config.objective, self.objective.architecture)
 
     def text_metrics(self, labels: Labels) -> tuple[str, ...]:
         """Return the names of the metrics that compare answers with targets as texts.
@@ -66,7 +66,7 @@ class Predictor:
         if not self.objective.has_answers:
             head = self.objective.answer_head
             return () if head is None else TASKS[head.name].text_metrics
-        return TEXT.text_metrics if labels is None else ("exact_match",)
+        return self._task.text_metrics if labels is None else ("exact_match",)
 
     def choose_labels(self, params: Any, batches: Iterable[Rows], names: Sequence[str]) -> Iterator[Prediction]:
         """Yield pairs with the label of the highest score among the labels `names`, by `eval.score_by`.

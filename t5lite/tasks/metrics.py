@@ -227,6 +227,8 @@ METRICS = {
     "rmse": Metric("root mean squared error", better=-1, low=0, score_corpus=numbers.rmse, baseline="mean_rmse"),
     "mean_rmse": Metric("root mean squared error of the mean", low=0, score_corpus=numbers.mean_rmse,
                         is_compared=False, tables_only=True),
+    "not_numbers": _make_share("share of answers that are no number", better=-1, score=numbers.is_no_number,
+                               is_compared=False, tables_only=True),
     "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
     "exact_match": _make_share("exact match", score=texts.exact_match),
     "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True,

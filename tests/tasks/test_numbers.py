@@ -23,10 +23,15 @@ def test_correlations_are_those_of_scipy():
     assert numbers.mean_rmse(references, outputs) == pytest.approx(true.std())
 
 
-def test_an_output_without_a_number_counts_as_no_information():
+def test_an_output_without_a_number_counts_as_minus_1_as_in_t5s_code():
     references = [["1"], ["2"], ["3"], ["6"]]
-    assert numbers.rmse(references, ["1", "2", "3", "a lot"]) == pytest.approx(3 / 2)
-    assert numbers.pearson(references, ["none", "", "nan", "inf"]) == 0.0
+    assert numbers.rmse(references, ["1", "2", "3", "a lot"]) == pytest.approx(7 / 2)
+    assert numbers.pearson(references, ["1", "2", "3", "nan"]) == pytest.approx(
+        stats.pearsonr([1, 2, 3, 6], [1, 2, 3, -1]).statistic
+    )
+    assert numbers.spearman(references, ["none", "", "nan", "inf"]) == 0.0
+    shares = [numbers.is_no_number(["1"], output) for output in ("3.8", "-2", "1e3", "", "3.8 points", "nan")]
+    assert shares == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("texts", [[], ["1"], ["2", "2"]])
