@@ -38,7 +38,7 @@ from t5lite.run.released import read_run_config
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import check_agreement, primary_first
 from t5lite.system.progress import progress
-from t5lite.tasks.intervals import Intervals, bootstrap_sums, bootstrap_texts
+from t5lite.tasks.intervals import Intervals, bootstrap_rows, bootstrap_sums, bootstrap_texts
 from t5lite.tasks.label import LABEL
 from t5lite.tasks.metrics import METRICS, Metrics, compute_metrics, compute_text_metrics, find_metric
 from t5lite.tasks.table import TASKS, sum_key
@@ -125,7 +125,21 @@ class Evaluator:
                 metrics |= self._measure_texts(params, split)
         elif self._predictor.text_metrics(None):
             metrics |= self._measure_answers(params, split, is_last)
+        elif self.with_details:
+            self.intervals.setdefault(split, {}).update(self._bootstrap_rows(params, split, is_last))
         return metrics
+
+    def _bootstrap_rows(self, params: Any, split: str, is_last: bool) -> Intervals:
+        """Return the intervals of metrics that need the answers of each row; {} for other answers.
+
+        The head answers a second time, because the evaluation step adds the answers of all rows.
+        """
+        head, source = self.objective.answer_head, self._sources[split]
+        if head is None or TASKS[head.name].row_sums is None:
+            return {}
+        rows = self._iterate_rows(f"intervals of {split}", source, self._count_evaluated(source, is_last))
+        positive = find_positive(self.experiment.config, self._find_labels(split))
+        return bootstrap_rows(TASKS[head.name].metrics, self._predictor.sum_rows(params, rows), positive)
 
     def _count_evaluated(self, source: RowSource, is_last: bool = True) -> int:
         """Return how many rows of a held-out set are evaluated. is_last: whether training has ended."""

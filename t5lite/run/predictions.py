@@ -22,6 +22,7 @@ from t5lite.run.experiment import Experiment
 from t5lite.run.heads import compile_head
 from t5lite.run.spans import WindowAnswer, join_windows, read_window
 from t5lite.system.hosts import gather
+from t5lite.tasks.cross_entropy import Sums
 from t5lite.tasks.metrics import score_text
 from t5lite.tasks.table import TASKS, find_task, list_heads
 from t5lite.training.sharding import place_batch
@@ -140,6 +141,25 @@ class Predictor:
                 if probabilities is not None:
                     scores = dict(zip(objective.labels, map(float, probabilities[row]), strict=True))
                 yield Prediction(inputs, target, output, scores)
+
+    def sum_rows(self, params: Any, batches: Iterable[Rows]) -> dict[str, np.ndarray]:
+        """Return the `Task.row_sums` of the answers of a head to all rows, {name: float32 [n, …]}."""
+        experiment, objective = self.experiment, self.objective
+        row_sums, parts = TASKS[objective.answer_head.name].row_sums, []
+
+        @functools.partial(bind_mesh, self.mesh)
+        @jax.jit
+        def compute(params: Any, rows: Any) -> Sums:
+            keys = example_keys(validation_key(), jnp.int32(0), len(jax.tree.leaves(rows)[0]))
+            batch = make_batch(objective, keys, rows, experiment.vocabulary.table)
+            outputs = experiment.model.apply({"params": params}, batch, method="outputs")
+            return row_sums(outputs[objective.answer_head.name], batch)
+
+        for rows in batches:
+            placed = place_batch(rows, self.mesh)
+            valid = np.flatnonzero(gather(placed.pop("valid")))
+            parts.append(jax.tree.map(lambda x, valid=valid: x[valid], gather(compute(params, placed))))
+        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
     def choose_spans(self, params: Any, batches: Iterable[Rows], source: QuestionWindows) -> Iterator[Prediction]:
         """Yield each question with its answer. `batches` must hold all windows of each question.

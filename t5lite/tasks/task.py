@@ -59,6 +59,8 @@ class Task:
         divergence KL(p || q) + KL(q || p) of the two answers, with the weights of the objective. None: no R-Drop.
     predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
         rows: the rows that the host read.
+    row_sums: (logits, batch) -> the sums of each row: those of `predictions` before they are added, and "weight". Only
+        for answers whose metrics need the answers of each row for an interval. None: there are none.
     sum_missed: (tags that were cut off each text, labels) -> the sums of the answers that were cut off.
     choose: (logits) -> the likeliest answers, in the form of true answers.
     probabilities: (logits of whole examples) -> the probability of each label; None: there are no such probabilities.
@@ -84,6 +86,7 @@ class Task:
     name_answers: Callable[[np.ndarray, np.ndarray, Reading], list[str]]
     divergence: Callable[[Array, Array, Batch, LossSettings], Array] | None = None
     loss_fields: tuple[str, ...] = ("label_smoothing", "z_loss")
+    row_sums: Callable[[Array, Batch], Sums] | None = None
     sum_missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
     choose: Callable[[Array], Array] = lambda logits: jnp.argmax(logits, axis=-1)
     probabilities: Callable[[Array], Array] | None = None

@@ -79,6 +79,11 @@ def test_several_labels_have_it_too(tmp_path):
         ["y" in text.split(" | ") for text in texts] for texts in zip(*(each[1:3] for each in answers), strict=True)
     )
     assert metrics["positive_f1"] == pytest.approx(f1_score(true, chosen, zero_division=0)) and any(true)
+    evaluator.with_details = True
+    found = evaluator.evaluate_all(params)["validation"]
+    intervals = evaluator.intervals["validation"]
+    assert set(intervals) == {"micro_f1", "label_macro_f1", "equal_sets", "positive_f1"}
+    assert all(low <= found[name] <= high for name, (low, high) in intervals.items())
 
 
 def test_without_the_field_there_is_no_such_metric(tmp_path):
