@@ -66,6 +66,9 @@ class Task:
     probabilities: (logits of whole examples) -> the probability of each label; None: there are no such probabilities.
     logprobs: (logits) -> the log-probability of each chosen label.
     name_answers: (answers, true answers, reading) -> a text for each answer of an example, where there is a true one.
+    locate_answer: (true answers, tokens of the row without padding, number of tokens in front of the row's text, EOS)
+        -> the places of the tokens that are the answer, a range, which is empty if the row has no answer. None: answers
+        are no tokens of the row.
     read_out: (names of the chosen answers, the words that they belong to) -> the answer's text.
     has_labels: whether the classes are the run's labels. Then the head fits only runs with the same labels.
     names: the names of the classes, if they are not the run's labels.
@@ -91,6 +94,7 @@ class Task:
     choose: Callable[[Array], Array] = lambda logits: jnp.argmax(logits, axis=-1)
     probabilities: Callable[[Array], Array] | None = None
     logprobs: Callable[[Array], Array] = lambda logits: jnp.max(jax.nn.log_softmax(logits), axis=-1)
+    locate_answer: Callable[[np.ndarray, Sequence[int], int, int], range] | None = None
     read_out: Callable[[Sequence[str], Sequence[str]], str] = lambda names, words: " ".join(names)
     text_metrics: tuple[str, ...] = ()
     outputs: int | None = None
