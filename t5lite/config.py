@@ -82,7 +82,7 @@ def base_config() -> ConfigDict:
             "init_from": _optional(str),
             "init_from_step": _optional(str),  # a step, or "best"; None: the newest checkpoint
             "ema_decay": _optional(float),  # decay of an average of the parameters; if set, the average is evaluated
-            "mixout": 0.0,  # at each step, the probability that a weight of a layer has its value of `init_from`
+            "mixout": 0.0,  # at each step, the probability that a neuron's weights have their values of `init_from`
             "trainable": _optional(tuple),  # ((regex, bool), …); None: all parameters are trained
             "deterministic": False,
             "debug_nans": False,  # the same as train's --debug_nans

@@ -117,11 +117,14 @@ def two_pass_sums(
 ) -> Sums:
     """Return the sums of `loss_sums` for two passes over a batch that differ only in their dropout (R-Drop).
 
-    The objective is half of the loss of Wu et al. (2021, "R-Drop", section 2.2), so that its first part has the size of
-    the loss of one pass. α is `settings.r_drop`; p and q are the two distributions of an answer:
+    The objective is half of the loss of Liang et al. (2021, "R-Drop", section 2.1), so that its first part has the size
+    of the loss of one pass. α is `settings.r_drop` and means the same; p and q are the two distributions of an answer:
 
         paper   -log p(y) - log q(y)       + α · ½ (KL(p || q) + KL(q || p))
         here    ½ (-log p(y) - log q(y))   + α · ¼ (KL(p || q) + KL(q || p))
+
+    The authors' code for sequences has the paper's loss. The example in their README halves only the first part, so
+    half of the paper's α gives the same loss there.
 
     "nll" is the mean of both passes. Each divergence has the weight of its answer in the objective.
 
