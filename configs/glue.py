@@ -9,11 +9,13 @@
 An encoder-decoder and a decoder read T5's texts, such as "mnli hypothesis: … premise: …" (Raffel et al. 2020, appendix
 D; the parts are in the order of T5's code), and write the name of the label. The known labels are scored by their
 likelihood. An encoder reads the plain texts, with " | " between them, and chooses the label with a head. STS-B is
-answered with a number by a head of any model; T5 writes the number as text, in steps of 0.2.
+answered with a number: by a head on an encoder, and else as text, rounded to steps of 0.2, as T5 does.
 
-Early stopping follows the metric of the task: CoLA Matthews correlation, STS-B Pearson correlation, CB macro F1, others
-accuracy. GLUE also has the F1 of the second class for MRPC and QQP, and SuperGLUE has the F1 over the answers and the
-exact match of a question for MultiRC. These metrics are not computed.
+Early stopping follows the metric of the task: CoLA Matthews correlation, STS-B Pearson correlation, CB macro F1,
+MultiRC the F1 of "True" over all answers (F1a), others accuracy. STS-B also has Spearman correlation. CB also has
+accuracy. MRPC and QQP also have the F1 of "equivalent" or "duplicate" (`eval.positive_label`). SuperGLUE also has the
+share of MultiRC's questions whose answers are all right. It is not computed, because a row does not keep the id of its
+question.
 
 `source` is tfds:glue/TASK or tfds:super_glue/TASK if it is unset. TFDS gives the names of the labels. Its code for
 SuperGLUE needs TensorFlow, except for MultiRC. The published files are read too (`source=files:…`):
@@ -69,10 +71,11 @@ TASKS = {
     "boolq": Task("super_glue", ("passage", "question"), length=512),
     "cb": Task("super_glue", CLAIMS, metric="macro_f1", length=256),
     "copa": Task("super_glue", ("choice1", "choice2", "premise", "question")),
-    "multirc": Task("super_glue", ("question", "answer", "paragraph"), files=None, length=512),
+    "multirc": Task("super_glue", ("question", "answer", "paragraph"), "positive_f1", files=None, length=512),
     "super_rte": Task("super_glue", CLAIMS, prefix="rte", length=256),
     "wic": Task("super_glue", ("sentence1", "sentence2", "word")),
 }
+POSITIVE = {"mrpc": "equivalent", "qqp": "duplicate", "multirc": "True"}  # in the published files: 1
 
 
 def get_config(arg=None):
@@ -87,12 +90,14 @@ def get_config(arg=None):
     config.objective.inputs_length = TASKS[arg.task].length
     config.objective.targets_length = 16
     if arg.task == "stsb":
-        config.objective.answer = "number"
+        on_encoder = arg.architecture == "encoder"
+        config.objective.answer = "number" if on_encoder else "number_text"
+        config.data.train.number_step = None if on_encoder else 0.2
     else:
         config.data.labels = True
     config.budget.steps = arg.steps
     config.eval.every_steps = max(arg.steps // 15, 1)
-    config.eval.rows = 1000
+    config.eval.rows = config.eval.generate_rows = 1000
     config.early_stopping.metric = f"validation/{TASKS[arg.task].metric}"
     config.early_stopping.patience = 5
     config.checkpoint.every_steps = config.eval.every_steps
@@ -114,6 +119,8 @@ def set_data(config, arg):
     else:
         parts = [task.prefix or arg.task, *(f"{column}: {text}" for column, text in texts)]
         data.train.template.inputs = " ".join(parts)
+    if arg.task in POSITIVE:
+        config.eval.positive_label = "1" if is_file else POSITIVE[arg.task]
     if task.benchmark == "glue" and is_file:
         data.train.quoting = "none"
     if arg.validation:

@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokenizer.sample_bytes": (1, 2**40),
     "data.train.limit": (1, 2**53),
     "data.train.limit_per_label": (1, 2**53),
+    "data.train.number_step": (1e-6, 1e6),
     "data.train.mixing_cap": (1, 2**53),
     "data.train.mixing_temperature": (1, FACTOR),
     "objective.inputs_length": (1, LENGTH),

@@ -60,6 +60,8 @@ def base_config() -> ConfigDict:
                 # How labels are compared if a model with a decoder chooses among them: "sum" of log-probabilities,
                 # mean of a "token", or sum divided by the "byte"s of the label.
                 "score_by": "sum",
+                # The label whose F1 is computed (binary F1), for held-out sets with this label. None: no such metric.
+                "positive_label": _optional(str),
             },
             "checkpoint": {
                 "every_steps": 1000,
@@ -80,7 +82,7 @@ def base_config() -> ConfigDict:
             "init_from": _optional(str),
             "init_from_step": _optional(str),  # a step, or "best"; None: the newest checkpoint
             "ema_decay": _optional(float),  # decay of an average of the parameters; if set, the average is evaluated
-            "mixout": 0.0,  # at each step, the probability that a weight of a layer has its value of `init_from`
+            "mixout": 0.0,  # at each step, the probability that a neuron's weights have their values of `init_from`
             "trainable": _optional(tuple),  # ((regex, bool), …); None: all parameters are trained
             "deterministic": False,
             "debug_nans": False,  # the same as train's --debug_nans
@@ -131,6 +133,9 @@ def _data_fields() -> dict[str, Any]:
             # Texts with the names of columns in braces, such as "summarize: {text}", in place of `columns`.
             "template": _template_fields(),
             "templates": _optional(tuple),  # several pairs (inputs, targets) of templates, instead of `template`
+            "number_step": _optional(
+                float
+            ),  # number_text: targets are rounded to multiples of this, also held-out ones
             "quoting": "auto",  # or "csv", "none": for .csv and .tsv, also held-out ones; see data/delimited.py
             "limit": _optional(int),  # use only this many supervised pairs, the first ones of a fixed random order
             "limit_per_label": _optional(int),  # the same for each label
@@ -183,7 +188,7 @@ def _objective_fields() -> dict[str, Any]:
         "name": "span_corruption",
         "inputs_length": 512,  # chat on a decoder: a whole conversation
         "targets_length": _optional(int),  # for pairs; computed for other objectives
-        # supervised: text, label, labels, number, tags or span. None: text; on an encoder: label.
+        # supervised: text, label, labels, number, number_text, tags or span. None: text; on an encoder: label.
         "answer": _optional(str),
         "noise_density": _optional(float),  # None: the objective's default, .15 or .3; prefix LM: a random split
         "masking": "count",  # mlm: a fixed number per window; "bernoulli": each token with probability noise_density

@@ -6,7 +6,7 @@
 
 Training sees the same examples: the same rows with the same noise. On a terminal, noise has a colour. In a pipe, noise
 stands in ⟦⟧. On a decoder, the loss is on the tokens after ▸. What a conversation trains has a colour too, or stands in
-⟦⟧.
+⟦⟧, and so does an answer that is a part of the inputs.
 
 For pairs, and for words with tags, a second table counts the texts that are cut, over all rows of the data.
 
@@ -57,6 +57,7 @@ from t5lite.tasks.table import TASKS
 
 NOISE, WITHOUT_LOSS, SPECIAL, BOUNDARY = "bold yellow underline", "dim", "bold magenta", "bold cyan"
 TRAINED = "bold green"  # what the assistant says in a conversation, also its special token
+NO_ANSWER = "no answer in this window of the context"
 MAX_SHARES = 6  # a cell of the summary lists the shares of at most this many classes
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # random bytes may be control characters, which move the cursor
 
@@ -93,9 +94,13 @@ def _skip_characters(parts: Sequence[tuple[str, bool]], start: int) -> Iterator[
 
 
 def _make_lines(
-    values: dict[str, Any], example: TrainingExample, objective: Objective
+    values: dict[str, Any], example: TrainingExample, objective: Objective, answer: range
 ) -> Iterator[tuple[str, list[int], list[str]]]:
-    """Yield (title, tokens, a style for each token) for each line that shows an example. values: from `as_json`."""
+    """Yield (title, tokens, a style for each token) for each line that shows an example.
+
+    Args:
+        values: from `as_json`. answer: the places of the inputs that are the answer.
+    """
     weights, noise = values["weights"], example.objective_example.noise
     window, is_noise = None, ()
     if values["mask_rate"]:
@@ -105,7 +110,7 @@ def _make_lines(
         is_noise = np.asarray(noise.mask)
         yield title, window.tolist(), _choose_styles(is_noise, NOISE)
     if objective.architecture == "encoder":
-        yield "inputs", values["inputs"], _choose_styles(weights, NOISE)
+        yield "inputs", values["inputs"], _mark_answer(_choose_styles(weights, NOISE), answer)
         if objective.heads.vocabulary:
             yield "targets", values["targets"], _choose_styles(weights, NOISE, WITHOUT_LOSS)
         return
@@ -114,7 +119,7 @@ def _make_lines(
         text = slice(0 if objective.bos is None else 1, -1)  # BOS and EOS are not in the window
         if window is not None and _keeps_places(values["inputs"][text], window, is_noise):
             marked[text] = is_noise
-        yield "inputs", values["inputs"], _choose_styles(marked, NOISE)
+        yield "inputs", values["inputs"], _mark_answer(_choose_styles(marked, NOISE), answer)
     if objective.rows != "conversations":
         yield "targets", values["targets"], _choose_styles(weights, "", WITHOUT_LOSS)
         return
@@ -122,6 +127,10 @@ def _make_lines(
     for number, conversation in places:
         tokens, trained = zip(*((values["targets"][place], weights[place]) for place in conversation), strict=True)
         yield f"conversation {number}", list(tokens), _choose_styles(trained, TRAINED, WITHOUT_LOSS)
+
+
+def _mark_answer(styles: list[str], answer: range) -> list[str]:
+    return [TRAINED if place in answer else style for place, style in enumerate(styles)]
 
 
 def _choose_styles(marked: Sequence[Any], style: str, other: str = "") -> list[str]:
@@ -142,13 +151,12 @@ def show(experiment: Experiment, example: TrainingExample, console: Console) -> 
     if values["member"] is not None:
         title += f", {values['member']}"
     parts: list[RenderableType] = [Rule(title, align="left")]
-    for name, tokens, styles in _make_lines(values, example, objective):
+    answers = _read_answers(experiment, example, values["inputs"])
+    located = next((places for _, places, _ in answers if places), range(0))
+    for name, tokens, styles in _make_lines(values, example, objective, located):
         count = (f"{name} ({len(tokens)} tokens): ", "bold")
         parts.append(Text.assemble(count, decode_with_styles(tokens, tokenizer, styles, plain)))
-    for head, answers in example.batch.answers.items():
-        names = TASKS[head].name_answers(answers, answers, experiment.reading)
-        if names:
-            parts.append(Text.assemble((f"{TASKS[head].name}: ", "bold"), " ".join(names)))
+    parts += [Text.assemble((f"{title}: ", "bold"), text) for title, _, text in answers if text]
     if 1 in (values["token_types"] or ()):
         parts.append(Text.assemble(("token types: ", "bold"), f"1 from token {values['token_types'].index(1)} on"))
     expected = (
@@ -158,6 +166,25 @@ def show(experiment: Experiment, example: TrainingExample, console: Console) -> 
     )
     parts.append(Text("; ".join(_describe_noise(values, expected, example.batch, experiment.vocabulary)), style="dim"))
     console.print(Group(*parts))  # one print, because a notebook frames each print
+
+
+def _read_answers(
+    experiment: Experiment, example: TrainingExample, inputs: Sequence[int]
+) -> list[tuple[str, range, str]]:
+    """Return (kind of answer, the places of the inputs that are the answer, the answer's text) for each head.
+
+    The text is empty if the example does not count.
+    """
+    read, objective = [], experiment.objective
+    for head, answers in example.batch.answers.items():
+        task, places = TASKS[head], range(0)
+        text = " ".join(task.name_answers(answers, answers, experiment.reading))
+        if text and task.locate_answer is not None:
+            places = task.locate_answer(answers, inputs, objective.front_length, experiment.vocabulary.eos)
+            tokens = [inputs[place] for place in places]
+            text = experiment.dataset.tokenizer.decode(tokens).strip() if places else NO_ANSWER
+        read.append((task.name, places, text))
+    return read
 
 
 def _describe_noise(values: dict[str, Any], expected: Expected, batch: Batch, vocabulary: Vocabulary) -> list[str]:

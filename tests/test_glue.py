@@ -47,7 +47,7 @@ def test_every_task_has_valid_fields(task):
         check(config)
         check_budget(config)
         assert make_early_stopping(config).metric.startswith("validation/")
-        assert find_task(config.objective, architecture).name in ("text", "label", "number")
+        assert find_task(config.objective, architecture).name in ("text", "label", "number", "number_text")
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -61,6 +61,15 @@ def test_the_columns_are_those_of_tfds(task):
         fields = glue(f"task={task}", f"architecture={architecture}").data.train
         assert set(list_names(fields.template.inputs)) == texts
         assert fields.columns.targets == "label"
+
+
+def test_the_positive_labels_are_the_last_of_tfds_two_and_1_in_files():
+    names = {each.name: each.label_classes for each in Glue.BUILDER_CONFIGS}
+    names["multirc"] = next(each for each in SuperGlue.BUILDER_CONFIGS if each.name == "multirc").label_classes
+    found = {task: glue(f"task={task}").eval.positive_label for task in NAMES}
+    assert found == dict.fromkeys(NAMES) | {task: names[task][-1] for task in ("mrpc", "qqp", "multirc")}
+    assert all(len(names[task]) == 2 for task in ("mrpc", "qqp"))
+    assert glue("task=qqp", "source=files:x.tsv").eval.positive_label == "1"
 
 
 @pytest.mark.parametrize("task", TEXTS)
@@ -101,7 +110,7 @@ def test_a_mistake_is_named(arguments, problem):
 TSV = {
     "mnli": ("index\tgenre\tsentence1\tsentence2\tgold_label", '{i}\tx\t"{text}\t{text}\tneutral'),
     "stsb": ("index\tsentence1\tsentence2\tscore", "{i}\t{text}\t{text}\t{i}.5"),
-    "mrpc": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t{i}\t{i}\t{text}\t{text}"),
+    "mrpc": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "{bit}\t{i}\t{i}\t{text}\t{text}"),
 }
 
 
@@ -112,7 +121,10 @@ def write_task(folder, task):
     if task in TSV:
         header, line = TSV[task]
         path = folder / "train.tsv"
-        lines = (line.replace("{i}", str(i)).replace("{text}", text) for i, text in enumerate(texts))
+        lines = (
+            line.replace("{i}", str(i)).replace("{bit}", str(i % 3 % 2)).replace("{text}", text)
+            for i, text in enumerate(texts)
+        )
         path.write_text("\n".join([header, *lines]) + "\n")
     else:
         path = folder / "train.jsonl"
@@ -126,7 +138,9 @@ def write_task(folder, task):
     [
         pytest.param("mnli", "encoder_decoder", "accuracy", marks=pytest.mark.slow),
         pytest.param("boolq", "decoder", "accuracy", marks=pytest.mark.slow),
+        pytest.param("mrpc", "encoder", "positive_f1", marks=pytest.mark.slow),
         ("stsb", "encoder", "pearson"),
+        pytest.param("stsb", "encoder_decoder", "pearson", marks=pytest.mark.slow),
     ],
 )
 def test_two_steps_train_on_files_with_the_published_columns(tmp_path, task, architecture, metric):
@@ -136,7 +150,8 @@ def test_two_steps_train_on_files_with_the_published_columns(tmp_path, task, arc
     for group in ("model", "tokenizer", "mesh"):
         config[group] = small[group]
     config.objective.inputs_length, config.batch_size, config.eval.rows = 32, 8, 8
-    config.eval.generate_rows, config.eval.every_steps, config.checkpoint.every_steps = 0, 2, 2
+    config.eval.generate_rows = 8 if task == "stsb" else 0
+    config.eval.every_steps, config.checkpoint.every_steps = 2, 2
     result = train(config, tmp_path / "run")
     assert result["ended_at"] == 2 and metric in result["metrics"]["validation"]
     assert result["rows"]["data.train"] == 40
@@ -146,7 +161,7 @@ def test_two_steps_train_on_files_with_the_published_columns(tmp_path, task, arc
     ("task", "inputs", "targets"),
     [
         ("mnli", 'mnli hypothesis: {text} premise: "{text}', "neutral"),
-        ("mrpc", "mrpc sentence1: {text} sentence2: {text}", "1"),
+        ("mrpc", "mrpc sentence1: {text} sentence2: {text}", "0"),
     ],
 )
 def test_published_files_are_read(tmp_path, task, inputs, targets):

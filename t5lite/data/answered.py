@@ -1,6 +1,7 @@
-"""Texts with a known answer that is no text: a number, or a set of labels. Read them from a source, and store them.
+"""Texts with a known answer that is no plain text: a number, or a set of labels. Read and store them.
 
     read_numbers(source)         Answered("A man sings. \\t A man is singing.", 4.6, "sts.jsonl, line 3")
+    read_number_texts(source)    ("A man sings. \\t A man is singing.", "4.6")
     read_label_sets(source)      Answered("what a day!", ["joy", "surprise"], "emotions.jsonl, line 7")
 
 In the store, document 2i holds the tokens of text i, and document 2i + 1 its answer: the eight bytes of a float64, or
@@ -11,6 +12,7 @@ not contain EOS.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,27 @@ def read_numbers(source: Source) -> Iterator[Answered]:
                 "config.objective.answer"
             )
         yield Answered(inputs, number, record.place)
+
+
+def read_number_texts(source: Source) -> Iterator[tuple[str, str]]:
+    """Yield each text with its number, written as text and rounded by `columns.number_step`."""
+    step = source.columns.number_step
+    for item in read_numbers(source):
+        yield item.inputs, f"{item.answer:.10g}" if step is None else round_to_text(item.answer, step)
+
+
+def round_to_text(number: float, step: float) -> str:
+    """Return a number, rounded to the nearest multiple of `step`, with as many decimals as `step` has.
+
+    A number in the middle between two multiples becomes the even multiple, as in T5's code.
+
+        round_to_text(3.91, 0.2)     "4.0"
+        round_to_text(4.1, 0.2)      "4.0"      4.1 = 20.5 · 0.2, and 20 is even
+    """
+    unit = Decimal(repr(step)).normalize()
+    with localcontext(prec=400):  # the largest float64 has 309 digits
+        count = (Decimal(repr(number)) / unit).quantize(Decimal(1), ROUND_HALF_EVEN)
+        return f"{count * unit + 0:.{max(-unit.as_tuple().exponent, 0)}f}"
 
 
 def read_label_sets(source: Source) -> Iterator[Answered]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from t5lite.data.kinds import KINDS
 from t5lite.data.store import Span
-from t5lite.system.errors import UserError
+from t5lite.system.errors import UserError, nearest
 
 # Targets are labels by default if there are at most this many, each with this many pairs on average.
 FEW_LABELS, PAIRS_PER_LABEL = 100, 10
@@ -77,6 +77,14 @@ def join_labels(member_labels: Mapping[str, Labels]) -> Labels:
     if None in member_labels.values():
         return None
     return tuple(sorted({label for labels in member_labels.values() for label in labels}))
+
+
+def check_positive_label(label: str | None, closed_sets: Iterable[Labels]) -> None:
+    """Raise UserError if `eval.positive_label` is in none of the closed sets, those of the held-out sets."""
+    known = sorted({each for labels in closed_sets for each in labels or ()})
+    if label is not None and label not in known:
+        remedy = nearest(label, known) if known else "it has no labels at all, so leave the field unset"
+        raise UserError(f"config.eval.positive_label: the data has no label {label!r}; {remedy}")
 
 
 def refuse_unknown_labels(heldout: Mapping[str, Span], labels: Iterable[str]) -> None:

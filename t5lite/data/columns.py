@@ -46,6 +46,8 @@ class Columns:
 
     text_template: the template of the text. None: the text is the column `text`.
     pair_templates: pairs of templates for inputs and targets. (): inputs and targets are the columns of these names.
+    number_step: targets that are numbers are rounded to multiples of this, if they are written as text. None: they are
+        not rounded.
     """
 
     text: str = USUAL.text
@@ -56,6 +58,7 @@ class Columns:
     answers: str = USUAL.answers
     text_template: str | None = None
     pair_templates: tuple[tuple[str, str], ...] = ()
+    number_step: float | None = None
 
     def list_text_columns(self) -> list[str]:
         """Return the names of the columns that `make_text` reads."""
@@ -162,4 +165,5 @@ def read_columns(fields: ConfigDict, train: ConfigDict, where: str) -> Columns:
     for template in (text_template, *(each for pair in pairs for each in pair)):
         if template is not None and not list_names(template):
             raise UserError(f"config.{where}: the template {template!r} names no column; write for example {{text}}")
-    return Columns(**names, text_template=text_template, pair_templates=tuple(map(tuple, pairs)))
+    pair_templates = tuple(map(tuple, pairs))
+    return Columns(**names, text_template=text_template, pair_templates=pair_templates, number_step=train.number_step)

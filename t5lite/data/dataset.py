@@ -117,6 +117,7 @@ def open_dataset(
         needs_labels: whether the targets must be labels of a closed set.
         has_member_labels: whether each member of a mixture has a closed set of targets, or free text, of its own.
     """
+    _check_number_step(config, kind)
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     members = _read_members(config)
     heldout = opener.open_given_heldout(members)
@@ -170,6 +171,13 @@ def _refuse_unknown_labels(
         known = member_labels.get(members.get(name), labels)
         if known is not None:
             refuse_unknown_labels({name: span}, known)
+
+
+def _check_number_step(config: ConfigDict, kind: str) -> None:
+    step = config.data.train.number_step
+    if step is not None and kind != "number_texts":
+        raise UserError(f"config.data.train.number_step={step}: only config.objective.answer=number_text rounds its "
+                        "targets; set this answer, or unset number_step")  # fmt: skip
 
 
 def _refuse_own_labels(members: Mapping[str, Member]) -> None:

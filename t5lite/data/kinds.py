@@ -2,6 +2,7 @@
 
 text          documents                       pairs        inputs and targets, both texts
 tags          words with a tag each           numbers      texts with a number
+number_texts  texts with a number as text
 label_sets    texts with a set of labels      questions    questions, and their answers in a context
 chat          conversations
 """
@@ -9,7 +10,7 @@ chat          conversations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from t5lite.data.answered import build_label_sets, build_numbers, read_label_sets, read_numbers
+from t5lite.data.answered import build_label_sets, build_numbers, read_label_sets, read_number_texts, read_numbers
 from t5lite.data.build import build_pairs, build_tagged, build_text
 from t5lite.data.labelled import LabelledTexts, LabelSets, NumberedTexts, TaggedSentences
 from t5lite.data.questions import DOCUMENTS, QuestionWindows, build_questions, read_questions
@@ -48,6 +49,7 @@ KINDS = {
         TaggedSentences,
         has_labels=True,
     ),
+    "number_texts": DataKind(read_number_texts, build_pairs, lambda pair: pair, None),
     "numbers": DataKind(read_numbers, build_numbers, lambda item: [item.inputs], NumberedTexts),
     "chat": DataKind(  # data/chat/ stores conversations
         lambda source: source.conversations(), None, lambda each: [turn["content"] for turn in each.messages], None

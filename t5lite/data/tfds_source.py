@@ -18,6 +18,7 @@ from t5lite.data.columns import Columns, Record
 from t5lite.data.files import Fragment, TaggedSentence, split_text
 from t5lite.data.readers import read_text
 from t5lite.system.errors import UserError, nearest
+from t5lite.system.network import refuse_silent_hosts
 
 # Folders of TFDS whose datasets are known only after an import. TFDS imports its folders one by one, and stops at the
 # first one that needs TensorFlow.
@@ -151,7 +152,8 @@ def _open_builder(name: str) -> Any:
         with contextlib.suppress(ImportError):
             importlib.import_module(f"tensorflow_datasets.{folder}")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress, but stdout is for results
+        # TFDS prints its progress, but stdout is for results.
+        with contextlib.redirect_stdout(sys.stderr), refuse_silent_hosts():
             return tfds.builder(name, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)  # community builders need the network and TensorFlow
@@ -186,7 +188,7 @@ def _prepare(name: str) -> Any:
     # The prepared copies in Google's storage are tfrecord files, and only TensorFlow reads them.
     download = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress, but stdout is for results
+        with contextlib.redirect_stdout(sys.stderr), refuse_silent_hosts():
             builder.download_and_prepare(file_format="array_record", download_config=download)
             return builder
     except ImportError as error:

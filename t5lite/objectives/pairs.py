@@ -24,7 +24,7 @@ from t5lite.system.vocabulary import CLS, SEP, TokenTable, Vocabulary
 Array = jax.Array
 
 
-TEXT = "text"  # the value of objective.answer for targets that are generated
+GENERATED = (None, "text", "number_text")  # values of objective.answer for targets that are generated
 
 
 def _is_encoder(fields: Fields) -> bool:
@@ -32,7 +32,7 @@ def _is_encoder(fields: Fields) -> bool:
 
 
 def _needs_head(fields: Fields) -> bool:
-    return _is_encoder(fields) or fields["answer"] not in (None, TEXT)
+    return _is_encoder(fields) or fields["answer"] not in GENERATED
 
 
 def check_lengths(fields: Fields, vocabulary: Vocabulary) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from t5lite.reporting import notes
 from t5lite.reporting.bases import assign_bases, check_bases, find_base, find_subject, make_candidate
+from t5lite.reporting.confusion import missing_matrix_notes
 from t5lite.reporting.groups import Group, find_different_rows, make_groups
 from t5lite.reporting.metrics import SplitMetric, sort_metrics
 from t5lite.reporting.notes import LeftOut
@@ -146,6 +147,7 @@ def compare(
     ]
     all_notes += notes.provenance_notes(groups) + notes.change_notes(groups) + notes.cost_notes(groups_of_tasks)
     all_notes += notes.evaluated_notes(groups) + notes.weakness_notes(groups)
+    all_notes += missing_matrix_notes(groups)
     all_notes += notes.multiplicity_notes(
         sum(each.delta.low is not None for task in tasks for each in task.comparisons)
     )

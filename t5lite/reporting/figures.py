@@ -5,10 +5,12 @@ The title is inside the picture, the background is white, and nothing is inherit
 
 import html
 import re
+import textwrap
 
 from t5lite.reporting import plots
 from t5lite.reporting.comparison import Task
 from t5lite.reporting.style import LIGHT
+from t5lite.reporting.svg import LETTER, TEXT, UNIT, WIDTH, Picture
 from t5lite.reporting.words import printable
 
 MARGIN, LINE = 12.0, 22.0  # in the picture's units, like x and y below
@@ -24,14 +26,20 @@ def figures(task: Task, name: str) -> list[str]:
     return [_document(picture) for picture in plots.draw(task, name)[0]]
 
 
-def _document(picture: plots.Picture) -> str:
+def _document(picture: Picture) -> str:
     """Return an SVG document: the title, and below it each part under its own title."""
-    parts = [_text(picture.title, MARGIN, "bold")]
-    y, width = MARGIN + LINE, 0.0
-    for part in picture.parts:
-        if part.title:
-            parts.append(_text(part.title, y, "normal"))
+    letters = int((picture.width or UNIT * WIDTH) / (LETTER * TEXT))
+    parts, y, width = [], MARGIN, 0.0
+
+    def write(text: str, weight: str) -> None:
+        nonlocal y
+        for line in textwrap.wrap(printable(text), letters):
+            parts.append(_text(line, y, weight))
             y += LINE
+
+    write(picture.title, "bold")
+    for part in picture.parts:
+        write(part.title, "normal")
         part_width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', part.svg).groups())
         place = f'<svg x="{MARGIN}" y="{y:g}" width="{part_width:g}" height="{height:g}"'
         parts.append(re.sub(r"var\(--(\w+)\)", lambda color: LIGHT[color[1]], part.svg.replace("<svg", place, 1)))
@@ -47,5 +55,5 @@ def _document(picture: plots.Picture) -> str:
 
 
 def _text(text: str, y: float, weight: str) -> str:
-    place = f'x="{MARGIN}" y="{y + 0.6 * LINE:g}" font-size="{plots.TEXT}" font-weight="{weight}"'
-    return f'<text {place} fill="{LIGHT["ink"]}">{html.escape(printable(text))}</text>'
+    place = f'x="{MARGIN}" y="{y + 0.6 * LINE:g}" font-size="{TEXT}" font-weight="{weight}"'
+    return f'<text {place} fill="{LIGHT["ink"]}">{html.escape(text)}</text>'

@@ -204,7 +204,7 @@ def find_different_rows(a: Group, b: Group, split: str, metric: str) -> str | No
     if changed:
         return "the objective" if "name" in changed else f"objective.{changed[0]}"
     counts = ("rows",) if find_metric(metric).compute is not None else ("rows", "generate_rows", "max_new_tokens")
-    fields = (f"eval.{name}" for name in counts)
+    fields = (f"eval.{name}" for name in (*counts, *find_metric(metric).eval_fields))
     return next((field for field in fields if lookup_field(a.config, field) != lookup_field(b.config, field)), None)
 
 

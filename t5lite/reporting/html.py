@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from t5lite.reporting import plots, words
 from t5lite.reporting.document import Block, Bullets, Code, Missing, Plots, Section, Table, Text, Verdicts
 from t5lite.reporting.style import STYLE
+from t5lite.reporting.svg import Drawing, Picture
 
 CLASSES = {"better": "good", "worse": "bad"}  # by verdict; all other verdicts have none
 LONG = 40  # characters; longer cells may break into lines
@@ -90,19 +91,26 @@ def _part(part: words.Part) -> str:
     return f'<span class="{classes}">{_escaped(part.text)}</span>'
 
 
-def _pictures(pictures: Sequence[plots.Picture], caption: str) -> str:
+def _pictures(pictures: Sequence[Picture], caption: str) -> str:
     if not pictures:
         return ""
     figures = []
     for picture in pictures:
         figures.append(
-            f'<figure role="img" aria-label="{_escaped(picture.label)}">\n'
+            f'<figure role="img" aria-label="{_escaped(picture.label)}"{_frame(picture.width)}>\n'
             f"<figcaption>{_escaped(picture.title)}</figcaption>\n{_lines(map(_drawing, picture.parts))}\n</figure>"
         )
     return f'<div class="plots">\n{_lines(figures)}\n</div>\n<p class="note">{_escaped(caption)}</p>'
 
 
-def _drawing(part: plots.Drawing) -> str:
+def _frame(width: float | None) -> str:
+    """Return the attributes of a figure with a picture of this width. On a narrow screen a broad figure scrolls."""
+    if width is None:
+        return ""
+    return f' class="broad" tabindex="0" style="--natural: {width:.0f}px"'
+
+
+def _drawing(part: Drawing) -> str:
     return f'<p class="part">{_escaped(part.title)}</p>\n{part.svg}' if part.title else part.svg
 
 

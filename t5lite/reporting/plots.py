@@ -1,84 +1,35 @@
 """The pictures of a task, as SVG elements for a page.
 
-metric   one picture for each metric. The upper part has a row for each group: the mean with its interval, and a small
-         dot for each seed. The lower part has a row for each group: the difference to the base with its interval, and
-         a line at 0.
-curves   the loss by training tokens: the mean over seeds, in a band from the minimum to the maximum
+metric     one picture for each metric. The upper part has a row for each group: the mean with its interval, and a small
+           dot for each seed. The lower part has a row for each group: the difference to the base with its interval, and
+           a line at 0.
+curves     the loss by training tokens: the mean over seeds, in a band from the minimum to the maximum
+matrices   the confusion matrix of each group; see matrices.py
 
 Each group has its own colour and its own mark, so that a reader can recognise groups without colours. If a task has too
 many groups for this, the base and the best group have their own look, and all other groups share one look.
-
-Matplotlib draws the pictures, without a screen and without its global state. Then they are adapted to the page. Text
-stays text, in the font of the page. Colours become variables of the page, which follow its light or dark mode. Ids
-contain the name of the picture, so that two pictures on one page have different ids. Equal reports give equal bytes.
 """
 
 import dataclasses
-import io
-import re
-import unicodedata
 import warnings
 from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from t5lite.reporting import words
+from t5lite.reporting import matrices, words
 from t5lite.reporting.comparison import Task
+from t5lite.reporting.confusion import find_matrices
 from t5lite.reporting.curves import Series, loss_panels
 from t5lite.reporting.metrics import main_metrics
 from t5lite.reporting.statistics import Estimate
-from t5lite.reporting.style import LIGHT
+from t5lite.reporting.svg import COLORS, FAINT, FOOT, INK, ROW, STYLE, WIDTH, Drawing, Picture, shorten, write_svg
 from t5lite.tasks.metrics import find_metric
 
-# Placeholders for the page's colours while matplotlib draws.
-COLORS = {name: f"#0102{i:02x}" for i, name in enumerate(LIGHT)}
-NAMES = {color: name for name, color in COLORS.items()}
-INK, FAINT = COLORS["ink"], COLORS["line"]
-WIDTH, ROW, FOOT = 4.6, 0.56, 0.56  # inches of 72 picture units; on a phone a unit is a CSS pixel
-TEXT = 12.5  # in the picture's units
 MARKED = 5  # marks on a curve
-STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": TEXT,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.formatter.useoffset": False,
-    "axes.unicode_minus": True,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """An SVG element with its title, which may be empty."""
-
-    title: str
-    svg: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture with one or more parts, one below the other.
-
-    title: the text above the picture.
-    label: a text for readers who do not see the picture.
-    """
-
-    title: str
-    label: str
-    parts: tuple[Drawing, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +82,14 @@ def draw(task: Task, name: str) -> tuple[list[Picture], str]:
             captions.append(CAPTION)
         panels = loss_panels(task)
         for i, panel in enumerate(panels):
-            drawn = _svg(_curves(panel.series, looks), f"{name}-c{i}")
+            drawn = write_svg(_curves(panel.series, looks), f"{name}-c{i}")
             pictures.append(Picture(panel.title, panel.label, (Drawing("", drawn),)))
         if panels:
             captions.append(CURVES_CAPTION)
+        drawn_matrices = [matrices.draw(each, f"{name}-m{i}") for i, each in enumerate(find_matrices(task.groups))]
+        if drawn_matrices:
+            pictures += drawn_matrices
+            captions.append(matrices.CAPTION)
     return pictures, " ".join([*captions, highlighted] if highlighted else captions)
 
 
@@ -174,7 +129,7 @@ def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: s
         said.append(f"{group.name} {words.estimate_text(estimate)}, {words.seeds_text(estimate.n)}")
     about = find_metric(metric)
     title = f"{about.label} on {split}"
-    parts = [Drawing("", _svg(_rows(rows, about.unit), f"{name}-v"))]
+    parts = [Drawing("", write_svg(_rows(rows, about.unit), f"{name}-v"))]
     for number, base in enumerate(task.bases):
         differences = [each for each in task.against_base if (each.a, each.split, each.metric) == (base, split, metric)]
         if not differences:
@@ -186,7 +141,7 @@ def _metric(task: Task, split: str, metric: str, looks: dict[str, Look], name: s
             Row(each.b, words.delta_number(each), looks[each.b], each.delta, list(each.deltas.values()))
             for each in differences
         ]
-        parts.append(Drawing(f"difference to {base}", _svg(_rows(rows, hint, zero=True), f"{name}-d{number}")))
+        parts.append(Drawing(f"difference to {base}", write_svg(_rows(rows, hint, zero=True), f"{name}-d{number}")))
     return Picture(title, f"{title}: {'; '.join(said)}", tuple(parts))
 
 
@@ -212,7 +167,7 @@ def _row(axes: Axes, y: float, row: Row, zero: bool) -> None:
     color, estimate = row.look.color, row.estimate
     across = axes.get_yaxis_transform()
     axes.plot([-0.015], [y + 0.24], row.look.marker, color=color, markersize=7, transform=across, clip_on=False)
-    axes.text(0.015, y + 0.24, _shortened(row.name), transform=across, va="center", fontweight="bold")
+    axes.text(0.015, y + 0.24, shorten(row.name), transform=across, va="center", fontweight="bold")
     axes.text(1.03, y + 0.24, row.number, transform=across, ha="right", va="center")
     if estimate.low is not None and estimate.high is not None:
         ends = [estimate.low, estimate.high]
@@ -224,30 +179,13 @@ def _row(axes: Axes, y: float, row: Row, zero: bool) -> None:
         axes.plot([0, 0], [y + 0.02, y - 0.48], color=INK, linewidth=1.2, linestyle=(0, (3, 2)), zorder=1)
 
 
-def _shortened(name: str, limit: int = 32) -> str:
-    """Return `name` on one line, at most `limit` letters wide. East Asian characters and emoji are two letters wide."""
-    name = words.printable(name)
-    if _width(name) <= limit:
-        return name
-    start, end = name, name
-    while _width(start) > limit - 12:
-        start = start[:-1]
-    while _width(end) > 11:
-        end = end[1:]
-    return f"{start}…{end}"
-
-
-def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-
-
 def _curves(series: Sequence[Series], looks: dict[str, Look]) -> Figure:
     """Return lines of loss with their names above them. Groups with the same look share one name."""
     named = [each.name for each in series if not looks[each.name].one_of_many]
     alike = [each.name for each in series if looks[each.name].one_of_many]
-    legend = [(_shortened(name), looks[name]) for name in named]
+    legend = [(shorten(name), looks[name]) for name in named]
     if alike:
-        legend.append((_shortened(alike[0]) if len(alike) == 1 else f"{len(alike)} others", REST))
+        legend.append((shorten(alike[0]) if len(alike) == 1 else f"{len(alike)} others", REST))
     top = 0.26 * len(legend) + 0.08
     height = top + 2.3 + FOOT
     figure = Figure(figsize=(WIDTH, height))
@@ -285,28 +223,3 @@ def _curve(axes: Axes, series: Series, look: Look, place: int) -> None:
         step = max(len(line.x) // MARKED, 1)
         every = (place * step // len(LOOKS), step)
         axes.plot(line.x, line.mean, color=look.color, linewidth=2, marker=look.marker, markevery=every, markersize=6)
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as an SVG element for a page, with `name` in its ids."""
-    written = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        FigureCanvasSVG(figure).print_svg(written, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = written.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    return re.sub(r"<[^<>]+>", lambda tag: _fitted(tag[0], name), text).strip()
-
-
-def _fitted(tag: str, name: str) -> str:
-    """Return a tag with the page's colours and font, and with `name` in its ids."""
-    if tag.startswith("<svg"):
-        box = re.search(r'viewBox="[^"]*"', tag)
-        return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0] if box else ""} aria-hidden="true">'
-    tag = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
-    tag = re.sub(r"font-family: [^;\"]*(; )?", "", tag)
-    return re.sub(r": (#[0-9a-f]{6})", lambda color: f": {_variable(color[1])}", tag)
-
-
-def _variable(color: str) -> str:
-    return f"var(--{NAMES[color]})" if color in NAMES else color

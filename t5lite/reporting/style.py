@@ -1,7 +1,8 @@
 """The style of the page: one column, quiet colours, digits of equal width in tables, for light and dark and paper."""
 
 # Colours by name; the style sheet calls them var(--name). g0 is for the base of a task, g1 … are for other groups, and
-# rest is for groups that are too many to tell apart. The colours in DARK are lighter, and equally far apart.
+# rest is for groups that are too many to tell apart. heat is the colour of a full share: text in the colour ink can be
+# read on it, and on any mixture of it with the colour card. The colours in DARK are lighter, and equally far apart.
 LIGHT = {
     "page": "#fcfbf9",
     "card": "#ffffff",
@@ -18,6 +19,7 @@ LIGHT = {
     "g5": "#b07d00",
     "g6": "#2f95c9",
     "rest": "#878d93",
+    "heat": "#4f9fd0",
 }
 DARK = {
     "page": "#15181b",
@@ -35,6 +37,7 @@ DARK = {
     "g5": "#e8bb35",
     "g6": "#a5d8ff",
     "rest": "#7c858d",
+    "heat": "#2273b0",
 }
 
 
@@ -84,6 +87,8 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
 figcaption { font-size: 0.9rem; font-weight: 600; margin-bottom: 0.4rem; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; stroke-linejoin: round; }
 figure text { fill: var(--ink); }
+figure.broad { grid-column: 1 / -1; overflow-x: auto; max-width: calc(1.15 * var(--natural) + 2rem); }
+figure.broad svg { min-width: calc(0.8 * var(--natural)); }
 .part { margin: 0.5rem 0 0.2rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
 .part, .note { color: var(--soft); font-size: 0.9rem; }
 .note { margin: 0.6rem 0 1.6rem; }
@@ -105,7 +110,8 @@ details > summary { cursor: pointer; color: var(--soft); margin: 1rem 0; }
   main { max-width: none; padding: 0; }
   .pair, figure, .table { background: none; }
   .plots { grid-template-columns: 1fr 1fr; }
-  .table { overflow: visible; }
+  .table, figure.broad { overflow: visible; }
+  figure.broad svg { min-width: 0; }
   table { font-size: 8pt; }
   td { white-space: normal; }
   th, td { padding: 0.25rem 0.4rem; }

@@ -17,9 +17,11 @@ from sklearn.metrics import confusion_matrix
 from sklearn.svm import LinearSVC
 
 from t5lite.config import require
+from t5lite.data.closed_sets import check_positive_label
 from t5lite.data.dataset import Dataset, choose_pairs
 from t5lite.data.rows import space_evenly
 from t5lite.data.store import TokenStore
+from t5lite.run.evaluation import find_positive
 from t5lite.run.held_out import review_classes
 from t5lite.tasks.label import LABEL
 from t5lite.tasks.metrics import METRICS
@@ -32,6 +34,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     Tens of thousands of pairs take seconds. Costs that only networks have are None.
     """
     require(dataset.labels is not None, "model.architecture", "bag_of_words needs targets that are labels")
+    check_positive_label(config.eval.positive_label, [dataset.labels])
     start = time.perf_counter()
     inputs, targets = [], []
     for span in dataset.train.values():
@@ -49,7 +52,7 @@ def train_bag_of_words(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         evaluated[split] = {"used": len(pairs), "of": size}
         chosen = classifier.predict(vectorizer.transform(_texts(dataset, span.store, 2 * pairs)))
         matrix = confusion_matrix(gold, chosen, labels=dataset.labels)
-        sums = {"confusion": matrix.astype(np.float64)}
+        sums = {"confusion": matrix.astype(np.float64)} | find_positive(config, dataset.labels)
         metrics[split] = {name: METRICS[name].compute(sums) for name in LABEL.metrics if METRICS[name].needs in sums}
         classes[split] = {"labels": list(dataset.labels), "confusion": matrix.tolist()}
     seconds = time.perf_counter() - start

@@ -38,7 +38,7 @@ from t5lite.run.released import read_run_config
 from t5lite.system.errors import UserError
 from t5lite.system.hosts import check_agreement, primary_first
 from t5lite.system.progress import progress
-from t5lite.tasks.intervals import Intervals, bootstrap_sums, bootstrap_texts
+from t5lite.tasks.intervals import Intervals, bootstrap_rows, bootstrap_sums, bootstrap_texts
 from t5lite.tasks.label import LABEL
 from t5lite.tasks.metrics import METRICS, Metrics, compute_metrics, compute_text_metrics, find_metric
 from t5lite.tasks.table import TASKS, sum_key
@@ -125,7 +125,21 @@ class Evaluator:
                 metrics |= self._measure_texts(params, split)
         elif self._predictor.text_metrics(None):
             metrics |= self._measure_answers(params, split, is_last)
+        elif self.with_details:
+            self.intervals.setdefault(split, {}).update(self._bootstrap_rows(params, split, is_last))
         return metrics
+
+    def _bootstrap_rows(self, params: Any, split: str, is_last: bool) -> Intervals:
+        """Return the intervals of metrics that need the answers of each row; {} for other answers.
+
+        The head answers a second time, because the evaluation step adds the answers of all rows.
+        """
+        head, source = self.objective.answer_head, self._sources[split]
+        if head is None or TASKS[head.name].row_sums is None:
+            return {}
+        rows = self._iterate_rows(f"intervals of {split}", source, self._count_evaluated(source, is_last))
+        positive = find_positive(self.experiment.config, self._find_labels(split))
+        return bootstrap_rows(TASKS[head.name].metrics, self._predictor.sum_rows(params, rows), positive)
 
     def _count_evaluated(self, source: RowSource, is_last: bool = True) -> int:
         """Return how many rows of a held-out set are evaluated. is_last: whether training has ended."""
@@ -203,6 +217,9 @@ class Evaluator:
             total["bytes"] *= source.byte_scale
         for name, value in self._count_missed(source, count).items():
             total[name] = total.get(name, 0.0) + value
+        if (head := objective.answer_head) is not None and TASKS[head.name].has_labels:
+            positive = find_positive(self.experiment.config, self._find_labels(split))
+            total |= {sum_key(head.name, name): value for name, value in positive.items()}
         metrics = compute_metrics(total)
         self._note_classes(split, total)
         return {name: float(value) for name, value in metrics.items()}
@@ -227,8 +244,9 @@ class Evaluator:
         weights = np.ones(len(gold), np.float32)
         sums = {"confusion": confusion(logits, gold, weights), **calibration_sums(logits, gold, weights)}
         sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+        sums |= find_positive(self.experiment.config, labels)
         self._note_classes(split, {sum_key(LABEL.head, name): value for name, value in sums.items()})
-        return {name: METRICS[name].compute(sums) for name in LABEL.metrics}
+        return {name: METRICS[name].compute(sums) for name in LABEL.metrics if METRICS[name].needs in sums}
 
     def _note_classes(self, split: str, sums: Mapping[str, Any]) -> None:
         """Note the confusion matrix in `sums` in `confusions`, and its intervals if `with_details`."""
@@ -294,6 +312,12 @@ class Evaluator:
         if self.objective.architecture == "encoder" or self.objective.rows == "answers":
             return self._choose(params, rows, source)
         return self._predictor.generate(params, rows, source, self._find_labels(split))
+
+
+def find_positive(config: ConfigDict, labels: Labels) -> dict[str, np.ndarray]:
+    """Return {"positive": the index of `eval.positive_label` among the labels}; {} if it is not among them."""
+    label = config.eval.positive_label
+    return {"positive": np.float64(labels.index(label))} if label in (labels or ()) else {}
 
 
 def load_evaluator(

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from t5lite.checks import FACTOR, check, require_training_data
 from t5lite.config import require
 from t5lite.data.chat.store import ChatPairs, Conversations, plan_conversations
+from t5lite.data.closed_sets import check_positive_label
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
 from t5lite.data.kinds import KINDS
@@ -377,6 +378,7 @@ def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
             check_labels(dataset.tokenizer, labels, evaluated.targets_length if is_text else None, front)
             has_labels = True
     _check_score_by(config.eval.score_by, is_text and has_labels)
+    check_positive_label(config.eval.positive_label, map(dataset.find_split_labels, dataset.heldout))
     return Experiment(config, dataset, objective, evaluated, standards, model)
 
 

@@ -22,9 +22,9 @@ from t5lite.run.experiment import Experiment
 from t5lite.run.heads import compile_head
 from t5lite.run.spans import WindowAnswer, join_windows, read_window
 from t5lite.system.hosts import gather
+from t5lite.tasks.cross_entropy import Sums
 from t5lite.tasks.metrics import score_text
-from t5lite.tasks.table import TASKS, list_heads
-from t5lite.tasks.text import TEXT
+from t5lite.tasks.table import TASKS, find_task, list_heads
 from t5lite.training.sharding import place_batch
 from t5lite.training.step import validation_key
 from t5lite.training.trainer import bind_mesh
@@ -57,6 +57,7 @@ class Predictor:
         self._conventions = experiment.conventions
         self._decode = experiment.dataset.tokenizer.decode
         self._reading = experiment.reading
+        self._task = find_task(experiment.config.objective, self.objective.architecture)
 
     def text_metrics(self, labels: Labels) -> tuple[str, ...]:
         """Return the names of the metrics that compare answers with targets as texts.
@@ -66,7 +67,7 @@ class Predictor:
         if not self.objective.has_answers:
             head = self.objective.answer_head
             return () if head is None else TASKS[head.name].text_metrics
-        return TEXT.text_metrics if labels is None else ("exact_match",)
+        return self._task.text_metrics if labels is None else ("exact_match",)
 
     def choose_labels(self, params: Any, batches: Iterable[Rows], names: Sequence[str]) -> Iterator[Prediction]:
         """Yield pairs with the label of the highest score among the labels `names`, by `eval.score_by`.
@@ -140,6 +141,25 @@ class Predictor:
                 if probabilities is not None:
                     scores = dict(zip(objective.labels, map(float, probabilities[row]), strict=True))
                 yield Prediction(inputs, target, output, scores)
+
+    def sum_rows(self, params: Any, batches: Iterable[Rows]) -> dict[str, np.ndarray]:
+        """Return the `Task.row_sums` of the answers of a head to all rows, {name: float32 [n, …]}."""
+        experiment, objective = self.experiment, self.objective
+        row_sums, parts = TASKS[objective.answer_head.name].row_sums, []
+
+        @functools.partial(bind_mesh, self.mesh)
+        @jax.jit
+        def compute(params: Any, rows: Any) -> Sums:
+            keys = example_keys(validation_key(), jnp.int32(0), len(jax.tree.leaves(rows)[0]))
+            batch = make_batch(objective, keys, rows, experiment.vocabulary.table)
+            outputs = experiment.model.apply({"params": params}, batch, method="outputs")
+            return row_sums(outputs[objective.answer_head.name], batch)
+
+        for rows in batches:
+            placed = place_batch(rows, self.mesh)
+            valid = np.flatnonzero(gather(placed.pop("valid")))
+            parts.append(jax.tree.map(lambda x, valid=valid: x[valid], gather(compute(params, placed))))
+        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
     def choose_spans(self, params: Any, batches: Iterable[Rows], source: QuestionWindows) -> Iterator[Prediction]:
         """Yield each question with its answer. `batches` must hold all windows of each question.

@@ -1,7 +1,8 @@
 """Bootstrap intervals of metrics over the items of a held-out set (Efron 1979): the chance of which items it holds.
 
-Items are drawn again with replacement, 1,000 times. An interval goes from the 2.5 % to the 97.5 % quantile of the
-metric. It says nothing about other seeds of training: the report's intervals do.
+Items are drawn again with replacement, 1,000 times. An item is a whole text with all of its answers. An interval goes
+from the 2.5 % to the 97.5 % quantile of the metric. It says nothing about other seeds of training: the report's
+intervals do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +31,38 @@ def bootstrap_sums(sums: Mapping[str, Any]) -> Intervals:
         confusion = sums.get(sum_key(head, "confusion"))
         if confusion is None or task.each != "example" or not confusion.sum():
             continue
-        names = [name for name in task.metrics if METRICS[name].needs == "confusion" and METRICS[name].better]
+        positive = sums.get(sum_key(head, "positive"))
+        facts = {} if positive is None else {"positive": positive}
+        known = {"confusion", *facts}
+        names = [name for name in task.metrics if METRICS[name].needs in known and METRICS[name].better]
         items = round(float(confusion.sum()))
         draws = rng.multinomial(items, confusion.ravel() / confusion.sum(), DRAWS).reshape(DRAWS, *confusion.shape)
         for name in names:
-            intervals[name] = _take_quantiles([METRICS[name].compute({"confusion": draw}) for draw in draws])
+            intervals[name] = _take_quantiles([METRICS[name].compute({"confusion": draw, **facts}) for draw in draws])
     return intervals
+
+
+def bootstrap_rows(names: Sequence[str], sums: Mapping[str, np.ndarray], facts: Mapping[str, Any] = {}) -> Intervals:
+    """Return the intervals of metrics whose sums are known for each row.
+
+    Args:
+        names: metrics; those that `sums` and `facts` do not suffice for are left out, and those that are not compared.
+        sums: {name: float [n, …]}, the sums of each of n rows.
+        facts: {name: value} that is not added up, such as "positive".
+    """
+    names = [name for name in names if METRICS[name].needs in {*sums, *facts} and METRICS[name].better]
+    flat = {name: np.asarray(value, np.float64).reshape(len(value), -1) for name, value in sums.items()}
+    # Rows with equal sums are interchangeable, so a draw says how often each different row occurs.
+    rows, counts = np.unique(np.concatenate(list(flat.values()), axis=1), axis=0, return_counts=True)
+    ends = np.cumsum([value.shape[1] for value in flat.values()])
+    rng, values = np.random.default_rng(0), {name: [] for name in names}
+    for _ in range(DRAWS):
+        total = rng.multinomial(counts.sum(), counts / counts.sum()) @ rows
+        parts = zip(sums, np.split(total, ends[:-1]), strict=True)
+        drawn = {name: part.reshape(np.shape(sums[name])[1:]) for name, part in parts}
+        for name in names:
+            values[name].append(METRICS[name].compute({**drawn, **facts}))
+    return {name: _take_quantiles(each) for name, each in values.items()}
 
 
 def bootstrap_texts(

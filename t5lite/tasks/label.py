@@ -10,7 +10,7 @@ LABEL = make_class_task(
     part="classifier",
     each="example",
     metrics=(
-        *("accuracy", "macro_f1", "matthews"),
+        *("accuracy", "positive_f1", "macro_f1", "matthews"),
         *("calibration_error", "brier"),
         *("majority_accuracy", "majority_macro_f1", "most_chosen"),
     ),

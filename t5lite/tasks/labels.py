@@ -48,18 +48,24 @@ def _divergence(logits: Array, others: Array, batch: Batch, settings: LossSettin
     return jnp.sum(divergences * _weights(batch)[:, None])
 
 
-def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
-    """Return {"label_counts" [C, 3], "equal_sets"}.
+def row_sums(logits: Array, batch: Batch) -> Sums:
+    """Return {"label_counts" [B, C, 3], "equal_sets" [B], "weight" [B]}, all 0 for rows without an answer.
 
-    label_counts: for each label, how many texts have it, how many got it, and how many of them are the same.
-    equal_sets: the number of texts that got exactly their labels.
+    label_counts: for each label, whether the text has it, whether it got it, and whether both.
+    equal_sets: whether the text got exactly its labels.
     """
-    del labels, rows
     weights = _weights(batch)
     true, chosen = batch.answers[HEAD] > 0, logits >= 0
     counts = jnp.stack([true, chosen, true & chosen], axis=-1).astype(jnp.float32)
     equal = jnp.all(true == chosen, axis=1).astype(jnp.float32)
-    return {"label_counts": jnp.einsum("bck,b->ck", counts, weights), "equal_sets": jnp.sum(equal * weights)}
+    return {"label_counts": counts * weights[:, None, None], "equal_sets": equal * weights, "weight": weights}
+
+
+def _predictions(logits: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
+    """Return {"label_counts" [C, 3], "equal_sets"}: the sums of `row_sums` over the rows."""
+    del labels, rows
+    sums = row_sums(logits, batch)
+    return {name: jnp.sum(sums[name], axis=0) for name in ("label_counts", "equal_sets")}
 
 
 def _name_answers(answers: np.ndarray, true_answers: np.ndarray, reading: Reading) -> list[str]:
@@ -72,7 +78,7 @@ LABELS = Task(
     name="labels",
     head=HEAD,
     part="head for several labels",
-    metrics=("micro_f1", "label_macro_f1", "equal_sets", "majority_micro_f1"),
+    metrics=("positive_f1", "micro_f1", "label_macro_f1", "equal_sets", "majority_micro_f1"),
     loss_name="labels_loss",
     each="example",
     answer_shape=lambda size: (size,),
@@ -83,6 +89,7 @@ LABELS = Task(
     nll=lambda logits, batch: jnp.sum(_binary_nll(logits, batch), axis=1),
     divergence=_divergence,
     predictions=_predictions,
+    row_sums=row_sums,
     choose=lambda logits: (logits >= 0).astype(jnp.int32),
     probabilities=jax.nn.sigmoid,
     logprobs=lambda logits: jax.nn.log_sigmoid(jnp.abs(logits)),

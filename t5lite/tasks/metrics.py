@@ -31,6 +31,7 @@ class Metric:
     low, high: the range of the values.
     compute: computes the metric from the sums of one head. None: the metric is made from texts.
     needs: the sum that `compute` needs; a head without this sum does not have the metric.
+    eval_fields: fields of `config.eval` that change what is measured. Runs that differ in them are not compared.
     score: computes the metric of one text, from (references, output). The metric is the mean over all texts.
     score_corpus: computes the metric of all texts together, from (references of each text, outputs).
     tables_only: whether only tables show it, because it is less important than the others.
@@ -45,6 +46,7 @@ class Metric:
     high: float = math.inf
     compute: Callable[[Sums], float] | None = None
     needs: str = ""
+    eval_fields: tuple[str, ...] = ()
     score: Callable[[References, str], float] | None = None
     score_corpus: Callable[[Sequence[References], Sequence[str]], float] | None = None
     tables_only: bool = False
@@ -162,6 +164,21 @@ def majority_micro_f1(sums: Sums) -> float:
     return float(np.max(2 * np.cumsum(true) / np.maximum(true.sum() + chosen, 1e-9), initial=0.0))
 
 
+def positive_f1(sums: Sums) -> float:
+    """Return the F1 of one label, from "positive", its index, and from "confusion" [C, C] or "label_counts" [C, 3].
+
+    It is 0 if no text has the label and no text got it. "missed" [C]: as in `accuracy`.
+    """
+    label = int(sums["positive"])
+    if "label_counts" in sums:
+        true, chosen, correct = sums["label_counts"][label]
+    else:
+        confusion, missed = sums["confusion"], sums.get("missed")
+        true = confusion[label].sum() + (0.0 if missed is None else missed[label])
+        chosen, correct = confusion[:, label].sum(), confusion[label, label]
+    return float(2 * correct / max(true + chosen, 1e-9))
+
+
 def entity_f1(sums: Sums) -> float:
     """Return the F1 of entities, from "entities" [3]: the numbers of true, predicted and correct entities."""
     gold, chosen, correct = map(float, sums["entities"])
@@ -185,6 +202,8 @@ _FROM_CONFUSION = {"needs": "confusion"}
 # Tables and sentences list metrics in this order. Metrics that are not in this table come last.
 METRICS = {
     "accuracy": _make_share("accuracy", compute=accuracy, baseline="majority_accuracy", **_FROM_CONFUSION),
+    "positive_f1": _make_share("F1 of the positive label", compute=positive_f1, needs="positive",
+                               eval_fields=("positive_label",)),
     "macro_f1": _make_share("macro F1", compute=macro_f1, **_FROM_CONFUSION),
     "matthews": Metric("Matthews correlation", better=1, low=-1, high=1, compute=matthews, tables_only=True,
                        **_FROM_CONFUSION),
@@ -208,6 +227,8 @@ METRICS = {
     "rmse": Metric("root mean squared error", better=-1, low=0, score_corpus=numbers.rmse, baseline="mean_rmse"),
     "mean_rmse": Metric("root mean squared error of the mean", low=0, score_corpus=numbers.mean_rmse,
                         is_compared=False, tables_only=True),
+    "not_numbers": _make_share("share of answers that are no number", better=-1, score=numbers.is_no_number,
+                               is_compared=False, tables_only=True),
     "entity_f1": _make_share("F1 of entities", compute=entity_f1, needs="entities"),
     "exact_match": _make_share("exact match", score=texts.exact_match),
     "squad_exact_match": _make_share("exact match (SQuAD)", score=texts.squad_exact_match, tables_only=True,

@@ -68,6 +68,13 @@ def _name_answers(answers: np.ndarray, true_answers: np.ndarray, reading: Readin
     return [f"tokens {answers[0]} to {answers[1]}"] if true_answers[0] >= 0 else []
 
 
+def locate_answer(places: np.ndarray, tokens: Sequence[int], front: int, eos: int) -> range:
+    """Return the places of the answer's tokens in a row; range(0): the row has none. See `Task.locate_answer`."""
+    first, last = map(int, places)
+    nowhere = 0 if front else list(tokens).index(eos)
+    return range(0) if first < 0 or first == nowhere else range(first, last + 1)
+
+
 def choose_places(logits: Array) -> Array:
     """Return int32 [B, 2]: the likeliest start and end, each on its own. logits: [B, L, 2]."""
     return jnp.argmax(logits, axis=1).astype(jnp.int32)
@@ -92,5 +99,6 @@ SPAN = Task(
     predictions=_predictions,
     choose=choose_places,
     name_answers=_name_answers,
+    locate_answer=locate_answer,
     released={"bert": ("ForQuestionAnswering", "qa_outputs")},
 )

@@ -15,15 +15,17 @@ from t5lite.tasks.label import LABEL
 from t5lite.tasks.labels import LABELS
 from t5lite.tasks.next_sentence import NEXT_SENTENCE
 from t5lite.tasks.number import NUMBER
+from t5lite.tasks.number_text import NUMBER_TEXT
 from t5lite.tasks.span import SPAN
 from t5lite.tasks.tags import TAGS
 from t5lite.tasks.task import Task
 from t5lite.tasks.text import TEXT
 
 ANSWERS: dict[str, Task] = {
-    task.name: task for task in (TEXT, LABEL, LABELS, NUMBER, TAGS, SPAN)
+    task.name: task for task in (TEXT, LABEL, LABELS, NUMBER, NUMBER_TEXT, TAGS, SPAN)
 }  # of objective.answer
-TASKS: dict[str, Task] = {task.head: task for task in (*ANSWERS.values(), NEXT_SENTENCE)}
+# NUMBER_TEXT has the head of TEXT, and differs only in its data and its metrics of texts.
+TASKS: dict[str, Task] = {task.head: task for task in (*ANSWERS.values(), TEXT, NEXT_SENTENCE)}
 LIKELIHOOD = LossSettings()
 
 
@@ -68,7 +70,7 @@ def make_answer_head(fields: Fields, architecture: str, labels: Sequence[str] | 
         labels: the data's labels; None or () if they are not known. Only an encoder's label needs them.
     """
     task = find_task(fields, architecture)
-    is_open = task is TEXT or (task is LABEL and fields["answer"] is None and not labels)
+    is_open = task.head == TEXT.head or (task is LABEL and fields["answer"] is None and not labels)
     return None if is_open else task.make_head(len(labels or ()))
 
 
@@ -115,11 +117,14 @@ def two_pass_sums(
 ) -> Sums:
     """Return the sums of `loss_sums` for two passes over a batch that differ only in their dropout (R-Drop).
 
-    The objective is half of the loss of Wu et al. (2021, "R-Drop", section 2.2), so that its first part has the size of
-    the loss of one pass. α is `settings.r_drop`; p and q are the two distributions of an answer:
+    The objective is half of the loss of Liang et al. (2021, "R-Drop", section 2.1), so that its first part has the size
+    of the loss of one pass. α is `settings.r_drop` and means the same; p and q are the two distributions of an answer:
 
         paper   -log p(y) - log q(y)       + α · ½ (KL(p || q) + KL(q || p))
         here    ½ (-log p(y) - log q(y))   + α · ¼ (KL(p || q) + KL(q || p))
+
+    The authors' code for sequences has the paper's loss. The example in their README halves only the first part, so
+    half of the paper's α gives the same loss there.
 
     "nll" is the mean of both passes. Each divergence has the weight of its answer in the objective.
 

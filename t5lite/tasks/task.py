@@ -59,11 +59,16 @@ class Task:
         divergence KL(p || q) + KL(q || p) of the two answers, with the weights of the objective. None: no R-Drop.
     predictions: (logits, batch, labels, rows) -> the sums of the likeliest answers. labels: the names of the classes.
         rows: the rows that the host read.
+    row_sums: (logits, batch) -> the sums of each row: those of `predictions` before they are added, and "weight". Only
+        for answers whose metrics need the answers of each row for an interval. None: there are none.
     sum_missed: (tags that were cut off each text, labels) -> the sums of the answers that were cut off.
     choose: (logits) -> the likeliest answers, in the form of true answers.
     probabilities: (logits of whole examples) -> the probability of each label; None: there are no such probabilities.
     logprobs: (logits) -> the log-probability of each chosen label.
     name_answers: (answers, true answers, reading) -> a text for each answer of an example, where there is a true one.
+    locate_answer: (true answers, tokens of the row without padding, number of tokens in front of the row's text, EOS)
+        -> the places of the tokens that are the answer, a range, which is empty if the row has no answer. None: answers
+        are no tokens of the row.
     read_out: (names of the chosen answers, the words that they belong to) -> the answer's text.
     has_labels: whether the classes are the run's labels. Then the head fits only runs with the same labels.
     names: the names of the classes, if they are not the run's labels.
@@ -84,10 +89,12 @@ class Task:
     name_answers: Callable[[np.ndarray, np.ndarray, Reading], list[str]]
     divergence: Callable[[Array, Array, Batch, LossSettings], Array] | None = None
     loss_fields: tuple[str, ...] = ("label_smoothing", "z_loss")
+    row_sums: Callable[[Array, Batch], Sums] | None = None
     sum_missed: Callable[[CutTags, Sequence[str]], dict[str, np.ndarray]] = lambda cut, labels: {}
     choose: Callable[[Array], Array] = lambda logits: jnp.argmax(logits, axis=-1)
     probabilities: Callable[[Array], Array] | None = None
     logprobs: Callable[[Array], Array] = lambda logits: jnp.max(jax.nn.log_softmax(logits), axis=-1)
+    locate_answer: Callable[[np.ndarray, Sequence[int], int, int], range] | None = None
     read_out: Callable[[Sequence[str], Sequence[str]], str] = lambda names, words: " ".join(names)
     text_metrics: tuple[str, ...] = ()
     outputs: int | None = None

@@ -1,9 +1,17 @@
-"""Mixout: at each training step, a random part of the weights has its pre-trained value (Lee et al. 2020, ICLR).
+"""Mixout: at each training step, a random part of the weights has its pre-trained values (Lee et al. 2020, ICLR).
 
-    w   a weight, u   its value in `init_from`, p   config.mixout, keep   1 with probability 1 - p, else 0
+    w   the weights from an input neuron to all outputs of a kernel, u   their values in `init_from`, p   config.mixout
+    keep   1 with probability 1 - p, else 0; one number for each input neuron of each kernel
 
     mixed = (keep · w + (1 - keep) · u - p · u) / (1 - p)       section 3 of the paper; its mean over `keep` is w
           = u + keep · (w - u) / (1 - p)                        dropout of the distance from u
+
+All weights from a neuron are kept or replaced together, as dropout drops a neuron. With a number for each weight, the
+method would be the paper's mixconnect.
+
+Two things differ from the authors' code on purpose. The gradient is the derivative of this equation: that for the mixed
+weights times keep / (1 - p). Their code leaves out the division. Their code also puts mixout in the place of dropout,
+in the layers after a dropout. Here `model.dropout` stays as it is set.
 
 Mixed are the kernels of the layers that are trained. Norms, biases, embeddings and heads are not mixed. The pre-trained
 values are a part of the TrainState and of each checkpoint, so a resumed run does not read `init_from` again. The kept
@@ -41,9 +49,9 @@ def mix(params: Any, pretrained: Any, rate: float, key: Array) -> tuple[Any, Cal
     """Return (the mixed parameters, a function from gradients for them to gradients for `params`).
 
     Args:
-        params: a tree of parameters. Some leaves may be None.
+        params: a tree of parameters. Some leaves may be None. Kernels that are mixed are [layers, inputs, outputs].
         pretrained: see `select_mixed`.
-        rate: the probability of a pre-trained value.
+        rate: the probability of pre-trained values.
     """
     pretrained = flatten_dict(pretrained, sep="/")
     keys = dict(zip(sorted(pretrained), jax.random.split(key, len(pretrained)), strict=True))
@@ -51,7 +59,7 @@ def mix(params: Any, pretrained: Any, rate: float, key: Array) -> tuple[Any, Cal
     def mix_all(params: Any) -> Any:
         mixed = flatten_dict(params, sep="/")
         for path, value in pretrained.items():
-            is_kept = jax.random.bernoulli(keys[path], 1 - rate, value.shape)
+            is_kept = jax.random.bernoulli(keys[path], 1 - rate, (*value.shape[:-1], 1))  # [layers, inputs, 1]
             mixed[path] = value + jnp.where(is_kept, (mixed[path] - value) / (1 - rate), 0)
         return unflatten_dict(mixed, sep="/")
 

@@ -33,6 +33,7 @@ def write_run(
     cost: Mapping[str, Any] = {},
     lines: Sequence[Mapping[str, Any]] = (),
     splits: Mapping[str, Mapping[str, Any]] = {},
+    classes: Mapping[str, Mapping[str, Any]] = {},
 ) -> Path:
     """Write the workdir folder/run, and return it.
 
@@ -41,6 +42,7 @@ def write_run(
         name: the name in the config; None: the name of the folder without "-seed".
         lines: the lines of metrics.jsonl.
         splits: the metrics of further held-out sets.
+        classes: {held-out set: {"labels", "confusion"}}.
     """
     workdir = folder / run
     workdir.mkdir(parents=True)
@@ -55,6 +57,7 @@ def write_run(
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if metrics is not None:
         result = {"step": 100, "metrics": {"validation": dict(metrics), **splits}, "params_sha256": "0" * 64}
+        result |= {"classes": classes} if classes else {}
         (workdir / "result.json").write_text(json.dumps({**result, "cost": {**COST, **cost}}))
     return workdir
 

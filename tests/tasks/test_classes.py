@@ -50,6 +50,31 @@ def test_they_are_scikit_learns(answers):
         assert [each[name] for each in score_classes(sums["confusion"])] == pytest.approx(list(values))
 
 
+def test_the_f1_of_one_label_is_scikit_learns(answers):
+    gold, logits, weights = answers
+    true, chosen = gold[weights > 0], logits.argmax(axis=1)[weights > 0]
+    for label in range(logits.shape[1]):
+        sums = sums_of(*answers) | {"positive": np.float64(label)}
+        expected = f1_score(true == label, chosen == label)
+        assert METRICS["positive_f1"].compute(sums) == pytest.approx(expected)
+        missed = 7.0 * np.eye(logits.shape[1])[label]  # answers that were cut off count as true, and as not chosen
+        expected = f1_score([*(true == label), *[True] * 7], [*(chosen == label), *[False] * 7])
+        assert METRICS["positive_f1"].compute(sums | {"missed": missed}) == pytest.approx(expected)
+
+
+def test_the_f1_of_one_of_several_labels_at_once_is_scikit_learns():
+    true, chosen = np.random.default_rng(0).random((2, 50, 4)) < 0.4
+    counts = np.stack([true.sum(0), chosen.sum(0), (true & chosen).sum(0)], axis=1).astype(np.float64)
+    for label in range(4):
+        sums = {"label_counts": counts, "positive": np.float64(label)}
+        assert METRICS["positive_f1"].compute(sums) == pytest.approx(f1_score(true[:, label], chosen[:, label]))
+
+
+def test_an_unknown_or_absent_label_has_no_f1():
+    sums = {"confusion": np.zeros((2, 2)), "positive": np.float64(1)}
+    assert METRICS["positive_f1"].compute(sums) == 0
+
+
 def test_the_most_frequent_class_scores_as_a_system_that_always_chooses_it(answers):
     gold, _, weights = answers
     true = gold[weights > 0]

@@ -91,6 +91,19 @@ def test_the_objective_is_the_mean_of_both_passes_and_a_quarter_of_alpha_times_t
         assert float(sums[name]) == pytest.approx((float(one[name]) + float(other[name])) / 2, rel=1e-6)
 
 
+def test_twice_the_objective_is_the_loss_of_the_paper():
+    """Liang et al. 2021: L = -log p(y) - log q(y) + α · ½ (KL(p || q) + KL(q || p)), summed over the answers."""
+    alpha, rng = 4.0, np.random.default_rng(1)
+    logits, others = rng.normal(size=(2, ROWS, CLASSES)).astype(np.float32)
+    answers = rng.integers(0, CLASSES, ROWS)
+    p, q, rows = softmax(logits), softmax(others), np.arange(ROWS)
+    likelihood = -np.log(p[rows, answers]) - np.log(q[rows, answers])
+    divergence = 0.5 * ((p * np.log(p / q)).sum(-1) + (q * np.log(q / p)).sum(-1))
+    batch = Batch(targets=None, weights=None, answers={"classifier": jnp.asarray(answers, jnp.int32)})
+    sums = two_pass_sums({"classifier": logits}, {"classifier": others}, batch, LossSettings(r_drop=alpha))
+    assert 2 * float(sums["classifier/objective"]) == pytest.approx(np.sum(likelihood + alpha * divergence), rel=1e-5)
+
+
 @pytest.mark.parametrize("head", TASKS)
 def test_the_sums_of_parts_are_the_sums_of_the_batch_and_equal_passes_add_nothing(head):
     logits, others, batch, *_ = make_case(head)

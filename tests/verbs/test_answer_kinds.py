@@ -1,6 +1,7 @@
 """Numbers, several labels and spans: trained, evaluated, answered and exported, on every architecture."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -202,6 +203,29 @@ def test_preview_shows_the_true_answers(runs, tmp_path, capsys):
         assert f"{answer}: " in said or answer == "labels"
         preview.main(["--config", str(path), "--n", "2", "--json"])
         assert answer in json.loads(capsys.readouterr().out.splitlines()[0])["answers"]
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "encoder"])
+def test_preview_shows_a_span_as_text_within_its_context(tmp_path, capsys, architecture):
+    config = _config(tmp_path, "span", architecture)
+    config.objective.inputs_length = 80  # a whole context in a window
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    preview.main(["--config", str(tmp_path / "config.json"), "--n", "32"])
+    said = capsys.readouterr().out.replace("\n", " ")
+    examples = re.findall(
+        r"inputs \(\d+ tokens\): (.*?) (?:targets [^:]*: +)?span: (.*?)  *(?:token types|padding)", said
+    )
+    assert len(examples) == 32
+    rows = {(row["question"] + row["context"]).replace(" ", ""): row for row in _span_rows(np.random.default_rng(0))}
+    for inputs, answer in examples:
+        text = re.sub(r"\[CLS\]|\[SEP\]|</s>| ", "", inputs)
+        row = rows[re.sub("[⟦⟧]", "", text)]
+        true, start = row["answers"]["text"], row["answers"]["answer_start"]
+        assert answer == (true[0] if true else "no answer in this window of the context")
+        assert re.findall("⟦(.*?)⟧", text) == true
+        if true:
+            assert text.partition("⟦")[0] == (row["question"] + row["context"][: start[0]]).replace(" ", "")
+    assert {"no answer"} < {answer[:9] for _, answer in examples}
 
 
 WRONG = {

@@ -1,19 +1,27 @@
 """Mixtures of tasks: each task keeps its own labels and metrics, and its share of the training."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from t5lite.config import read_config
+from t5lite.config import read_config, to_dict
 from t5lite.preview import main as preview
 from t5lite.run.evaluation import load_evaluator
 from t5lite.run.experiment import open_experiment
 from t5lite.run.overrides import override
 from t5lite.system.errors import UserError
 from t5lite.train import train
+from t5lite.training.reading import saved_steps
 from t5lite.training.workdir import read_member_labels
-from tests.small import WORDS, sentence, small_config
+from tests.small import WORDS, sentence, small_config, write_texts
+
+ROOT = Path(__file__).parents[2]
 
 SIZES = {"mood": 240, "title": 60, "topic": 120}  # a config sorts the names
 LABELS = {"mood": ("bad", "good", "so so"), "topic": ("good", "sea"), "title": None}
@@ -200,6 +208,66 @@ def test_realised_rates_are_those_of_the_formula(sources, pack, cap, temperature
     np.testing.assert_allclose(pairs / pairs.sum(), rates / rates.sum(), atol=0.01)
     drawn = experiment.count_drawn(0, 2000)
     assert [each.examples for each in drawn.values()] == pairs.tolist()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from t5lite.config import read_config
+from t5lite.data.rows import TrainRows
+from t5lite.train import train
+
+fetch = TrainRows.__call__
+TrainRows.__call__ = lambda rows, step: os.kill(os.getpid(), signal.SIGKILL) if step == 7 else fetch(rows, step)
+train(read_config(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def resumed_config(folder, kind):
+    """Return the config of a mixture of unequal members, with a cap that holds for some of them and a temperature."""
+    if kind == "pairs":
+        made = {name: write_task(folder / f"{name}.jsonl", name, pairs) for name, pairs in SIZES.items()}
+        config = mixed_config(made)
+        config.eval.generate_rows, config.data.labels = 0, False  # the evaluation is not the point
+    else:
+        config = small_config(None)
+        for number, (name, size) in enumerate(SIZES.items()):
+            source = write_texts(folder / name, documents=size, sentences=4, seed=number)
+            config.data.train.mixture[name] = {"source": source}
+        config.eval.rows = 4
+    config.data.train.update(mixing="proportional", mixing_cap=100, mixing_temperature=2.0)
+    config.budget.steps, config.checkpoint.every_steps, config.log_every_steps = 9, 2, 1
+    return config
+
+
+def read_run(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    result = json.loads((workdir / "result.json").read_text())
+    losses = [(line["step"], line["split"], line["loss"]) for line in lines]
+    return result["params_sha256"], result["metrics"], result["cost"]["tokens"], losses
+
+
+@pytest.mark.parametrize("kind", ["pairs", pytest.param("windows", marks=pytest.mark.slow)])
+def test_a_killed_run_with_proportional_rates_goes_on_as_if_never_killed(tmp_path, kind):
+    """The process that is killed has another seed of hashes, which must not change the order of the members."""
+    config, workdir = resumed_config(tmp_path, kind), tmp_path / "killed"
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "config.json"), str(workdir)]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    (saved,) = saved_steps(workdir)[-1:]
+    assert 0 < saved < 7 and not (workdir / "result.json").exists()
+    assert all(count_members(config, range(saved, 9))), "the rest of the run reads all members"
+    train(config, workdir)
+    train(config, tmp_path / "whole")
+    assert read_run(workdir) == read_run(tmp_path / "whole")
+
+
+def count_members(config, steps):
+    """Return the numbers of rows of each member in some steps."""
+    rows = open_experiment(config).train_rows()
+    return np.bincount([member for step in steps for member, _ in rows.locate(step)], minlength=3).tolist()
 
 
 def test_preview_shows_the_share_of_each_member(sources, tmp_path, capsys):
