@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import jax
 import pytest
 
 from t5lite.checks import check, check_budget
 from t5lite.config import read_config
 from t5lite.model.build import make_model
 from t5lite.model.presets import SIZES
+from t5lite.model.transformer import parameter_shapes
 from t5lite.objectives.catalogue import special_tokens
 from t5lite.studies.study import read_study
 from t5lite.system.errors import UserError
@@ -44,8 +44,8 @@ def put_together(config):
     vocabulary = Vocabulary.synthetic(config.tokenizer.vocab_size, config.tokenizer.sentinels, specials)
     objective = make_objective(config.objective, architecture, vocabulary, labels=("a", "b"))
     model = make_model(config.model, vocabulary, objective.heads)
-    batch = batch_shapes(objective, config.batch_size, vocabulary.table)
-    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    batch_shapes(objective, config.batch_size, vocabulary.table)
+    params = parameter_shapes(model.config)
     make_schedule(config.schedule, config.budget.steps)
     make_optimizer({**config.optimizer, "trainable": config.trainable}, params)
 

@@ -1,20 +1,21 @@
-"""Which recipe fine-tunes a small network on a task? Each recipe, from scratch and from pre-trained networks.
+"""Which recipe fine-tunes a small network on a task? Each recipe, from scratch and after pre-training.
 
     python -m t5lite.study --workdir runs/recipes --parallel 2 \
         --config configs/studies/recipes.py:source=files:reviews.train.jsonl,validation=files:reviews.validation.jsonl,\
-    labels=200,encoder=runs/tiny_mlm,encoder_decoder=runs/tiny
+    labels=200
 
-encoder, encoder_decoder, decoder: runs of configs/tiny.py, or any other run or release, to start from. An architecture
-that is not named takes no part. With scratch=True the same network also starts without its parameters, with its
-tokenizer (of a run, not of a release). All recipes see the same number of examples; recipes=a+b chooses among RECIPES.
+The study pre-trains a network of each architecture on `text`. encoder=RUN, encoder_decoder=RUN and decoder=RUN start
+from networks that are there, of the same shape. All recipes see the same number of examples. recipes=a+b and
+architectures=a+b choose some of them.
 """
 
 from pathlib import Path
 
-from t5lite.config import load_json, parse_arg, read_config, set_field
+from t5lite.config import parse_arg, read_config, set_field
 from t5lite.studies.study import repeat
 from t5lite.system.errors import UserError, nearest
 
+CONFIGS = Path(__file__).parents[1]
 ADAMW = {"optimizer.name": "adamw", "optimizer.weight_decay": 0.01, "schedule.name": "cosine", "batch_size": 16}
 MUON = {
     "optimizer.name": "muon",
@@ -34,47 +35,67 @@ RECIPES = {
     "muon_2e-3": {**MUON, "schedule.rate": 2e-3},
     "muon_1e-3": {**MUON, "schedule.rate": 1e-3},
 }
-ARCHITECTURES = ("encoder", "encoder_decoder", "decoder")
+OBJECTIVES = {"encoder": "mlm", "encoder_decoder": "span_corruption", "decoder": "causal_lm"}
 
 
-def _choose(names):
-    chosen = names.split("+") if names else list(RECIPES)
+def _choose(names, known, field):
+    chosen = names.split("+") if names else list(known)
     for name in chosen:
-        if name not in RECIPES:
-            raise UserError(f"recipes: unknown recipe {name!r}; {nearest(name, RECIPES)}")
+        if name not in known:
+            raise UserError(f"{field}: unknown name {name!r}; {nearest(name, known)}")
     return chosen
 
 
+def _set_shape(config, arg):
+    config.model.d_model, config.model.d_ff = arg.d_model, 2 * arg.d_model
+    config.model.head_dim = arg.d_model // config.model.num_heads
+    both = config.model.architecture == "encoder_decoder"
+    config.model.num_encoder_layers = config.model.num_decoder_layers = arg.layers // 2 if both else arg.layers
+
+
+def _pretraining(architecture, arg):
+    config = read_config(f"{CONFIGS}/tiny.py:architecture={architecture},objective={OBJECTIVES[architecture]}")
+    _set_shape(config, arg)
+    config.data.train.source = arg.text
+    config.tokenizer.vocab_size = 4000
+    config.objective.inputs_length = 64
+    config.batch_size = 32
+    config.budget.steps = arg.pretrain_steps
+    config.eval.every_steps = config.checkpoint.every_steps = arg.pretrain_steps
+    return config
+
+
+def _task(architecture, recipe, arg):
+    config = read_config(f"{CONFIGS}/finetune_tiny.py:architecture={architecture}")
+    _set_shape(config, arg)
+    config.data.train.source = arg.source
+    config.data.train.limit = arg.labels
+    config.data.validation.source = arg.validation or None
+    config.objective.answer = "label"
+    config.objective.inputs_length = arg.length
+    config.eval.rows = arg.rows
+    config.eval.generate_rows = 0
+    for field, value in RECIPES[recipe].items():
+        set_field(config, field, value)
+    config.budget.steps = arg.examples // config.batch_size
+    config.schedule.warmup_steps = config.budget.steps // 10
+    config.checkpoint.every_steps = config.budget.steps
+    return config
+
+
 def get_study(arg=None):
-    texts = {"source": "pydocs/science_topic", "validation": "", "answer": "label", "recipes": ""}
-    starts = dict.fromkeys(ARCHITECTURES, "")
-    arg = parse_arg(
-        arg, labels=200, length=64, examples=3200, seeds=1, first_seed=0, scratch=True, rows=512, **texts, **starts
-    )
-    file, runs = Path(__file__).parents[1] / "finetune_tiny.py", {}
-    for architecture in ARCHITECTURES:
+    sources = {"source": "pydocs/science_topic", "validation": "", "text": "pydocs/general"}
+    sizes = {"labels": 200, "length": 64, "examples": 3200, "rows": 512, "seeds": 1, "first_seed": 0}
+    shape = {"d_model": 128, "layers": 4, "pretrain_steps": 1000}
+    starts = {"encoder": "", "encoder_decoder": "", "decoder": ""}
+    arg = parse_arg(arg, recipes="", architectures="encoder+encoder_decoder", **sources, **sizes, **shape, **starts)
+    pretraining, runs = {}, {}
+    for architecture in _choose(arg.architectures, OBJECTIVES, "architectures"):
+        start = arg[architecture] or f"@pretrain_{architecture}"
         if not arg[architecture]:
-            continue
-        for name in _choose(arg.recipes):
-            config = read_config(f"{file}:architecture={architecture}")
-            config.data.train.source = arg.source
-            config.data.train.limit = arg.labels
-            config.data.validation.source = arg.validation or None
-            config.objective.answer = arg.answer
-            config.objective.inputs_length = arg.length
-            config.eval.rows = arg.rows
-            config.eval.generate_rows = 0
-            for field, value in RECIPES[name].items():
-                set_field(config, field, value)
-            config.budget.steps = arg.examples // config.batch_size
-            config.schedule.warmup_steps = config.budget.steps // 10
-            config.checkpoint.every_steps = config.budget.steps
-            config.init_from = arg[architecture]
-            runs[f"{architecture}_{name}"] = config
-            if arg.scratch:
-                scratch = config.copy_and_resolve_references()
-                scratch.init_from, scratch.tokenizer.path = None, arg[architecture]
-                scratch.model.update(load_json(Path(arg[architecture]) / "config.json").model)
-                scratch.model.update({"dropout": config.model.dropout, "dtype": config.model.dtype})
-                runs[f"{architecture}_scratch_{name}"] = scratch
-    return repeat(runs, range(arg.first_seed, arg.first_seed + arg.seeds))
+            pretraining[start[1:]] = _pretraining(architecture, arg)
+        for recipe in _choose(arg.recipes, RECIPES, "recipes"):
+            scratch, pretrained = _task(architecture, recipe, arg), _task(architecture, recipe, arg)
+            scratch.tokenizer.path = pretrained.init_from = start
+            runs |= {f"{architecture}_scratch_{recipe}": scratch, f"{architecture}_pretrained_{recipe}": pretrained}
+    return pretraining | repeat(runs, range(arg.first_seed, arg.first_seed + arg.seeds))

@@ -73,7 +73,7 @@ def _sides(key, tokens, num_noise, num_spans, size):
     return chosen.mask, inputs, targets
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)  # each compiles a program
 @given(length=st.integers(2, 300), density=st.floats(0.01, 0.95), mean=st.floats(1.0, 20.0), seed=st.integers(0, 2**31))
 def test_interleaving_both_sides_gives_the_window_back(length, density, mean, seed):
     size = 5000
