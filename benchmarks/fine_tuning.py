@@ -122,7 +122,8 @@ class Training:
             rows = self.source.fetch(np.arange(start, min(start + BLOCK, len(self.source))))
             examples += int(rows["inputs_segment_ids"].max(axis=1).sum())
             tokens += sum(int((ids > 0).sum()) for name, ids in rows.items() if name.endswith("segment_ids"))
-        tokens += objective.front_length * len(self.source)
+        if objective.max_texts == 1:  # packed rows hold the tokens in front of the texts
+            tokens += objective.front_length * len(self.source)
         places = sum(objective.lengths) * len(self.source)
         return {"rows": len(self.source), "lengths": objective.lengths, "examples": examples, "tokens": tokens,
                 "padding": 1 - tokens / places}  # fmt: skip
@@ -195,7 +196,10 @@ def run_ours(arguments: argparse.Namespace) -> None:
     """Make our side and the peer's work. Print the facts, then a measurement for each line "TASK SIDE" of stdin."""
     import jax
 
+    from t5lite.cli import start_jax
     from t5lite.run.predictions import label_tokens
+
+    start_jax()
 
     tasks, sides, work, facts = arguments.tasks, {}, {}, {}
     needed = [name for name in TRAININGS if name in tasks or (name == "labels" and any(map(is_scoring, tasks)))]

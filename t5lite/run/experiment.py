@@ -23,7 +23,7 @@ from t5lite.data.chat.store import ChatPairs, Conversations, plan_conversations
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
 from t5lite.data.kinds import KINDS
-from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids
+from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids, pack_texts
 from t5lite.data.mixing import Drawn, Share, compute_shares, count_examples
 from t5lite.data.references import References
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
@@ -100,8 +100,10 @@ class Experiment:
     @functools.cached_property
     def _train_sources(self) -> dict[str, RowSource]:
         """The rows of each training member."""
+        has_head, max_texts = self.objective.rows == "answers", self.objective.max_texts
+        packed = max_texts > 1 if has_head else self.config.objective.pack
         return {
-            name: self._make_source(span, self.objective, packed=self.config.objective.pack, limited=True)
+            name: self._make_source(span, self.objective, packed, limited=True)
             for name, span in self.dataset.train.items()
         }
 
@@ -251,7 +253,8 @@ class Experiment:
             order = choose_pairs(span.store, *limits.values(), seed, documents)
         facts = Facts(objective.labels, label_ids(self.dataset.tokenizer, objective.labels), self.dataset.scale,
                       for_evaluation)  # fmt: skip
-        return KINDS[self.data].make_rows(span.store, order, objective.window, objective.front_length, facts)
+        texts = KINDS[self.data].make_rows(span.store, order, objective.window, objective.front_length, facts)
+        return pack_texts(texts, objective.front, objective.max_texts, seed) if packed else texts
 
 
 def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> Experiment:
