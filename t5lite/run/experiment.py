@@ -39,6 +39,7 @@ from t5lite.objectives.catalogue import check_architecture, make_standards
 from t5lite.objectives.objective import Objective
 from t5lite.run.chat_template import keep_template, list_specials
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
+from t5lite.run.packed import fit_rows_to_data
 from t5lite.run.released import find_labels, find_scale, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.progress import say
@@ -238,13 +239,14 @@ class Experiment:
             )
         train, seed, documents = self.config.data.train, self.config.seed, KINDS[self.data].documents
         limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
-        lengths = (objective.inputs_length, objective.targets_length)
+        sides = (objective.inputs_length, objective.targets_length)
         if objective.rows == "conversations":
             return Conversations(
-                span.store, plan_conversations(span.store, lengths[1], packed, limits.get("limit"), seed)
+                span.store, plan_conversations(span.store, sides[1], packed, limits.get("limit"), seed)
             )
         if objective.rows == "pairs":
-            plan = pair_plan(span.store, *lengths, packed, seed=seed, bos=objective.bos, **limits)
+            cut = (self.evaluated.inputs_length, self.evaluated.targets_length)
+            plan = pair_plan(span.store, *cut, packed, seed=seed, bos=objective.bos, sides=sides, **limits)
             kind = PackedPairs if self.dataset.chat is None else ChatPairs
             more = References(span.store) if for_evaluation else None
             return kind(span.store, plan, objective.bos, for_evaluation, more)
@@ -370,6 +372,7 @@ def _make_functions(
 def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
+    objective, dataset = fit_rows_to_data(config, dataset, objective)
     if dataset.chat is not None:
         keep_template(dataset.chat, objective.architecture)
     is_text, has_labels = evaluated.rows == "pairs", False
