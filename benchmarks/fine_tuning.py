@@ -1,6 +1,6 @@
 """Compare the speed of fine-tuning with a peer's. Both do the same work in turn on the same machine, pair by pair.
 
-    python benchmarks/fine_tuning.py --peer 'PYTHON benchmarks/peers/transformers_fine_tuning.py' --pairs 5 \\
+    python benchmarks/fine_tuning.py --peer 'PYTHON benchmarks/peers/transformers_fine_tuning.py' --pairs 4 \\
         --labels_source files:types.jsonl --texts_source files:summaries.jsonl
 
 Without --peer, only our side is measured. The default sources are tasks of pydocs. The networks have the sizes of
@@ -72,7 +72,7 @@ def make_config(arguments: argparse.Namespace, task: str, packed: bool) -> Any:
         config.model.num_encoder_layers = config.model.num_decoder_layers = arguments.layers
     config.model.dropout = arguments.dropout
     config.objective.inputs_length = arguments.inputs_length
-    config.batch_size = arguments.batch_size
+    config.batch_size, config.mesh.data = arguments.batch_size, 1
     config.data.train.source = arguments.texts_source if on_texts else arguments.labels_source
     config.tokenizer.vocab_size, config.tokenizer.sentinels = arguments.vocab_size, 0
     config.schedule.name, config.schedule.warmup_steps = "constant", 0
@@ -92,10 +92,10 @@ class Training:
         parts = self.experiment.model, self.experiment.objective, self.experiment.vocabulary.table
         self.trainer = make_trainer(config, *parts, total_steps=10**6)
         self.state, self.step = self.trainer.init(), 0
-        self.measure(0)
+        self.measure(0, steps=1)
 
-    def measure(self, seconds: float) -> Facts:
-        """Train for about `seconds`. Return the seconds of a step, and the rates that an epoch of such steps has."""
+    def measure(self, seconds: float, steps: int = 2) -> Facts:
+        """Train for about `seconds`, at least `steps` steps. Return the seconds of a step, and the epoch's rates."""
         import jax
 
         from t5lite.data.rows import prefetch
@@ -106,12 +106,12 @@ class Training:
             before, (self.state, metrics) = metrics, self.trainer.step(self.state, rows)
             self.step += 1
             jax.block_until_ready(before)  # as in training: metrics are read one step late
-            if time.perf_counter() - start > seconds and self.step > first + 1:
+            if time.perf_counter() - start > seconds and self.step >= first + steps:
                 break
         jax.block_until_ready(metrics)
         step_seconds = (time.perf_counter() - start) / (self.step - first)
-        steps = self.epoch["rows"] / self.rows.batch_size
-        rates = {f"{name}_per_second": self.epoch[name] / steps / step_seconds for name in ("examples", "tokens")}
+        per_row = {name: self.epoch[name] / self.epoch["rows"] for name in ("examples", "tokens")}
+        rates = {f"{name}_per_second": each * self.rows.batch_size / step_seconds for name, each in per_row.items()}
         return {"step_seconds": step_seconds, **rates}
 
     @functools.cached_property
@@ -300,7 +300,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="the peer's command; default: measure only our side")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--labels_source", default="pydocs/science_topic", help="texts with labels")
     parser.add_argument("--texts_source", default="pydocs/summary_general", help="pairs of texts")
     parser.add_argument("--tasks", type=lambda names: names.split(","), metavar="NAME,…",
