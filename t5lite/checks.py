@@ -33,6 +33,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.train.mixing_temperature": (1, FACTOR),
     "objective.inputs_length": (1, LENGTH),
     "objective.targets_length": (1, LENGTH),
+    "objective.texts_per_row": (1, LENGTH),
     "objective.noise_density": (0, 1),
     "objective.mean_noise_span_length": (1, LENGTH),
     "objective.max_predictions": (1, LENGTH),

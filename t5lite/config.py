@@ -201,6 +201,7 @@ def _objective_fields() -> dict[str, Any]:
         "mixture": {},  # mixture: NAME: {name, weight, mode, and any other field of this group}
         "segments": True,  # causal LM: attention and loss do not cross from one document to another
         "pack": True,  # pairs and chat: put several of them in one row
+        "texts_per_row": 1,  # a head that answers for whole texts: at most this many texts in one row
         # In a decoder, inputs see each other in both directions. None: only in a prefix LM and in mixtures with one.
         "prefix_attention": _optional(bool),
     }

@@ -31,7 +31,7 @@ from t5lite.data.chat.opening import chat_folder, check_chat_source, open_chat
 from t5lite.data.closed_sets import Labels, find_labels, find_member_labels, join_labels, refuse_unknown_labels
 from t5lite.data.columns import Columns, read_columns
 from t5lite.data.kinds import KINDS, iterate_texts
-from t5lite.data.packing import PackingPlan, pack, plan_one_per_row
+from t5lite.data.packing import Lengths, PackingPlan, pack, plan_one_per_row
 from t5lite.data.references import References
 from t5lite.data.sources import Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
@@ -402,6 +402,7 @@ def pair_plan(
     seed: int = 0,
     bos: int | None = None,
     per_label: int | None = None,
+    sides: Lengths | None = None,
 ) -> PackingPlan:
     """Decide which pairs of `store` share a row.
 
@@ -410,10 +411,11 @@ def pair_plan(
         seed: fixes the random order of pairs that are packed or limited. Other pairs keep the store's order.
         bos: the id in front of the inputs and of the targets; None: no id.
         per_label: keep at most this many pairs of each target; None: all.
+        sides: the lengths of the sides of packed rows. None: `inputs_length` and `targets_length`.
     """
     lengths = store.pair_lengths() + (bos is not None)
     in_random_order = packed or limit or per_label
     chosen = choose_pairs(store, limit, per_label, seed) if in_random_order else np.arange(len(lengths))
     if not packed:
         return plan_one_per_row(chosen, inputs_length, targets_length)
-    return pack(lengths, chosen, inputs_length, targets_length)
+    return pack(lengths, chosen, *(sides or (inputs_length, targets_length)), (inputs_length, targets_length))

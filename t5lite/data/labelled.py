@@ -4,6 +4,7 @@
     LabelSets         {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n, C]}
     NumberedTexts     {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n]}
     TaggedSentences   {"inputs": [n, L], "inputs_segment_ids": [n, L], "answers": [n, L]}
+    PackedTexts       several texts in a row, and "answers" [n, P] or [n, P, C]
 
 Inputs end in EOS, also if they were cut. The arrays are int32, except for the answers of NumberedTexts, which are
 standardised float32.
@@ -22,6 +23,7 @@ import numpy as np
 from t5lite.data.answered import Scale, read_number
 from t5lite.data.build import first_tag
 from t5lite.data.cut import Cut, count_cut
+from t5lite.data.packing import PackingPlan, pack
 from t5lite.data.rows import Rows, RowSource, clip
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
@@ -147,6 +149,51 @@ class LabelSets(_Texts):
         for row, pair in enumerate(self.order[indices]):
             answers[row, self._label_of_id[self.store.document(2 * int(pair) + 1)[:-1]]] = 1
         return answers
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedTexts(RowSource):
+    """Rows of several texts with one answer each.
+
+    texts: the source of the texts, one in a row. plan: which of its rows share a row. The plan's `targets_length` is P,
+    the largest number of texts. front: the ids before each text.
+    """
+
+    texts: LabelledTexts | LabelSets | NumberedTexts
+    plan: PackingPlan
+    front: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def fetch(self, indices: np.ndarray) -> Rows:
+        packed = [self.plan.pairs(int(index)) for index in indices]
+        texts = self.texts.fetch(np.concatenate(packed)) if packed else self.texts.fetch(np.zeros(0, np.int64))
+        inputs = np.zeros((len(packed), self.plan.inputs_length), np.int32)
+        segments, answers = np.zeros_like(inputs), texts["answers"]
+        missing = -1 if answers.dtype == np.int32 else np.nan
+        shape = (len(packed), self.plan.targets_length, *answers.shape[1:])
+        rows = {"inputs": inputs, "inputs_segment_ids": segments, "answers": np.full(shape, missing, answers.dtype)}
+        number = 0
+        for row, places in enumerate(packed):
+            start = 0
+            rows["answers"][row, : len(places)] = answers[number : number + len(places)]
+            for segment in range(1, len(places) + 1):
+                tokens = texts["inputs"][number][texts["inputs_segment_ids"][number] > 0]
+                first, stop = start + len(self.front), start + len(self.front) + len(tokens)
+                inputs[row, start:first], inputs[row, first:stop] = self.front, tokens
+                segments[row, start:stop] = segment
+                start, number = stop, number + 1
+        return rows
+
+
+def pack_texts(texts: LabelledTexts | LabelSets | NumberedTexts, front: tuple[int, ...], limit: int, seed: int
+               ) -> PackedTexts:  # fmt: skip
+    """Return rows of up to `limit` of the texts, with `front` before each text. seed: fixes the order of packing."""
+    lengths = np.minimum(texts.store.pair_lengths()[texts.order, 0], texts.length) + len(front)
+    sizes = np.stack([lengths, np.ones_like(lengths)], axis=1)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    return PackedTexts(texts, pack(sizes, order, texts.length + len(front), limit), front)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from t5lite.data.labelled import PackedTexts
 from t5lite.data.rows import PackedPairs, RowSource
+
+PACKED = (PackedPairs, PackedTexts)  # rows that hold several examples
 
 
 class Share(NamedTuple):
@@ -40,7 +43,7 @@ class Drawn(NamedTuple):
 
 def count_examples(source: RowSource, rows: Sequence[int]) -> int:
     """Return the number of examples in some rows of a source."""
-    return sum(len(source.plan.pairs(row)) for row in rows) if isinstance(source, PackedPairs) else len(rows)
+    return sum(len(source.plan.pairs(row)) for row in rows) if isinstance(source, PACKED) else len(rows)
 
 
 def compute_shares(
@@ -54,8 +57,7 @@ def compute_shares(
         fields: `config.data.train`.
     """
     examples = {
-        name: len(source.plan.order) if isinstance(source, PackedPairs) else len(source)
-        for name, source in sources.items()
+        name: len(source.plan.order) if isinstance(source, PACKED) else len(source) for name, source in sources.items()
     }
     # At least 1: `TrainRows` refuses sources without rows.
     number = np.maximum(list(examples.values()), 1.0)

@@ -173,12 +173,12 @@ class PackedPairs(RowSource):
 
     def count_cut(self) -> Cut:
         """Count the inputs and targets that are cut, over all pairs, and their lost tokens."""
-        return count_cut(self._pair_lengths(self.plan.order), (self.plan.inputs_length, self.plan.targets_length))
+        return count_cut(self._pair_lengths(self.plan.order), self.plan.limits)
 
     def count_lost_target_tokens(self, indices: np.ndarray) -> int:
         """Count the tokens that are cut off the targets of the rows at `indices`. Each row must hold one pair."""
         lengths = self._pair_lengths(self.plan.order[indices])[:, 1]
-        return int(np.maximum(lengths - self.plan.targets_length, 0).sum())
+        return int(np.maximum(lengths - self.plan.limits[1], 0).sum())
 
     def references(self, pair: int) -> list[np.ndarray]:
         """Return the tokens of each reference of a pair, with EOS, the targets first. Nothing is cut off."""
@@ -189,13 +189,13 @@ class PackedPairs(RowSource):
         lengths = {"inputs": self.plan.inputs_length, "targets": self.plan.targets_length}
         rows = {name: np.zeros((len(indices), length), np.int32) for name, length in lengths.items()}
         rows |= {f"{name}_segment_ids": np.zeros((len(indices), n), np.int32) for name, n in lengths.items()}
-        front = np.array([] if self.bos is None else [self.bos], np.int32)
+        front, limits = np.array([] if self.bos is None else [self.bos], np.int32), self.plan.limits
         for row, index in enumerate(indices):
             start = dict.fromkeys(lengths, 0)
             for segment, pair in enumerate(self.plan.pairs(int(index)), start=1):
-                for side, (name, length) in enumerate(lengths.items()):
+                for side, name in enumerate(lengths):
                     document = self.store.document(2 * int(pair) + side)
-                    tokens = np.concatenate([front, clip(document, length - len(front))])
+                    tokens = np.concatenate([front, clip(document, limits[side] - len(front))])
                     stop = start[name] + len(tokens)
                     rows[name][row, start[name] : stop] = tokens
                     rows[f"{name}_segment_ids"][row, start[name] : stop] = segment

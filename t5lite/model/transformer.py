@@ -133,6 +133,8 @@ class Transformer(Module):
             encoder            the first token, then a dense layer and tanh, as in BERT
             encoder-decoder    the decoder's first token, then a dense layer and tanh, as in BART's classifier
             decoder            the last token that is not padding
+
+        If the batch has `answer_places` [B, P], the head reads these P places instead, and its logits are [B, P, C].
         """
         memory_BxLxD, hidden_BxTxD = self._run(batch, deterministic)
         heads, answers = self.config.heads, {}
@@ -141,16 +143,24 @@ class Transformer(Module):
             if batch.predicted is not None:
                 selected = jnp.take_along_axis(hidden_BxTxD, batch.predicted[..., None], axis=1)
             answers[VOCABULARY] = self.logits(selected)
-        if self._has_pooler:
-            pooled_BxD = jnp.tanh(self.pooler(hidden_BxTxD[:, 0]))
-        elif heads.pooled:
-            pooled_BxD = _select_last(hidden_BxTxD, batch.targets_segment_ids)
+        if heads.pooled:
+            pooled_BxD = self._pool(hidden_BxTxD, batch)
         tokens_BxLxD = hidden_BxTxD if memory_BxLxD is None else memory_BxLxD
         for head in heads.others:
             features = tokens_BxLxD if head.each == "token" else pooled_BxD
             features = self.drop_head(features, deterministic=deterministic) if head.dropout else features
             answers[head.name] = self._apply_head(features, getattr(self, head.name))
         return answers
+
+    def _pool(self, hidden_BxTxD: Array, batch: Batch) -> Array:
+        """Return what a head for the whole example reads, [B, D], or [B, P, D] with `answer_places`."""
+        if batch.answer_places is not None:
+            pooled = jnp.take_along_axis(hidden_BxTxD, batch.answer_places[..., None], axis=1)
+        elif self._has_pooler:
+            pooled = hidden_BxTxD[:, 0]
+        else:
+            pooled = _select_last(hidden_BxTxD, batch.targets_segment_ids)
+        return jnp.tanh(self.pooler(pooled)) if self._has_pooler else pooled
 
     def hidden(self, batch: Batch, *, deterministic: bool = True) -> Array:
         """Return the hidden states before the logits, [B, T, D] in the compute dtype.

@@ -59,7 +59,9 @@ class Example:
         noise. None: the tokens keep their order.
     member: int32, the index of the mixture's objective that made the example.
     token_types [L]: int32, which of two parts a token belongs to. Encoder only.
-    answers: {head name: the true answers, see `objective.Head`}.
+    answers: {head name: the true answers, see `objective.Head`}. With `answer_places`: one for each of P texts.
+    answer_places [P]: int32, where a head reads each of P texts in the row, in the last stack's output. The places of
+        missing texts have no meaning. None: the row has one text.
     """
 
     inputs: Array
@@ -72,6 +74,7 @@ class Example:
     member: Array | None = None
     token_types: Array | None = None
     answers: dict[str, Array] = flax.struct.field(default_factory=dict)
+    answer_places: Array | None = None
 
 
 @flax.struct.dataclass
@@ -85,7 +88,7 @@ class Batch:
     prefix_mask [B, T]: bool, the positions of a decoder that see each other in both directions. None: no position
         sees a later position.
     token_types [B, L]: as in Example; None where all are 0.
-    answers: {head name: [B, …]}, as in Example.
+    answers: {head name: [B, …]}, as in Example. With `answer_places` [B, P]: {head name: [B, P, …]}.
     predicted [B, P]: the indices of an encoder's inputs that targets and weights belong to. None: targets and weights
         belong to all inputs.
 
@@ -104,6 +107,7 @@ class Batch:
     prefix_mask: Array | None = None
     token_types: Array | None = None
     answers: dict[str, Array] = flax.struct.field(default_factory=dict)
+    answer_places: Array | None = None
     predicted: Array | None = None
 
     def keep_valid(self, valid: Array) -> "Batch":
@@ -156,6 +160,7 @@ def encoder_decoder(example: Example, *, start: int = PAD) -> Batch:
         targets_segment_ids=example.targets_segment_ids,
         targets_positions=positions_in_segments(example.targets_segment_ids),
         answers=example.answers,
+        answer_places=example.answer_places,
     )
 
 
@@ -199,6 +204,7 @@ def decoder(example: Example, *, length: int, prefix_attention: bool, start: int
         targets_positions=positions_in_segments(segment_ids),
         prefix_mask=prefix_mask,
         answers=example.answers,
+        answer_places=example.answer_places,
     )
 
 
@@ -212,6 +218,7 @@ def encoder(example: Example) -> Batch:
         weights=example.weights,
         token_types=example.token_types,
         answers=example.answers,
+        answer_places=example.answer_places,
     )
 
 

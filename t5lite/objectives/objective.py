@@ -124,6 +124,9 @@ class Objective:
     predicted: the largest number of tokens to predict in an encoder's inputs. None: all tokens.
     labels: the labels of the data, if its targets are a closed set of labels.
     heads: the outputs that the model needs.
+    max_texts: the largest number of texts in a row of `rows` "answers". Above 1, the rows hold `front` before each
+        text, and have as many tokens as the model reads.
+    front: the ids before each text of a row of `rows` "answers".
     start, bos: see `Vocabulary`. bos is None on a decoder and on an encoder.
     """
 
@@ -147,6 +150,8 @@ class Objective:
     predicted: int | None = None
     labels: tuple[str, ...] = ()
     heads: Heads = VOCABULARY_ONLY
+    max_texts: int = 1
+    front: tuple[int, ...] = ()
     start: int = PAD
     bos: int | None = None
 
@@ -168,7 +173,7 @@ class Objective:
     @property
     def front_length(self) -> int:
         """The number of tokens that stand before the inputs of rows with answers, such as [CLS]."""
-        return max(self.inputs_length, self.targets_length) - self.window if self.rows == "answers" else 0
+        return len(self.front)
 
     @property
     def has_answers(self) -> bool:
@@ -200,10 +205,12 @@ class Objective:
         elif self.rows == "conversations":
             lengths = dict.fromkeys(("targets", "targets_segment_ids", "trained"), self.targets_length)
         else:
-            lengths = dict.fromkeys(("inputs", "inputs_segment_ids"), self.window)
+            length = self.window if self.max_texts == 1 else self.window + self.front_length
+            lengths = dict.fromkeys(("inputs", "inputs_segment_ids"), length)
         structs = {name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32) for name, length in lengths.items()}
         if (head := self.answer_head) is not None:
             shape = (self.window,) if head.has_answer_for_each_token() else head.answer_shape or ()
+            shape = shape if self.max_texts == 1 else (self.max_texts, *shape)
             structs["answers"] = jax.ShapeDtypeStruct((batch_size, *shape), head.answer_dtype)
         return structs
 

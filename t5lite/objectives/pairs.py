@@ -9,6 +9,9 @@ The frame of a text for a head, and the places where the head reads:
                                              the word is predicted
 
 If an encoder-decoder's vocabulary has BOS, BOS stands before the tokens.
+
+With `texts_per_row` above 1, a row holds several texts for a head that answers for whole texts. Each text is a segment
+with a frame of its own. An encoder-decoder's decoder then reads a start token for each text.
 """
 
 from typing import NamedTuple
@@ -25,6 +28,11 @@ Array = jax.Array
 
 
 GENERATED = (None, "text", "number_text")  # values of objective.answer for targets that are generated
+
+
+def _leave_unpacked(fields: Fields) -> Fields:
+    """Return the fields for evaluation: metrics count texts, so each row has one."""
+    return {**fields, "texts_per_row": 1}
 
 
 def _is_encoder(fields: Fields) -> bool:
@@ -81,6 +89,9 @@ def _build_with_head(fields: Fields, vocabulary: Vocabulary) -> Objective:
     length = fields["inputs_length"]
     if length < 2 + len(frame.front):
         raise UserError(f"config.objective.inputs_length: must be at least {2 + len(frame.front)}, is {length}")
+    texts = fields["texts_per_row"]
+    if texts > 1 and head.each == "token":
+        raise UserError("config.objective.texts_per_row: words and spans have one text in a row; set it to 1")
 
     def make(key: Array, row: Row, table: TokenTable) -> Example:
         del key, table
@@ -102,16 +113,22 @@ def _build_with_head(fields: Fields, vocabulary: Vocabulary) -> Objective:
         one_place = jnp.zeros(1, jnp.int32)
         return Example(tokens, one_place, jnp.zeros(1), segment_ids, one_place + 1, answers=answers)
 
+    def make_packed(key: Array, row: Row, table: TokenTable) -> Example:
+        del key, table
+        return _make_packed_example(row, frame, vocabulary.eos, head.name, architecture)
+
     return Objective(
         name=fields["name"],
         architecture=architecture,
-        make=make,
+        make=make if texts == 1 else make_packed,
         rows="answers",
         window=length - len(frame.front),
         inputs_length=0 if architecture == "decoder" else length,
-        targets_length=1 if architecture == "encoder_decoder" else length,
+        targets_length=texts if architecture == "encoder_decoder" else length,
         labels=fields["labels"] or (),
         heads=Heads(vocabulary=False, others=(head,)),
+        max_texts=texts,
+        front=frame.front,
     )
 
 
@@ -133,6 +150,30 @@ def _choose_frame(fields: Fields, vocabulary: Vocabulary) -> _Frame:
         return _Frame((vocabulary.specials[CLS],), vocabulary.specials[SEP])
     bos = choose_bos(fields, vocabulary)
     return _Frame(() if bos is None else (bos,), vocabulary.eos)
+
+
+def _make_packed_example(row: Row, frame: _Frame, eos: int, head: str, architecture: str) -> Example:
+    """Return the Example of a row with several texts, which holds `frame.front` before each text, and EOS after it.
+
+    Args:
+        row: "answers" has P answers, the first for the text in segment 1. Missing answers are at the end.
+        head: the name of the head.
+    """
+    ids, answers = row["inputs_segment_ids"], {head: row["answers"]}
+    length, num_texts = len(ids), len(row["answers"])
+    tokens, weights = jnp.where((row["inputs"] == eos) & (ids > 0), frame.end, row["inputs"]), jnp.zeros(length)
+    is_text_PxL = ids == jnp.arange(1, num_texts + 1)[:, None]
+    if architecture == "encoder":
+        first_P = jnp.argmax(is_text_PxL, axis=1).astype(jnp.int32)
+        return Example(tokens, tokens, weights, ids, answers=answers, answer_places=first_P)
+    if architecture == "decoder":
+        nothing, last_P = jnp.zeros(0, jnp.int32), length - 1 - jnp.argmax(is_text_PxL[:, ::-1], axis=1)
+        places = last_P.astype(jnp.int32)
+        return Example(nothing, tokens, weights, nothing, ids, answers=answers, answer_places=places)
+    places = jnp.arange(num_texts, dtype=jnp.int32)
+    decoder_ids = jnp.where(is_text_PxL.any(axis=1), places + 1, 0)
+    return Example(tokens, jnp.zeros_like(places), jnp.zeros(num_texts), ids, decoder_ids, answers=answers,
+                   answer_places=places)  # fmt: skip
 
 
 def _place_in_frame(places: Array, is_closing: Array, front: int) -> tuple[Array, Array]:
@@ -178,9 +219,10 @@ KINDS = {
         architectures=("encoder_decoder", "decoder", "encoder"),
         window=check_lengths,
         build=build,
-        uses=lambda fields: ("answer",) if _needs_head(fields) else ("answer", "targets_length", "pack",
-                                                                     "prefix_attention"),
+        uses=lambda fields: ("answer", "texts_per_row") if _needs_head(fields) else
+        ("answer", "targets_length", "pack", "prefix_attention"),
         specials=lambda fields: (CLS, SEP) if _is_encoder(fields) else (),
+        evaluation_fields=_leave_unpacked,
         data="pairs",
     ),
     "tagging": Kind(  # the name in older configs for "supervised" with the answer "tags"

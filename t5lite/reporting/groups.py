@@ -46,7 +46,7 @@ FREE_IN_GROUP = (
     "eval.batch_size",
 )
 # Fields that say how the network reads a pair. The evaluated pairs do not depend on these fields.
-SAME_ROWS = ("pack", "prefix_attention")
+SAME_ROWS = ("pack", "texts_per_row", "prefix_attention")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

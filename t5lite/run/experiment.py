@@ -24,7 +24,7 @@ from t5lite.data.closed_sets import check_positive_label
 from t5lite.data.cut import Cut, describe_cut
 from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
 from t5lite.data.kinds import KINDS
-from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids
+from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids, pack_texts
 from t5lite.data.mixing import Drawn, Share, compute_shares, count_examples
 from t5lite.data.references import References
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
@@ -40,6 +40,7 @@ from t5lite.objectives.catalogue import check_architecture, make_standards
 from t5lite.objectives.objective import Objective
 from t5lite.run.chat_template import keep_template, list_specials
 from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
+from t5lite.run.packed import fit_rows_to_data
 from t5lite.run.released import find_labels, find_scale, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
 from t5lite.system.progress import say
@@ -101,8 +102,10 @@ class Experiment:
     @functools.cached_property
     def _train_sources(self) -> dict[str, RowSource]:
         """The rows of each training member."""
+        has_head, max_texts = self.objective.rows == "answers", self.objective.max_texts
+        packed = max_texts > 1 if has_head else self.config.objective.pack
         return {
-            name: self._make_source(span, self.objective, packed=self.config.objective.pack, limited=True)
+            name: self._make_source(span, self.objective, packed, limited=True)
             for name, span in self.dataset.train.items()
         }
 
@@ -237,13 +240,14 @@ class Experiment:
             )
         train, seed, documents = self.config.data.train, self.config.seed, KINDS[self.data].documents
         limits = {"limit": train.limit, "per_label": train.limit_per_label} if limited else {}
-        lengths = (objective.inputs_length, objective.targets_length)
+        sides = (objective.inputs_length, objective.targets_length)
         if objective.rows == "conversations":
             return Conversations(
-                span.store, plan_conversations(span.store, lengths[1], packed, limits.get("limit"), seed)
+                span.store, plan_conversations(span.store, sides[1], packed, limits.get("limit"), seed)
             )
         if objective.rows == "pairs":
-            plan = pair_plan(span.store, *lengths, packed, seed=seed, bos=objective.bos, **limits)
+            cut = (self.evaluated.inputs_length, self.evaluated.targets_length)
+            plan = pair_plan(span.store, *cut, packed, seed=seed, bos=objective.bos, sides=sides, **limits)
             kind = PackedPairs if self.dataset.chat is None else ChatPairs
             more = References(span.store) if for_evaluation else None
             return kind(span.store, plan, objective.bos, for_evaluation, more)
@@ -252,7 +256,8 @@ class Experiment:
             order = choose_pairs(span.store, *limits.values(), seed, documents)
         facts = Facts(objective.labels, label_ids(self.dataset.tokenizer, objective.labels), self.dataset.scale,
                       for_evaluation)  # fmt: skip
-        return KINDS[self.data].make_rows(span.store, order, objective.window, objective.front_length, facts)
+        texts = KINDS[self.data].make_rows(span.store, order, objective.window, objective.front_length, facts)
+        return pack_texts(texts, objective.front, objective.max_texts, seed) if packed else texts
 
 
 def open_experiment(config: ConfigDict, workdir: Path | None = None, given: Collection[str] = ()) -> Experiment:
@@ -368,6 +373,7 @@ def _make_functions(
 def _assemble(config: ConfigDict, dataset: Dataset) -> Experiment:
     parts = FrozenConfigDict(config.objective), FrozenConfigDict(config.model)
     objective, evaluated, standards, model = _make_functions(*parts, dataset.tokenizer.vocabulary, dataset.labels)
+    objective, dataset = fit_rows_to_data(config, dataset, objective)
     if dataset.chat is not None:
         keep_template(dataset.chat, objective.architecture)
     is_text, has_labels = evaluated.rows == "pairs", False

@@ -22,14 +22,14 @@ SEPARATOR = ", "  # between the labels of an answer that is shown as text
 
 
 def _weights(batch: Batch) -> Array:
-    return (batch.answers[HEAD][:, 0] >= 0).astype(jnp.float32)
+    return (batch.answers[HEAD][..., 0] >= 0).astype(jnp.float32)
 
 
 def _binary_nll(logits: Array, batch: Batch, smoothing: float = 0.0) -> Array:
-    """Return float32 [B, C]: the binary cross entropy of each label; 0 where there is no answer."""
+    """Return float32 [B, C] or [B, P, C]: the binary cross entropy of each label; 0 where there is no answer."""
     targets = (jnp.maximum(batch.answers[HEAD], 0)).astype(jnp.float32) * (1 - smoothing) + smoothing / 2
     losses = jax.nn.softplus(logits) - logits * targets
-    return losses * _weights(batch)[:, None]
+    return losses * _weights(batch)[..., None]
 
 
 def _loss(logits: Array, batch: Batch, settings: LossSettings) -> Sums:
@@ -45,7 +45,7 @@ def _divergence(logits: Array, others: Array, batch: Batch, settings: LossSettin
     divergences = (jax.nn.sigmoid(logits) - jax.nn.sigmoid(others)) * (logits - others)
     if settings.class_weights is not None:
         divergences = divergences * jnp.asarray(settings.class_weights, jnp.float32)
-    return jnp.sum(divergences * _weights(batch)[:, None])
+    return jnp.sum(divergences * _weights(batch)[..., None])
 
 
 def row_sums(logits: Array, batch: Batch) -> Sums:
@@ -86,7 +86,7 @@ LABELS = Task(
     weights=_weights,
     loss=_loss,
     loss_fields=("label_smoothing",),
-    nll=lambda logits, batch: jnp.sum(_binary_nll(logits, batch), axis=1),
+    nll=lambda logits, batch: jnp.sum(_binary_nll(logits, batch).reshape(len(logits), -1), axis=1),
     divergence=_divergence,
     predictions=_predictions,
     row_sums=row_sums,

@@ -26,7 +26,8 @@ def _weights(batch: Batch) -> Array:
 
 
 def _nll(outputs: Array, batch: Batch) -> Array:
-    errors = outputs[:, 0] - jnp.nan_to_num(batch.answers[HEAD])
+    """Return float32 [B] or [B, P]: half the squared error of each number."""
+    errors = outputs[..., 0] - jnp.nan_to_num(batch.answers[HEAD])
     return 0.5 * jnp.square(errors) * _weights(batch)
 
 
@@ -39,7 +40,7 @@ def _loss(outputs: Array, batch: Batch, settings: LossSettings) -> Sums:
 def _divergence(outputs: Array, others: Array, batch: Batch, settings: LossSettings) -> Array:
     """Return the sum of squared differences. It is the divergence of two normal distributions with deviation 1."""
     del settings
-    return jnp.sum(jnp.square(outputs[:, 0] - others[:, 0]) * _weights(batch))
+    return jnp.sum(jnp.square(outputs[..., 0] - others[..., 0]) * _weights(batch))
 
 
 def _predictions(outputs: Array, batch: Batch, labels: Sequence[str], rows: Mapping[str, Any]) -> Sums:
@@ -84,7 +85,7 @@ NUMBER = Task(
     weights=_weights,
     loss=_loss,
     loss_fields=(),
-    nll=_nll,
+    nll=lambda outputs, batch: jnp.sum(_nll(outputs, batch).reshape(len(outputs), -1), axis=1),
     divergence=_divergence,
     predictions=_predictions,
     choose=lambda outputs: outputs[..., 0],

@@ -116,7 +116,7 @@ class Task:
 def make_class_task(head: str, **fields: Any) -> Task:
     """Return the Task of a head that chooses one of several classes, by cross entropy.
 
-    Answers are int32, [B] or [B, L]: numbers of classes; -1 means no answer.
+    Answers are int32, [B], [B, P] or [B, L]: numbers of classes; -1 means no answer.
     """
 
     def split_answers(batch: Batch) -> tuple[Array, Array]:

@@ -1,10 +1,11 @@
 """Packing: every pair once, no row over its limits, little padding, and an order that the inputs alone decide."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5lite.data.packing import pack, plan_one_per_row
+from t5lite.data.packing import choose_sides, pack, plan_one_per_row
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import StoreWriter, TokenStore
 from t5lite.system.vocabulary import EOS, PAD
@@ -35,13 +36,13 @@ def test_every_pair_is_packed_once_and_no_row_is_over_its_limits(data):
 
 def test_either_side_may_fill_a_row():
     lengths = np.array([[3, 2], [2, 2], [6, 1]])
-    assert [pack(lengths, np.arange(3), 6, 4).pairs(row).tolist() for row in range(2)] == [[0, 1], [2]]
+    assert [pack(lengths, np.arange(3), 6, 4).pairs(row).tolist() for row in range(2)] == [[2], [0, 1]]
     assert [pack(lengths, np.arange(3), 11, 3).pairs(row).tolist() for row in range(2)] == [[0, 2], [1]]
 
 
 def test_a_pair_longer_than_a_row_has_a_row_of_its_own_on_that_side():
     plan = pack(np.array([[99, 1], [1, 1], [5, 5]]), np.arange(3), 10, 10)
-    assert [plan.pairs(row).tolist() for row in range(2)] == [[0], [1, 2]]
+    assert [plan.pairs(row).tolist() for row in range(2)] == [[0], [2, 1]]
 
 
 def test_no_pairs_make_no_rows():
@@ -65,6 +66,40 @@ def test_rows_do_not_gather_alike_pairs():
     where[plan.order] = np.repeat(np.arange(len(plan)), np.diff(plan.starts))
     assert np.corrcoef(where, np.arange(5000))[0, 1] > 0.98
     assert abs(np.corrcoef(where, lengths[:, 0])[0, 1]) < 0.1
+
+
+def drawn(count, inputs, targets, correlation, seed=0):
+    """Log-normal lengths with these medians and a correlation between the two sides."""
+    rng = np.random.default_rng(seed)
+    first, other = rng.normal(size=(2, count))
+    second = correlation * first + (1 - correlation**2) ** 0.5 * other
+    return np.exp(np.log([inputs, targets]) + np.stack([first, second], axis=1) * [0.9, 0.8]).astype(np.int64) + 1
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+@pytest.mark.parametrize(
+    ("inputs", "targets", "limits"),
+    [(190, 2, (512, 64)), (110, 30, (512, 128)), (60, 15, (512, 64)), (40, 90, (512, 512))],
+)
+def test_rows_with_fitted_sides_are_at_least_89_percent_full(inputs, targets, limits, correlation):
+    lengths = drawn(4000, inputs, targets, correlation)
+    sides = choose_sides(lengths, *limits, may_grow=True)
+    plan = pack(lengths, np.arange(4000), *sides, limits)
+    sizes = np.minimum(lengths, limits)
+    assert all((sizes[plan.pairs(row)].sum(axis=0) <= sides).all() for row in range(len(plan)))
+    assert 1 - sizes.sum() / (len(plan) * sum(sides)) < 0.11
+    assert sides[0] <= limits[0] and sides[1] <= 2 * limits[1]
+
+
+def test_sides_by_hand():
+    even = np.array([[64, 16], [32, 8]])
+    assert choose_sides(even, 128, 64, True) == (128, 32)  # targets are short of their side
+    assert choose_sides(even, 128, 24, True) == (96, 24)  # inputs are
+    assert choose_sides(np.array([[128, 64], [64, 32]]), 128, 48, True) == (128, 56)  # the cut: (128, 48), (64, 32)
+    assert choose_sides(np.array([[128, 64], [64, 32]]), 128, 48, False) == (128, 48)
+    assert choose_sides(np.array([[9, 99], [1, 99], [1, 99], [1, 99]]), 9, 20, True) == (9, 40)  # twice the limit
+    assert choose_sides(np.array([[90, 1], [90, 50]]), 100, 60, True) == (100, 56)  # the longest text fits
+    assert choose_sides(np.array([[3, 1]]), 5, 3, True) == (5, 3) == choose_sides(np.zeros((0, 2)), 5, 3, True)
 
 
 def test_the_plan_is_a_function_of_its_inputs():
