@@ -15,7 +15,6 @@ If `data.test.source` is set, `dataset.heldout["test"]` holds the text of this s
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +30,6 @@ from t5lite.data.chat.opening import chat_folder, check_chat_source, open_chat
 from t5lite.data.closed_sets import Labels, find_labels, find_member_labels, join_labels, refuse_unknown_labels
 from t5lite.data.columns import Columns, read_columns
 from t5lite.data.kinds import KINDS, iterate_texts
-from t5lite.data.packing import Lengths, PackingPlan, pack, plan_one_per_row
 from t5lite.data.references import References
 from t5lite.data.sources import Source, available_splits, open_source
 from t5lite.data.store import FORMAT, Span, TokenStore
@@ -369,53 +367,3 @@ def store_folder(source: Source, columns: Columns, tokenizer: TextTokenizer, kin
         KINDS[kind].build(folder, KINDS[kind].read(source), tokenizer, hold_out, advance)
 
     return build_once(facts, source.num_bytes() or 0, build)
-
-
-def choose_pairs(
-    store: TokenStore, limit: int | None, per_label: int | None, seed: int, documents: int = 2
-) -> np.ndarray:
-    """Return the indices of pairs in a random order that `seed` fixes: the first `limit`; None: all.
-
-    Args:
-        per_label: keep the first `per_label` pairs of each target, in this order; None: all.
-        documents: the number of documents of the store for each pair.
-    """
-    order = np.random.default_rng(seed).permutation(store.num_documents // documents)
-    if per_label is not None:
-        counts: Counter[bytes] = Counter()
-        kept = []
-        for pair in order.tolist():
-            target = store.document(2 * pair + 1).tobytes()
-            counts[target] += 1
-            if counts[target] <= per_label:
-                kept.append(pair)
-        order = np.array(kept, np.int64)
-    return order[:limit]
-
-
-def pair_plan(
-    store: TokenStore,
-    inputs_length: int,
-    targets_length: int,
-    packed: bool,
-    limit: int | None = None,
-    seed: int = 0,
-    bos: int | None = None,
-    per_label: int | None = None,
-    sides: Lengths | None = None,
-) -> PackingPlan:
-    """Decide which pairs of `store` share a row.
-
-    Args:
-        limit: keep at most this many pairs; None: all.
-        seed: fixes the random order of pairs that are packed or limited. Other pairs keep the store's order.
-        bos: the id in front of the inputs and of the targets; None: no id.
-        per_label: keep at most this many pairs of each target; None: all.
-        sides: the lengths of the sides of packed rows. None: `inputs_length` and `targets_length`.
-    """
-    lengths = store.pair_lengths() + (bos is not None)
-    in_random_order = packed or limit or per_label
-    chosen = choose_pairs(store, limit, per_label, seed) if in_random_order else np.arange(len(lengths))
-    if not packed:
-        return plan_one_per_row(chosen, inputs_length, targets_length)
-    return pack(lengths, chosen, *(sides or (inputs_length, targets_length)), (inputs_length, targets_length))

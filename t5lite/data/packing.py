@@ -12,8 +12,11 @@ the most similar proportions.
 
 import dataclasses
 import math
+from collections import Counter
 
 import numpy as np
+
+from t5lite.data.store import TokenStore
 
 PACKING = "2"  # the version of `pack` and `choose_sides`; a resumed run must have the rows of its beginning
 BLOCK = 256  # pairs that are sorted by size before they are packed
@@ -129,3 +132,53 @@ def choose_sides(lengths: np.ndarray, inputs_length: int, targets_length: int, m
     inputs_side = round_up(max(longest_inputs, targets_length * inputs / targets), inputs_length)
     needed = max(targets_length, inputs_side * targets / inputs)
     return inputs_side, round_up(needed, 2 * targets_length) if may_grow else targets_length
+
+
+def choose_pairs(
+    store: TokenStore, limit: int | None, per_label: int | None, seed: int, documents: int = 2
+) -> np.ndarray:
+    """Return the indices of pairs in a random order that `seed` fixes: the first `limit`; None: all.
+
+    Args:
+        per_label: keep the first `per_label` pairs of each target, in this order; None: all.
+        documents: the number of documents of the store for each pair.
+    """
+    order = np.random.default_rng(seed).permutation(store.num_documents // documents)
+    if per_label is not None:
+        counts: Counter[bytes] = Counter()
+        kept = []
+        for pair in order.tolist():
+            target = store.document(2 * pair + 1).tobytes()
+            counts[target] += 1
+            if counts[target] <= per_label:
+                kept.append(pair)
+        order = np.array(kept, np.int64)
+    return order[:limit]
+
+
+def pair_plan(
+    store: TokenStore,
+    inputs_length: int,
+    targets_length: int,
+    packed: bool,
+    limit: int | None = None,
+    seed: int = 0,
+    bos: int | None = None,
+    per_label: int | None = None,
+    sides: Lengths | None = None,
+) -> PackingPlan:
+    """Decide which pairs of `store` share a row.
+
+    Args:
+        limit: keep at most this many pairs; None: all.
+        seed: fixes the random order of pairs that are packed or limited. Other pairs keep the store's order.
+        bos: the id in front of the inputs and of the targets; None: no id.
+        per_label: keep at most this many pairs of each target; None: all.
+        sides: the lengths of the sides of packed rows. None: `inputs_length` and `targets_length`.
+    """
+    lengths = store.pair_lengths() + (bos is not None)
+    in_random_order = packed or limit or per_label
+    chosen = choose_pairs(store, limit, per_label, seed) if in_random_order else np.arange(len(lengths))
+    if not packed:
+        return plan_one_per_row(chosen, inputs_length, targets_length)
+    return pack(lengths, chosen, *(sides or (inputs_length, targets_length)), (inputs_length, targets_length))

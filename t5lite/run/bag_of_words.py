@@ -18,7 +18,8 @@ from sklearn.svm import LinearSVC
 
 from t5lite.config import require
 from t5lite.data.closed_sets import check_positive_label
-from t5lite.data.dataset import Dataset, choose_pairs
+from t5lite.data.dataset import Dataset
+from t5lite.data.packing import choose_pairs
 from t5lite.data.rows import space_evenly
 from t5lite.data.store import TokenStore
 from t5lite.run.evaluation import find_positive

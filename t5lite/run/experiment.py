@@ -22,14 +22,14 @@ from t5lite.config import require
 from t5lite.data.chat.store import ChatPairs, Conversations, plan_conversations
 from t5lite.data.closed_sets import check_positive_label
 from t5lite.data.cut import Cut, describe_cut
-from t5lite.data.dataset import Dataset, choose_pairs, open_dataset, open_heldout, pair_plan
+from t5lite.data.dataset import Dataset, open_dataset, open_heldout
 from t5lite.data.kinds import KINDS
 from t5lite.data.labelled import Facts, LabelSets, check_labels, label_ids, pack_texts
 from t5lite.data.mixing import Drawn, Share, compute_shares, count_examples
+from t5lite.data.packing import choose_pairs, pair_plan
 from t5lite.data.references import References
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows
 from t5lite.data.store import Span
-from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.decoding.conventions import Conventions, make_conventions
 from t5lite.decoding.score import SCORE_BY
@@ -39,7 +39,7 @@ from t5lite.model.transformer import Transformer
 from t5lite.objectives.catalogue import check_architecture, make_standards
 from t5lite.objectives.objective import Objective
 from t5lite.run.chat_template import keep_template, list_specials
-from t5lite.run.inherit import open_given_tokenizer, with_inherited_shape
+from t5lite.run.inherit import check_tokenizer, open_given_tokenizer, with_inherited_shape
 from t5lite.run.packed import fit_rows_to_data
 from t5lite.run.released import find_labels, find_scale, fit_tokenizer
 from t5lite.system.errors import UserError, nearest
@@ -304,7 +304,7 @@ def _open(config: ConfigDict, workdir: Path | None = None, given: Collection[str
             asked == present, f"tokenizer.sentinels={asked}", f"the tokenizer has {present} sentinels; leave it out"
         )
     if config.init_from is not None and workdir is None:
-        _check_tokenizer(config, tokenizer)
+        check_tokenizer(config, tokenizer)
     task = find_task(config.objective, config.model.architecture)
     needs_labels = task.has_labels and config.objective.answer is not None
     require(not needs_labels or config.data.labels is not False, "data.labels",
@@ -393,15 +393,6 @@ def _check_score_by(score_by: str, scores_labels: bool) -> None:
     require(score_by in SCORE_BY, "eval.score_by", f"{score_by!r} is unknown; {nearest(score_by, SCORE_BY)}")
     no_labels = "this model does not write labels of a closed set; leave it unset"
     require(score_by == "sum" or scores_labels, f"eval.score_by={score_by}", no_labels)
-
-
-def _check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:
-    """Refuse a tokenizer that gives an id another meaning than the tokenizer of `init_from`."""
-    if not extends(tokenizer, load_tokenizer(config.init_from, config.tokenizer.sentinels, config.tokenizer.specials)):
-        raise UserError(
-            f"config.tokenizer.path: this tokenizer gives ids other meanings than the tokenizer of init_from="
-            f"{config.init_from}; leave tokenizer.path unset to use the tokenizer of init_from"
-        )
 
 
 def total_steps(experiment: Experiment, workdir: Path) -> int:

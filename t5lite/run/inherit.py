@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from t5lite.config import BAG_OF_WORDS, load_json, lookup_field, require
-from t5lite.data.tokenizers.text_tokenizer import TextTokenizer
+from t5lite.data.tokenizers.text_tokenizer import TextTokenizer, extends
 from t5lite.data.tokenizers.tokenizer import load_tokenizer
 from t5lite.interop.kept import read_kept
 from t5lite.interop.released import get_folder, is_released, open_released
@@ -225,3 +225,12 @@ def count_known_rows(config: ConfigDict, vocabulary: Vocabulary) -> int | None:
         return None
     before = load_tokenizer(source, 0, ()).vocabulary.rows
     return before if before < vocabulary.rows else None
+
+
+def check_tokenizer(config: ConfigDict, tokenizer: TextTokenizer) -> None:
+    """Refuse a tokenizer that gives an id another meaning than the tokenizer of `init_from`."""
+    if not extends(tokenizer, load_tokenizer(config.init_from, config.tokenizer.sentinels, config.tokenizer.specials)):
+        raise UserError(
+            f"config.tokenizer.path: this tokenizer gives ids other meanings than the tokenizer of init_from="
+            f"{config.init_from}; leave tokenizer.path unset to use the tokenizer of init_from"
+        )

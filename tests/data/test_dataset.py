@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from t5lite.data import dataset as dataset_module
-from t5lite.data.dataset import open_dataset, open_heldout, open_tokenizer, pair_plan
+from t5lite.data.dataset import open_dataset, open_heldout, open_tokenizer
+from t5lite.data.packing import pair_plan
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.training import sample_chunks, train_tokenizer
 from t5lite.system.errors import UserError

@@ -10,8 +10,9 @@ import pytest
 from pyarrow import parquet
 
 from t5lite.data.build import encode_words
-from t5lite.data.dataset import open_dataset, pair_plan
+from t5lite.data.dataset import open_dataset
 from t5lite.data.labelled import Facts, LabelledTexts, TaggedSentences, label_ids
+from t5lite.data.packing import pair_plan
 from t5lite.data.sources import Columns
 from t5lite.data.tfds_source import RecordSource
 from t5lite.data.tokenizers.tokenizer import Tokenizer

@@ -11,8 +11,7 @@ from scipy import stats
 
 from t5lite.data import rows as rows_module
 from t5lite.data import store as store_module
-from t5lite.data.dataset import pair_plan
-from t5lite.data.packing import PackingPlan, plan_one_per_row
+from t5lite.data.packing import PackingPlan, pair_plan, plan_one_per_row
 from t5lite.data.rows import PackedPairs, RowSource, TrainRows, Windows, clip, evaluation_rows, prefetch
 from t5lite.data.store import Span, StoreWriter, TokenStore
 from t5lite.system.errors import UserError

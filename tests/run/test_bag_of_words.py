@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from t5lite import evaluate, generate
-from t5lite.data.dataset import open_dataset, pair_plan
+from t5lite.data.dataset import open_dataset
+from t5lite.data.packing import pair_plan
 from t5lite.reporting.document import cost_table
 from t5lite.reporting.report import write_report
 from t5lite.run import bag_of_words as baselines

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from t5lite import evaluate, preview
 from t5lite.data.build import build_pairs, build_tagged
-from t5lite.data.dataset import pair_plan
 from t5lite.data.files import TaggedSentence
 from t5lite.data.labelled import Facts, LabelledTexts, TaggedSentences, label_ids
+from t5lite.data.packing import pair_plan
 from t5lite.data.rows import PackedPairs
 from t5lite.data.store import TokenStore
 from t5lite.data.tokenizers.tokenizer import Tokenizer

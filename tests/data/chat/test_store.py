@@ -7,7 +7,7 @@ from t5lite.data.chat.encoder import ChatEncoder
 from t5lite.data.chat.messages import Conversation
 from t5lite.data.chat.store import ChatLayout, ChatPairs, Conversations, build_chat, plan_conversations
 from t5lite.data.cut import describe_cut
-from t5lite.data.dataset import pair_plan
+from t5lite.data.packing import pair_plan
 from t5lite.data.store import TokenStore
 from tests.data.chat.conversations import TEMPLATES, TOKENIZER, make_encoder, said
 
