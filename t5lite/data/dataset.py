@@ -115,7 +115,7 @@ def open_dataset(
         needs_labels: whether the targets must be labels of a closed set.
         has_member_labels: whether each member of a mixture has a closed set of targets, or free text, of its own.
     """
-    _check_number_step(config, kind)
+    _check_fields(config, kind)
     opener = _Opener(config, tokenizer or open_tokenizer(config, kind), kind)
     members = _read_members(config)
     heldout = opener.open_given_heldout(members)
@@ -171,7 +171,12 @@ def _refuse_unknown_labels(
             refuse_unknown_labels({name: span}, known)
 
 
-def _check_number_step(config: ConfigDict, kind: str) -> None:
+def _check_fields(config: ConfigDict, kind: str) -> None:
+    """Refuse data.labels and data.train.number_step where this kind of data gives them no meaning."""
+    wanted, always = config.data.labels, KINDS[kind].has_labels
+    if kind != "pairs" and wanted not in (None, always):
+        raise UserError(f"config.data.labels={wanted}: the answers of this task are {'always' if always else 'never'} "
+                        "labels; unset data.labels, or choose another config.objective.answer")  # fmt: skip
     step = config.data.train.number_step
     if step is not None and kind != "number_texts":
         raise UserError(f"config.data.train.number_step={step}: only config.objective.answer=number_text rounds its "

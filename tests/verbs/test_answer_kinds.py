@@ -257,6 +257,11 @@ REFUSED = {
     "of windows": ("encoder", {"objective.name": "mlm"}, "mlm has no answers"),
     "span on a decoder": ("decoder", {"objective.answer": "span"}, "on other models set config.objective.answer=text"),
     "no labels": ("encoder", {"objective.answer": "label", "data.labels": False}, "needs labels"),
+    "labels of numbers": (
+        "encoder",
+        {"data.labels": True},
+        "data.labels=True: the answers of this task are never labels",
+    ),
     "short": ("encoder", {"objective.inputs_length": 2}, "must be at least 3"),
 }
 
