@@ -31,7 +31,7 @@ run: $(VENV)/.installed
 	@echo "answers: $(RUN) -m t5lite.evaluate --checkpoint $(FIRST)/summary_pretrained-0 --examples 3"
 
 test: setup
-	$(RUN) -m pytest $(if $(SLOW),-m slow,--numprocesses logical --maxprocesses 4 --dist loadfile)
+	$(RUN) -m pytest $(if $(SLOW),-m slow,--numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 
 check: setup
 	$(RUN) -m ruff format --check .

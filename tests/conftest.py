@@ -12,6 +12,9 @@ XLA runs the independent collectives of a program at once, each waiting on a thr
 device or core, which eight devices on two cores exhaust now and then, and then wait for each other for ever: NPROC, the
 cores that XLA believes in, makes the pool larger.
 
+Files run in the order of collection, but those of LONG come first. Else one worker would wait at the end for a long
+file of the other.
+
 What a file has compiled goes with it: each program takes some memory maps, of which Linux gives a process 65,530, and
 XLA crashes where it gets no more.
 """
@@ -42,10 +45,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 gc.set_threshold(100_000, 20, 100)
 
+LONG = ("test_hosts.py", "test_notebooks.py", "test_generate.py", "test_every_objective.py", "test_early_stopping.py",
+        "test_kept.py", "test_released.py", "test_foundations.py", "test_fuzz.py", "test_elastic.py")  # fmt: skip
+
 KEPT = {
     "t5lite.training.trainer": ("_compile_programs", "compile_eval_step"),
     "t5lite.run.experiment": ("_make_functions",),
 }
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="module", autouse=True)

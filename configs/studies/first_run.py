@@ -11,7 +11,7 @@ topic_bag_of_words    the same task with TF-IDF and a linear classifier
 
 Each run except the pre-training is repeated with the seeds 0, 1 and 2. The seeds also choose the labels: 1,500 of the
 3,555 pairs of the summaries, 2,000 of the 2,445 of the topics. The study takes about 4 minutes after installing,
-on 2 cores of an AMD EPYC. The numbers of steps were chosen for time.
+on 2 cores of an Intel Xeon. The numbers of steps were chosen for time.
 
 The results are differences to the runs from scratch, with 95 % intervals over the three seeds:
 

@@ -131,6 +131,7 @@ def test_an_optimizer_that_divides_by_zero_ends_the_run_at_once(diverging, tmp_p
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal()]
 
 
+@pytest.mark.slow
 def test_debug_nans_names_the_operation(diverging, tmp_path, capsys):
     # A decoder, because every operation is compiled for itself. It diverges one step later than an encoder-decoder.
     command = ["--config", str(diverging), "--workdir", str(tmp_path / "run"), "--debug_nans"]

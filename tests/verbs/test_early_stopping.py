@@ -82,7 +82,7 @@ def test_a_budget_that_ends_first_also_keeps_the_best(texts, tmp_path):
     assert result["metrics"]["validation"]["loss"] == pytest.approx(losses[result["step"]], rel=1e-5)
 
 
-@pytest.mark.parametrize("moment", ["evaluation", "step"])
+@pytest.mark.parametrize("moment", ["evaluation", pytest.param("step", marks=pytest.mark.slow)])
 def test_a_stopped_run_ends_like_one_that_was_not_stopped(texts, tmp_path, monkeypatch, moment):
     config = stopping_config(texts, patience=3)
     config.schedule.rate = 0.3
