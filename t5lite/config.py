@@ -133,9 +133,7 @@ def _data_fields() -> dict[str, Any]:
             # Texts with the names of columns in braces, such as "summarize: {text}", in place of `columns`.
             "template": _template_fields(),
             "templates": _optional(tuple),  # several pairs (inputs, targets) of templates, instead of `template`
-            "number_step": _optional(
-                float
-            ),  # number_text: targets are rounded to multiples of this, also held-out ones
+            "number_step": _optional(float),  # number_text: all targets are rounded to multiples of this
             "quoting": "auto",  # or "csv", "none": for .csv and .tsv, also held-out ones; see data/delimited.py
             "limit": _optional(int),  # use only this many supervised pairs, the first ones of a fixed random order
             "limit_per_label": _optional(int),  # the same for each label

@@ -320,8 +320,7 @@ def make_optimizer(fields: Mapping, params: Any) -> optax.GradientTransformation
 
     Raises:
         UserError: for an unknown name, a value out of range, a table that does not cover `params`, a row that matches
-        no
-            parameter, and a `trainable` that freezes all parameters. The message names the field.
+            no parameter, and a `trainable` that freezes all parameters. The message names the field.
     """
     s = _read_settings(fields)
     trainable = trainable_mask(s["trainable"], params)
